@@ -1,0 +1,94 @@
+"""The real worker over a fake runtime, whose behaviour an artifact's note ``fake`` chooses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from export import worker
+from export.artifact import Artifact, Tensor, digest_files
+from export.transports import local
+
+
+def fake_artifact(folder: Path, fake: str = "", **notes: object) -> Artifact:
+    """An artifact that the fake runtime opens."""
+    folder.mkdir(parents=True)
+    (folder / "model").write_bytes(b"\0" * 8)
+    x = Tensor("x", (1, 3), "float32")
+    files = digest_files(folder, "model")
+    artifact = Artifact(folder, "fake", "fp32", "here", 1, (x,), (x,), files, notes={"fake": fake, **notes})
+    artifact.write()
+    return artifact
+
+
+def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
+    """As the local transport, but this module."""
+    assert module == "export.worker"
+    return local.start(__name__, environment)
+
+
+place = local.place
+
+
+class FakeRunner:
+    """Twice its inputs, or a disaster."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.fake = str(artifact.notes["fake"])
+        self.calls = 0
+        if self.fake == "bad":
+            raise RuntimeError("\n  cannot read the model\nand a page more")
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        self.calls += 1
+        match self.fake:
+            case "crash":
+                os.write(2, b"about to go\n")
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                os._exit(7)
+            case "hang":
+                time.sleep(60)
+            case "slow":
+                time.sleep(0.1)
+            case "noise":
+                os.write(1, b"progress: 100 %\n" * 10_000)
+                sys.stdout.write("more of it\n")
+                os.write(2, b"warning\n" * 50_000)
+            case "raise":
+                raise RuntimeError("kernel 'x' failed\nstack\nstack")
+            case "value":
+                raise ValueError("input 0 has shape (1, 2), expected (1, 3)")
+            case "memory":
+                np.ones(2**28)
+            case "threads":
+                return (np.array([self.artifact.threads, int(os.environ["OMP_NUM_THREADS"])]),)
+            case "calls":
+                return (np.array(self.calls),)
+            case "frame":
+                os.write(4, b"garbage that is longer than a prefix")  # 3 and 4 are the frames' own
+        return tuple(2 * value for value in inputs)
+
+    def bind(self, *inputs: Any) -> Callable[[], object]:
+        return lambda: self(*inputs)
+
+
+def _load(name: str) -> Any:
+    if name == "absent":
+        return SimpleNamespace(missing=lambda: "absent is not installed; pip install 'hnas[absent]'")
+    if name != "fake":
+        raise ValueError(f"no backend {name!r}; known: absent, fake")
+    return SimpleNamespace(missing=lambda: None, load=FakeRunner)
+
+
+if __name__ == "__main__":
+    sys.modules["export.backends"] = SimpleNamespace(load=_load)  # type: ignore[assignment]
+    worker.main()
