@@ -161,7 +161,7 @@ class Worker:
 
 
 def time_calls(call: Callable[[], object], runs: int, *, lead: int = 0, seconds: float = float("inf")) -> list[float]:
-    """Seconds of each of ``runs`` calls after ``lead`` untimed ones; once ``seconds`` are over no further call starts."""
+    """Seconds of each of ``runs`` calls after ``lead`` untimed ones; none is started once ``seconds`` are over."""
     for _ in range(lead):
         call()
     times = []
