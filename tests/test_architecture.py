@@ -1,0 +1,258 @@
+"""The shape of the tree: who imports whom, what loads without which dependency, and how large things may grow.
+
+Everything is discovered: a new file is under these laws from its first day.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import hw_profiles
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("hnas", "export", "hw_profiles", "benchmarks")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+# Runtimes and converters: every module of the packages imports without them, and asks for them only when used.
+RUNTIMES = (
+    *("onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "tensorrt", "ai_edge_litert", "ai_edge_quantizer"),
+    *("litert_torch", "jax", "transformers", "matplotlib"),
+)
+# What only the search and the capture of a network need: absent on a device.
+SEARCH = ("torch", "pymoo", "safetensors", "scipy")
+# The modules that may need SEARCH to import; docs/install.md says so in words. The rest loads on the base alone.
+TORCH_SIDE = (
+    *("export.program", "export.fusion", "export.graph", "export.activations", "export.quantisation"),
+    *("export.pipeline", "export.backends.reference", "export.passes*"),
+    *("hnas.?*", "benchmarks.papers.*"),
+)
+# Exceptions from TORCH_SIDE: `hnas-deploy --help` is quick, and a bundle's images are read without torch.
+TORCH_FREE = ("hnas", "hnas.cli", "hnas.tasks", "hnas.tasks.images", "hnas.report")
+
+SKIPPED_FOLDERS = {".git", ".venv", ".hypothesis", "build", "dist", "runs", "__pycache__"}
+
+
+def files(*suffixes: str) -> Iterator[Path]:
+    """Every file of the tree with one of these suffixes (all of them without), caches and environments left out."""
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(
+            name for name in folders if name not in SKIPPED_FOLDERS and not name.endswith(("_cache", ".egg-info"))
+        )
+        for name in sorted(names):
+            if not suffixes or name.endswith(suffixes):
+                yield Path(folder, name)
+
+
+def sources() -> list[Path]:
+    return [path for path in files(".py") if path.relative_to(ROOT).parts[0] in PACKAGES]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def failing_imports(blocked: tuple[str, ...]) -> dict[str, str]:
+    """Module name -> error of every module that does not import, in a fresh process, with ``blocked`` out of reach."""
+    code = """
+import importlib, json, sys
+names, blocked = json.loads(sys.stdin.read())
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked by the test)", name=name)
+sys.meta_path.insert(0, Absent())
+failed = {}
+for name in names:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        failed[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(failed))
+"""
+    names = [name for name in map(module_name, sources()) if not name.endswith("__main__")]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([names, blocked]),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    failed: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return failed
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(
+        [sys.executable, "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+# --- who imports whom -------------------------------------------------------------------------------------------------
+
+
+def test_the_import_contracts_hold() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("importer", "line", "allowed"),
+    [
+        ("hnas/deployment.py", "import export.artifact", True),
+        ("hnas/cli.py", "import export", True),
+        ("hnas/cli.py", "import hw_profiles", True),
+        ("benchmarks/check.py", "import hnas.cli", True),
+        ("hnas/study.py", "import export", False),
+        ("export/artifact.py", "import hnas", False),
+        ("hw_profiles/__init__.py", "import export", False),
+        ("hw_profiles/__init__.py", "def f():\n    import numpy", False),
+        ("export/backends/one.py", "import export.backends.two", False),
+        ("hnas/study.py", "import benchmarks", False),
+        ("hnas/study.py", "import tests", False),
+        ("hnas/cli.py", "import hnas.study\n", True),
+        ("hnas/study.py", "import hnas.space\n", False),
+    ],
+)
+def test_the_contracts_bite(tmp_path: Path, importer: str, line: str, allowed: bool) -> None:
+    """The configuration is run on a toy tree with one import in it; hnas.space there imports hnas.study."""
+    modules = ("hnas/cli", "hnas/deployment", "hnas/study", "export/artifact", "benchmarks/check")
+    toy = [*(f"{package}/__init__" for package in (*PACKAGES, "export/backends")), *modules]
+    for name in (*toy, "export/backends/one", "export/backends/two"):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "hnas/space.py").write_text("import hnas.study\n")
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    (tmp_path / importer).write_text(line)
+    done = lint_imports(tmp_path)
+    assert (done.returncode == 0) is allowed, done.stdout + done.stderr
+
+
+# --- what loads without what ------------------------------------------------------------------------------------------
+
+
+def test_the_base_imports_without_torch_and_without_any_runtime() -> None:
+    failed = failing_imports(RUNTIMES + SEARCH)
+    wrong = {
+        name: error
+        for name, error in failed.items()
+        if name in TORCH_FREE or not any(fnmatchcase(name, pattern) for pattern in TORCH_SIDE)
+    }
+    assert not wrong, "\n".join(f"{name}: {error}" for name, error in wrong.items())
+
+
+def test_every_module_imports_without_the_runtimes_and_converters() -> None:
+    failed = failing_imports(RUNTIMES)
+    assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
+
+
+# --- how large, how documented ----------------------------------------------------------------------------------------
+
+
+def test_every_file_stays_under_400_lines() -> None:
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files(".py")}
+    assert not {name: length for name, length in lengths.items() if length >= 400}
+
+
+def test_every_module_and_every_public_name_has_a_docstring() -> None:
+    bare = []
+    for path in sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if tree.body and not ast.get_docstring(tree):
+            bare.append(relative(path))
+        for node in tree.body:
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not node.name.startswith("_")
+                and not ast.get_docstring(node)
+            ):
+                bare.append(f"{relative(path)}:{node.lineno} {node.name}")
+    assert not bare, "\n".join(bare)
+
+
+# --- what the tree must not say ---------------------------------------------------------------------------------------
+
+# Package registries are the user's own choice, and paths of one machine hold on one machine.
+HOSTS = re.compile(
+    r"pypi\.(org|nvidia)|pythonhosted|download\.pytorch|npmjs|crates\.io|debian\.org/|ghcr\.io", re.IGNORECASE
+)
+MACHINE_PATHS = re.compile(r"""(?:^|[\s"'`(=:])(/(?:root|work|mnt|Users|home/(?!hnas\b))/?[\w.-]*|\.\./shared\b)""")
+
+
+def test_nothing_names_a_registry_host_or_a_path_of_one_machine() -> None:
+    found = []
+    for path in files():
+        if path == Path(__file__).resolve():
+            continue
+        data = path.read_bytes()
+        if b"\0" in data[:4096]:
+            continue
+        for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
+            found += [
+                f"{relative(path)}:{number} {match.group(0).strip()}"
+                for law in (HOSTS, MACHINE_PATHS)
+                if (match := law.search(line))
+            ]
+    assert not found, "\n".join(found)
+
+
+# --- what the package says of itself ----------------------------------------------------------------------------------
+
+
+def test_every_command_leads_to_a_function_that_is_there() -> None:
+    for command, target in PROJECT["project"]["scripts"].items():
+        module, function = target.split(":")
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        assert path.is_file(), f"{command}: {module} is missing"
+        assert re.search(rf"^def {function}\(", path.read_text(), re.MULTILINE), f"{command}: no {function} in {module}"
+
+
+def test_every_backend_and_every_device_has_its_extras() -> None:
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    for device in map(hw_profiles.load, hw_profiles.names()):
+        # The Makefile installs these for `make deploy TARGET=...`.
+        assert {device.backend, f"{device.backend}-convert"} <= extras
+    from export import backends
+
+    for name in backends.names():
+        assert set(backends.load(name).requires) <= extras, name
+
+
+def test_the_constraints_pin_every_dependency_within_its_range() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pins = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    assert not [line for line in pinned.values() if "+" in line], "a local version is not to be had everywhere"
+    groups = (PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values())
+    wanted = [Requirement(line) for group in groups for line in group]
+    for requirement in wanted:
+        name = requirement.name.lower().replace("_", "-")
+        assert name == "hnas" or requirement.specifier.contains(pins[name]), f"{requirement}: {pins.get(name)}"
+    assert pins["torch"] == "2.13.0"
