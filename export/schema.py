@@ -40,7 +40,9 @@ def read_json(path: Path) -> JSON:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
-        return json.loads(path.read_text("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(path.read_text("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair would fail later, wherever it is shown
+        return value
     except FileNotFoundError:
         raise ValueError(f"{path.parent} has no {path.name}") from None
     except RecursionError:

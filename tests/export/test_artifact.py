@@ -125,6 +125,7 @@ def test_a_wrong_record_is_one_line(tmp_path: Path, changes: dict[str, Any], mes
         (b'{"schema": 1, "schema": 1}', "'schema' is given twice"),
         (b'{"schema": NaN}', "NaN is not a JSON number"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"schema": 1, "backend": "\\ud800"}', "surrogates not allowed"),
         (b'{"schema": 1}', "backend is missing"),
         (b" " * (16 * 2**20 + 1), "larger than"),
     ],

@@ -1,0 +1,210 @@
+"""What a manifest says: frozen records, which are the only statement of the schema of ``manifest.json``.
+
+Every figure carries what it takes to be believed or doubted: kind, unit, percentile, batch, threads, n, interval.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from export.artifact import check_files, check_name
+from export.schema import JSON
+from export.verification import Check
+
+Kind: TypeAlias = Literal["measured", "predicted"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network eats; ``preprocessing`` turns an image into it, None where that is the user's own business."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    preprocessing: Mapping[str, JSON] | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of ``n`` images of ``split`` that are right: the subnet's in fp32, the artifact's own, the baseline's.
+
+    ``interval`` is that of ``artifact`` at 95 %.
+    """
+
+    metric: str
+    n: int
+    split: str
+    subnet_fp32: float
+    artifact: float
+    interval: tuple[float, float]
+    baseline: float | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("n", self.n, 1)
+        for name in ("subnet_fp32", "artifact", "baseline"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, expected 0 to 1")
+        _ordered("artifact", self.interval[0], self.artifact, self.interval[1])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the device's profile says, in ms; ``kind`` keeps it from being read as a measurement."""
+
+    value: float
+    low: float
+    high: float
+    kind: Literal["predicted"] = "predicted"
+
+    def __post_init__(self) -> None:
+        _ordered("value", self.low, self.value, self.high)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The latency of one call, with all that a number must say of itself; ``n`` is the number of timed calls."""
+
+    kind: Kind
+    value: float
+    low: float
+    high: float
+    batch: int
+    threads: int
+    n: int
+    unit: Literal["ms"] = "ms"
+    percentile: int = 50
+    confidence: float = 0.95
+    p90: float | None = None
+    p99: float | None = None
+    predicted: Prediction | None = None
+
+    def __post_init__(self) -> None:
+        _ordered("value", self.low, self.value, self.high)
+        _at_least("batch", self.batch, 1)
+        _at_least("threads", self.threads, 1)
+        _at_least("n", self.n, 1 if self.kind == "measured" else 0)
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """By which factor the artifact is faster than ``against``."""
+
+    value: float
+    low: float
+    high: float
+    against: str
+    kind: Kind
+    processes: int = 1
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        _ordered("value", self.low, self.value, self.high)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the figures were taken."""
+
+    cpu: str
+    cores: int
+    os: str
+    python: str
+
+    @classmethod
+    def here(cls) -> Machine:
+        """The machine at hand."""
+        found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
+        cpu = found.group(1).strip() if found else platform.processor() or platform.machine()
+        cores = len(os.sched_getaffinity(0))
+        return cls(cpu, cores, f"{platform.system()} {platform.machine()}", platform.python_version())
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set behind the figures: sha256 of each split that was used."""
+
+    name: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space that the architecture is a member of."""
+
+    name: str
+    arguments: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is, how it was made, and what was seen when it was checked.
+
+    ``arch`` and ``space`` are None for a network that no search found, ``input`` for one that has several or none.
+    ``zoo.write`` fills in ``baseline``, ``size_bytes`` (of the artifact's files) and ``files``. There is none of a
+    network that did not pass its verification.
+    """
+
+    name: str
+    created: str  # ISO 8601 with a time zone
+    task: str
+    target: str
+    backend: str
+    precision: str
+    arch: Mapping[str, JSON] | None
+    space: Space | None
+    labels: tuple[str, ...]
+    input: Input | None
+    accuracy: Accuracy | None
+    verification: Check
+    latency: Latency
+    speedup: Speedup | None
+    machine: Machine
+    versions: Mapping[str, str]
+    seeds: Mapping[str, int]
+    data: Data | None
+    reproduce: str
+    build: Mapping[str, JSON] | None = None
+    licence: str = ""
+    artifact: str = "artifact"
+    baseline: str | None = None
+    size_bytes: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise ValueError(f"name is {self.name!r}, expected printable text")
+        try:
+            zoned = datetime.fromisoformat(self.created).tzinfo is not None
+        except ValueError:
+            zoned = False
+        if not zoned:
+            raise ValueError(f"created is {self.created[:40]!r}, expected an ISO 8601 time with its zone")
+        if not self.verification.passed:
+            raise ValueError(f"verification did not pass: {self.verification.line()}")
+        for folder in filter(None, (self.artifact, self.baseline)):
+            check_name(folder)
+        check_files(self.files)
+        _at_least("size_bytes", self.size_bytes, 0)
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
+
+
+def _ordered(name: str, low: float, value: float, high: float) -> None:
+    if not (0 <= low <= value <= high and math.isfinite(high)):
+        raise ValueError(f"{name} is {value:g} outside of its interval {low:g} to {high:g}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}, expected {least} or more")
