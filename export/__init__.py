@@ -1,0 +1,53 @@
+"""A static torch module in, a verified and measured artifact out.
+
+Names load when first used: reading, checking and measuring an artifact must not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.artifact import Artifact
+    from export.errors import ExportError, Unavailable
+    from export.measurement import Comparison, Measurement, compare, compare_many, measure
+    from export.pipeline import compile, load
+    from export.verification import LIMITS, Check, Limits, check
+    from export.worker import Worker
+
+__all__ = [
+    "LIMITS",
+    "Artifact",
+    "Check",
+    "Comparison",
+    "ExportError",
+    "Limits",
+    "Measurement",
+    "Unavailable",
+    "Worker",
+    "check",
+    "compare",
+    "compare_many",
+    "compile",
+    "load",
+    "measure",
+]
+
+_HOME = {
+    "artifact": ("Artifact",),
+    "errors": ("ExportError", "Unavailable"),
+    "measurement": ("Comparison", "Measurement", "compare", "compare_many", "measure"),
+    "pipeline": ("compile", "load"),
+    "verification": ("LIMITS", "Check", "Limits", "check"),
+    "worker": ("Worker",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"export.{module}"), name)
+    raise AttributeError(f"module 'export' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

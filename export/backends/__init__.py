@@ -1,0 +1,69 @@
+"""What runs an artifact: one file a runtime, found by its name, imported only when asked for."""
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from export.artifact import Artifact
+    from export.program import Program
+    from hw_profiles import Device
+
+
+class Runner(Protocol):
+    """An opened artifact: numpy in, numpy out, both in the layout of the module that was exported."""
+
+    artifact: "Artifact"
+
+    def __call__(self, *inputs: "NDArray[Any]") -> "tuple[NDArray[Any], ...]":
+        """The outputs for ``inputs``; ValueError when their number, shapes or types are not the artifact's."""
+
+    def bind(self, *inputs: "NDArray[Any]") -> Callable[[], object]:
+        """A call that runs the runtime on ``inputs``, already converted and set: what a measurement times."""
+
+
+class Backend(Protocol):
+    """A module of this folder. Importing it needs no runtime; compiling and loading do.
+
+    ``precisions`` are those it can compile to, fp32 first; ``requires`` are the extras that install its runtime.
+    """
+
+    precisions: tuple[str, ...]
+    requires: tuple[str, ...]
+
+    def missing(self) -> str | None:
+        """None where the runtime is installed, else one line that says how to install it."""
+
+    def versions(self) -> Mapping[str, str]:
+        """The versions of everything that shapes an artifact or its speed."""
+
+    def compile(
+        self,
+        program: "Program",
+        path: Path,
+        *,
+        precision: str,
+        device: "Device",
+        threads: int,
+        calibration: "Sequence[tuple[NDArray[Any], ...]] | None",
+    ) -> "Artifact":
+        """Write the artifact of ``program`` into the empty folder ``path``; int8 takes ``calibration``."""
+
+    def load(self, artifact: "Artifact") -> Runner:
+        """Open an artifact in this process, at exactly its precision and threads."""
+
+
+def names() -> tuple[str, ...]:
+    """The backends, by file name."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> Backend:
+    """The backend ``name``, imported only now; ValueError for an unknown one."""
+    if name not in names():
+        raise ValueError(f"no backend {name!r}; known: {', '.join(names())}")
+    return cast("Backend", import_module(f"{__name__}.{name}"))

@@ -1,0 +1,227 @@
+"""Eager torch: slow, obvious, and therefore the definition of right for every other backend.
+
+On disk a program is its graph as JSON and its weights as safetensors. torch.export's own archive would need pickle for
+parts of it; here a file can name ATen operators and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.artifact import Artifact, Tensor, digest_files
+from export.schema import check_version, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import fx
+
+    from export.program import Program
+    from hw_profiles import Device
+
+precisions: tuple[str, ...] = ("fp32",)
+requires: tuple[str, ...] = ("search",)
+
+SCHEMA = 1
+GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
+
+
+def missing() -> str | None:
+    """None where torch and safetensors are installed, else the line that installs them."""
+    if find_spec("torch") and find_spec("safetensors"):
+        return None
+    return "torch and safetensors are not installed; pip install 'hnas[search]' or choose another backend"
+
+
+def versions() -> dict[str, str]:
+    """The version of torch."""
+    return {"torch": version("torch")}
+
+
+def compile(
+    program: Program,
+    path: Path,
+    *,
+    precision: str,
+    device: Device,
+    threads: int,
+    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
+) -> Artifact:
+    """Write graph and weights; ValueError for a precision other than fp32."""
+    from safetensors.torch import save_file
+
+    if precision not in precisions:
+        raise ValueError(f"reference runs {', '.join(precisions)}, got {precision!r}")
+    del calibration
+    graph = program.module.graph
+    names = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    state = program.module.state_dict(keep_vars=True)
+    # Contiguous clones: safetensors refuses views, and tied weights keep both names.
+    save_file({name: state[name].detach().clone().contiguous() for name in sorted(set(names))}, path / WEIGHTS)
+    write_json(path / GRAPH, {"schema": SCHEMA, "nodes": [_write_node(node) for node in graph.nodes]})
+    places = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    outputs = program(*program.inputs)
+    artifact = Artifact(
+        path=path,
+        backend="reference",
+        precision=precision,
+        device=device.name,
+        threads=threads,
+        inputs=tuple(_describe(name, value) for name, value in zip(places, program.inputs, strict=True)),
+        outputs=tuple(_describe(f"output_{index}", value) for index, value in enumerate(outputs)),
+        files=digest_files(path, GRAPH, WEIGHTS),
+        versions=versions(),
+    )
+    artifact.write()
+    return artifact
+
+
+def load(artifact: Artifact) -> Reference:
+    """Read the graph back; ValueError for one that names anything but ATen operators."""
+    return Reference(artifact)
+
+
+class Reference:
+    """A Runner. It sets torch's thread count for the whole process, which is why workers have one runtime each."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        torch.set_num_threads(artifact.threads)
+        self.artifact = artifact
+        self._module = _read_graph(artifact.path / GRAPH, load_file(artifact.path / WEIGHTS))
+
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """The outputs for ``inputs``."""
+        outputs = self._run(self._tensors(inputs))
+        return tuple(value.numpy() for value in ((outputs,) if not isinstance(outputs, tuple) else outputs))
+
+    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+        """A call on ``inputs``, converted once."""
+        tensors = self._tensors(inputs)
+        return lambda: self._run(tensors)
+
+    def _run(self, tensors: tuple[torch.Tensor, ...]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self._module(*tensors)
+
+    def _tensors(self, inputs: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+        import torch
+
+        wanted = [(value.shape, value.dtype) for value in self.artifact.inputs]
+        given = [(value.shape, str(value.dtype)) for value in inputs]
+        if wanted != given:
+            raise ValueError(f"inputs are {_list(given)}, the artifact takes {_list(wanted)}")
+        return tuple(torch.from_numpy(value.copy()) for value in inputs)
+
+
+def _list(values: Sequence[tuple[tuple[int, ...], str]]) -> str:
+    return ", ".join(f"{kind}{list(shape)}" for shape, kind in values) or "none"
+
+
+def _describe(name: str, value: torch.Tensor) -> Tensor:
+    return Tensor(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+
+
+def _write_node(node: fx.Node) -> dict[str, Any]:
+    arguments = {"args": _write(node.args), "kwargs": {name: _write(value) for name, value in node.kwargs.items()}}
+    target = "getitem" if getattr(node.target, "__name__", "") == "getitem" else str(node.target)
+    return {"name": node.name, "op": node.op, "target": target, **arguments}
+
+
+def _write(value: Any) -> Any:
+    """An argument as JSON: lists stay lists, whatever JSON has no word for is an object with one key."""
+    import torch
+    from torch import fx
+
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, tuple | list):
+        return [_write(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return {"float": str(value)}
+    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+        return {"torch": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ValueError(f"reference cannot write an argument of type {type(value).__name__}")
+
+
+def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    import torch
+    from torch import fx
+
+    record = read_json(path)
+    check_version(record, str(path), SCHEMA)
+    root, graph, nodes = torch.nn.Module(), fx.Graph(), dict[str, fx.Node]()
+    names: dict[str, str] = {}
+    try:
+        for entry in record["nodes"]:
+            args = tuple(_read(value, nodes) for value in entry["args"])
+            kwargs = {name: _read(value, nodes) for name, value in entry["kwargs"].items()}
+            op, target = entry["op"], entry["target"]
+            if op == "call_function":
+                nodes[entry["name"]] = graph.call_function(_operator(target, kwargs), args, kwargs)
+            elif op == "placeholder":
+                nodes[entry["name"]] = graph.placeholder(f"input_{len(nodes)}")
+            elif op == "get_attr":
+                if target not in names:
+                    names[target] = f"weight_{len(names)}"
+                    root.register_buffer(names[target], weights[target])
+                nodes[entry["name"]] = graph.get_attr(names[target])
+            elif op == "output":
+                graph.output(tuple(args[0]) if isinstance(args[0], list) else args[0])
+            else:
+                raise ValueError(f"unknown kind of node {op!r}")
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path}: not a graph of ATen operators: {type(error).__name__} {error}") from None
+    return fx.GraphModule(root, graph)
+
+
+def _read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+    import torch
+
+    if isinstance(value, list):
+        return [_read(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "node":
+        return nodes[content]
+    if kind == "float" and content in ("inf", "-inf"):
+        return float(content)
+    if kind == "device" and content == "cpu":
+        return torch.device("cpu")
+    if kind == "torch" and isinstance(getattr(torch, content, None), torch.dtype | torch.layout | torch.memory_format):
+        return getattr(torch, content)
+    raise ValueError(f"unknown argument {kind}: {content!r}")
+
+
+def _operator(target: str, kwargs: Mapping[str, Any]) -> Any:
+    """The ATen operator of that name, as in aten.conv2d.default; nothing else can be named.
+
+    None that writes, and not the one that opens files. Names of ``kwargs`` become code, so they must be the operator's.
+    """
+    import operator
+
+    import torch
+
+    if target == "getitem" and not kwargs:
+        return operator.getitem
+    namespace, name, overload = target.split(".")
+    packet = getattr(torch.ops.aten, name, None)
+    if namespace == "aten" and name != "from_file" and packet is not None and overload in packet.overloads():
+        found = getattr(packet, overload)
+        known = {argument.name for argument in found._schema.arguments}
+        if not found._schema.is_mutable and known.issuperset(kwargs):
+            return found
+    raise ValueError(f"operator {target!r} is not allowed here")

@@ -1,0 +1,20 @@
+"""What export raises when the world, not the caller, is at fault: one line each, with the exit code of a command."""
+
+
+class ExportError(RuntimeError):
+    """A module could not be captured, compiled, run or verified; the message says in one line which and why."""
+
+    code: int = 1
+
+
+class Unavailable(ExportError):
+    """The runtime or device is not here; the message holds the line that would install it."""
+
+    code: int = 3
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The error's type and first telling line, cut to ``limit`` characters: foreign errors run over pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

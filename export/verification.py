@@ -1,0 +1,145 @@
+"""Does an artifact compute what the module computes? Numbers only: this file needs numpy and nothing else."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Outputs = Sequence[tuple[NDArray[Any], ...]]
+
+JUDGED_FROM = 50  # images; below that one flip moves the agreement by more than the limits leave room for
+NO_NOISE_DB = 200.0  # stands for equal outputs; an infinity would not survive JSON
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The least a precision must reach: signal to noise in dB, and the share of images that keep their top-1 class."""
+
+    sqnr_db: float
+    agreement: float
+
+
+# 90 dB for fp32: 60 would let bfloat16 pass for it.
+LIMITS = {
+    "fp32": Limits(90.0, 0.999),
+    "fp16": Limits(40.0, 0.99),
+    "bf16": Limits(25.0, 0.98),
+    "int8": Limits(10.0, 0.97),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a comparison with the module found.
+
+    ``max_error`` is absolute and over all outputs, infinite when an output is not finite where the module's is.
+    ``sqnr_db`` is that of the worst output, over all samples at once, within +-200 dB.
+    ``agreement`` is None unless the first output is [n, classes]; it is judged from 50 images on.
+    """
+
+    precision: str
+    max_error: float
+    sqnr_db: float
+    agreement: float | None
+    n: int
+    limits: Limits
+
+    @property
+    def passed(self) -> bool:
+        """True when every judged figure keeps its limit."""
+        return math.isfinite(self.max_error) and self.sqnr_db >= self.limits.sqnr_db and not self._disagrees
+
+    @property
+    def _judged(self) -> bool:
+        return self.agreement is not None and self.n >= JUDGED_FROM
+
+    @property
+    def _disagrees(self) -> bool:
+        return self.agreement is not None and self._judged and self.agreement < self.limits.agreement
+
+    def line(self) -> str:
+        """One line for a person: verdict, every figure, every limit."""
+        if not math.isfinite(self.max_error):
+            return f"{self.precision} fails on {self.n} samples: the output is not finite where the module's is"
+        figures = [f"max error {self.max_error:.1e}", f"SQNR {self.sqnr_db:.1f} dB (limit {self.limits.sqnr_db:g})"]
+        if self.agreement is not None:
+            limit = f"limit {self.limits.agreement:.1%}" if self._judged else f"not judged below {JUDGED_FROM}"
+            figures.append(f"top-1 agreement {self.agreement:.2%} ({limit})")
+        return f"{self.precision} {'holds' if self.passed else 'fails'} on {self.n} samples: {', '.join(figures)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields and the verdict as plain values."""
+        return {**asdict(self), "passed": self.passed}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Check":
+        """The inverse of ``to_json``; ValueError on a missing or odd field."""
+        try:
+            agreement = record["agreement"]
+            return cls(
+                precision=str(record["precision"]),
+                max_error=float(record["max_error"]),
+                sqnr_db=float(record["sqnr_db"]),
+                agreement=None if agreement is None else float(agreement),
+                n=int(record["n"]),
+                limits=Limits(float(record["limits"]["sqnr_db"]), float(record["limits"]["agreement"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a verification record: {type(error).__name__} {error}") from error
+
+
+def check(expected: Outputs, got: Outputs, precision: str) -> Check:
+    """Compare what the module gave with what the artifact gave, sample by sample.
+
+    1. Several outputs: the worst one counts.
+    2. An output that is NaN or infinite where the module's is finite: fails.
+    3. Infinities of the module itself (masks): must be the same in the artifact, and are left out of the noise.
+    4. Equal outputs: 200 dB.
+
+    ValueError when there is nothing to compare, when shapes differ, or when the precision has no limits.
+    """
+    if precision not in LIMITS:
+        raise ValueError(f"no limits for precision {precision!r}; known: {', '.join(LIMITS)}")
+    if not expected or len(expected) != len(got):
+        raise ValueError(f"expected and got must be as many and at least one sample: {len(expected)} and {len(got)}")
+    if {len(sample) for sample in (*expected, *got)} != {len(expected[0])}:
+        raise ValueError("samples differ in their number of outputs")
+    errors, levels = [], []
+    for index in range(len(expected[0])):
+        error, level = _noise([sample[index] for sample in expected], [sample[index] for sample in got])
+        errors.append(error)
+        levels.append(level)
+    agreement, n = _agreement([sample[0] for sample in expected], [sample[0] for sample in got])
+    return Check(precision, max(errors), min(levels), agreement, n, LIMITS[precision])
+
+
+def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Max error and SQNR in dB of one output over all samples."""
+    signal = noise = worst = 0.0
+    for want, have in zip(expected, got, strict=True):
+        if want.shape != have.shape:
+            raise ValueError(f"output shapes differ: {want.shape} from the module, {have.shape} from the artifact")
+        finite = np.isfinite(want)
+        if not np.isfinite(have[finite]).all() or not np.array_equal(want[~finite], have[~finite], equal_nan=True):
+            return math.inf, -NO_NOISE_DB
+        reference = want[finite].astype(np.float64)
+        difference = have[finite].astype(np.float64) - reference
+        signal += float(np.square(reference).sum())
+        noise += float(np.square(difference).sum())
+        worst = max(worst, float(np.abs(difference).max(initial=0.0)))
+    if noise == 0.0:
+        return worst, NO_NOISE_DB
+    level = 10.0 * math.log10(signal / noise) if signal > 0.0 else -NO_NOISE_DB
+    return worst, max(-NO_NOISE_DB, min(NO_NOISE_DB, level))
+
+
+def _agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float | None, int]:
+    """Share of rows that keep their top-1 class, and the number of samples; ties of the module count as kept."""
+    if any(output.ndim != 2 or output.shape[1] < 2 for output in expected):
+        return None, len(expected)
+    want, have = np.concatenate(expected), np.concatenate(got)
+    chosen = np.take_along_axis(want, have.argmax(axis=1, keepdims=True), axis=1)[:, 0]
+    return float(np.mean(chosen >= want.max(axis=1))), len(want)
