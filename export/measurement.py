@@ -181,7 +181,8 @@ def measure(
 ) -> Measurement:
     """The times of ``runs`` calls, or of as many (10 at least) as fit into ``seconds``, after a warm-up until steady.
 
-    An artifact or a path is opened in a Worker of its own; a Runner is timed here, a Worker next to its runtime.
+    An artifact or a path is opened in a Worker of its own, by the backend that it was built for (Unavailable where that
+    is missing); a Runner is timed here, a Worker next to its runtime.
     """
     with ExitStack() as stack:
         timer, threads = _open(runner, inputs, stack)
@@ -332,7 +333,9 @@ def _calls(seconds: float, each: float, low: int, high: int) -> int:
 def _open(contender: Contender, inputs: Sequence[Array], stack: ExitStack) -> tuple[Timer, int]:
     """How to time a contender, and its threads; artifacts and paths get a Worker that ends with ``stack``."""
     if isinstance(contender, Artifact | Path | str):
-        contender = stack.enter_context(Worker(contender))
+        artifact = contender if isinstance(contender, Artifact) else Artifact.read(contender)
+        # The backend is said, or an artifact for another device would be timed in the runtime that verified it.
+        contender = stack.enter_context(Worker(artifact, backend=artifact.backend))
     if hasattr(contender, "time"):
         remote = contender.time
         return lambda runs, lead: np.array(remote(inputs, runs, lead=lead)), contender.artifact.threads

@@ -15,10 +15,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.artifact import RECORD, Artifact, digest_file, verify_files
-from export.manifest import Manifest
+from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Prediction, Space, Speedup
 from export.schema import JSON, check_version, decode, encode, read_json
 
-__all__ = ["Bundle", "Manifest", "card", "read", "write"]
+__all__ = [
+    "Accuracy",
+    "Bundle",
+    "Data",
+    "Input",
+    "Latency",
+    "Machine",
+    "Manifest",
+    "Prediction",
+    "Space",
+    "Speedup",
+    "card",
+    "read",
+    "write",
+]
 
 SCHEMA = 1
 MANIFEST, CARD = "manifest.json", "README.md"

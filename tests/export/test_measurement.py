@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from export import measurement, worker
+from export.artifact import Artifact
 from export.measurement import Comparison, Measurement, compare, compare_many, measure, ratio_interval, student_quantile
 from export.worker import Worker
 from tests.export import fake_worker
@@ -38,7 +40,7 @@ class Machine:
         def call() -> float:
             slow = 1 + 4 * max(0, state.left) / max(1, cold)
             state.left -= 1
-            took = seconds * slow * self.pace(self.now) * math.exp(self.rng.normal(0, self.noise))
+            took: float = seconds * slow * self.pace(self.now) * math.exp(self.rng.normal(0, self.noise))
             self.now += took
             return took
 
@@ -128,23 +130,25 @@ class Differing:
         self.spread, self.opened, self.closed = spread, 0, 0
 
     @contextmanager
-    def __call__(self, path: str) -> Iterator[Any]:
+    def __call__(self, artifact: Artifact, backend: str) -> Iterator[Any]:
+        assert backend == artifact.backend
         self.opened += 1
         yield Machine(self.opened).runner(0.01 * math.exp(self.rng.normal(0, self.spread)))
         self.closed += 1
 
 
-def test_processes_that_differ_widen_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_differ_widen_the_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = fake_artifact(tmp_path / "a")
     many, one = 0, 0
     for seed in range(20):
         workers = Differing(0.05)
         workers.rng = np.random.default_rng(seed)
         monkeypatch.setattr(measurement, "Worker", workers)
-        found = compare("p", "p", X, processes=5, runs=3, seed=seed)
+        found = compare(artifact, artifact.path, X, processes=5, runs=3, seed=seed)
         assert workers.opened == workers.closed == 10
         assert len(found.pairs) == 100
         many += found.low <= 1 <= found.high
-        single = compare("p", "p", X, runs=3, seed=seed)
+        single = compare(artifact, artifact, X, runs=3, seed=seed)
         one += single.low <= 1 <= single.high
     assert many >= 18
     assert one < 15  # one process cannot know of the others: why there are several
@@ -256,8 +260,8 @@ def test_a_runner_of_this_process_is_timed_by_its_bound_call(monkeypatch: pytest
 
 def test_real_workers_are_opened_for_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transport: Any = fake_worker
-    monkeypatch.setattr(measurement, "Worker", lambda artifact: Worker(artifact, transport=transport))
-    artifact = fake_artifact(tmp_path / "a")
+    monkeypatch.setattr(measurement, "Worker", partial(Worker, transport=transport))
+    artifact = fake_artifact(tmp_path / "a", verify_with="absent")
     found = compare(artifact, artifact.path, [np.zeros((1, 3), np.float32)], blocks=2, runs=2, processes=2)
     assert (len(found.a.times), len(found.pairs), found.processes) == (16, 4, 2)
     assert "2 processes of 2 blocks" in found.line()

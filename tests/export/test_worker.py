@@ -44,7 +44,7 @@ def test_outputs_and_times(tmp_path: Path) -> None:
         (y,) = worker(X)
         np.testing.assert_array_equal(y, 2 * X)
         assert y.dtype == X.dtype
-        outputs = worker.outputs([(X, np.arange(5)), (np.float64(3), np.zeros((0, 2), bool))])
+        outputs = worker.outputs([(X, np.arange(5)), (np.array(3.0), np.zeros((0, 2), bool))])
         np.testing.assert_array_equal(outputs[0][1], 2 * np.arange(5))
         assert outputs[1][0].shape == ()
         assert outputs[1][1].shape == (0, 2)
