@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import queue
+import re
 import select
 import signal
 import struct
@@ -146,7 +147,8 @@ class Worker:
                 self._finalizer()
                 raise
         if "error" in reply:
-            text = f"{reply['error']}"
+            limited = self._memory_mb and re.search("memory|alloc", reply["error"], re.IGNORECASE)
+            text = reply["error"] + (f" (memory limit {self._memory_mb} MB)" if limited else "")
             raise {"Unavailable": Unavailable, "ValueError": ValueError}.get(reply["type"], ExportError)(text)
         return reply, outputs
 
@@ -323,7 +325,12 @@ class _Served:
         missing = backend.missing()
         if missing is not None:
             raise Unavailable(missing)
-        self._runner = backend.load(replace(artifact, backend=header["backend"], threads=header["threads"]))
+        try:
+            self._runner = backend.load(replace(artifact, backend=header["backend"], threads=header["threads"]))
+        except ExportError:
+            raise
+        except Exception as error:  # a runtime's own words seldom name the file
+            raise ExportError(f"{header['backend']} cannot open {artifact.source}: {one_line(error)}") from error
         return ()
 
     def _do_run(self, _: Header, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
