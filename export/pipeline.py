@@ -57,6 +57,8 @@ def compile(
     name, chosen = _choose(profile, backend, precision)
     target = _check_path(Path(path))
     examples = _samples([example_inputs])[0]
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be 1 or more, got {threads}")
     if precision == "int8" and calibration is None:
         raise ValueError("int8 needs calibration batches; pass calibration=..., an iterable of input tuples")
     images = None if calibration is None else _split(_samples(calibration), examples, "calibration")
@@ -69,12 +71,15 @@ def compile(
                 folder,
                 precision=precision,
                 device=profile,
-                threads=threads or profile.threads,
+                threads=profile.threads if threads is None else threads,
                 calibration=images if precision == "int8" else None,
             )
-        except (ExportError, ValueError):
+        except ExportError:
             raise
         except Exception as error:  # converters raise whatever they like
+            missing = chosen.missing() if isinstance(error, ImportError) else None
+            if missing is not None:
+                raise Unavailable(missing) from error
             what = f"{name} cannot compile {type(module).__name__} to {precision}"
             raise ExportError(f"{what}: {one_line(error)}") from error
         found = verify(module, artifact, proof or images or _probes(program))
@@ -113,7 +118,8 @@ def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) ->
     offered = [known for known in chosen.precisions if known in profile.precisions]
     if precision not in offered:
         raise ValueError(f"{profile.name} with {name} has no {precision}; offered: {', '.join(offered)}")
-    missing = chosen.missing()
+    # What is built for another device may be built without its runtime: verification then uses another (verify_with).
+    missing = chosen.missing() if profile.local else None
     if missing is not None:
         raise Unavailable(missing)
     return name, chosen

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -133,6 +134,7 @@ def test_a_failed_attempt_keeps_the_older_artifact(tmp_path, monkeypatch):
         ({"precision": "int4"}, "no precision 'int4'; known: fp32"),
         ({"precision": "bf16"}, "openvino-cpu with reference has no bf16; offered: fp32"),
         ({"backend": "openvino", "precision": "int8"}, "int8 needs calibration batches"),
+        ({"threads": 0}, "threads must be 1 or more, got 0"),
         ({"calibration": []}, "at least one tuple"),
         ({"calibration": ["cat.png"]}, "must be tensors or arrays of numbers, got str"),
         ({"evidence": [(torch.zeros(1, 1, 9, 9), torch.zeros(1, 4))]}, r"evidence inputs are float32\[1, 1, 9, 9\]"),
@@ -172,6 +174,26 @@ def test_a_missing_runtime_is_unavailable(tmp_path, monkeypatch):
         export.load(artifact)
     with pytest.raises(export.Unavailable, match="pip install"):
         compiled(tmp_path)
+
+
+def test_another_device_needs_no_runtime_to_build_for_it(tmp_path, monkeypatch):
+    reference = backends.load("reference")
+
+    def stand_in(*arguments, **options):
+        artifact = reference.compile(*arguments, **options)
+        return replace(artifact, backend="tensorrt", notes={"verify_with": "reference"})
+
+    class Absent:
+        precisions = ("fp32",)
+        missing = staticmethod(lambda: "tensorrt is not installed")
+        compile = staticmethod(stand_in)
+
+    load = backends.load
+    monkeypatch.setattr(backends, "load", lambda name: Absent if name == "tensorrt" else load(name))
+    artifact = compiled(tmp_path, device="jetson", backend="tensorrt")
+    assert artifact.notes["verification"]["passed"]
+    with pytest.raises(export.Unavailable, match="tensorrt is not installed"):
+        export.load(artifact)
 
 
 def test_reference_opens_nothing_but_operators(tmp_path):
