@@ -1,0 +1,80 @@
+"""Predicted latency from a device profile: the roofline (Williams et al. 2009) of every kernel plus a launch floor.
+
+The graph is the meta skeleton's own: nothing is executed, no layer is known by name. Batch norm, activations and
+additions count as fused into the kernel before them, as TensorRT fuses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from hnas.cost import Cost, Price
+from hnas.space import Arch, Space
+from hw_profiles import Device
+
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+# A kernel of its own without arithmetic that the counter knows: it reads and writes.
+MOVES = ("softmax", "mean", "clone", "_adaptive_avg_pool2d", "native_layer_norm")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch: floating point operations (a multiply-accumulate is two) and elements moved to and from memory."""
+
+    name: str
+    flops: int
+    elements: int
+
+
+class _Trace(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: list[Kernel] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None or any(move in name for move in MOVES):
+            flops = int(count(*args, **(kwargs or {}), out_val=out)) if count else 0
+            tensors = [t for t in (*args, *(out if isinstance(out, tuple) else (out,))) if isinstance(t, Tensor)]
+            self.kernels.append(Kernel(name, flops, sum(t.numel() for t in tensors)))
+        return out
+
+
+def trace(net: nn.Module, *shapes: tuple[int, ...]) -> list[Kernel]:
+    """The kernels of ``net`` (on the meta device) for one example of ``shapes``, in order."""
+    mode = net.training
+    net.train()  # batch moments need no running ones; the kernels are the same
+    try:
+        with torch.no_grad(), torch.device("meta"), _Trace() as found:
+            net(*(torch.empty(1, *shape) for shape in shapes))
+    finally:
+        net.train(mode)
+    return found.kernels
+
+
+def latency_ms(kernels: list[Kernel], device: Device, precision: str) -> float:
+    """Sum over kernels of max(arithmetic, memory traffic) + launch floor, in milliseconds."""
+    peak = device.peaks[precision] * 1e9
+    bandwidth = device.bandwidth * 1e9
+    floor = device.launch_us * 1e-6
+    return 1e3 * sum(floor + max(k.flops / peak, k.elements * BYTES[precision] / bandwidth) for k in kernels)
+
+
+def roofline(space: Space, skeleton: Callable[[Arch], nn.Module], device: Device, precision: str) -> Cost:
+    """The predicted latency of a subnet on ``device``; the band is the profile's."""
+
+    def cost(arch: Arch) -> Price:
+        value = latency_ms(trace(skeleton(arch), *space.example(arch)), device, precision)
+        low, high = device.band
+        return Price(value, "ms", value * low, value * high, "predicted")
+
+    return cost

@@ -1,0 +1,84 @@
+"""An experiment: a recipe over a folder of data, from images to the supernet's folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from hnas import spaces, strategies
+from hnas.recipes import Recipe
+from hnas.space import Arch, Space
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.tasks.classification import Classification, classification
+from hnas.training import Schedule, save, train
+
+
+def run(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    epochs: float | None = None,
+    alone: Arch | str | None = None,
+    resume: bool = False,
+    advance: Callable[[int, int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train what ``recipe`` describes on the images in ``data`` and write the supernet's folder ``out``.
+
+    alone: "smallest", "largest", "random:SEED" or an Arch: train that one subnet by itself with as many steps.
+    Returns the record that is also written: accuracies are top-1 on the test split, with calibrated norms.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.safetensors"
+    if (out / "supernet.json").exists() and not resume:
+        raise FileExistsError(f"{out} already holds a trained supernet; choose another --out or --resume")
+    task = task_of(recipe, data)
+    arguments = {"classes": len(task.classes), "channels": task.preprocessing.channels, **recipe.space}
+    space = spaces.load(arguments.pop("name"))(**arguments)
+    strategy = strategies.load("alone" if alone else recipe.train["strategy"])
+    if alone:
+        space = space.alone(named(space, alone))
+    supernet = Supernet(space, seed)
+    steps = max(1, round((epochs or recipe.train["epochs"]) * task.steps_per_epoch))
+    known = {f.name for f in fields(Schedule)}
+    schedule = Schedule(steps, **{key: value for key, value in recipe.train.items() if key in known})
+    follow = (lambda step, loss: advance(step, steps, loss)) if advance else None
+    started = time.monotonic()
+    train(supernet, task, strategy.pick, schedule, seed=seed, checkpoint=checkpoint, resume=resume, advance=follow)
+    study = Study(supernet, task, seed=seed)
+    ends = {"largest": space.largest, "smallest": space.smallest}
+    record = {
+        "recipe": recipe.to_json(),
+        "task": task.to_json(),
+        "steps": steps,
+        "seconds": round(time.monotonic() - started, 1),
+        "accuracy": {name: round(study.accuracy(arch, "test"), 4) for name, arch in ends.items()},
+        "images": {split: len(held) for split, held in task.splits.items()},
+    }
+    save(supernet, out, record)
+    checkpoint.unlink()
+    return record
+
+
+def task_of(recipe: Recipe, data: Path | None, **options: Any) -> Classification:
+    """The task that a recipe's [data] and [train] sections describe over the images in ``data``."""
+    taken = {key: recipe.data[key] for key in ("size", "channels", "flip", "shift") if key in recipe.data}
+    taken |= {key: recipe.train[key] for key in ("smoothing", "distil") if key in recipe.train}
+    return classification(data, **taken, batch_size=int(recipe.train.get("batch", 128)), **options)
+
+
+def named(space: Space, which: Arch | str) -> Arch:
+    """An architecture by name: "smallest", "largest", "random:SEED"."""
+    if isinstance(which, Arch):
+        return space.arch(which)
+    if which in ("smallest", "largest"):
+        return space.smallest if which == "smallest" else space.largest
+    if which.startswith("random:") and which[7:].isdigit():
+        return space.sample(Random(int(which[7:])))
+    raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")

@@ -1,0 +1,45 @@
+"""Attention and MLP side by side (parallel block, arXiv 2302.05442) over the positions of a small map.
+
+Batch norms in the place of layer norms fold into the projections (as in LeViT, arXiv 2104.01136), and a depthwise
+convolution on the values gives position (as in CSWin's LePE, arXiv 2107.00652), so no position table ties the
+block to one resolution.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hnas.ops.conv import BatchNorm, ConvNorm, round8
+
+HEAD = 16  # channels of a head; a constant, so that fewer heads are a leading slice
+
+
+class Attention(nn.Module):
+    """[N, C, H, W] -> [N, C, H, W]: multi-head attention over H * W tokens plus a pointwise MLP, then norm."""
+
+    def __init__(self, cin: int, cout: int, stride: int, heads: int, expansion: float, act: str) -> None:
+        super().__init__()
+        if stride != 1:
+            raise ValueError(f"attention keeps the map's size; stride {stride} is not possible")
+        self.heads = heads
+        inner = heads * HEAD
+        self.query = ConvNorm(cin, inner)
+        self.key = ConvNorm(cin, inner)
+        self.value = ConvNorm(cin, inner)
+        self.position = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.project = nn.Conv2d(inner, cout, 1, bias=False)
+        hidden = round8(cin * expansion)
+        self.expand = ConvNorm(cin, hidden, act=act)
+        self.contract = nn.Conv2d(hidden, cout, 1, bias=False)
+        self.out = BatchNorm(cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        values = self.value(x)
+        tokens = [t.reshape(n, self.heads, HEAD, h * w).transpose(2, 3) for t in (self.query(x), self.key(x), values)]
+        mixed = F.scaled_dot_product_attention(*tokens).transpose(2, 3).reshape(n, self.heads * HEAD, h, w)
+        return self.out(self.project(mixed + self.position(values)) + self.contract(self.expand(x)))
+
+
+build = Attention

@@ -1,0 +1,79 @@
+"""What the operations are made of: a norm that training does not mutate, activations, and convolution + norm."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation called ``name``."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"no activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def round8(channels: float) -> int:
+    """The multiple of 8 nearest to ``channels``, at least 8: vector units are 8 lanes wide or a multiple of it."""
+    return max(8, int(channels / 8 + 0.5) * 8)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over [N, C, H, W] that uses batch moments in training and mutates nothing there.
+
+    Running moments are inputs of evaluation only; ``Study.calibrate`` measures them for each architecture.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.num_batches_tracked = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of [N, C, H, W]; an option only: several CPU runtimes have a cliff here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+NORMS = {"batch": BatchNorm, "layer": LayerNorm}
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm and, unless ``act`` is None, an activation: [N, cin, H, W] -> [N, cout, H/s, W/s]."""
+
+    def __init__(
+        self, cin: int, cout: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str | None = None
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = BatchNorm(cout)
+        self.act = activation(act) if act else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return x if self.act is None else self.act(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention of MobileNetV3 (hard-sigmoid gate); off by default because int8 kernels handle it badly."""
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        hidden = round8(channels / reduction)
+        self.reduce = nn.Conv2d(channels, hidden, 1)
+        self.expand = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.relu(self.reduce(x.mean((2, 3), keepdim=True)))
+        return x * F.hardsigmoid(self.expand(gate))

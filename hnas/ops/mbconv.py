@@ -1,0 +1,31 @@
+"""Inverted bottleneck (MobileNetV2, arXiv 1801.04381), squeeze-excite as an option (MobileNetV3, arXiv 1905.02244)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hnas.ops.conv import BatchNorm, ConvNorm, SqueezeExcite, round8
+
+
+class MBConv(nn.Module):
+    """1x1 expansion, k x k depthwise convolution, 1x1 projection, norm."""
+
+    def __init__(
+        self, cin: int, cout: int, stride: int, kernel: int, expansion: float, act: str, squeeze: bool = False
+    ) -> None:
+        super().__init__()
+        hidden = round8(cin * expansion)
+        self.expand = ConvNorm(cin, hidden, act=act)
+        self.depthwise = ConvNorm(hidden, hidden, kernel, stride, groups=hidden, act=act)
+        self.squeeze = SqueezeExcite(hidden) if squeeze else None
+        self.project = nn.Conv2d(hidden, cout, 1, bias=False)
+        self.out = BatchNorm(cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.depthwise(self.expand(x))
+        if self.squeeze is not None:
+            x = self.squeeze(x)
+        return self.out(self.project(x))
+
+
+build = MBConv

@@ -1,0 +1,69 @@
+"""Stochastic gradient descent that touches only what a step used.
+
+A slice that no path of the step ran has a zero gradient, not none: decay and momentum would still move weights that
+nobody trained. Here update, decay and moments are masked to the used part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hnas.supernet import Index
+
+Used = Mapping[str, tuple[nn.Parameter, Index | None]]
+
+
+class MaskedSGD:
+    """SGD with Nesterov momentum and decoupled bookkeeping of used slices; decay applies to weights of two or more axes."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], momentum: float = 0.9, decay: float = 5e-4) -> None:
+        self.parameters = dict(parameters)
+        self.momentum = momentum
+        self.decay = decay
+        self.moments = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def step(self, rate: float, used: Iterable[Used], clip: float | None = None) -> float:
+        """One update from the gradients at hand; returns their norm before clipping. Gradients are cleared."""
+        parts = self._parts(used)
+        grads = [grad for name in parts if (grad := self.parameters[name].grad) is not None]
+        norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
+        scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+        for name, mask in parts.items():
+            parameter, moment = self.parameters[name], self.moments[name]
+            if parameter.grad is None:
+                continue
+            grad = parameter.grad * scale
+            if parameter.ndim > 1:
+                grad.add_(parameter, alpha=self.decay)
+            if mask is None:
+                moment.mul_(self.momentum).add_(grad)
+                parameter.sub_(grad.add_(moment, alpha=self.momentum), alpha=rate)
+            else:
+                moment.copy_(torch.where(mask, moment * self.momentum + grad, moment))
+                parameter.sub_(grad.add_(moment, alpha=self.momentum).mul_(mask), alpha=rate)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        return norm
+
+    def _parts(self, used: Iterable[Used]) -> dict[str, Tensor | None]:
+        """For each used parameter: None when all of it was used, else the mask of what was."""
+        boxes: dict[str, list[Index] | None] = {}
+        for view in used:
+            for name, (_, index) in view.items():
+                if index is None:
+                    boxes[name] = None
+                elif (known := boxes.setdefault(name, [])) is not None:
+                    known.append(index)
+        parts: dict[str, Tensor | None] = {}
+        for name, indices in boxes.items():
+            parts[name] = None
+            if indices is not None:
+                mask = torch.zeros_like(self.parameters[name], dtype=torch.bool)
+                for index in indices:
+                    mask[index] = True
+                parts[name] = mask
+        return parts

@@ -1,0 +1,44 @@
+"""Search spaces: one file, one function of the same name that returns a ``Space``."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from hnas.space import Space
+
+
+def names() -> tuple[str, ...]:
+    """Every space that is a file of this folder."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> Callable[..., Space]:
+    """The function that makes the space ``name``."""
+    if name not in names():
+        raise ValueError(f"no space {name!r}; known: {', '.join(names())}")
+    return cast(Callable[..., Space], getattr(importlib.import_module(f"{__name__}.{name}"), name))
+
+
+def restore(record: Mapping[str, Any]) -> Space:
+    """The space that ``Space.to_json`` described; removed options stay removed."""
+    try:
+        name, arguments, options = record["name"], dict(record["arguments"]), dict(record["options"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("a space is recorded as name, arguments and options; this record is not") from None
+    try:
+        space = load(str(name))(**arguments)
+    except TypeError as error:
+        raise ValueError(f"the space {name!r} does not take these arguments: {error}") from None
+    if list(options) != list(space.choices):
+        raise ValueError(f"the record of space {name!r} names other choices than this version of it has")
+    choices = {}
+    for key, choice in space.choices.items():
+        kept = tuple(option for option in choice.options if option in options[key])
+        if not kept or len(kept) != len(options[key]):
+            raise ValueError(f"{key}: {options[key]} are not options of the space {name!r}")
+        choices[key] = replace(choice, options=kept)
+    return replace(space, choices=choices)

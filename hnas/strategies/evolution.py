@@ -1,0 +1,161 @@
+"""NSGA-II on accuracy and latency (Deb et al. 2002) inside hard windows (PAD-NAS, arXiv 2005.07564, section 3.3).
+
+pymoo supplies sorting, crowding and mating; the operators here know choices. A candidate outside a window is never
+scored for accuracy, never survives a feasible one, and never leaves the search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.duplicate import ElementwiseDuplicateElimination
+from pymoo.core.evaluator import Evaluator
+from pymoo.core.individual import Individual
+from pymoo.core.mutation import Mutation
+from pymoo.core.problem import Problem
+from pymoo.core.sampling import Sampling
+from pymoo.operators.crossover.pntx import TwoPointCrossover
+from pymoo.problems.static import StaticProblem
+
+from hnas.pareto import Candidate
+from hnas.space import Arch, Space
+from hnas.study import Study
+
+Genes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A hard bound on a metric: low <= value <= high."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def excess(self, value: float) -> float:
+        """How far ``value`` lies outside, as a share of the bound; 0 inside."""
+        return max(_share(self.low - value, self.low), _share(value - self.high, self.high), 0.0)
+
+
+def search(
+    study: Study,
+    space: Space,
+    *,
+    windows: Mapping[str, Window] | None = None,
+    cost: str = "latency_ms",
+    evaluations: int | None = 60,
+    seconds: float | None = None,
+    population: int = 12,
+    seed: int = 0,
+) -> Iterator[Candidate]:
+    """Candidates as they are scored, the smallest first; those outside a cost window have no accuracy.
+
+    evaluations: how many architectures are priced; seconds: after so long no further one is begun (either may be None, not
+    both). The same seed and journal give the same sequence.
+    """
+    if evaluations is None and seconds is None:
+        raise ValueError("the search needs a budget; give evaluations or seconds")
+    windows = windows or {}
+    begun, done = time.monotonic(), 0
+    problem = Problem(n_var=len(space.choices), n_obj=2, n_ieq_constr=1)
+    algorithm = NSGA2(
+        pop_size=population,
+        n_offsprings=max(2, population // 2),
+        sampling=_Start(space),
+        crossover=TwoPointCrossover(),
+        mutation=_Reset(space),
+        eliminate_duplicates=_Same(space),
+    )
+    algorithm.setup(problem, seed=seed, termination=("n_gen", 10**9))
+    scored: dict[Arch, Candidate] = {}
+    while (asked := algorithm.ask()) is not None and len(asked):
+        rows, violations = [], []
+        for genes in asked.get("X"):
+            arch = decode(space, genes)
+            if arch not in scored:
+                if (evaluations is not None and done >= evaluations) or (
+                    seconds is not None and time.monotonic() - begun >= seconds
+                ):
+                    return
+                scored[arch] = _score(study, arch, windows)
+                done += 1
+                yield scored[arch]
+            rows.append([-scored[arch].metrics.get("accuracy", 0.0), scored[arch].metrics[cost]])
+            violations.append([violation(scored[arch], windows)])
+        Evaluator().eval(StaticProblem(problem, F=np.array(rows), G=np.array(violations)), asked)
+        algorithm.tell(infills=asked)
+
+
+def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
+    """Sum of the excesses over all windows; 0 exactly when the candidate is inside every one."""
+    return sum(window.excess(candidate.metrics.get(name, 0.0)) for name, window in windows.items())
+
+
+def decode(space: Space, genes: Genes) -> Arch:
+    """The member whose active choices take the options at these indices."""
+    wanted = {name: choice.options[int(g)] for (name, choice), g in zip(space.choices.items(), genes, strict=True)}
+    return space.arch({name: wanted[name] for name in wanted})
+
+
+def _score(study: Study, arch: Arch, windows: Mapping[str, Window]) -> Candidate:
+    prices = {name: study.price(arch, name).value for name in study.costs}
+    if violation(Candidate(arch, prices), {name: w for name, w in windows.items() if name != "accuracy"}) > 0:
+        return Candidate(arch, prices)
+    return study.score(arch)
+
+
+def _share(excess: float, bound: float) -> float:
+    return excess / abs(bound) if abs(bound) not in (0.0, float("inf")) else (0.0 if abs(bound) else excess)
+
+
+class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
+    """Smallest, largest, each type everywhere it is legal, then random members."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+
+    def _do(self, problem: Any, n_samples: int, *args: Any, random_state: Any = None, **kwargs: Any) -> Genes:
+        choices = list(self.space.choices.values())
+        rows = [[0] * len(choices), [len(c.options) - 1 for c in choices]]
+        types = {o for name, c in self.space.choices.items() if name.endswith(".op") for o in c.options}
+        rng = Random(int(random_state.integers(2**32)))
+        for kind in sorted(types, key=str):
+            rows.append(
+                [c.options.index(kind) if kind in c.options else rng.randrange(len(c.options)) for c in choices]
+            )
+        while len(rows) < n_samples:
+            rows.append([rng.randrange(len(c.options)) for c in choices])
+        return np.array(rows[:n_samples], np.int64)
+
+
+class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
+    """Draw a few genes anew, two on average; options have no distance that a polynomial mutation could use."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.sizes = np.array([len(choice.options) for choice in space.choices.values()])
+
+    def _do(self, problem: Any, X: Genes, *args: Any, random_state: Any = None, **kwargs: Any) -> Genes:
+        active = max(1, int((self.sizes > 1).sum()))
+        fresh = (random_state.random(X.shape) * self.sizes).astype(np.int64)
+        return np.where(random_state.random(X.shape) < 4.0 / active, fresh, X)
+
+
+class _Same(ElementwiseDuplicateElimination):  # type: ignore[misc]  # pymoo ships no types
+    """Two genomes that decode to one architecture are duplicates."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+
+    def is_equal(self, a: Individual, b: Individual) -> bool:
+        return decode(self.space, a.X) == decode(self.space, b.X)
+
+

@@ -1,0 +1,127 @@
+"""A study: one supernet, one task, one price. The only thing a strategy talks to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hnas.cost import Cost, Price
+from hnas.journal import Journal
+from hnas.pareto import Candidate
+from hnas.space import Arch
+from hnas.supernet import Stats, Supernet, norms
+from hnas.tasks import Task
+from hnas.training import Pick, Schedule, train
+
+CHUNK = 500  # images a forward pass of calibration and scoring; memory, not mathematics
+
+
+@dataclass
+class Study:
+    """Training, calibration and scoring of the subnets of ``supernet``.
+
+    task: gives the search images, which are never trained on, and the calibration images.
+    costs: metric name -> Cost, for instance {"latency_ms": measured on the device}.
+    journal: finished calls answer from it, so a search that was killed replays to where it was.
+    """
+
+    supernet: Supernet
+    task: Task
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+    seed: int = 0
+    _stats: dict[Arch, Stats] = field(default_factory=dict, repr=False)
+    _version: int = field(default=-1, repr=False)
+
+    def train(self, pick: Pick, schedule: Schedule, advance: Callable[[int, float], None] | None = None) -> None:
+        """Train the supernet on what ``pick`` chooses at each step."""
+        train(self.supernet, self.task, pick, schedule, seed=self.seed, advance=advance)
+
+    @torch.no_grad()
+    def calibrate(self, arch: Arch) -> Stats:
+        """The exact moments of every norm of ``arch`` over the calibration images, pooled; cached, never kept in the supernet.
+
+        Each norm normalises by the moments of its chunk of images while the pooled ones are taken (AlphaNet's calibration).
+        """
+        if self._version != self.supernet.version:
+            self._stats.clear()
+            self._version = self.supernet.version
+        if arch not in self._stats:
+            raw, labels = self.task.held("calibration")
+            self._stats[arch] = calibrate(self.supernet, arch, self._inputs(arch, raw), len(labels))
+        return self._stats[arch]
+
+    @torch.no_grad()
+    def outputs(self, arch: Arch, split: str) -> tuple[Tensor, Tensor]:
+        """What the calibrated subnet answers on a held-out split: (outputs, labels)."""
+        raw, labels = self.task.held(split)
+        stats = self.calibrate(arch)
+        chunks = [self.supernet(arch, *inputs, stats=stats) for inputs in self._inputs(arch, raw)]
+        return torch.cat(chunks), labels
+
+    def accuracy(self, arch: Arch, split: str = "search") -> float:
+        """The task's metric of the calibrated subnet on a held-out split."""
+        outputs, labels = self.outputs(arch, split)
+        return self.task.metric(outputs, labels)
+
+    def price(self, arch: Arch, metric: str) -> Price:
+        """What ``arch`` costs in ``metric``; answered once, then from the journal."""
+        key = f"cost/{metric}/{arch.digest}"
+        return Price(**self.journal.call(key, lambda: self.costs[metric](arch).to_json()))
+
+    def score(self, arch: Arch) -> Candidate:
+        """Accuracy on the search images and every cost of ``arch``; costs come first, they are what windows bound."""
+        metrics = {metric: self.price(arch, metric).value for metric in self.costs}
+        metrics["accuracy"] = self.journal.call(f"accuracy/{arch.digest}", lambda: self.accuracy(arch))
+        return Candidate(arch, metrics)
+
+    def weights(self, arch: Arch, at: str = "now") -> dict[str, Tensor]:
+        """The weights of ``arch`` "now", or as they were at "initial"-isation from the same seed."""
+        if at == "now":
+            return self.supernet.view(arch)
+        if at != "initial":
+            raise ValueError(f"weights at {at!r}; known: initial, now")
+        return self._initial().view(arch)
+
+    def _initial(self) -> Supernet:
+        return Supernet(self.supernet.space, self.supernet.seed)
+
+    def _inputs(self, arch: Arch, raw: Any) -> list[tuple[Tensor, ...]]:
+        shapes = self.supernet.space.example(arch)
+        return [self.task.inputs(raw[i : i + CHUNK], shapes) for i in range(0, len(raw), CHUNK)]
+
+
+def calibrate(supernet: Supernet, arch: Arch, chunks: list[tuple[Tensor, ...]], images: int) -> Stats:
+    """Pool count, sum and squared sum of what every norm of ``arch`` reads over ``chunks``, in float64."""
+    net = supernet.skeleton(arch)
+    sums: dict[str, tuple[float, Tensor, Tensor]] = {}
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(_: Any, args: tuple[Tensor, ...]) -> None:
+            x = args[0]
+            count = x.numel() / x.shape[1]
+            mean = x.mean((0, 2, 3))
+            spread = (x - mean[:, None, None]).square().mean((0, 2, 3)).double()
+            mean = mean.double()
+            n, total, squares = sums.get(name, (0.0, torch.zeros_like(mean), torch.zeros_like(mean)))
+            sums[name] = (n + count, total + count * mean, squares + count * (spread + mean.square()))
+
+        return hook
+
+    hooks = [norm.register_forward_pre_hook(record(name)) for name, norm in norms(net).items()]
+    try:
+        for inputs in chunks:
+            supernet(arch, *inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    moments: dict[str, Tensor] = {}
+    for name, (n, total, squares) in sums.items():
+        mean = total / n
+        moments[f"{name}.running_mean"] = mean.float()
+        moments[f"{name}.running_var"] = ((squares / n - mean.square()) * (n / (n - 1))).clamp_min(0).float()
+    return Stats(moments, images)

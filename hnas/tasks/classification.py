@@ -1,0 +1,124 @@
+"""Image classification: augmented batches, label smoothing with in-place distillation, top-1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hnas.space import Shape
+from hnas.tasks.images import ImageData, Pixels, Preprocessing, load
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Batches of ``splits["train"]`` and the held-out splits of the same source.
+
+    flip: mirror half of the images; shift: move by up to so many pixels (edges repeat); distil: share of the teacher's
+    soft labels in a student's loss, the rest is cross-entropy with the labels.
+    """
+
+    splits: dict[str, ImageData]
+    preprocessing: Preprocessing
+    batch_size: int = 128
+    flip: bool = True
+    shift: int = 2
+    smoothing: float = 0.1
+    distil: float = 0.5
+    seed: int = 0
+    name: str = "images"
+    _orders: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in label order."""
+        return next(iter(self.splits.values())).classes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass over the training images."""
+        return max(1, len(self.splits["train"]) // self.batch_size)
+
+    def batch(self, step: int) -> tuple[Pixels, Tensor]:
+        """Augmented uint8 [B, H, W, C] and labels [B]; the same for the same step and seed."""
+        data = self.splits["train"]
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = np.random.default_rng([self.seed, 1, epoch]).permutation(len(data))
+        chosen = self._orders[epoch][position * self.batch_size : (position + 1) * self.batch_size]
+        images = self._augment(data.images[chosen], np.random.default_rng([self.seed, 2, step]))
+        return images, torch.from_numpy(data.labels[chosen])
+
+    def inputs(self, raw: Any, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        """uint8 images as the one float input [N, C, h, w] of an architecture; channels-last in memory."""
+        ((_, height, width),) = shapes
+        x = torch.from_numpy(self.preprocessing.at((height, width))(raw))
+        return (x.contiguous(memory_format=torch.channels_last),)
+
+    def held(self, split: str) -> tuple[Pixels, Tensor]:
+        """All images and labels of a split that is not trained on."""
+        return self.splits[split].images, torch.from_numpy(self.splits[split].labels)
+
+    def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        """Teacher: cross-entropy with label smoothing. Student: a mix of cross-entropy and KL(teacher || student)."""
+        if teacher is None:
+            return F.cross_entropy(outputs, labels, label_smoothing=self.smoothing)
+        soft = F.kl_div(F.log_softmax(outputs, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
+        return self.distil * soft + (1 - self.distil) * F.cross_entropy(outputs, labels)
+
+    def metric(self, outputs: Tensor, labels: Tensor) -> float:
+        """Top-1 accuracy in [0, 1]."""
+        return float((outputs.argmax(1) == labels).double().mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Name, classes, preprocessing and the digests of the splits."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_json(),
+            "digests": {split: data.digest for split, data in self.splits.items()},
+        }
+
+    def _augment(self, images: Pixels, rng: np.random.Generator) -> Pixels:
+        n, height, width, _ = images.shape
+        if self.flip:
+            images = np.where(rng.random((n, 1, 1, 1)) < 0.5, images[:, :, ::-1], images)
+        if not self.shift:
+            return images
+        rows = _moved(height, rng.integers(-self.shift, self.shift + 1, n))
+        columns = _moved(width, rng.integers(-self.shift, self.shift + 1, n))
+        return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _moved(length: int, by: Any) -> Any:
+    return np.clip(np.arange(length)[None] + by[:, None], 0, length - 1)
+
+
+def _statistics(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    pixels = data.images.reshape(-1, data.images.shape[3]).astype(np.float64) / 255
+    return tuple(round(float(m), 4) for m in pixels.mean(0)), tuple(round(max(float(s), 1e-3), 4) for s in pixels.std(0))
+
+
+def classification(
+    folder: Path | None,
+    *,
+    size: int = 28,
+    channels: int = 1,
+    splits: Sequence[str] = ("train", "calibration", "search", "test"),
+    preprocessing: Preprocessing | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Classification:
+    """The task of a data folder (or of the shipped slice); mean and deviation come from the first split if not given."""
+    data = {split: load(folder, split, (size, size), channels) for split in splits}
+    if preprocessing is None:
+        mean, std = _statistics(data[splits[0]])
+        preprocessing = Preprocessing((size, size), (size, size), mean, std)
+    return Classification(data, preprocessing, name=name or (folder.name if folder else "fashion-mnist"), **options)

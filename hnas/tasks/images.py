@@ -1,0 +1,219 @@
+"""Labelled images as arrays: IDX files, folders of images, and the exact preprocessing that travels with a bundle.
+
+Numpy only: a device or a CI job that measures a bundle reads its images with the code that training used.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+SPLITS = ("train", "calibration", "search", "test")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+# Of an IDX training set: how many images are kept from training, and for what.
+HELD = {"calibration": 1000, "search": 2000}
+# Of a folder: shares of a hash of each file's name. What is left is trained on.
+SHARES = {"test": 0.10, "search": 0.10, "calibration": 0.05}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """images uint8 [N, H, W, C] with labels int64 [N] into ``classes``."""
+
+    images: Pixels
+    labels: Labels
+    classes: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of pixels, labels and class names: equal digests are equal data."""
+        found = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        found.update(np.ascontiguousarray(self.images).tobytes())
+        found.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
+        return found.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From pixels to what a network reads: scale to [0, 1], resize to ``size``, normalise by channel.
+
+    base: (H, W) that an image file is first brought to (Pillow, bilinear); size: (h, w) of the network's input, reached
+    from ``base`` by a triangle filter; mean, std: one value a channel, in units of [0, 1].
+    """
+
+    base: tuple[int, int]
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Pixels) -> Floats:
+        """uint8 [N, H, W, C] -> float32 [N, C, h, w], contiguous."""
+        if images.ndim != 4 or images.shape[3] != len(self.mean) or images.dtype != np.uint8:
+            raise ValueError(f"images are uint8 [N, H, W, {len(self.mean)}]; got {images.dtype} {list(images.shape)}")
+        scale = np.float32(1 / 255) / np.asarray(self.std, np.float32)
+        offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        x = (images * scale - offset).transpose(0, 3, 1, 2)
+        if images.shape[1:3] != self.size:
+            x = triangle(images.shape[1], self.size[0]) @ x @ triangle(images.shape[2], self.size[1]).T
+        return np.ascontiguousarray(x, np.float32)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return len(self.mean)
+
+    def at(self, size: tuple[int, int]) -> Preprocessing:
+        """The same for another input size."""
+        return Preprocessing(self.base, size, self.mean, self.std)
+
+    def read(self, file: Path) -> Pixels:
+        """One image file as uint8 [H, W, C] at ``base``."""
+        return _decode(file, self.base, len(self.mean))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object that ``from_json`` reads."""
+        return {"base": list(self.base), "size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Preprocessing:
+        """What ``to_json`` wrote; ValueError when it is something else."""
+        try:
+            base, size = (tuple(int(v) for v in record[key]) for key in ("base", "size"))
+            mean, std = (tuple(float(v) for v in record[key]) for key in ("mean", "std"))
+        except (KeyError, TypeError, ValueError):
+            raise ValueError("preprocessing is recorded as base, size, mean and std; this record is not") from None
+        if len(base) != 2 or len(size) != 2 or min(base + size) < 1 or len(mean) != len(std) or min(std, default=0) <= 0:
+            raise ValueError(f"preprocessing has impossible values: {dict(record)}")
+        return cls((base[0], base[1]), (size[0], size[1]), mean, std)
+
+
+@lru_cache(64)
+def triangle(old: int, new: int) -> Floats:
+    """The [new, old] matrix that resizes one axis with a triangle filter, widened when it shrinks (anti-aliased bilinear)."""
+    step = old / new
+    reach = max(step, 1.0)
+    centres = (np.arange(new) + 0.5) * step - 0.5
+    weights = np.maximum(0.0, 1 - np.abs(np.arange(old)[None] - centres[:, None]) / reach)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+
+def load(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), channels: int = 1) -> ImageData:
+    """The images of a split.
+
+    1. folder is None: the shipped slice of Fashion-MNIST; it has no "train".
+    2. folder holds four IDX files (plain or .gz): the train file is divided by a fixed permutation, test is the test file.
+    3. folder holds one sub-folder a class: divided by a hash of each file's relative name, so the same on every run.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}; known: {', '.join(SPLITS)}")
+    if folder is None:
+        if split == "train":
+            raise ValueError("the shipped images hold no training split; give the whole data set with --data DIR")
+        with resources.as_file(resources.files("hnas") / "assets" / "fashion") as shipped:
+            return ImageData(read_idx(shipped / f"{split}-images-idx3-ubyte.gz")[..., None], _labels(shipped, split), FASHION)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; --data takes a folder of IDX files or of one sub-folder a class")
+    if _idx_file(folder, "t10k-images-idx3-ubyte"):
+        return _from_idx(folder, split)
+    return _from_folders(folder, split, size, channels)
+
+
+def read_idx(file: Path) -> Pixels:
+    """A file of unsigned bytes in the IDX format (plain or gzip) as an array of its shape."""
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        magic, kind, dims = struct.unpack(">HBB", content[:4])
+        shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise ValueError(f"{file} is not a whole IDX file: {error}") from None
+    data = np.frombuffer(content, np.uint8, offset=4 + 4 * dims)
+    if magic != 0 or kind != 8 or data.size != int(np.prod(shape, dtype=np.int64)):
+        raise ValueError(f"{file} is not a whole IDX file of unsigned bytes: {data.size} values for shape {list(shape)}")
+    return data.reshape(shape)
+
+
+def write_idx(file: Path, array: Pixels) -> None:
+    """Write unsigned bytes as a gzipped IDX file, the same bytes each time."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    file.write_bytes(gzip.compress(header + np.ascontiguousarray(array).tobytes(), 9, mtime=0))
+
+
+def _idx_file(folder: Path, stem: str) -> Path | None:
+    return next((f for f in (folder / stem, folder / f"{stem}.gz") if f.is_file()), None)
+
+
+def _labels(folder: Path, stem: str) -> Labels:
+    return read_idx(folder / f"{stem}-labels-idx1-ubyte.gz").astype(np.int64)
+
+
+def _from_idx(folder: Path, split: str) -> ImageData:
+    prefix = "t10k" if split == "test" else "train"
+    files = [_idx_file(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+    if files[0] is None or files[1] is None:
+        raise FileNotFoundError(f"{folder} lacks {prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte (plain or .gz)")
+    images, labels = read_idx(files[0]), read_idx(files[1]).astype(np.int64)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(f"{folder}: {prefix} has images {list(images.shape)} and labels {list(labels.shape)}")
+    if prefix == "train":
+        if len(images) < 2 * sum(HELD.values()):
+            raise ValueError(f"{folder}: {len(images)} training images are too few; {sum(HELD.values())} are held out")
+        order = np.random.default_rng(0).permutation(len(images))
+        bounds = np.cumsum([0, *HELD.values()])
+        parts = dict(zip(HELD, (order[a:b] for a, b in zip(bounds, bounds[1:], strict=False)), strict=True))
+        chosen = np.sort(parts.get(split, order[bounds[-1] :]))
+        images, labels = images[chosen], labels[chosen]
+    count = int(labels.max()) + 1
+    classes = FASHION if count == len(FASHION) else tuple(str(c) for c in range(count))
+    return ImageData(images[..., None], labels, classes)
+
+
+def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int) -> ImageData:
+    classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
+    files = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
+    if len(classes) < 2 or not files:
+        raise ValueError(f"{folder} holds neither IDX files nor two sub-folders of images; it has {len(classes)} sub-folders")
+    chosen = [(f, c) for f, c in files if _split_of(f.relative_to(folder).as_posix()) == split]
+    if not chosen:
+        raise ValueError(f"{folder}: none of its {len(files)} images falls into the split {split!r}; add images")
+    images = np.stack([_decode(f, size, channels) for f, _ in chosen])
+    return ImageData(images, np.array([c for _, c in chosen], np.int64), classes)
+
+
+def _split_of(name: str) -> str:
+    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    for split, width in SHARES.items():
+        if share < width:
+            return split
+        share -= width
+    return "train"
+
+
+def _decode(file: Path, size: tuple[int, int], channels: int) -> Pixels:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            mode = "L" if channels == 1 else "RGB"
+            ready = image.convert(mode).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is no image that can be read: {error}") from None
+    return np.asarray(ready, np.uint8).reshape(size[0], size[1], channels)

@@ -1,0 +1,147 @@
+"""Training a supernet: the loop, its checkpoints, and the folder that ``hnas-deploy`` reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from hnas import spaces
+from hnas.files import read_json, read_tensors, write_json, write_tensors
+from hnas.optimiser import MaskedSGD
+from hnas.space import Arch, Space
+from hnas.supernet import Supernet
+from hnas.tasks import Task
+
+Pick = Callable[[Space, Random], tuple[Arch, ...]]
+CHECKPOINT_SECONDS = 45.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """steps; peak learning rate; share of steps that warm up; cosine to ``final`` x rate; SGD's other constants."""
+
+    steps: int
+    rate: float = 0.1
+    warmup: float = 0.05
+    final: float = 0.0
+    momentum: float = 0.9
+    decay: float = 5e-4
+    clip: float = 5.0
+
+    def at(self, step: int) -> float:
+        """The learning rate of a step."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.rate * (step + 1) / warm
+        share = (step - warm) / max(1, self.steps - warm)
+        return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def train(
+    supernet: Supernet,
+    task: Task,
+    pick: Pick,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    advance: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train ``supernet`` in place; the first subnet of each pick is the teacher of the others.
+
+    Everything random depends on (seed, step) alone, so a run that is killed and resumed ends in the same weights.
+    A checkpoint (weights, moments, step, seed) is written at most every 45 s. ``advance(step, loss)`` follows each step.
+    """
+    optimiser = MaskedSGD(dict(supernet.union.named_parameters()), schedule.momentum, schedule.decay)
+    identity = json.dumps({"schedule": asdict(schedule), "seed": seed, "task": task.to_json()}, sort_keys=True)
+    start = _restore(supernet, optimiser, checkpoint, identity) if checkpoint and resume else 0
+    saved = time.monotonic()
+    for step in range(start, schedule.steps):
+        archs = pick(supernet.space, Random(f"{seed}/{step}"))
+        loss = _forward_backward(supernet, task, archs, step)
+        optimiser.step(schedule.at(step), [supernet.where(arch) for arch in archs], schedule.clip)
+        supernet.changed()
+        if advance:
+            advance(step + 1, loss)
+        if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(supernet, optimiser, checkpoint, identity, step + 1)
+            saved = time.monotonic()
+    if checkpoint:
+        _save(supernet, optimiser, checkpoint, identity, schedule.steps)
+
+
+def _forward_backward(supernet: Supernet, task: Task, archs: tuple[Arch, ...], step: int) -> float:
+    raw, labels = task.batch(step)
+    teacher, first = None, 0.0
+    for arch in archs:
+        outputs = supernet(arch, *task.inputs(raw, supernet.space.example(arch)))
+        loss = task.loss(outputs, labels, teacher)
+        loss.backward()
+        if teacher is None:
+            teacher, first = outputs.detach(), float(loss.detach())
+            if not math.isfinite(first):
+                raise RuntimeError(f"the loss is {first} at step {step}; lower the learning rate or look at the data")
+    return first
+
+
+def _save(supernet: Supernet, optimiser: MaskedSGD, file: Path, identity: str, step: int) -> None:
+    tensors = {f"weights/{name}": p for name, p in supernet.union.named_parameters()}
+    tensors |= {f"moments/{name}": m for name, m in optimiser.moments.items()}
+    write_tensors(file, tensors, {"step": str(step), "identity": identity})
+
+
+@torch.no_grad()
+def _restore(supernet: Supernet, optimiser: MaskedSGD, file: Path, identity: str) -> int:
+    if not file.exists():
+        return 0
+    tensors, metadata = read_tensors(file)
+    if metadata.get("identity") != identity:
+        raise ValueError(f"{file} belongs to another run (recipe, data or seed differ); choose another --out")
+    own = dict(supernet.union.named_parameters())
+    expected = {f"{part}/{name}": p.shape for part in ("weights", "moments") for name, p in own.items()}
+    if {name: t.shape for name, t in tensors.items()} != expected:
+        raise ValueError(f"{file} holds other tensors than this space has; choose another --out")
+    for name, parameter in own.items():
+        parameter.copy_(tensors[f"weights/{name}"])
+        optimiser.moments[name].copy_(tensors[f"moments/{name}"])
+    return int(metadata["step"])
+
+
+def save(supernet: Supernet, folder: Path, record: dict[str, Any]) -> None:
+    """Write the folder that ``load`` reads: supernet.safetensors, then supernet.json, which makes it valid."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / "supernet.safetensors", dict(supernet.union.named_parameters()), {"space": supernet.space.name})
+    write_json(folder / "supernet.json", {"schema": 1, "space": supernet.space.to_json(), "seed": supernet.seed, **record})
+
+
+@torch.no_grad()
+def load(folder: Path) -> tuple[Supernet, dict[str, Any]]:
+    """The supernet in ``folder`` and its record; one line says what is malformed, truncated, foreign or not finite."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; --supernet takes what hnas-train --out wrote")
+    record = read_json(folder / "supernet.json")
+    if record.get("schema") != 1 or not isinstance(record.get("space"), dict):
+        raise ValueError(f"{folder / 'supernet.json'} is no supernet record of schema 1")
+    supernet = Supernet(spaces.restore(record["space"]), int(record.get("seed", 0)))
+    tensors, _ = read_tensors(folder / "supernet.safetensors")
+    own = dict(supernet.union.named_parameters())
+    for name, parameter in own.items():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            found = list(tensors[name].shape) if name in tensors else "nothing"
+            raise ValueError(f"{folder}: {name} should be {list(parameter.shape)}, found {found}; it is another space's supernet")
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise ValueError(f"{folder}: {name} holds NaN or infinite weights; train again from a good checkpoint")
+        parameter.copy_(tensors[name])
+    unknown = sorted(tensors.keys() - own.keys())
+    if unknown:
+        raise ValueError(f"{folder}: {unknown[0]} is no parameter of the space {supernet.space.name!r}")
+    return supernet, record
