@@ -1,0 +1,237 @@
+"""The command ``hnas-bench``: arguments in, lines for people or JSON for machines out, an exit code for CI.
+
+Heavy imports wait until a subcommand runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.check import Options
+    from benchmarks.contrast import Contrast
+    from benchmarks.records import Report
+    from benchmarks.session import Progress
+
+USAGE = 2
+INTERRUPTED = 130
+CODES = "exit codes: 0 holds, 1 fails, 2 usage or a broken bundle, 3 runtime missing, 4 inconclusive"
+UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code; a user's mistake is one line on stderr, never a traceback."""
+    arguments = parser().parse_args(argv)
+    from export.errors import ExportError
+
+    try:
+        return int(arguments.run(arguments))
+    except ExportError as error:
+        return complain(str(error), error.code)
+    except KeyboardInterrupt:
+        return complain("interrupted", INTERRUPTED)
+    except KeyError as error:
+        return complain(str(error.args[0]) if error.args else "key missing", USAGE)
+    except (ValueError, OSError) as error:
+        return complain(str(error), USAGE)
+
+
+def complain(line: str, code: int) -> int:
+    """Print one line to stderr and give the exit code back."""
+    print(f"hnas-bench: {line}", file=sys.stderr)  # noqa: T201 - rich is not imported for an error
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command."""
+    top = argparse.ArgumentParser("hnas-bench", description="Do the speedups still hold?", epilog=CODES)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check", help="re-prove a bundle's claim on this machine", epilog=CODES)
+    check.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that hnas-deploy wrote")
+    check.add_argument(
+        "--min-speedup",
+        type=positive,
+        metavar="X",
+        help="speedup to be reached (default: 0.9 of the low end of the claim)",
+    )
+    check.add_argument("--here", action="store_true", help="judge here even if the claim is of another CPU model")
+    check.add_argument("--data", type=Path, metavar="DIR", help="images, where the package does not ship them")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system")
+    check.set_defaults(run=run_check)
+    common(check)
+
+    compare = commands.add_parser("compare", help="time any two artifacts side by side, and compare their outputs")
+    compare.add_argument("a", type=Path, metavar="A", help="bundle, artifact folder, or .onnx, .xml, .tflite file")
+    compare.add_argument("b", type=Path, metavar="B", help="the other one; the ratio says how many times faster it is")
+    compare.add_argument(
+        "--input-shape",
+        type=shape,
+        action="append",
+        default=[],
+        metavar="1x3x224x224",
+        help="shape of an input, float32; once for each input (default: what the artifacts say)",
+    )
+    compare.set_defaults(run=run_compare, min_speedup=None, here=False, data=None)
+    common(compare)
+    return top
+
+
+def common(command: argparse.ArgumentParser) -> None:
+    """The options of every subcommand that measures."""
+    command.add_argument(
+        "--max-time", type=seconds, default=60.0, metavar="60s", help="time for all of it (default %(metavar)s)"
+    )
+    command.add_argument(
+        "--processes", type=count, default=5, metavar="N", help="fresh processes of each side (default 5)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of inputs, order, bootstrap (default 0)"
+    )
+    command.add_argument("--json", action="store_true", help="print the whole record as JSON and nothing else")
+
+
+def seconds(text: str) -> float:
+    """A span such as 60s, 500ms, 2m, 1h or plain seconds."""
+    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
+    return positive(text.removesuffix(unit)) * UNITS.get(unit, 1.0)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Sizes joined by x, such as 1x3x224x224."""
+    try:
+        return tuple(count(size) for size in text.split("x"))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1x3x224x224") from None
+
+
+def options(arguments: argparse.Namespace) -> Options:
+    """The options record of the parsed arguments."""
+    from benchmarks.check import Options
+
+    return Options(
+        min_speedup=arguments.min_speedup,
+        max_time=arguments.max_time,
+        processes=arguments.processes,
+        here=arguments.here,
+        data=arguments.data,
+        seed=arguments.seed,
+    )
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """``hnas-bench check``."""
+    from benchmarks import records
+    from benchmarks.check import check
+
+    if arguments.junit:
+        records.require_writable(arguments.junit)  # now, not after a minute of measuring
+    with progress() as show:
+        report = check(arguments.bundle, options(arguments), show)
+    if arguments.junit:
+        name = report.evidence.claim.name
+        records.write(arguments.junit, records.junit(name, report.verdict.parts, report.seconds))
+    if arguments.json:
+        write_line(records.to_text(report.to_json()))
+    else:
+        print_report(report)
+    return report.verdict.exit_code
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """``hnas-bench compare``; it judges nothing, so it ends with 0."""
+    from benchmarks import records
+    from benchmarks.contrast import contrast
+
+    with progress() as show:
+        found = contrast((arguments.a, arguments.b), arguments.input_shape, options(arguments), show)
+    if arguments.json:
+        write_line(records.to_text(found.to_json()))
+    else:
+        print_contrast(found)
+    return 0
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar on stderr that goes away when the work is done; nothing at all where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda doing, fraction: None  # noqa: ARG005 - the shape of a progress callback
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=1.0)
+        yield lambda doing, fraction: bar.update(task, description=doing, completed=fraction)
+
+
+def write_line(text: str) -> None:
+    """Plain text to stdout, never wrapped or coloured."""
+    print(text)  # noqa: T201 - what the command is for
+
+
+def print_report(report: Report) -> None:
+    """The check as a person reads it: what is claimed, what was seen, the verdict last."""
+    claim, verdict, evidence = report.evidence.claim, report.verdict, report.evidence
+    rows = [("bundle", f"{claim.name}: {claim.target}, {claim.backend}, {claim.precision}")]
+    if claim.speedup is not None and claim.speedup_value is not None:
+        low, high = claim.speedup
+        figures = f"{claim.speedup_value:.2f}x [{low:.2f}, {high:.2f}]"
+        rows.append(("claimed", f"{figures} {claim.kind}, against {claim.against}"))
+    if verdict.threshold is not None:
+        source = "--min-speedup" if evidence.min_speedup is not None else "from the claim"
+        rows.append(("threshold", f"{verdict.threshold:.2f}x, {source}"))
+    if evidence.noise:
+        rows.append(("noise", f"baseline against itself {evidence.noise.line()}"))
+    if evidence.speed:
+        rows.append(("seen", evidence.speed.line()))
+    rows += [(part.name, f"{part.outcome}: {part.line}") for part in verdict.parts]
+    print_rows([*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")])
+
+
+def print_contrast(found: Contrast) -> None:
+    """The comparison as a person reads it."""
+    sides = [
+        (name, f"{side.path}: {side.backend}, {side.precision}, threads {side.threads}, median {side.median_ms:.3f} ms")
+        for name, side in (("a", found.a), ("b", found.b))
+    ]
+    print_rows([*sides, ("b is faster", found.ratio.line()), ("outputs of b", found.difference.line())])
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Two columns; the verdict in its colour where stdout is a terminal, whole lines in a log."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(len(name) for name, _ in rows)
+    colours = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+    for name, line in rows:
+        colour = colours.get(line.split(" ", 1)[0].rstrip(":"), "")
+        console.print(Text(f"{name:<{width}}  ", "bold"), Text(line, colour), sep="")

@@ -1,0 +1,114 @@
+"""Real bundles for the tests of the harness, made in milliseconds: convolutions of different width, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+
+from export.artifact import Artifact, Tensor, digest_files
+from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Speedup
+from export.verification import check
+from export.zoo import write
+from hnas.tasks import images
+
+SIZE, IMAGES = 28, 120
+PREPROCESSING = images.Preprocessing((SIZE, SIZE), (SIZE, SIZE), (0.5,), (0.5,))
+
+Make: TypeAlias = Callable[..., Path]
+
+
+def network(path: Path, width: int, *, seed: int = 0, backend: str = "onnxruntime", batch: int = 1) -> Artifact:
+    """The artifact of two 3x3 convolutions of ``width`` channels, a mean and a classifier of ten, as an ONNX file."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(seed)
+
+    def weight(name: str, *shape: int) -> object:
+        return numpy_helper.from_array(
+            (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32), name
+        )
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("MatMul", ["e", "w3"], ["y"]),
+    ]
+    weights = [weight("w1", width, 1, 3, 3), weight("w2", width, width, 3, 3), weight("w3", width, 10)]
+    inputs, outputs = Tensor("x", (batch, 1, SIZE, SIZE), "float32"), Tensor("y", (batch, 10), "float32")
+    x, y = (helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in (inputs, outputs))
+    graph = helper.make_graph(nodes, "net", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.mkdir(parents=True)
+    onnx.save(model, path / "model.onnx")
+    notes = {} if backend == "onnxruntime" else {"verify_with": "onnxruntime"}
+    artifact = Artifact(
+        path, backend, "fp32", "cpu", 1, (inputs,), (outputs,), digest_files(path, "model.onnx"), notes=notes
+    )
+    artifact.write()
+    return artifact
+
+
+def dataset(folder: Path) -> images.ImageData:
+    """A folder of IDX files with seeded noise for its test images."""
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    images.write_idx(folder / "t10k-images-idx3-ubyte.gz", rng.integers(0, 256, (IMAGES, SIZE, SIZE), np.uint8))
+    images.write_idx(folder / "t10k-labels-idx1-ubyte.gz", np.arange(IMAGES, dtype=np.uint8) % 10)
+    return images.load(folder, "test")
+
+
+def hits(artifact: Artifact, data: images.ImageData) -> float:
+    """Top-1 of an artifact of batch 1, counted in this process and by other means than the harness's."""
+    ort = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(str(artifact.model), providers=["CPUExecutionProvider"])
+    pixels = PREPROCESSING(data.images)
+    guesses = [int(session.run(None, {"x": image[None]})[0].argmax()) for image in pixels]
+    return float(np.mean(np.array(guesses) == data.labels))
+
+
+def manifest(artifact: Artifact, accuracy: float, digest: str) -> Manifest:
+    """A manifest that claims 3x on this machine and the accuracy given, within 5 points."""
+    outputs = [(np.eye(10, dtype=np.float32),)]
+    return Manifest(
+        name="tiny",
+        created="2026-01-01T00:00:00+00:00",
+        task="image-classification",
+        target="onnxruntime-cpu",
+        backend=artifact.backend,
+        precision=artifact.precision,
+        arch={},
+        space=None,
+        labels=tuple("0123456789"),
+        input=Input((1, 1, SIZE, SIZE), "float32", "NCHW", PREPROCESSING.to_json()),
+        accuracy=Accuracy(
+            "top-1", IMAGES, "test", accuracy, accuracy, (max(0, accuracy - 0.05), min(1, accuracy + 0.05))
+        ),
+        verification=check(outputs, outputs, "fp32"),
+        latency=Latency("measured", 1.0, 0.9, 1.1, 1, 1, 100),
+        speedup=Speedup(3.0, 2.8, 3.2, "largest subnet, fp32, same backend", "measured", 5),
+        machine=Machine.here(),
+        versions={"onnxruntime": "1"},
+        seeds={"search": 0},
+        data=Data("noise", {"test": digest}),
+        reproduce="hnas-deploy --target onnxruntime-cpu",
+    )
+
+
+def bundle(
+    root: Path, name: str, *, light: int = 4, heavy: int | None = 48, backend: str = "onnxruntime", **claims: object
+) -> Path:
+    """A bundle in ``root``, whose data lie in ``root/data``; ``claims`` replace fields of its manifest."""
+    data = images.load(root / "data", "test") if (root / "data").exists() else dataset(root / "data")
+    artifact = network(root / f"{name}-artifact", light, backend=backend)
+    baseline = None if heavy is None else network(root / f"{name}-baseline", heavy, backend=backend)
+    claimed = replace(manifest(artifact, hits(artifact, data), data.digest), **claims)  # type: ignore[arg-type]
+    return write(root / name, claimed, artifact=artifact, baseline=baseline).path
