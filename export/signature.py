@@ -1,0 +1,46 @@
+"""What goes into an artifact and what comes out: written down when it is compiled, held against every call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from export.program import Program
+
+
+def describe(program: Program) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The inputs of ``program`` by the names of its graph, and its outputs as output_0, output_1, ..."""
+    names = [str(node.target) for node in program.module.graph.nodes if node.op == "placeholder"]
+    outputs = program(*program.inputs)
+    return (
+        tuple(_tensor(name, value) for name, value in zip(names, program.inputs, strict=True)),
+        tuple(_tensor(f"output_{index}", value) for index, value in enumerate(outputs)),
+    )
+
+
+def fit(inputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[NDArray[Any], ...]:
+    """``inputs`` as contiguous arrays; ValueError in one line unless they are what ``tensors`` say.
+
+    No tensors means that only the runtime knows (a bare model file): it gets whatever is given.
+    """
+    wanted = [(tensor.shape, tensor.dtype) for tensor in tensors]
+    given = [(value.shape, str(value.dtype)) for value in inputs]
+    if wanted and wanted != given:
+        raise ValueError(f"inputs are {_words(given)}, the artifact takes {_words(wanted)}")
+    return tuple(np.ascontiguousarray(value) for value in inputs)
+
+
+def _tensor(name: str, value: torch.Tensor) -> Tensor:
+    return Tensor(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+
+
+def _words(values: Sequence[tuple[tuple[int, ...], str]]) -> str:
+    return ", ".join(f"{dtype}{list(shape)}" for shape, dtype in values) or "none"

@@ -1,0 +1,73 @@
+"""The int8 that runtimes share: calibration data, attention, the ONNX quantiser."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export import onnx_file
+from export.artifact import Tensor
+from export.program import capture
+from export.quantisation import QDQ, has_attention, quantise_onnx, samples
+from export.signature import describe
+from tests.export import nets
+
+POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="u8", symmetric=False, bias=True)
+
+
+@pytest.mark.parametrize("name", nets.SHAPES)
+def test_attention_is_two_activations_multiplied_behind_a_softmax(name: str) -> None:
+    assert has_attention(capture(*nets.build(name))) == (name == "hybrid")
+
+
+def test_attention_spelled_out_is_attention() -> None:
+    class Plain(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(x.relu() @ x.sigmoid().transpose(1, 2), -1) @ x.tanh()
+
+    assert has_attention(capture(Plain(), torch.randn(1, 4, 4)))
+
+
+def test_softmax_over_classes_is_no_attention() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(-1))
+    assert not has_attention(capture(net, torch.randn(1, 4)))
+
+
+@pytest.mark.parametrize("calibration", [None, []])
+def test_no_calibration_is_refused(calibration: list[tuple[np.ndarray, ...]] | None) -> None:
+    with pytest.raises(ValueError, match="int8 needs calibration inputs"):
+        samples(calibration, [Tensor("x", (1, 2), "float32")])
+
+
+def test_calibration_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^inputs are float32\[1, 3\], the artifact takes float32\[1, 2\]$"):
+        samples([(np.zeros((1, 3), np.float32),)], [Tensor("x", (1, 2), "float32")])
+
+
+def test_products_of_two_activations_stay_float(tmp_path: Path) -> None:
+    """Case 2 of ``quantise_onnx``."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    program = capture(*nets.build("hybrid"))
+    inputs, outputs = describe(program)
+    onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
+    sample = tuple(value.numpy() for value in program.inputs)
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], POLICY)
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    products = [[made.get(name) for name in node.input] for node in graph.node if node.op_type == "MatMul"]
+    assert len(products) == 2
+    assert "DequantizeLinear" not in {kind for product in products for kind in product}
+    assert "DequantizeLinear" in made.values()
+
+
+def test_policy_says_everything_that_decides_the_numbers() -> None:
+    assert POLICY.to_json() == {
+        "operators": ["Conv", "Gemm", "MatMul"],
+        "activations": "u8",
+        "symmetric": False,
+        "bias": True,
+        "weights": "s8 per channel",
+        "ranges": "min/max",
+    }
