@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from tests.export import nets
 
 Arrays = tuple[NDArray[Any], ...]
 DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu", "tensorrt": "jetson"}
+FOLDERS: list[TemporaryDirectory[str]] = []  # those of the cached artifacts
 INT8_FLOOR_DB = 30.0  # seen: 33 to 43; the traps of each runtime give 2 to 21
 NETS = [
     name if name in ("hybrid", "two_by_two") else pytest.param(name, marks=pytest.mark.slow) for name in nets.SHAPES
@@ -80,7 +81,9 @@ def program(name: str) -> Program:
 @cache
 def artifact(backend: str, name: str, precision: str) -> Artifact:
     need(backend)
-    return compiled(backend, program(name), precision, Path(mkdtemp(prefix="hnas-test-")))
+    folder = TemporaryDirectory()
+    FOLDERS.append(folder)
+    return compiled(backend, program(name), precision, Path(folder.name))
 
 
 def compiled(backend: str, source: Program, precision: str, path: Path, device: str = "") -> Artifact:
@@ -109,6 +112,8 @@ def sqnr_db(backend: str, name: str, precision: str) -> float:
 def swept() -> Iterator[None]:
     yield
     artifact.cache_clear()
+    while FOLDERS:
+        FOLDERS.pop().cleanup()
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -230,6 +235,20 @@ def test_bare_model_file_opens(backend: str) -> None:
     x = np.ones(built.inputs[0].shape, np.float32)
     given = x.transpose(0, 2, 3, 1) if backend == "tflite" else x
     assert np.array_equal(bare(given)[0], opened(built)(x)[0])
+
+
+def test_openvino_is_pinned() -> None:
+    model = opened(artifact("openvino", "two_by_two", "fp32"))._request.get_compiled_model()  # type: ignore[attr-defined]
+    names = ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "INFERENCE_PRECISION_HINT")
+    threads, streams, precision = (model.get_property(name) for name in names)
+    assert (threads, streams, precision.to_string()) == (1, 1, "f32")
+
+
+def test_onnxruntime_is_pinned() -> None:
+    session = opened(artifact("onnxruntime", "two_by_two", "fp32"))._session  # type: ignore[attr-defined]
+    options = session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    assert session.get_providers() == ["CPUExecutionProvider"]
 
 
 def test_tflite_keeps_the_order_of_many_inputs() -> None:
