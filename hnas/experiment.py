@@ -10,12 +10,18 @@ from random import Random
 from typing import Any
 
 from hnas import spaces, strategies
+from hnas.files import read_json
 from hnas.recipes import Recipe
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, classification
 from hnas.training import Schedule, save, train
+
+# The keys of a recipe's sections, by who reads them.
+IMAGES = ("size", "channels", "flip", "shift")
+LOSS = ("smoothing", "distil")
+SCHEDULE = tuple(f.name for f in fields(Schedule) if f.name != "steps")
 
 
 def run(
@@ -32,22 +38,24 @@ def run(
     """Train what ``recipe`` describes on the images in ``data`` and write the supernet's folder ``out``.
 
     alone: "smallest", "largest", "random:SEED" or an Arch: train that one subnet by itself with as many steps.
+    resume: go on from the checkpoint in ``out``; a run that has ended is not repeated, its record is returned.
     Returns the record that is also written: accuracies are top-1 on the test split, with calibrated norms.
     """
+    _check(recipe)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.safetensors"
     if (out / "supernet.json").exists() and not resume:
         raise FileExistsError(f"{out} already holds a trained supernet; choose another --out or --resume")
+    if (out / "supernet.json").exists() and not checkpoint.exists():
+        return _ended(out, recipe, seed)
     task = task_of(recipe, data)
-    arguments = {"classes": len(task.classes), "channels": task.preprocessing.channels, **recipe.space}
-    space = spaces.load(arguments.pop("name"))(**arguments)
+    space = _space(recipe, task)
     strategy = strategies.load("alone" if alone else recipe.train["strategy"])
     if alone:
         space = space.alone(named(space, alone))
     supernet = Supernet(space, seed)
     steps = max(1, round((epochs or recipe.train["epochs"]) * task.steps_per_epoch))
-    known = {f.name for f in fields(Schedule)}
-    schedule = Schedule(steps, **{key: value for key, value in recipe.train.items() if key in known})
+    schedule = Schedule(steps, **{key: value for key, value in recipe.train.items() if key in SCHEDULE})
     follow = (lambda step, loss: advance(step, steps, loss)) if advance else None
     started = time.monotonic()
     train(supernet, task, strategy.pick, schedule, seed=seed, checkpoint=checkpoint, resume=resume, advance=follow)
@@ -68,8 +76,8 @@ def run(
 
 def task_of(recipe: Recipe, data: Path | None, **options: Any) -> Classification:
     """The task that a recipe's [data] and [train] sections describe over the images in ``data``."""
-    taken = {key: recipe.data[key] for key in ("size", "channels", "flip", "shift") if key in recipe.data}
-    taken |= {key: recipe.train[key] for key in ("smoothing", "distil") if key in recipe.train}
+    taken = {key: recipe.data[key] for key in IMAGES if key in recipe.data}
+    taken |= {key: recipe.train[key] for key in LOSS if key in recipe.train}
     return classification(data, **taken, batch_size=int(recipe.train.get("batch", 128)), **options)
 
 
@@ -82,3 +90,31 @@ def named(space: Space, which: Arch | str) -> Arch:
     if which.startswith("random:") and which[7:].isdigit():
         return space.sample(Random(int(which[7:])))
     raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
+
+
+def _check(recipe: Recipe) -> None:
+    """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
+    known = {"data": IMAGES, "train": ("strategy", "epochs", "batch", *LOSS, *SCHEDULE)}
+    for section, keys in known.items():
+        for key in getattr(recipe, section):
+            if key not in keys:
+                raise ValueError(f"recipe {recipe.name}: [{section}] has no key {key!r}; known: {', '.join(keys)}")
+    for key in ("strategy", "epochs"):
+        if key not in recipe.train:
+            raise ValueError(f"recipe {recipe.name}: [train] lacks {key!r}")
+
+
+def _space(recipe: Recipe, task: Classification) -> Space:
+    arguments = {"classes": len(task.classes), "channels": task.preprocessing.channels, **recipe.space}
+    name = arguments.pop("name")
+    try:
+        return spaces.load(name)(**arguments)
+    except TypeError as error:
+        raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None
+
+
+def _ended(out: Path, recipe: Recipe, seed: int) -> dict[str, Any]:
+    record = read_json(out / "supernet.json")
+    if record.get("recipe") != recipe.to_json() or record.get("seed") != seed:
+        raise ValueError(f"{out} holds the supernet of another run (recipe or seed differ); choose another --out")
+    return record

@@ -57,7 +57,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safe_open(file, framework="pt") as reader:
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()}
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118  # it does not iterate
             return tensors, dict(reader.metadata() or {})
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None

@@ -6,6 +6,7 @@ nobody trained. Here update, decay and moments are masked to the used part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -17,20 +18,26 @@ Used = Mapping[str, tuple[nn.Parameter, Index | None]]
 
 
 class MaskedSGD:
-    """SGD with Nesterov momentum and decoupled bookkeeping of used slices; decay applies to weights of two or more axes."""
+    """SGD with Nesterov momentum that keeps book of used slices; decay applies to weights of two or more axes."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], momentum: float = 0.9, decay: float = 5e-4) -> None:
         self.parameters = dict(parameters)
         self.momentum = momentum
         self.decay = decay
         self.moments = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self._names = {p: name for name, p in self.parameters.items()}  # a tied weight is one, whatever view calls it
 
     @torch.no_grad()
     def step(self, rate: float, used: Iterable[Used], clip: float | None = None) -> float:
-        """One update from the gradients at hand; returns their norm before clipping. Gradients are cleared."""
+        """One update from the gradients at hand; returns their norm before clipping. Gradients are cleared.
+
+        RuntimeError, with every weight as it was, where the gradients are not finite.
+        """
         parts = self._parts(used)
         grads = [grad for name in parts if (grad := self.parameters[name].grad) is not None]
         norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
+        if not math.isfinite(norm):
+            raise RuntimeError(f"the norm of the gradients is {norm}; lower the learning rate or look at the data")
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
         for name, mask in parts.items():
             parameter, moment = self.parameters[name], self.moments[name]
@@ -53,7 +60,8 @@ class MaskedSGD:
         """For each used parameter: None when all of it was used, else the mask of what was."""
         boxes: dict[str, list[Index] | None] = {}
         for view in used:
-            for name, (_, index) in view.items():
+            for parameter, index in view.values():
+                name = self._names[parameter]
                 if index is None:
                     boxes[name] = None
                 elif (known := boxes.setdefault(name, [])) is not None:

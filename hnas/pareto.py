@@ -23,9 +23,13 @@ def dominates(a: Candidate, b: Candidate, cost: str) -> bool:
 
 
 def front(candidates: Iterable[Candidate], cost: str) -> list[Candidate]:
-    """The candidates that no other dominates, cheapest first; of equal ones the first stays."""
+    """The candidates that no other dominates, cheapest first; of equal ones the first stays.
+
+    Candidates without an accuracy were outside a window, never scored, and are in no front.
+    """
     kept: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.metrics[cost], -c.metrics["accuracy"])):
+    scored = [c for c in candidates if "accuracy" in c.metrics]
+    for candidate in sorted(scored, key=lambda c: (c.metrics[cost], -c.metrics["accuracy"])):
         if not kept or candidate.metrics["accuracy"] > kept[-1].metrics["accuracy"]:
             kept.append(candidate)
     return kept

@@ -24,7 +24,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision: ``options`` run from smallest to largest; ``when`` = (other choice, its options that activate this one)."""
+    """One decision among ``options``, which run from smallest to largest.
+
+    when: (another choice, those of its options that activate this one); None: always active.
+    """
 
     options: tuple[Option, ...]
     when: tuple[str, tuple[Option, ...]] | None = None
@@ -41,8 +44,8 @@ class Arch(Mapping[str, Option]):
 
     __slots__ = ("_chosen", "_hash")
 
-    def __init__(self, chosen: Mapping[str, Option]) -> None:
-        self._chosen = {name: tuple(option) if isinstance(option, list) else option for name, option in chosen.items()}
+    def __init__(self, chosen: Mapping[str, Any]) -> None:
+        self._chosen: dict[str, Option] = {name: _option(value) for name, value in chosen.items()}
         self._hash = hash(frozenset(self._chosen.items()))
 
     def __getitem__(self, name: str) -> Option:
@@ -84,6 +87,7 @@ class Space:
     union: -> the module that owns every weight at its largest; it is not a member.
     example: a member -> the shapes of its inputs, without the batch.
     initialise: sets the weights of a union, or of a member that is trained alone, in place.
+    lone: the one member owns its weights, as ``alone`` makes it.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Space:
     union: Callable[[], nn.Module]
     example: Callable[[Arch], tuple[Shape, ...]]
     initialise: Callable[[nn.Module], None]
+    lone: bool = False
 
     def __post_init__(self) -> None:
         for name, choice in self.choices.items():
@@ -107,10 +112,11 @@ class Space:
                 continue
             if name not in chosen:
                 raise ValueError(f"no option for {name!r}; options: {_listed(self.choices[name].options)}")
-            if chosen[name] not in self.choices[name].options:
-                known = _listed(self.choices[name].options)
-                raise ValueError(f"{name}={chosen[name]!r} is not an option of this space; options: {known}")
-            kept[name] = chosen[name]
+            options = self.choices[name].options
+            if _option(chosen[name]) not in options:
+                raise ValueError(f"{name}={chosen[name]!r} is not an option of this space; options: {_listed(options)}")
+            # The space's own object: 1 and 1.0 are one option and must have one digest.
+            kept[name] = options[options.index(_option(chosen[name]))]
         unknown = [name for name in chosen if name not in self.choices]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no choice of the space {self.name!r}; known: {_listed(self.choices)}")
@@ -151,7 +157,7 @@ class Space:
                     yield self.changed(arch, name, option)
 
     def without(self, name: str, option: Option) -> Space:
-        """This space less one option; never empties a choice."""
+        """The space less one option; never empties a choice."""
         if name not in self.choices or option not in self.choices[name].options:
             raise ValueError(f"{name}={option!r} is not an option of this space")
         choice = self.choices[name]
@@ -163,7 +169,7 @@ class Space:
     def alone(self, arch: Arch) -> Space:
         """The space whose one member is ``arch``: its supernet is that network, so it trains by the same code."""
         kept = {name: replace(choice, options=(arch[name],)) for name, choice in self.choices.items() if name in arch}
-        return replace(self, choices=kept, union=lambda: self.build(arch))
+        return replace(self, choices=kept, union=lambda: self.build(arch), lone=True)
 
     @cached_property
     def size(self) -> int:
@@ -185,7 +191,8 @@ class Space:
     def to_json(self) -> dict[str, Any]:
         """What ``hnas.spaces.restore`` needs to make this space again, shrunken choices included."""
         options = {name: list(choice.options) for name, choice in self.choices.items()}
-        return {"name": self.name, "arguments": dict(self.arguments), "options": options}
+        lone = {"lone": True} if self.lone else {}
+        return {"name": self.name, "arguments": dict(self.arguments), "options": options, **lone}
 
     def _when(self, name: str) -> tuple[Option, ...]:
         when = self.choices[name].when
@@ -211,6 +218,11 @@ class Space:
             if name not in chosen and active(name):
                 chosen[name] = pick(name, choice)
         return Arch({name: chosen[name] for name in self.choices if name in chosen})
+
+
+def _option(value: Any) -> Any:
+    """``value`` as an option: JSON has lists where options are tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _listed(names: Mapping[str, object] | tuple[object, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,9 +44,10 @@ class Study:
 
     @torch.no_grad()
     def calibrate(self, arch: Arch) -> Stats:
-        """The exact moments of every norm of ``arch`` over the calibration images, pooled; cached, never kept in the supernet.
+        """The exact moments of every norm of ``arch``, pooled over the calibration images; the supernet never has them.
 
-        Each norm normalises by the moments of its chunk of images while the pooled ones are taken (AlphaNet's calibration).
+        Each norm normalises by the moments of its chunk of images while the pooled ones are taken (AlphaNet's
+        calibration). Cached until the weights change.
         """
         if self._version != self.supernet.version:
             self._stats.clear()
@@ -70,13 +72,18 @@ class Study:
 
     def price(self, arch: Arch, metric: str) -> Price:
         """What ``arch`` costs in ``metric``; answered once, then from the journal."""
-        key = f"cost/{metric}/{arch.digest}"
-        return Price(**self.journal.call(key, lambda: self.costs[metric](arch).to_json()))
+        return Price(**self.journal.call(_key(arch, metric), lambda: self.costs[metric](arch).to_json()))
+
+    def priced(self, arch: Arch, metric: str) -> bool:
+        """Whether the journal has that price already, so that asking again takes no time."""
+        return _key(arch, metric) in self.journal
 
     def score(self, arch: Arch) -> Candidate:
         """Accuracy on the search images and every cost of ``arch``; costs come first, they are what windows bound."""
         metrics = {metric: self.price(arch, metric).value for metric in self.costs}
-        metrics["accuracy"] = self.journal.call(f"accuracy/{arch.digest}", lambda: self.accuracy(arch))
+        # Training between two scores changes the answer; the version counts its steps, in a replay too.
+        key = f"accuracy/{self.supernet.version}/{arch.digest}"
+        metrics["accuracy"] = self.journal.call(key, lambda: self.accuracy(arch))
         return Candidate(arch, metrics)
 
     def weights(self, arch: Arch, at: str = "now") -> dict[str, Tensor]:
@@ -95,6 +102,11 @@ class Study:
         return [self.task.inputs(raw[i : i + CHUNK], shapes) for i in range(0, len(raw), CHUNK)]
 
 
+def _key(arch: Arch, metric: str) -> str:
+    return f"cost/{metric}/{arch.digest}"
+
+
+@torch.no_grad()
 def calibrate(supernet: Supernet, arch: Arch, chunks: list[tuple[Tensor, ...]], images: int) -> Stats:
     """Pool count, sum and squared sum of what every norm of ``arch`` reads over ``chunks``, in float64."""
     net = supernet.skeleton(arch)
@@ -124,4 +136,4 @@ def calibrate(supernet: Supernet, arch: Arch, chunks: list[tuple[Tensor, ...]], 
         mean = total / n
         moments[f"{name}.running_mean"] = mean.float()
         moments[f"{name}.running_var"] = ((squares / n - mean.square()) * (n / (n - 1))).clamp_min(0).float()
-    return Stats(moments, images)
+    return Stats(MappingProxyType(moments), images)

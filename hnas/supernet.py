@@ -28,10 +28,6 @@ class Stats:
     moments: Mapping[str, Tensor]
     images: int
 
-    def __post_init__(self) -> None:
-        for tensor in self.moments.values():
-            tensor.requires_grad_(False)
-
 
 @dataclass
 class Skeleton:
@@ -39,6 +35,7 @@ class Skeleton:
 
     net: nn.Module
     where: dict[str, tuple[nn.Parameter, Index | None]] = field(default_factory=dict)
+    moments: dict[str, torch.Size] = field(default_factory=dict)
 
 
 class Supernet(nn.Module):
@@ -56,22 +53,21 @@ class Supernet(nn.Module):
             torch.manual_seed(seed)
             self.union = space.union()
             space.initialise(self.union)
-        for name, buffer in self.union.named_buffers():
-            if name.rsplit(".", 1)[0] and name not in self.union.state_dict():
-                raise ValueError(f"{name} is a non-persistent buffer of {tuple(buffer.shape)}; it would stay on meta")
+        _refuse_transient(self.union)
         self._parameters_by_name = dict(self.union.named_parameters(remove_duplicate=False))
-        self._owners = dict(self.union.named_modules())
+        self._owners = dict(self.union.named_modules(remove_duplicate=False))
         self._skeletons: OrderedDict[Arch, Skeleton] = OrderedDict()
         self._bound = skeletons
 
     def view(self, arch: Arch) -> dict[str, Tensor]:
         """The weights of ``arch`` as slices of the shared ones.
 
-        Slices start at index 0 in every dimension, except that convolution kernels are cut from their centre and a module
-        with ``subweight(name, full, shape)`` cuts its own. They alias the shared storage. Parameters only; moments of
-        norms come from ``Study.calibrate``.
+        Slices start at index 0 in every dimension, except that convolution kernels are cut from their centre and a
+        module with ``subweight(name, full, shape)`` cuts its own. They alias the shared storage. Parameters only;
+        moments of norms come from ``Study.calibrate``.
         """
-        return {name: full if index is None else full[index] for name, (full, index) in self._skeleton(arch).where.items()}
+        where = self._skeleton(arch).where
+        return {name: full if index is None else full[index] for name, (full, index) in where.items()}
 
     def where(self, arch: Arch) -> dict[str, tuple[nn.Parameter, Index | None]]:
         """For each parameter of ``arch``: the shared one and the part that is used (None: all of it)."""
@@ -80,7 +76,7 @@ class Supernet(nn.Module):
     def forward(
         self, arch: Arch, *inputs: Tensor, stats: Stats | None = None, gates: Mapping[str, Tensor] | None = None
     ) -> Any:
-        """The subnet ``arch`` on ``inputs``: batch moments without ``stats`` (training), running ones with them.
+        """The subnet ``arch`` on ``inputs``: by batch moments (training), or by those of ``stats`` (evaluation).
 
         gates: slot name -> [branches] for relaxed slots; they are inputs of the view, so gradients reach them.
         """
@@ -88,13 +84,14 @@ class Supernet(nn.Module):
         skeleton.net.train(stats is None)
         values = self.view(arch)
         if stats is not None:
-            values.update(stats.moments)
-        for slot, gate in (gates or {}).items():
-            values[f"{slot}.gates"] = gate
-        missing = [name for name in self._gates(skeleton) if name not in values]
-        if missing:
-            raise ValueError(f"{missing[0].removesuffix('.gates')} is relaxed; pass gates={{'...': tensor}} for it")
-        return functional_call(skeleton.net, values, inputs)
+            values.update(_moments(skeleton, stats))
+        relaxed = self._gates(skeleton)
+        given = {f"{slot}.gates": gate for slot, gate in (gates or {}).items()}
+        if sorted(given) != sorted(relaxed):
+            wanted, got = (", ".join(sorted(names)) or "none" for names in (relaxed, given))
+            raise ValueError(f"gates are passed for every relaxed slot and no other; relaxed: {wanted}; got: {got}")
+        # Both names of a tied weight are in the view; torch would refuse two slices of one weight as a conflict.
+        return functional_call(skeleton.net, {**values, **given}, inputs, tie_weights=False)
 
     def skeleton(self, arch: Arch) -> nn.Module:
         """The module of ``arch`` on the meta device: shapes only, shared by all who ask."""
@@ -103,13 +100,12 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def extract(self, arch: Arch, stats: Stats) -> nn.Module:
         """A plain module with its own copy of the weights of ``arch``, in evaluation mode; bit for bit the subnet."""
+        skeleton = self._skeleton(arch)
+        if relaxed := self._gates(skeleton):
+            raise ValueError(f"{relaxed[0]} is a gate of a relaxed slot; choose one branch before extracting")
+        state: dict[str, Tensor] = {**self.view(arch), **_moments(skeleton, stats)}
         net = self.space.build(arch)
-        state: dict[str, Tensor] = {**self.view(arch), **stats.moments}
-        own = net.state_dict()
-        missing = sorted(own.keys() - state.keys())
-        if missing:
-            raise ValueError(f"no value for {missing[0]}; calibrate this architecture before extracting it")
-        for name, tensor in own.items():
+        for name, tensor in net.state_dict().items():
             tensor.copy_(state[name])
         return net.eval()
 
@@ -126,6 +122,8 @@ class Supernet(nn.Module):
             return self._skeletons[arch]
         with torch.device("meta"):
             skeleton = Skeleton(self.space.build(arch))
+        _refuse_transient(skeleton.net)
+        skeleton.moments = {name: buffer.shape for name, buffer in skeleton.net.named_buffers()}
         for name, own in skeleton.net.named_parameters(remove_duplicate=False):
             if not name.endswith(".gates"):
                 skeleton.where[name] = self._cut(name, own, skeleton.net)
@@ -141,9 +139,11 @@ class Supernet(nn.Module):
             raise ValueError(f"{name} is no parameter of the supernet of {self.space.name!r}")
         owner, member = self._owners[path], net.get_submodule(path)
         if type(owner) is not type(member):
-            raise ValueError(f"{name} belongs to a {type(owner).__name__} in the supernet, to a {type(member).__name__} here")
+            types = type(owner).__name__, type(member).__name__
+            raise ValueError(f"{name} belongs to a {types[0]} in the supernet, to a {types[1]} here")
         if own.ndim != full.ndim or any(n > m for n, m in zip(own.shape, full.shape, strict=True)):
-            raise ValueError(f"{name} has shape {tuple(full.shape)} in the supernet; {tuple(own.shape)} does not fit in it")
+            shapes = tuple(full.shape), tuple(own.shape)
+            raise ValueError(f"{name} has shape {shapes[0]} in the supernet; {shapes[1]} does not fit in it")
         if own.shape == full.shape:
             return full, None
         subweight = getattr(member, "subweight", None)
@@ -154,6 +154,23 @@ class Supernet(nn.Module):
             slice((m - n) // 2, (m - n) // 2 + n) if centred and axis >= 2 else slice(0, n)
             for axis, (n, m) in enumerate(zip(own.shape, full.shape, strict=True))
         )
+
+
+def _moments(skeleton: Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
+    """``stats``, if it holds every moment of the architecture and no other."""
+    moments = stats.moments if stats is not None else {}
+    if {name: tensor.shape for name, tensor in moments.items()} != skeleton.moments:
+        got = "none" if stats is None else "those of another one"
+        raise ValueError(f"the architecture needs its own calibrated moments, got {got}; pass Study.calibrate(arch)")
+    return moments
+
+
+def _refuse_transient(net: nn.Module) -> None:
+    """ValueError for a buffer that no state holds: a skeleton's would stay on meta."""
+    kept = net.state_dict().keys()
+    for name, _ in net.named_buffers():
+        if name not in kept:
+            raise ValueError(f"{name} is a non-persistent buffer, which would stay on meta; register it as persistent")
 
 
 def norms(net: nn.Module) -> dict[str, BatchNorm]:

@@ -59,7 +59,8 @@ def train(
     """Train ``supernet`` in place; the first subnet of each pick is the teacher of the others.
 
     Everything random depends on (seed, step) alone, so a run that is killed and resumed ends in the same weights.
-    A checkpoint (weights, moments, step, seed) is written at most every 45 s. ``advance(step, loss)`` follows each step.
+    A checkpoint (weights, moments, step, seed) is written at most every ``CHECKPOINT_SECONDS``. ``advance(step, loss)``
+    follows each step. RuntimeError where a loss or a gradient is not finite.
     """
     optimiser = MaskedSGD(dict(supernet.union.named_parameters()), schedule.momentum, schedule.decay)
     identity = json.dumps({"schedule": asdict(schedule), "seed": seed, "task": task.to_json()}, sort_keys=True)
@@ -85,18 +86,20 @@ def _forward_backward(supernet: Supernet, task: Task, archs: tuple[Arch, ...], s
     for arch in archs:
         outputs = supernet(arch, *task.inputs(raw, supernet.space.example(arch)))
         loss = task.loss(outputs, labels, teacher)
-        loss.backward()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RuntimeError(f"the loss is {value} at step {step}; lower the learning rate or look at the data")
+        torch.autograd.backward(loss)
         if teacher is None:
-            teacher, first = outputs.detach(), float(loss.detach())
-            if not math.isfinite(first):
-                raise RuntimeError(f"the loss is {first} at step {step}; lower the learning rate or look at the data")
+            teacher, first = outputs.detach(), value
     return first
 
 
 def _save(supernet: Supernet, optimiser: MaskedSGD, file: Path, identity: str, step: int) -> None:
-    tensors = {f"weights/{name}": p for name, p in supernet.union.named_parameters()}
+    tensors: dict[str, torch.Tensor] = {f"weights/{name}": p for name, p in supernet.union.named_parameters()}
     tensors |= {f"moments/{name}": m for name, m in optimiser.moments.items()}
-    write_tensors(file, tensors, {"step": str(step), "identity": identity})
+    space = json.dumps(supernet.space.to_json(), sort_keys=True)
+    write_tensors(file, tensors, {"step": str(step), "identity": identity, "space": space})
 
 
 @torch.no_grad()
@@ -104,8 +107,9 @@ def _restore(supernet: Supernet, optimiser: MaskedSGD, file: Path, identity: str
     if not file.exists():
         return 0
     tensors, metadata = read_tensors(file)
-    if metadata.get("identity") != identity:
-        raise ValueError(f"{file} belongs to another run (recipe, data or seed differ); choose another --out")
+    space = json.dumps(supernet.space.to_json(), sort_keys=True)
+    if metadata.get("identity") != identity or metadata.get("space", space) != space:
+        raise ValueError(f"{file} belongs to another run (recipe, space, data or seed differ); choose another --out")
     own = dict(supernet.union.named_parameters())
     expected = {f"{part}/{name}": p.shape for part in ("weights", "moments") for name, p in own.items()}
     if {name: t.shape for name, t in tensors.items()} != expected:
@@ -113,14 +117,16 @@ def _restore(supernet: Supernet, optimiser: MaskedSGD, file: Path, identity: str
     for name, parameter in own.items():
         parameter.copy_(tensors[f"weights/{name}"])
         optimiser.moments[name].copy_(tensors[f"moments/{name}"])
+    supernet.changed()
     return int(metadata["step"])
 
 
 def save(supernet: Supernet, folder: Path, record: dict[str, Any]) -> None:
     """Write the folder that ``load`` reads: supernet.safetensors, then supernet.json, which makes it valid."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "supernet.safetensors", dict(supernet.union.named_parameters()), {"space": supernet.space.name})
-    write_json(folder / "supernet.json", {"schema": 1, "space": supernet.space.to_json(), "seed": supernet.seed, **record})
+    space = supernet.space
+    write_tensors(folder / "supernet.safetensors", _weights(supernet), {"space": space.name})
+    write_json(folder / "supernet.json", {"schema": 1, "space": space.to_json(), "seed": supernet.seed, **record})
 
 
 @torch.no_grad()
@@ -133,15 +139,22 @@ def load(folder: Path) -> tuple[Supernet, dict[str, Any]]:
         raise ValueError(f"{folder / 'supernet.json'} is no supernet record of schema 1")
     supernet = Supernet(spaces.restore(record["space"]), int(record.get("seed", 0)))
     tensors, _ = read_tensors(folder / "supernet.safetensors")
-    own = dict(supernet.union.named_parameters())
+    own = _weights(supernet)
     for name, parameter in own.items():
         if name not in tensors or tensors[name].shape != parameter.shape:
             found = list(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(f"{folder}: {name} should be {list(parameter.shape)}, found {found}; it is another space's supernet")
+            wanted = f"{name} should be {list(parameter.shape)}, found {found}"
+            raise ValueError(f"{folder}: {wanted}; it is another space's supernet")
         if not bool(torch.isfinite(tensors[name]).all()):
             raise ValueError(f"{folder}: {name} holds NaN or infinite weights; train again from a good checkpoint")
         parameter.copy_(tensors[name])
     unknown = sorted(tensors.keys() - own.keys())
     if unknown:
         raise ValueError(f"{folder}: {unknown[0]} is no parameter of the space {supernet.space.name!r}")
+    supernet.changed()
     return supernet, record
+
+
+def _weights(supernet: Supernet) -> dict[str, torch.nn.Parameter]:
+    """Every weight by name; tied ones keep both names."""
+    return dict(supernet.union.named_parameters(remove_duplicate=False))

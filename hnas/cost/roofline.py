@@ -33,9 +33,9 @@ class Kernel:
     elements: int
 
 
-class _Trace(TorchDispatchMode):
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own hook
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[Kernel] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -58,7 +58,8 @@ def trace(net: nn.Module, *shapes: tuple[int, ...]) -> list[Kernel]:
             net(*(torch.empty(1, *shape) for shape in shapes))
     finally:
         net.train(mode)
-    return found.kernels
+    kernels: list[Kernel] = found.kernels
+    return kernels
 
 
 def latency_ms(kernels: list[Kernel], device: Device, precision: str) -> float:
@@ -71,6 +72,9 @@ def latency_ms(kernels: list[Kernel], device: Device, precision: str) -> float:
 
 def roofline(space: Space, skeleton: Callable[[Arch], nn.Module], device: Device, precision: str) -> Cost:
     """The predicted latency of a subnet on ``device``; the band is the profile's."""
+    if precision not in device.peaks or precision not in BYTES:
+        known = ", ".join(p for p in device.peaks if p in BYTES)
+        raise ValueError(f"no peak for {precision!r} in the profile of {device.name}; known: {known}")
 
     def cost(arch: Arch) -> Price:
         value = latency_ms(trace(skeleton(arch), *space.example(arch)), device, precision)

@@ -35,11 +35,13 @@ class Attention(nn.Module):
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, cin, H, W] -> [N, cout, H, W]."""
         n, _, h, w = x.shape
         values = self.value(x)
         tokens = [t.reshape(n, self.heads, HEAD, h * w).transpose(2, 3) for t in (self.query(x), self.key(x), values)]
         mixed = F.scaled_dot_product_attention(*tokens).transpose(2, 3).reshape(n, self.heads * HEAD, h, w)
-        return self.out(self.project(mixed + self.position(values)) + self.contract(self.expand(x)))
+        y: Tensor = self.out(self.project(mixed + self.position(values)) + self.contract(self.expand(x)))
+        return y
 
 
 build = Attention

@@ -5,7 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish, "gelu": nn.GELU, "silu": nn.SiLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardswish": nn.Hardswish,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
 
 
 def activation(name: str) -> nn.Module:
@@ -34,6 +40,7 @@ class BatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise [N, C, H, W] by batch moments in training, by running ones otherwise."""
         if self.training:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
@@ -43,6 +50,7 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm over the channels of [N, C, H, W]; an option only: several CPU runtimes have a cliff here."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise every position of [N, C, H, W] over its channels."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -50,7 +58,7 @@ NORMS = {"batch": BatchNorm, "layer": LayerNorm}
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm and, unless ``act`` is None, an activation: [N, cin, H, W] -> [N, cout, H/s, W/s]."""
+    """Convolution without bias, batch norm and, unless ``act`` is None, an activation."""
 
     def __init__(
         self, cin: int, cout: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str | None = None
@@ -61,6 +69,7 @@ class ConvNorm(nn.Module):
         self.act = activation(act) if act else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
         x = self.norm(self.conv(x))
         return x if self.act is None else self.act(x)
 
@@ -75,5 +84,6 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W], each channel scaled by a gate in [0, 1]."""
         gate = F.relu(self.reduce(x.mean((2, 3), keepdim=True)))
         return x * F.hardsigmoid(self.expand(gate))

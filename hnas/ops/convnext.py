@@ -27,8 +27,9 @@ class ConvNeXt(nn.Module):
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.expand(self.norm(self.depthwise(x))))
-        return self.out(self.project(x))
+        """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
+        y: Tensor = self.out(self.project(self.act(self.expand(self.norm(self.depthwise(x))))))
+        return y
 
 
 build = ConvNeXt

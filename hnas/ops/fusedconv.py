@@ -18,7 +18,9 @@ class FusedConv(nn.Module):
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.project(self.expand(x)))
+        """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
+        y: Tensor = self.out(self.project(self.expand(x)))
+        return y
 
 
 build = FusedConv

@@ -22,10 +22,12 @@ class MBConv(nn.Module):
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
         x = self.depthwise(self.expand(x))
         if self.squeeze is not None:
             x = self.squeeze(x)
-        return self.out(self.project(x))
+        y: Tensor = self.out(self.project(x))
+        return y
 
 
 build = MBConv

@@ -29,6 +29,7 @@ class Slot(nn.Module):
         self.gates = nn.Parameter(torch.ones(len(branches))) if gated else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """The junction of the branches, by the cases above."""
         outputs = [self.get_submodule(name)(x) for name in self.branches]
         if self.gates is not None:
             outputs = [gate * y for gate, y in zip(self.gates, outputs, strict=True)]
@@ -37,7 +38,7 @@ class Slot(nn.Module):
             scale = max(len(outputs), 1) ** -0.5
         if not outputs:
             return x
-        y = outputs[0]
+        y: Tensor = outputs[0]
         for other in outputs[1:]:
             y = y + other
         if scale != 1.0:

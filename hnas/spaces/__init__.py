@@ -24,15 +24,20 @@ def load(name: str) -> Callable[..., Space]:
 
 
 def restore(record: Mapping[str, Any]) -> Space:
-    """The space that ``Space.to_json`` described; removed options stay removed."""
+    """The space that ``Space.to_json`` described; removed options stay removed, a lone member stays alone."""
     try:
-        name, arguments, options = record["name"], dict(record["arguments"]), dict(record["options"])
+        name, arguments = record["name"], dict(record["arguments"])
+        options = {key: [_option(o) for o in listed] for key, listed in dict(record["options"]).items()}
     except (KeyError, TypeError, ValueError):
         raise ValueError("a space is recorded as name, arguments and options; this record is not") from None
     try:
         space = load(str(name))(**arguments)
     except TypeError as error:
         raise ValueError(f"the space {name!r} does not take these arguments: {error}") from None
+    if record.get("lone"):
+        if any(len(listed) != 1 for listed in options.values()):
+            raise ValueError(f"the record of space {name!r} says it has one member, yet a choice has several options")
+        return space.alone(space.arch({key: listed[0] for key, listed in options.items()}))
     if list(options) != list(space.choices):
         raise ValueError(f"the record of space {name!r} names other choices than this version of it has")
     choices = {}
@@ -42,3 +47,8 @@ def restore(record: Mapping[str, Any]) -> Space:
             raise ValueError(f"{key}: {options[key]} are not options of the space {name!r}")
         choices[key] = replace(choice, options=kept)
     return replace(space, choices=choices)
+
+
+def _option(value: Any) -> Any:
+    """JSON has lists where options are tuples."""
+    return tuple(value) if isinstance(value, list) else value

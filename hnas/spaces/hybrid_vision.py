@@ -25,6 +25,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, cin, H, W] -> [N, width, H/stride, W/stride]."""
         for block in self.blocks:
             x = block(x)
         return x
@@ -33,7 +34,9 @@ class Stage(nn.Module):
 class HybridVision(nn.Module):
     """[N, channels, H, W] -> class scores [N, classes]."""
 
-    def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], width: int, head: int, classes: int, act: str) -> None:
+    def __init__(
+        self, stem: nn.Module, stages: Iterable[nn.Module], width: int, head: int, classes: int, act: str
+    ) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
@@ -41,10 +44,12 @@ class HybridVision(nn.Module):
         self.classifier = nn.Linear(head, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The class scores of images."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        return self.classifier(self.head(x).mean((2, 3)))
+        scores: Tensor = self.classifier(self.head(x).mean((2, 3)))
+        return scores
 
 
 def hybrid_vision(
@@ -72,8 +77,8 @@ def hybrid_vision(
 
     widths, depths, strides: one entry a stage; the options of its width (multiples of 8) and number of slots, and the
     stride of its first slot. types: a sub-set of ``TYPES``. attention is offered where the map has at most
-    ``attention_tokens`` positions at the largest resolution, identity in slots 1 .. min(depth) - 1 of a stage: further back
-    it would equal a smaller depth. expansions: of mbconv and convnext; attention's MLP takes the fused ones.
+    ``attention_tokens`` positions at the largest resolution, identity in slots 1 .. min(depth) - 1 of a stage: further
+    back it would equal a smaller depth. expansions: of mbconv and convnext; attention's MLP takes the fused ones.
     activations, norm ("batch" | "layer", ConvNeXt's), squeeze: what quantises badly is not in the defaults.
     """
     _check(types, widths, depths, strides, activations, norm)
@@ -85,58 +90,68 @@ def hybrid_vision(
         "mbconv": {"kernel": kernels, "expansion": expansions},
         "fusedconv": {"kernel": fused_kernels, "expansion": fused_expansions},
     }
-    choices: dict[str, Choice] = {"resolution": Choice(tuple(resolutions))}
+    stages = list(zip(widths, depths, strides, strict=True))
+    choices = {"resolution": Choice(tuple(resolutions))}
     if len(activations) > 1:
         choices["activation"] = Choice(tuple(activations))
     side = -(-max(resolutions) // stem_stride)
-    for s, (width, depth, stride) in enumerate(zip(widths, depths, strides, strict=True)):
+    for s, (width, depth, stride) in enumerate(stages):
         side = -(-side // stride)
         choices[f"stages.{s}.width"] = Choice(tuple(width))
         choices[f"stages.{s}.depth"] = Choice(tuple(depth))
+        small = types if side**2 <= attention_tokens else [t for t in types if t != "attention"]
         for b in range(max(depth)):
-            slot = f"stages.{s}.blocks.{b}"
-            legal = [t for t in TYPES if t in types]
-            if b == 0 or b >= min(depth):
-                legal = [t for t in legal if t != "identity"]
-            if b == 0 or side**2 > attention_tokens:
-                legal = [t for t in legal if t != "attention"]
-            if not legal:
-                raise ValueError(f"no type of {', '.join(types)} is legal in {slot}; add a convolution type")
-            when = (f"stages.{s}.depth", tuple(d for d in depth if d > b)) if b >= min(depth) else None
-            choices[f"{slot}.op"] = Choice(tuple(legal), when)
-            for kind in legal:
-                for size, options in sizes[kind].items():
-                    choices[f"{slot}.{kind}.{size}"] = Choice(tuple(options), (f"{slot}.op", (kind,)))
+            choices |= _slot(s, b, depth, small, sizes)
+
+    def branch(slot: str, kind: str, arch: Mapping[str, Any], cin: int, cout: int, stride: int) -> nn.Module:
+        extras: dict[str, dict[str, Any]] = {"mbconv": {"squeeze": squeeze}, "convnext": {"norm": norm}}
+        taken = {size: arch[f"{slot}.{kind}.{size}"] for size in sizes[kind]}
+        act = arch.get("activation", activations[-1])
+        built: nn.Module = ops.load(kind).build(cin, cout, stride, **taken, act=act, **extras.get(kind, {}))
+        return built
 
     def network(arch: Mapping[str, Any], *, every_type: bool = False) -> nn.Module:
         act = arch.get("activation", activations[-1])
-        cin, stages = stem, []
+        cin, built = stem, []
         for s, stride in enumerate(strides):
             width, blocks = arch[f"stages.{s}.width"], []
             for b in range(arch[f"stages.{s}.depth"]):
                 slot = f"stages.{s}.blocks.{b}"
-                chosen = choices[f"{slot}.op"].options if every_type else arch[f"{slot}.op"]
+                chosen: Any = choices[f"{slot}.op"].options if every_type else arch[f"{slot}.op"]
                 kinds = [k for k in (chosen if isinstance(chosen, tuple) else (chosen,)) if k != "identity"]
-                branches = {}
-                for kind in kinds:
-                    extra = {"squeeze": squeeze} if kind == "mbconv" else {"norm": norm} if kind == "convnext" else {}
-                    taken = {size: arch[f"{slot}.{kind}.{size}"] for size in sizes[kind]}
-                    step = stride if b == 0 else 1
-                    branches[kind] = ops.load(kind).build(cin, width, step, **taken, act=act, **extra)
+                step = stride if b == 0 else 1
+                branches = {kind: branch(slot, kind, arch, cin, width, step) for kind in kinds}
                 gated = isinstance(chosen, tuple) and not every_type
                 blocks.append(Slot(branches, residual=b > 0, gated=gated))
                 cin = width
-            stages.append(Stage(blocks))
-        return HybridVision(ConvNorm(channels, stem, 3, stem_stride, act=act), stages, cin, head, classes, act)
+            built.append(Stage(blocks))
+        return HybridVision(ConvNorm(channels, stem, 3, stem_stride, act=act), built, cin, head, classes, act)
 
     def union() -> nn.Module:
         return network({name: choice.options[-1] for name, choice in choices.items()}, every_type=True)
 
     def example(arch: Arch) -> tuple[Shape, ...]:
-        side = int(str(arch["resolution"]))
-        return ((channels, side, side),)
+        height = int(str(arch["resolution"]))
+        return ((channels, height, height),)
 
     return Space("hybrid_vision", arguments, choices, network, union, example, initialise)
+
+
+def _slot(
+    s: int, b: int, depth: Sequence[int], types: Sequence[str], sizes: Mapping[str, Mapping[str, Sequence[Option]]]
+) -> dict[str, Choice]:
+    """The choices of slot ``b`` of stage ``s``: its type, and the sizes of each type that is legal there."""
+    slot, certain = f"stages.{s}.blocks.{b}", b < min(depth)
+    illegal = {"identity", "attention"} if b == 0 else set() if certain else {"identity"}
+    legal = [kind for kind in TYPES if kind in types and kind not in illegal]
+    if not legal:
+        raise ValueError(f"no type of {', '.join(types)} is legal in {slot}; add a convolution type")
+    when = None if certain else (f"stages.{s}.depth", tuple(d for d in depth if d > b))
+    choices = {f"{slot}.op": Choice(tuple(legal), when)}
+    for kind in legal:
+        for size, options in sizes[kind].items():
+            choices[f"{slot}.{kind}.{size}"] = Choice(tuple(options), (f"{slot}.op", (kind,)))
+    return choices
 
 
 def initialise(net: nn.Module) -> None:
@@ -170,7 +185,9 @@ def _check(
     if unknown:
         raise ValueError(f"no operation type {unknown[0]!r}; known: {', '.join(TYPES)}")
     if not len(widths) == len(depths) == len(strides) > 0:
-        raise ValueError(f"widths, depths and strides need one entry a stage; got {len(widths)}, {len(depths)}, {len(strides)}")
+        raise ValueError(
+            f"widths, depths and strides need one entry a stage; got {len(widths)}, {len(depths)}, {len(strides)}"
+        )
     if any(w % 8 for width in widths for w in width):
         raise ValueError(f"widths are multiples of 8; got {widths}")
     if norm not in NORMS:

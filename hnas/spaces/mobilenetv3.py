@@ -44,7 +44,8 @@ class Bottleneck(nn.Module):
         self.project = ConvNorm(hidden, cout)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.squeeze(self.depthwise(self.expand(x))))
+        """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
+        y: Tensor = self.project(self.squeeze(self.depthwise(self.expand(x))))
         return x + y if self.residual else y
 
 
@@ -68,8 +69,10 @@ class MobileNetV3(nn.Module):
         self.classifier = nn.Linear(round8(1024 * width), classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The class scores of images."""
         x = self.last(self.blocks(self.stem(x))).mean((2, 3))
-        return self.classifier(self.act(self.hidden(x)))
+        scores: Tensor = self.classifier(self.act(self.hidden(x)))
+        return scores
 
 
 def mobilenetv3(classes: int = 10, channels: int = 1, resolution: int = 28, width: float = 0.5) -> Space:

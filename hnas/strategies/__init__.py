@@ -13,7 +13,10 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> ModuleType:
-    """The module of strategy ``name``: ``pick(space, rng)`` where it trains, ``search(study, space, ...)`` where it searches."""
+    """The module of strategy ``name``.
+
+    It has ``pick(space, rng)`` where it trains, ``search(study, space, ...)`` where it searches.
+    """
     if name not in names():
         raise ValueError(f"no strategy {name!r}; known: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")

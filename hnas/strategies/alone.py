@@ -8,5 +8,6 @@ from hnas.space import Arch, Space
 
 
 def pick(space: Space, rng: Random) -> tuple[Arch, ...]:
-    """The one member."""
+    """The one member; ``rng`` has nothing to decide."""
+    del rng
     return (space.largest,)

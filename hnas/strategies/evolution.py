@@ -56,13 +56,15 @@ def search(
 ) -> Iterator[Candidate]:
     """Candidates as they are scored, the smallest first; those outside a cost window have no accuracy.
 
-    evaluations: how many architectures are priced; seconds: after so long no further one is begun (either may be None, not
-    both). The same seed and journal give the same sequence.
+    evaluations: how many architectures are priced; seconds: after so long no further one is begun (either may be None,
+    not both; what the journal has is no further one). The same seed and journal give the same sequence.
     """
-    if evaluations is None and seconds is None:
-        raise ValueError("the search needs a budget; give evaluations or seconds")
     windows = windows or {}
+    _check(study, windows, cost, evaluations, seconds)
     begun, done = time.monotonic(), 0
+    if space.size == 1:  # nothing to cross over or to mutate
+        yield _score(study, space.smallest, windows)
+        return
     problem = Problem(n_var=len(space.choices), n_obj=2, n_ieq_constr=1)
     algorithm = NSGA2(
         pop_size=population,
@@ -79,9 +81,8 @@ def search(
         for genes in asked.get("X"):
             arch = decode(space, genes)
             if arch not in scored:
-                if (evaluations is not None and done >= evaluations) or (
-                    seconds is not None and time.monotonic() - begun >= seconds
-                ):
+                late = seconds is not None and time.monotonic() - begun >= seconds
+                if (evaluations is not None and done >= evaluations) or (late and not study.priced(arch, cost)):
                     return
                 scored[arch] = _score(study, arch, windows)
                 done += 1
@@ -103,6 +104,17 @@ def decode(space: Space, genes: Genes) -> Arch:
     return space.arch({name: wanted[name] for name in wanted})
 
 
+def _check(
+    study: Study, windows: Mapping[str, Window], cost: str, evaluations: int | None, seconds: float | None
+) -> None:
+    """ValueError for a search that could not end, or whose bounds nothing would measure."""
+    if evaluations is None and seconds is None:
+        raise ValueError("the search needs a budget; give evaluations or seconds")
+    for name in (cost, *windows):
+        if name not in study.costs and (name != "accuracy" or name == cost):
+            raise ValueError(f"no cost {name!r} in this study; known: {', '.join(study.costs) or 'none'}")
+
+
 def _score(study: Study, arch: Arch, windows: Mapping[str, Window]) -> Candidate:
     prices = {name: study.price(arch, name).value for name in study.costs}
     if violation(Candidate(arch, prices), {name: w for name, w in windows.items() if name != "accuracy"}) > 0:
@@ -121,7 +133,7 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
         super().__init__()
         self.space = space
 
-    def _do(self, problem: Any, n_samples: int, *args: Any, random_state: Any = None, **kwargs: Any) -> Genes:
+    def _do(self, _: Any, n_samples: int, *__: Any, random_state: Any = None, **___: Any) -> Genes:
         choices = list(self.space.choices.values())
         rows = [[0] * len(choices), [len(c.options) - 1 for c in choices]]
         types = {o for name, c in self.space.choices.items() if name.endswith(".op") for o in c.options}
@@ -142,7 +154,7 @@ class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
         super().__init__()
         self.sizes = np.array([len(choice.options) for choice in space.choices.values()])
 
-    def _do(self, problem: Any, X: Genes, *args: Any, random_state: Any = None, **kwargs: Any) -> Genes:
+    def _do(self, _: Any, X: Genes, *__: Any, random_state: Any = None, **___: Any) -> Genes:
         active = max(1, int((self.sizes > 1).sum()))
         fresh = (random_state.random(X.shape) * self.sizes).astype(np.int64)
         return np.where(random_state.random(X.shape) < 4.0 / active, fresh, X)
@@ -157,5 +169,3 @@ class _Same(ElementwiseDuplicateElimination):  # type: ignore[misc]  # pymoo shi
 
     def is_equal(self, a: Individual, b: Individual) -> bool:
         return decode(self.space, a.X) == decode(self.space, b.X)
-
-

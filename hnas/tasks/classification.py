@@ -94,7 +94,8 @@ class Classification:
             return images
         rows = _moved(height, rng.integers(-self.shift, self.shift + 1, n))
         columns = _moved(width, rng.integers(-self.shift, self.shift + 1, n))
-        return images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        moved: Pixels = images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return moved
 
 
 def _moved(length: int, by: Any) -> Any:
@@ -103,7 +104,8 @@ def _moved(length: int, by: Any) -> Any:
 
 def _statistics(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
     pixels = data.images.reshape(-1, data.images.shape[3]).astype(np.float64) / 255
-    return tuple(round(float(m), 4) for m in pixels.mean(0)), tuple(round(max(float(s), 1e-3), 4) for s in pixels.std(0))
+    mean, std = pixels.mean(0), pixels.std(0)
+    return tuple(round(float(m), 4) for m in mean), tuple(round(max(float(s), 1e-3), 4) for s in std)
 
 
 def classification(
@@ -116,7 +118,10 @@ def classification(
     name: str | None = None,
     **options: Any,
 ) -> Classification:
-    """The task of a data folder (or of the shipped slice); mean and deviation come from the first split if not given."""
+    """The task of a data folder (or of the shipped slice).
+
+    Mean and deviation come from the first split unless ``preprocessing`` is given.
+    """
     data = {split: load(folder, split, (size, size), channels) for split in splits}
     if preprocessing is None:
         mean, std = _statistics(data[splits[0]])

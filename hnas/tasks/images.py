@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,8 @@ class ImageData:
 class Preprocessing:
     """From pixels to what a network reads: scale to [0, 1], resize to ``size``, normalise by channel.
 
-    base: (H, W) that an image file is first brought to (Pillow, bilinear); size: (h, w) of the network's input, reached
-    from ``base`` by a triangle filter; mean, std: one value a channel, in units of [0, 1].
+    base: (H, W) that an image file is first brought to (Pillow, bilinear); size: (h, w) of the network's input,
+    reached from ``base`` by a triangle filter; mean, std: one value a channel, in units of [0, 1].
     """
 
     base: tuple[int, int]
@@ -101,14 +103,19 @@ class Preprocessing:
             mean, std = (tuple(float(v) for v in record[key]) for key in ("mean", "std"))
         except (KeyError, TypeError, ValueError):
             raise ValueError("preprocessing is recorded as base, size, mean and std; this record is not") from None
-        if len(base) != 2 or len(size) != 2 or min(base + size) < 1 or len(mean) != len(std) or min(std, default=0) <= 0:
+        sizes = len(base) == 2 and len(size) == 2 and min(base + size) >= 1
+        scales = len(mean) == len(std) and min(std, default=0) > 0 and all(map(math.isfinite, mean + std))
+        if not sizes or not scales:
             raise ValueError(f"preprocessing has impossible values: {dict(record)}")
         return cls((base[0], base[1]), (size[0], size[1]), mean, std)
 
 
 @lru_cache(64)
 def triangle(old: int, new: int) -> Floats:
-    """The [new, old] matrix that resizes one axis with a triangle filter, widened when it shrinks (anti-aliased bilinear)."""
+    """The [new, old] matrix that resizes one axis with a triangle filter.
+
+    It is widened when it shrinks: anti-aliased bilinear.
+    """
     step = old / new
     reach = max(step, 1.0)
     centres = (np.arange(new) + 0.5) * step - 0.5
@@ -120,7 +127,7 @@ def load(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), chan
     """The images of a split.
 
     1. folder is None: the shipped slice of Fashion-MNIST; it has no "train".
-    2. folder holds four IDX files (plain or .gz): the train file is divided by a fixed permutation, test is the test file.
+    2. folder holds four IDX files (plain or .gz): a fixed permutation divides the train file, test is the test file.
     3. folder holds one sub-folder a class: divided by a hash of each file's relative name, so the same on every run.
     """
     if split not in SPLITS:
@@ -129,7 +136,8 @@ def load(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), chan
         if split == "train":
             raise ValueError("the shipped images hold no training split; give the whole data set with --data DIR")
         with resources.as_file(resources.files("hnas") / "assets" / "fashion") as shipped:
-            return ImageData(read_idx(shipped / f"{split}-images-idx3-ubyte.gz")[..., None], _labels(shipped, split), FASHION)
+            images = read_idx(shipped / f"{split}-images-idx3-ubyte.gz")[..., None]
+            return ImageData(images, _labels(shipped, split), FASHION)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; --data takes a folder of IDX files or of one sub-folder a class")
     if _idx_file(folder, "t10k-images-idx3-ubyte"):
@@ -147,7 +155,8 @@ def read_idx(file: Path) -> Pixels:
         raise ValueError(f"{file} is not a whole IDX file: {error}") from None
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * dims)
     if magic != 0 or kind != 8 or data.size != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{file} is not a whole IDX file of unsigned bytes: {data.size} values for shape {list(shape)}")
+        found = f"{data.size} values for shape {list(shape)}"
+        raise ValueError(f"{file} is not a whole IDX file of unsigned bytes: {found}")
     return data.reshape(shape)
 
 
@@ -169,28 +178,33 @@ def _from_idx(folder: Path, split: str) -> ImageData:
     prefix = "t10k" if split == "test" else "train"
     files = [_idx_file(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
     if files[0] is None or files[1] is None:
-        raise FileNotFoundError(f"{folder} lacks {prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte (plain or .gz)")
+        wanted = f"{prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte"
+        raise FileNotFoundError(f"{folder} lacks {wanted} (plain or .gz)")
     images, labels = read_idx(files[0]), read_idx(files[1]).astype(np.int64)
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise ValueError(f"{folder}: {prefix} has images {list(images.shape)} and labels {list(labels.shape)}")
+    if not len(labels):
+        raise ValueError(f"{folder}: the {prefix} files hold no images")
+    count = int(labels.max()) + 1  # of the whole file: a split may lack a class
     if prefix == "train":
         if len(images) < 2 * sum(HELD.values()):
             raise ValueError(f"{folder}: {len(images)} training images are too few; {sum(HELD.values())} are held out")
         order = np.random.default_rng(0).permutation(len(images))
         bounds = np.cumsum([0, *HELD.values()])
-        parts = dict(zip(HELD, (order[a:b] for a, b in zip(bounds, bounds[1:], strict=False)), strict=True))
+        parts = dict(zip(HELD, (order[a:b] for a, b in pairwise(bounds)), strict=True))
         chosen = np.sort(parts.get(split, order[bounds[-1] :]))
         images, labels = images[chosen], labels[chosen]
-    count = int(labels.max()) + 1
     classes = FASHION if count == len(FASHION) else tuple(str(c) for c in range(count))
     return ImageData(images[..., None], labels, classes)
 
 
 def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int) -> ImageData:
     classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
-    files = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
+    inside = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*"))]
+    files = [(f, c) for f, c in inside if f.suffix.lower() in SUFFIXES]
     if len(classes) < 2 or not files:
-        raise ValueError(f"{folder} holds neither IDX files nor two sub-folders of images; it has {len(classes)} sub-folders")
+        found = f"{len(classes)} sub-folders with {len(files)} images"
+        raise ValueError(f"{folder} holds neither IDX files nor two sub-folders of images; it has {found}")
     chosen = [(f, c) for f, c in files if _split_of(f.relative_to(folder).as_posix()) == split]
     if not chosen:
         raise ValueError(f"{folder}: none of its {len(files)} images falls into the split {split!r}; add images")
@@ -208,12 +222,13 @@ def _split_of(name: str) -> str:
 
 
 def _decode(file: Path, size: tuple[int, int], channels: int) -> Pixels:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
             mode = "L" if channels == 1 else "RGB"
             ready = image.convert(mode).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    # Pillow reports a broken file as any of these, SyntaxError for a PNG's chunks among them.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is no image that can be read: {error}") from None
     return np.asarray(ready, np.uint8).reshape(size[0], size[1], channels)

@@ -1,0 +1,196 @@
+"""Laws that every operation, space, strategy and recipe keeps; the tests run them over all that are found.
+
+A law takes a name (or a space) and asserts; its docstring is the law.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice, product
+from random import Random
+from typing import Any
+
+import torch
+from torch import nn
+
+from hnas import experiment, ops, recipes, spaces, strategies
+from hnas.ops.slot import Slot
+from hnas.space import Arch, Choice, Option, Space
+from hnas.supernet import Supernet
+
+# The sizes an operation may be asked for, from smallest to largest.
+SIZES: dict[str, tuple[Option, ...]] = {"kernel": (3, 5, 7), "expansion": (1, 2, 4), "heads": (1, 2, 3)}
+MEMBERS = 6  # samples of a space that a law looks at
+
+
+# --- operations -------------------------------------------------------------------------------------------------------
+
+
+def operation(name: str) -> Space:
+    """A space of one operation over its widths and sizes, as its only module ``op``."""
+    taken = [size for size in inspect.signature(ops.load(name).build).parameters if size in SIZES]
+    choices = {"width": Choice((8, 16)), **{size: Choice(SIZES[size]) for size in taken}}
+
+    def build(arch: Any) -> nn.Module:
+        width, sizes = arch["width"], {size: arch[size] for size in taken}
+        built: nn.Module = ops.load(name).build(width, width, 1, act="relu", **sizes)
+        return Slot({"op": built}, residual=False)
+
+    def union() -> nn.Module:
+        return build({key: choice.options[-1] for key, choice in choices.items()})
+
+    return Space(name, {}, choices, build, union, lambda arch: ((int(str(arch["width"])), 6, 6),), lambda _: None)
+
+
+def op_ends_in_out(name: str) -> None:
+    """The last layer of an operation is called ``out`` and has weights to zero."""
+    op = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
+    last = list(dict(op.named_children()))[-1]
+    assert last == "out"
+    assert isinstance(op.out.weight, nn.Parameter)
+
+
+def op_with_zero_out_adds_nothing(name: str) -> None:
+    """In a residual slot an operation whose ``out`` is zero is exactly the identity, in training and evaluation."""
+    op = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
+    for parameter in op.out.parameters():
+        nn.init.zeros_(parameter)
+    slot, x = Slot({name: op}, residual=True), torch.randn(2, 8, 6, 6)
+    for mode in (True, False):
+        assert torch.equal(slot.train(mode)(x), x)
+
+
+def op_smaller_is_a_slice_of_larger(name: str) -> None:
+    """The larger operation with zeros outside the smaller one's slices computes the smaller one.
+
+    Fewer heads, a smaller kernel, a smaller expansion and a smaller width, alone and together.
+    """
+    space = operation(name)
+    supernet = Supernet(space)
+    largest = space.largest
+    cases = [space.changed(largest, choice, space.choices[choice].options[0]) for choice in largest]
+    for smaller in (*cases, space.smallest):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in supernet.union.parameters():
+                parameter.zero_()
+            for part in supernet.view(smaller).values():
+                part.copy_(torch.randn(part.shape, generator=generator))
+        (shape,), (full,) = space.example(smaller), space.example(largest)
+        x = torch.randn(2, *shape, generator=generator)
+        wide = torch.cat([x, torch.zeros(2, full[0] - shape[0], *shape[1:])], 1)
+        small, large = supernet(smaller, x), supernet(largest, wide)
+        torch.testing.assert_close(large[:, : shape[0]], small, rtol=1e-4, atol=1e-4)
+        assert not large[:, shape[0] :].any()
+
+
+def _smallest_sizes(name: str) -> dict[str, Option]:
+    taken = inspect.signature(ops.load(name).build).parameters
+    return {size: options[0] for size, options in SIZES.items() if size in taken}
+
+
+# --- spaces -----------------------------------------------------------------------------------------------------------
+
+
+def members(space: Space) -> Iterator[Arch]:
+    """The ends of a space and some of its samples."""
+    yield from (space.smallest, space.largest)
+    yield from (space.sample(Random(seed)) for seed in range(MEMBERS))
+
+
+def space_samples_members(space: Space) -> None:
+    """Smallest, largest and every sample are members; the same seed draws the same one."""
+    for arch in members(space):
+        assert arch in space
+        assert space.arch(arch) == arch
+    assert space.sample(Random(3)) == space.sample(Random(3))
+
+
+def space_neighbours_differ_in_one_choice(space: Space) -> None:
+    """A neighbour is a member, and of the choices that are active in both exactly one differs."""
+    for arch in members(space):
+        for other in islice(space.neighbours(arch), 200):
+            assert other in space
+            assert len([name for name in arch if name in other and other[name] != arch[name]]) == 1
+
+
+def space_without_never_admits(space: Space) -> None:
+    """A space without an option has no member that takes it, by any road, and keeps at least one member."""
+    for name, choice in space.choices.items():
+        if len(choice.options) == 1:
+            continue
+        for option in choice.options:
+            less = space.without(name, option)
+            assert 0 < less.size < space.size
+            for arch in members(less):
+                assert arch in less
+                assert arch in space
+                assert arch.get(name) != option
+            assert not any(other.get(name) == option for other in islice(less.neighbours(less.largest), 20))
+
+
+def space_survives_json(space: Space) -> None:
+    """A space that goes through JSON has the same members, with removed options and with one member alone too."""
+    shrunk = space
+    for name, choice in space.choices.items():
+        if len(choice.options) > 1:
+            shrunk = shrunk.without(name, choice.options[-1])
+    for kept in (space, shrunk, space.alone(space.smallest)):
+        again = spaces.restore(json.loads(json.dumps(kept.to_json())))
+        assert again.choices == kept.choices
+        assert again.to_json() == kept.to_json()
+        assert (again.size, again.smallest, again.largest) == (kept.size, kept.smallest, kept.largest)
+    for arch in members(space):
+        again_arch = space.arch(json.loads(json.dumps(arch.to_json())))
+        assert (again_arch, again_arch.digest) == (arch, arch.digest)
+
+
+def space_size_is_exact(space: Space) -> None:
+    """``size`` is the number of distinct members, counted one by one (small spaces only)."""
+    names, options = list(space.choices), [choice.options for choice in space.choices.values()]
+    assert space.size == len({space.arch(dict(zip(names, taken, strict=True))) for taken in product(*options)})
+
+
+def space_members_are_slices_of_the_union(space: Space) -> None:
+    """Every parameter of every member is found in the union, by name, type and size."""
+    with torch.device("meta"):
+        supernet = Supernet(replace(space, initialise=lambda _: None))
+        for arch in islice(members(space), 4):
+            net, view = supernet.skeleton(arch), supernet.view(arch)
+            assert {name: p.shape for name, p in net.named_parameters()} == {n: t.shape for n, t in view.items()}
+            net.train()(*(torch.empty(2, *shape) for shape in space.example(arch)))
+
+
+# --- strategies and recipes -------------------------------------------------------------------------------------------
+
+
+def strategy_trains_or_searches(name: str) -> None:
+    """A strategy has ``pick`` or ``search``."""
+    assert {"pick", "search"} & set(vars(strategies.load(name)))
+
+
+def strategy_picks_members(name: str, space: Space) -> None:
+    """Every pick, where the strategy trains, is a non-empty tuple of members, the same from the same seed."""
+    pick: Callable[[Space, Random], tuple[Arch, ...]] | None = getattr(strategies.load(name), "pick", None)
+    if pick is None:
+        return
+    for seed in range(MEMBERS):
+        picked = pick(space, Random(seed))
+        assert isinstance(picked, tuple)
+        assert picked
+        assert all(arch in space for arch in picked)
+        assert picked == pick(space, Random(seed))
+
+
+def recipe_names_what_exists(name: str) -> None:
+    """A recipe's keys are all read by somebody, its strategy trains, and its space takes its arguments."""
+    recipe = recipes.load(name)
+    experiment._check(recipe)
+    assert hasattr(strategies.load(recipe.train["strategy"]), "pick")
+    arguments = dict(recipe.space)
+    space = spaces.load(arguments.pop("name"))(**arguments)
+    assert space.largest in space
+    assert json.loads(json.dumps(recipe.to_json())) == recipe.to_json()

@@ -1,0 +1,333 @@
+"""Training gives the same bits every time, survives a kill, and says in one line what is wrong with a file."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hnas import experiment, training
+from hnas.files import read_json, read_tensors, write_json, write_tensors
+from hnas.recipes import Recipe
+from hnas.strategies import alone, sandwich
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.tasks.images import write_idx
+from hnas.training import Schedule, load, save, train
+from tests.hnas import tiny
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STEPS = Schedule(6, rate=0.1)
+
+
+def trained(schedule: Schedule = STEPS, **options) -> Supernet:
+    supernet = Supernet(tiny.space(), seed=options.get("seed", 0))
+    train(supernet, tiny.task(), sandwich.pick, schedule, **options)
+    return supernet
+
+
+def equal(a: Supernet, b: Supernet) -> bool:
+    pairs = zip(a.union.named_parameters(), b.union.named_parameters(), strict=True)
+    return all(n == m and torch.equal(p, q) for (n, p), (m, q) in pairs)
+
+
+def stopped_at(step: int, checkpoint: Path, monkeypatch, **options) -> None:
+    """A run that checkpoints after every step and dies as ``step`` ends."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+
+    def die(done: int, loss: float) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=checkpoint, advance=die, **options)
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
+    return "\n" not in str(error.value)
+
+
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_give_equal_bits_and_another_seed_does_not():
+    first = trained()
+    torch.manual_seed(99)  # nothing may depend on torch's own generator
+    assert equal(first, trained())
+    assert not equal(first, trained(seed=1))
+
+
+def test_training_learns():
+    supernet = trained(Schedule(40, rate=0.1))
+    assert Study(supernet, tiny.task()).accuracy(supernet.space.largest, "test") > 0.9
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(4, checkpoint, monkeypatch)
+    assert read_tensors(checkpoint)[1]["step"] == "3"
+    steps = []
+    resumed = trained(checkpoint=checkpoint, resume=True, advance=lambda done, loss: steps.append(done))
+    assert steps == [4, 5, 6]
+    assert equal(resumed, trained())
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    code = f"""
+import os, signal, torch
+from pathlib import Path
+from hnas import training
+from tests.hnas import test_training
+torch.set_num_threads(1)
+training.CHECKPOINT_SECONDS = -1.0
+die = lambda done, loss: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
+test_training.trained(checkpoint=Path({str(checkpoint)!r}), advance=die)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert equal(trained(checkpoint=checkpoint, resume=True), trained())
+
+
+def test_without_a_checkpoint_resuming_starts_at_the_beginning(tmp_path):
+    assert equal(trained(checkpoint=tmp_path / "checkpoint.safetensors", resume=True), trained())
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(3, checkpoint, monkeypatch)
+    (tmp_path / f".{checkpoint.name}.1").write_bytes(b"half a file")
+    assert equal(trained(checkpoint=checkpoint, resume=True), trained())
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["seed", "schedule", "data", "space"])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, change):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(2, checkpoint, monkeypatch)
+    task, space = tiny.task(), tiny.space()
+    if change == "data":
+        task.splits["train"] = tiny.data(64, 9)
+    if change == "space":
+        space = space.without("resolution", 8)  # the same weights, another sampler
+    schedule = Schedule(7, rate=0.1) if change == "schedule" else STEPS
+    options = {"checkpoint": checkpoint, "resume": True, "seed": int(change == "seed")}
+    with pytest.raises(ValueError, match=r"belongs to another run.*choose another --out") as caught:
+        train(Supernet(space), task, sandwich.pick, schedule, **options)
+    assert one_line(caught)
+
+
+def test_a_checkpoint_with_other_tensors_is_refused(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(2, checkpoint, monkeypatch)
+    tensors, metadata = read_tensors(checkpoint)
+    tensors.popitem()
+    write_tensors(checkpoint, tensors, metadata)
+    with pytest.raises(ValueError, match="holds other tensors than this space has"):
+        trained(checkpoint=checkpoint, resume=True)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_checkpoint_is_one_line(tmp_path, monkeypatch, keep):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(2, checkpoint, monkeypatch)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="is no whole safetensors file") as caught:
+        trained(checkpoint=checkpoint, resume=True)
+    assert one_line(caught)
+
+
+class Broken:
+    """A task whose loss is not finite, for the teacher or for a student."""
+
+    def __init__(self, student: bool) -> None:
+        self.task, self.student = tiny.task(), student
+
+    def __getattr__(self, name: str):
+        return getattr(self.task, name)
+
+    def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        loss = self.task.loss(outputs, labels, teacher)
+        return loss * float("inf") if (teacher is not None) == self.student else loss
+
+
+@pytest.mark.parametrize("student", [False, True], ids=["teacher", "student"])
+def test_a_loss_that_is_not_finite_stops_in_one_line(student):
+    supernet = Supernet(tiny.space())
+    with pytest.raises(RuntimeError, match="the loss is inf at step 0; lower the learning rate") as caught:
+        train(supernet, Broken(student), sandwich.pick, STEPS)
+    assert one_line(caught)
+    assert equal(supernet, Supernet(tiny.space()))
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lone", [False, True], ids=["supernet", "alone"])
+def test_a_saved_supernet_loads_with_equal_bits(tmp_path, lone):
+    space = tiny.space().alone(tiny.space().largest) if lone else tiny.space().without("resolution", 8)
+    supernet = Supernet(space, seed=3)
+    train(supernet, tiny.task(), (alone if lone else sandwich).pick, Schedule(1))
+    save(supernet, tmp_path, {"steps": 1})
+    again, record = load(tmp_path)
+    assert equal(supernet, again)
+    assert record["steps"] == 1
+    assert again.space.to_json() == space.to_json()
+    task = tiny.task()
+    outputs = [Study(net, task).outputs(space.largest, "search")[0] for net in (supernet, again)]
+    assert torch.equal(*outputs)
+
+
+def spoil(folder: Path, how: str) -> None:
+    file, record = folder / "supernet.safetensors", folder / "supernet.json"
+    tensors, metadata = read_tensors(file)
+    first = next(iter(tensors))
+    if how == "truncated weights":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif how == "no weights":
+        file.unlink()
+    elif how == "truncated record":
+        record.write_text(record.read_text()[:-20])
+    elif how == "foreign record":
+        record.write_text("[1]")
+    elif how == "another schema":
+        write_json(record, {**read_json(record), "schema": 2})
+    elif how == "nan":
+        tensors[first].view(-1)[0] = float("nan")
+        write_tensors(file, tensors, metadata)
+    elif how == "shape":
+        write_tensors(file, {**tensors, first: tensors[first][:1]}, metadata)
+    elif how == "missing":
+        write_tensors(file, {name: t for name, t in tensors.items() if name != first}, metadata)
+    elif how == "unknown":
+        write_tensors(file, {**tensors, "stray": torch.zeros(1)}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated weights", "is no whole safetensors file"),
+        ("no weights", "no file "),
+        ("truncated record", "cannot be read as JSON"),
+        ("foreign record", "holds a JSON list, expected an object"),
+        ("another schema", "is no supernet record of schema 1"),
+        ("nan", "holds NaN or infinite weights"),
+        ("shape", "should be .*, found .*; it is another space's supernet"),
+        ("missing", "found nothing; it is another space's supernet"),
+        ("unknown", "stray is no parameter of the space 'hybrid_vision'"),
+    ],
+)
+def test_a_spoilt_folder_is_one_line(tmp_path, how, message):
+    save(Supernet(tiny.space()), tmp_path, {})
+    spoil(tmp_path, how)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load(tmp_path)
+    assert one_line(caught)
+
+
+def test_a_folder_that_is_not_there_says_what_is_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--supernet takes what hnas-train --out wrote"):
+        load(tmp_path / "nowhere")
+
+
+# --- a whole experiment -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch) -> Path:
+    """A folder of IDX files of 12 x 12 images, with small held-out splits."""
+    monkeypatch.setattr("hnas.tasks.images.HELD", {"calibration": 32, "search": 32})
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for prefix, n in (("train", 192), ("t10k", 32)):
+        found = tiny.data(n, n)
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", found.images[..., 0])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", found.labels.astype(np.uint8))
+    return folder
+
+
+def recipe(**train_keys) -> Recipe:
+    arguments = {key: value for key, value in tiny.ARGUMENTS.items() if key != "classes"}
+    space = {"name": "hybrid_vision", **{key: spaces_plain(value) for key, value in arguments.items()}}
+    return Recipe("tiny", space, {"size": 12}, {"strategy": "sandwich", "epochs": 1, "batch": 32, **train_keys})
+
+
+def spaces_plain(value):
+    return [spaces_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def test_an_experiment_writes_what_load_reads_and_is_not_repeated(tmp_path, source):
+    out, steps = tmp_path / "out", []
+    record = experiment.run(recipe(), source, out, advance=lambda done, of, loss: steps.append((done, of)))
+    assert steps == [(k, 4) for k in range(1, 5)]
+    assert sorted(f.name for f in out.iterdir()) == ["supernet.json", "supernet.safetensors"]
+    supernet, found = load(out)
+    assert found["accuracy"] == record["accuracy"]
+    assert set(record["accuracy"]) == {"smallest", "largest"}
+    assert supernet.space.largest["resolution"] == 12
+    with pytest.raises(FileExistsError, match="choose another --out or --resume"):
+        experiment.run(recipe(), source, out)
+    before = (out / "supernet.safetensors").stat().st_mtime_ns
+    assert experiment.run(recipe(), source, out, resume=True) == found
+    assert (out / "supernet.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="recipe or seed differ"):
+        experiment.run(recipe(), source, out, resume=True, seed=1)
+
+
+def test_a_subnet_trains_alone_and_loads(tmp_path, source):
+    experiment.run(recipe(), source, tmp_path / "out", alone="random:3")
+    supernet, record = load(tmp_path / "out")
+    assert supernet.space.size == 1
+    assert record["accuracy"]["smallest"] == record["accuracy"]["largest"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (recipe(smoothng=0.1), r"\[train\] has no key 'smoothng'; known: strategy, epochs, batch, smoothing"),
+        (Recipe("tiny", recipe().space, {"sise": 12}, recipe().train), r"\[data\] has no key 'sise'; known: size"),
+        (Recipe("tiny", recipe().space, {}, {"strategy": "sandwich"}), r"\[train\] lacks 'epochs'"),
+        (Recipe("tiny", {"name": "hybrid_vision", "depth": 1}, {"size": 12}, recipe().train), "does not take"),
+    ],
+)
+def test_a_recipe_with_a_wrong_key_is_one_line(tmp_path, source, given, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        experiment.run(given, source, tmp_path / "out")
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[space", "recipe broken: "),
+        ("[train]\nepochs = 1", r"no name in \[space\]"),
+        ("[space]\nname = 'x'\n[other]", r"unknown section \[other\]"),
+    ],
+)
+def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
+    from hnas import recipes
+
+    file = tmp_path / "broken.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        recipes.load(str(file))
+    assert one_line(caught)
+    with pytest.raises(FileNotFoundError, match="no recipe file"):
+        recipes.load(str(tmp_path / "absent.toml"))
+
+
+def test_the_schedule_warms_up_peaks_and_ends():
+    schedule = Schedule(100, rate=0.2, warmup=0.1, final=0.01)
+    rates = [schedule.at(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.02 * k for k in range(1, 11)])
+    assert max(rates) == pytest.approx(0.2)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.2 * 0.01, rel=0.1)
