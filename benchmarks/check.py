@@ -137,7 +137,7 @@ def time_both(
     noise, speed = session.run(
         baseline,
         (baseline, artifact),
-        seeded_inputs(artifact.inputs, options.seed),
+        lambda each: seeded_inputs(each.inputs, options.seed),
         processes=options.processes,
         clock=session.Clock(seconds),
         seed=options.seed,

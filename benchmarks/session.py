@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from export.measurement import Comparison
 
 Inputs: TypeAlias = "tuple[np.ndarray[Any, Any], ...]"
+Given: TypeAlias = "Inputs | Callable[[Artifact], Inputs]"
+"""What is run: arrays, or a function that gives those of an artifact where shapes differ."""
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with what is being done and the fraction of it that is finished."""
 
@@ -33,13 +35,13 @@ class Compare(Protocol):
     """``compare_fresh``, or the fake that a test puts in its place."""
 
     def __call__(
-        self, baseline: Artifact, candidates: Sequence[Artifact], inputs: Inputs, *, blocks: int, seed: int
+        self, baseline: Artifact, candidates: Sequence[Artifact], inputs: Given, *, blocks: int, seed: int
     ) -> list[Comparison]:
         """Each candidate against the baseline, from one interleaved session of fresh processes."""
 
 
 def compare_fresh(
-    baseline: Artifact, candidates: Sequence[Artifact], inputs: Inputs, *, blocks: int, seed: int
+    baseline: Artifact, candidates: Sequence[Artifact], inputs: Given, *, blocks: int, seed: int
 ) -> list[Comparison]:
     """``export.compare_many`` over a new process of each, run by the very runtime that the artifact was built for.
 
@@ -93,7 +95,7 @@ class Cost:
 def run(
     baseline: Artifact,
     candidates: Sequence[Artifact],
-    inputs: Inputs,
+    inputs: Given,
     *,
     processes: int,
     clock: Clock,

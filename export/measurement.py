@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Contender: TypeAlias = "Runner | Worker | Artifact | Path | str"
+Inputs: TypeAlias = "Sequence[Array] | Callable[[Artifact], Sequence[Array]]"  # a function where shapes differ
 Timer: TypeAlias = Callable[[int, int], Array]  # (calls, untimed calls before them) -> seconds of each
 
 _SAMPLES = 2000  # bootstrap samples
@@ -185,17 +186,17 @@ def measure(
     is missing); a Runner is timed here, a Worker next to its runtime.
     """
     with ExitStack() as stack:
-        timer, threads = _open(runner, inputs, stack)
-        warmup = _warm(timer)
+        opened = _open(runner, inputs, stack)
+        warmup = _warm(opened.timer)
         fitting = max(10, int(seconds / warmup.median))
-        times = timer(min(runs, fitting), 0)
-    return Measurement(tuple(times.tolist()), _batch(inputs), threads, warmup.calls, warmup.settled, seed)
+        times = opened.timer(min(runs, fitting), 0)
+    return Measurement(tuple(times.tolist()), opened.batch, opened.threads, warmup.calls, warmup.settled, seed)
 
 
 def compare(
     a: Contender,
     b: Contender,
-    inputs: Sequence[Array],
+    inputs: Inputs,
     *,
     blocks: int = 20,
     runs: int | None = None,
@@ -206,6 +207,7 @@ def compare(
     """By which factor ``b`` is faster than ``a``, in turns a b b a or b a a b at random, ``blocks`` times a process.
 
     Artifacts and paths are opened in fresh Workers for each of ``processes``; an open runner has one process only.
+    ``inputs`` may be a function that gives those of an artifact, for contenders that read different shapes.
     ``runs`` is the calls in each turn; None takes as many as fill about 20 ms, 3 to 100.
     """
     (comparison,) = compare_many(
@@ -217,7 +219,7 @@ def compare(
 def compare_many(
     baseline: Contender,
     candidates: Sequence[Contender],
-    inputs: Sequence[Array],
+    inputs: Inputs,
     *,
     blocks: int = 20,
     runs: int | None = None,
@@ -238,15 +240,14 @@ def compare_many(
         raise ValueError(f"processes={processes} needs artifacts or paths: an open runner has one process")
     rng = np.random.default_rng(seed)
     records = [_Record() for _ in contenders]
-    threads: list[int] = []
+    opened: list[_Opened] = []
     for _ in range(processes):
         with ExitStack() as stack:
             opened = [_open(contender, inputs, stack) for contender in contenders]
-            threads = [count for _, count in opened]
-            _session([timer for timer, _ in opened], records, blocks, runs, rng)
+            _session([each.timer for each in opened], records, blocks, runs, rng)
     measured = [
-        Measurement(tuple(record.times), _batch(inputs), count, record.warmup, record.settled, seed)
-        for record, count in zip(records, threads, strict=True)
+        Measurement(tuple(record.times), each.batch, each.threads, record.warmup, record.settled, seed)
+        for record, each in zip(records, opened, strict=True)
     ]
     comparisons = []
     for record, measurement in zip(records[1:], measured[1:], strict=True):
@@ -330,17 +331,27 @@ def _calls(seconds: float, each: float, low: int, high: int) -> int:
     return min(high, max(low, math.ceil(seconds / each)))
 
 
-def _open(contender: Contender, inputs: Sequence[Array], stack: ExitStack) -> tuple[Timer, int]:
-    """How to time a contender, and its threads; artifacts and paths get a Worker that ends with ``stack``."""
+class _Opened(NamedTuple):
+    """How to time a contender, and what its figures must say of themselves."""
+
+    timer: Timer
+    batch: int
+    threads: int
+
+
+def _open(contender: Contender, inputs: Inputs, stack: ExitStack) -> _Opened:
+    """A contender ready to be timed on its inputs; artifacts and paths get a Worker that ends with ``stack``."""
     if isinstance(contender, Artifact | Path | str):
         artifact = contender if isinstance(contender, Artifact) else Artifact.read(contender)
         # The backend is said, or an artifact for another device would be timed in the runtime that verified it.
         contender = stack.enter_context(Worker(artifact, backend=artifact.backend))
+    given = inputs(contender.artifact) if callable(inputs) else inputs
+    batch, threads = _batch(given), contender.artifact.threads
     if hasattr(contender, "time"):
         remote = contender.time
-        return lambda runs, lead: np.array(remote(inputs, runs, lead=lead)), contender.artifact.threads
-    call = contender.bind(*inputs)
-    return lambda runs, lead: np.array(time_calls(call, runs, lead=lead)), contender.artifact.threads
+        return _Opened(lambda runs, lead: np.array(remote(given, runs, lead=lead)), batch, threads)
+    call = contender.bind(*given)
+    return _Opened(lambda runs, lead: np.array(time_calls(call, runs, lead=lead)), batch, threads)
 
 
 def _batch(inputs: Sequence[Array]) -> int:

@@ -1,0 +1,49 @@
+"""Neural architecture search that ends in a file which is right, small and fast on a real device.
+
+Names load when first used, so that reading, checking and measuring a bundle never imports torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hnas.cost import Cost, Price
+    from hnas.deployment import Deployment, deploy
+    from hnas.pareto import Candidate
+    from hnas.space import Arch, Choice, Space
+    from hnas.study import Study
+    from hnas.supernet import Stats, Supernet
+
+__all__ = [
+    "Arch",
+    "Candidate",
+    "Choice",
+    "Cost",
+    "Deployment",
+    "Price",
+    "Space",
+    "Stats",
+    "Study",
+    "Supernet",
+    "deploy",
+]
+
+_HOME = {
+    "cost": ("Cost", "Price"),
+    "deployment": ("Deployment", "deploy"),
+    "pareto": ("Candidate",),
+    "space": ("Arch", "Choice", "Space"),
+    "study": ("Study",),
+    "supernet": ("Stats", "Supernet"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"hnas.{module}"), name)
+    raise AttributeError(f"module 'hnas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,34 +1,160 @@
-"""What a person reads: progress while work goes on, tables when it is done. Silent on a pipe."""
+"""What a person reads: progress while work goes on, tables when it is done. Progress is silent on a pipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
-Advance = Callable[[int, str], None]
 
-
-def console(*, stderr: bool = True) -> Console:
-    """The terminal; standard error by default, so that standard output stays data."""
+def console(*, stderr: bool = False) -> Console:
+    """The terminal; results go to standard output, progress to standard error."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 160
+    # Brackets are text here: markup would swallow the extra of pip install 'hnas[search]'.
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+def write_json(value: Any) -> None:
+    """A result for machines, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
-    """A progress bar on standard error: ``advance(done, note)``; nothing at all when that is no terminal."""
+def _bars() -> Iterator[Progress | None]:
+    """Progress bars on standard error, or None when that is no terminal."""
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=screen, transient=True) as bars:
+        yield bars
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """``on(stage, done, total)``: one bar a stage; a new stage finishes the one before."""
+    with _bars() as bars:
+        known: dict[str, Any] = {}
+
+        def on(stage: str, done: int, total: int) -> None:
+            if bars is None:
+                return
+            if stage not in known:
+                for task in bars.tasks:
+                    bars.update(task.id, completed=task.total)
+                known[stage] = bars.add_task(stage, total=total or None)
+            bars.update(known[stage], completed=done)
+
+        yield on
+
+
+@contextmanager
+def training(title: str) -> Iterator[Callable[[int, int, float], None]]:
+    """``advance(step, steps, loss)`` with a bar, the time left and the loss."""
+    with _bars() as bars:
+        task = None if bars is None else bars.add_task(title, total=None)
+
+        def advance(step: int, steps: int, loss: float) -> None:
+            if bars is not None and task is not None:
+                bars.update(task, completed=step, total=steps, description=f"{title}, loss {loss:.3f}")
+
+        yield advance
+
+
+def training_summary(out: Path, record: Mapping[str, Any]) -> None:
+    """What a training left behind, and what to type next."""
+    screen = console()
+    for name, share in record["accuracy"].items():
+        screen.print(f"{name} subnet: {share:.2%} top-1 on {record['images']['test']} test images")
+    screen.print(f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}")
+    screen.print(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
+
+
+def plan_table(lines: Sequence[tuple[str, str]]) -> None:
+    """Pairs of what and value."""
+    screen = console()
+    for name, value in lines:
+        screen.print(f"{name:<11} {value}", soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[str] = ()) -> None:
+    """A table; the columns named in ``right`` hold figures."""
+    from rich.table import Table
+
+    made = Table(title=title or None, title_justify="left")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    console().print(made)
+
+
+def markdown(text: str) -> None:
+    """Markdown: laid out on a terminal, as it is on a pipe."""
     screen = console()
     if not screen.is_terminal:
-        yield lambda done, note="": None
+        sys.stdout.write(text)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.markdown import Markdown
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=screen, transient=True) as bar:
-        task = bar.add_task(title, total=total, note="")
-        yield lambda done, note="": bar.update(task, completed=done, note=note)
+    screen.print(Markdown(text))
+
+
+def deployment_table(found: Mapping[str, Any]) -> None:
+    """The final table: the baseline, then every precision that was tried and what became of it.
+
+    A network that came without images has no accuracy; what its artifacts keep of the signal stands in that place.
+    """
+    judged = any(row["accuracy"] is not None for row in found["rows"])
+    quality = ("top-1 fp32", "top-1 artifact") if judged else ("SQNR dB",)
+    figures = (*quality, "p50 ms [95 %]", "predicted ms", "speedup [95 %]", "size")
+    rows = [
+        (
+            f"{row['subnet']}, {row['precision']}",
+            *((f"{row['accuracy_fp32']:.2%}", f"{row['accuracy']:.2%}") if judged else (f"{row['sqnr_db']:.0f}",)),
+            _interval(row.get("latency_ms")) or "not run on a device here",
+            _interval(row["predicted_ms"]),
+            _times(row),
+            f"{row['size_bytes'] / 1e3:.0f} KB",
+            row["verdict"],
+        )
+        for row in found["rows"]
+    ]
+    first = "subnet" if judged else "network"
+    table((first, *figures, "verdict"), rows, f"{found['target']}: {found['name']}", figures)
+    screen = console()
+    for refused in found["refused"]:
+        screen.print(f"{refused['precision']}: no artifact: {refused['reason']}", soft_wrap=True)
+    screen.print(found["footnote"], soft_wrap=True)
+    screen.print(f"bundle: {found['bundle']}", soft_wrap=True)
+
+
+def _interval(value: Mapping[str, float] | None) -> str:
+    return f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]" if value else ""
+
+
+def _times(row: Mapping[str, Any]) -> str:
+    found = row.get("speedup")
+    if not found:
+        return "1"
+    mark = "" if found["kind"] == "measured" else " predicted"
+    return f"{found['value']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]{mark}"

@@ -1,0 +1,170 @@
+"""The commands ``hnas-deploy`` and ``hnas-train``: arguments in, exit codes out; heavy imports only when they work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+COMMANDS = {
+    "export": "a network of your own through everything after the search",
+    "targets": "the devices that can be named",
+    "doctor": "which backends can run here, and how to install the others",
+    "show": "what a bundle holds; every byte is checked first",
+    "run": "a bundle on an image file",
+}
+EXAMPLES = """examples:
+  hnas-deploy --target openvino-cpu
+  hnas-deploy --target jetson --max-latency 5ms --out runs/robot
+  hnas-deploy --target onnxruntime-cpu --supernet trained/ --data photos/ --min-accuracy 92%
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """The message alone, exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def deploy_main(arguments: Sequence[str] | None = None) -> int:
+    """``hnas-deploy``: 0 done, 1 a check or bound failed, 2 wrong use, 3 a runtime is missing."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in COMMANDS:
+        name, rest = given[0], given[1:]
+        from hnas.cli import commands
+
+        return _guarded("hnas-deploy", lambda: commands.run(name, rest, Parser), resumes=False)
+    parsed = _deploy_parser().parse_args(given)
+    return _guarded("hnas-deploy", lambda: _deploy(vars(parsed)))
+
+
+def train_main(arguments: Sequence[str] | None = None) -> int:
+    """``hnas-train``: 0 done, 2 wrong use, 3 torch is missing."""
+    parsed = _train_parser().parse_args(arguments)
+    return _guarded("hnas-train", lambda: _train(parsed))
+
+
+def _deploy_parser() -> Parser:
+    commands = "\n".join(f"  hnas-deploy {name:<8} {what}" for name, what in COMMANDS.items())
+    parser = Parser(
+        "hnas-deploy",
+        description="Search a trained supernet for a device and leave a folder that runs there, with proof.",
+        epilog=f"commands:\n{commands}\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--target", required=True, metavar="DEVICE", help="a device profile; hnas-deploy targets lists them")
+    add("--max-latency", metavar="TIME", help="hard bound on the median at batch 1, e.g. 5ms")
+    add("--min-accuracy", metavar="SHARE", help="hard bound on top-1 on the search images, e.g. 92%%")
+    add("--max-size", metavar="SIZE", help="hard bound on the model files, e.g. 300KB")
+    add("--precision", metavar="P", help="auto, fp32, fp16, bf16 or int8 (default: the device's)")
+    add("--budget", metavar="B", help="of the search: 40evals (default), 60s or 5min")
+    add("--seed", type=int, default=0, metavar="N", help="of the search (default 0)")
+    add("--threads", type=int, metavar="N", help="of the runtime (default: the device's, 1 on CPUs)")
+    add("--supernet", metavar="DIR", help="what hnas-train wrote (default: the shipped Fashion-MNIST supernet)")
+    add("--data", metavar="DIR", help="IDX files, or one sub-folder of images a class (default: the shipped slice)")
+    add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
+    add("--resume", action="store_true", help="continue an interrupted run")
+    add("--dry-run", action="store_true", help="print the resolved plan and what it will cost, and stop")
+    add("--json", action="store_true", help="the result as JSON on standard output")
+    return parser
+
+
+def _train_parser() -> Parser:
+    parser = Parser("hnas-train", description="Train a supernet from a recipe and a folder of images.")
+    add = parser.add_argument
+    add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")
+    add("--data", required=True, metavar="DIR", help="IDX files, or one sub-folder of images a class")
+    add("--out", required=True, metavar="DIR", help="the supernet's folder; hnas-deploy --supernet takes it")
+    add("--epochs", type=float, metavar="N", help="in place of the recipe's")
+    add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest or random:SEED")
+    add("--seed", type=int, default=0, metavar="N", help="of weights, batches and paths (default 0)")
+    add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
+    add("--resume", action="store_true", help="continue from the last checkpoint")
+    add("--json", action="store_true", help="the result as JSON on standard output")
+    return parser
+
+
+def _guarded(program: str, work: Callable[[], int], resumes: bool = True) -> int:
+    """Run a command; what a user can mend is one line and an exit code, never a traceback."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        _say(f"{program}: interrupted{'; the same command with --resume continues' if resumes else ''}")
+        return 130
+    except ModuleNotFoundError as error:
+        _say(f"{program}: {error.name} is not installed; pip install 'hnas[search]' (hnas-deploy doctor says more)")
+        return 3
+    except (ValueError, KeyError, FileNotFoundError, FileExistsError, PermissionError) as error:
+        _say(f"{program}: {error.args[0] if isinstance(error, KeyError) else error}")
+        return 2
+    except RuntimeError as error:
+        code = getattr(error, "code", None)
+        if code is None and type(error) is not RuntimeError:
+            raise
+        _say(f"{program}: {error}")
+        return int(code or 1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - the one place where a command speaks of its failure
+
+
+def _deploy(options: dict[str, Any]) -> int:
+    from hnas import report
+
+    as_json, dry = options.pop("json"), options.pop("dry_run")
+    target, resume = options.pop("target"), options.pop("resume")
+    import hw_profiles
+
+    hw_profiles.load(target)  # the likeliest slip is answered before torch is imported
+    from hnas import deployment
+    from hnas.deployment.plan import resolve
+
+    if dry:
+        plan = resolve(target, resume=resume, **options)
+        cost = deployment.estimate(plan)
+        if as_json:
+            report.write_json({"plan": plan.identity(), "out": str(plan.out), "cost": cost})
+        else:
+            report.plan_table([*plan.lines(), ("cost", cost)])
+        return 0
+    with report.stages() as on:
+        found = deployment.deploy(target, resume=resume, on=on, **options)
+    if as_json:
+        report.write_json(found.to_json())
+    else:
+        report.deployment_table(found.to_json())
+    return 0
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from hnas import recipes, report
+
+    recipe = recipes.load(parsed.recipe)
+    import torch
+
+    from hnas import experiment
+
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    with report.training(f"training {recipe.name}") as advance:
+        record = experiment.run(
+            recipe,
+            Path(parsed.data),
+            Path(parsed.out),
+            seed=parsed.seed,
+            epochs=parsed.epochs,
+            alone=parsed.alone,
+            resume=parsed.resume,
+            advance=advance,
+        )
+    if parsed.json:
+        report.write_json(record)
+    else:
+        report.training_summary(Path(parsed.out), record)
+    return 0

@@ -1,0 +1,299 @@
+"""From a trained supernet to a bundle: plan, search, materialise, fuse, quantise, export, verify, measure, bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from export.errors import ExportError
+from export.measurement import Comparison, compare_many
+from export.zoo import Bundle
+from hnas.cost import Cost, Price
+from hnas.cost.flops import parameters
+from hnas.cost.roofline import BYTES, roofline
+from hnas.deployment import bundling
+from hnas.deployment.build import BLOCKS, PROCESSES, Built, Images, build, build_each, judge
+from hnas.deployment.bundling import Result
+from hnas.deployment.plan import GUARD, Plan, resolve
+from hnas.deployment.pricing import Measured, fitting, samples
+from hnas.deployment.source import Source, open_source
+from hnas.files import read_json, write_json
+from hnas.journal import Journal
+from hnas.pareto import Candidate, front
+from hnas.space import Arch
+from hnas.study import Study
+
+Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
+FINALISTS = 3  # how many subnets are built, one after the other, until one keeps every window as an artifact
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What ``deploy`` did, and the bundle that it left."""
+
+    result: Result
+    bundle: Bundle
+
+    def to_json(self) -> dict[str, Any]:
+        """Rows, front and manifest as plain values."""
+        return bundling.summary(self.result, self.bundle)
+
+
+def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **options: Any) -> Deployment:
+    """Search the supernet for ``target`` and leave a verified, measured bundle in ``out``.
+
+    options: those of the command (``max_latency="5ms"``, ``min_accuracy="92%"``, ``max_size``, ``precision``,
+    ``budget="40evals"``, ``seed``, ``threads``, ``supernet``, ``data``, ``out``). ``on(stage, done, total)`` follows.
+    ValueError for wrong use, Unavailable for a missing runtime, ExportError when no artifact passes. A run's folder
+    holds the journal and every artifact that was tried; the bundle in it appears whole or not at all.
+    """
+    plan = resolve(target, resume=resume, **options)
+    notify = on or _silent
+    source = open_source(plan.supernet, plan.data)
+    with _run(plan, source, resume) as journal:
+        study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
+        with _costs(study, plan) as costs:
+            study.costs = costs
+            candidates = _search(study, plan, notify)
+            chosen = _finalists(study, plan, candidates)
+            return _build_first(study, plan, source, chosen, candidates, notify, options)
+
+
+def estimate(plan: Plan) -> str:
+    """What the search of ``plan`` will take, from pricing and scoring one subnet here."""
+    source = open_source(plan.supernet, plan.data)
+    if plan.seconds is not None:
+        return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"
+    study = Study(source.supernet, source.task, seed=plan.seed)
+    with _costs(study, plan) as costs:
+        study.costs = costs
+        arch = source.supernet.space.sample(Random(plan.seed))
+        study.price(source.supernet.space.largest, "latency_ms")
+        begun = time.monotonic()
+        study.score(arch)
+        each = time.monotonic() - begun
+    total = each * (plan.evaluations or 0)
+    return f"about {total:.0f} s of search ({each:.1f} s for one subnet here), then building and measuring"
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+@contextmanager
+def _run(plan: Plan, source: Source, resume: bool) -> Iterator[Journal]:
+    """The journal of the run's folder; a folder of another run, or of one that must not be continued, is refused."""
+    identity = {**plan.identity(), "supernet_digest": source.digest, "data_digests": source.digests}
+    file = plan.out / "plan.json"
+    if file.exists():
+        if not resume:
+            raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
+        if read_json(file) != identity:
+            raise ValueError(f"{plan.out} holds a run with other options, weights or data; choose another --out")
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        write_json(file, identity)
+    except OSError as error:
+        raise ValueError(f"cannot write to {plan.out}: {error.strerror or error}; choose another --out") from None
+    journal = Journal(plan.out / "journal.jsonl")
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+@contextmanager
+def _costs(study: Study, plan: Plan) -> Iterator[dict[str, Cost]]:
+    """What the windows bound: latency as this device has it, and the bytes of the weights."""
+    smallest = min(BYTES[p] for p in plan.precisions)
+
+    def size(arch: Arch) -> Price:
+        value = float(parameters(study.supernet.skeleton(arch)) * smallest)
+        return Price(value, "bytes", value, value, "predicted")
+
+    if not plan.measured:
+        precision = plan.precisions[-1]
+        yield {
+            "latency_ms": roofline(study.supernet.space, study.supernet.skeleton, plan.device, precision),
+            "size_bytes": size,
+        }
+        return
+    if plan.device.backend == "tflite":
+        from hnas.deployment.blocks import BlockTable
+
+        table: Measured | BlockTable = BlockTable(study, plan.device, plan.threads)
+    else:
+        table = Measured(study, plan.device, plan.threads, "fp32" if plan.precision == "auto" else plan.precision)
+    try:
+        yield {"latency_ms": table, "size_bytes": size}
+    finally:
+        table.close()
+
+
+def _search(study: Study, plan: Plan, notify: Stage) -> list[Candidate]:
+    from hnas.strategies.evolution import Window, search
+
+    windows = {metric: Window(low, high) for metric, (low, high) in plan.windows.items()}
+    seconds = None if plan.seconds is None else max(0.0, plan.seconds - study.journal.spent)
+    space, found = study.supernet.space, []
+    total = plan.evaluations or 0
+    notify("search", 0, total)
+    for candidate in search(
+        study, space, windows=windows, evaluations=plan.evaluations, seconds=seconds, seed=plan.seed
+    ):
+        found.append(candidate)
+        notify("search", len(found), total)
+    return found
+
+
+def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates to build, best first.
+
+    1. Latency or size is bounded: the most accurate inside all windows.
+    2. Only accuracy is: the fastest inside.
+    3. Nothing is: the fastest within half of the guard of the largest subnet's accuracy, so that a test set agrees.
+    """
+    scored = [c for c in candidates if "accuracy" in c.metrics]
+    inside = [c for c in scored if all(low <= c.metrics[m] <= high for m, (low, high) in plan.windows.items())]
+    if not inside:
+        raise ExportError(_nearest(plan, candidates))
+    ahead = front(inside, "latency_ms")
+    if plan.max_latency_ms is not None or plan.max_size_bytes is not None:
+        return ahead[::-1][:FINALISTS]
+    if plan.min_accuracy is not None:
+        return ahead[:FINALISTS]
+    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD / 2
+    return ([c for c in ahead if c.metrics["accuracy"] >= goal] or ahead[-1:])[:FINALISTS]
+
+
+def _nearest(plan: Plan, candidates: list[Candidate]) -> str:
+    """What the search reached of the windows that nothing satisfies."""
+    said = []
+    for metric, (low, high) in plan.windows.items():
+        values = [c.metrics[metric] for c in candidates if metric in c.metrics]
+        if not values:
+            continue
+        best = max(values) if metric == "accuracy" else min(values)
+        if metric == "latency_ms":
+            said.append(f"the fastest takes {best:.3g} ms (asked: {high:g})")
+        elif metric == "size_bytes":
+            said.append(f"the smallest has {best / 1e6:.3g} MB of weights (asked: {high / 1e6:g})")
+        else:
+            said.append(f"the most accurate inside the other bounds reaches {best:.1%} (asked: {low:.1%})")
+    return f"no subnet of {len(candidates)} tried keeps every bound: {'; '.join(said)}; relax one of them"
+
+
+def _build_first(
+    study: Study,
+    plan: Plan,
+    source: Source,
+    finalists: list[Candidate],
+    candidates: list[Candidate],
+    notify: Stage,
+    options: Mapping[str, Any],
+) -> Deployment:
+    """Build finalists in turn until an artifact of one keeps the guard and every window; bundle that one."""
+    steps = len(plan.precisions) + 1
+    work = plan.out / "artifacts"
+    notify("build", 0, steps)
+    largest = study.supernet.space.largest
+    base_images = _images(study, largest)
+    net = study.supernet.extract(largest, study.calibrate(largest))
+    make = partial(build, device=plan.device.name, threads=plan.threads)
+    baseline = make(net, base_images, precision="fp32", path=work / "baseline")
+    objections: list[str] = []
+    for candidate in finalists:
+        images = _images(study, candidate.arch)
+        net = study.supernet.extract(candidate.arch, study.calibrate(candidate.arch))
+        built, refused = build_each(
+            plan.precisions,
+            lambda p, net=net, images=images: make(net, images, precision=p, path=work / p),  # type: ignore[misc]
+            lambda done: notify("build", done, steps),
+        )
+        notify("measure", 0, 1)
+        comparisons = _compare(study, plan, candidate.arch, baseline, built)
+        accuracies = _accuracies(images)
+        best, rows = judge(built, comparisons, accuracies["search"], GUARD, _objection(plan))
+        if best is None:
+            objections += [row.verdict for row in rows]
+            continue
+        notify("bundle", 0, 1)
+        result = Result(
+            plan=plan,
+            arch=candidate.arch,
+            best=best,
+            baseline=baseline,
+            rows=tuple(rows),
+            refused=tuple(refused),
+            predicted=_predictions(study, plan, candidate.arch),
+            fp32_accuracy=accuracies,
+            front=tuple(front([c for c in candidates if "accuracy" in c.metrics], "latency_ms")),
+        )
+        bundle = bundling.write(result, source, bundling.command(plan, options))
+        return Deployment(result, bundle)
+    raise ExportError(
+        f"no artifact of {len(finalists)} subnets keeps every bound: {'; '.join(dict.fromkeys(objections))}"
+    )
+
+
+def _images(study: Study, arch: Arch) -> Images:
+    """Every held-out image as the inputs of ``arch``, and what the calibrated fp32 subnet says of them."""
+    shapes = study.supernet.space.example(arch)
+    answers = {split: study.outputs(arch, split) for split in ("search", "test")}
+    return Images(
+        calibration=samples(study, "calibration", shapes),
+        search=samples(study, "search", shapes),
+        test=samples(study, "test", shapes),
+        labels={split: labels.numpy() for split, (_, labels) in answers.items()},
+        expected={split: outputs.numpy() for split, (outputs, _) in answers.items()},
+    )
+
+
+def _accuracies(images: Images) -> dict[str, float]:
+    return {s: float(np.mean(images.expected[s].argmax(1) == images.labels[s])) for s in images.expected}
+
+
+def _compare(study: Study, plan: Plan, arch: Arch, baseline: Built, built: Sequence[Built]) -> list[Comparison | None]:
+    """Every artifact against the largest subnet in fp32, all in turns, over fresh processes; None if nothing runs here."""
+    if not plan.measured:
+        return [None] * len(built)
+
+    def measure() -> Any:
+        artifacts = [b.artifact for b in built]
+        found = compare_many(
+            baseline.artifact, artifacts, fitting(study), processes=PROCESSES, blocks=BLOCKS, seed=plan.seed
+        )
+        return [comparison.to_json() for comparison in found]
+
+    names = "+".join(b.artifact.precision for b in built)
+    return [Comparison.from_json(c) for c in study.journal.call(f"comparison/{arch.digest}/{names}", measure)]
+
+
+def _predictions(study: Study, plan: Plan, arch: Arch) -> dict[str, Price]:
+    """What the device's profile says of the subnet in every precision, and of the largest in fp32 ("baseline")."""
+    space, skeleton = study.supernet.space, study.supernet.skeleton
+    known = {p: roofline(space, skeleton, plan.device, p)(arch) for p in plan.precisions}
+    return {**known, "baseline": roofline(space, skeleton, plan.device, "fp32")(space.largest)}
+
+
+def _objection(plan: Plan) -> Callable[[Built, Comparison | None], str | None]:
+    """Why an artifact itself misses a window, or None; the search's figures were only the subnet's."""
+
+    def objection(built: Built, comparison: Comparison | None) -> str | None:
+        size, accuracy = built.artifact.size_bytes, built.accuracy["search"]
+        if plan.max_size_bytes is not None and size > plan.max_size_bytes:
+            return f"its file has {size / 1e6:.3g} MB (asked: {plan.max_size_bytes / 1e6:g})"
+        if plan.min_accuracy is not None and accuracy < plan.min_accuracy:
+            return f"it reaches {accuracy:.1%} on the search images (asked: {plan.min_accuracy:.1%})"
+        if plan.max_latency_ms is not None and comparison is not None and comparison.b.median_ms > plan.max_latency_ms:
+            return f"it takes {comparison.b.median_ms:.3g} ms (asked: {plan.max_latency_ms:g})"
+        return None
+
+    return objection

@@ -1,0 +1,155 @@
+"""From a chosen network to artifacts that were verified, judged and measured in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+import export
+from export.artifact import Artifact
+from export.errors import ExportError
+from export.measurement import Comparison
+from export.verification import Check, check
+from export.worker import Worker
+
+Inputs = tuple[NDArray[Any], ...]
+CALIBRATION = 256  # images for int8 ranges; more change nothing that the guard can see
+EVIDENCE = 64  # images on which a saved artifact must equal the network before anything else is asked of it
+PROCESSES, BLOCKS = 5, 10  # of the final measurement
+
+
+@dataclass(frozen=True)
+class Images:
+    """What artifacts are judged on, as inputs of one network: search decides, test only reports.
+
+    expected: the fp32 network's own outputs on both splits, [N, classes].
+    """
+
+    calibration: Sequence[Inputs]
+    search: Sequence[Inputs]
+    test: Sequence[Inputs]
+    labels: Mapping[str, NDArray[np.int64]]
+    expected: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """An artifact and what it does on images: ``accuracy`` by split, ``check`` against the fp32 network on search."""
+
+    artifact: Artifact
+    check: Check
+    accuracy: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A precision that was tried and gave no artifact, and why in one line."""
+
+    precision: str
+    reason: str
+
+
+def build(net: nn.Module, images: Images, *, device: str, precision: str, threads: int, path: Path) -> Built:
+    """Compile ``net``, open the saved file in a new process, and run every search and test image through it."""
+    artifact = export.compile(
+        net,
+        images.search[0],
+        device=device,
+        precision=precision,
+        calibration=images.calibration[:CALIBRATION] if precision == "int8" else None,
+        evidence=images.search[:EVIDENCE],
+        threads=threads,
+        path=path,
+    )
+    with Worker(artifact) as worker:
+        outputs = {split: worker.outputs(getattr(images, split)) for split in ("search", "test")}
+    expected = [(row[None],) for row in images.expected["search"]]
+    found = check(expected, outputs["search"], precision)
+    if not found.passed:
+        raise ExportError(f"the {precision} artifact is not the network: {found.line()}")
+    return Built(artifact, found, {split: accuracy(outputs[split], images.labels[split]) for split in outputs})
+
+
+def build_each(
+    precisions: Sequence[str], make: Callable[[str], Built], advance: Callable[[int], None]
+) -> tuple[list[Built], list[Refused]]:
+    """Every precision that can be built; one that fails is kept with its reason, unless it is the only one.
+
+    ``advance(k)`` is called before the k-th one.
+    """
+    built: list[Built] = []
+    refused: list[Refused] = []
+    for done, precision in enumerate(precisions, 1):
+        advance(done)
+        try:
+            built.append(make(precision))
+        except ExportError as error:
+            if len(precisions) == 1:
+                raise
+            refused.append(Refused(precision, str(error)))
+    if not built:
+        raise ExportError("; ".join(r.reason for r in refused))
+    return built, refused
+
+
+def accuracy(outputs: Sequence[tuple[NDArray[Any], ...]], labels: NDArray[np.int64]) -> float:
+    """Top-1 of scores [1, classes] for each image."""
+    return float(np.mean([int(scores[0].argmax()) == label for scores, label in zip(outputs, labels, strict=True)]))
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share that was seen in ``n`` images."""
+    z = 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * ((share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5)
+    return min(centre - half, share), max(centre + half, share)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table."""
+
+    built: Built
+    comparison: Comparison | None
+    verdict: str
+
+
+def judge(
+    built: Sequence[Built],
+    comparisons: Sequence[Comparison | None],
+    fp32_accuracy: float,
+    guard: float,
+    objection: Callable[[Built, Comparison | None], str | None] = lambda _built, _comparison: None,
+) -> tuple[int | None, list[Row]]:
+    """Which artifact to keep: the fastest that keeps the accuracy guard and every window; and why not the others.
+
+    1. search accuracy below the fp32 network's minus ``guard``: refused, whatever its speed.
+    2. ``objection`` (a window that the artifact itself misses): refused with that reason.
+    3. measured: the highest speedup of the rest. predicted (no comparison): the last, that is lowest, precision.
+    4. nothing is left: None.
+    5. no accuracy is known (a network that came without images): case 1 refuses nobody.
+    """
+    reasons = []
+    for b, c in zip(built, comparisons, strict=True):
+        lost = fp32_accuracy - b.accuracy.get("search", fp32_accuracy)
+        slips = f"loses {100 * lost:.1f} points on the search images (guard {100 * guard:g})" if lost > guard else None
+        reasons.append(slips or objection(b, c))
+    speed = [c.ratio if c is not None else float(i) for i, c in enumerate(comparisons)]
+    allowed = [i for i, reason in enumerate(reasons) if reason is None]
+    best = max(allowed, key=lambda i: speed[i], default=None)
+    rows = []
+    for i, (b, c, reason) in enumerate(zip(built, comparisons, reasons, strict=True)):
+        if i == best:
+            verdict = "kept"
+        elif reason is None and best is not None and c is not None and (kept := comparisons[best]) is not None:
+            verdict = f"not taken: {kept.ratio / c.ratio:.2f}x the time of {built[best].artifact.precision}"
+        else:
+            verdict = f"not taken: {reason or 'a lower precision is kept'}"
+        rows.append(Row(b, c, verdict))
+    return best, rows

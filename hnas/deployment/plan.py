@@ -1,0 +1,157 @@
+"""What a deployment will do, resolved before anything runs: device, backend, windows, precisions, budget, folders."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hw_profiles
+from export import backends
+from export.errors import Unavailable
+from hnas import units
+from hw_profiles import Device
+
+EVALUATIONS = 40
+GUARD = 0.01  # of top-1: what a lower precision may lose on the search images, and what the default goal may lose
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the outcome; equal plans with equal data and journals end in equal subnets."""
+
+    device: Device
+    precision: str
+    precisions: tuple[str, ...]
+    max_latency_ms: float | None
+    min_accuracy: float | None
+    max_size_bytes: float | None
+    evaluations: int | None
+    seconds: float | None
+    seed: int
+    threads: int
+    supernet: Path | None
+    data: Path | None
+    out: Path
+
+    @property
+    def measured(self) -> bool:
+        """Whether latency is measured here; otherwise it is predicted from the device's profile."""
+        return self.device.local
+
+    @property
+    def windows(self) -> dict[str, tuple[float, float]]:
+        """Hard bounds of the search: metric -> (low, high)."""
+        inf = float("inf")
+        bounds = {
+            "latency_ms": (-inf, self.max_latency_ms),
+            "size_bytes": (-inf, self.max_size_bytes),
+            "accuracy": (self.min_accuracy, inf),
+        }
+        return {m: (low, high) for m, (low, high) in bounds.items() if low is not None and high is not None}
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be resumed, as JSON."""
+        record = asdict(self) | {"device": self.device.name}
+        del record["out"]
+        return {key: str(value) if isinstance(value, Path) else value for key, value in record.items()}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The plan for a person: (what, value)."""
+        bounds = [
+            f"latency <= {self.max_latency_ms:g} ms" if self.max_latency_ms else "",
+            f"accuracy >= {self.min_accuracy:.1%}" if self.min_accuracy is not None else "",
+            f"size <= {self.max_size_bytes / 1e6:g} MB" if self.max_size_bytes else "",
+        ]
+        goal = ", ".join(filter(None, bounds)) or f"fastest within {GUARD:.0%} of the largest subnet's accuracy"
+        budget = f"{self.evaluations} evaluations" if self.evaluations else f"{self.seconds:g} s"
+        return [
+            ("target", f"{self.device.name} ({self.device.title})"),
+            ("backend", self.device.backend),
+            (
+                "latency",
+                "measured here" if self.measured else "predicted from the device's profile: not run on a device here",
+            ),
+            (
+                "precisions",
+                f"{', '.join(self.precisions)}"
+                + (" (the fastest that keeps its accuracy)" if self.precision == "auto" else ""),
+            ),
+            ("goal", goal),
+            ("search", f"NSGA-II, {budget}, seed {self.seed}"),
+            ("threads", str(self.threads)),
+            ("supernet", str(self.supernet or "shipped with hnas (Fashion-MNIST)")),
+            ("data", str(self.data or "shipped with hnas (a slice of Fashion-MNIST)")),
+            ("out", str(self.out)),
+        ]
+
+
+def resolve(
+    target: str,
+    *,
+    max_latency: str | None = None,
+    min_accuracy: str | None = None,
+    max_size: str | None = None,
+    precision: str | None = None,
+    budget: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    supernet: Path | str | None = None,
+    data: Path | str | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+) -> Plan:
+    """The plan of these options; ValueError for what is not understood, Unavailable where a runtime is missing."""
+    device = hw_profiles.load(target)
+    wanted = precision or device.precision
+    evaluations, seconds = units.budget(budget) if budget else (EVALUATIONS, None)
+    if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
+        raise ValueError(f"threads is {threads}; this machine has {os.cpu_count()} cores")
+    return Plan(
+        device=device,
+        precision=wanted,
+        precisions=precisions(device, wanted),
+        max_latency_ms=units.latency_ms(max_latency) if max_latency else None,
+        min_accuracy=units.share(min_accuracy) if min_accuracy else None,
+        max_size_bytes=units.size_bytes(max_size) if max_size else None,
+        evaluations=evaluations,
+        seconds=seconds,
+        seed=seed,
+        threads=threads or device.threads,
+        supernet=Path(supernet) if supernet else None,
+        data=Path(data) if data else None,
+        out=Path(out) if out else _folder(device.name, resume),
+    )
+
+
+def precisions(device: Device, wanted: str) -> tuple[str, ...]:
+    """The precisions to build: all that device and backend offer for "auto", fp32 first, else the one wanted."""
+    if wanted not in PRECISIONS:
+        raise ValueError(f"no precision {wanted!r}; known: {', '.join(PRECISIONS)}")
+    backend = backends.load(device.backend)
+    if device.local and (missing := backend.missing()):
+        raise Unavailable(missing)
+    offered = tuple(p for p in backend.precisions if p in device.precisions)
+    if wanted == "auto":
+        return tuple(p for p in offered if not (device.local and p == "bf16" and not _cpu_has_bf16()))
+    if wanted not in offered:
+        raise ValueError(f"{device.name} with {device.backend} has no {wanted}; offered: {', '.join(offered)}")
+    return (wanted,)
+
+
+def _cpu_has_bf16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _folder(target: str, resume: bool) -> Path:
+    """runs/TARGET, or the next free runs/TARGET-2, -3, ...; with ``resume`` the last one that is there."""
+    taken: list[Path] = []
+    path = Path("runs") / target
+    while path.exists():
+        taken.append(path)
+        path = Path("runs") / f"{target}-{len(taken) + 1}"
+    return taken[-1] if resume and taken else path

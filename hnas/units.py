@@ -1,0 +1,49 @@
+"""Budgets as people type them: 5ms, 800us, 300KB, 92%, 60s, 40evals."""
+
+from __future__ import annotations
+
+import re
+
+_TIME_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+
+
+def _split(text: str) -> tuple[float, str] | None:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z%]*)\s*", text)
+    return (float(found[1]), found[2]) if found else None
+
+
+def latency_ms(text: str) -> float:
+    """Milliseconds of "5ms", "800us" or "0.1s"."""
+    parts = _split(text)
+    if parts is None or parts[1] not in _TIME_MS or parts[0] <= 0:
+        raise ValueError(f"latency {text!r} is not understood; write for example 5ms, 800us or 0.1s")
+    return parts[0] * _TIME_MS[parts[1]]
+
+
+def size_bytes(text: str) -> float:
+    """Bytes of "300KB", "2MB" or "1MiB"."""
+    parts = _split(text)
+    if parts is None or parts[1] not in _BYTES or parts[0] <= 0:
+        raise ValueError(f"size {text!r} is not understood; write for example 300KB, 2MB or 1MiB")
+    return parts[0] * _BYTES[parts[1]]
+
+
+def share(text: str) -> float:
+    """The share of "92%" or "0.92", between 0 and 1."""
+    parts = _split(text)
+    value = -1.0 if parts is None else parts[0] / 100 if parts[1] == "%" else parts[0] if parts[1] == "" else -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"accuracy {text!r} is not understood; write for example 92% or 0.92")
+    return value
+
+
+def budget(text: str) -> tuple[int | None, float | None]:
+    """(evaluations, seconds) of "40evals", "60s" or "5min"; exactly one of them is given."""
+    parts = _split(text)
+    if parts is not None and parts[0] > 0:
+        if parts[1] in ("evals", "eval") and parts[0] == int(parts[0]):
+            return int(parts[0]), None
+        if parts[1] in ("s", "min"):
+            return None, parts[0] * (60 if parts[1] == "min" else 1)
+    raise ValueError(f"budget {text!r} is not understood; write for example 60s, 5min or 40evals")
