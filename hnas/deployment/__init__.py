@@ -261,7 +261,7 @@ def _accuracies(images: Images) -> dict[str, float]:
 
 
 def _compare(study: Study, plan: Plan, arch: Arch, baseline: Built, built: Sequence[Built]) -> list[Comparison | None]:
-    """Every artifact against the largest subnet in fp32, all in turns, over fresh processes; None if nothing runs here."""
+    """Every artifact against the largest subnet in fp32, in turns, over fresh processes; None if nothing runs here."""
     if not plan.measured:
         return [None] * len(built)
 

@@ -41,7 +41,7 @@ def sample(study: Study, arch: Arch) -> Inputs:
 
 
 def samples(study: Study, split: str, shapes: Sequence[Shape], count: int | None = None) -> list[Inputs]:
-    """The first ``count`` images of a held-out split, each as the inputs of a network of these shapes (less the batch)."""
+    """The first ``count`` images of a held-out split, each as the inputs of a network of these shapes (no batch)."""
     raw, _ = study.task.held(split)
     whole = [x.numpy() for x in study.task.inputs(raw[:count], shapes)]
     return [tuple(np.ascontiguousarray(x[i : i + 1]) for x in whole) for i in range(len(whole[0]))]
