@@ -1,0 +1,138 @@
+"""The sub-commands of ``hnas-deploy``; all but ``export`` run without torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hnas import report
+
+
+def run(name: str, arguments: Sequence[str], parser: type[argparse.ArgumentParser]) -> int:
+    """Run sub-command ``name``; the exit code."""
+    return {"export": _export, "targets": _targets, "doctor": _doctor, "show": _show, "run": _run}[name](
+        list(arguments), parser
+    )
+
+
+def _targets(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
+    import hw_profiles
+
+    own = parser("hnas-deploy targets", description="The devices that --target takes.")
+    own.add_argument("--json", action="store_true", help="as JSON on standard output")
+    rows = []
+    as_json = own.parse_args(arguments).json
+    for name in hw_profiles.names():
+        device = hw_profiles.load(name)
+        latency = "measured here" if device.local else "predicted"
+        offered, aliases = ", ".join(device.precisions), ", ".join(device.aliases)
+        rows.append((name, device.title, device.backend, offered, latency, aliases))
+    columns = ("target", "device", "backend", "precisions", "latency", "also called")
+    if as_json:
+        report.write_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        report.table(columns, rows)
+    return 0
+
+
+def _doctor(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
+    from export import backends
+
+    own = parser("hnas-deploy doctor", description="Which backends run here, and the line that installs the others.")
+    own.add_argument("--json", action="store_true", help="as JSON on standard output")
+    as_json = own.parse_args(arguments).json
+    rows = []
+    for name in backends.names():
+        backend = backends.load(name)
+        missing = backend.missing()
+        versions = "" if missing else ", ".join(f"{k} {v}" for k, v in backend.versions().items())
+        rows.append((name, "no" if missing else "yes", ", ".join(backend.precisions), missing or versions))
+    columns = ("backend", "runs here", "precisions", "versions, or how to install")
+    if as_json:
+        report.write_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        report.table(columns, rows)
+    return 0
+
+
+def _show(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
+    from export import zoo
+    from export.schema import read_json
+
+    own = parser("hnas-deploy show", description="Check every byte of a bundle and print its card.")
+    own.add_argument("bundle", type=Path, metavar="DIR")
+    own.add_argument("--json", action="store_true", help="the manifest as JSON on standard output")
+    parsed = own.parse_args(arguments)
+    bundle = zoo.read(parsed.bundle)
+    if parsed.json:
+        report.write_json(read_json(bundle.path / zoo.MANIFEST))
+    else:
+        report.markdown(zoo.card(bundle.manifest))
+    return 0
+
+
+def _run(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
+    import numpy as np
+
+    from export import zoo
+    from export.worker import Worker
+    from hnas.tasks.images import Preprocessing
+
+    own = parser("hnas-deploy run", description="Classify an image file with a bundle.")
+    own.add_argument("bundle", type=Path, metavar="DIR")
+    own.add_argument("--image", type=Path, required=True, metavar="FILE")
+    own.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to print (default 3)")
+    own.add_argument("--json", action="store_true", help="as JSON on standard output")
+    parsed = own.parse_args(arguments)
+    bundle = zoo.read(parsed.bundle)
+    eats = bundle.manifest.input
+    if eats is None or eats.preprocessing is None:
+        raise ValueError(f"{parsed.bundle} does not say how an image becomes its input; use export.load in Python")
+    if not parsed.image.is_file():
+        raise FileNotFoundError(f"no image file {parsed.image}")
+    preprocessing = Preprocessing.from_json(eats.preprocessing)
+    with Worker(bundle.artifact()) as worker:
+        (scores, *_) = worker(preprocessing(preprocessing.read(parsed.image)[None]))
+    if scores.shape != (1, len(bundle.labels)):
+        raise ValueError(f"{parsed.bundle} names {len(bundle.labels)} classes, its output is {list(scores.shape)}")
+    odds = np.exp(scores[0] - scores[0].max())
+    odds /= odds.sum()
+    best = [(bundle.labels[i], float(odds[i])) for i in np.argsort(-odds)[: max(1, parsed.top)]]
+    if parsed.json:
+        report.write_json([{"label": label, "probability": share} for label, share in best])
+    else:
+        report.table(("label", "probability"), [(label, f"{share:.1%}") for label, share in best])
+    return 0
+
+
+def _export(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
+    own = parser(
+        "hnas-deploy export", description="Compile, verify and measure a static network of your own, and bundle it."
+    )
+    add: Any = own.add_argument
+    add("--model", required=True, metavar="PACKAGE.MODULE:CALLABLE", help="returns an nn.Module; or (module, inputs)")
+    add("--target", required=True, metavar="DEVICE", help="a device profile; hnas-deploy targets lists them")
+    add("--input", dest="inputs", action="append", metavar="1x3x64x64", help="the shape of each input in turn")
+    add("--calibration", metavar="FILE", help=".npz or .npy of real inputs [N, ...], needed for int8")
+    add("--precision", metavar="P", help="auto, fp32, fp16, bf16 or int8 (default: the device's)")
+    add("--threads", type=int, metavar="N", help="of the runtime (default: the device's)")
+    add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
+    add("--json", action="store_true", help="the result as JSON on standard output")
+    options = vars(own.parse_args(arguments))
+    as_json = options.pop("json")
+    import hw_profiles
+
+    hw_profiles.load(options["target"])  # the likeliest slip is answered before torch is imported
+    sys.path.insert(0, str(Path.cwd()))  # a script's own path starts with its folder, not with the user's
+    from hnas.deployment.static import export_static
+
+    with report.stages() as on:
+        found = export_static(on=on, **options)
+    if as_json:
+        report.write_json(found)
+    else:
+        report.deployment_table(found)
+    return 0
