@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.artifact import Artifact, digest_files
+from export.artifact import Artifact, Tensor, digest_files
 from export.errors import ExportError, Unavailable, one_line
+from export.flatbuffer import Part, join, split
 from export.quantisation import Sample, samples
 from export.quiet import quiet, quiet_stderr
 from export.schema import JSON
 from export.signature import describe, fit
+from export.verification import check
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +66,11 @@ def versions() -> dict[str, str]:
     return {name: version(name)}
 
 
+def toolchain() -> dict[str, str]:
+    """The versions of all that makes a model what it is."""
+    return {**versions(), "torch": version("torch"), "litert-torch": version("litert-torch")}
+
+
 def compile(
     program: Program,
     path: Path,
@@ -80,9 +87,9 @@ def compile(
     if precision not in precisions:
         raise ValueError(f"tflite runs {', '.join(precisions)} on a CPU, got {precision!r}")
     inputs, outputs = describe(program)
-    layout = [list(NHWC) if len(tensor.shape) == 4 else None for tensor in inputs]
+    layout = _layout(tensor.shape for tensor in inputs)
     notes: dict[str, JSON] = {"layout": layout}
-    found = {**versions(), "torch": version("torch"), "litert-torch": version("litert-torch")}
+    found = toolchain()
     if precision == "int8":
         data = samples(calibration, inputs)
         found["ai-edge-quantizer"] = version("ai-edge-quantizer")
@@ -109,6 +116,59 @@ def compile(
     return artifact
 
 
+def convert_many(programs: Sequence[Program]) -> list[bytes]:
+    """Each of ``programs`` as an fp32 model of its own, for little more than the price of one conversion.
+
+    They are converted side by side as one module and split. 4-D inputs and outputs are channels last, so that models
+    can be joined without transposes. Each is checked against its program; ExportError where one computes otherwise.
+    """
+    inputs = [value for program in programs for value in program.inputs]
+    outputs = [program(*program.inputs) for program in programs]
+    flat = [value for values in outputs for value in values]
+    last = [index for index, value in enumerate(flat) if value.ndim == 4]
+    with TemporaryDirectory() as folder:
+        whole = Path(folder) / MODEL
+        _lower(_side_by_side(programs), inputs, _layout(value.shape for value in inputs), last, whole)
+        ends = [(len(program.inputs), len(values)) for program, values in zip(programs, outputs, strict=True)]
+        models = split(whole.read_bytes(), ends)
+        for model, program, values in zip(models, programs, outputs, strict=True):
+            whole.write_bytes(model)
+            runner = TfLite(_joined(whole, *describe(program), device="any", threads=1))
+            found = check([tuple(v.numpy() for v in values)], [runner(*(x.numpy() for x in program.inputs))], "fp32")
+            if not found.passed:
+                raise ExportError(f"a part of a split model computes otherwise than its program: {found.line()}")
+    return models
+
+
+def assemble(
+    parts: Sequence[Part],
+    path: Path,
+    *,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    device: Device,
+    threads: int,
+) -> Artifact:
+    """Write the fp32 artifact of models of ``convert_many``, joined by the names that they and its ends share."""
+    joined = join(parts, [tensor.name for tensor in inputs], [tensor.name for tensor in outputs])
+    (path / MODEL).write_bytes(joined)
+    artifact = _joined(path / MODEL, tuple(inputs), tuple(outputs), device=device.name, threads=threads)
+    artifact.write()
+    return artifact
+
+
+def _joined(
+    model: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], *, device: str, threads: int
+) -> Artifact:
+    """The record of a model that is channels last at both ends."""
+    notes: dict[str, JSON] = {
+        "layout": _layout(tensor.shape for tensor in inputs),
+        "outputs_layout": _layout(tensor.shape for tensor in outputs),
+    }
+    files = digest_files(model.parent, model.name)
+    return Artifact(model.parent, "tflite", "fp32", device, threads, inputs, outputs, files, versions(), notes)
+
+
 def load(artifact: Artifact) -> TfLite:
     """Open ``artifact`` with XNNPACK and exactly its threads."""
     return TfLite(artifact)
@@ -120,6 +180,7 @@ class TfLite:
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         self._layout = artifact.notes.get("layout")
+        self._outputs_layout = artifact.notes.get("outputs_layout")
         self._interpreter = _interpreter(artifact.model, artifact.threads)
         self._inputs = _indices(self._interpreter.get_input_details())
         self._outputs = _indices(self._interpreter.get_output_details())
@@ -127,7 +188,8 @@ class TfLite:
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """The outputs for ``inputs``."""
         self.bind(*inputs)()
-        return tuple(self._interpreter.get_tensor(index) for index in self._outputs)
+        outputs = tuple(self._interpreter.get_tensor(index) for index in self._outputs)
+        return _from_runtime(outputs, self._outputs_layout)
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
         """A call on ``inputs``, which are transposed and set once."""
@@ -165,7 +227,51 @@ def _to_runtime(sample: Sample, layout: JSON) -> Sample:
     return tuple(np.ascontiguousarray(value.transpose(order)) if order else value for value, order in pairs)
 
 
+def _from_runtime(outputs: Sample, layout: JSON) -> Sample:
+    """The arrays in the module's layout: ``layout`` undone."""
+    orders = layout if isinstance(layout, list) else [None] * len(outputs)
+    inverse = [np.argsort(order).tolist() if isinstance(order, list) else None for order in orders]
+    return _to_runtime(outputs, inverse)
+
+
+def _layout(shapes: Iterable[Sequence[int]]) -> list[JSON]:
+    """Channels last for what has four dimensions, None (as it is) for the rest."""
+    return [list(NHWC) if len(shape) == 4 else None for shape in shapes]
+
+
+def _side_by_side(programs: Sequence[Program]) -> torch.nn.Module:
+    """One module with the inputs of all ``programs`` and a flat tuple of their outputs."""
+    import torch
+
+    class SideBySide(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = torch.nn.ModuleList(program.module for program in programs)
+
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            results: list[torch.Tensor] = []
+            left = list(inputs)
+            for part, program in zip(self.parts, programs, strict=True):
+                taken, left = left[: len(program.inputs)], left[len(program.inputs) :]
+                result = part(*taken)
+                results += result if isinstance(result, tuple) else [result]
+            return tuple(results)
+
+    return SideBySide().eval()
+
+
 def _convert(program: Program, path: Path, layout: Sequence[list[int] | None]) -> None:
+    _lower(program.module, program.inputs, layout, [], path)
+
+
+def _lower(
+    module: torch.nn.Module,
+    inputs: Sequence[torch.Tensor],
+    layout: Sequence[list[int] | None],
+    outputs: Sequence[int],
+    path: Path,
+) -> None:
+    """One conversion to ``path``: inputs as ``layout`` says, those ``outputs`` by position channels last."""
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the converter counts operations on stderr
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it says on import that it is on
@@ -175,9 +281,10 @@ def _convert(program: Program, path: Path, layout: Sequence[list[int] | None]) -
         except ImportError:
             raise Unavailable("litert-torch is not installed; pip install 'hnas[tflite-convert]'") from None
         last = [index for index, order in enumerate(layout) if order]
-        module = litert_torch.to_channel_last_io(program.module, args=last).eval() if last else program.module
+        if last or outputs:
+            module = litert_torch.to_channel_last_io(module, args=last, outputs=list(outputs)).eval()
         try:
-            converted = litert_torch.convert(module, _channels_last(program.inputs, layout))
+            converted = litert_torch.convert(module, _channels_last(inputs, layout))
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise ExportError(f"litert-torch cannot convert this graph: {one_line(error)}") from error
         converted.export(str(path))
