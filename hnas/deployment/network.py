@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from export.errors import one_line
 
 Arrays = tuple[NDArray[Any], ...]
+_COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 SEED = 0  # of random weights and random inputs, where the callable makes them
 
 
@@ -47,6 +48,9 @@ def load(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, tuple[Ten
     examples = (given,) if isinstance(given, Tensor) else given
     if not (isinstance(examples, tuple | list) and examples and all(isinstance(value, Tensor) for value in examples)):
         raise ValueError(f"{model} returned {_kind(given)} as example inputs; expected tensors")
+    odd = next((value for value in examples if value.dtype in (torch.bfloat16, *_COMPLEX)), None)
+    if odd is not None:
+        raise ValueError(f"{model} returned example inputs of {_dtype(odd)}; expected real numbers that numpy knows")
     return net, tuple(examples)
 
 

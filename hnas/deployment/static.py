@@ -100,9 +100,10 @@ def _workshop(out: Path) -> Iterator[Path]:
 def _program(net: nn.Module, examples: tuple[Tensor, ...]) -> Program:
     """The captured and fused network; one that cannot be captured is wrong input, NaN weights among it."""
     try:
-        return fuse(capture(net, examples))
+        captured = capture(net, examples)
     except ExportError as error:
         raise ValueError(str(error)) from error
+    return fuse(captured)
 
 
 def _wanted(plan: Plan, images: Arrays | None) -> tuple[list[str], list[Refused]]:

@@ -70,6 +70,9 @@ def number():
 
 def words():
     return One(), ["a", "b"]
+
+def halves():
+    return One().bfloat16(), torch.zeros(1, 3, 12, 12, dtype=torch.bfloat16)
 """
 IMAGE = ("--input", "1x3x12x12")
 Run = Callable[..., tuple[int, str, str]]
@@ -213,6 +216,7 @@ BAD = {
     "callable exits": (("--model", "nets:leaves", *IMAGE), "SystemExit: 7"),
     "returns a number": (("--model", "nets:number", *IMAGE), "returned int; expected an nn.Module"),
     "returns words as inputs": (("--model", "nets:words"), "returned list of str, str as example inputs"),
+    "returns bfloat16 inputs": (("--model", "nets:halves"), "example inputs of bfloat16"),
     "missing input": (("--model", "nets:one"), "--input 1x3x224x224"),
     "unreadable shape": (("--model", "nets:one", "--input", "1x3x0x12"), "--input '1x3x0x12' is not understood"),
     "wrong shape": (("--model", "nets:one", "--input", "1x4x12x12"), "One does not take the example inputs"),
