@@ -7,13 +7,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from benchmarks import check, session
 from benchmarks.records import Ratio
 
 if TYPE_CHECKING:
     from export.artifact import Artifact, Tensor
+
+Inputs: TypeAlias = "tuple[Tensor, ...]"
 
 SAMPLES = 16
 """Seeded inputs on which outputs are compared."""
@@ -77,7 +79,7 @@ def contrast(
     options: check.Options,
     progress: session.Progress,
 ) -> Contrast:
-    """Time the two interleaved over fresh processes and compare their outputs on the same inputs.
+    """Time the two interleaved over fresh processes, and compare their outputs where they read the same inputs.
 
     The inputs are those that ``agree`` finds. Times are seconds next to the runtime, not over the pipe to its process.
     """
@@ -85,13 +87,13 @@ def contrast(
     a, b = (find(path) for path in paths)
     for backend in dict.fromkeys((a.backend, b.backend)):
         check.require_runtime(backend)
-    inputs = agree(a, b, shapes)
+    read = agree(a, b, shapes)
     progress("outputs", 0.0)
-    difference = differ(a, b, inputs, options.seed)
+    difference = differ(a, b, read, options.seed)
     (ratio,) = session.run(
         a,
         (b,),
-        check.seeded_inputs(inputs, options.seed),
+        lambda each: check.seeded_inputs(read[each.digest != a.digest], options.seed),
         processes=options.processes,
         clock=session.Clock(clock.left),
         seed=options.seed,
@@ -102,37 +104,40 @@ def contrast(
     return Contrast(*sides, ratio, difference, options.seed, clock.spent)
 
 
-def agree(a: Artifact, b: Artifact, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
-    """The inputs that both are run on.
+def agree(a: Artifact, b: Artifact, shapes: Sequence[tuple[int, ...]]) -> tuple[Inputs, Inputs]:
+    """The inputs that a and b are run on.
 
-    1. ``shapes`` is given: float32 inputs of these shapes.
-    2. Both state their inputs: these, if they agree in shape and type.
+    1. ``shapes`` is given: float32 inputs of these shapes for both.
+    2. Both state their inputs: each its own; where they differ, only times are compared. Another batch is refused.
     3. One is a bare model file, which states none: the inputs of the other.
     4. Both are bare: a ValueError that asks for ``shapes``.
     """
     from export.artifact import Tensor
 
     if shapes:
-        return tuple(Tensor(f"input{index}", shape, "float32") for index, shape in enumerate(shapes))
+        same = tuple(Tensor(f"input{index}", shape, "float32") for index, shape in enumerate(shapes))
+        return same, same
     if not a.inputs and not b.inputs:
         raise ValueError("bare model files do not state their input shapes; give --input-shape, such as 1x3x224x224")
-    kinds = [[(tensor.shape, tensor.dtype) for tensor in one.inputs] for one in (a, b)]
-    if all(kinds) and kinds[0] != kinds[1]:
-        raise ValueError(f"inputs differ, nothing to compare: {shown(a)} of {a.source}, {shown(b)} of {b.source}")
-    return a.inputs or b.inputs
+    read = a.inputs or b.inputs, b.inputs or a.inputs
+    if [t.shape[:1] for t in read[0]] != [t.shape[:1] for t in read[1]]:
+        raise ValueError(f"the batches differ, nothing to compare: a reads {shown(read[0])}, b {shown(read[1])}")
+    return read
 
 
-def shown(artifact: Artifact) -> str:
+def shown(inputs: Inputs) -> str:
     """The inputs as text, such as 1x3x32x32 float32."""
-    return ", ".join(f"{'x'.join(map(str, tensor.shape))} {tensor.dtype}" for tensor in artifact.inputs)
+    return ", ".join(f"{'x'.join(map(str, tensor.shape))} {tensor.dtype}" for tensor in inputs)
 
 
-def differ(a: Artifact, b: Artifact, inputs: tuple[Tensor, ...], seed: int) -> Difference:
+def differ(a: Artifact, b: Artifact, read: tuple[Inputs, Inputs], seed: int) -> Difference:
     """The largest difference and the signal-to-noise ratio of b's outputs against a's, each from its own process."""
     from export import verification
     from export.worker import Worker
 
-    samples = [check.seeded_inputs(inputs, seed + index) for index in range(SAMPLES)]
+    if shown(read[0]) != shown(read[1]):
+        return Difference(None, None, 0, f"a reads {shown(read[0])}, b reads {shown(read[1])}")
+    samples = [check.seeded_inputs(read[0], seed + index) for index in range(SAMPLES)]
     with Worker(a) as first:
         expected = first.outputs(samples)
     with Worker(b) as second:

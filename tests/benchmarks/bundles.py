@@ -22,7 +22,9 @@ PREPROCESSING = images.Preprocessing((SIZE, SIZE), (SIZE, SIZE), (0.5,), (0.5,))
 Make: TypeAlias = Callable[..., Path]
 
 
-def network(path: Path, width: int, *, seed: int = 0, backend: str = "onnxruntime", batch: int = 1) -> Artifact:
+def network(
+    path: Path, width: int, *, seed: int = 0, backend: str = "onnxruntime", batch: int = 1, side: int = 28
+) -> Artifact:
     """The artifact of two 3x3 convolutions of ``width`` channels, a mean and a classifier of ten, as an ONNX file."""
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper

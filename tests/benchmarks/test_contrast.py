@@ -69,11 +69,17 @@ def test_a_shape_that_does_not_fit_is_one_line(nets: tuple[Path, Path], capsys: 
     assert err.count("\n") == 1
 
 
-def test_other_inputs_cannot_be_compared(nets: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+def test_other_batches_cannot_be_compared(nets: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
     code, _, err = run(capsys, nets[0], network(tmp_path / "pair", 4, batch=2).path)
     assert code == 2
     assert "1x1x28x28 float32" in err
     assert "2x1x28x28 float32" in err
+
+
+def test_nets_of_other_sizes_are_timed_each_on_its_own(nets: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    code, out, _ = run(capsys, nets[0], network(tmp_path / "small", 4, side=20).path)
+    assert code == 0
+    assert "1x1x20x20 float32" in out
 
 
 def test_nothing_there_is_one_line(tmp_path: Path, nets: tuple[Path, Path], capsys: Any) -> None:
