@@ -28,7 +28,7 @@ from export.measurement import compare, measure
 from export.program import Program, as_tuple, capture
 from export.worker import Worker
 from hnas.cost import Price
-from hnas.deployment.pricing import BLOCKS, _open_cache, cache, fitting, sample
+from hnas.deployment.pricing import BLOCKS, cache, fitting, open_cache, sample
 from hnas.ops.slot import Slot
 from hnas.space import Arch
 from hnas.study import Study
@@ -102,7 +102,7 @@ class BlockTable:
         self._models = Models(_folder(Path(self._temporary.name)), self.backend)
         self._chains: dict[Arch, Chain] = {}
         self._baseline: Worker | None = None
-        self._cache = _open_cache()
+        self._cache = open_cache()
 
     def prepare(self, archs: Sequence[Arch]) -> None:
         """Convert, in one go, every block of ``archs`` that no earlier subnet had."""

@@ -79,7 +79,7 @@ class Measured:
         self._folder = tempfile.TemporaryDirectory(prefix="hnas-")
         self._programs: dict[Arch, Program] = {}
         self._baseline: Worker | None = None
-        self._cache = _open_cache()
+        self._cache = open_cache()
 
     def __call__(self, arch: Arch) -> Price:
         """The latency of ``arch`` with the interval of its ratio to the largest subnet."""
@@ -95,6 +95,7 @@ class Measured:
         if self._baseline is not None:
             self._baseline.close()
         self._folder.cleanup()
+        self._cache.close()
 
     def _measure_baseline(self) -> float:
         return float(measure(self._worker(), sample(self.study, self.largest), runs=300).median_ms)
@@ -141,7 +142,7 @@ class Measured:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _open_cache() -> Journal:
+def open_cache() -> Journal:
     """The cache; one that cannot be written or read is set aside: it saves time and decides nothing."""
     file = cache()
     with suppress(OSError):
