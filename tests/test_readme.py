@@ -6,6 +6,8 @@ document run in order in one folder, like a reader's session; there are a few sm
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -22,7 +24,9 @@ from PIL import Image
 
 import hw_profiles
 from benchmarks.cli import main as bench_main
+from export import backends
 from hnas.cli import COMMANDS, deploy_main, train_main
+from tests.conftest import need
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -82,6 +86,13 @@ def commands(text: str) -> Iterator[list[str]]:
             yield words
 
 
+def targets(text: str) -> list[str]:
+    """The devices that a text names; one in capitals stands for any, and comments name none."""
+    plain = re.sub(r"  #.*", "", text)
+    found = re.findall(r"(?:--target[ =]|TARGET=|\bdevice=\"|hnas\.deploy\(\")([\w-]+)", plain)
+    return [name for name in found if not name.isupper()]
+
+
 def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
@@ -103,9 +114,9 @@ def session(tmp_path: Path) -> Path:
 
 
 def run(words: list[str], folder: Path, allowed: tuple[int, ...] = (0,)) -> None:
-    cache = {"XDG_CACHE_HOME": str(folder / ".cache"), "PYTHONPATH": ""}
+    own = {"XDG_CACHE_HOME": str(folder / ".cache"), "PYTHONPATH": ""}
     done = subprocess.run(
-        words, cwd=folder, env={**os.environ, **cache}, capture_output=True, text=True, timeout=SECONDS, check=False
+        words, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     said = f"{shlex.join(words)}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert done.returncode in allowed, said
@@ -131,6 +142,8 @@ def run_python(text: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=named)
 def test_the_code_of_a_document_runs_in_order(page: Path, session: Path) -> None:
+    for name in {hw_profiles.load(name).backend for block in runnable(page) for name in targets(block.text)}:
+        need(name, backends.load(name).missing())
     for block in runnable(page):
         if block.language == "python":
             run_python(block.text, session)
@@ -157,9 +170,6 @@ def test_the_readme_is_tested() -> None:
 
 @cache
 def _flags_of_help(entry: Callable[[list[str]], int], *words: str) -> frozenset[str]:
-    import contextlib
-    import io
-
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         entry([*words, "--help"])
@@ -204,11 +214,8 @@ def test_every_flag_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_target_exists(page: Path) -> None:
-    """A target in capitals stands for any."""
-    text = re.sub(r"  #.*", "", page.read_text(encoding="utf-8"))
-    for name in re.findall(r"(?:--target[ =]|TARGET=|\bdevice=\"|hnas\.deploy\(\")([\w-]+)", text):
-        if not name.isupper():
-            hw_profiles.load(name)
+    for name in targets(page.read_text(encoding="utf-8")):
+        hw_profiles.load(name)
 
 
 # --- links lead somewhere
