@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,9 +15,8 @@ from hnas.files import read_json
 from hnas.recipes import Recipe
 from hnas.space import Arch, Space
 from hnas.study import Study
-from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, classification
-from hnas.training import Schedule, save, train
+from hnas.training import Schedule, make, save, train
 
 # The keys of a recipe's sections, by who reads them.
 IMAGES = ("size", "channels", "flip", "shift")
@@ -42,21 +42,28 @@ def run(
     Returns the record that is also written: accuracies are top-1 on the test split, with calibrated norms.
     """
     _check(recipe)
-    out.mkdir(parents=True, exist_ok=True)
+    if epochs is not None and (complaint := _complaint("epochs", epochs)):
+        raise ValueError(f"epochs is {epochs}; expected {complaint}")
     checkpoint = out / "checkpoint.safetensors"
     if (out / "supernet.json").exists() and not resume:
         raise FileExistsError(f"{out} already holds a trained supernet; choose another --out or --resume")
     if (out / "supernet.json").exists() and not checkpoint.exists():
         return _ended(out, recipe, seed)
+    if checkpoint.exists() and not resume:
+        raise FileExistsError(f"{out} holds an interrupted training; continue it with --resume or choose another --out")
     task = task_of(recipe, data)
     space = _space(recipe, task)
     strategy = strategies.load("alone" if alone else recipe.train["strategy"])
     if alone:
         space = space.alone(named(space, alone))
-    supernet = Supernet(space, seed)
-    steps = max(1, round((epochs or recipe.train["epochs"]) * task.steps_per_epoch))
+    supernet = make(space, seed, f"recipe {recipe.name}")
+    steps = max(1, round((recipe.train["epochs"] if epochs is None else epochs) * task.steps_per_epoch))
     schedule = Schedule(steps, **{key: value for key, value in recipe.train.items() if key in SCHEDULE})
     follow = (lambda step, loss: advance(step, steps, loss)) if advance else None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
     started = time.monotonic()
     train(supernet, task, strategy.pick, schedule, seed=seed, checkpoint=checkpoint, resume=resume, advance=follow)
     study = Study(supernet, task, seed=seed)
@@ -99,17 +106,37 @@ def _check(recipe: Recipe) -> None:
         for key in getattr(recipe, section):
             if key not in keys:
                 raise ValueError(f"recipe {recipe.name}: [{section}] has no key {key!r}; known: {', '.join(keys)}")
+            value = getattr(recipe, section)[key]
+            if complaint := _complaint(key, value):
+                raise ValueError(f"recipe {recipe.name}: {key} is {value!r}; expected {complaint}")
     for key in ("strategy", "epochs"):
         if key not in recipe.train:
             raise ValueError(f"recipe {recipe.name}: [train] lacks {key!r}")
 
 
+def _complaint(key: str, value: Any) -> str | None:
+    """What the value of a recipe's key must be, where it is something else."""
+    if key in ("flip", "strategy"):
+        kind, name = (bool, "true or false") if key == "flip" else (str, "a name in quotes")
+        return None if isinstance(value, kind) else name
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if key == "channels":
+        return None if number and value in (1, 3) else "1 (grey) or 3 (RGB)"
+    if key in ("size", "batch", "shift"):
+        least = 0 if key == "shift" else 1
+        return None if number and isinstance(value, int) and value >= least else f"a whole number from {least} on"
+    if key in LOSS:
+        return None if number and 0 <= value <= 1 else "a share between 0 and 1"
+    return None if number and (value > 0 or (key != "epochs" and value == 0)) else "a finite number above 0"
+
+
 def _space(recipe: Recipe, task: Classification) -> Space:
     arguments = {"classes": len(task.classes), "channels": task.preprocessing.channels, **recipe.space}
     name = arguments.pop("name")
+    make_space = spaces.load(name)
     try:
-        return spaces.load(name)(**arguments)
-    except TypeError as error:
+        return make_space(**arguments)
+    except (TypeError, ArithmeticError) as error:
         raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None
 
 

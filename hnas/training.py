@@ -121,6 +121,20 @@ def _restore(supernet: Supernet, optimiser: MaskedSGD, file: Path, identity: str
     return int(metadata["step"])
 
 
+def make(space: Space, seed: Any, origin: str) -> Supernet:
+    """The untrained supernet of ``space``; ValueError where what ``origin`` asks for makes no network."""
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"{origin}: the seed is {seed!r}; it is a whole number from 0 on")
+    shapes = [shape for arch in (space.smallest, space.largest) for shape in space.example(arch)]
+    try:
+        if any(side < 1 for shape in shapes for side in shape):
+            raise ValueError(f"inputs have the shapes {shapes}")
+        return Supernet(space, seed)
+    except (TypeError, RuntimeError, ValueError, ArithmeticError) as error:  # constructors raise whatever they like
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{origin}: no network of the space {space.name!r} can be built: {reason}") from error
+
+
 def save(supernet: Supernet, folder: Path, record: dict[str, Any]) -> None:
     """Write the folder that ``load`` reads: supernet.safetensors, then supernet.json, which makes it valid."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +151,7 @@ def load(folder: Path) -> tuple[Supernet, dict[str, Any]]:
     record = read_json(folder / "supernet.json")
     if record.get("schema") != 1 or not isinstance(record.get("space"), dict):
         raise ValueError(f"{folder / 'supernet.json'} is no supernet record of schema 1")
-    supernet = Supernet(spaces.restore(record["space"]), int(record.get("seed", 0)))
+    supernet = make(spaces.restore(record["space"]), record.get("seed", 0), str(folder / "supernet.json"))
     tensors, _ = read_tensors(folder / "supernet.safetensors")
     own = _weights(supernet)
     for name, parameter in own.items():

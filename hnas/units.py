@@ -10,7 +10,7 @@ _BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0*
 
 def _split(text: str) -> tuple[float, str] | None:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z%]*)\s*", text)
-    return (float(found[1]), found[2]) if found else None
+    return (float(found[1]), found[2]) if found and len(found[1]) < 20 else None  # a float holds no more without loss
 
 
 def latency_ms(text: str) -> float:

@@ -99,7 +99,7 @@ def _guarded(program: str, work: Callable[[], int], resumes: bool = True) -> int
     except ModuleNotFoundError as error:
         _say(f"{program}: {error.name} is not installed; pip install 'hnas[search]' (hnas-deploy doctor says more)")
         return 3
-    except (ValueError, KeyError, FileNotFoundError, FileExistsError, PermissionError) as error:
+    except (ValueError, KeyError, OSError) as error:
         _say(f"{program}: {error.args[0] if isinstance(error, KeyError) else error}")
         return 2
     except RuntimeError as error:
@@ -150,7 +150,9 @@ def _train(parsed: argparse.Namespace) -> int:
 
     from hnas import experiment
 
-    if parsed.threads:
+    if parsed.threads is not None:
+        if parsed.threads < 1:
+            raise ValueError(f"threads is {parsed.threads}; it is 1 or more")
         torch.set_num_threads(parsed.threads)
     with report.training(f"training {recipe.name}") as advance:
         record = experiment.run(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from export.errors import ExportError
 from export.measurement import Comparison, compare_many
@@ -19,7 +22,7 @@ from hnas.cost import Cost, Price
 from hnas.cost.flops import parameters
 from hnas.cost.roofline import BYTES, roofline
 from hnas.deployment import bundling
-from hnas.deployment.build import BLOCKS, PROCESSES, Built, Images, build, build_each, judge
+from hnas.deployment.build import BLOCKS, PROCESSES, Built, Images, build, build_each, build_once, judge
 from hnas.deployment.bundling import Result
 from hnas.deployment.plan import GUARD, Plan, resolve
 from hnas.deployment.pricing import Measured, fitting, samples
@@ -32,6 +35,10 @@ from hnas.study import Study
 
 Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 FINALISTS = 3  # how many subnets are built, one after the other, until one keeps every window as an artifact
+
+
+class Unreachable(ExportError):
+    """No subnet keeps every bound; the message says the nearest that was reached."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,12 @@ def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **opti
     ``budget="40evals"``, ``seed``, ``threads``, ``supernet``, ``data``, ``out``). ``on(stage, done, total)`` follows.
     ValueError for wrong use, Unavailable for a missing runtime, ExportError when no artifact passes. A run's folder
     holds the journal and every artifact that was tried; the bundle in it appears whole or not at all.
+
+    resume:
+    1. the run was interrupted: finished evaluations, builds and measurements answer from its journal, the rest is done.
+    2. it was finished: nothing is done again; its records and its bundle, checked byte for byte, are returned.
+    3. there is no run in ``out``: it begins.
+    4. the options, weights or images are others than those of the run: ValueError names which.
     """
     plan = resolve(target, resume=resume, **options)
     notify = on or _silent
@@ -90,13 +103,16 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 @contextmanager
 def _run(plan: Plan, source: Source, resume: bool) -> Iterator[Journal]:
     """The journal of the run's folder; a folder of another run, or of one that must not be continued, is refused."""
-    identity = {**plan.identity(), "supernet_digest": source.digest, "data_digests": source.digests}
+    identity = {**plan.identity(), "supernet": source.digest, "data": source.digests}
     file = plan.out / "plan.json"
     if file.exists():
         if not resume:
             raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
-        if read_json(file) != identity:
-            raise ValueError(f"{plan.out} holds a run with other options, weights or data; choose another --out")
+        begun = read_json(file)
+        if differ := [key for key, value in identity.items() if begun.get(key) != value]:
+            raise ValueError(f"{plan.out} holds a run with other {', '.join(differ)}; choose another --out")
+    elif plan.out.is_dir() and any(not f.name.startswith(".") for f in plan.out.iterdir()):
+        raise FileExistsError(f"{plan.out} is in use and holds no run; choose another --out")
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
         write_json(file, identity)
@@ -105,8 +121,22 @@ def _run(plan: Plan, source: Source, resume: bool) -> Iterator[Journal]:
     journal = Journal(plan.out / "journal.jsonl")
     try:
         yield journal
+    except Unreachable:
+        journal.entries.clear()  # other bounds make another run
+        raise
     finally:
         journal.close()
+        if not journal.entries:
+            _forget(plan.out)
+
+
+def _forget(out: Path) -> None:
+    """Remove a run that has nothing to continue from, and its folder if that is all it held."""
+    shutil.rmtree(out / "artifacts", ignore_errors=True)
+    for name in ("plan.json", "journal.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        out.rmdir()
 
 
 @contextmanager
@@ -156,17 +186,21 @@ def _search(study: Study, plan: Plan, notify: Stage) -> list[Candidate]:
 def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:
     """The candidates to build, best first.
 
-    1. Latency or size is bounded: the most accurate inside all windows.
+    1. Latency or size is bounded: the most accurate inside all windows; the least of all is the last resort, as files
+       and artifacts have more to them than the search knows.
     2. Only accuracy is: the fastest inside.
     3. Nothing is: the fastest within half of the guard of the largest subnet's accuracy, so that a test set agrees.
     """
     scored = [c for c in candidates if "accuracy" in c.metrics]
     inside = [c for c in scored if all(low <= c.metrics[m] <= high for m, (low, high) in plan.windows.items())]
     if not inside:
-        raise ExportError(_nearest(plan, candidates))
+        raise Unreachable(_nearest(plan, candidates))
     ahead = front(inside, "latency_ms")
     if plan.max_latency_ms is not None or plan.max_size_bytes is not None:
-        return ahead[::-1][:FINALISTS]
+        bound = "latency_ms" if plan.max_size_bytes is None else "size_bytes"
+        last = min(inside, key=lambda candidate: candidate.metrics[bound])
+        best = [c for c in ahead[::-1] if c.arch != last.arch]
+        return [*best[: FINALISTS - 1], last]
     if plan.min_accuracy is not None:
         return ahead[:FINALISTS]
     goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD / 2
@@ -181,10 +215,12 @@ def _nearest(plan: Plan, candidates: list[Candidate]) -> str:
         if not values:
             continue
         best = max(values) if metric == "accuracy" else min(values)
+        if low <= best <= high and len(plan.windows) > 1:
+            continue
         if metric == "latency_ms":
             said.append(f"the fastest takes {best:.3g} ms (asked: {high:g})")
         elif metric == "size_bytes":
-            said.append(f"the smallest has {best / 1e6:.3g} MB of weights (asked: {high / 1e6:g})")
+            said.append(f"the smallest has {best / 1e3:.3g} KB of weights (asked: {high / 1e3:g})")
         else:
             said.append(f"the most accurate inside the other bounds reaches {best:.1%} (asked: {low:.1%})")
     return f"no subnet of {len(candidates)} tried keeps every bound: {'; '.join(said)}; relax one of them"
@@ -201,20 +237,18 @@ def _build_first(
 ) -> Deployment:
     """Build finalists in turn until an artifact of one keeps the guard and every window; bundle that one."""
     steps = len(plan.precisions) + 1
-    work = plan.out / "artifacts"
     notify("build", 0, steps)
     largest = study.supernet.space.largest
     base_images = _images(study, largest)
     net = study.supernet.extract(largest, study.calibrate(largest))
-    make = partial(build, device=plan.device.name, threads=plan.threads)
-    baseline = make(net, base_images, precision="fp32", path=work / "baseline")
+    baseline = _built(study, plan, largest, net, base_images, "fp32")
     objections: list[str] = []
     for candidate in finalists:
         images = _images(study, candidate.arch)
         net = study.supernet.extract(candidate.arch, study.calibrate(candidate.arch))
         built, refused = build_each(
             plan.precisions,
-            lambda p, net=net, images=images: make(net, images, precision=p, path=work / p),  # type: ignore[misc]
+            partial(_built, study, plan, candidate.arch, net, images),
             lambda done: notify("build", done, steps),
         )
         notify("measure", 0, 1)
@@ -222,7 +256,7 @@ def _build_first(
         accuracies = _accuracies(images)
         best, rows = judge(built, comparisons, accuracies["search"], GUARD, _objection(plan))
         if best is None:
-            objections += [row.verdict for row in rows]
+            objections += [f"{r.built.artifact.precision}: {r.verdict.removeprefix('not taken: ')}" for r in rows]
             continue
         notify("bundle", 0, 1)
         result = Result(
@@ -238,9 +272,18 @@ def _build_first(
         )
         bundle = bundling.write(result, source, bundling.command(plan, options))
         return Deployment(result, bundle)
-    raise ExportError(
-        f"no artifact of {len(finalists)} subnets keeps every bound: {'; '.join(dict.fromkeys(objections))}"
+    raise Unreachable(
+        f"no artifact of the best {len(finalists)} keeps every bound: {'; '.join(dict.fromkeys(objections))}"
     )
+
+
+def _built(study: Study, plan: Plan, arch: Arch, net: nn.Module, images: Images, precision: str) -> Built:
+    """The artifact of a subnet in the run's folder; one that an interrupted run left there whole is taken."""
+
+    def make(path: Path) -> Built:
+        return build(net, images, device=plan.device.name, precision=precision, threads=plan.threads, path=path)
+
+    return build_once(study.journal, plan.out / "artifacts" / arch.digest / precision, make)
 
 
 def _images(study: Study, arch: Arch) -> Images:
@@ -272,7 +315,7 @@ def _compare(study: Study, plan: Plan, arch: Arch, baseline: Built, built: Seque
         )
         return [comparison.to_json() for comparison in found]
 
-    names = "+".join(b.artifact.precision for b in built)
+    names = "+".join(b.artifact.digest[:12] for b in (baseline, *built))
     return [Comparison.from_json(c) for c in study.journal.call(f"comparison/{arch.digest}/{names}", measure)]
 
 
@@ -289,7 +332,7 @@ def _objection(plan: Plan) -> Callable[[Built, Comparison | None], str | None]:
     def objection(built: Built, comparison: Comparison | None) -> str | None:
         size, accuracy = built.artifact.size_bytes, built.accuracy["search"]
         if plan.max_size_bytes is not None and size > plan.max_size_bytes:
-            return f"its file has {size / 1e6:.3g} MB (asked: {plan.max_size_bytes / 1e6:g})"
+            return f"its file has {size / 1e3:.3g} KB (asked: {plan.max_size_bytes / 1e3:g})"
         if plan.min_accuracy is not None and accuracy < plan.min_accuracy:
             return f"it reaches {accuracy:.1%} on the search images (asked: {plan.min_accuracy:.1%})"
         if plan.max_latency_ms is not None and comparison is not None and comparison.b.median_ms > plan.max_latency_ms:

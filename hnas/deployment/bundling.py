@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,9 +49,14 @@ class Result:
 
 
 def write(result: Result, source: Source, command: str) -> Bundle:
-    """The bundle of ``result`` in ``out/bundle``; whole or not at all."""
+    """The bundle of ``result`` in ``out/bundle``; whole or not at all. One that an earlier run finished stays."""
     plan, kept = result.plan, result.kept
     artifact = kept.built.artifact
+    if (plan.out / "bundle").exists():
+        finished = zoo.read(plan.out / "bundle")
+        if finished.artifact().digest != artifact.digest:
+            raise ValueError(f"{finished.path} holds another artifact than this run ends with; choose another --out")
+        return finished
     shape = artifact.inputs[0].shape
     preprocessing = source.task.preprocessing.at((shape[2], shape[3]))
     tested = len(source.task.splits["test"])
@@ -136,7 +142,7 @@ def command(plan: Plan, options: Mapping[str, Any]) -> str:
     for name, value in options.items():
         if value is not None and name not in ("out", "seed"):
             words += [f"--{name.replace('_', '-')}", str(value)]
-    return " ".join([*words, "--seed", str(plan.seed)])
+    return shlex.join([*words, "--seed", str(plan.seed)])
 
 
 def summary(result: Result, bundle: Bundle) -> dict[str, Any]:

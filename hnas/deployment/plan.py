@@ -54,7 +54,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed, as JSON."""
-        record = asdict(self) | {"device": self.device.name}
+        record = asdict(self) | {"device": self.device.name, "precisions": list(self.precisions)}
         del record["out"]
         return {key: str(value) if isinstance(value, Path) else value for key, value in record.items()}
 
@@ -105,24 +105,26 @@ def resolve(
 ) -> Plan:
     """The plan of these options; ValueError for what is not understood, Unavailable where a runtime is missing."""
     device = hw_profiles.load(target)
-    wanted = precision or device.precision
-    evaluations, seconds = units.budget(budget) if budget else (EVALUATIONS, None)
+    wanted = device.precision if precision is None else precision
+    evaluations, seconds = (EVALUATIONS, None) if budget is None else units.budget(budget)
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it is 0 or more")
     if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
         raise ValueError(f"threads is {threads}; this machine has {os.cpu_count()} cores")
     return Plan(
         device=device,
         precision=wanted,
         precisions=precisions(device, wanted),
-        max_latency_ms=units.latency_ms(max_latency) if max_latency else None,
-        min_accuracy=units.share(min_accuracy) if min_accuracy else None,
-        max_size_bytes=units.size_bytes(max_size) if max_size else None,
+        max_latency_ms=None if max_latency is None else units.latency_ms(max_latency),
+        min_accuracy=None if min_accuracy is None else units.share(min_accuracy),
+        max_size_bytes=None if max_size is None else units.size_bytes(max_size),
         evaluations=evaluations,
         seconds=seconds,
         seed=seed,
         threads=threads or device.threads,
-        supernet=Path(supernet) if supernet else None,
-        data=Path(data) if data else None,
-        out=Path(out) if out else _folder(device.name, resume),
+        supernet=None if supernet is None else Path(supernet),
+        data=None if data is None else Path(data),
+        out=_folder(device.name, resume) if out is None else Path(out),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
@@ -54,10 +54,12 @@ def open_source(folder: Path | None, data: Path | None) -> Source:
         channels=preprocessing.channels,
         splits=HELD,
         preprocessing=preprocessing,
-        name=str(said.get("name", "images")) if data is None else data.name,
+        name=str(said.get("name", "images")) if data is None else data.resolve().name,
     )
-    classes = tuple(said.get("classes", ()))
-    if task.classes != classes:
+    classes = said.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{folder / 'supernet.json'} does not say which classes the supernet knows")
+    if list(task.classes) != classes:
         where = f"the images in {data}" if data else "the shipped images"
         raise ValueError(
             f"{where} have the classes {_some(task.classes)}, the supernet knows {_some(classes)}; "
@@ -68,5 +70,5 @@ def open_source(folder: Path | None, data: Path | None) -> Source:
     )
 
 
-def _some(classes: tuple[str, ...]) -> str:
+def _some(classes: Sequence[str]) -> str:
     return f"{', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''} ({len(classes)})"

@@ -49,8 +49,8 @@ def _parse(name: str, text: str) -> Recipe:
         record = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {name}: {error}") from None
-    unknown = [key for key in record if key not in SECTIONS]
-    if unknown or "name" not in record.get("space", {}):
+    unknown = [key for key, section in record.items() if key not in SECTIONS or not isinstance(section, dict)]
+    if unknown or not isinstance(record.get("space", {}).get("name"), str):
         wrong = f"unknown section [{unknown[0]}]" if unknown else "no name in [space]"
         raise ValueError(f"recipe {name}: {wrong}; sections are {', '.join(SECTIONS)}")
     return Recipe(name, record["space"], record.get("data", {}), record.get("train", {}))

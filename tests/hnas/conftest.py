@@ -1,0 +1,40 @@
+"""A supernet that was trained on photographs, once for all tests that deploy it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hnas import photos
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the ``photos`` and the supernet ``trained`` on them; tests must not write into it."""
+    import torch
+
+    from hnas import experiment, recipes
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "shapes.toml").write_text(photos.RECIPE)
+    data = photos.write(folder / "photos")
+    experiment.run(recipes.load(str(folder / "shapes.toml")), data, folder / "trained")
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Latencies without a clock, short final measurements, a cache of its own; the folder that is current then."""
+    import hnas.deployment
+
+    monkeypatch.setattr(hnas.deployment, "Measured", photos.Clockless)
+    monkeypatch.setattr(hnas.deployment, "PROCESSES", 1)
+    monkeypatch.setattr(hnas.deployment, "BLOCKS", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return here
