@@ -102,7 +102,7 @@ class Measurement:
             for part in np.array_split(starts, max(1, starts.shape[0] * len(times) // 10**6))
         ]
         low, high = _interval(np.log(np.concatenate(medians)), math.log(float(np.median(times))), blocks, confidence)
-        return math.exp(low) * 1e3, math.exp(high) * 1e3
+        return min(math.exp(low) * 1e3, self.median_ms), max(math.exp(high) * 1e3, self.median_ms)  # exp(log) rounds
 
     def line(self) -> str:
         """One line for a person, with everything that a latency must say of itself."""

@@ -47,7 +47,7 @@ def missing() -> str | None:
         return None
     if find_spec("tensorrt"):
         return "cuda-python is not installed; pip install cuda-python for the CUDA version of this device"
-    return "tensorrt is not installed; on a Jetson it comes with JetPack, or deploy with --host ssh://USER@DEVICE"
+    return "tensorrt is not installed; on a Jetson it comes with JetPack; elsewhere hnas builds the ONNX that it reads"
 
 
 def versions() -> dict[str, str]:
@@ -71,7 +71,7 @@ def compile(
     if precision not in precisions:
         raise ValueError(f"tensorrt runs {', '.join(precisions)}, got {precision!r}")
     if not (find_spec("onnx") and find_spec("onnxscript")):
-        raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt]'")
+        raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
     from export import onnx_file
 
     inputs, outputs = describe(program)

@@ -265,3 +265,10 @@ def test_real_workers_are_opened_for_paths(tmp_path: Path, monkeypatch: pytest.M
     found = compare(artifact, artifact.path, [np.zeros((1, 3), np.float32)], blocks=2, runs=2, processes=2)
     assert (len(found.a.times), len(found.pairs), found.processes) == (16, 4, 2)
     assert "2 processes of 2 blocks" in found.line()
+
+
+def test_the_interval_holds_the_median_even_where_all_times_are_equal() -> None:
+    for k in range(1, 200):
+        found = Measurement((k * 1.2345e-6,) * 12)
+        low, high = found.interval_ms()
+        assert low <= found.median_ms <= high
