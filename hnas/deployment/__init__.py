@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from export.errors import ExportError
+from export.errors import ExportError, Unavailable
 from export.measurement import Comparison, compare_many
 from export.zoo import Bundle
 from hnas.cost import Cost, Price
@@ -246,11 +246,17 @@ def _build_first(
     for candidate in finalists:
         images = _images(study, candidate.arch)
         net = study.supernet.extract(candidate.arch, study.calibrate(candidate.arch))
-        built, refused = build_each(
-            plan.precisions,
-            partial(_built, study, plan, candidate.arch, net, images),
-            lambda done: notify("build", done, steps),
-        )
+        try:
+            built, refused = build_each(
+                plan.precisions,
+                partial(_built, study, plan, candidate.arch, net, images),
+                lambda done: notify("build", done, steps),
+            )
+        except Unavailable:
+            raise
+        except ExportError as error:
+            objections.append(str(error))
+            continue
         notify("measure", 0, 1)
         comparisons = _compare(study, plan, candidate.arch, baseline, built)
         accuracies = _accuracies(images)
@@ -272,9 +278,9 @@ def _build_first(
         )
         bundle = bundling.write(result, source, bundling.command(plan, options))
         return Deployment(result, bundle)
-    raise Unreachable(
-        f"no artifact of the best {len(finalists)} keeps every bound: {'; '.join(dict.fromkeys(objections))}"
-    )
+    reasons = "; ".join(dict.fromkeys(objections))
+    kind = Unreachable if plan.windows else ExportError
+    raise kind(f"no artifact of the best {len(finalists)} subnets can be kept: {reasons}")
 
 
 def _built(study: Study, plan: Plan, arch: Arch, net: nn.Module, images: Images, precision: str) -> Built:

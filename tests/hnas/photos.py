@@ -34,13 +34,13 @@ channels = 3
 
 [train]
 strategy = "sandwich"
-epochs = 4
+epochs = 6
 batch = 16
 rate = 0.1
 """
 
 
-def write(folder: Path, each: int = 40) -> Path:
+def write(folder: Path, each: int = 60) -> Path:
     """Three sub-folders of PNG and JPEG files of different sizes."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
@@ -72,6 +72,7 @@ class Clockless:
 
 
 def journal(run: Path) -> dict[str, object]:
-    """What a run's journal answers, without the seconds that it took."""
-    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text("utf-8").splitlines()]
+    """What the whole lines of a run's journal answer, without the seconds that it took."""
+    whole = (run / "journal.jsonl").read_bytes().split(b"\n")[:-1]
+    lines = [json.loads(line) for line in whole]
     return {key: answer for key, answer, _ in lines}
