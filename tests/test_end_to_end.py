@@ -94,9 +94,7 @@ def test_other_targets_take_the_same_supernet(home: Path, target: str):
     found = json.loads(shell(home, words).stdout)
     bundle = zoo.read(home / out / "bundle")
     assert bundle.manifest.target == target == found["target"]
-    # The command that the bundle states leads to the same subnet, as the measured latencies are cached.
-    again = shell(home, f"{bundle.manifest.reproduce} --out again-{target} --json")
-    assert json.loads(again.stdout)["rows"][0]["size_bytes"] == found["rows"][0]["size_bytes"]
-    if target == "jetson":
+    if target == "jetson":  # nothing is timed, so the command that the bundle states leads to the same bytes
+        again = shell(home, f"{bundle.manifest.reproduce} --out again --json")
         assert json.loads(again.stdout)["arch"] == found["arch"]
-        assert zoo.read(home / f"again-{target}" / "bundle").artifact().digest == bundle.artifact().digest
+        assert zoo.read(home / "again/bundle").artifact().digest == bundle.artifact().digest

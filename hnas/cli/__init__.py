@@ -68,7 +68,7 @@ def _deploy_parser() -> Parser:
     add("--supernet", metavar="DIR", help="what hnas-train wrote (default: the shipped Fashion-MNIST supernet)")
     add("--data", metavar="DIR", help="IDX files, or one sub-folder of images a class (default: the shipped slice)")
     add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
-    add("--resume", action="store_true", help="continue an interrupted run")
+    add("--resume", action="store_true", help="continue an interrupted run; a finished one shows its result again")
     add("--dry-run", action="store_true", help="print the resolved plan and what it will cost, and stop")
     add("--json", action="store_true", help="the result as JSON on standard output")
     return parser

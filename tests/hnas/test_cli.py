@@ -282,6 +282,7 @@ def without(blocked: Sequence[str], *arguments: str, main: str = "deploy_main") 
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocked", "says"),
     [
@@ -300,6 +301,7 @@ def test_a_missing_package_is_named_with_its_remedy(deploy, quick, blocked: tupl
     assert tree(quick) == set()
 
 
+@pytest.mark.slow
 def test_training_without_torch(trained, quick):
     options = ("--recipe", "images", "--data", str(trained / "photos"), "--out", "net")
     found = without(["torch"], *options, main="train_main")
@@ -386,6 +388,7 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(call, deploy,
     assert tree(quick) == set()
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_standard_output(call, deploy, trained, quick):
     code, out, err = call(*deploy, "--json")
     assert (code, err) == (0, "")
@@ -404,6 +407,7 @@ def test_the_table_names_what_was_measured(call, deploy, quick):
         assert words in out
 
 
+@pytest.mark.slow
 def test_a_command_can_be_repeated_as_the_bundle_says(call, deploy, trained, quick):
     """Quoted, without the folder it went to, and with its seed."""
     shutil.copytree(trained / "photos", "my photos; rm -rf")
@@ -415,6 +419,7 @@ def test_a_command_can_be_repeated_as_the_bundle_says(call, deploy, trained, qui
     assert "--out" not in manifest["reproduce"]
 
 
+@pytest.mark.slow
 def test_a_second_image_size_is_no_obstacle(call, deploy, trained, quick):
     """``run`` takes any picture; a file of the wrong content is one line."""
     from PIL import Image

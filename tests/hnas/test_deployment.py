@@ -24,6 +24,7 @@ from tests.hnas import photos
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EVALUATIONS = 6
+pytestmark = pytest.mark.slow  # each deploys once or twice
 
 
 @pytest.fixture
