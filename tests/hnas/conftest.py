@@ -38,3 +38,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     here.mkdir()
     monkeypatch.chdir(here)
     return here
+
+
+@pytest.fixture
+def deploy(trained: Path) -> list[str]:
+    """A command line that works."""
+    return [
+        *("--target", "onnxruntime-cpu", "--precision", "fp32", "--budget", "3evals", "--out", "run"),
+        *("--supernet", str(trained / "trained"), "--data", str(trained / "photos")),
+    ]

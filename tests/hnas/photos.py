@@ -76,3 +76,8 @@ def journal(run: Path) -> dict[str, object]:
     whole = (run / "journal.jsonl").read_bytes().split(b"\n")[:-1]
     lines = [json.loads(line) for line in whole]
     return {key: answer for key, answer, _ in lines}
+
+
+def tree(folder: Path) -> set[str]:
+    """Everything in a folder, by relative name."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}

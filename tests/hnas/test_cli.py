@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,6 @@ import pytest
 
 from hnas.cli import deploy_main, train_main
 from tests.hnas import photos
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -40,29 +35,16 @@ def refused(call, quick: Path, trained: Path) -> Callable[..., str]:
     """The one line that a command ends with, having left the current folder as it was."""
 
     def run(*arguments: str, code: int = 2, main: Callable[[Sequence[str]], int] = deploy_main) -> str:
-        before = tree(quick)
+        before = photos.tree(quick)
         found, out, err = call(*arguments, main=main)
         assert (found, out) == (code, ""), err
         assert err.endswith("\n")
         assert err.count("\n") == 1, err
         assert "Traceback" not in err
-        assert tree(quick) == before
+        assert photos.tree(quick) == before
         return err.strip()
 
     return run
-
-
-@pytest.fixture
-def deploy(trained: Path) -> list[str]:
-    """A command line that works."""
-    return [
-        *("--target", "onnxruntime-cpu", "--precision", "fp32", "--budget", "3evals", "--out", "run"),
-        *("--supernet", str(trained / "trained"), "--data", str(trained / "photos")),
-    ]
-
-
-def tree(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -257,61 +239,6 @@ def test_an_unreachable_accuracy_says_the_nearest(refused, deploy, trained, quic
     assert "(asked: 100.0%)" in line
 
 
-# --- what is not installed --------------------------------------------------------------------------------------------
-
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Block())
-import importlib.util
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name in {blocked!r} else found(name, package)
-from hnas.cli import {main}
-sys.exit({main}(sys.argv[1:]))
-"""
-
-
-def without(blocked: Sequence[str], *arguments: str, main: str = "deploy_main") -> subprocess.CompletedProcess[str]:
-    """A command in a process where these packages cannot be imported."""
-    code = BLOCK.format(blocked=tuple(blocked), main=main)
-    command = [sys.executable, "-c", code, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("blocked", "says"),
-    [
-        (("torch",), "torch is not installed; pip install 'hnas[search]'"),
-        (("pymoo",), "pymoo is not installed; pip install 'hnas[search]'"),
-        (("safetensors",), "safetensors is not installed; pip install 'hnas[search]'"),
-        (("onnxruntime",), "onnxruntime is not installed; pip install 'hnas[onnxruntime]'"),
-        (("onnxscript",), "onnxscript are not installed; pip install 'hnas[onnxruntime-convert]'"),
-    ],
-)
-def test_a_missing_package_is_named_with_its_remedy(deploy, quick, blocked: tuple[str, ...], says: str):
-    found = without(blocked, *deploy)
-    assert (found.returncode, found.stdout) == (3, ""), found.stderr
-    assert says in found.stderr
-    assert found.stderr.count("\n") == 1
-    assert tree(quick) == set()
-
-
-@pytest.mark.slow
-def test_training_without_torch(trained, quick):
-    options = ("--recipe", "images", "--data", str(trained / "photos"), "--out", "net")
-    found = without(["torch"], *options, main="train_main")
-    assert found.returncode == 3
-    assert found.stderr == (
-        "hnas-train: torch is not installed; pip install 'hnas[search]' (hnas-deploy doctor says more)\n"
-    )
-    assert tree(quick) == set()
-
-
 # --- hnas-train -------------------------------------------------------------------------------------------------------
 
 
@@ -385,7 +312,7 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(call, deploy,
     code, out, err = call(*deploy, "--dry-run", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["plan"]["evaluations"] == 3
-    assert tree(quick) == set()
+    assert photos.tree(quick) == set()
 
 
 @pytest.mark.slow
