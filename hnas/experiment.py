@@ -21,7 +21,8 @@ from hnas.training import Schedule, make, save, train
 # The keys of a recipe's sections, by who reads them.
 IMAGES = ("size", "channels", "flip", "shift")
 LOSS = ("smoothing", "distil")
-SCHEDULE = tuple(f.name for f in fields(Schedule) if f.name != "steps")
+SCHEDULE = tuple(f.name for f in fields(Schedule) if f.name != "cycles")
+CYCLES = ("epochs", "rate", "restarts")
 
 
 def run(
@@ -57,9 +58,8 @@ def run(
     if alone:
         space = space.alone(named(space, alone))
     supernet = make(space, seed, f"recipe {recipe.name}")
-    steps = max(1, round((recipe.train["epochs"] if epochs is None else epochs) * task.steps_per_epoch))
-    schedule = Schedule(steps, **{key: value for key, value in recipe.train.items() if key in SCHEDULE})
-    follow = (lambda step, loss: advance(step, steps, loss)) if advance else None
+    schedule = _schedule(recipe, task, epochs)
+    follow = (lambda step, loss: advance(step, schedule.steps, loss)) if advance else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,7 +71,7 @@ def run(
     record = {
         "recipe": recipe.to_json(),
         "task": task.to_json(),
-        "steps": steps,
+        "steps": schedule.steps,
         "seconds": round(time.monotonic() - started, 1),
         "accuracy": {name: round(study.accuracy(arch, "test"), 4) for name, arch in ends.items()},
         "images": {split: len(held) for split, held in task.splits.items()},
@@ -101,7 +101,7 @@ def named(space: Space, which: Arch | str) -> Arch:
 
 def _check(recipe: Recipe) -> None:
     """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
-    known = {"data": IMAGES, "train": ("strategy", "epochs", "batch", *LOSS, *SCHEDULE)}
+    known = {"data": IMAGES, "train": ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE)}
     for section, keys in known.items():
         for key in getattr(recipe, section):
             if key not in keys:
@@ -119,6 +119,10 @@ def _complaint(key: str, value: Any) -> str | None:
     if key in ("flip", "strategy"):
         kind, name = (bool, "true or false") if key == "flip" else (str, "a name in quotes")
         return None if isinstance(value, kind) else name
+    if key == "restarts":
+        pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+        right = pairs and not any(_complaint("epochs", part) for pair in value for part in pair)
+        return None if right else "a list of [epochs, rate]"
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if key == "channels":
         return None if number and value in (1, 3) else "1 (grey) or 3 (RGB)"
@@ -128,6 +132,14 @@ def _complaint(key: str, value: Any) -> str | None:
     if key in LOSS:
         return None if number and 0 <= value <= 1 else "a share between 0 and 1"
     return None if number and (value > 0 or (key != "epochs" and value == 0)) else "a finite number above 0"
+
+
+def _schedule(recipe: Recipe, task: Classification, epochs: float | None) -> Schedule:
+    """The recipe's cycles in steps; ``epochs`` in all, in place of the recipe's, shortens or lengthens each alike."""
+    cycles = [(recipe.train["epochs"], recipe.train.get("rate", 0.1)), *recipe.train.get("restarts", [])]
+    share = 1.0 if epochs is None else epochs / sum(length for length, _ in cycles)
+    steps = [(max(1, round(length * share * task.steps_per_epoch)), float(rate)) for length, rate in cycles]
+    return Schedule(tuple(steps), **{key: value for key, value in recipe.train.items() if key in SCHEDULE})
 
 
 def _space(recipe: Recipe, task: Classification) -> Space:

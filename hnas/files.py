@@ -46,6 +46,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, aside, dict(metadata))
+    aside.chmod(0o644)  # safetensors writes for its owner alone
     with aside.open("rb") as stream:
         os.fsync(stream.fileno())
     aside.replace(file)

@@ -27,6 +27,11 @@ class MaskedSGD:
         self.moments = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self._names = {p: name for name, p in self.parameters.items()}  # a tied weight is one, whatever view calls it
 
+    def reset(self) -> None:
+        """Forget all momentum."""
+        for moment in self.moments.values():
+            moment.zero_()
+
     @torch.no_grad()
     def step(self, rate: float, used: Iterable[Used], clip: float | None = None) -> float:
         """One update from the gradients at hand; returns their norm before clipping. Gradients are cleared.

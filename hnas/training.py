@@ -26,23 +26,44 @@ CHECKPOINT_SECONDS = 45.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """steps; peak learning rate; share of steps that warm up; cosine to ``final`` x rate; SGD's other constants."""
+    """Cosine cycles with warm restarts (SGDR, arXiv 1608.03983), each of so many steps from its own peak rate.
 
-    steps: int
-    rate: float = 0.1
+    warmup: the share of a cycle that warms up; final: where its cosine ends, as a share of the rate; the rest is SGD's.
+    Moments begin at zero in every cycle.
+    """
+
+    cycles: tuple[tuple[int, float], ...]
     warmup: float = 0.05
     final: float = 0.0
     momentum: float = 0.9
     decay: float = 5e-4
     clip: float = 5.0
 
+    @property
+    def steps(self) -> int:
+        """The steps of all cycles."""
+        return sum(steps for steps, _ in self.cycles)
+
+    def begins(self, step: int) -> bool:
+        """Whether a cycle begins at ``step``."""
+        return self._within(step)[0] == 0
+
     def at(self, step: int) -> float:
         """The learning rate of a step."""
-        warm = max(1, round(self.warmup * self.steps))
-        if step < warm:
-            return self.rate * (step + 1) / warm
-        share = (step - warm) / max(1, self.steps - warm)
-        return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * share)))
+        position, steps, rate = self._within(step)
+        warm = max(1, round(self.warmup * steps))
+        if position < warm:
+            return rate * (position + 1) / warm
+        share = (position - warm) / max(1, steps - warm)
+        return rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * share)))
+
+    def _within(self, step: int) -> tuple[int, int, float]:
+        """The position in the cycle that ``step`` falls into, and that cycle."""
+        for steps, rate in self.cycles:
+            if step < steps:
+                return step, steps, rate
+            step -= steps
+        raise ValueError(f"the schedule ends after {self.steps} steps")
 
 
 def train(
@@ -67,6 +88,8 @@ def train(
     start = _restore(supernet, optimiser, checkpoint, identity) if checkpoint and resume else 0
     saved = time.monotonic()
     for step in range(start, schedule.steps):
+        if schedule.begins(step):
+            optimiser.reset()
         archs = pick(supernet.space, Random(f"{seed}/{step}"))
         loss = _forward_backward(supernet, task, archs, step)
         optimiser.step(schedule.at(step), [supernet.where(arch) for arch in archs], schedule.clip)

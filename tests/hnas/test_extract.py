@@ -37,7 +37,7 @@ def study(name: str) -> Study:
     splits = {split: tiny.data(32, seed, side) for seed, split in enumerate(("train", "calibration", "search"))}
     task = Classification(splits, Preprocessing((side, side), (side, side), (0.3,), (0.2,)), batch_size=8)
     supernet = Supernet(SPACES[name]())
-    train(supernet, task, sandwich.pick, Schedule(2, rate=0.2))
+    train(supernet, task, sandwich.pick, Schedule(((2, 0.2),)))
     with torch.no_grad():
         for parameter in supernet.union.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))

@@ -185,7 +185,7 @@ def test_a_score_before_training_is_not_the_answer_after_it():
     study = Study(Supernet(tiny.space()), tiny.task())
     arch = study.supernet.space.largest
     before = study.score(arch)
-    study.train(sandwich.pick, Schedule(25))
+    study.train(sandwich.pick, Schedule(((25, 0.1),)))
     assert study.score(arch).metrics["accuracy"] == study.accuracy(arch) != before.metrics["accuracy"]
 
 
@@ -193,7 +193,7 @@ def test_initial_weights_are_those_before_training():
     study = Study(Supernet(tiny.space(), seed=5), tiny.task())
     arch = study.supernet.space.smallest
     before = {name: t.detach().clone() for name, t in study.weights(arch).items()}
-    study.train(sandwich.pick, Schedule(1))
+    study.train(sandwich.pick, Schedule(((1, 0.1),)))
     initial = study.weights(arch, "initial")
     assert all(initial[name].equal(before[name]) for name in before)
     assert not all(study.weights(arch)[name].equal(before[name]) for name in before)

@@ -140,7 +140,7 @@ def test_rule_3_moments_are_cached_until_the_weights_change(study):
     arch = study.supernet.space.smallest
     before = study.calibrate(arch)
     assert study.calibrate(arch) is before
-    study.train(sandwich.pick, Schedule(1))
+    study.train(sandwich.pick, Schedule(((1, 0.1),)))
     after = study.calibrate(arch)
     assert after is not before
     assert not torch.equal(after.moments["stem.norm.running_mean"], before.moments["stem.norm.running_mean"])
@@ -227,7 +227,7 @@ def test_rule_5_gates_are_passed_for_relaxed_slots_and_no_other(study):
 
 def test_rule_6_what_a_step_did_not_use_does_not_move(study):
     supernet, task = study.supernet, tiny.task()
-    train(supernet, task, sandwich.pick, Schedule(2, rate=0.5, decay=0.1))  # every weight has seen a gradient
+    train(supernet, task, sandwich.pick, Schedule(((2, 0.5),), decay=0.1))  # every weight has seen a gradient
     optimiser = MaskedSGD(dict(supernet.union.named_parameters()), momentum=0.9, decay=0.1)
     for name, moment in optimiser.moments.items():
         moment.normal_(generator=torch.Generator().manual_seed(len(name)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hnas import experiment, training
 from hnas.files import read_json, read_tensors, write_json, write_tensors
+from hnas.optimiser import MaskedSGD
 from hnas.recipes import Recipe
 from hnas.strategies import alone, sandwich
 from hnas.study import Study
@@ -23,7 +24,7 @@ from hnas.training import Schedule, load, save, train
 from tests.hnas import tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STEPS = Schedule(6, rate=0.1)
+STEPS = Schedule(((6, 0.1),))
 
 
 def trained(schedule: Schedule = STEPS, **options) -> Supernet:
@@ -64,7 +65,7 @@ def test_two_runs_give_equal_bits_and_another_seed_does_not():
 
 
 def test_training_learns():
-    supernet = trained(Schedule(40, rate=0.1))
+    supernet = trained(Schedule(((40, 0.1),)))
     assert Study(supernet, tiny.task()).accuracy(supernet.space.largest, "test") > 0.9
 
 
@@ -118,7 +119,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, change):
         task.splits["train"] = tiny.data(64, 9)
     if change == "space":
         space = space.without("resolution", 8)  # the same weights, another sampler
-    schedule = Schedule(7, rate=0.1) if change == "schedule" else STEPS
+    schedule = Schedule(((7, 0.1),)) if change == "schedule" else STEPS
     options = {"checkpoint": checkpoint, "resume": True, "seed": int(change == "seed")}
     with pytest.raises(ValueError, match=r"belongs to another run.*choose another --out") as caught:
         train(Supernet(space), task, sandwich.pick, schedule, **options)
@@ -175,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_in_one_line(student):
 def test_a_saved_supernet_loads_with_equal_bits(tmp_path, lone):
     space = tiny.space().alone(tiny.space().largest) if lone else tiny.space().without("resolution", 8)
     supernet = Supernet(space, seed=3)
-    train(supernet, tiny.task(), (alone if lone else sandwich).pick, Schedule(1))
+    train(supernet, tiny.task(), (alone if lone else sandwich).pick, Schedule(((1, 0.1),)))
     save(supernet, tmp_path, {"steps": 1})
     again, record = load(tmp_path)
     assert equal(supernet, again)
@@ -292,7 +293,7 @@ def test_a_subnet_trains_alone_and_loads(tmp_path, source):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (recipe(smoothng=0.1), r"\[train\] has no key 'smoothng'; known: strategy, epochs, batch, smoothing"),
+        (recipe(smoothng=0.1), r"\[train\] has no key 'smoothng'; known: strategy, epochs, rate, restarts, batch"),
         (Recipe("tiny", recipe().space, {"sise": 12}, recipe().train), r"\[data\] has no key 'sise'; known: size"),
         (Recipe("tiny", recipe().space, {}, {"strategy": "sandwich"}), r"\[train\] lacks 'epochs'"),
         (Recipe("tiny", {"name": "hybrid_vision", "depth": 1}, {"size": 12}, recipe().train), "does not take"),
@@ -325,9 +326,36 @@ def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
 
 
 def test_the_schedule_warms_up_peaks_and_ends():
-    schedule = Schedule(100, rate=0.2, warmup=0.1, final=0.01)
+    schedule = Schedule(((100, 0.2),), warmup=0.1, final=0.01)
     rates = [schedule.at(step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.02 * k for k in range(1, 11)])
     assert max(rates) == pytest.approx(0.2)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.2 * 0.01, rel=0.1)
+
+
+def test_a_restart_begins_a_cycle_from_its_own_rate():
+    schedule = Schedule(((10, 0.2), (5, 0.1)), warmup=0.1)
+    assert schedule.steps == 15
+    assert [step for step in range(15) if schedule.begins(step)] == [0, 10]
+    assert schedule.at(9) < 0.02
+    assert schedule.at(10) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="ends after 15 steps"):
+        schedule.at(15)
+
+
+def test_moments_begin_at_zero_in_every_cycle(monkeypatch):
+    begun, done = [], []
+    forget = MaskedSGD.reset
+
+    def reset(self: MaskedSGD) -> None:
+        forget(self)
+        assert not any(bool(moment.any()) for moment in self.moments.values())
+        begun.append(len(done))
+
+    monkeypatch.setattr(MaskedSGD, "reset", reset)
+    supernet = Supernet(tiny.space())
+    train(
+        supernet, tiny.task(), sandwich.pick, Schedule(((2, 0.1), (2, 0.1))), advance=lambda step, _: done.append(step)
+    )
+    assert begun == [0, 2]
