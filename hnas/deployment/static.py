@@ -25,7 +25,7 @@ from export.verification import Check
 from hnas.cost import Price
 from hnas.cost.roofline import latency_ms, trace
 from hnas.deployment import bundling
-from hnas.deployment.build import BLOCKS, CALIBRATION, EVIDENCE, PROCESSES, Built, Refused, Row, build_each, judge
+from hnas.deployment.build import BLOCKS, CALIBRATION, PROCESSES, Built, Refused, Row, build_each, judge
 from hnas.deployment.network import SEED, Arrays, load, read_calibration
 from hnas.deployment.plan import Plan, resolve
 from hw_profiles import Device
@@ -134,7 +134,7 @@ def _build(
             device=plan.device.name,
             precision=precision,
             calibration=None if images is None else [_first(images, examples, CALIBRATION)],
-            evidence=None if images is None else [_first(images, examples, EVIDENCE)],
+            evidence=None if images is None else [_first(images, examples, CALIBRATION)],
             threads=plan.threads,
             path=work / precision,
         )
