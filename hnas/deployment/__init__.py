@@ -259,8 +259,8 @@ def _build_first(
             continue
         notify("measure", 0, 1)
         comparisons = _compare(study, plan, candidate.arch, baseline, built)
-        accuracies = _accuracies(images)
-        best, rows = judge(built, comparisons, accuracies["search"], GUARD, _objection(plan))
+        accuracies, predicted = _accuracies(images), _predictions(study, plan, candidate.arch)
+        best, rows = judge(built, comparisons, accuracies["search"], GUARD, _objection(plan, predicted))
         if best is None:
             objections += [f"{r.built.artifact.precision}: {r.verdict.removeprefix('not taken: ')}" for r in rows]
             continue
@@ -272,7 +272,7 @@ def _build_first(
             baseline=baseline,
             rows=tuple(rows),
             refused=tuple(refused),
-            predicted=_predictions(study, plan, candidate.arch),
+            predicted=predicted,
             fp32_accuracy=accuracies,
             front=tuple(front([c for c in candidates if "accuracy" in c.metrics], "latency_ms")),
         )
@@ -332,8 +332,11 @@ def _predictions(study: Study, plan: Plan, arch: Arch) -> dict[str, Price]:
     return {**known, "baseline": roofline(space, skeleton, plan.device, "fp32")(space.largest)}
 
 
-def _objection(plan: Plan) -> Callable[[Built, Comparison | None], str | None]:
-    """Why an artifact itself misses a window, or None; the search's figures were only the subnet's."""
+def _objection(plan: Plan, predicted: Mapping[str, Price]) -> Callable[[Built, Comparison | None], str | None]:
+    """Why an artifact itself misses a window, or None; the search's figures were only the subnet's.
+
+    Where nothing is measured, latency is that predicted for the artifact's own precision.
+    """
 
     def objection(built: Built, comparison: Comparison | None) -> str | None:
         size, accuracy = built.artifact.size_bytes, built.accuracy["search"]
@@ -341,8 +344,14 @@ def _objection(plan: Plan) -> Callable[[Built, Comparison | None], str | None]:
             return f"its file has {size / 1e3:.3g} KB (asked: {plan.max_size_bytes / 1e3:g})"
         if plan.min_accuracy is not None and accuracy < plan.min_accuracy:
             return f"it reaches {accuracy:.1%} on the search images (asked: {plan.min_accuracy:.1%})"
-        if plan.max_latency_ms is not None and comparison is not None and comparison.b.median_ms > plan.max_latency_ms:
-            return f"it takes {comparison.b.median_ms:.3g} ms (asked: {plan.max_latency_ms:g})"
+        if plan.max_latency_ms is None:
+            return None
+        if comparison is not None:
+            latency_ms, takes = comparison.b.median_ms, "it takes"
+        else:
+            latency_ms, takes = predicted[built.artifact.precision].value, "it is predicted to take"
+        if latency_ms > plan.max_latency_ms:
+            return f"{takes} {latency_ms:.3g} ms (asked: {plan.max_latency_ms:g})"
         return None
 
     return objection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from export.artifact import Artifact
 from export.errors import ExportError, Unavailable
 from export.measurement import Comparison, Measurement
 from export.verification import LIMITS, Check
+from hnas.cost import Price
+from hnas.deployment import _objection
 from hnas.deployment.build import Built, build_each, build_once, interval, judge
+from hnas.deployment.plan import resolve
 from hnas.journal import Journal
 
 
@@ -154,3 +158,18 @@ def test_the_interval_is_wilsons():
     assert (low, high) == (pytest.approx(0.2553, abs=2e-4), pytest.approx(0.3662, abs=2e-4))
     assert interval(1.0, 20)[0] < 0.85
     assert interval(0.9, 100)[0] < interval(0.9, 10_000)[0]
+
+
+def test_a_predicted_latency_is_bounded_in_the_precision_that_is_kept(tmp_path):
+    (tmp_path / "model").write_bytes(b"m")
+    tried = [built("fp32", 0.90), built("int8", 0.80)]
+    tried = [replace(each, artifact=replace(each.artifact, path=tmp_path)) for each in tried]
+    predicted = {"fp32": Price(3.0, "ms", 1.0, 9.0, "predicted"), "int8": Price(1.0, "ms", 0.5, 3.0, "predicted")}
+    for bound, kept in (("2ms", None), ("4ms", 0)):
+        plan = resolve("raspberry-pi-5", max_latency=bound)
+        best, rows = judge(tried, [None, None], 0.90, 0.01, _objection(plan, predicted))
+        assert best == kept
+    assert "loses 10.0 points" in rows[1].verdict
+    assert _objection(resolve("raspberry-pi-5", max_latency="2ms"), predicted)(tried[0], None) == (
+        "it is predicted to take 3 ms (asked: 2)"
+    )
