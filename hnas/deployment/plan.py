@@ -111,6 +111,9 @@ def resolve(
         raise ValueError(f"seed is {seed}; it is 0 or more")
     if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
         raise ValueError(f"threads is {threads}; this machine has {os.cpu_count()} cores")
+    if not device.local and threads not in (None, device.threads):
+        what = f"the latency of {device.name} is predicted for {device.threads} thread(s)"
+        raise ValueError(f"threads is {threads}; {what}; --threads is for devices at hand")
     return Plan(
         device=device,
         precision=wanted,
