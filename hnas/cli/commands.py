@@ -126,9 +126,10 @@ def _export(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     import hw_profiles
 
     hw_profiles.load(options["target"])  # the likeliest slip is answered before torch is imported
-    sys.path.insert(0, str(Path.cwd()))  # a script's own path starts with its folder, not with the user's
     from hnas.deployment.static import export_static
 
+    # A script's own path starts with its folder, not with the user's; ours come first: an export.py is common there.
+    sys.path.insert(0, str(Path.cwd()))
     with report.stages() as on:
         found = export_static(on=on, **options)
     if as_json:

@@ -1,6 +1,8 @@
 """`hnas-deploy export`: a network of the user's own becomes a verified, measured bundle, or one line says why not."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +142,24 @@ def test_the_bundle_holds_the_network_and_its_fp32_baseline(run: Run, tmp_path: 
     assert baseline.precision == "fp32"
     assert export.load(bundle.artifact())(images(1))[0].shape == (1, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fails.py", "lacks.py", "made", "nets.py", "real.npy"]
+
+
+def test_a_file_of_the_user_is_not_taken_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "export.py").write_text("raise RuntimeError('not ours')")
+    command = "import sys; from hnas.cli import deploy_main; sys.exit(deploy_main(sys.argv[1:]))"
+    options = ("--model", "mine:net", "--target", "onnxruntime-cpu", *IMAGE)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", command, "export", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(export.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    assert done.stderr == "hnas-deploy: mine has no 'net'; --model takes package.module:callable\n"
+    assert done.returncode == 2
 
 
 def test_auto_says_that_int8_was_left_out_without_calibration(run: Run, tmp_path: Path) -> None:
