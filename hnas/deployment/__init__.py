@@ -172,6 +172,8 @@ def _search(study: Study, plan: Plan, notify: Stage) -> list[Candidate]:
 
     windows = {metric: Window(low, high) for metric, (low, high) in plan.windows.items()}
     seconds = None if plan.seconds is None else max(0.0, plan.seconds - study.journal.spent)
+    if seconds is not None and (plan.out / "bundle").exists():
+        seconds = 0.0  # a finished run is not searched further, whatever its clock says is left
     space, found = study.supernet.space, []
     total = plan.evaluations or 0
     notify("search", 0, total)
