@@ -108,6 +108,8 @@ class Speedup:
 
     def __post_init__(self) -> None:
         _ordered("value", self.low, self.value, self.high)
+        if self.low <= 0:
+            raise ValueError(f"low is {self.low:g}, expected more than 0")
 
 
 @dataclass(frozen=True)

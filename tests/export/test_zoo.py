@@ -164,6 +164,7 @@ def put(*keys: str, to: object) -> Callable[[dict[str, Any]], object]:
         (put("accuracy", "artifact", to=90.9), "accuracy.artifact is 90.9, expected 0 to 1"),
         (put("accuracy", "interval", to=[0.95, 0.99]), "artifact is 0.909 outside of its interval 0.95 to 0.99"),
         (put("accuracy", "interval", to=[0.9]), "accuracy.interval is [0.9], expected a list of 2"),
+        (put("speedup", "low", to=0.0), "speedup.low is 0, expected more than 0"),
         (put("latency", "kind", to="guessed"), "latency.kind is 'guessed', expected one of measured, predicted"),
         (put("latency", "unit", to="s"), "latency.unit is 's', expected one of ms"),
         (put("latency", "n", to=0), "latency.n is 0, expected 1 or more"),
