@@ -210,22 +210,22 @@ def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Ca
 
 
 def _nearest(plan: Plan, candidates: list[Candidate]) -> str:
-    """What the search reached of the windows that nothing satisfies."""
-    said = []
+    """What the search reached of the windows that nothing satisfies, or of all where each can be kept alone."""
+    missed, kept = [], []
     for metric, (low, high) in plan.windows.items():
         values = [c.metrics[metric] for c in candidates if metric in c.metrics]
         if not values:
             continue
         best = max(values) if metric == "accuracy" else min(values)
-        if low <= best <= high and len(plan.windows) > 1:
-            continue
+        said = kept if low <= best <= high else missed
         if metric == "latency_ms":
             said.append(f"the fastest takes {best:.3g} ms (asked: {high:g})")
         elif metric == "size_bytes":
             said.append(f"the smallest has {best / 1e3:.3g} KB of weights (asked: {high / 1e3:g})")
         else:
             said.append(f"the most accurate inside the other bounds reaches {best:.1%} (asked: {low:.1%})")
-    return f"no subnet of {len(candidates)} tried keeps every bound: {'; '.join(said)}; relax one of them"
+    nearest = "; ".join(missed or ["each alone can be kept, no subnet keeps all", *kept])
+    return f"no subnet of {len(candidates)} tried keeps every bound: {nearest}; relax one of them"
 
 
 def _build_first(

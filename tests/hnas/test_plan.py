@@ -1,10 +1,13 @@
-"""What a plan refuses before anything runs."""
+"""What a plan refuses before anything runs, and what is said of bounds that nothing keeps."""
 
 from __future__ import annotations
 
 import pytest
 
+from hnas.deployment import _nearest
 from hnas.deployment.plan import resolve
+from hnas.pareto import Candidate
+from hnas.space import Arch
 
 
 def test_a_prediction_is_for_the_threads_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -12,3 +15,11 @@ def test_a_prediction_is_for_the_threads_of_the_profile(monkeypatch: pytest.Monk
     assert resolve("raspberry-pi-5", threads=1).threads == 1
     with pytest.raises(ValueError, match=r"raspberry-pi-5 is predicted for 1 thread\(s\); --threads is for devices"):
         resolve("raspberry-pi-5", threads=4)
+
+
+def test_bounds_that_only_each_other_exclude_are_both_named() -> None:
+    plan = resolve("raspberry-pi-5", max_latency="2ms", max_size="2KB")
+    figures = ({"latency_ms": 1.0, "size_bytes": 3e3}, {"latency_ms": 3.0, "size_bytes": 1e3})
+    line = _nearest(plan, [Candidate(Arch({"width": i}), metrics) for i, metrics in enumerate(figures)])
+    assert "each alone can be kept" in line
+    assert "the fastest takes 1 ms (asked: 2); the smallest has 1 KB of weights (asked: 2)" in line
