@@ -58,8 +58,6 @@ def compile(
     """Write model.xml and model.bin; int8 takes ``calibration``, bf16 a CPU that has it."""
     import openvino
 
-    if precision not in precisions:
-        raise ValueError(f"openvino runs {', '.join(precisions)} on a CPU, got {precision!r}")
     _require(precision)
     inputs, outputs = describe(program)
     notes: dict[str, JSON] = {}
@@ -99,7 +97,7 @@ class OpenVino:
         import openvino
 
         settings = {
-            "INFERENCE_PRECISION_HINT": HINTS.get(artifact.precision, "f32"),
+            "INFERENCE_PRECISION_HINT": HINTS[artifact.precision],
             "INFERENCE_NUM_THREADS": artifact.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
@@ -133,6 +131,8 @@ def _require(precision: str) -> None:
     """Unavailable when this CPU cannot compute in ``precision``: OpenVINO would silently use another one."""
     import openvino
 
+    if precision not in precisions:
+        raise ValueError(f"openvino runs {', '.join(precisions)} on a CPU, got {precision!r}")
     abilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in abilities:
         raise Unavailable(f"this CPU has no bf16; it has {', '.join(abilities)}; choose fp32 or int8")

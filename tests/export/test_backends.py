@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -242,6 +243,12 @@ def test_openvino_is_pinned() -> None:
     names = ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "INFERENCE_PRECISION_HINT")
     threads, streams, precision = (model.get_property(name) for name in names)
     assert (threads, streams, precision.to_string()) == (1, 1, "f32")
+
+
+def test_openvino_opens_no_artifact_of_a_precision_that_it_lacks() -> None:
+    built = artifact("openvino", "two_by_two", "fp32")
+    with pytest.raises(ValueError, match="openvino runs fp32, bf16, int8 on a CPU, got 'fp16'"):
+        backends.load("openvino").load(replace(built, precision="fp16"))
 
 
 def test_onnxruntime_is_pinned() -> None:
