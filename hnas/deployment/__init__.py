@@ -211,7 +211,8 @@ def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Ca
 
 def _nearest(plan: Plan, candidates: list[Candidate]) -> str:
     """What the search reached of the windows that nothing satisfies, or of all where each can be kept alone."""
-    missed, kept = [], []
+    missed: list[str] = []
+    kept: list[str] = []
     for metric, (low, high) in plan.windows.items():
         values = [c.metrics[metric] for c in candidates if metric in c.metrics]
         if not values:
