@@ -55,7 +55,7 @@ def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
     """The program of ``module`` in eval mode; the module itself is left as it was.
 
     1. Outputs are one tensor or a flat tuple or list of tensors; anything else is refused.
-    2. NaN in any weight, infinity in a parameter, or an output that is not finite: refused.
+    2. NaN in any weight or output, infinity in a parameter: refused. An output may be infinite, as masks are.
     3. Writing in place into a value of its own: made functional.
     4. Writing into a buffer or an input (counters, batch norm in training mode): refused; an artifact has no memory.
 
