@@ -33,6 +33,8 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
+    except RecursionError:
+        raise ValueError(f"{file} cannot be read as JSON: nested too deeply") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):

@@ -197,6 +197,8 @@ def spoil(folder: Path, how: str) -> None:
         file.unlink()
     elif how == "truncated record":
         record.write_text(record.read_text()[:-20])
+    elif how == "deep record":
+        record.write_text("[" * 100_000)
     elif how == "foreign record":
         record.write_text("[1]")
     elif how == "another schema":
@@ -218,6 +220,7 @@ def spoil(folder: Path, how: str) -> None:
         ("truncated weights", "is no whole safetensors file"),
         ("no weights", "no file "),
         ("truncated record", "cannot be read as JSON"),
+        ("deep record", "cannot be read as JSON: nested too deeply"),
         ("foreign record", "holds a JSON list, expected an object"),
         ("another schema", "is no supernet record of schema 1"),
         ("nan", "holds NaN or infinite weights"),
