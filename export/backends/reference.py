@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.artifact import Artifact, Tensor, digest_files
+from export.artifact import Artifact, digest_files
 from export.schema import check_version, read_json, write_json
+from export.signature import describe, fit
 
 if TYPE_CHECKING:
     import torch
@@ -63,16 +64,15 @@ def compile(
     # Contiguous clones: safetensors refuses views, and tied weights keep both names.
     save_file({name: state[name].detach().clone().contiguous() for name in sorted(set(names))}, path / WEIGHTS)
     write_json(path / GRAPH, {"schema": SCHEMA, "nodes": [_write_node(node) for node in graph.nodes]})
-    places = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
-    outputs = program(*program.inputs)
+    inputs, outputs = describe(program)
     artifact = Artifact(
         path=path,
         backend="reference",
         precision=precision,
         device=device.name,
         threads=threads,
-        inputs=tuple(_describe(name, value) for name, value in zip(places, program.inputs, strict=True)),
-        outputs=tuple(_describe(f"output_{index}", value) for index, value in enumerate(outputs)),
+        inputs=inputs,
+        outputs=outputs,
         files=digest_files(path, GRAPH, WEIGHTS),
         versions=versions(),
     )
@@ -115,19 +115,7 @@ class Reference:
     def _tensors(self, inputs: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
         import torch
 
-        wanted = [(value.shape, value.dtype) for value in self.artifact.inputs]
-        given = [(value.shape, str(value.dtype)) for value in inputs]
-        if wanted != given:
-            raise ValueError(f"inputs are {_list(given)}, the artifact takes {_list(wanted)}")
-        return tuple(torch.from_numpy(value.copy()) for value in inputs)
-
-
-def _list(values: Sequence[tuple[tuple[int, ...], str]]) -> str:
-    return ", ".join(f"{kind}{list(shape)}" for shape, kind in values) or "none"
-
-
-def _describe(name: str, value: torch.Tensor) -> Tensor:
-    return Tensor(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        return tuple(torch.from_numpy(value.copy()) for value in fit(inputs, self.artifact.inputs))
 
 
 def _write_node(node: fx.Node) -> dict[str, Any]:
@@ -182,7 +170,7 @@ def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Mod
                 graph.output(tuple(args[0]) if isinstance(args[0], list) else args[0])
             else:
                 raise ValueError(f"unknown kind of node {op!r}")
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"{path}: not a graph of ATen operators: {type(error).__name__} {error}") from None
     return fx.GraphModule(root, graph)
 

@@ -205,6 +205,7 @@ def test_reference_opens_nothing_but_operators(tmp_path):
         ("os.system", {}),
         ("aten.from_file.default", {}),
         ("aten.relu.default", {"self=print(1), x": 1}),
+        (5, {}),
     ):
         call.update(target=target, kwargs=kwargs)
         graph.write_text(json.dumps(record))
