@@ -46,10 +46,12 @@ def run(
     if epochs is not None and (complaint := _complaint("epochs", epochs)):
         raise ValueError(f"epochs is {epochs}; expected {complaint}")
     checkpoint = out / "checkpoint.safetensors"
+    which = alone.to_json() if isinstance(alone, Arch) else alone
+    wanted = {"recipe": recipe.to_json(), "epochs": epochs, "alone": which}
     if (out / "supernet.json").exists() and not resume:
         raise FileExistsError(f"{out} already holds a trained supernet; choose another --out or --resume")
     if (out / "supernet.json").exists() and not checkpoint.exists():
-        return _ended(out, recipe, seed)
+        return _ended(out, {**wanted, "seed": seed})
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} holds an interrupted training; continue it with --resume or choose another --out")
     task = task_of(recipe, data)
@@ -69,7 +71,7 @@ def run(
     study = Study(supernet, task, seed=seed)
     ends = {"largest": space.largest, "smallest": space.smallest}
     record = {
-        "recipe": recipe.to_json(),
+        **wanted,
         "task": task.to_json(),
         "steps": schedule.steps,
         "seconds": round(time.monotonic() - started, 1),
@@ -152,8 +154,9 @@ def _space(recipe: Recipe, task: Classification) -> Space:
         raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None
 
 
-def _ended(out: Path, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _ended(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The record of the run that ended in ``out``; ValueError names what of ``wanted`` it was not."""
     record = read_json(out / "supernet.json")
-    if record.get("recipe") != recipe.to_json() or record.get("seed") != seed:
-        raise ValueError(f"{out} holds the supernet of another run (recipe or seed differ); choose another --out")
+    if differ := [key for key, value in wanted.items() if record.get(key) != value]:
+        raise ValueError(f"{out} holds the supernet of a run with other {', '.join(differ)}; choose another --out")
     return record

@@ -282,8 +282,9 @@ def test_an_experiment_writes_what_load_reads_and_is_not_repeated(tmp_path, sour
     before = (out / "supernet.safetensors").stat().st_mtime_ns
     assert experiment.run(recipe(), source, out, resume=True) == found
     assert (out / "supernet.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="recipe or seed differ"):
-        experiment.run(recipe(), source, out, resume=True, seed=1)
+    for other, said in (({"seed": 1}, "seed"), ({"epochs": 2.0}, "epochs"), ({"alone": "smallest"}, "alone")):
+        with pytest.raises(ValueError, match=f"holds the supernet of a run with other {said}; choose another --out"):
+            experiment.run(recipe(), source, out, resume=True, **other)
 
 
 def test_a_subnet_trains_alone_and_loads(tmp_path, source):
