@@ -7,6 +7,7 @@ file: it is verified in ONNX Runtime, and its notes say how to build it and what
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -102,7 +103,7 @@ def compile(
 
 
 def build(artifact: Artifact, *, workspace_mb: int = 1024) -> Path:
-    """Build model.engine beside model.onnx on the GPU at hand, with a sidecar of what it fits; the engine's path."""
+    """Build the engine on the GPU at hand, with a sidecar of what it fits, in ``engine_folder``; the engine's path."""
     trt = _tensorrt()
     logger = _Logger.create(trt)
     builder = trt.Builder(logger)
@@ -124,17 +125,26 @@ def build(artifact: Artifact, *, workspace_mb: int = 1024) -> Path:
     if engine is None:
         raise ExportError(f"TensorRT {trt.__version__} cannot build {artifact.model.name}: {logger.last}")
     record = {"model": artifact.digest, "precision": artifact.precision, **_here(trt)}
-    (artifact.path / ENGINE).write_bytes(bytes(engine))
-    (artifact.path / SIDECAR).write_text(json.dumps(record, indent=1) + "\n")
-    return artifact.path / ENGINE
+    folder = engine_folder(artifact)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SIDECAR).write_text(json.dumps(record, indent=1) + "\n")
+    part = folder / f".{ENGINE}.{os.getpid()}"
+    part.write_bytes(bytes(engine))
+    return part.replace(folder / ENGINE)
+
+
+def engine_folder(artifact: Artifact) -> Path:
+    """Where this machine keeps the engine of ``artifact``: not beside it, as a bundle holds only what it lists."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "hnas" / "engines" / artifact.digest
 
 
 def load(artifact: Artifact) -> TensorRt:
     """Open the engine of ``artifact``, built now if there is none; ExportError for one that does not fit here."""
     trt = _tensorrt()
-    path = artifact.path / ENGINE
+    path = engine_folder(artifact) / ENGINE
     if path.is_file():
-        check_engine(read_json(artifact.path / SIDECAR), {"model": artifact.digest, **_here(trt)})
+        check_engine(read_json(path.with_name(SIDECAR)), {"model": artifact.digest, **_here(trt)})
     else:
         path = build(artifact)
     return TensorRt(artifact, path)
