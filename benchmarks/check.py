@@ -202,7 +202,9 @@ def count(
     total, hits, seen = len(images.labels), 0, 0
     if total < planned:
         return Accuracy(None, 0, planned, f"the split has {total} images, the claim was made on {planned}")
-    batch = artifact.inputs[0].shape[0]
+    batch = next(iter(artifact.inputs[0].shape), 0)
+    if not batch:
+        return Accuracy(None, 0, planned, "the artifact reads no batch of images")
     with Worker(artifact, backend=runtime) as worker:
         while seen < total and (seen == 0 or clock.left > 0):
             stop = min(seen + CHUNK, total)

@@ -116,6 +116,15 @@ def test_hits_of_any_batch(root: Path, good: Path, tmp_path: Path, batch: int) -
     assert (seen.value, seen.n) == (hits(network(tmp_path / "one", 4), data), IMAGES)
 
 
+def test_an_artifact_without_a_batch_is_not_counted(good: Path) -> None:
+    artifact, clock = Artifact.read(good / "artifact"), session.Clock(60.0)
+    found = check.Images(np.zeros((2, 1, 1, 1), np.float32), np.zeros(2, np.int64))
+    for shape in ((), (0, 1, 1, 1)):
+        odd = replace(artifact, inputs=(replace(artifact.inputs[0], shape=shape),))
+        seen = check.count(odd, "onnxruntime", found, 2, clock, lambda doing, fraction: None)
+        assert (seen.value, seen.reason) == (None, "the artifact reads no batch of images")
+
+
 def test_counting_stops_with_the_clock(root: Path, good: Path) -> None:
     found = check.find_images(manifest_of(good), root / "data")
     over = session.Clock(-1.0)
