@@ -1,8 +1,8 @@
 # Two images. The default runs the main job on a CPU; `--target jetson` is built and run on a Jetson with JetPack 6.
 #
-#   docker build -t hnas .                     docker run --rm -v "$PWD/runs:/home/hnas/runs" hnas --out runs/first
+#   docker build -t hnas .                     docker run --rm -v "$PWD/runs:/home/hnas/runs" hnas --target openvino-cpu --out runs/first
 #   docker build --target jetson -t hnas-jetson .
-#   docker run --rm --runtime nvidia -v "$PWD/runs:/home/hnas/runs" hnas-jetson check runs/first
+#   docker run --rm --runtime nvidia -v "$PWD/runs:/home/hnas/runs" hnas-jetson check runs/first/bundle --here
 #
 # Where a CPU-sized torch is offered under another index, name it:  --build-arg PIP_EXTRA_INDEX_URL=...
 

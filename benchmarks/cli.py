@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--data", type=Path, metavar="DIR", help="images, where the package does not ship them")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system")
     check.set_defaults(run=run_check)
-    common(check)
+    measuring(check)
 
     compare = commands.add_parser("compare", help="time any two artifacts side by side, and compare their outputs")
     compare.add_argument("a", type=Path, metavar="A", help="bundle, artifact folder, or .onnx, .xml, .tflite file")
@@ -78,11 +78,11 @@ def parser() -> argparse.ArgumentParser:
         help="shape of an input, float32; once for each input (default: what the artifacts say)",
     )
     compare.set_defaults(run=run_compare, min_speedup=None, here=False, data=None)
-    common(compare)
+    measuring(compare)
     return top
 
 
-def common(command: argparse.ArgumentParser) -> None:
+def measuring(command: argparse.ArgumentParser) -> None:
     """The options of every subcommand that measures."""
     command.add_argument(
         "--max-time", type=seconds, default=60.0, metavar="60s", help="time for all of it (default %(metavar)s)"
