@@ -82,7 +82,7 @@ class Latency:
     n: int
     unit: Literal["ms"] = "ms"
     percentile: int = 50
-    confidence: float = 0.95
+    confidence: float | None = 0.95  # None for a prediction, whose band is no interval
     p90: float | None = None
     p99: float | None = None
     predicted: Prediction | None = None
@@ -104,7 +104,7 @@ class Speedup:
     against: str
     kind: Kind
     processes: int = 1
-    confidence: float = 0.95
+    confidence: float | None = 0.95
 
     def __post_init__(self) -> None:
         _ordered("value", self.low, self.value, self.high)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -156,6 +156,13 @@ class Comparison:
             raise ValueError(f"ratio is {self.ratio:g} outside of its interval {self.low:g} to {self.high:g}")
         if self.processes < 1 or not self.pairs or len(self.pairs) % self.processes:
             raise ValueError(f"pairs are {len(self.pairs)}, expected as many for each of {self.processes} processes")
+
+    def interval_ms(self, which: Literal["a", "b"]) -> tuple[float, float]:
+        """The interval of the median of ``a`` or ``b`` over processes, from the spread of its blocks between them."""
+        seconds = np.array(self.pairs)[:, "ab".index(which)]
+        centre, low, high = ratio_interval(np.log(seconds).reshape(self.processes, -1), self.confidence)
+        median = (self.a if which == "a" else self.b).median_ms
+        return median * low / centre, median * high / centre
 
     def line(self) -> str:
         """One line for a person."""

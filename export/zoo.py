@@ -175,7 +175,7 @@ def _figures(manifest: Manifest) -> str:
         rows.append(("latency, predicted", f"{p.value:.3g} ms (band {p.low:.3g} to {p.high:.3g})"))
     if manifest.speedup is not None:
         s = manifest.speedup
-        row = f"{s.value:.2f}x ({_trust(s.kind, s.confidence)} {s.low:.2f} to {s.high:.2f})"
+        row = f"{s.value:.2f}x ({_trust(s.confidence)} {s.low:.2f} to {s.high:.2f})"
         row += f"; {s.processes} process(es)" if s.kind == "measured" else ""
         rows.append((f"speedup, {s.kind}, against {s.against}", row))
     rows.append(("size of the model files", f"{manifest.size_bytes / 1e6:.3f} MB"))
@@ -186,15 +186,15 @@ def _figures(manifest: Manifest) -> str:
 
 def _latency(manifest: Manifest) -> str:
     x = manifest.latency
-    text = f"{x.value:.3g} {x.unit} ({_trust(x.kind, x.confidence)} {x.low:.3g} to {x.high:.3g})"
+    text = f"{x.value:.3g} {x.unit} ({_trust(x.confidence)} {x.low:.3g} to {x.high:.3g})"
     if x.kind == "predicted":
         return f"{text}; a model of the device says so, nothing was run on it"
     tails = "".join(f", {name} {value:.3g}" for name, value in (("p90", x.p90), ("p99", x.p99)) if value is not None)
     return f"{text}{tails}, n={x.n}, on {manifest.machine.cpu} ({manifest.machine.cores} cores, {manifest.machine.os})"
 
 
-def _trust(kind: str, confidence: float) -> str:
-    return "band" if kind == "predicted" else f"{100 * confidence:g} % interval"
+def _trust(confidence: float | None) -> str:
+    return "band" if confidence is None else f"{100 * confidence:g} % interval"
 
 
 def _use(manifest: Manifest) -> str:

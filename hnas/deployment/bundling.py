@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from export import zoo
 from export.artifact import Artifact
 from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Prediction, Space, Speedup
-from export.measurement import Comparison, Measurement
+from export.measurement import Comparison
 from export.zoo import Bundle
 from hnas.cost import Price
 from hnas.deployment.build import Built, Refused, Row, interval
@@ -99,9 +99,19 @@ def latency(comparison: Comparison | None, predicted: Price, artifact: Artifact)
     """The measured latency where there is one, the predicted one otherwise; each says which."""
     forecast = Prediction(predicted.value, predicted.low, predicted.high)
     if comparison is None:
-        return Latency("predicted", *_ordered(predicted), batch=1, threads=artifact.threads, n=0, predicted=forecast)
+        return Latency(
+            kind="predicted",
+            value=predicted.value,
+            low=predicted.low,
+            high=predicted.high,
+            batch=1,
+            threads=artifact.threads,
+            n=0,
+            confidence=None,
+            predicted=forecast,
+        )
     found = comparison.b
-    low, high = found.interval_ms()
+    low, high = comparison.interval_ms("b")
     return Latency(
         kind="measured",
         value=found.median_ms,
@@ -110,6 +120,7 @@ def latency(comparison: Comparison | None, predicted: Price, artifact: Artifact)
         batch=found.batch,
         threads=found.threads,
         n=len(found.times),
+        confidence=comparison.confidence,
         p90=found.p90_ms,
         p99=found.p99_ms,
         predicted=forecast,
@@ -125,9 +136,9 @@ def speedup(
         return Speedup(c.ratio, c.low, c.high, against, "measured", c.processes, c.confidence)
     base, own = predicted["baseline"], predicted[precision]
     ratio = base.value / own.value
-    # Both come from one profile, so most of its error cancels; half of the band on either side is what is left.
+    # Both come from one profile, so part of its error cancels; we assume that half of the band, in logarithms, is left.
     spread = (own.high / own.low) ** 0.25
-    return Speedup(ratio, ratio / spread, ratio * spread, against, "predicted")
+    return Speedup(ratio, ratio / spread, ratio * spread, against, "predicted", confidence=None)
 
 
 def build_note(artifact: Artifact) -> dict[str, Any] | None:
@@ -157,7 +168,7 @@ def summary(result: Result, bundle: Bundle) -> dict[str, Any]:
         rows.append(found)
     first = next((each.comparison for each in result.rows if each.comparison is not None), None)
     if first is not None:
-        rows[0]["latency_ms"] = _median(first.a)
+        rows[0]["latency_ms"] = _median(first, "a")
     n = bundle.manifest.accuracy.n if bundle.manifest.accuracy else 0
     return {
         "target": result.plan.device.name,
@@ -208,14 +219,10 @@ def row(
         "verdict": verdict,
     }
     if comparison is not None:
-        found["latency_ms"] = _median(comparison.b)
+        found["latency_ms"] = _median(comparison, "b")
     return found
 
 
-def _median(found: Measurement) -> dict[str, float]:
-    low, high = found.interval_ms()
-    return {"value": found.median_ms, "low": low, "high": high}
-
-
-def _ordered(price: Price) -> tuple[float, float, float]:
-    return price.value, price.low, price.high
+def _median(comparison: Comparison, which: Literal["a", "b"]) -> dict[str, float]:
+    low, high = comparison.interval_ms(which)
+    return {"value": (comparison.a if which == "a" else comparison.b).median_ms, "low": low, "high": high}

@@ -53,9 +53,9 @@ def fitting(study: Study) -> Callable[[Artifact], Inputs]:
 
 
 def program(study: Study, arch: Arch) -> Program:
-    """The captured, unfused program of a subnet."""
+    """The captured and fused program of a subnet."""
     net = study.supernet.extract(arch, study.calibrate(arch))
-    return capture(net, [torch.from_numpy(x) for x in sample(study, arch)])
+    return fuse(capture(net, [torch.from_numpy(x) for x in sample(study, arch)]))
 
 
 def cache() -> Path:
@@ -117,7 +117,6 @@ class Measured:
         path.mkdir(exist_ok=True)
         found, images = self._program(arch), None
         if precision == "int8":
-            found = fuse(found)
             images = samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
         self.backend.compile(
             found, path, precision=precision, device=self.device, threads=self.threads, calibration=images

@@ -32,7 +32,7 @@ def restore(record: Mapping[str, Any]) -> Space:
         raise ValueError("a space is recorded as name, arguments and options; this record is not") from None
     try:
         space = load(str(name))(**arguments)
-    except TypeError as error:
+    except (TypeError, ArithmeticError) as error:
         raise ValueError(f"the space {name!r} does not take these arguments: {error}") from None
     if record.get("lone"):
         if any(len(listed) != 1 for listed in options.values()):

@@ -118,7 +118,8 @@ def test_the_reason_that_no_artifact_is_kept_is_said_and_nothing_stays(quick, op
 # --- to be continued --------------------------------------------------------------------------------------------------
 
 DRIVER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 import hnas.deployment
 from tests.hnas import photos
 
