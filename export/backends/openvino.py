@@ -188,6 +188,7 @@ def _quantise(model: openvino.Model, data: Sequence[Sample], *, transformer: boo
     Ranges are min/max over all samples: NNCF's default averages the extremes of the samples and clips every input that
     is more than average (21 dB against 38 dB on a net with two inputs). Attention needs the transformer scheme, but
     without its smoothing, which moves the range of the activations into the weights: 18 dB against 43 dB on a hybrid.
+    Biases are corrected layer by layer: the fast correction left a trained net of fused convolutions 1.3 points short.
     """
     os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported: no report over the network
     try:
@@ -204,6 +205,7 @@ def _quantise(model: openvino.Model, data: Sequence[Sample], *, transformer: boo
             model,
             nncf.Dataset(data, list),
             subset_size=len(data),
+            fast_bias_correction=False,
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
             advanced_parameters=advanced,
         )
@@ -212,6 +214,7 @@ def _quantise(model: openvino.Model, data: Sequence[Sample], *, transformer: boo
         "quantiser": "nncf",
         "model_type": kind,
         "smoothing": False,
+        "bias_correction": "layer by layer",
         "ranges": "min/max",
         "samples": len(data),
     }

@@ -191,7 +191,7 @@ def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Ca
     1. Latency or size is bounded: the most accurate inside all windows; the least of all is the last resort, as files
        and artifacts have more to them than the search knows.
     2. Only accuracy is: the fastest inside.
-    3. Nothing is: the fastest within half of the guard of the largest subnet's accuracy, so that a test set agrees.
+    3. Nothing is: the fastest within the guard of the largest subnet's accuracy; its artifact is held to that, too.
     """
     scored = [c for c in candidates if "accuracy" in c.metrics]
     inside = [c for c in scored if all(low <= c.metrics[m] <= high for m, (low, high) in plan.windows.items())]
@@ -205,7 +205,7 @@ def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Ca
         return [*best[: FINALISTS - 1], last]
     if plan.min_accuracy is not None:
         return ahead[:FINALISTS]
-    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD / 2
+    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - 1e-9
     return ([c for c in ahead if c.metrics["accuracy"] >= goal] or ahead[-1:])[:FINALISTS]
 
 
@@ -263,7 +263,8 @@ def _build_first(
         notify("measure", 0, 1)
         comparisons = _compare(study, plan, candidate.arch, baseline, built)
         accuracies, predicted = _accuracies(images), _predictions(study, plan, candidate.arch)
-        best, rows = judge(built, comparisons, accuracies["search"], GUARD, _objection(plan, predicted))
+        floor = baseline.accuracy["search"] - GUARD if not plan.windows else None
+        best, rows = judge(built, comparisons, accuracies["search"], GUARD, _objection(plan, predicted, floor))
         if best is None:
             objections += [f"{r.built.artifact.precision}: {r.verdict.removeprefix('not taken: ')}" for r in rows]
             continue
@@ -335,10 +336,13 @@ def _predictions(study: Study, plan: Plan, arch: Arch) -> dict[str, Price]:
     return {**known, "baseline": roofline(space, skeleton, plan.device, "fp32")(space.largest)}
 
 
-def _objection(plan: Plan, predicted: Mapping[str, Price]) -> Callable[[Built, Comparison | None], str | None]:
+def _objection(
+    plan: Plan, predicted: Mapping[str, Price], floor: float | None
+) -> Callable[[Built, Comparison | None], str | None]:
     """Why an artifact itself misses a window, or None; the search's figures were only the subnet's.
 
-    Where nothing is measured, latency is that predicted for the artifact's own precision.
+    Where nothing is measured, latency is that predicted for the artifact's own precision. ``floor`` is the accuracy
+    that stands for the windows where none is given: the largest subnet's less the guard.
     """
 
     def objection(built: Built, comparison: Comparison | None) -> str | None:
@@ -347,6 +351,8 @@ def _objection(plan: Plan, predicted: Mapping[str, Price]) -> Callable[[Built, C
             return f"its file has {size / 1e3:.3g} KB (asked: {plan.max_size_bytes / 1e3:g})"
         if plan.min_accuracy is not None and accuracy < plan.min_accuracy:
             return f"it reaches {accuracy:.1%} on the search images (asked: {plan.min_accuracy:.1%})"
+        if floor is not None and accuracy < floor - 1e-9:
+            return f"it reaches {accuracy:.2%} on the search images (the largest subnet less the guard: {floor:.2%})"
         if plan.max_latency_ms is None:
             return None
         if comparison is not None:

@@ -51,7 +51,7 @@ def search(
     cost: str = "latency_ms",
     evaluations: int | None = 60,
     seconds: float | None = None,
-    population: int = 12,
+    population: int = 16,
     seed: int = 0,
 ) -> Iterator[Candidate]:
     """Candidates as they are scored, the smallest first; those outside a cost window have no accuracy.
@@ -129,24 +129,31 @@ def _share(excess: float, bound: float) -> float:
 
 
 class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
-    """Smallest, largest, each type everywhere it is legal, then random members."""
+    """Smallest, largest, the largest with one type everywhere or one kind of choice at its smallest, random members.
+
+    A kind is the last part of a choice's name (resolution, width, depth, kernel, ...): around the largest, which
+    training has served best, lie the good members that are cheaper.
+    """
 
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.space = space
 
     def _do(self, _: Any, n_samples: int, *__: Any, random_state: Any = None, **___: Any) -> Genes:
-        choices = list(self.space.choices.values())
-        rows = [[0] * len(choices), [len(c.options) - 1 for c in choices]]
-        types = {o for name, c in self.space.choices.items() if name.endswith(".op") for o in c.options}
-        rng = Random(int(random_state.integers(2**32)))
+        choices = self.space.choices
+        top = {name: len(choice.options) - 1 for name, choice in choices.items()}
+        rows = [dict.fromkeys(choices, 0), top]
+        types = {option for name, choice in choices.items() if name.endswith(".op") for option in choice.options}
         for kind in sorted(types, key=str):
-            rows.append(
-                [c.options.index(kind) if kind in c.options else rng.randrange(len(c.options)) for c in choices]
-            )
+            places = {n: c.options.index(kind) for n, c in choices.items() if n.endswith(".op") and kind in c.options}
+            rows.append({**top, **places})
+        for kind in dict.fromkeys(name.rpartition(".")[2] for name in choices):
+            if kind != "op":
+                rows.append({**top, **{name: 0 for name in choices if name.rpartition(".")[2] == kind}})
+        rng = Random(int(random_state.integers(2**32)))
         while len(rows) < n_samples:
-            rows.append([rng.randrange(len(c.options)) for c in choices])
-        return np.array(rows[:n_samples], np.int64)
+            rows.append({name: rng.randrange(len(choice.options)) for name, choice in choices.items()})
+        return np.array([[row[name] for name in choices] for row in rows[:n_samples]], np.int64)
 
 
 class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types

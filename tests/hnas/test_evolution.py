@@ -88,7 +88,7 @@ def test_it_prices_as_many_as_it_may_each_once_and_all_are_members():
 
 def test_windows_are_hard():
     study, windows = FakeStudy(), {"latency_ms": Window(high=6.0), "accuracy": Window(low=0.5)}
-    candidates = found(study, windows=windows)
+    candidates = found(study, windows=windows, evaluations=120)
     outside = [c for c in candidates if c.metrics["latency_ms"] > 6.0]
     assert outside, "the window must bite for this to be a test"
     assert not any("accuracy" in c.metrics for c in outside)
