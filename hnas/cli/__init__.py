@@ -62,7 +62,7 @@ def _deploy_parser() -> Parser:
     add("--min-accuracy", metavar="SHARE", help="hard bound on top-1 on the search images, e.g. 92%%")
     add("--max-size", metavar="SIZE", help="hard bound on the model files, e.g. 300KB")
     add("--precision", metavar="P", help="auto, fp32, fp16, bf16 or int8 (default: the device's)")
-    add("--budget", metavar="B", help="of the search: 40evals (default), 60s or 5min")
+    add("--budget", metavar="B", help="of the search: 32evals (default), 60s or 5min")
     add("--seed", type=int, default=0, metavar="N", help="of the search (default 0)")
     add("--threads", type=int, metavar="N", help="of the runtime (default: the device's, 1 on CPUs)")
     add("--supernet", metavar="DIR", help="what hnas-train wrote (default: the shipped Fashion-MNIST supernet)")

@@ -22,7 +22,7 @@ from hnas.cost import Cost, Price
 from hnas.cost.flops import parameters
 from hnas.cost.roofline import BYTES, roofline
 from hnas.deployment import bundling
-from hnas.deployment.build import BLOCKS, PROCESSES, Built, Images, build, build_each, build_once, judge
+from hnas.deployment.build import BLOCKS, PROCESSES, Built, Images, Row, build, build_each, build_once, judge
 from hnas.deployment.bundling import Result
 from hnas.deployment.plan import GUARD, Plan, resolve
 from hnas.deployment.pricing import Measured, fitting, samples
@@ -238,7 +238,10 @@ def _build_first(
     notify: Stage,
     options: Mapping[str, Any],
 ) -> Deployment:
-    """Build finalists in turn until an artifact of one keeps the guard and every window; bundle that one."""
+    """Build finalists in turn until one's fastest artifact keeps the guard and every window; bundle the best so far.
+
+    Where only a slower precision of a finalist can be kept, the next one may do better; the highest speedup wins.
+    """
     steps = len(plan.precisions) + 1
     notify("build", 0, steps)
     largest = study.supernet.space.largest
@@ -246,6 +249,7 @@ def _build_first(
     net = study.supernet.extract(largest, study.calibrate(largest))
     baseline = _built(study, plan, largest, net, base_images, "fp32")
     objections: list[str] = []
+    kept: list[Result] = []
     for candidate in finalists:
         images = _images(study, candidate.arch)
         net = study.supernet.extract(candidate.arch, study.calibrate(candidate.arch))
@@ -268,8 +272,7 @@ def _build_first(
         if best is None:
             objections += [f"{r.built.artifact.precision}: {r.verdict.removeprefix('not taken: ')}" for r in rows]
             continue
-        notify("bundle", 0, 1)
-        result = Result(
+        found = Result(
             plan=plan,
             arch=candidate.arch,
             best=best,
@@ -280,11 +283,21 @@ def _build_first(
             fp32_accuracy=accuracies,
             front=tuple(front([c for c in candidates if "accuracy" in c.metrics], "latency_ms")),
         )
-        bundle = bundling.write(result, source, bundling.command(plan, options))
-        return Deployment(result, bundle)
+        kept.append(found)
+        if plan.windows or _speed(found.kept) >= max(_speed(row) for row in rows):
+            break
+    if kept:
+        notify("bundle", 0, 1)
+        result = max(kept, key=lambda found: _speed(found.kept))
+        return Deployment(result, bundling.write(result, source, bundling.command(plan, options)))
     reasons = "; ".join(dict.fromkeys(objections))
     kind = Unreachable if plan.windows else ExportError
     raise kind(f"no artifact of the best {len(finalists)} subnets can be kept: {reasons}")
+
+
+def _speed(row: Row) -> float:
+    """The measured speedup of an artifact; where nothing is measured all are alike, and the first finalist stands."""
+    return row.comparison.ratio if row.comparison is not None else 1.0
 
 
 def _built(study: Study, plan: Plan, arch: Arch, net: nn.Module, images: Images, precision: str) -> Built:

@@ -13,7 +13,7 @@ from export.errors import Unavailable
 from hnas import units
 from hw_profiles import Device
 
-EVALUATIONS = 40
+EVALUATIONS = 32
 GUARD = 0.01  # of top-1: what a lower precision may lose on the search images, and what the default goal may lose
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 
