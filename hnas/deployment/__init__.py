@@ -350,7 +350,7 @@ def _predictions(study: Study, plan: Plan, arch: Arch) -> dict[str, Price]:
 
 
 def _objection(
-    plan: Plan, predicted: Mapping[str, Price], floor: float | None
+    plan: Plan, predicted: Mapping[str, Price], floor: float | None = None
 ) -> Callable[[Built, Comparison | None], str | None]:
     """Why an artifact itself misses a window, or None; the search's figures were only the subnet's.
 
