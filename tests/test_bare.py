@@ -92,7 +92,10 @@ def test_the_commands_answer(environment: Path, arguments: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("command", ["hnas-train", "hnas-deploy"])
 def test_what_needs_torch_says_how_to_get_it(environment: Path, command: str) -> None:
-    options = {"hnas-train": ("--recipe", "fashion", "--data", ".", "--out", "out"), "hnas-deploy": ("--target", "onnxruntime-cpu")}
+    options = {
+        "hnas-train": ("--recipe", "fashion", "--data", ".", "--out", "out"),
+        "hnas-deploy": ("--target", "onnxruntime-cpu"),
+    }
     done = run(environment / "bin" / command, *options[command], folder=environment.parent)
     assert done.returncode == 3
     assert "hnas[search" in done.stderr
