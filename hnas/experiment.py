@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,6 +37,7 @@ def run(
     alone: Arch | str | None = None,
     resume: bool = False,
     advance: Callable[[int, int, float], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train what ``recipe`` describes on the images in ``data`` and write the supernet's folder ``out``.
 
@@ -67,7 +70,22 @@ def run(
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
     started = time.monotonic()
-    train(supernet, task, strategy.pick, schedule, seed=seed, checkpoint=checkpoint, resume=resume, advance=follow)
+    options = {} if alone else dict(recipe.train.get("options", {}))
+    extra = strategy.extra(space) if hasattr(strategy, "extra") else {}
+    train(
+        supernet,
+        task,
+        partial(strategy.pick, **options, **({"extra": extra} if extra else {})),
+        schedule,
+        extra=extra,
+        combine=recipe.train.get("combine", "sum"),
+        seed=seed,
+        identity=wanted,
+        checkpoint=checkpoint,
+        resume=resume,
+        advance=follow,
+        say=say,
+    )
     study = Study(supernet, task, seed=seed)
     ends = {"largest": space.largest, "smallest": space.smallest}
     record = {
@@ -103,7 +121,7 @@ def named(space: Space, which: Arch | str) -> Arch:
 
 def _check(recipe: Recipe) -> None:
     """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
-    known = {"data": IMAGES, "train": ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE)}
+    known = {"data": IMAGES, "train": ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine")}
     for section, keys in known.items():
         for key in getattr(recipe, section):
             if key not in keys:
@@ -114,10 +132,21 @@ def _check(recipe: Recipe) -> None:
     for key in ("strategy", "epochs"):
         if key not in recipe.train:
             raise ValueError(f"recipe {recipe.name}: [train] lacks {key!r}")
+    pick = getattr(strategies.load(recipe.train["strategy"]), "pick", None)
+    if pick is None:
+        raise ValueError(f"recipe {recipe.name}: the strategy {recipe.train['strategy']!r} searches, it does not train")
+    takes = list(signature(pick).parameters)[3:]
+    for key in recipe.train.get("options", {}):
+        if key not in takes or key == "extra":
+            raise ValueError(f"recipe {recipe.name}: {key!r} is no option of that strategy; known: {', '.join(takes)}")
 
 
 def _complaint(key: str, value: Any) -> str | None:
     """What the value of a recipe's key must be, where it is something else."""
+    if key == "options":
+        return None if isinstance(value, dict) else "a table of the strategy's options"
+    if key == "combine":
+        return None if value in ("sum", "project") else "\"sum\" or \"project\""
     if key in ("flip", "strategy"):
         kind, name = (bool, "true or false") if key == "flip" else (str, "a name in quotes")
         return None if isinstance(value, kind) else name

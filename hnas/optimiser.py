@@ -17,6 +17,10 @@ from hnas.supernet import Index
 Used = Mapping[str, tuple[nn.Parameter, Index | None]]
 
 
+class Diverged(RuntimeError):
+    """A step whose loss or gradient is not finite, or a run whose loss does not come down again."""
+
+
 class MaskedSGD:
     """SGD with Nesterov momentum that keeps book of used slices; decay applies to weights of two or more axes."""
 
@@ -32,17 +36,22 @@ class MaskedSGD:
         for moment in self.moments.values():
             moment.zero_()
 
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
     @torch.no_grad()
     def step(self, rate: float, used: Iterable[Used], clip: float | None = None) -> float:
         """One update from the gradients at hand; returns their norm before clipping. Gradients are cleared.
 
-        RuntimeError, with every weight as it was, where the gradients are not finite.
+        Diverged, with every weight as it was, where the gradients are not finite.
         """
         parts = self._parts(used)
         grads = [grad for name in parts if (grad := self.parameters[name].grad) is not None]
         norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
         if not math.isfinite(norm):
-            raise RuntimeError(f"the norm of the gradients is {norm}; lower the learning rate or look at the data")
+            raise Diverged(f"the norm of the gradients is {norm}")
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
         for name, mask in parts.items():
             parameter, moment = self.parameters[name], self.moments[name]
@@ -57,8 +66,7 @@ class MaskedSGD:
             else:
                 moment.copy_(torch.where(mask, moment * self.momentum + grad, moment))
                 parameter.sub_(grad.add_(moment, alpha=self.momentum).mul_(mask), alpha=rate)
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        self.clear()
         return norm
 
     def _parts(self, used: Iterable[Used]) -> dict[str, Tensor | None]:
@@ -80,3 +88,18 @@ class MaskedSGD:
                     mask[index] = True
                 parts[name] = mask
         return parts
+
+
+@torch.no_grad()
+def project(teacher: Mapping[nn.Parameter, Tensor]) -> None:
+    """Add the teacher's gradients to those of the students at hand so that they do not work against each other.
+
+    NASViT (Gong et al., ICLR 2022), by parameter: g = g_T + g_S (1 + clamp(-<g_S, g_T> / (|g_S|^2 + 1e-6), 0, 2)).
+    """
+    for parameter, first in teacher.items():
+        own = parameter.grad
+        if own is None:
+            parameter.grad = first
+        else:
+            against = -(own * first).sum() / (own.square().sum() + 1e-6)
+            own.mul_(1 + against.clamp(0, 2)).add_(first)

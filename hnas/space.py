@@ -149,6 +149,11 @@ class Space:
         wanted = {**arch, name: option}
         return self._fill(lambda key, choice: wanted.get(key, choice.options[0]))
 
+    @cached_property
+    def slots(self) -> tuple[str, ...]:
+        """The paths of the places where types compete: ``<slot>.op`` is the choice of a slot's type."""
+        return tuple(name.removesuffix(".op") for name in self.choices if name.endswith(".op"))
+
     def neighbours(self, arch: Arch) -> Iterator[Arch]:
         """Every member that differs from ``arch`` in one active choice."""
         for name in arch:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hnas.cost import Cost, Price
 from hnas.journal import Journal
 from hnas.pareto import Candidate
-from hnas.space import Arch
+from hnas.space import Arch, Space
 from hnas.supernet import Stats, Supernet, norms
 from hnas.tasks import Task
 from hnas.training import Pick, Schedule, train
@@ -28,6 +29,7 @@ class Study:
     task: gives the search images, which are never trained on, and the calibration images.
     costs: metric name -> Cost, for instance {"latency_ms": measured on the device}.
     journal: finished calls answer from it, so a search that was killed replays to where it was.
+    folder: where finished trainings are kept, for the same reason (None: nowhere).
     """
 
     supernet: Supernet
@@ -35,12 +37,45 @@ class Study:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
     seed: int = 0
+    folder: Path | None = None
+    _trained: int = field(default=0, repr=False)
+    _steps: int = field(default=0, repr=False)
     _stats: dict[Arch, Stats] = field(default_factory=dict, repr=False)
     _version: int = field(default=-1, repr=False)
 
-    def train(self, pick: Pick, schedule: Schedule, advance: Callable[[int, float], None] | None = None) -> None:
-        """Train the supernet on what ``pick`` chooses at each step."""
-        train(self.supernet, self.task, pick, schedule, seed=self.seed, advance=advance)
+    def train(
+        self,
+        pick: Pick,
+        schedule: Schedule,
+        *,
+        space: Space | None = None,
+        extra: Mapping[str, nn.Parameter] | None = None,
+        combine: str = "sum",
+        advance: Callable[[int, float], None] | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Train the supernet on the paths that ``pick`` draws from ``space``, a part of its own (or all of it).
+
+        With a ``folder`` the weights are kept there after each call: a replay loads what is finished, and goes on from
+        the checkpoint of what is not. The other arguments are those of ``hnas.training.train``.
+        """
+        self._trained += 1
+        train(
+            self.supernet,
+            self.task,
+            pick,
+            schedule,
+            space=space,
+            extra=extra,
+            combine=combine,
+            seed=self.seed + self._trained - 1,  # a second call draws other images and paths
+            identity=getattr(pick, "__module__", None),
+            checkpoint=self.folder / f"train-{self._trained}.safetensors" if self.folder else None,
+            resume=True,
+            advance=advance,
+            say=say,
+        )
+        self._steps += schedule.steps
 
     @torch.no_grad()
     def calibrate(self, arch: Arch) -> Stats:
@@ -89,8 +124,8 @@ class Study:
     def score(self, arch: Arch) -> Candidate:
         """Accuracy on the search images and every cost of ``arch``; costs come first, they are what windows bound."""
         metrics = {metric: self.price(arch, metric).value for metric in self.costs}
-        # Training between two scores changes the answer; the version counts its steps, in a replay too.
-        key = f"accuracy/{self.supernet.version}/{arch.digest}"
+        # Training between two scores changes the answer; its steps are counted, in a replay too.
+        key = f"accuracy/{self._steps}/{arch.digest}"
         metrics["accuracy"] = self.journal.call(key, lambda: self.accuracy(arch))
         return Candidate(arch, metrics)
 

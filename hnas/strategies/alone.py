@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.space import Arch, Space
+from hnas.space import Space
+from hnas.training import Path
 
 
-def pick(space: Space, rng: Random) -> tuple[Arch, ...]:
-    """The one member; ``rng`` has nothing to decide."""
-    del rng
-    return (space.largest,)
+def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[Path, ...]:
+    """The one member; there is nothing to decide."""
+    del rng, progress
+    return (Path(space.largest),)

@@ -10,11 +10,13 @@ from __future__ import annotations
 from random import Random
 
 from hnas.space import Arch, Space
+from hnas.training import Path
 
 
-def pick(space: Space, rng: Random, paths: int = 3) -> tuple[Arch, ...]:
-    """The subnets of one step; the first is the teacher of the others."""
-    return (space.largest, *exclusive(space, rng, paths), space.smallest)
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3) -> tuple[Path, ...]:
+    """The largest subnet, which teaches, ``paths`` random ones and the smallest."""
+    del progress
+    return (Path(space.largest, teaches=True), *map(Path, exclusive(space, rng, paths)), Path(space.smallest))
 
 
 def exclusive(space: Space, rng: Random, paths: int) -> list[Arch]:

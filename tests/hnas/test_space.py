@@ -139,7 +139,7 @@ def test_a_malformed_record_of_a_space_is_one_line(record):
 def test_the_sandwich_has_both_ends_and_types_that_differ_in_every_slot():
     space = tiny.space()
     for seed in range(10):
-        first, *paths, last = pick(space, Random(seed))
+        first, *paths, last = [path.arch for path in pick(space, Random(seed))]
         assert (first, last) == (space.largest, space.smallest)
         assert paths == exclusive(space, Random(seed), 3)
         for name in (n for n in space.choices if n.endswith(".op")):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hnas import experiment, training
+from hnas import checkpoint as checkpoints
+from hnas import experiment
 from hnas.files import read_json, read_tensors, write_json, write_tensors
 from hnas.optimiser import MaskedSGD
 from hnas.recipes import Recipe
@@ -40,7 +41,7 @@ def equal(a: Supernet, b: Supernet) -> bool:
 
 def stopped_at(step: int, checkpoint: Path, monkeypatch, **options) -> None:
     """A run that checkpoints after every step and dies as ``step`` ends."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
 
     def die(done: int, loss: float) -> None:
         if done == step:
@@ -84,10 +85,10 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     code = f"""
 import os, signal, torch
 from pathlib import Path
-from hnas import training
+from hnas import checkpoint
 from tests.hnas import test_training
 torch.set_num_threads(1)
-training.CHECKPOINT_SECONDS = -1.0
+checkpoint.SECONDS = -1.0
 die = lambda done, loss: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
 test_training.trained(checkpoint=Path({str(checkpoint)!r}), advance=die)
 """
@@ -147,26 +148,61 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path, monkeypatch, keep):
 
 
 class Broken:
-    """A task whose loss is not finite, for the teacher or for a student."""
+    """A task whose loss is not finite, for the teacher or for a student, in some of the steps."""
 
-    def __init__(self, student: bool) -> None:
-        self.task, self.student = tiny.task(), student
+    def __init__(self, student: bool, steps: range = range(100)) -> None:
+        self.task, self.student, self.steps, self.step = tiny.task(), student, steps, 0
 
     def __getattr__(self, name: str):
         return getattr(self.task, name)
 
+    def batch(self, step: int):
+        self.step = step
+        return self.task.batch(step)
+
     def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
         loss = self.task.loss(outputs, labels, teacher)
-        return loss * float("inf") if (teacher is not None) == self.student else loss
+        broken = (teacher is not None) == self.student and self.step in self.steps
+        return loss * float("inf") if broken else loss
 
 
 @pytest.mark.parametrize("student", [False, True], ids=["teacher", "student"])
 def test_a_loss_that_is_not_finite_stops_in_one_line(student):
     supernet = Supernet(tiny.space())
-    with pytest.raises(RuntimeError, match="the loss is inf at step 0; lower the learning rate") as caught:
+    with pytest.raises(RuntimeError, match="the loss is inf at step 5, as in the 5 steps before; lower the") as caught:
         train(supernet, Broken(student), sandwich.pick, STEPS)
     assert one_line(caught)
     assert equal(supernet, Supernet(tiny.space()))
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_said():
+    said: list[str] = []
+    supernet = Supernet(tiny.space())
+    train(supernet, Broken(True, range(2, 4)), sandwich.pick, STEPS, say=said.append)
+    assert said == [f"step {step} skipped: the loss is inf" for step in (2, 3)]
+    assert not equal(supernet, Supernet(tiny.space()))
+    assert all(bool(torch.isfinite(p).all()) for p in supernet.parameters())
+
+
+def test_a_loss_that_jumps_and_stays_up_brings_the_last_good_state_back(monkeypatch):
+    monkeypatch.setattr(checkpoints, "GOOD", 10)
+    said: list[str] = []
+    supernet = Supernet(tiny.space())
+    kept: list[dict[str, Tensor]] = []
+
+    def ruin(step: int, loss: float) -> None:
+        if step == 20:
+            kept.append({name: p.detach().clone() for name, p in supernet.union.named_parameters()})
+            with torch.no_grad():
+                supernet.union.classifier.bias.copy_(torch.tensor([40.0, -40.0, 40.0, -40.0]))
+        if said and len(kept) == 1:
+            kept.append({})
+            assert all(torch.equal(p, kept[0][name]) for name, p in supernet.union.named_parameters())
+
+    train(supernet, tiny.task(), sandwich.pick, Schedule(((40, 1e-6),)), advance=ruin, say=said.append)
+    assert len(said) == 1
+    assert "the last good state is back: the loss has jumped from" in said[0]
+    assert len(kept) == 2
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
