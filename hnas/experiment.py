@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from inspect import signature
+from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnas import spaces, strategies
+from hnas.distillation import DIVERGENCES
 from hnas.files import read_json
+from hnas.journal import Journal
 from hnas.recipes import Recipe
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.tasks.classification import Classification, classification
-from hnas.training import Schedule, make, save, train
+from hnas.training import Schedule, make, save
+
+if TYPE_CHECKING:
+    from hnas.shrinking import Edit
 
 # The keys of a recipe's sections, by who reads them.
 IMAGES = ("size", "channels", "flip", "shift")
-LOSS = ("smoothing", "distil")
+STREAM = ("size", "channels", "flip", "workers", "area", "randaugment", "skip")
+READERS = {"memory": IMAGES, "folder": STREAM, "webdataset": STREAM}
+LOSS = ("smoothing", "distil", "divergence")
+SHRINK = ("evidence", "drop", "threshold", "keep", "spread", "force", "back", "until")
+JOURNAL = "training.jsonl"
 SCHEDULE = tuple(f.name for f in fields(Schedule) if f.name != "cycles")
 CYCLES = ("epochs", "rate", "restarts")
 
@@ -35,59 +46,41 @@ def run(
     seed: int = 0,
     epochs: float | None = None,
     alone: Arch | str | None = None,
+    among: Space | None = None,
     resume: bool = False,
     advance: Callable[[int, int, float], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train what ``recipe`` describes on the images in ``data`` and write the supernet's folder ``out``.
 
-    alone: "smallest", "largest", "random:SEED" or an Arch: train that one subnet by itself with as many steps.
+    alone: "smallest", "largest", "random:SEED" or an Arch: train that one subnet by itself with as many steps; its name
+        is understood in ``among``, a part of the recipe's space (default: all of it).
     resume: go on from the checkpoint in ``out``; a run that has ended is not repeated, its record is returned.
     Returns the record that is also written: accuracies are top-1 on the test split, with calibrated norms.
     """
     _check(recipe)
     if epochs is not None and (complaint := _complaint("epochs", epochs)):
         raise ValueError(f"epochs is {epochs}; expected {complaint}")
-    checkpoint = out / "checkpoint.safetensors"
     which = alone.to_json() if isinstance(alone, Arch) else alone
     wanted = {"recipe": recipe.to_json(), "epochs": epochs, "alone": which}
-    if (out / "supernet.json").exists() and not resume:
-        raise FileExistsError(f"{out} already holds a trained supernet; choose another --out or --resume")
-    if (out / "supernet.json").exists() and not checkpoint.exists():
-        return _ended(out, {**wanted, "seed": seed})
-    if checkpoint.exists() and not resume:
-        raise FileExistsError(f"{out} holds an interrupted training; continue it with --resume or choose another --out")
+    if (ended := _ended(out, {**wanted, "seed": seed}, resume)) is not None:
+        return ended
     task = task_of(recipe, data)
     space = _space(recipe, task)
-    strategy = strategies.load("alone" if alone else recipe.train["strategy"])
     if alone:
-        space = space.alone(named(space, alone))
+        space = space.alone(named(among or space, alone))
     supernet = make(space, seed, f"recipe {recipe.name}")
     schedule = _schedule(recipe, task, epochs)
-    follow = (lambda step, loss: advance(step, schedule.steps, loss)) if advance else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
     started = time.monotonic()
-    options = {} if alone else dict(recipe.train.get("options", {}))
-    extra = strategy.extra(space) if hasattr(strategy, "extra") else {}
-    train(
-        supernet,
-        task,
-        partial(strategy.pick, **options, **({"extra": extra} if extra else {})),
-        schedule,
-        extra=extra,
-        combine=recipe.train.get("combine", "sum"),
-        seed=seed,
-        identity=wanted,
-        checkpoint=checkpoint,
-        resume=resume,
-        advance=follow,
-        say=say,
-    )
-    study = Study(supernet, task, seed=seed)
-    ends = {"largest": space.largest, "smallest": space.smallest}
+    study = Study(supernet, task, journal=Journal(out / JOURNAL), seed=seed, folder=out, identity=wanted)
+    done = count(1)
+    follow = (lambda _, loss: advance(min(next(done), schedule.steps), schedule.steps, loss)) if advance else None
+    log = _train(study, recipe, schedule, bool(alone), follow, say)
+    ends = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     record = {
         **wanted,
         "task": task.to_json(),
@@ -95,17 +88,63 @@ def run(
         "seconds": round(time.monotonic() - started, 1),
         "accuracy": {name: round(study.accuracy(arch, "test"), 4) for name, arch in ends.items()},
         "images": {split: len(held) for split, held in task.splits.items()},
+        **({"edits": [edit.to_json() for edit in log]} if log else {}),
     }
     save(supernet, out, record)
-    checkpoint.unlink()
+    study.journal.close()
+    for trace in (*_checkpoints(out), out / JOURNAL):
+        trace.unlink(missing_ok=True)
     return record
+
+
+def _train(
+    study: Study,
+    recipe: Recipe,
+    schedule: Schedule,
+    alone: bool,
+    advance: Callable[[int, float], None] | None,
+    say: Callable[[str], None] | None,
+) -> list[Edit]:
+    """Train by the recipe; where it shrinks, the supernet's space is the last one afterwards. Returns the edits."""
+    strategy = strategies.load("alone" if alone else recipe.train["strategy"])
+    space, options = study.supernet.space, {} if alone else dict(recipe.train.get("options", {}))
+    if alone or not recipe.shrink:
+        extra = strategy.extra(space) if hasattr(strategy, "extra") else {}
+        pick = partial(strategy.pick, **options, **({"extra": extra} if extra else {}))
+        combine = recipe.train.get("combine", "sum")
+        study.train(pick, schedule, extra=extra, combine=combine, advance=advance, say=say)
+        return []
+    from hnas import evidence, shrinking
+
+    cycles = [replace(schedule, cycles=(cycle,)) for cycle in schedule.cycles]
+    rules = {key: value for key, value in recipe.shrink.items() if key != "evidence"}
+    log: list[Edit] = []
+    study.supernet.space = shrinking.run(
+        study,
+        space,
+        evidence.load(recipe.shrink["evidence"]).scores,
+        cycles,
+        partial(strategy.pick, **options),
+        name=json.dumps(recipe.shrink, sort_keys=True),
+        log=log,
+        advance=advance,
+        say=say,
+        **rules,
+    )
+    return log
 
 
 def task_of(recipe: Recipe, data: Path | None, **options: Any) -> Classification:
     """The task that a recipe's [data] and [train] sections describe over the images in ``data``."""
-    taken = {key: recipe.data[key] for key in IMAGES if key in recipe.data}
+    reader = recipe.data.get("reader", "memory")
+    taken = {key: recipe.data[key] for key in READERS[reader] if key in recipe.data}
     taken |= {key: recipe.train[key] for key in LOSS if key in recipe.train}
-    return classification(data, **taken, batch_size=int(recipe.train.get("batch", 128)), **options)
+    options["batch_size"] = int(recipe.train.get("batch", 128))
+    if reader == "memory":
+        return classification(data, **taken, **options)
+    from hnas.tasks.stream import stream
+
+    return stream(data, reader, **taken, **options)
 
 
 def named(space: Space, which: Arch | str) -> Arch:
@@ -121,7 +160,10 @@ def named(space: Space, which: Arch | str) -> Arch:
 
 def _check(recipe: Recipe) -> None:
     """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
-    known = {"data": IMAGES, "train": ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine")}
+    train = ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine")
+    if (reader := recipe.data.get("reader", "memory")) not in tuple(READERS):
+        raise ValueError(f"recipe {recipe.name}: no reader {reader!r}; known: {', '.join(READERS)}")
+    known = {"data": ("reader", *READERS[reader]), "train": train, "shrink": SHRINK}
     for section, keys in known.items():
         for key in getattr(recipe, section):
             if key not in keys:
@@ -132,6 +174,8 @@ def _check(recipe: Recipe) -> None:
     for key in ("strategy", "epochs"):
         if key not in recipe.train:
             raise ValueError(f"recipe {recipe.name}: [train] lacks {key!r}")
+    if recipe.shrink and not ("evidence" in recipe.shrink and {"drop", "threshold"} & set(recipe.shrink)):
+        raise ValueError(f"recipe {recipe.name}: [shrink] needs evidence, and drop or threshold")
     pick = getattr(strategies.load(recipe.train["strategy"]), "pick", None)
     if pick is None:
         raise ValueError(f"recipe {recipe.name}: the strategy {recipe.train['strategy']!r} searches, it does not train")
@@ -145,11 +189,15 @@ def _complaint(key: str, value: Any) -> str | None:
     """What the value of a recipe's key must be, where it is something else."""
     if key == "options":
         return None if isinstance(value, dict) else "a table of the strategy's options"
-    if key == "combine":
-        return None if value in ("sum", "project") else "\"sum\" or \"project\""
-    if key in ("flip", "strategy"):
-        kind, name = (bool, "true or false") if key == "flip" else (str, "a name in quotes")
+    words = {"combine": ("sum", "project"), "divergence": DIVERGENCES}.get(key)
+    if words is not None:
+        return None if value in words else " or ".join(f'"{word}"' for word in words)
+    if key in ("flip", "skip", "force", "reader", "strategy", "evidence"):
+        kind, name = (bool, "true or false") if key in ("flip", "skip", "force") else (str, "a name in quotes")
         return None if isinstance(value, kind) else name
+    if key == "randaugment":
+        pair = isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
+        return None if pair and 1 <= value[0] <= 15 and 1 <= value[1] < 30 else "[operations to 15, magnitude to 29]"
     if key == "restarts":
         pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
         right = pairs and not any(_complaint("epochs", part) for pair in value for part in pair)
@@ -157,10 +205,10 @@ def _complaint(key: str, value: Any) -> str | None:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if key == "channels":
         return None if number and value in (1, 3) else "1 (grey) or 3 (RGB)"
-    if key in ("size", "batch", "shift"):
-        least = 0 if key == "shift" else 1
+    if key in ("size", "batch", "shift", "workers", "drop", "keep", "back", "until"):
+        least = 0 if key in ("shift", "workers", "back") else 1
         return None if number and isinstance(value, int) and value >= least else f"a whole number from {least} on"
-    if key in LOSS:
+    if key in (*LOSS, "area", "spread", "threshold"):
         return None if number and 0 <= value <= 1 else "a share between 0 and 1"
     return None if number and (value > 0 or (key != "epochs" and value == 0)) else "a finite number above 0"
 
@@ -183,9 +231,23 @@ def _space(recipe: Recipe, task: Classification) -> Space:
         raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None
 
 
-def _ended(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The record of the run that ended in ``out``; ValueError names what of ``wanted`` it was not."""
+def _ended(out: Path, wanted: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    """The record of the run that ended in ``out``, None where there is one to begin or to go on with.
+
+    ValueError names what of ``wanted`` the ended one was not; FileExistsError where ``resume`` was not asked for.
+    """
+    ended, begun = (out / "supernet.json").exists(), bool(_checkpoints(out))
+    if ended and not resume:
+        raise FileExistsError(f"{out} already holds a trained supernet; choose another --out or --resume")
+    if begun and not resume:
+        raise FileExistsError(f"{out} holds an interrupted training; continue it with --resume or choose another --out")
+    if not ended or begun:
+        return None
     record = read_json(out / "supernet.json")
     if differ := [key for key, value in wanted.items() if record.get(key) != value]:
         raise ValueError(f"{out} holds the supernet of a run with other {', '.join(differ)}; choose another --out")
     return record
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return sorted(out.glob("checkpoint-*.safetensors"))

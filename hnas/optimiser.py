@@ -20,6 +20,8 @@ Used = Mapping[str, tuple[nn.Parameter, Index | None]]
 class Diverged(RuntimeError):
     """A step whose loss or gradient is not finite, or a run whose loss does not come down again."""
 
+    code = 1  # of a command that ends by it
+
 
 class MaskedSGD:
     """SGD with Nesterov momentum that keeps book of used slices; decay applies to weights of two or more axes."""

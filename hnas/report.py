@@ -68,16 +68,17 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def training(title: str) -> Iterator[Callable[[int, int, float], None]]:
-    """``advance(step, steps, loss)`` with a bar, the time left and the loss."""
+def training(title: str) -> Iterator[tuple[Callable[[int, int, float], None], Callable[[str], None]]]:
+    """``advance(step, steps, loss)`` moves a bar with the time left and the loss; ``say(line)`` prints above it."""
     with _bars() as bars:
         task = None if bars is None else bars.add_task(title, total=None)
+        screen = console(stderr=True) if bars is None else bars.console
 
         def advance(step: int, steps: int, loss: float) -> None:
             if bars is not None and task is not None:
                 bars.update(task, completed=step, total=steps, description=f"{title}, loss {loss:.3f}")
 
-        yield advance
+        yield advance, screen.print
 
 
 def training_summary(out: Path, record: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,7 +30,8 @@ class Study:
     task: gives the search images, which are never trained on, and the calibration images.
     costs: metric name -> Cost, for instance {"latency_ms": measured on the device}.
     journal: finished calls answer from it, so a search that was killed replays to where it was.
-    folder: where finished trainings are kept, for the same reason (None: nowhere).
+    folder: where finished trainings are kept, for the same reason (None: nowhere). identity: what they belong to, as
+        JSON; a folder with another one is refused.
     """
 
     supernet: Supernet
@@ -38,6 +40,7 @@ class Study:
     journal: Journal = field(default_factory=Journal)
     seed: int = 0
     folder: Path | None = None
+    identity: Any = None
     _trained: int = field(default=0, repr=False)
     _steps: int = field(default=0, repr=False)
     _stats: dict[Arch, Stats] = field(default_factory=dict, repr=False)
@@ -68,9 +71,10 @@ class Study:
             space=space,
             extra=extra,
             combine=combine,
-            seed=self.seed + self._trained - 1,  # a second call draws other images and paths
-            identity=getattr(pick, "__module__", None),
-            checkpoint=self.folder / f"train-{self._trained}.safetensors" if self.folder else None,
+            seed=self.seed,
+            begin=self._steps,
+            identity=self.identity,
+            checkpoint=self.folder / f"checkpoint-{self._trained}.safetensors" if self.folder else None,
             resume=True,
             advance=advance,
             say=say,
@@ -135,8 +139,16 @@ class Study:
             return self.supernet.view(arch)
         if at != "initial":
             raise ValueError(f"weights at {at!r}; known: initial, now")
-        return self._initial().view(arch)
+        return self._initial.view(arch)
 
+    def snapshot(self, at: str = "now") -> dict[str, Tensor]:
+        """Every shared weight by name, as a copy of what it is "now" or was at "initial"-isation."""
+        if at not in ("now", "initial"):
+            raise ValueError(f"a snapshot at {at!r}; known: initial, now")
+        union = (self.supernet if at == "now" else self._initial).union
+        return {name: p.detach().clone() for name, p in union.named_parameters(remove_duplicate=False)}
+
+    @cached_property
     def _initial(self) -> Supernet:
         return Supernet(self.supernet.space, self.supernet.seed)
 

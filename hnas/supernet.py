@@ -6,8 +6,9 @@ supernet's slices through ``functional_call``; extraction copies the same slices
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hnas.ops.conv import BatchNorm
-from hnas.space import Arch, Space
+from hnas.space import Arch, Option, Space
+
+COPIES = "copies"  # where the union keeps the copies of split branches
 
 Index = tuple[slice, ...]
 
@@ -27,6 +30,15 @@ class Stats:
 
     moments: Mapping[str, Tensor]
     images: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """A branch of the union whose weights hang on a choice elsewhere: the first of ``options`` has the original."""
+
+    branch: str
+    context: str
+    options: tuple[Option, ...]
 
 
 @dataclass
@@ -54,10 +66,10 @@ class Supernet(nn.Module):
             self.union = space.union()
             space.initialise(self.union)
         _refuse_transient(self.union)
-        self._parameters_by_name = dict(self.union.named_parameters(remove_duplicate=False))
-        self._owners = dict(self.union.named_modules(remove_duplicate=False))
+        self.splits: dict[str, Split] = {}
         self._skeletons: OrderedDict[Arch, Skeleton] = OrderedDict()
         self._bound = skeletons
+        self._index()
 
     def view(self, arch: Arch) -> dict[str, Tensor]:
         """The weights of ``arch`` as slices of the shared ones.
@@ -109,9 +121,72 @@ class Supernet(nn.Module):
             tensor.copy_(state[name])
         return net.eval()
 
+    def split(self, branch: str, context: str, options: Sequence[Option]) -> None:
+        """Give ``branch``, a module of the union, its own weights for each of ``options`` of the choice ``context``.
+
+        Copies begin as the original, so every subnet answers as before, bit for bit; from then on they train apart.
+        The first option keeps the original, as do options that are not listed, an inactive context and a relaxed one.
+        Copies are ordinary parameters of the union, under ``copies``. ``hnas.training.train`` begins each call with
+        moments of zero, so there are none to copy.
+        """
+        if reason := self._unsplittable(branch, context, options):
+            raise ValueError(f"{branch} cannot be split by {context}: {reason}")
+        split = Split(branch, context, tuple(dict.fromkeys(options)))
+        if not hasattr(self.union, COPIES):
+            self.union.add_module(COPIES, nn.ModuleDict())
+        copies = self.union.get_submodule(COPIES)
+        for k in range(1, len(split.options)):
+            twin = copy.deepcopy(self._owners[branch])
+            twin.zero_grad()
+            copies.add_module(_twin(branch, k), twin)
+        self.splits[branch] = split
+        self._index()
+
+    def origin(self, name: str) -> str:
+        """The name under which a member knows the union's parameter ``name``: itself, but for a copy's."""
+        if not name.startswith(f"{COPIES}."):
+            return name
+        twin, _, rest = name.removeprefix(f"{COPIES}.").partition(".")
+        return f"{twin.rpartition('@')[0].replace('/', '.')}.{rest}"
+
     def changed(self) -> None:
         """Say that weights were written: what was computed from older ones is no longer valid."""
         self.version += 1
+
+    def _index(self) -> None:
+        """Look up what the union has; what was cut from an earlier one is forgotten."""
+        self._parameters_by_name = dict(self.union.named_parameters(remove_duplicate=False))
+        self._owners = dict(self.union.named_modules(remove_duplicate=False))
+        self._skeletons.clear()
+
+    def _unsplittable(self, branch: str, context: str, options: Sequence[Option]) -> str | None:
+        """Why a split is refused, None where it is not."""
+        known = self.space.choices[context].options if context in self.space.choices else ()
+        own = {id(p) for name, p in self._parameters_by_name.items() if name.startswith(f"{branch}.")}
+        tied = [n for n, p in self._parameters_by_name.items() if id(p) in own and not n.startswith(f"{branch}.")]
+        if not own or branch.startswith(f"{COPIES}."):
+            return f"it is no branch with weights in the space {self.space.name!r}"
+        if not known:
+            return f"that is no choice of the space {self.space.name!r}"
+        if unknown := [option for option in options if option not in known]:
+            return f"{unknown[0]!r} is not among its options {', '.join(map(str, known))}"
+        if any(f"{b}.".startswith(f"{branch}.") or f"{branch}.".startswith(f"{b}.") for b in self.splits):
+            return "it is split already"
+        if len(set(options)) < 2:
+            return f"{len(set(options))} options give no copy; give two or more"
+        return f"its weight is tied to {tied[0]}" if tied else None
+
+    def _owner(self, name: str, arch: Arch) -> str:
+        """The union's name of the parameter that ``arch`` calls ``name``: a copy's where its branch is split."""
+        end = name.find(".") if self.splits else -1
+        while end >= 0:
+            split = self.splits.get(name[:end])
+            if split is not None:
+                option = arch.get(split.context)
+                k = split.options.index(option) if option in split.options else 0
+                return f"{COPIES}.{_twin(split.branch, k)}{name[end:]}" if k else name
+            end = name.find(".", end + 1)
+        return name
 
     def _gates(self, skeleton: Skeleton) -> list[str]:
         return [name for name, _ in skeleton.net.named_parameters() if name.endswith(".gates")]
@@ -126,18 +201,18 @@ class Supernet(nn.Module):
         skeleton.moments = {name: buffer.shape for name, buffer in skeleton.net.named_buffers()}
         for name, own in skeleton.net.named_parameters(remove_duplicate=False):
             if not name.endswith(".gates"):
-                skeleton.where[name] = self._cut(name, own, skeleton.net)
+                skeleton.where[name] = self._cut(name, self._owner(name, arch), own, skeleton.net)
         self._skeletons[arch] = skeleton
         if len(self._skeletons) > self._bound:
             self._skeletons.popitem(last=False)
         return skeleton
 
-    def _cut(self, name: str, own: Tensor, net: nn.Module) -> tuple[nn.Parameter, Index | None]:
-        full = self._parameters_by_name.get(name)
+    def _cut(self, name: str, shared: str, own: Tensor, net: nn.Module) -> tuple[nn.Parameter, Index | None]:
+        full = self._parameters_by_name.get(shared)
         path, _, leaf = name.rpartition(".")
         if full is None:
             raise ValueError(f"{name} is no parameter of the supernet of {self.space.name!r}")
-        owner, member = self._owners[path], net.get_submodule(path)
+        owner, member = self._owners[shared.rpartition(".")[0]], net.get_submodule(path)
         if type(owner) is not type(member):
             types = type(owner).__name__, type(member).__name__
             raise ValueError(f"{name} belongs to a {types[0]} in the supernet, to a {types[1]} here")
@@ -154,6 +229,11 @@ class Supernet(nn.Module):
             slice((m - n) // 2, (m - n) // 2 + n) if centred and axis >= 2 else slice(0, n)
             for axis, (n, m) in enumerate(zip(own.shape, full.shape, strict=True))
         )
+
+
+def _twin(branch: str, k: int) -> str:
+    """The name of copy ``k``; a module's own name must not have dots."""
+    return f"{branch.replace('.', '/')}@{k}"
 
 
 def _moments(skeleton: Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:

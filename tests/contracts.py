@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, product
 from random import Random
@@ -46,8 +46,11 @@ def operation(name: str) -> Space:
 
 
 def op_ends_in_out(name: str) -> None:
-    """The last layer of an operation is called ``out`` and has weights to zero."""
+    """The last layer of an operation is called ``out`` and has weights to zero; or there is no layer at all."""
     op = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
+    if not op.state_dict():
+        assert not list(op.children())
+        return
     last = list(dict(op.named_children()))[-1]
     assert last == "out"
     assert isinstance(op.out.weight, nn.Parameter)
@@ -56,6 +59,8 @@ def op_ends_in_out(name: str) -> None:
 def op_with_zero_out_adds_nothing(name: str) -> None:
     """In a residual slot an operation whose ``out`` is zero is exactly the identity, in training and evaluation."""
     op = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
+    if not op.state_dict():
+        return  # it has nothing to zero; spaces offer it in slots without a residual
     for parameter in op.out.parameters():
         nn.init.zeros_(parameter)
     slot, x = Slot({name: op}, residual=True), torch.randn(2, 8, 6, 6)
@@ -172,17 +177,44 @@ def strategy_trains_or_searches(name: str) -> None:
     assert {"pick", "search"} & set(vars(strategies.load(name)))
 
 
-def strategy_picks_members(name: str, space: Space) -> None:
-    """Every pick, where the strategy trains, is a non-empty tuple of members, the same from the same seed."""
-    pick: Callable[[Space, Random], tuple[Arch, ...]] | None = getattr(strategies.load(name), "pick", None)
-    if pick is None:
+def strategy_picks_paths(name: str, space: Space) -> None:
+    """A step, where the strategy trains, is a non-empty tuple of paths, the same from the same seed.
+
+    At any share of the schedule, with its architecture parameters and without: a path is a member without gates, or a
+    relaxed arch with gates for the slots that hold several types and no other; rivals are members; weights are
+    positive; whoever teaches is not the last.
+    """
+    strategy = strategies.load(name)
+    if not hasattr(strategy, "pick"):
         return
-    for seed in range(MEMBERS):
-        picked = pick(space, Random(seed))
+    extras = [{}, {"extra": strategy.extra(space)}] if hasattr(strategy, "extra") else [{}]
+    for seed, options in product(range(MEMBERS), extras):
+        progress = seed / MEMBERS
+        picked = strategy.pick(space, Random(seed), progress, **options)
         assert isinstance(picked, tuple)
         assert picked
-        assert all(arch in space for arch in picked)
-        assert picked == pick(space, Random(seed))
+        for path in picked:
+            several = {slot for slot in space.slots if isinstance(path.arch.get(f"{slot}.op"), tuple)}
+            assert set(path.gates or {}) == several
+            assert several or path.arch in space
+            assert all(rival in space for rival in path.rivals)
+            assert path.weight > 0
+        assert len(picked) == 1 or not picked[-1].teaches
+        for path, again in zip(picked, strategy.pick(space, Random(seed), progress, **options), strict=True):
+            assert replace(path, gates=None) == replace(again, gates=None)
+            assert (path.gates or {}).keys() == (again.gates or {}).keys()
+            assert all(torch.equal(gate, again.gates[slot]) for slot, gate in (path.gates or {}).items())
+
+
+def strategy_picks_paths_or_says_why(name: str, space: Space) -> None:
+    """The same in a space that has little to choose from, or one clear line."""
+    said = "works"
+    try:
+        strategy_picks_paths(name, space)
+    except ValueError as error:
+        said = str(error)
+    assert said
+    assert "\n" not in said
 
 
 def recipe_names_what_exists(name: str) -> None:

@@ -37,7 +37,10 @@ TORCH_SIDE = (
     *("hnas.?*", "benchmarks.papers.*"),
 )
 # Exceptions from TORCH_SIDE: `hnas-deploy --help` is quick, and a bundle's images are read without torch.
-TORCH_FREE = ("hnas", "hnas.cli", "hnas.cli.commands", "hnas.tasks", "hnas.tasks.images", "hnas.report")
+TORCH_FREE = (
+    *("hnas", "hnas.cli", "hnas.cli.commands", "hnas.cli.ending", "hnas.files"),
+    *("hnas.tasks", "hnas.tasks.images", "hnas.report"),
+)
 
 SKIPPED_FOLDERS = {".git", ".venv", ".hypothesis", "build", "dist", "runs", "__pycache__"}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hnas import distributed
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -29,7 +31,8 @@ def round8(channels: float) -> int:
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm over [N, C, H, W] that uses batch moments in training and mutates nothing there.
 
-    Running moments are inputs of evaluation only; ``Study.calibrate`` measures them for each architecture.
+    Running moments are inputs of evaluation only; ``Study.calibrate`` measures them for each architecture. Where
+    several processes train together, the moments of a training step are those of all their images.
     """
 
     running_mean: Tensor
@@ -41,6 +44,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [N, C, H, W] by batch moments in training, by running ones otherwise."""
+        if self.training and distributed.is_together():
+            return distributed.batch_norm(x, self.weight, self.bias, self.eps)
         if self.training:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)

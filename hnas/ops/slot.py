@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,19 @@ class Slot(nn.Module):
     3. residual, m branches: x + sqrt(m) * mean of the branches, so that the spread stays that of one.
     4. not residual: the same without x; at least one branch is needed.
     5. gated (relaxed search): x + sum_i gates[i] * branch_i(x); ``gates`` [m] is an input of the supernet's view.
+    6. divided: x + the branches' outputs side by side; together they have the slot's channels (MixConv, 1907.09595).
     """
 
-    def __init__(self, branches: Mapping[str, nn.Module], *, residual: bool, gated: bool = False) -> None:
+    def __init__(
+        self, branches: Mapping[str, nn.Module], *, residual: bool, gated: bool = False, divided: bool = False
+    ) -> None:
         super().__init__()
+        if gated and divided:
+            raise ValueError("a slot is gated or divided; gates of a divided slot would leave channels empty")
         if not branches and not residual:
             raise ValueError("a slot that changes shape needs a branch; identity is legal only where shapes match")
         self.residual = residual
+        self.divided = divided
         self.branches = tuple(branches)
         for name, branch in branches.items():
             self.add_module(name, branch)
@@ -38,9 +45,42 @@ class Slot(nn.Module):
             scale = max(len(outputs), 1) ** -0.5
         if not outputs:
             return x
+        if self.divided:
+            outputs, scale = [torch.cat(outputs, 1)], 1.0
         y: Tensor = outputs[0]
         for other in outputs[1:]:
             y = y + other
         if scale != 1.0:
             y = y * scale
         return x + y if self.residual else y
+
+
+def divided(builders: Mapping[str, Callable[[int], nn.Module]], channels: int) -> dict[str, nn.Module]:
+    """Branches that put out ``channels`` together: near-equal parts, whole vectors of 8 where there are enough.
+
+    A builder takes the number of channels to put out. Every branch keeps the weights that it has for *its* channels in
+    the supernet, so that a part is a slice of the pure type: the layers whose first axis are the slot's channels cut
+    theirs from where the part begins.
+    """
+    n, unit = len(builders), 8 if channels >= 8 * len(builders) else 1
+    edges = [channels // unit * i // n * unit for i in range(n)] + [channels]
+    branches = {}
+    for (kind, build), (begin, end) in zip(builders.items(), pairwise(edges), strict=True):
+        branches[kind] = build(end - begin)
+        with torch.device("meta"):
+            whole = dict(build(channels).named_parameters())
+        for name, parameter in branches[kind].named_parameters():
+            if parameter.shape[0] != whole[name].shape[0]:
+                layer = branches[kind].get_submodule(name.rpartition(".")[0])
+                object.__setattr__(layer, "subweight", _from(begin))
+    return branches
+
+
+def _from(begin: int) -> Callable[[str, tuple[int, ...], tuple[int, ...]], tuple[slice, ...]]:
+    def subweight(name: str, full: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Output channels from ``begin``, inputs from 0, kernels from their centre."""
+        del name
+        starts = [begin, *(0 for _ in shape[1:2]), *((m - k) // 2 for m, k in zip(full[2:], shape[2:], strict=True))]
+        return tuple(slice(start, start + k) for start, k in zip(starts, shape, strict=True))
+
+    return subweight

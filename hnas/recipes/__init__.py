@@ -9,17 +9,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("space", "data", "train")
+SECTIONS = ("space", "data", "train", "shrink")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """space: name and arguments; data: size, channels and augmentation; train: strategy, epochs, batch and schedule."""
+    """space: name and arguments; data: size, channels and augmentation; train: strategy, epochs, batch and schedule.
+
+    shrink: evidence, and how many operations go between two cycles of the schedule; empty: none.
+    """
 
     name: str
     space: Mapping[str, Any]
     data: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    shrink: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object whose keys are the fields."""
@@ -53,4 +57,4 @@ def _parse(name: str, text: str) -> Recipe:
     if unknown or not isinstance(record.get("space", {}).get("name"), str):
         wrong = f"unknown section [{unknown[0]}]" if unknown else "no name in [space]"
         raise ValueError(f"recipe {name}: {wrong}; sections are {', '.join(SECTIONS)}")
-    return Recipe(name, record["space"], record.get("data", {}), record.get("train", {}))
+    return Recipe(name, record["space"], record.get("data", {}), record.get("train", {}), record.get("shrink", {}))

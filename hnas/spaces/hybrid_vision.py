@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hnas import ops
 from hnas.ops.conv import NORMS, ConvNorm, activation
-from hnas.ops.slot import Slot
+from hnas.ops.slot import Slot, divided
 from hnas.space import Arch, Choice, Option, Shape, Space
 
 # From smallest to largest by multiply-accumulates at equal channels.
@@ -72,6 +73,7 @@ def hybrid_vision(
     activations: Sequence[str] = ("relu",),
     norm: str = "batch",
     squeeze: bool = False,
+    divisions: Sequence[str] = (),
 ) -> Space:
     """A hybrid space of image classifiers; the defaults are the shipped Fashion-MNIST space.
 
@@ -80,9 +82,12 @@ def hybrid_vision(
     ``attention_tokens`` positions at the largest resolution, identity in slots 1 .. min(depth) - 1 of a stage: further
     back it would equal a smaller depth. expansions: of mbconv and convnext; attention's MLP takes the fused ones.
     activations, norm ("batch" | "layer", ConvNeXt's), squeeze: what quantises badly is not in the defaults.
+    divisions: types that may share a slot, as "convnext+mbconv": each puts out its part of the channels, from
+    proportionally smaller sizes.
     """
     _check(types, widths, depths, strides, activations, norm)
-    arguments = {name: _plain(value) for name, value in locals().items()}
+    arguments = {name: _plain(value) for name, value in locals().items() if name != "divisions" or value}
+    shared = _shared(divisions, types)
     sizes: dict[str, dict[str, Sequence[Option]]] = {
         "identity": {},
         "attention": {"heads": heads, "expansion": fused_expansions},
@@ -101,11 +106,13 @@ def hybrid_vision(
         choices[f"stages.{s}.depth"] = Choice(tuple(depth))
         small = types if side**2 <= attention_tokens else [t for t in types if t != "attention"]
         for b in range(max(depth)):
-            choices |= _slot(s, b, depth, small, sizes)
+            choices |= _slot(s, b, depth, small, sizes, shared)
 
-    def branch(slot: str, kind: str, arch: Mapping[str, Any], cin: int, cout: int, stride: int) -> nn.Module:
+    def branch(
+        slot: str, kind: str, arch: Mapping[str, Any], cin: int, stride: int, parts: int, cout: int
+    ) -> nn.Module:
         extras: dict[str, dict[str, Any]] = {"mbconv": {"squeeze": squeeze}, "convnext": {"norm": norm}}
-        taken = {size: arch[f"{slot}.{kind}.{size}"] for size in sizes[kind]}
+        taken = {size: _part(size, arch[f"{slot}.{kind}.{size}"], parts) for size in sizes[kind]}
         act = arch.get("activation", activations[-1])
         built: nn.Module = ops.load(kind).build(cin, cout, stride, **taken, act=act, **extras.get(kind, {}))
         return built
@@ -118,11 +125,13 @@ def hybrid_vision(
             for b in range(arch[f"stages.{s}.depth"]):
                 slot = f"stages.{s}.blocks.{b}"
                 chosen: Any = choices[f"{slot}.op"].options if every_type else arch[f"{slot}.op"]
-                kinds = [k for k in (chosen if isinstance(chosen, tuple) else (chosen,)) if k != "identity"]
-                step = stride if b == 0 else 1
-                branches = {kind: branch(slot, kind, arch, cin, width, step) for kind in kinds}
+                taken = chosen if isinstance(chosen, tuple) else shared.get(chosen, (chosen,))
+                kinds = [k for k in taken if k != "identity" and k not in shared]
+                step, parts = stride if b == 0 else 1, len(kinds) if chosen in shared else 1
+                made = {kind: partial(branch, slot, kind, arch, cin, step, parts) for kind in kinds}
+                branches = divided(made, width) if parts > 1 else {kind: make(width) for kind, make in made.items()}
                 gated = isinstance(chosen, tuple) and not every_type
-                blocks.append(Slot(branches, residual=b > 0, gated=gated))
+                blocks.append(Slot(branches, residual=b > 0, gated=gated, divided=parts > 1))
                 cin = width
             built.append(Stage(blocks))
         return HybridVision(ConvNorm(channels, stem, 3, stem_stride, act=act), built, cin, head, classes, act)
@@ -138,7 +147,12 @@ def hybrid_vision(
 
 
 def _slot(
-    s: int, b: int, depth: Sequence[int], types: Sequence[str], sizes: Mapping[str, Mapping[str, Sequence[Option]]]
+    s: int,
+    b: int,
+    depth: Sequence[int],
+    types: Sequence[str],
+    sizes: Mapping[str, Mapping[str, Sequence[Option]]],
+    shared: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Choice]:
     """The choices of slot ``b`` of stage ``s``: its type, and the sizes of each type that is legal there."""
     slot, certain = f"stages.{s}.blocks.{b}", b < min(depth)
@@ -147,11 +161,35 @@ def _slot(
     if not legal:
         raise ValueError(f"no type of {', '.join(types)} is legal in {slot}; add a convolution type")
     when = None if certain else (f"stages.{s}.depth", tuple(d for d in depth if d > b))
-    choices = {f"{slot}.op": Choice(tuple(legal), when)}
+    parts = {kind: (kind,) for kind in legal} | {s: kinds for s, kinds in shared.items() if set(kinds) <= set(legal)}
+    # A divided slot costs about what its types cost on average.
+    ordered = sorted(parts, key=lambda option: sum(TYPES.index(kind) for kind in parts[option]) / len(parts[option]))
+    choices = {f"{slot}.op": Choice(tuple(ordered), when)}
     for kind in legal:
         for size, options in sizes[kind].items():
-            choices[f"{slot}.{kind}.{size}"] = Choice(tuple(options), (f"{slot}.op", (kind,)))
+            active = tuple(option for option in ordered if kind in parts[option])
+            choices[f"{slot}.{kind}.{size}"] = Choice(tuple(options), (f"{slot}.op", active))
     return choices
+
+
+def _shared(divisions: Sequence[str], types: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The types of each divided slot, in the order of ``TYPES``, by the option that names them."""
+    shared = {}
+    for text in divisions:
+        kinds = text.split("+")
+        if len(set(kinds)) != len(kinds) or len(kinds) < 2 or not set(kinds) <= {*types} - {"identity"}:
+            known = ", ".join(t for t in TYPES if t in types and t != "identity")
+            raise ValueError(f"{text!r} does not divide a slot; join different types by '+', of {known}")
+        ordered = tuple(kind for kind in TYPES if kind in kinds)
+        shared["+".join(ordered)] = ordered
+    return shared
+
+
+def _part(size: str, value: Any, parts: int) -> Any:
+    """The size of a type that shares its slot with others; a kernel is not shared."""
+    if size == "expansion" and parts > 1:
+        return value / parts
+    return max(1, value // parts) if size == "heads" else value
 
 
 def initialise(net: nn.Module) -> None:

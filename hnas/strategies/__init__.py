@@ -1,4 +1,10 @@
-"""Strategies: one file, one published method; each talks to a ``Study`` and nothing else."""
+"""Strategies: one file, one published method; each talks to a ``Study`` and nothing else.
+
+A file that trains has ``pick(space, rng, progress=0.0, **options)``, the paths of one step, and keeps no state; where
+it has architecture parameters, also ``extra(space)``, which makes what ``pick`` takes as ``extra``. A file that
+searches has ``search(study, space, ...)``. None names a layer: slots come from ``Space.slots``, types from
+``hnas.paths``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +21,7 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> ModuleType:
     """The module of strategy ``name``.
 
-    It has ``pick(space, rng)`` where it trains, ``search(study, space, ...)`` where it searches.
+    It has ``pick`` where it trains, ``search`` where it searches.
     """
     if name not in names():
         raise ValueError(f"no strategy {name!r}; known: {', '.join(names())}")

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.core.duplicate import ElementwiseDuplicateElimination
+from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.evaluator import Evaluator
-from pymoo.core.individual import Individual
 from pymoo.core.mutation import Mutation
 from pymoo.core.problem import Problem
 from pymoo.core.sampling import Sampling
@@ -29,6 +28,7 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 
 Genes = NDArray[np.int64]
+TRIES = 100  # draws for one member inside the windows, as often as pymoo mates for one offspring
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,32 @@ def search(
     seconds: float | None = None,
     population: int = 16,
     seed: int = 0,
+    reject: bool = False,
 ) -> Iterator[Candidate]:
     """Candidates as they are scored, the smallest first; those outside a cost window have no accuracy.
 
     evaluations: how many architectures are priced; seconds: after so long no further one is begun (either may be None,
     not both; what the journal has is no further one). The same seed and journal give the same sequence.
+    reject: whatever is outside a cost window is drawn again, as in the paper, instead of being yielded and bred from
+    while nothing better is there; what is rejected is priced too, and counts nowhere. ValueError if nothing is inside.
     """
     windows = windows or {}
     _check(study, windows, cost, evaluations, seconds)
     begun, done = time.monotonic(), 0
+    inside = _Inside(study, windows) if reject else None
     if space.size == 1:  # nothing to cross over or to mutate
+        if inside and not inside(space.smallest):
+            raise inside.nothing(1)
         yield _score(study, space.smallest, windows)
         return
     problem = Problem(n_var=len(space.choices), n_obj=2, n_ieq_constr=1)
     algorithm = NSGA2(
         pop_size=population,
         n_offsprings=max(2, population // 2),
-        sampling=_Start(space),
+        sampling=_Start(space, inside),
         crossover=TwoPointCrossover(),
         mutation=_Reset(space),
-        eliminate_duplicates=_Same(space),
+        eliminate_duplicates=_Same(space, inside),
     )
     algorithm.setup(problem, seed=seed, termination=("n_gen", 10**9))
     scored: dict[Arch, Candidate] = {}
@@ -93,6 +99,17 @@ def search(
             violations.append([violation(scored[arch], windows)])
         Evaluator().eval(StaticProblem(problem, F=np.array(rows), G=np.array(violations)), asked)
         algorithm.tell(infills=asked)
+
+
+def meets(study: Study, space: Space, windows: Mapping[str, Window] | None, cost: str, seed: int = 0) -> Arch:
+    """A member inside every cost window: what to ask before training for a search. ValueError where none is found."""
+    _check(study, windows or {}, cost, 1, None)
+    inside, rng = _Inside(study, windows or {}), Random(seed)
+    for k in range(16 * TRIES):
+        arch = (space.smallest, space.largest)[k] if k < 2 else space.sample(rng)
+        if inside(arch):
+            return arch
+    raise inside.nothing(16 * TRIES)
 
 
 def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
@@ -128,6 +145,27 @@ def _share(excess: float, bound: float) -> float:
     return excess / abs(bound) if abs(bound) not in (0.0, float("inf")) else (0.0 if abs(bound) else excess)
 
 
+class _Inside:
+    """Whether an architecture is inside every cost window, and what those that were asked about cost."""
+
+    def __init__(self, study: Study, windows: Mapping[str, Window]) -> None:
+        self.study = study
+        self.windows = {name: window for name, window in windows.items() if name != "accuracy"}
+        self.seen: dict[str, list[float]] = {name: [] for name in self.windows}
+
+    def __call__(self, arch: Arch) -> bool:
+        prices = {name: self.study.price(arch, name).value for name in self.windows}
+        for name, value in prices.items():
+            self.seen[name] = [min([value, *self.seen[name]]), max([value, *self.seen[name]])]
+        return violation(Candidate(arch, prices), self.windows) == 0
+
+    def nothing(self, drawn: int) -> ValueError:
+        """What to say when none of so many was inside."""
+        bounds = ", ".join(f"{name} in [{w.low:g}, {w.high:g}]" for name, w in self.windows.items())
+        found = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in self.seen.items())
+        return ValueError(f"no architecture meets {bounds}: {drawn} drawn ones have {found}; widen the window")
+
+
 class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
     """Smallest, largest, the largest with one type everywhere or one kind of choice at its smallest, random members.
 
@@ -135,9 +173,10 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
     training has served best, lie the good members that are cheaper.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, inside: _Inside | None = None) -> None:
         super().__init__()
         self.space = space
+        self.inside = inside
 
     def _do(self, _: Any, n_samples: int, *__: Any, random_state: Any = None, **___: Any) -> Genes:
         choices = self.space.choices
@@ -151,9 +190,19 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
             if kind != "op":
                 rows.append({**top, **{name: 0 for name in choices if name.rpartition(".")[2] == kind}})
         rng = Random(int(random_state.integers(2**32)))
-        while len(rows) < n_samples:
-            rows.append({name: rng.randrange(len(choice.options)) for name, choice in choices.items()})
-        return np.array([[row[name] for name in choices] for row in rows[:n_samples]], np.int64)
+        kept: list[list[int]] = []
+        for tries in range(n_samples * (TRIES if self.inside else 1)):
+            if tries >= len(rows):
+                rows.append({name: rng.randrange(len(choice.options)) for name, choice in choices.items()})
+            genes = [rows[tries][name] for name in choices]
+            if self.inside is None or self.inside(decode(self.space, np.array(genes))):
+                kept.append(genes)
+            if len(kept) == n_samples:
+                break
+        if not kept:
+            assert self.inside is not None
+            raise self.inside.nothing(n_samples * TRIES)
+        return np.array(kept, np.int64)
 
 
 class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
@@ -169,12 +218,19 @@ class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
         return np.where(random_state.random(X.shape) < 4.0 / active, fresh, X)
 
 
-class _Same(ElementwiseDuplicateElimination):  # type: ignore[misc]  # pymoo ships no types
-    """Two genomes that decode to one architecture are duplicates."""
+class _Same(DuplicateElimination):  # type: ignore[misc]  # pymoo ships no types
+    """Two genomes that decode to one architecture are duplicates; what is not ``inside`` is treated as one."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, inside: _Inside | None = None) -> None:
         super().__init__()
         self.space = space
+        self.inside = inside
 
-    def is_equal(self, a: Individual, b: Individual) -> bool:
-        return decode(self.space, a.X) == decode(self.space, b.X)
+    def _do(self, pop: Any, other: Any, is_duplicate: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        seen = set() if other is None else {decode(self.space, one.X) for one in other}
+        for k in reversed(range(len(pop))):  # of equal ones in one population the last stays
+            arch = decode(self.space, pop[k].X)
+            is_duplicate[k] |= arch in seen or (other is None and self.inside is not None and not self.inside(arch))
+            if other is None:
+                seen.add(arch)
+        return is_duplicate

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from hnas.distillation import DIVERGENCES, distil
 from hnas.space import Shape
 from hnas.tasks.images import ImageData, Pixels, Preprocessing, load
 
@@ -21,7 +21,8 @@ class Classification:
     """Batches of ``splits["train"]`` and the held-out splits of the same source.
 
     flip: mirror half of the images; shift: move by up to so many pixels (edges repeat); distil: share of the teacher's
-    soft labels in a student's loss, the rest is cross-entropy with the labels.
+    soft labels in a student's loss, the rest is cross-entropy with the labels; divergence: "kl" or "alpha", how the
+    distance from the teacher is measured (``hnas.distillation``).
     """
 
     splits: dict[str, ImageData]
@@ -31,9 +32,14 @@ class Classification:
     shift: int = 2
     smoothing: float = 0.1
     distil: float = 0.5
+    divergence: str = "kl"
     seed: int = 0
     name: str = "images"
     _orders: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(f"no divergence {self.divergence!r}; known: {', '.join(DIVERGENCES)}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,11 +73,8 @@ class Classification:
         return self.splits[split].images, torch.from_numpy(self.splits[split].labels)
 
     def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
-        """Teacher: cross-entropy with label smoothing. Student: a mix of cross-entropy and KL(teacher || student)."""
-        if teacher is None:
-            return F.cross_entropy(outputs, labels, label_smoothing=self.smoothing)
-        soft = F.kl_div(F.log_softmax(outputs, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
-        return self.distil * soft + (1 - self.distil) * F.cross_entropy(outputs, labels)
+        """Teacher: cross-entropy with label smoothing. Student: a mix of cross-entropy and the divergence from it."""
+        return distil(outputs, labels, teacher, share=self.distil, smoothing=self.smoothing, divergence=self.divergence)
 
     def metric(self, outputs: Tensor, labels: Tensor) -> float:
         """Top-1 accuracy in [0, 1]."""

@@ -16,10 +16,13 @@ from functools import cached_property, lru_cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -31,6 +34,8 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 HELD = {"calibration": 1000, "search": 2000}
 # Of a folder: shares of a hash of each file's name. What is left is trained on.
 SHARES = {"test": 0.10, "search": 0.10, "calibration": 0.05}
+LONGEST = 4096  # pixels of a side; a record that asks for more is a mistake or an attack
+LARGEST = 2**34  # bytes of all decoded images of a split
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
@@ -87,9 +92,9 @@ class Preprocessing:
         """The same for another input size."""
         return Preprocessing(self.base, size, self.mean, self.std)
 
-    def read(self, file: Path) -> Pixels:
-        """One image file as uint8 [H, W, C] at ``base``."""
-        return _decode(file, self.base, len(self.mean))
+    def read(self, file: Path | IO[bytes], name: str | None = None) -> Pixels:
+        """One image file, or an open one of that name, as uint8 [H, W, C] at ``base``."""
+        return _decode(file, self.base, len(self.mean), name)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object that ``from_json`` reads."""
@@ -101,12 +106,13 @@ class Preprocessing:
         try:
             base, size = (tuple(int(v) for v in record[key]) for key in ("base", "size"))
             mean, std = (tuple(float(v) for v in record[key]) for key in ("mean", "std"))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError("preprocessing is recorded as base, size, mean and std; this record is not") from None
-        sizes = len(base) == 2 and len(size) == 2 and min(base + size) >= 1
-        scales = len(mean) == len(std) and min(std, default=0) > 0 and all(map(math.isfinite, mean + std))
+        sizes = len(base) == 2 and len(size) == 2 and 1 <= min(base + size) <= max(base + size) <= LONGEST
+        scales = len(mean) == len(std) in (1, 3) and min(std) > 0 and all(map(math.isfinite, mean + std))
         if not sizes or not scales:
-            raise ValueError(f"preprocessing has impossible values: {dict(record)}")
+            found = str(dict(record))[:200]
+            raise ValueError(f"preprocessing has impossible values (sides are 1 to {LONGEST}): {found}")
         return cls((base[0], base[1]), (size[0], size[1]), mean, std)
 
 
@@ -205,14 +211,18 @@ def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int
     if len(classes) < 2 or not files:
         found = f"{len(classes)} sub-folders with {len(files)} images"
         raise ValueError(f"{folder} holds neither IDX files nor two sub-folders of images; it has {found}")
-    chosen = [(f, c) for f, c in files if _split_of(f.relative_to(folder).as_posix()) == split]
+    chosen = [(f, c) for f, c in files if split_of(f.relative_to(folder).as_posix()) == split]
     if not chosen:
         raise ValueError(f"{folder}: none of its {len(files)} images falls into the split {split!r}; add images")
+    if (needed := len(chosen) * size[0] * size[1] * channels) > LARGEST:
+        what = f"{len(chosen)} images of {size[0]} x {size[1]} x {channels}"
+        raise ValueError(f"{folder}: {what} need {needed / 1e9:.0f} GB; choose a smaller size or fewer images")
     images = np.stack([_decode(f, size, channels) for f, _ in chosen])
     return ImageData(images, np.array([c for _, c in chosen], np.int64), classes)
 
 
-def _split_of(name: str) -> str:
+def split_of(name: str) -> str:
+    """The split of the file of that name, relative to the folder of the classes; by the name alone."""
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     for split, width in SHARES.items():
         if share < width:
@@ -221,14 +231,39 @@ def _split_of(name: str) -> str:
     return "train"
 
 
-def _decode(file: Path, size: tuple[int, int], channels: int) -> Pixels:
-    from PIL import Image
+def opened(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
+    """An image file, or an open one of that name, in grey (1 channel) or RGB (3); ValueError where it cannot be read.
+
+    It is turned as its EXIF tag says that it was held; 16 bits are their upper 8.
+    """
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            mode = "L" if channels == 1 else "RGB"
-            ready = image.convert(mode).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            upright = _eight_bits(ImageOps.exif_transpose(image))
+            return upright.convert("L" if channels == 1 else "RGB")
     # Pillow reports a broken file as any of these, SyntaxError for a PNG's chunks among them.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is no image that can be read: {error}") from None
+        raise ValueError(f"{name or file} is no image that can be read: {error}") from None
+
+
+def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: str | None = None) -> Pixels:
+    """The image file as uint8 [H, W, C], resized."""
+    from PIL.Image import Resampling
+
+    ready = opened(file, channels, name).resize((size[1], size[0]), Resampling.BILINEAR)
     return np.asarray(ready, np.uint8).reshape(size[0], size[1], channels)
+
+
+def _eight_bits(image: Image) -> Image:
+    """``image``; one with 16 bits a grey value by the upper 8, as Pillow itself reads 16 bits of colour.
+
+    Its own conversion would clip them, to white; whole numbers of 32 bits and floats have no scale to convert by.
+    """
+    from PIL import Image
+
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}); save it with 8 or 16")
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hnas import ops, recipes, spaces, strategies
+from hnas import complexity, ops, recipes, spaces, strategies
 from tests import contracts
 from tests.hnas import tiny
 
@@ -41,10 +41,13 @@ def test_a_tiny_space(changes, law):
 
 
 @pytest.mark.parametrize("name", strategies.names())
-def test_every_strategy(name):
+def test_every_strategy(name, monkeypatch):
+    monkeypatch.setattr(complexity, "SAMPLES", 8)
     contracts.strategy_trains_or_searches(name)
-    contracts.strategy_picks_members(name, tiny.space())
-    contracts.strategy_picks_members(name, spaces.load("mobilenetv3")())
+    contracts.strategy_picks_paths(name, tiny.space(divisions=("convnext+mbconv",)))
+    for odd in (tiny.space(), tiny.space(types=("mbconv",)), spaces.load("mobilenetv3")()):
+        contracts.strategy_picks_paths_or_says_why(name, odd)
+        contracts.strategy_picks_paths_or_says_why(name, odd.alone(odd.largest))
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -159,15 +159,15 @@ def test_a_folder_is_split_in_the_same_way_on_every_run_and_wherever_it_lies(pho
 
 def test_an_image_more_leaves_the_others_where_they_were(photographs):
     names = [f.relative_to(photographs).as_posix() for f in photographs.rglob("*.png")]
-    before = {name: images._split_of(name) for name in names}
+    before = {name: images.split_of(name) for name in names}
     Image.new("L", (8, 8)).save(photographs / "cat" / "new.png")
-    assert {name: images._split_of(name) for name in names} == before
+    assert {name: images.split_of(name) for name in names} == before
     assert set(before.values()) == set(images.SPLITS)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "truncated", "broken chunk"])
 def test_an_unreadable_image_is_one_line(photographs, content):
-    file = next(f for f in sorted(photographs.rglob("*.png")) if images._split_of(f"cat/{f.name}") == "train")
+    file = next(f for f in sorted(photographs.rglob("*.png")) if images.split_of(f"cat/{f.name}") == "train")
     whole = file.read_bytes()
     spoilt = {"truncated": whole[:-40], "broken chunk": whole[:20] + b"\xff\xff" + whole[22:]}
     file.write_bytes(spoilt[content] if isinstance(content, str) else content)
@@ -180,7 +180,7 @@ def test_too_few_images_for_a_split_are_one_line(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
-    taken = {images._split_of(f"{name}/1.png") for name in ("cat", "dog")}
+    taken = {images.split_of(f"{name}/1.png") for name in ("cat", "dog")}
     for split in set(images.SPLITS) - taken:
         with pytest.raises(ValueError, match=f"none of its 2 images falls into the split '{split}'; add images"):
             load(tmp_path, split, (8, 8), 1)
@@ -200,6 +200,54 @@ def test_folders_and_splits_that_are_not_there_are_one_line(tmp_path):
         load(tmp_path, "valid")
     with pytest.raises(ValueError, match="the shipped images hold no training split"):
         load(None, "train")
+
+
+GREY = np.repeat(np.linspace(0, 65535, 12).astype(np.uint16)[None], 8, axis=0)  # [8, 12], from black to white
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_read_by_their_upper_eight(tmp_path, suffix, channels):
+    Image.fromarray(GREY).save(tmp_path / f"deep.{suffix}")
+    Image.fromarray((GREY >> 8).astype(np.uint8)).save(tmp_path / "plain.png")
+    files = (tmp_path / f"deep.{suffix}", tmp_path / "plain.png")
+    deep, plain = (images._decode(file, (8, 12), channels) for file in files)
+    assert np.array_equal(deep, plain)
+    assert len(np.unique(deep)) == 12
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_32_bits_have_no_scale_and_are_one_line(tmp_path, kind):
+    Image.fromarray(GREY.astype(kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match=r"deep.tif is no image that can be read: its pixels have 32 bits"):
+        images._decode(tmp_path / "deep.tif", (8, 12), 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_photograph_is_turned_as_its_exif_tag_says(tmp_path, orientation, kind):
+    upright = np.arange(96).reshape(8, 12).astype(kind) * (np.iinfo(kind).max // 96)
+    held = {  # what a camera stores that was held in each of the eight ways
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(held)).save(tmp_path / "photo.png", exif=exif)
+    found = Preprocessing((8, 12), (8, 12), (0.0,), (1.0,)).read(tmp_path / "photo.png")
+    eight = upright if kind is np.uint8 else upright >> 8
+    assert np.array_equal(found[..., 0], eight)
+
+
+def test_more_images_than_memory_holds_are_one_line(photographs):
+    with pytest.raises(ValueError, match=r"images of 100000 x 100000 x 3 need \d+ GB; choose a smaller size"):
+        load(photographs, "train", (100_000, 100_000), 3)
 
 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
@@ -244,6 +292,12 @@ def test_rows_of_a_triangle_filter_sum_to_one(old, new):
         assert np.array_equal(matrix, np.eye(old, dtype=np.float32))
 
 
+def test_an_image_alone_is_prepared_as_among_others():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 28, 28, 3), np.uint8)
+    ready = Preprocessing((28, 28), (20, 24), (0.4, 0.5, 0.3), (0.2, 0.25, 0.3))
+    assert np.array_equal(ready(pixels), np.concatenate([ready(pixels[i : i + 1]) for i in range(9)]))
+
+
 def test_preprocessing_survives_json_bit_for_bit():
     ready = Preprocessing((28, 28), (20, 24), (0.2861,), (0.353,))
     again = Preprocessing.from_json(json.loads(json.dumps(ready.to_json())))
@@ -266,6 +320,10 @@ def test_preprocessing_survives_json_bit_for_bit():
         {"mean": None},
         {"mean": [float("nan")]},
         {"std": [float("inf")]},
+        {"base": [10**9, 10**9]},
+        {"size": [4097, 28]},
+        {"size": [float("inf"), 28]},
+        {"mean": [0.1, 0.1], "std": [0.2, 0.2]},
     ],
 )
 def test_impossible_preprocessing_is_one_line(change):

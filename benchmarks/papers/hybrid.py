@@ -1,0 +1,259 @@
+"""A2, A3, A4: hybrid operations in one supernet (Shin, Cho, Kim, IEEE Access 2024, DOI 10.1109/ACCESS.2024.3350732).
+
+The paper's text was not to be had; its three claims come from the abstract, and the strategies are reconstructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.papers import data
+from benchmarks.papers.claims import Claim, Plan
+from benchmarks.papers.parts import Part, Parts, part
+from benchmarks.papers.report import Report, Table, Verdict, verdict
+from benchmarks.papers.statistics import ceiling, kendall, mean_interval, paired
+from benchmarks.papers.supernets import EVALUATION, alone, common, costs, small_hybrid, space_of, supernet
+from hnas.space import Arch, Space
+
+SPACE = "hybrid_vision"
+COMMON = 16  # architectures on which everything is compared
+BUDGETS = 5  # of them, for A4
+DIVISIONS = ["convnext+mbconv", "mbconv+fusedconv"]  # for V3
+AXES = ("steps", "passes")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A strategy and how it is run; ``passes`` a step, about, only to estimate the time."""
+
+    strategy: str
+    passes: float = 1.0
+    learn: bool = True
+    times: int = 1
+    divided: bool = False  # channels may be divided among types
+
+
+TRAINERS = {
+    "spos": Trainer("spos"),
+    "spos x4": Trainer("spos", 4, times=4),
+    "set sampling": Trainer("set_sampling", 2),
+    "fairnas": Trainer("fairnas", 4),
+    "sandwich": Trainer("sandwich", 5),
+    "union (V1)": Trainer("hybrid_union", 8),
+    "progressive (V2)": Trainer("hybrid_progressive", 4.2),
+    "channel split (V3)": Trainer("channel_split", 6, divided=True),
+    "spos, then union": Trainer("spos_then_hybrid", 3.3),
+}
+CONVEX = {
+    "convex, learned": Trainer("convex_combination", 2.6),
+    "convex, uniform": Trainer("convex_combination", 2.6, learn=False),
+}
+PROPOSED = "union (V1)"
+
+
+def space(plan: Plan) -> Space:
+    """The space of the studies in this file."""
+    return space_of(SPACE, small_hybrid(plan.images))
+
+
+def archs(plan: Plan) -> list[Arch]:
+    """The common set."""
+    return common(SPACE, small_hybrid(plan.images), 4 if plan.quick else COMMON, 16 if plan.quick else 256)
+
+
+def budget(plan: Plan, axis: str) -> dict[str, int]:
+    """Path passes of a run, or a quarter as many steps."""
+    return {"passes": plan.passes} if axis == "passes" else {"steps": plan.passes // 4}
+
+
+def trained(plan: Plan, trainer: Trainer, axis: str) -> list[Part]:
+    """A supernet for every seed, scored on the common set."""
+    total = budget(plan, axis)
+    work = total.get("passes", 0) or total["steps"] * trainer.passes
+    members = [arch.to_json() for arch in archs(plan)]
+    arguments = small_hybrid(plan.images) | ({"divisions": DIVISIONS} if trainer.divided else {})
+    setting: dict[str, Any] = {"space": SPACE, "arguments": arguments, "archs": members, "budget": total}
+    named: dict[str, Any] = {
+        "strategy": trainer.strategy,
+        "options": {},
+        "learn": trainer.learn,
+        "times": trainer.times,
+    }
+    work += EVALUATION * len(members)
+    return [part(supernet, seed, work=work, **_base(plan), **setting, **named) for seed in range(plan.seeds)]
+
+
+def truth(plan: Plan, members: Sequence[Arch]) -> list[list[Part]]:
+    """Each member trained alone for the steps of the axis of equal steps, with every seed."""
+    setting: dict[str, Any] = {
+        "space": SPACE,
+        "arguments": small_hybrid(plan.images),
+        "steps": budget(plan, "steps")["steps"],
+    }
+    work = setting["steps"] + EVALUATION
+    return [
+        [part(alone, s, work=work, **_base(plan), **setting, arch=arch.to_json()) for s in range(plan.seeds)]
+        for arch in members
+    ]
+
+
+def _base(plan: Plan) -> dict[str, Any]:
+    return {"of": data.described(plan.images, plan.quick), "quick": plan.quick}
+
+
+def scale(plan: Plan) -> str:
+    """What a verdict of this file holds for."""
+    found = space(plan)
+    return (
+        f"{data.sentence(plan.images, plan.quick)}; {SPACE} with five slots of four types, {found.size:,} "
+        f"architectures; "
+        f"{plan.passes:,} path passes or {plan.passes // 4:,} steps of 64 images; {len(archs(plan))} architectures; "
+        f"{plan.seeds} seeds"
+    )
+
+
+def means(parts: Parts, wanted: Sequence[Part], split: str = "test") -> list[float]:
+    """The mean accuracy over the common set, for each seed."""
+    return [float(np.mean(parts[each][split])) for each in wanted]
+
+
+def chosen(parts: Parts, wanted: Sequence[Part]) -> list[float]:
+    """The test accuracy of the architecture that the search split ranks first, for each seed."""
+    return [float(parts[each]["test"][int(np.argmax(parts[each]["search"]))]) for each in wanted]
+
+
+# --- A2 ---------------------------------------------------------------------------------------------------------------
+
+
+def a2_parts(plan: Plan, _: Parts) -> list[Part]:
+    """Convex combination, learned and uniform, against one-hot strategies, on both axes."""
+    names = {**CONVEX, "spos": TRAINERS["spos"], PROPOSED: TRAINERS[PROPOSED]}
+    return [each for axis in AXES for trainer in names.values() for each in trained(plan, trainer, axis)]
+
+
+def a2_judge(plan: Plan, parts: Parts) -> Report:
+    """How far the mean one-hot subnet of a mixture lies below that of the proposed strategy."""
+    verdicts: list[Verdict] = []
+    rows = []
+    for axis in AXES:
+        proposed = means(parts, trained(plan, TRAINERS[PROPOSED], axis))
+        for name, trainer in {**CONVEX, "spos": TRAINERS["spos"], PROPOSED: TRAINERS[PROPOSED]}.items():
+            found = means(parts, trained(plan, trainer, axis))
+            rows.append([axis, name, 100 * float(np.mean(found)), 100 * float(np.max(found))])
+            if name in CONVEX:
+                question = f"{name} is more than 10 points below {PROPOSED}, equal {axis}"
+                verdicts.append(verdict(question, paired(proposed, found), above=0.10))
+    table = Table("one-hot subnets, test accuracy in %", ("equal", "training", "mean", "best seed"), rows)
+    return Report(scale(plan), verdicts, [table])
+
+
+# --- A3 ---------------------------------------------------------------------------------------------------------------
+
+
+def a3_parts(plan: Plan, _: Parts) -> list[Part]:
+    """Every strategy on both axes, and the truth."""
+    supernets = [each for axis in AXES for trainer in TRAINERS.values() for each in trained(plan, trainer, axis)]
+    return [*supernets, *(each for seeds in truth(plan, archs(plan)) for each in seeds)]
+
+
+def a3_judge(plan: Plan, parts: Parts) -> Report:
+    """Hybrid strategies against set sampling, with the rank correlation and its ceiling beside it."""
+    table = np.array([[parts[each]["test"] for each in seeds] for seeds in truth(plan, archs(plan))])
+    real = table.mean(1)
+    verdicts, rows = [], []
+    for axis in AXES:
+        found = {name: trained(plan, trainer, axis) for name, trainer in TRAINERS.items()}
+        for name, runs in found.items():
+            taus = mean_interval([kendall(parts[each]["search"], real) for each in runs])
+            mean = mean_interval(means(parts, runs))
+            steps, passes = (float(np.mean([parts[each][key] for each in runs])) for key in AXES)
+            gap = mean.value - float(real.mean())
+            best = 100 * float(np.mean(chosen(parts, runs)))
+            rows.append([axis, name, steps, passes, mean.line(100, sign=""), best, taus.line(), f"{100 * gap:+.2f}"])
+        for hybrid in ("union (V1)", "progressive (V2)", "channel split (V3)", "sandwich", "spos, then union"):
+            for rival in ("set sampling", "spos"):
+                difference = paired(means(parts, found[hybrid]), means(parts, found[rival]))
+                verdicts.append(verdict(f"{hybrid} > {rival}, equal {axis}", difference))
+    columns = ("equal", "training", "steps", "passes", "mean %", "chosen %", "tau", "minus alone")
+    return Report(scale(plan), verdicts, [Table("inherited weights, test split", columns, rows), controls(plan, table)])
+
+
+def controls(plan: Plan, table: Any) -> Table:
+    """What a rank correlation has to beat, and what it cannot exceed."""
+    real = table.mean(1)
+    sizes = [costs(space(plan), arch) for arch in archs(plan)]
+    spread, noise = float(real.std(ddof=1)), float(table.std(1, ddof=1).mean()) if table.shape[1] > 1 else 0.0
+    rows: list[list[str | float]] = [
+        ["noise ceiling: halves of the seeds", ceiling(table)],
+        ["params", kendall([size["params"] for size in sizes], real)],
+        ["multiply-accumulates", kendall([size["macs"] for size in sizes], real)],
+        ["random", kendall(np.random.default_rng(0).random(len(real)), real)],
+        ["sd of architectures, points", 100 * spread],
+        ["sd of seeds, points", 100 * noise],
+    ]
+    return Table("controls: tau with the accuracy of training alone", ("control", "value"), rows)
+
+
+# --- A4 ---------------------------------------------------------------------------------------------------------------
+
+
+def five(plan: Plan) -> list[int]:
+    """The places in the common set, which is ordered by multiply-accumulates, of five budgets."""
+    last = len(archs(plan)) - 1
+    return sorted({round(last * share / (BUDGETS - 1)) for share in range(BUDGETS)})
+
+
+def a4_parts(plan: Plan, _: Parts) -> list[Part]:
+    """Every strategy at equal steps, and the five architectures alone."""
+    members = [archs(plan)[i] for i in five(plan)]
+    supernets = [each for trainer in TRAINERS.values() for each in trained(plan, trainer, "steps")]
+    return [*supernets, *(each for seeds in truth(plan, members) for each in seeds)]
+
+
+def a4_judge(plan: Plan, parts: Parts) -> Report:
+    """Inherited minus alone, at equal steps, for each strategy; the mean over five budgets, paired by seed."""
+    places = five(plan)
+    members = [archs(plan)[i] for i in places]
+    real = np.array([[parts[each]["test"] for each in seeds] for seeds in truth(plan, members)]).T
+    verdicts, rows = [], []
+    for name, trainer in TRAINERS.items():
+        got = np.array([[parts[each]["test"][i] for i in places] for each in trained(plan, trainer, "steps")])
+        gaps = got - real
+        found = paired(gaps.mean(1) + 0.005, np.zeros(len(gaps)))
+        verdicts.append(verdict(f"{name}: the mean subnet loses less than 0.5 points (difference to -0.5)", found))
+        rows.append([name, *(f"{100 * gap:+.2f}" for gap in gaps.mean(0))])
+    sizes = [f"{costs(space(plan), arch)['macs'] / 1e3:,.0f} k" for arch in members]
+    title = "inherited minus alone at equal steps, points, by multiply-accumulates"
+    return Report(scale(plan), verdicts, [Table(title, ("training", *sizes), rows)])
+
+
+CLAIMS = (
+    Claim(
+        "A2",
+        "a convex combination of types does not train subnets",
+        "weights trained under a convex combination of operations are useless to the subnet of one of them",
+        "the mean one-hot subnet, norms recalibrated, is more than 10 points below that of the union teacher",
+        a2_parts,
+        a2_judge,
+    ),
+    Claim(
+        "A3",
+        "hybrid strategies against set sampling",
+        "sampling sets of operations does not train a hybrid supernet; the proposed method does",
+        "the mean subnet of union (V1) or progressive (V2) is better than set sampling's at equal steps",
+        a3_parts,
+        a3_judge,
+    ),
+    Claim(
+        "A4",
+        "one training, many budgets",
+        "subnets of all sizes and types are usable without retraining",
+        "over five budgets, inherited minus alone at equal steps is at least -0.5 points",
+        a4_parts,
+        a4_judge,
+    ),
+)

@@ -1,0 +1,271 @@
+"""B1, B2: progressive design of the search space (PAD-NAS, Xia et al., WACV 2022, arXiv 2005.07564)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from benchmarks.papers import data, tabular, truth
+from benchmarks.papers.claims import Claim, Plan
+from benchmarks.papers.hosts import some
+from benchmarks.papers.parts import Part, Parts, Result, part
+from benchmarks.papers.pwsnas import digits, scale
+from benchmarks.papers.report import Report, Table, verdict
+from benchmarks.papers.statistics import kendall, mean_interval, paired
+from benchmarks.papers.supernets import RATE, checked, costs, space_of, train
+from hnas import shrinking
+from hnas.cost import Price
+from hnas.evidence import pareto_frequency
+from hnas.pareto import Candidate
+from hnas.space import Arch, Option, Space
+from hnas.strategies import padnas
+from hnas.strategies.evolution import Window, search
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.training import Schedule
+
+# The shares of the path passes before and after each pruning, as 120, 80 and 40 epochs; in sum the same for all.
+STAGES = {"I (no pruning)": (1.0,), "P (one)": (2 / 3, 1 / 3), "PAD (two)": (1 / 2, 1 / 3, 1 / 6)}
+RANKS = 4  # non-domination ranks that are counted; the paper's 9 are of thousands of architectures
+EVALUATIONS, POPULATION = 120, 32
+MEMBERS = 100  # of a final space, at most
+SEARCHES = 5
+
+
+@lru_cache(1024)
+def counted(arch: Arch) -> Price:
+    """The multiply-accumulates of an architecture of the table as its price."""
+    value = float(costs(space_of(tabular.SPACE, {}), arch)["macs"])
+    return Price(value, "MACs", value, value, "predicted")
+
+
+def progressive(images: Path | None, seed: int, *, of: Mapping[str, str], passes: int, quick: bool = False) -> Result:
+    """I, P and PAD with the same path passes: what is left, how it is ranked, and its front."""
+    task = checked(data.task(images, seed, quick), of)
+    whole = space_of(tabular.SPACE, {})
+    evaluations = 12 if quick else EVALUATIONS
+    studies: dict[str, tuple[Study, Space, list[Candidate]]] = {}
+    for name, shares in STAGES.items():
+        study = Study(Supernet(whole, seed), task, {"macs": counted}, seed=seed)
+        stages = [
+            Schedule(((max(1, round(passes * share)), RATE * (0.2 if k else 1.0)),)) for k, share in enumerate(shares)
+        ]
+        log: list[shrinking.Edit] = []
+        how: dict[str, Any] = {"evaluations": evaluations, "population": POPULATION, "ranks": RANKS, "force": True}
+        ended = list(padnas.search(study, whole, cost="macs", stages=stages, log=log, seed=seed, **how))
+        studies[name] = study, shrinking.replay(log, whole), ended
+    common = some(studies["PAD (two)"][1], 16 if quick else MEMBERS, 0)
+    found: Result = {"common": [arch.to_json() for arch in common]}
+    for name, (study, space, ended) in studies.items():
+        own = some(space, 16 if quick else MEMBERS, 0)
+        good = pareto_frequency.select(ended, "macs", RANKS)
+        found[name] = {
+            "size": space.size,
+            "common": [study.accuracy(arch) for arch in common],
+            "own": [arch.to_json() for arch in own],
+            "scores": [study.accuracy(arch) for arch in own],
+            "front": [each.arch.to_json() for each in good],
+            "front scores": [each.metrics["accuracy"] for each in good],
+        }
+    return found
+
+
+def frequencies(images: Path | None, seed: int, *, of: Mapping[str, str], passes: int, quick: bool = False) -> Result:
+    """How often the good architectures take each operation, by two searches, each with several seeds."""
+    task = checked(data.task(images, seed, quick), of)
+    whole = space_of(tabular.SPACE, {})
+    study = Study(Supernet(whole, seed), task, {"macs": counted}, seed=seed)
+    train(study, "spos", {}, {"passes": passes})
+    values = sorted(counted(arch).value for arch in some(whole, 64, 0))
+    window = Window(values[len(values) // 4], values[3 * len(values) // 4])
+    evaluations = 16 if quick else EVALUATIONS
+    searches: dict[str, Callable[[int], Sequence[Candidate]]] = {
+        "pareto": lambda s: ranked(study, whole, window, evaluations, s),
+        "single": lambda s: genetic(study, whole, window, evaluations, s),
+    }
+    seeds = range(2 if quick else SEARCHES)
+    return {name: [list(shares(whole, run(s)).values()) for s in seeds] for name, run in searches.items()}
+
+
+def ranked(study: Study, space: Space, window: Window, evaluations: int, seed: int) -> list[Candidate]:
+    """What NSGA-II leaves in the first ranks, inside the window."""
+    options: dict[str, Any] = {"evaluations": evaluations, "population": POPULATION, "seed": seed, "reject": True}
+    found = list(search(study, space, windows={"macs": window}, cost="macs", **options))
+    return pareto_frequency.select(found, "macs", RANKS)
+
+
+def genetic(study: Study, space: Space, window: Window, evaluations: int, seed: int) -> list[Candidate]:
+    """Single path one-shot's evolution (arXiv 1904.00420, algorithm 1): accuracy alone, offspring outside are redrawn.
+
+    Half of a generation are crossovers, half mutations of the ten best so far, which are what is counted at the end.
+    """
+    rng = Random(f"genetic/{seed}")
+    scored: dict[Arch, Candidate] = {}
+
+    def inside(make: Callable[[], Arch]) -> Arch | None:
+        for _ in range(100):
+            arch = make()
+            if arch not in scored and window.excess(study.price(arch, "macs").value) == 0:
+                return arch
+        return None
+
+    def crossover() -> Arch:
+        a, b = rng.choice(top).arch, rng.choice(top).arch
+        return space.arch({name: rng.choice((a, b))[name] for name in space.choices})
+
+    def mutation() -> Arch:
+        a = rng.choice(top).arch
+        return space.arch({n: rng.choice(c.options) if rng.random() < 0.25 else a[n] for n, c in space.choices.items()})
+
+    top: list[Candidate] = []
+    while len(scored) < evaluations:
+        makers = (crossover, mutation) if top else (lambda: space.sample(rng),)
+        before = len(scored)
+        for k in range(min(POPULATION // 2, evaluations - len(scored))):
+            if (arch := inside(makers[k % len(makers)])) is not None:
+                scored[arch] = study.score(arch)
+        if len(scored) == before:
+            break
+        top = sorted(scored.values(), key=lambda c: -c.metrics["accuracy"])[:10]
+    return top
+
+
+def shares(space: Space, chosen: Sequence[Candidate]) -> dict[tuple[str, Option], float]:
+    """p_ij: the share of ``chosen`` that takes operation i in slot j."""
+    return {
+        (name, option): sum(each.arch[name] == option for each in chosen) / len(chosen)
+        for name, choice in space.choices.items()
+        for option in choice.options
+    }
+
+
+# --- B1 ---------------------------------------------------------------------------------------------------------------
+
+
+def b1_parts(plan: Plan, _: Parts) -> list[Part]:
+    """The three supernets of every seed."""
+    work = 3 * plan.passes + 12 * (EVALUATIONS + 2 * MEMBERS)
+    return [part(progressive, seed, work=work, **digits(plan), passes=plan.passes) for seed in range(plan.seeds)]
+
+
+def b1_judge(plan: Plan, parts: Parts) -> Report:
+    """Tau on a common set and on each one's own front; random architectures of the final space; the gap to alone."""
+    table, space = truth.tabular(), space_of(tabular.SPACE, {})
+    place = {arch: k for k, arch in enumerate(table.archs)}
+
+    def real(archs: Sequence[Mapping[str, Any]]) -> Any:
+        return table.real[[place[space.arch(arch)] for arch in archs]]
+
+    runs = [parts[each] for each in b1_parts(plan, parts)]
+    found: dict[str, dict[str, list[float]]] = {}
+    rows = []
+    for name in STAGES:
+        each = [run[name] for run in runs]
+        found[name] = {
+            "tau, common": [kendall(r["common"], real(run["common"])) for r, run in zip(each, runs, strict=True)],
+            "tau, own front": [kendall(r["front scores"], real(r["front"])) for r in each],
+            "random in the final space": [float(real(r["own"]).mean()) for r in each],
+            "at equal MACs": [_matched(table, place, space, r["own"]) for r in each],
+            "one-shot minus alone": [float(np.mean(r["scores"]) - real(r["own"]).mean()) for r in each],
+        }
+        size = float(np.mean([r["size"] for r in each]))
+        rows.append([name, size, *(mean_interval(values).line(digits=3) for values in found[name].values())])
+    last, first = found["PAD (two)"], found["I (no pruning)"]
+    full = [float(table.real.mean())] * plan.seeds
+    none = [0.0] * plan.seeds
+    verdicts = [
+        verdict(
+            "random in the final space > random in the full space", paired(last["random in the final space"], full)
+        ),
+        verdict("the same at equal multiply-accumulates", paired(last["at equal MACs"], none)),
+        verdict("tau on its own front: PAD > I", paired(last["tau, own front"], first["tau, own front"]), "tau"),
+        verdict("tau on the common set: PAD > I", paired(last["tau, common"], first["tau, common"]), "tau"),
+        verdict("one-shot minus alone: PAD > I", paired(last["one-shot minus alone"], first["one-shot minus alone"])),
+    ]
+    columns = ("supernet", "architectures", *found["PAD (two)"])
+    title = "mean over seeds [95 % interval]; accuracies as shares"
+    note = "cost is multiply-accumulates; the common set is what PAD's final space holds"
+    return Report(scale(plan), verdicts, [Table(title, columns, rows)], [note])
+
+
+def _matched(table: truth.Truth, place: Mapping[Arch, int], space: Space, own: Sequence[Mapping[str, Any]]) -> float:
+    """The mean truth of ``own`` minus that of all architectures within 10 % of each one's multiply-accumulates."""
+    differences = []
+    for arch in own:
+        k = place[space.arch(arch)]
+        near = np.abs(table.macs / table.macs[k] - 1) <= 0.1
+        differences.append(float(table.real[k] - table.real[near].mean()))
+    return float(np.mean(differences))
+
+
+# --- B2 ---------------------------------------------------------------------------------------------------------------
+
+
+def b2_parts(plan: Plan, _: Parts) -> list[Part]:
+    """A supernet for every seed, searched by both."""
+    work = plan.passes + 3 * 625
+    return [part(frequencies, seed, work=work, **digits(plan), passes=plan.passes) for seed in range(plan.seeds)]
+
+
+def b2_judge(plan: Plan, parts: Parts) -> Report:
+    """Spread of the operator frequencies over search seeds, and their entropy."""
+    space = space_of(tabular.SPACE, {})
+    options = [len(choice.options) for choice in space.choices.values()]
+    runs = [parts[each] for each in b2_parts(plan, parts)]
+    spread = {name: [float(np.std(run[name], axis=0, ddof=1).mean()) for run in runs] for name in runs[0]}
+    entropy = {name: [_entropy(np.array(run[name]), options) for run in runs] for name in runs[0]}
+    rows = [
+        [
+            name,
+            mean_interval(spread[name]).line(digits=3, sign=""),
+            mean_interval(entropy[name]).line(digits=3, sign=""),
+        ]
+        for name in spread
+    ]
+    verdicts = [
+        verdict(
+            "the spread over search seeds is smaller by Pareto ranks", paired(spread["single"], spread["pareto"]), "p"
+        ),
+        verdict("the distribution is sparser by Pareto ranks", paired(entropy["single"], entropy["pareto"]), "entropy"),
+    ]
+    columns = ("search", "sd of p over search seeds", "entropy of a slot (1: even)")
+    title = f"operator frequencies over {SEARCHES} search seeds of one supernet"
+    return Report(scale(plan), verdicts, [Table(title, columns, rows)])
+
+
+def _entropy(found: Any, options: Sequence[int]) -> float:
+    """The mean entropy of a slot's frequencies, as a share of the largest it could be."""
+    total = []
+    for run in found:
+        at = 0
+        for n in options:
+            p = run[at : at + n]
+            total.append(-float(sum(x * math.log(x) for x in p if x > 0)) / math.log(n))
+            at += n
+    return float(np.mean(total))
+
+
+CLAIMS = (
+    Claim(
+        "B1",
+        "pruning the space by Pareto frequency",
+        "random architectures of the pruned space are better than those of the full one; ranking improves by stage",
+        "random-in-final > random-in-full in the paired interval (the robust claim); tau on the own front rises",
+        b1_parts,
+        b1_judge,
+    ),
+    Claim(
+        "B2",
+        "frequencies by NSGA-II against single-objective evolution",
+        "the operator distribution that NSGA-II gives varies far less with the seed, and is sparser",
+        "the sd of p over search seeds is smaller in the paired interval over supernets",
+        b2_parts,
+        b2_judge,
+    ),
+)

@@ -1,0 +1,61 @@
+"""The accuracies that rankings are held against: the shipped table of ``tabular_digits``, and a published one."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnas.space import Arch
+from hnas.spaces.nasbench201 import from_string
+from hnas.spaces.tabular_digits import table
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Every architecture of a space trained alone.
+
+    accuracy: [architectures, seeds] on the test split; macs, params, latency_ms: [architectures].
+    """
+
+    archs: Sequence[Arch]
+    accuracy: Floats
+    macs: Floats
+    params: Floats
+    latency_ms: Floats
+
+    @property
+    def real(self) -> Floats:
+        """The mean over seeds."""
+        return np.asarray(self.accuracy.mean(1))
+
+
+@lru_cache(1)
+def tabular() -> Truth:
+    """The shipped table."""
+    rows = table()
+    columns = [[row.macs, row.params, row.latency_ms or float("nan")] for row in rows.values()]
+    macs, params, latency = np.array(columns, float).T
+    return Truth(tuple(rows), np.array([row.test for row in rows.values()]), macs, params, latency)
+
+
+def published(file: Path, archs: Sequence[Arch]) -> dict[str, Floats]:
+    """Data set -> accuracy of each NAS-Bench-201 cell, from a CSV (or .gz): ``arch_str`` and a column a data set."""
+    text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    if not rows or "arch_str" not in rows[0]:
+        raise ValueError(f"{file} has no column arch_str; --nasbench takes the accuracies of NAS-Bench-201 cells")
+    by_arch = {from_string(row["arch_str"]): row for row in rows}
+    columns = [name for name in rows[0] if name != "arch_str"]
+    try:
+        return {name: np.array([float(by_arch[arch][name]) for arch in archs]) for name in columns}
+    except KeyError:
+        raise ValueError(f"{file} lacks a cell; it should have all 15,625") from None

@@ -1,0 +1,65 @@
+"""How far a student's answers are from its teacher's: what in-place distillation minimises beside the labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def kl(outputs: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of class scores [N, classes], averaged over the batch."""
+    student = F.log_softmax(outputs, 1)
+    return F.kl_div(student, F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
+
+
+def alpha(outputs: Tensor, teacher: Tensor, low: float = -1.0, high: float = 1.0, clip: float = 5.0) -> Tensor:
+    """The adaptive alpha-divergence of AlphaNet (arXiv 2102.07954, algorithm 1), averaged over the batch.
+
+    For each example the larger of D_low and D_high counts: a negative alpha punishes a student that is sure of what
+    its teacher doubts, a positive one a student that misses what its teacher sees. The value is the divergence, the
+    gradient that of the clipped surrogate; none reaches the teacher.
+    """
+    student, target = F.log_softmax(outputs, 1), F.log_softmax(teacher.detach(), 1)
+    ends = [_divergence(student, target, end, clip) for end in (low, high)]
+    (left, left_surrogate), (right, right_surrogate) = ends
+    larger = left > right
+    value = left.where(larger, right).mean()
+    surrogate = left_surrogate.where(larger, right_surrogate).mean()
+    return surrogate + (value - surrogate).detach()
+
+
+# What a task's ``divergence`` may name.
+DIVERGENCES = {"kl": kl, "alpha": alpha}
+
+
+def distil(
+    outputs: Tensor, labels: Tensor, teacher: Tensor | None, *, share: float, smoothing: float, divergence: str
+) -> Tensor:
+    """What one path of a step minimises.
+
+    1. without a teacher: cross-entropy with label smoothing.
+    2. with one: ``share`` of the divergence from its answers and 1 - ``share`` of plain cross-entropy; 0 is the labels
+       alone, 1 the teacher alone, 0.5 the mix.
+    """
+    if teacher is None:
+        return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"no divergence {divergence!r}; known: {', '.join(DIVERGENCES)}")
+    soft = DIVERGENCES[divergence](outputs, teacher)
+    return share * soft + (1 - share) * F.cross_entropy(outputs, labels)
+
+
+def _divergence(student: Tensor, target: Tensor, a: float, clip: float) -> tuple[Tensor, Tensor]:
+    """D_a and its surrogate [N] from log-probabilities; only the log-probabilities of the student carry a gradient.
+
+    With q the student's, p the teacher's probabilities, r = p / q and w = min(r^a, clip):
+    D = sum q (w - 1) / (a (a - 1)) and G = -sum q rho log q with rho = w / a + 1 / (a (a - 1)).
+    a = 1: D = sum p log r and rho = r. a = 0: D = -sum q log r and rho = log r - 1.
+    """
+    q, p, log_r = student.detach().exp(), target.exp(), target - student.detach()
+    if a == 1.0:
+        return (p * log_r).sum(1), -(p * student).sum(1)
+    if a == 0.0:
+        return -(q * log_r).sum(1), -(q * (log_r - 1) * student).sum(1)
+    w, scale = (a * log_r).exp().clamp_max(clip), 1 / (a * (a - 1))
+    return (q * (w - 1)).sum(1) * scale, -(q * (w / a + scale) * student).sum(1)

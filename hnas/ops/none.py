@@ -1,0 +1,23 @@
+"""No connection: zeros in the place of an edge (NAS-Bench-201, arXiv 2001.00326)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class NoConnection(nn.Module):
+    """Zeros of the input's shape; it has no weights."""
+
+    def __init__(self, cin: int, cout: int, stride: int, act: str = "relu") -> None:
+        del act  # every operation is offered one
+        if cin != cout or stride != 1:
+            raise ValueError(f"none keeps the shape; {cin} to {cout} channels at stride {stride} is not possible")
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> zeros."""
+        return torch.zeros_like(x)
+
+
+build = NoConnection

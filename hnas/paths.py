@@ -1,0 +1,167 @@
+"""The sampler that the training strategies share: members whose types differ, and slots that hold several at once.
+
+A slot is known by its path alone: ``<slot>.op`` chooses its type. Two names have a meaning everywhere: "identity" is a
+slot without a branch, and "a+b" one whose channels are divided among the types a and b.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hnas.space import Arch, Choice, Option, Space
+
+IDENTITY = "identity"
+DIVIDED = "+"
+
+Logits = Mapping[str, Tensor | Sequence[float]]
+Size = Callable[[str, Choice, Random], Option]
+
+
+def uniform(name: str, choice: Choice, rng: Random) -> Option:
+    """Any option of a choice, as likely as every other."""
+    del name
+    return rng.choice(choice.options)
+
+
+def smallest(name: str, choice: Choice, rng: Random) -> Option:
+    """The first option of a choice."""
+    del name, rng
+    return choice.options[0]
+
+
+def exclusive(
+    space: Space, rng: Random, paths: int, logits: Logits | None = None, size: Size | None = None
+) -> list[Arch]:
+    """``paths`` members that differ in the type of every slot, as far as its options reach.
+
+    The types of a slot come in a random order and path k takes the k-th, from the start again where they run out.
+
+    1. without ``logits`` every order is as likely: strict fairness (FairNAS, arXiv 1907.01845) within one step.
+    2. with them (slot -> one for each option) the order is that of a draw without replacement with the probabilities
+       softmax(logits): Gumbel-top-k (arXiv 1903.06059); the first path is then a plain draw.
+
+    size: (choice, its options, rng) -> the option of what chooses no type; ``uniform`` unless given.
+    """
+    orders = {}
+    for slot in space.slots:
+        if logits is not None and slot not in logits:
+            raise ValueError(f"there are no logits for {slot!r}; give one for each of its types")
+        orders[f"{slot}.op"] = order(space.choices[f"{slot}.op"].options, rng, None if logits is None else logits[slot])
+    drawn = []
+    for k in range(paths):
+        chosen = {name: (size or uniform)(name, c, rng) for name, c in space.choices.items() if name not in orders}
+        drawn.append(space.arch({**chosen, **{name: kinds[k % len(kinds)] for name, kinds in orders.items()}}))
+    return drawn
+
+
+def order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence[float] | None = None) -> list[Option]:
+    """All of ``options`` in random order: uniform, or as if drawn one by one by softmax(``logits``)."""
+    if logits is None:
+        return rng.sample(options, len(options))
+    if len(logits) != len(options):
+        raise ValueError(f"{len(logits)} logits for {len(options)} types; give one for each")
+    keys = [float(logit) - math.log(-math.log(rng.uniform(1e-9, 1 - 1e-9))) for logit in logits]
+    return [options[i] for i in sorted(range(len(options)), key=lambda i: -keys[i])]
+
+
+def types(space: Space, slot: str) -> tuple[str, ...]:
+    """The types of a slot that can be active together: its options but for divided ones, if it has others."""
+    options = tuple(str(option) for option in space.choices[f"{slot}.op"].options)
+    return tuple(option for option in options if DIVIDED not in option) or options[-1:]
+
+
+def widest(space: Space) -> int:
+    """How many types the slot with the most has; at least 1."""
+    return max((len(space.choices[f"{slot}.op"].options) for slot in space.slots), default=1)
+
+
+def only(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
+    """The space whose slots offer no other types than these: slot -> types."""
+    if empty := [slot for slot, options in kept.items() if not options]:
+        raise ValueError(f"no type is left for {empty[0]!r}; a slot keeps at least one")
+    less = {f"{slot}.op": replace(space.choices[f"{slot}.op"], options=tuple(o)) for slot, o in kept.items()}
+    return replace(space, choices={**space.choices, **less})
+
+
+def relaxed(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence[str]]) -> Arch:
+    """``arch`` with several types active together in the slots of ``types``; no member, unless each has one type.
+
+    Slots that ``arch`` does not reach stay absent. The types stand in the order of the slot's options. Sizes that
+    ``arch`` does not give are the largest: those of the branches that come to it.
+    """
+    together: dict[str, tuple[str, ...]] = {}
+    for slot, wanted in types.items():
+        options = space.choices[f"{slot}.op"].options
+        if unknown := [kind for kind in wanted if kind not in options]:
+            raise ValueError(f"{unknown[0]!r} is no type of {slot!r}; known: {', '.join(map(str, options))}")
+        together[f"{slot}.op"] = tuple(str(option) for option in options if option in wanted)
+    chosen: dict[str, Any] = {}
+
+    def active(name: str) -> bool:
+        when = space.choices[name].when
+        if when is None:
+            return True
+        return active(when[0]) and bool(set(together.get(when[0], (chosen.get(when[0]),))) & set(when[1]))
+
+    for name in _parents_first(space):
+        if active(name):
+            several = together.get(name, ())
+            single = several[0] if several else arch.get(name, space.choices[name].options[-1])
+            chosen[name] = several if len(several) > 1 else single
+    return Arch({name: chosen[name] for name in space.choices if name in chosen})
+
+
+def gates(space: Space, arch: Arch, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gates of every relaxed slot of ``arch``: of weights[slot], one for each of ``types``, those of its branches.
+
+    The weight of the identity has no branch to scale; gradients reach it where the weights depend on each other.
+    """
+    found = {}
+    for slot, branches in _branches(space, arch).items():
+        known = types(space, slot)
+        found[slot] = weights[slot][[known.index(kind) for kind in branches]]
+    return found
+
+
+def even(space: Space, arch: Arch) -> dict[str, Tensor]:
+    """Constant gates m**-0.5 for the m branches of every relaxed slot: their mean, rescaled to the spread of one."""
+    branches = _branches(space, arch)
+    return {slot: torch.full((len(kinds),), max(len(kinds), 1) ** -0.5) for slot, kinds in branches.items()}
+
+
+def alphas(space: Space) -> dict[str, nn.Parameter]:
+    """Architecture logits: for every slot one for each of its ``types``, all zero."""
+    return {slot: nn.Parameter(torch.zeros(len(types(space, slot)))) for slot in space.slots}
+
+
+def alpha(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor:
+    """The logits of a slot in ``extra``, which ``alphas`` made; zeros where nothing is learned."""
+    known = types(space, slot)
+    if extra is None:
+        return torch.zeros(len(known))
+    if slot not in extra or len(extra[slot]) != len(known):
+        raise ValueError(f"the architecture parameters are not those of {slot!r}; make them with extra(space)")
+    return extra[slot]
+
+
+def _branches(space: Space, arch: Arch) -> dict[str, tuple[str, ...]]:
+    """For every relaxed slot the types that are branches there."""
+    several = {slot: arch.get(f"{slot}.op") for slot in space.slots}
+    return {s: tuple(k for k in kinds if k != IDENTITY) for s, kinds in several.items() if isinstance(kinds, tuple)}
+
+
+def _parents_first(space: Space) -> list[str]:
+    """The names of all choices, each after the one that activates it."""
+
+    def depth(name: str) -> int:
+        when = space.choices[name].when
+        return 0 if when is None else 1 + depth(when[0])
+
+    return sorted(space.choices, key=depth)

@@ -1,0 +1,179 @@
+"""NAS-Bench-201 (Dong & Yang, arXiv 2001.00326): 15,625 cells, for which stand-alone accuracies are published.
+
+Cells of 4 nodes and 6 edges; an edge from node i to node j > i chooses one of five operations, a node is the sum of its
+edges. All cells of a network take the same choice on an edge, each with weights of its own. A slot is therefore an edge
+of all cells at once: ``edges.0_1`` holds, for each type, one copy for each cell (``edges.0_1.nor_conv_3x3.<cell>``), so
+every weight that the choice decides still lies at ``<slot>.<type>``, and the one ``edges.0_1.gates`` of a relaxed slot
+reaches every cell. Every type is a branch there, ``none`` and ``skip_connect`` too: gates have one entry for each type.
+
+Macro: 3 x 3 convolution, three stages of cells with a residual block of stride 2 before the second and the third, norm,
+global mean, linear classifier. The benchmark has 5 cells a stage and 16 channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hnas import ops
+from hnas.ops.avgpool import WINDOW
+from hnas.ops.conv import BatchNorm, ConvNorm, activation
+from hnas.ops.preconv import PreConv
+from hnas.space import Arch, Choice, Shape, Space
+from hnas.spaces.hybrid_vision import initialise
+
+NODES = 4
+STAGES = 3
+# slot -> (from node, to node), in the order of the published strings.
+EDGES = {f"edges.{source}_{node}": (source, node) for node in range(1, NODES) for source in range(node)}
+# type -> operation and its sizes, from smallest to largest by multiply-accumulates.
+TYPES: dict[str, tuple[str, dict[str, int]]] = {
+    "none": ("none", {}),
+    "skip_connect": ("skip", {}),
+    "avg_pool_3x3": ("avgpool", {}),
+    "nor_conv_1x1": ("preconv", {"kernel": 1}),
+    "nor_conv_3x3": ("preconv", {"kernel": 3}),
+}
+# What the types without weights do to a path through their edge: break it, leave it as it is, average k x k positions.
+NONE = ("none",)
+SKIPS = ("skip_connect",)
+POOLS = {"avg_pool_3x3": WINDOW}
+
+_ACT = "relu"
+
+
+class Edge(nn.Module):
+    """One edge of every cell: for each type a copy for each cell, ``widths`` being the cells' channels.
+
+    One type: its operation. Gated (relaxed search): sum_i gates[i] * operation_i, the same gates in every cell.
+    """
+
+    def __init__(self, types: Sequence[str], widths: Sequence[int], *, gated: bool) -> None:
+        super().__init__()
+        self.branches = tuple(types)
+        for kind in types:
+            name, sizes = TYPES[kind]
+            copies = [ops.load(name).build(width, width, 1, **sizes, act=_ACT) for width in widths]
+            self.add_module(kind, nn.ModuleList(copies))
+        self.gates = nn.Parameter(torch.ones(len(self.branches))) if gated else None
+
+    def forward(self, x: Tensor, cell: int) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W] by the copies of ``cell``."""
+        outputs = [self.get_submodule(f"{kind}.{cell}")(x) for kind in self.branches]
+        if self.gates is not None:
+            outputs = [gate * y for gate, y in zip(self.gates, outputs, strict=True)]
+        return _sum(outputs)
+
+
+class Reduction(nn.Module):
+    """Residual block that halves the map: two 3 x 3 convolutions beside 2 x 2 average pooling and a 1 x 1 one."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.first = PreConv(cin, cout, 2, kernel=3, act=_ACT)
+        self.second = PreConv(cout, cout, 1, kernel=3, act=_ACT)
+        self.pool = nn.AvgPool2d(2)
+        self.shortcut = nn.Conv2d(cin, cout, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, cin, H, W] -> [N, cout, H/2, W/2]."""
+        y: Tensor = self.shortcut(self.pool(x)) + self.second(self.first(x))
+        return y
+
+
+class Network(nn.Module):
+    """[N, channels, H, W] -> class scores [N, classes]; cells are counted through all stages."""
+
+    def __init__(self, types: Mapping[str, Sequence[str]], gated: set[str], sizes: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        channels, width, self.cells, classes = sizes
+        widths = [width * 2**stage for stage in range(STAGES)]
+        self.stem = ConvNorm(channels, width, 3)
+        of_cells = [w for w in widths for _ in range(self.cells)]
+        built = {slot.split(".")[1]: Edge(types[slot], of_cells, gated=slot in gated) for slot in EDGES}
+        self.edges = nn.ModuleDict(built)
+        self.reductions = nn.ModuleList(Reduction(w, 2 * w) for w in widths[:-1])
+        self.norm = BatchNorm(widths[-1])
+        self.act = activation(_ACT)
+        self.classifier = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The class scores of images."""
+        x = self.stem(x)
+        for stage in range(STAGES):
+            if stage:
+                x = self.reductions[stage - 1](x)
+            for cell in range(stage * self.cells, (stage + 1) * self.cells):
+                x = self._cell(x, cell)
+        scores: Tensor = self.classifier(self.act(self.norm(x)).mean((2, 3)))
+        return scores
+
+    def _cell(self, x: Tensor, cell: int) -> Tensor:
+        nodes = [x]
+        for node in range(1, NODES):
+            nodes.append(_sum([self.edges[f"{i}_{node}"](nodes[i], cell) for i in range(node)]))
+        return nodes[-1]
+
+
+def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, width: int = 8, cells: int = 1) -> Space:
+    """The space for square images; ``width`` channels in the first stage, ``cells`` a stage.
+
+    The benchmark's own networks: ``channels=3, resolution=32, width=16, cells=5``.
+    """
+    if resolution < 4 or resolution % 4:
+        raise ValueError(f"the resolution is halved twice, so it is a multiple of 4; got {resolution}")
+    if width < 1 or cells < 1:
+        raise ValueError(f"width and cells are whole numbers from 1 on; got {width} and {cells}")
+    arguments = dict(locals())
+    choices = {f"{slot}.op": Choice(tuple(TYPES)) for slot in EDGES}
+    sizes = (channels, width, cells, classes)
+
+    def network(arch: Mapping[str, Any]) -> nn.Module:
+        chosen = {slot: arch[f"{slot}.op"] for slot in EDGES}
+        gated = {slot for slot, types in chosen.items() if isinstance(types, tuple)}
+        return Network({slot: types if slot in gated else (types,) for slot, types in chosen.items()}, gated, sizes)
+
+    def union() -> nn.Module:
+        return Network(dict.fromkeys(EDGES, tuple(TYPES)), set(), sizes)
+
+    def example(_: Arch) -> tuple[Shape, ...]:
+        return ((channels, resolution, resolution),)
+
+    return Space("nasbench201", arguments, choices, network, union, example, initialise)
+
+
+def pools(space: Space) -> dict[str, tuple[int, int]]:
+    """Type of pooling -> (kernel, channels that an edge pools, summed over its cells)."""
+    width, cells = int(space.arguments["width"]), int(space.arguments["cells"])
+    channels = sum(cells * width * 2**stage for stage in range(STAGES))
+    return {kind: (kernel, channels) for kind, kernel in POOLS.items()}
+
+
+def to_string(arch: Mapping[str, Any]) -> str:
+    """The published spelling: ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``, one group a node."""
+    groups: list[str] = []
+    for node in range(1, NODES):
+        groups.append("".join(f"|{arch[f'{s}.op']}~{i}" for s, (i, end) in EDGES.items() if end == node) + "|")
+    return "+".join(groups)
+
+
+def from_string(text: str) -> Arch:
+    """The architecture that a published string means; ValueError where it is none."""
+    types = re.findall(r"\|(\w+)~", text)
+    if len(types) == len(EDGES) and all(kind in TYPES for kind in types):
+        arch = Arch({f"{slot}.op": kind for slot, kind in zip(EDGES, types, strict=True)})
+        if to_string(arch) == text:
+            return arch
+    form = "|TYPE~0|+|TYPE~0|TYPE~1|+|TYPE~0|TYPE~1|TYPE~2|"
+    raise ValueError(f"{text!r} is no cell; expected {form} with types of {', '.join(TYPES)}")
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

@@ -1,0 +1,36 @@
+"""Hybrid training V3, channels are divided: our reconstruction of Shin, Cho and Kim (2024), after MixConv (1907.09595).
+
+The channels that a slot puts out are divided among several types: the option "a+b" gives the first half to a and the
+second to b. Each type owns weights for all channels and a share uses its slice of them, so nesting holds along every
+type; pure types are the corners. A member with divided slots is deployed as it is. The space offers them
+(``hybrid_vision(divisions=("convnext+mbconv",))``).
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from hnas.paths import DIVIDED, exclusive, only, types
+from hnas.space import Space
+from hnas.training import Path
+
+
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3) -> tuple[Path, ...]:
+    """The largest member, which teaches; ``paths`` of pure types that exclude each other; one divided wherever it can
+    be; the smallest.
+    """
+    del progress
+    options = {slot: space.choices[f"{slot}.op"].options for slot in space.slots}
+    divided = {slot: tuple(o for o in offered if DIVIDED in str(o)) for slot, offered in options.items()}
+    if not any(divided.values()):
+        raise ValueError(
+            f"no slot of the space {space.name!r} has channels to divide; offer it types such as 'convnext+mbconv'"
+        )
+    corners = only(space, {slot: types(space, slot) for slot in space.slots})
+    mixed = only(space, {slot: offered for slot, offered in divided.items() if offered})
+    return (
+        Path(space.largest, teaches=True),
+        *map(Path, exclusive(corners, rng, paths)),
+        *map(Path, exclusive(mixed, rng, 1)),
+        Path(space.smallest),
+    )

@@ -1,0 +1,32 @@
+"""A softmax-weighted sum of all types in every slot (DARTS' mixture, arXiv 1806.09055) for one-time training: baseline.
+
+Shin, Cho and Kim (2024) call it inadequate: weights fit the mixture, and a subnet of one type a slot is never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+import torch
+from torch import Tensor, nn
+
+from hnas.paths import alpha, alphas, gates, relaxed, types, uniform
+from hnas.space import Space
+from hnas.training import Path
+
+
+def extra(space: Space) -> dict[str, nn.Parameter]:
+    """The logits of every slot's types."""
+    return alphas(space)
+
+
+def pick(
+    space: Space, rng: Random, progress: float = 0.0, extra: Mapping[str, Tensor] | None = None
+) -> tuple[Path, ...]:
+    """One path with all types of every slot, each of a random size, weighted by softmax(``extra``); evenly without."""
+    del progress
+    sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
+    mixture = relaxed(space, sizes, {slot: types(space, slot) for slot in space.slots})
+    weights = {slot: torch.softmax(alpha(space, slot, extra), 0) for slot in space.slots}
+    return (Path(mixture, gates(space, mixture, weights)),)

@@ -1,0 +1,83 @@
+"""PAD-NAS (Xia et al., arXiv 2005.07564): operations that no good architecture takes are pruned, layer by layer.
+
+The supernet is trained on single paths; a search inside the latency window says how often each operation of each slot
+occurs among the good; the rare ones go, the weights of the rest are inherited and fine-tuned; then the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from hnas import shrinking
+from hnas.evidence import pareto_frequency
+from hnas.pareto import Candidate
+from hnas.shrinking import Edit
+from hnas.space import Space
+from hnas.strategies import evolution, spos
+from hnas.strategies.evolution import Window
+from hnas.study import Study
+from hnas.training import Pick, Schedule
+
+SHARES = (120, 80, 40)  # epochs of the paper's stages
+RATES = (0.5, 0.1, 0.1)  # and their learning rates
+
+
+def schedules(steps: int, rate: float = 0.1, **changes: Any) -> tuple[Schedule, ...]:
+    """The paper's stages, 3 : 2 : 1 of ``steps``, the first from ``rate``, the others from a fifth of it."""
+    if steps < sum(SHARES) // 40:
+        raise ValueError(f"{steps} steps cannot be divided as {':'.join(map(str, SHARES))}; give at least 6")
+    lengths = [round(steps * share / sum(SHARES)) for share in SHARES[:-1]]
+    lengths.append(steps - sum(lengths))
+    rates = [rate * share / RATES[0] for share in RATES]
+    return tuple(Schedule(((n, r),), **changes) for n, r in zip(lengths, rates, strict=True))
+
+
+def search(
+    study: Study,
+    space: Space,
+    *,
+    windows: Mapping[str, Window] | None = None,
+    cost: str = "latency_ms",
+    evaluations: int | None = 64 * 40,
+    seconds: float | None = None,
+    population: int = 64,
+    seed: int = 0,
+    steps: int = 2400,
+    stages: Sequence[Schedule] | None = None,
+    pick: Pick = spos.pick,
+    threshold: float = 0.01,
+    ranks: int = pareto_frequency.RANKS,
+    spread: float = 0.5,
+    force: bool = False,
+    back: int = 0,
+    log: list[Edit] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Candidate]:
+    """Train and prune in stages, then the candidates of the last search, scored with the weights of the last stage.
+
+    stages: a schedule each, in place of ``schedules(steps)``; between two of them the operations go whose share of the
+    good architectures is ``threshold`` or less. windows, cost, evaluations, population: of every search; a candidate
+    outside a window is drawn again. seconds: of the last search alone, for what hangs on the clock would not replay.
+    spread, force: the guard of ``hnas.shrinking.shrink``; the paper has none, which is ``force=True``. back: how many
+    pruned operations return after each pruning, the likeliest first; the paper's prunes for good. ``log`` receives the
+    edits.
+    """
+    if evaluations is None:
+        raise ValueError("padnas searches once a stage and needs a number of evaluations for each; give evaluations")
+    shrinking.refuse_foreign(study, space)
+    evolution.meets(study, space, windows, cost, seed)
+    bounds: dict[str, Any] = {"windows": windows, "cost": cost, "population": population, "seed": seed, "reject": True}
+    if space.size == 1:
+        study.train(pick, (stages or schedules(steps))[0], space=space, say=say)
+    else:
+        evidence = partial(
+            pareto_frequency.scores, search=evolution.search, ranks=ranks, evaluations=evaluations, **bounds
+        )
+        rules: dict[str, Any] = {"threshold": threshold, "spread": spread, "force": force, "back": back}
+        name = f"padnas/{bounds}/{evaluations}/{ranks}/{rules}"
+        space = shrinking.run(
+            study, space, evidence, stages or schedules(steps), pick, name=name, log=log, say=say, **rules
+        )
+    yield from evolution.search(study, space, evaluations=evaluations, seconds=seconds, **bounds)

@@ -1,0 +1,25 @@
+"""A random set of types in every slot of one path: a baseline (MixPath, arXiv 2001.05887, has the idea).
+
+Shin, Cho and Kim (2024) call it inadequate. The set's outputs are averaged and rescaled to the spread of one, in the
+place of MixPath's batch norms by number of branches.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from hnas.paths import even, relaxed, types, uniform
+from hnas.space import Space
+from hnas.training import Path
+
+
+def pick(space: Space, rng: Random, progress: float = 0.0, most: int | None = None) -> tuple[Path, ...]:
+    """One path whose slots hold 1 .. ``most`` (all) types, every number as likely and every set of that size too."""
+    del progress
+    sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
+    sets = {}
+    for slot in space.slots:
+        known = types(space, slot)
+        sets[slot] = rng.sample(known, rng.randint(1, min(most or len(known), len(known))))
+    arch = relaxed(space, sizes, sets)
+    return (Path(arch, even(space, arch)),)

@@ -1,0 +1,14 @@
+"""Single path one-shot (Guo et al., ECCV 2020, arXiv 1904.00420): one uniform random path a step, nothing else."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hnas.space import Space
+from hnas.training import Path
+
+
+def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[Path, ...]:
+    """One member, every option of which is drawn uniformly; it learns from the labels alone."""
+    del progress
+    return (Path(space.sample(rng)),)

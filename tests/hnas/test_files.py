@@ -1,0 +1,161 @@
+"""Files that are whole or as before, folders that one process holds, and what the killed leave behind."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hnas import files
+from hnas.files import locked, scratch, write_text
+
+HOLD = """
+import sys
+from pathlib import Path
+from hnas.files import locked, scratch
+with {what} as folder:
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(what: str) -> subprocess.Popen[str]:
+    """A process that holds something until it is killed."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(what=what)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+# --- locked -----------------------------------------------------------------------------------------------------------
+
+
+def test_case_1_a_folder_is_held_by_one_process_and_let_go_when_it_dies(tmp_path: Path) -> None:
+    process = holder(f"locked(Path({str(tmp_path / 'run')!r}))")
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with (
+            pytest.raises(ValueError, match=rf"another run is at work in .*run \(process {process.pid}\); wait for"),
+            locked(tmp_path / "run"),
+        ):
+            pytest.fail("it is held")
+        assert (tmp_path / "run" / files.LOCK).exists()
+    finally:
+        kill(process)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / files.LOCK).read_text() == f"{os.getpid()}\n"
+
+
+def test_a_folder_is_held_against_the_same_process_too_and_free_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    for _ in range(2):
+        with locked(tmp_path), pytest.raises(ValueError, match="another run is at work"), locked(tmp_path):
+            pytest.fail("it is held")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_lock_on_a_file_that_was_removed_in_between_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, calls = fcntl.flock, []
+
+    def remove_first(stream: Any, how: int) -> None:
+        lock(stream, how)
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / files.LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with locked(tmp_path):
+        assert len(calls) == 2
+        assert (tmp_path / files.LOCK).exists()
+
+
+def test_case_2_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"cannot write to .*; choose another --out"), locked(place):
+            pytest.fail("there is no such folder")
+
+
+def test_case_2_a_lock_that_is_a_link_touches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / files.LOCK).symlink_to(tmp_path / "thesis")
+    with pytest.raises(ValueError, match="cannot write to"), locked(tmp_path / "run"):
+        pytest.fail("a link is no lock")
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+def test_case_3_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with locked(tmp_path):
+        pass
+
+
+def test_case_4_an_empty_folder_goes_and_a_full_one_stays(tmp_path: Path) -> None:
+    with locked(tmp_path / "empty"):
+        pass
+    with locked(tmp_path / "full"):
+        (tmp_path / "full" / "a").write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+# --- scratch ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_scratch_folder_goes_with_its_block(root: Path) -> None:
+    with scratch() as folder:
+        (folder / "a").write_text("")
+        assert folder.parent == root
+    assert list(root.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(root: Path) -> None:
+    foreign = root / f"{files.SCRATCH}somebody-else"
+    foreign.mkdir()
+    process = holder("scratch()")
+    try:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        with scratch():
+            assert left.exists()
+    finally:
+        kill(process)
+    assert left.exists()
+    with scratch():
+        assert not left.exists()
+    assert list(root.iterdir()) == [foreign]
+
+
+# --- write_text -------------------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_fails_leaves_nothing_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "a", "first")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_text(tmp_path / "a", "second")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "first")]
