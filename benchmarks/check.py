@@ -5,7 +5,7 @@ No torch is imported; what runs the networks is the worker of ``export``, one pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact, Tensor
     from export.manifest import Manifest
+    from hnas.tasks.images import Preprocessing
 
 TIMING_SHARE = 0.8
 """The part of the time that timing may take where images are there to be counted afterwards."""
 
 CHUNK = 100
+BATCH = 1024
+"""More images at once are not counted: their number is the bundle's word, and each takes memory."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Images:
-    """What an accuracy is counted on, already as the network takes it: float32 [N, C, H, W], labels [N]."""
+    """What an accuracy is counted on: uint8 [N, H, W, C], labels [N], and what makes them float32 [n, C, h, w].
+
+    They are prepared a lot at a time: how large they become is the bundle's word, and all of them may fill no memory.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
+    prepare: Preprocessing
 
 
 def check(path: Path, options: Options, progress: session.Progress) -> Report:
@@ -74,7 +81,7 @@ def check(path: Path, options: Options, progress: session.Progress) -> Report:
         accuracy = count(artifact, runtime, images, claim.images, clock, progress)
     noise, speed = timed or (None, None)
     machine = manifest.Machine.here()
-    evidence = Evidence(claim, machine.cpu, options.here, options.min_speedup, noise, speed, accuracy)
+    evidence = Evidence(claim, machine.processor, options.here, options.min_speedup, noise, speed, accuracy)
     return Report(
         bundle=str(path),
         artifact_digest=artifact.digest,
@@ -95,15 +102,15 @@ def claim_of(manifest: Manifest) -> Claim:
         target=manifest.target,
         backend=manifest.backend,
         precision=manifest.precision,
-        cpu=manifest.machine.cpu,
+        cpu=manifest.machine.processor,
         kind=speedup.kind if speedup else manifest.latency.kind,
         speedup_value=speedup.value if speedup else None,
         speedup=(speedup.low, speedup.high) if speedup else None,
         against=speedup.against if speedup else "",
         has_baseline=manifest.baseline is not None,
         accuracy=accuracy.artifact if accuracy else None,
-        accuracy_interval=accuracy.interval if accuracy else None,
         images=accuracy.n if accuracy else 0,
+        versions=manifest.versions,
     )
 
 
@@ -183,7 +190,7 @@ def find_images(manifest: Manifest, data: Path | None) -> Images | str:
     if found.digest != stated.digests.get(claimed.split):
         where, hint = (data, "") if data is not None else ("the package", "; --data DIR says where they are")
         return f"the {claimed.split} images of {where} are not the claim's{hint}"
-    return Images(prepare(found.images[: claimed.n]), found.labels[: claimed.n])
+    return Images(found.images[: claimed.n], found.labels[: claimed.n], prepare)
 
 
 def count(
@@ -202,31 +209,39 @@ def count(
     total, hits, seen = len(images.labels), 0, 0
     if total < planned:
         return Accuracy(None, 0, planned, f"the split has {total} images, the claim was made on {planned}")
-    batch = next(iter(artifact.inputs[0].shape), 0)
-    if not batch:
-        return Accuracy(None, 0, planned, "the artifact reads no batch of images")
+    if reason := unfit(artifact, (images.prepare.channels, *images.prepare.size)):
+        return Accuracy(None, 0, planned, reason)
     with Worker(artifact, backend=runtime) as worker:
         while seen < total and (seen == 0 or clock.left > 0):
             stop = min(seen + CHUNK, total)
-            hits += hits_of(worker.outputs, images.pixels[seen:stop], images.labels[seen:stop], batch)
+            lot = Images(images.pixels[seen:stop], images.labels[seen:stop], images.prepare)
+            hits += hits_of(worker.outputs, lot, artifact.inputs[0].shape[0])
             seen = stop
             progress(f"accuracy, {seen} of {total} images", seen / total)
-    return Accuracy(hits / seen, seen, planned)
+    return Accuracy(hits / seen, seen, planned, versions=versions(runtime))
 
 
-def hits_of(
-    outputs: Callable[[Sequence[session.Inputs]], list[session.Inputs]],
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    batch: int,
-) -> int:
-    """How many of ``labels`` [N] the network names; it takes ``batch`` images at once, so the last lot is padded."""
+def unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
+    """Why the artifact cannot name the classes of images [C, H, W], or None: its record is not to be trusted."""
+    read = artifact.inputs[0].shape
+    if not 1 <= next(iter(read), 0) <= BATCH:
+        return f"the artifact reads no batch of 1 to {BATCH} images"
+    if read[1:] != image:
+        return f"the artifact reads {list(read[1:])}, its preprocessing makes {list(image)}"
+    gives = [list(tensor.shape) for tensor in artifact.outputs]
+    if not gives or len(gives[0]) != 2 or gives[0][0] != read[0] or not gives[0][1]:
+        return f"the artifact gives {gives}, no scores [{read[0]}, classes]"
+    return None
+
+
+def hits_of(outputs: Callable[[Iterable[session.Inputs]], list[session.Inputs]], images: Images, batch: int) -> int:
+    """How many labels the network names; it takes ``batch`` images at once, so the last lot is padded."""
     import numpy as np
 
-    padded = np.concatenate([pixels, np.repeat(pixels[-1:], -len(pixels) % batch, axis=0)])
-    lots = [(np.ascontiguousarray(padded[start : start + batch]),) for start in range(0, len(padded), batch)]
-    scores = np.concatenate([lot[0] for lot in outputs(lots)])[: len(labels)]
-    return int((scores.argmax(axis=1) == labels).sum())
+    padded = np.concatenate([images.pixels, np.repeat(images.pixels[-1:], -len(images.pixels) % batch, axis=0)])
+    lots = ((images.prepare(padded[start : start + batch]),) for start in range(0, len(padded), batch))
+    scores = np.concatenate([lot[0] for lot in outputs(lots)])[: len(images.labels)]
+    return int((scores.argmax(axis=1) == images.labels).sum())
 
 
 def versions(backend: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,33 +18,26 @@ if TYPE_CHECKING:
     from benchmarks.records import Report
     from benchmarks.session import Progress
 
-USAGE = 2
-INTERRUPTED = 130
-CODES = "exit codes: 0 holds, 1 fails, 2 usage or a broken bundle, 3 runtime missing, 4 inconclusive"
+CODES = "exit codes: 0 holds, 1 fails, 2 usage or a broken bundle, 3 runtime missing, 4 inconclusive, 70 internal error"
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code; a user's mistake is one line on stderr, never a traceback."""
+    """Run one subcommand and return its exit code; an error is one line on stderr, and a case in the JUnit file."""
     arguments = parser().parse_args(argv)
-    from export.errors import ExportError
+    from hnas.cli.ending import guarded
 
-    try:
-        return int(arguments.run(arguments))
-    except ExportError as error:
-        return complain(str(error), error.code)
-    except KeyboardInterrupt:
-        return complain("interrupted", INTERRUPTED)
-    except KeyError as error:
-        return complain(str(error.args[0]) if error.args else "key missing", USAGE)
-    except (ValueError, OSError) as error:
-        return complain(str(error), USAGE)
+    def failed(line: str, code: int) -> None:
+        junit = getattr(arguments, "junit", None)
+        if junit is not None:
+            from benchmarks import records
+            from hnas.files import write_text
 
+            with suppress(ValueError, OSError):  # where it cannot be written, the line said so, or the code must do
+                records.require_writable(junit)
+                write_text(junit, records.junit_error(arguments.bundle.name, line, code))
 
-def complain(line: str, code: int) -> int:
-    """Print one line to stderr and give the exit code back."""
-    print(f"hnas-bench: {line}", file=sys.stderr)  # noqa: T201 - rich is not imported for an error
-    return code
+    return guarded("hnas-bench", lambda: int(arguments.run(arguments)), failed=failed)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--here", action="store_true", help="judge here even if the claim is of another CPU model")
     check.add_argument("--data", type=Path, metavar="DIR", help="images, where the package does not ship them")
-    check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system, errors too")
     check.set_defaults(run=run_check)
     measuring(check)
 
@@ -146,6 +139,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     """``hnas-bench check``."""
     from benchmarks import records
     from benchmarks.check import check
+    from hnas.files import write_text
 
     if arguments.junit:
         records.require_writable(arguments.junit)  # now, not after a minute of measuring
@@ -153,7 +147,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         report = check(arguments.bundle, options(arguments), show)
     if arguments.junit:
         name = report.evidence.claim.name
-        records.write(arguments.junit, records.junit(name, report.verdict.parts, report.seconds))
+        write_text(arguments.junit, records.junit(name, report.verdict.parts, report.seconds))
     if arguments.json:
         write_line(records.to_text(report.to_json()))
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
@@ -65,7 +65,8 @@ class Ratio:
 class Claim:
     """What a bundle says of itself, as far as it can be re-proved.
 
-    ``speedup`` and ``accuracy_interval`` are (low, high). ``None`` means that the bundle claims nothing there.
+    ``cpu`` is all that its machine says of its processor, ``versions`` those of the runtime and what built for it.
+    ``speedup`` is (low, high). ``None`` means that the bundle claims nothing there.
     """
 
     name: str
@@ -79,18 +80,32 @@ class Claim:
     against: str
     has_baseline: bool
     accuracy: float | None
-    accuracy_interval: tuple[float, float] | None
     images: int
+    versions: Mapping[str, str]
+
+    @property
+    def hits(self) -> int | None:
+        """How many of its images the claim says are right."""
+        return None if self.accuracy is None else round(self.accuracy * self.images)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 of the artifact file over ``n`` of ``planned`` images; without a value, ``reason`` says why in one line."""
+    """Top-1 of the artifact file over ``n`` of ``planned`` images; without a value, ``reason`` says why in one line.
+
+    ``versions`` are those of the runtime that counted.
+    """
 
     value: float | None
     n: int
     planned: int
     reason: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hits(self) -> int:
+        """How many of the ``n`` images are right."""
+        return round((self.value or 0.0) * self.n)
 
 
 @dataclass(frozen=True)
@@ -172,22 +187,46 @@ def junit(name: str, parts: Sequence[Part], seconds: float) -> str:
     2. *fails*: a case with a ``failure``.
     3. *inconclusive* and *not checked*: a case that is ``skipped``; the exit code tells them apart.
     """
-    failed = sum(part.outcome == "fails" for part in parts)
-    skipped = sum(part.outcome in ("inconclusive", "not checked") for part in parts)
-    counts = {"tests": str(len(parts)), "failures": str(failed), "skipped": str(skipped), "errors": "0"}
+    cases = []
+    for part in parts:
+        case = _case(name, part.name, part.line)
+        if part.outcome == "fails":
+            case.insert(0, ElementTree.Element("failure", {"message": part.line, "type": "fails"}))
+        elif part.outcome != "holds":
+            case.insert(0, ElementTree.Element("skipped", {"message": f"{part.outcome}: {part.line}"}))
+        cases.append(case)
+    return _document(cases, seconds)
+
+
+def junit_error(name: str, line: str, code: int) -> str:
+    """A JUnit document of a check that ended with an error instead of a verdict: one case with an ``error``."""
+    case = _case(name, "check", line)
+    case.insert(0, ElementTree.Element("error", {"message": line, "type": f"exit code {code}"}))
+    return _document([case], 0.0)
+
+
+def _case(name: str, part: str, line: str) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", {"classname": f"hnas-bench.{name}", "name": part, "time": "0"})
+    ElementTree.SubElement(case, "system-out").text = line
+    return case
+
+
+def _document(cases: Sequence[ElementTree.Element], seconds: float) -> str:
+    kinds = {"failures": "failure", "skipped": "skipped", "errors": "error"}
+    found = {key: str(sum(case.find(tag) is not None for case in cases)) for key, tag in kinds.items()}
+    counts = {"tests": str(len(cases)), **found}
     root = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(root, "testsuite", {"name": "hnas-bench check", "time": f"{seconds:.3f}", **counts})
-    for part in parts:
-        case = ElementTree.SubElement(
-            suite, "testcase", {"classname": f"hnas-bench.{name}", "name": part.name, "time": "0"}
-        )
-        if part.outcome == "fails":
-            ElementTree.SubElement(case, "failure", {"message": part.line, "type": "fails"})
-        elif part.outcome != "holds":
-            ElementTree.SubElement(case, "skipped", {"message": f"{part.outcome}: {part.line}"})
-        ElementTree.SubElement(case, "system-out").text = part.line
+    suite.extend(cases)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    # XML has no way to write a control character, and a reader would refuse the whole file.
+    text = "".join(c for c in ElementTree.tostring(root, encoding="unicode", xml_declaration=True) if _allowed(c))
+    return text + "\n"
+
+
+def _allowed(character: str) -> bool:
+    """Whether XML 1.0 has the character."""
+    return character in "\t\n" or " " <= character <= "\ud7ff" or "\ue000" <= character not in "\ufffe\uffff"
 
 
 def to_text(record: Mapping[str, object]) -> str:
@@ -203,13 +242,3 @@ def require_writable(path: Path) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror}; choose another place") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"cannot write {path}: a folder is there, or its own cannot be written; choose another place")
-
-
-def write(path: Path, text: str) -> None:
-    """Put ``text`` at ``path`` whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

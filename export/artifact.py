@@ -11,6 +11,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path, PurePosixPath
 
 from export.schema import JSON, check_version, decode, encode, read_json, write_json
@@ -18,6 +19,7 @@ from export.schema import JSON, check_version, decode, encode, read_json, write_
 SCHEMA = 1
 RECORD = "artifact.json"
 BARE = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "tflite"}  # suffix of a model file -> its backend
+LARGEST = 2**28  # values of a tensor: 1 GiB of float32
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -32,6 +34,8 @@ class Tensor:
     def __post_init__(self) -> None:
         if any(size < 0 for size in self.shape):
             raise ValueError(f"shape is {list(self.shape)}, expected sizes from 0")
+        if prod(self.shape) > LARGEST:  # somebody will make an array of it
+            raise ValueError(f"shape is {str(list(self.shape))[:60]}, expected at most {LARGEST} values in all")
         if not re.fullmatch(r"(float|int|uint)(8|16|32|64)|bool", self.dtype):
             raise ValueError(f"dtype is {self.dtype!r}, expected one like float32, int64, bool")
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from export.errors import one_line
+
 
 @dataclass(frozen=True)
 class Part:
@@ -44,19 +46,27 @@ def split(model: bytes, ends: Sequence[tuple[int, int]]) -> list[bytes]:
 
 
 def join(parts: Iterable[Part], inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """One model of ``parts``, each of which reads what ``inputs`` or parts before it give; the inverse of ``split``."""
+    """One model of ``parts``, each of which reads what ``inputs`` or parts before it give; the inverse of ``split``.
+
+    ValueError where a part reads what nobody gives, or ``inputs`` or ``outputs`` name what no part has.
+    """
     target, values = _Target(), dict[str, int]()
     for part in parts:
         source = _Source(part.model)
         where: dict[int, int] = {}
         for name, index in zip(part.inputs, source.inputs(), strict=True):
             if name not in values and name not in inputs:
-                raise ValueError(f"no part before gives {name!r}; known: {', '.join([*inputs, *values])}")
+                raise ValueError(
+                    f"no part before gives {name!r}; known: {', '.join(dict.fromkeys([*inputs, *values]))}"
+                )
             where[index] = values.setdefault(name, -1)
             if where[index] < 0:
                 where[index] = values[name] = target.tensor(source, index)
         target.extend(source, source.graph.operators, where)
         values |= {name: where[index] for name, index in zip(part.outputs, source.outputs(), strict=True)}
+    for verb, names in (("reads", inputs), ("gives", outputs)):
+        if lacking := [name for name in names if name not in values]:
+            raise ValueError(f"no part {verb} {lacking[0]!r}; known: {', '.join(values)}")
     return target.finish([values[name] for name in inputs], [values[name] for name in outputs])
 
 
@@ -66,9 +76,13 @@ class _Source:
     def __init__(self, model: bytes) -> None:
         from ai_edge_litert.schema_py_generated import ModelT
 
-        self.model = ModelT.InitFromPackedBuf(model, 0)
-        if len(self.model.subgraphs) != 1:
-            raise ValueError(f"the model has {len(self.model.subgraphs)} subgraphs, expected one")
+        try:
+            self.model = ModelT.InitFromPackedBuf(model, 0)
+            found = len(self.model.subgraphs)
+        except Exception as error:  # the reader trips over whatever is not there
+            raise ValueError(f"not a whole TFLite model: {one_line(error)}") from error
+        if found != 1:
+            raise ValueError(f"the model has {found} subgraphs, expected one")
         self.graph = self.model.subgraphs[0]
 
     def inputs(self) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact import Tensor
+from export.errors import ExportError
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,15 @@ def fit(inputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[NDAr
     if wanted and wanted != given:
         raise ValueError(f"inputs are {_words(given)}, the artifact takes {_words(wanted)}")
     return tuple(np.ascontiguousarray(value) for value in inputs)
+
+
+def hold(outputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[NDArray[Any], ...]:
+    """``outputs``; ExportError in one line unless they are what ``tensors`` say. No tensors: whatever they are."""
+    stated = [(tensor.shape, tensor.dtype) for tensor in tensors]
+    given = [(value.shape, str(value.dtype)) for value in outputs]
+    if stated and stated != given:
+        raise ExportError(f"the outputs are {_words(given)}, the artifact states {_words(stated)}")
+    return tuple(outputs)
 
 
 def _tensor(name: str, value: torch.Tensor) -> Tensor:

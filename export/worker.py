@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
-from export.artifact import Artifact
+from export.artifact import Artifact, Tensor
 from export.errors import ExportError, Unavailable, one_line
+from export.signature import hold
 from export.transports import local
 
 if TYPE_CHECKING:
@@ -298,6 +299,7 @@ class _Served:
 
     def __init__(self) -> None:
         self._runner: Any = None
+        self._outputs: tuple[Tensor, ...] = ()  # what the artifact states
         self._call: Callable[[], object] | None = None
 
     def answer(self, header: Header, arrays: tuple[Array, ...]) -> Frame:
@@ -321,6 +323,7 @@ class _Served:
         from export import backends
 
         artifact = Artifact.read(header["path"])
+        self._outputs = artifact.outputs
         backend = backends.load(header["backend"])
         missing = backend.missing()
         if missing is not None:
@@ -334,7 +337,7 @@ class _Served:
         return ()
 
     def _do_run(self, _: Header, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(self._runner(*arrays))
+        return hold(self._runner(*arrays), self._outputs)
 
     def _do_bind(self, _: Header, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         self._call = self._runner.bind(*arrays)

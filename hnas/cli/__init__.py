@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from hnas.cli.ending import guarded
 
 COMMANDS = {
     "export": "a network of your own through everything after the search",
@@ -31,21 +33,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def deploy_main(arguments: Sequence[str] | None = None) -> int:
-    """``hnas-deploy``: 0 done, 1 a check or bound failed, 2 wrong use, 3 a runtime is missing."""
+    """``hnas-deploy``: 0 done, 1 a check or bound failed, 2 wrong use, 3 a runtime is missing, 70 a fault of ours."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in COMMANDS:
         name, rest = given[0], given[1:]
         from hnas.cli import commands
 
-        return _guarded("hnas-deploy", lambda: commands.run(name, rest, Parser), resumes=False)
+        return guarded("hnas-deploy", lambda: commands.run(name, rest, Parser))
     parsed = _deploy_parser().parse_args(given)
-    return _guarded("hnas-deploy", lambda: _deploy(vars(parsed)))
+    return guarded("hnas-deploy", lambda: _deploy(vars(parsed)), resumes=True)
 
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
-    """``hnas-train``: 0 done, 2 wrong use, 3 torch is missing."""
+    """``hnas-train``: 0 done, 1 the training diverged, 2 wrong use, 3 torch is missing, 70 a fault of ours."""
     parsed = _train_parser().parse_args(arguments)
-    return _guarded("hnas-train", lambda: _train(parsed))
+    return guarded("hnas-train", lambda: _train(parsed), resumes=True)
 
 
 def _deploy_parser() -> Parser:
@@ -82,36 +84,12 @@ def _train_parser() -> Parser:
     add("--out", required=True, metavar="DIR", help="the supernet's folder; hnas-deploy --supernet takes it")
     add("--epochs", type=float, metavar="N", help="in place of the recipe's")
     add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest or random:SEED")
+    add("--supernet", metavar="DIR", help="with --alone: the trained supernet whose space has that subnet")
     add("--seed", type=int, default=0, metavar="N", help="of weights, batches and paths (default 0)")
     add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--json", action="store_true", help="the result as JSON on standard output")
     return parser
-
-
-def _guarded(program: str, work: Callable[[], int], resumes: bool = True) -> int:
-    """Run a command; what a user can mend is one line and an exit code, never a traceback."""
-    try:
-        return work()
-    except KeyboardInterrupt:
-        _say(f"{program}: interrupted{'; the same command with --resume continues' if resumes else ''}")
-        return 130
-    except ModuleNotFoundError as error:
-        _say(f"{program}: {error.name} is not installed; pip install 'hnas[search]' (hnas-deploy doctor says more)")
-        return 3
-    except (ValueError, KeyError, OSError) as error:
-        _say(f"{program}: {error.args[0] if isinstance(error, KeyError) else error}")
-        return 2
-    except RuntimeError as error:
-        code = getattr(error, "code", None)
-        if code is None and type(error) is not RuntimeError:
-            raise
-        _say(f"{program}: {error}")
-        return int(code or 1)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 - the one place where a command speaks of its failure
 
 
 def _deploy(options: dict[str, Any]) -> int:
@@ -148,13 +126,15 @@ def _train(parsed: argparse.Namespace) -> int:
     recipe = recipes.load(parsed.recipe)
     import torch
 
-    from hnas import experiment
+    from hnas import experiment, training
 
     if parsed.threads is not None:
         if parsed.threads < 1:
             raise ValueError(f"threads is {parsed.threads}; it is 1 or more")
         torch.set_num_threads(parsed.threads)
-    with report.training(f"training {recipe.name}") as advance:
+    if parsed.supernet and not parsed.alone:
+        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
+    with report.training(f"training {recipe.name}") as (advance, say):
         record = experiment.run(
             recipe,
             Path(parsed.data),
@@ -162,8 +142,10 @@ def _train(parsed: argparse.Namespace) -> int:
             seed=parsed.seed,
             epochs=parsed.epochs,
             alone=parsed.alone,
+            among=training.load(Path(parsed.supernet))[0].space if parsed.supernet else None,
             resume=parsed.resume,
             advance=advance,
+            say=say,
         )
     if parsed.json:
         report.write_json(record)

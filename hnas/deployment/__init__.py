@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,21 +23,16 @@ from hnas.cost.roofline import BYTES, roofline
 from hnas.deployment import bundling
 from hnas.deployment.build import BLOCKS, PROCESSES, Built, Images, Row, build, build_each, build_once, judge
 from hnas.deployment.bundling import Result
+from hnas.deployment.folder import Unreachable, opened
 from hnas.deployment.plan import GUARD, Plan, resolve
 from hnas.deployment.pricing import Measured, fitting, samples
 from hnas.deployment.source import Source, open_source
-from hnas.files import read_json, write_json
-from hnas.journal import Journal
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
 from hnas.study import Study
 
 Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 FINALISTS = 3  # how many subnets are built, one after the other, until one keeps every window as an artifact
-
-
-class Unreachable(ExportError):
-    """No subnet keeps every bound; the message says the nearest that was reached."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +59,13 @@ def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **opti
     1. the run was interrupted: finished evaluations, builds and measurements answer from its journal, the rest is done.
     2. it was finished: nothing is done again; its records and its bundle, checked byte for byte, are returned.
     3. there is no run in ``out``: it begins.
-    4. the options, weights or images are others than those of the run: ValueError names which.
+    4. the options, weights, images, CPU or version of hnas are others than those of the run: ValueError names which.
+    5. another process is at work in ``out``: ValueError.
     """
     plan = resolve(target, resume=resume, **options)
     notify = on or _silent
     source = open_source(plan.supernet, plan.data)
-    with _run(plan, source, resume) as journal:
+    with opened(plan, source, resume) as journal:
         study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
         with _costs(study, plan) as costs:
             study.costs = costs
@@ -98,45 +93,6 @@ def estimate(plan: Plan) -> str:
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
     pass
-
-
-@contextmanager
-def _run(plan: Plan, source: Source, resume: bool) -> Iterator[Journal]:
-    """The journal of the run's folder; a folder of another run, or of one that must not be continued, is refused."""
-    identity = {**plan.identity(), "supernet": source.digest, "data": source.digests}
-    file = plan.out / "plan.json"
-    if file.exists():
-        if not resume:
-            raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
-        begun = read_json(file)
-        if differ := [key for key, value in identity.items() if begun.get(key) != value]:
-            raise ValueError(f"{plan.out} holds a run with other {', '.join(differ)}; choose another --out")
-    elif plan.out.is_dir() and any(not f.name.startswith(".") for f in plan.out.iterdir()):
-        raise FileExistsError(f"{plan.out} is in use and holds no run; choose another --out")
-    try:
-        plan.out.mkdir(parents=True, exist_ok=True)
-        write_json(file, identity)
-    except OSError as error:
-        raise ValueError(f"cannot write to {plan.out}: {error.strerror or error}; choose another --out") from None
-    journal = Journal(plan.out / "journal.jsonl")
-    try:
-        yield journal
-    except Unreachable:
-        journal.entries.clear()  # other bounds make another run
-        raise
-    finally:
-        journal.close()
-        if not journal.entries:
-            _forget(plan.out)
-
-
-def _forget(out: Path) -> None:
-    """Remove a run that has nothing to continue from, and its folder if that is all it held."""
-    shutil.rmtree(out / "artifacts", ignore_errors=True)
-    for name in ("plan.json", "journal.jsonl"):
-        (out / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        out.rmdir()
 
 
 @contextmanager

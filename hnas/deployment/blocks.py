@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,9 @@ from export.artifact import Artifact
 from export.artifact import Tensor as Description
 from export.flatbuffer import Part
 from export.fusion import fuse
-from export.manifest import Machine
-from export.measurement import compare, measure
 from export.program import Program, as_tuple, capture
-from export.worker import Worker
 from hnas.cost import Price
-from hnas.deployment.pricing import BLOCKS, cache, fitting, open_cache, sample
+from hnas.deployment.pricing import Turns, builder, cache_file
 from hnas.ops.slot import Slot
 from hnas.space import Arch
 from hnas.study import Study
@@ -98,32 +94,31 @@ class BlockTable:
         self.study, self.device, self.threads = study, device, threads
         self.backend = cast(Joining, backend)
         self.largest = study.supernet.space.largest
-        self._temporary = tempfile.TemporaryDirectory(prefix="hnas-")
-        self._models = Models(_folder(Path(self._temporary.name)), self.backend)
         self._chains: dict[Arch, Chain] = {}
-        self._baseline: Worker | None = None
-        self._cache = open_cache()
+        self._turns = Turns(
+            study,
+            device,
+            threads,
+            "fp32",
+            versions=self.backend.versions,
+            make=lambda arch, path, _: self.assemble(arch, path),
+            described=lambda arch: _flow(self._chain(arch)),
+        )
+        self._models = Models(_folder(self._turns.folder), self.backend)
 
     def prepare(self, archs: Sequence[Arch]) -> None:
         """Convert, in one go, every block of ``archs`` that no earlier subnet had."""
-        wanted = [arch for arch in archs if self._key(arch) not in self._cache]
+        wanted = [arch for arch in archs if not self._turns.known(arch)]
         keys = [key for arch in wanted for key, _, _ in self._chain(arch).parts]
         self._models.complete(keys)
 
     def __call__(self, arch: Arch) -> Price:
-        """The median latency in ms, with the interval of its ratio to the largest subnet."""
-        base = self.study.journal.call("baseline_ms", self._measure_baseline)
-        if arch == self.largest:
-            return Price(base, "ms", base, base, "measured")
-        ratio, low, high = self._cache.call(self._key(arch), lambda: self._ratio(arch))
-        return Price(base / ratio, "ms", base / high, base / low, "measured")
+        """The latency of ``arch`` in ms."""
+        return self._turns.price(arch)
 
     def close(self) -> None:
         """End the worker and remove what was not worth keeping."""
-        if self._baseline is not None:
-            self._baseline.close()
-        self._cache.close()
-        self._temporary.cleanup()
+        self._turns.close()
 
     def assemble(self, arch: Arch, path: Path) -> Artifact:
         """The artifact of ``arch`` in the folder ``path``, joined from blocks: for timing, as its weights are noise."""
@@ -134,21 +129,6 @@ class BlockTable:
         ends = {"inputs": chain.inputs, "outputs": chain.outputs}
         return self.backend.assemble(parts, path, **ends, device=self.device, threads=self.threads)
 
-    def _measure_baseline(self) -> float:
-        return float(measure(self._worker(), sample(self.study, self.largest), runs=300).median_ms)
-
-    def _worker(self) -> Worker:
-        if self._baseline is None:
-            self._baseline = Worker(self.assemble(self.largest, Path(self._temporary.name) / "baseline"))
-        return self._baseline
-
-    def _ratio(self, arch: Arch) -> tuple[float, float, float]:
-        with tempfile.TemporaryDirectory(dir=self._temporary.name) as folder:
-            artifact = self.assemble(arch, Path(folder))
-            with Worker(artifact) as worker:
-                found = compare(self._worker(), worker, fitting(self.study), blocks=BLOCKS)
-        return found.ratio, found.low, found.high
-
     def _chain(self, arch: Arch) -> Chain:
         if arch not in self._chains:
             space = self.study.supernet.space
@@ -158,27 +138,16 @@ class BlockTable:
             self._chains[arch] = Chain(parts, inputs, outputs)
         return self._chains[arch]
 
-    def _key(self, arch: Arch) -> str:
-        parts = {
-            "joined": [_flow(self._chain(each)) for each in (self.largest, arch)],
-            "precision": "fp32",
-            "device": self.device.name,
-            "cpu": Machine.here().cpu,
-            "versions": dict(self.backend.versions()),
-            "threads": self.threads,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
 
 class Models:
-    """The converted blocks in a folder, by what decides them: the program's digest and the toolchain.
+    """The converted blocks in a folder, by what decides them: the program's digest, the toolchain and our own code.
 
     A file is the sha256 of a model and the model; one that is cut or changed counts as missing.
     """
 
     def __init__(self, folder: Path, backend: Joining) -> None:
         self._folder, self._backend = folder, backend
-        self._toolchain = json.dumps(dict(backend.toolchain()), sort_keys=True)
+        self._toolchain = json.dumps({**backend.toolchain(), **builder()}, sort_keys=True)
         self._keys: dict[str, str] = {}
         self._programs: dict[str, Program] = {}
 
@@ -312,7 +281,7 @@ def _description(name: str, value: torch.Tensor) -> Description:
 
 def _folder(otherwise: Path) -> Path:
     """Where blocks live between runs: next to the latencies; ``otherwise`` where nothing can be written there."""
-    folder = cache().parent / "blocks"
+    folder = cache_file().parent / "blocks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()

@@ -10,12 +10,14 @@ from typing import Any
 import hw_profiles
 from export import backends
 from export.errors import Unavailable
+from export.manifest import Machine
 from hnas import units
 from hw_profiles import Device
 
 EVALUATIONS = 32
 GUARD = 0.01  # of top-1: what a lower precision may lose on the search images, and what the default goal may lose
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+BF16 = frozenset({"avx512_bf16", "amx_bf16"})  # either set of instructions computes in bf16
 
 
 @dataclass(frozen=True)
@@ -140,16 +142,12 @@ def precisions(device: Device, wanted: str) -> tuple[str, ...]:
         raise Unavailable(missing)
     offered = tuple(p for p in backend.precisions if p in device.precisions)
     if wanted == "auto":
-        return tuple(p for p in offered if not (device.local and p == "bf16" and not _cpu_has_bf16()))
+        # The runtime says so itself when it is asked for bf16; this saves a conversion that it would refuse.
+        lacking = device.local and BF16.isdisjoint(Machine.here().instructions)
+        return tuple(p for p in offered if not (lacking and p == "bf16"))
     if wanted not in offered:
         raise ValueError(f"{device.name} with {device.backend} has no {wanted}; offered: {', '.join(offered)}")
     return (wanted,)
-
-
-def _cpu_has_bf16() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _folder(target: str, resume: bool) -> Path:

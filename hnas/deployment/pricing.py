@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import export
 from export import backends
 from export.artifact import Artifact
 from export.fusion import fuse
@@ -23,6 +26,7 @@ from export.measurement import compare, measure
 from export.program import Program, capture
 from export.worker import Worker
 from hnas.cost import Price
+from hnas.files import scratch
 from hnas.journal import Journal
 from hnas.space import Arch, Shape
 from hnas.study import Study
@@ -30,7 +34,6 @@ from hw_profiles import Device
 
 QUANTISED = 32  # calibration images of a candidate that is only timed
 BLOCKS = 6  # turns of a candidate and the largest subnet; the finalists get more
-
 
 Inputs = tuple[NDArray[Any], ...]
 
@@ -58,63 +61,128 @@ def program(study: Study, arch: Arch) -> Program:
     return fuse(capture(net, [torch.from_numpy(x) for x in sample(study, arch)]))
 
 
-def cache() -> Path:
+def cache_file() -> Path:
     """Where latencies live between runs: $XDG_CACHE_HOME/hnas or ~/.cache/hnas."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "hnas" / "latency.jsonl"
 
 
-class Measured:
-    """The latency of whole subnets on this machine in ``precision``, each taken in turns with the largest one in fp32.
+@cache
+def builder() -> dict[str, str]:
+    """What turns a program into an artifact, beside the runtime: the version of hnas, and the code of ``export``.
+
+    Its passes and policies change without a new version while they are worked on, so the code itself is digested.
+    """
+    root = Path(export.__path__[0])
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return {"hnas": version("hnas"), "export": digest.hexdigest()}
+
+
+class Turns:
+    """The latency of whole subnets on this machine, each taken in turns with the largest one in fp32.
 
     The machine's speed drifts by up to 2x within minutes, so a candidate's latency is that of the largest subnet, taken
-    once, divided by the ratio of the two in one session. Ratios are cached on disk by what decides them: the digests of
-    both programs, precision, device, CPU, backend versions and threads.
+    once, divided by the ratio of the two in one session. Ratios are cached on disk by what decides them: what
+    ``described`` says of both networks, precision, device, CPU, the versions of the runtime and of what builds for it,
+    and threads.
+
+    make: (subnet, empty folder, precision) -> its artifact there; versions: of the runtime.
     """
 
-    def __init__(self, study: Study, device: Device, threads: int, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        study: Study,
+        device: Device,
+        threads: int,
+        precision: str,
+        *,
+        versions: Callable[[], Mapping[str, str]],
+        make: Callable[[Arch, Path, str], Artifact | Path],
+        described: Callable[[Arch], object],
+    ) -> None:
         self.study, self.device, self.threads, self.precision = study, device, threads, precision
-        self.backend = backends.load(device.backend)
         self.largest = study.supernet.space.largest
-        self._folder = tempfile.TemporaryDirectory(prefix="hnas-")
-        self._programs: dict[Arch, Program] = {}
+        self._versions, self._make, self._described = versions, make, described
+        self._stack = ExitStack()
+        self.folder = self._stack.enter_context(scratch())
         self._baseline: Worker | None = None
         self._cache = open_cache()
+        self._stack.callback(self._cache.close)
 
-    def __call__(self, arch: Arch) -> Price:
-        """The latency of ``arch`` with the interval of its ratio to the largest subnet."""
+    def price(self, arch: Arch) -> Price:
+        """The latency of ``arch`` in ms, with the interval of its ratio to the largest subnet."""
         base = self.study.journal.call("baseline_ms", self._measure_baseline)
         if arch == self.largest and self.precision == "fp32":
             return Price(base, "ms", base, base, "measured")
-        key = self._key(arch)
-        ratio, low, high = self._cache.call(key, lambda: self._ratio(arch))
+        ratio, low, high = self._cache.call(self._key(arch), lambda: self._ratio(arch))
         return Price(base / ratio, "ms", base / high, base / low, "measured")
+
+    def known(self, arch: Arch) -> bool:
+        """Whether the cache answers for ``arch``."""
+        return self._key(arch) in self._cache
 
     def close(self) -> None:
         """End the worker and remove the files."""
-        if self._baseline is not None:
-            self._baseline.close()
-        self._folder.cleanup()
-        self._cache.close()
+        self._stack.close()
 
     def _measure_baseline(self) -> float:
         return float(measure(self._worker(), sample(self.study, self.largest), runs=300).median_ms)
 
     def _worker(self) -> Worker:
         if self._baseline is None:
-            self._baseline = Worker(self._compile(self.largest, "baseline", "fp32"))
+            folder = self.folder / "baseline"
+            folder.mkdir()
+            self._baseline = self._stack.enter_context(Worker(self._make(self.largest, folder, "fp32")))
         return self._baseline
 
     def _ratio(self, arch: Arch) -> tuple[float, float, float]:
-        with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
-            path = self._compile(arch, folder, self.precision)
-            with Worker(path) as worker:
-                found = compare(self._worker(), worker, fitting(self.study), blocks=BLOCKS)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
+            worker = stack.enter_context(Worker(self._make(arch, folder, self.precision)))
+            found = compare(self._worker(), worker, fitting(self.study), blocks=BLOCKS)
         return found.ratio, found.low, found.high
 
-    def _compile(self, arch: Arch, folder: str, precision: str) -> Path:
-        path = Path(self._folder.name) / folder
-        path.mkdir(exist_ok=True)
+    def _key(self, arch: Arch) -> str:
+        parts = {
+            "networks": [self._described(each) for each in (self.largest, arch)],
+            "precision": self.precision,
+            "device": self.device.name,
+            "cpu": Machine.here().processor,
+            "versions": dict(self._versions()),
+            "builder": builder(),
+            "threads": self.threads,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Measured:
+    """The latency of whole subnets on this machine in ``precision``, each converted by itself and taken in turns."""
+
+    def __init__(self, study: Study, device: Device, threads: int, precision: str = "fp32") -> None:
+        self.study, self.device, self.threads = study, device, threads
+        self.backend = backends.load(device.backend)
+        self._programs: dict[Arch, Program] = {}
+        self._turns = Turns(
+            study,
+            device,
+            threads,
+            precision,
+            versions=self.backend.versions,
+            make=self._compile,
+            described=lambda arch: self._program(arch).digest,
+        )
+
+    def __call__(self, arch: Arch) -> Price:
+        """The latency of ``arch`` in ms."""
+        return self._turns.price(arch)
+
+    def close(self) -> None:
+        """End the worker and remove the files."""
+        self._turns.close()
+
+    def _compile(self, arch: Arch, path: Path, precision: str) -> Path:
         found, images = self._program(arch), None
         if precision == "int8":
             images = samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
@@ -125,25 +193,15 @@ class Measured:
 
     def _program(self, arch: Arch) -> Program:
         if arch not in self._programs:
-            self._programs = {a: p for a, p in self._programs.items() if a == self.largest}
+            largest = self.study.supernet.space.largest
+            self._programs = {a: p for a, p in self._programs.items() if a == largest}
             self._programs[arch] = program(self.study, arch)
         return self._programs[arch]
-
-    def _key(self, arch: Arch) -> str:
-        parts = {
-            "programs": [self._program(self.largest).digest, self._program(arch).digest],
-            "precision": self.precision,
-            "device": self.device.name,
-            "cpu": Machine.here().cpu,
-            "versions": dict(self.backend.versions()),
-            "threads": self.threads,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def open_cache() -> Journal:
     """The cache; one that cannot be written or read is set aside: it saves time and decides nothing."""
-    file = cache()
+    file = cache_file()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from hnas.cost import Price
 from hnas.cost.roofline import latency_ms, trace
 from hnas.deployment import bundling
 from hnas.deployment.build import BLOCKS, CALIBRATION, PROCESSES, Built, Refused, Row, build_each, judge
+from hnas.deployment.folder import workshop
 from hnas.deployment.network import SEED, Arrays, load, read_calibration
 from hnas.deployment.plan import Plan, resolve
 from hw_profiles import Device
@@ -54,7 +53,7 @@ def export_static(
     """
     plan = resolve(target, precision=precision, threads=threads, out=out)
     notify = on or (lambda _stage, _done, _total: None)
-    with _workshop(plan.out) as work:
+    with workshop(plan.out) as work:
         net, examples = load(model, inputs)
         program = _program(net, examples)
         images = None if calibration is None else read_calibration(Path(calibration), examples)
@@ -81,20 +80,6 @@ def export_static(
         "refused": [{"precision": r.precision, "reason": r.reason} for r in (*refused, *failed)],
         "footnote": f"{bundling.conditions(plan.device, rows[best].comparison)}; speedup against {AGAINST}",
     }
-
-
-@contextmanager
-def _workshop(out: Path) -> Iterator[Path]:
-    """A folder for artifacts beside ``out`` that goes in any case; ValueError unless ``out`` is new and can be made."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not empty; choose another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise ValueError(f"cannot write to {out.parent}: {error.strerror}; choose another --out") from None
-    with folder as work:
-        yield Path(work)
 
 
 def _program(net: nn.Module, examples: tuple[Tensor, ...]) -> Program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -98,7 +99,7 @@ def manifest(artifact: Artifact, accuracy: float, digest: str) -> Manifest:
         latency=Latency("measured", 1.0, 0.9, 1.1, 1, 1, 100),
         speedup=Speedup(3.0, 2.8, 3.2, "largest subnet, fp32, same backend", "measured", 5),
         machine=Machine.here(),
-        versions={"onnxruntime": "1"},
+        versions={"onnxruntime": version("onnxruntime")},
         seeds={"search": 0},
         data=Data("noise", {"test": digest}),
         reproduce="hnas-deploy --target onnxruntime-cpu",

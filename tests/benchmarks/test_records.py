@@ -31,21 +31,24 @@ def test_junit(outcome: Outcome, child: str | None) -> None:
     assert root.get("skipped") == str(int(child == "skipped"))
 
 
+def test_an_error_is_a_case_too_whatever_its_line_holds() -> None:
+    root = ElementTree.fromstring(records.junit_error("net", 'model.onnx\x1b[31m is "gone" \udc80 <b>', 2))
+    (case,) = root.iter("testcase")
+    assert (case.get("classname"), case.get("name")) == ("hnas-bench.net", "check")
+    error = case.find("error")
+    assert error is not None
+    assert (error.get("type"), error.get("message")) == ("exit code 2", 'model.onnx[31m is "gone"  <b>')
+    assert {key: root.get(key) for key in ("tests", "errors", "failures")} == {
+        "tests": "1",
+        "errors": "1",
+        "failures": "0",
+    }
+
+
 def test_a_record_is_strict_json() -> None:
     assert json.loads(records.to_text({"a": 1.5})) == {"a": 1.5}
     with pytest.raises(ValueError):
         records.to_text({"a": float("nan")})
-
-
-def test_nothing_half_written(tmp_path: Path) -> None:
-    records.require_writable(tmp_path / "new" / "report.xml")
-    records.write(tmp_path / "new" / "report.xml", "first")
-    records.write(tmp_path / "new" / "report.xml", "second")
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["report.xml"]
-    assert (tmp_path / "new" / "report.xml").read_text() == "second"
-    with pytest.raises(OSError):
-        records.write(tmp_path / "new", "a folder is in the way")
-    assert [file.name for file in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_place_that_cannot_be_written_is_told_before(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from export.artifact import Artifact, Tensor, digest_files
 from export.transports import local
 
 
-def fake_artifact(folder: Path, fake: str = "", **notes: object) -> Artifact:
-    """An artifact that the fake runtime opens."""
+def fake_artifact(folder: Path, fake: str = "", outputs: tuple[Tensor, ...] = (), **notes: object) -> Artifact:
+    """An artifact that the fake runtime opens; what it gives back is not stated, unless by ``outputs``."""
     folder.mkdir(parents=True)
     (folder / "model").write_bytes(b"\0" * 8)
     x = Tensor("x", (1, 3), "float32")
     files = digest_files(folder, "model")
-    artifact = Artifact(folder, "fake", "fp32", "here", 1, (x,), (x,), files, notes={"fake": fake, **notes})
+    artifact = Artifact(folder, "fake", "fp32", "here", 1, (x,), outputs, files, notes={"fake": fake, **notes})
     artifact.write()
     return artifact
 

@@ -96,6 +96,8 @@ def test_a_changed_byte_is_refused_by_name(tmp_path_factory: pytest.TempPathFact
         ({"inputs": [{"name": "x", "shape": [1, 2.0], "dtype": "float32"}]}, r"inputs\[0\].shape\[1\] is 2.0, exp"),
         ({"inputs": [{"name": "x", "shape": [-1], "dtype": "float32"}]}, r"inputs\[0\].shape is \[-1\]"),
         ({"inputs": [{"name": "x", "shape": [1], "dtype": "O"}]}, r"inputs\[0\].dtype is 'O'"),
+        ({"inputs": [{"name": "x", "shape": [10**9, 10**9], "dtype": "bool"}]}, "expected at most 268435456 values"),
+        ({"outputs": [{"name": "y", "shape": [10**300], "dtype": "bool"}]}, r"outputs\[0\].shape is .* in all"),
         ({"inputs": {}}, "inputs is {}, expected a list"),
         ({"files": {}}, "files is empty"),
         ({"files": []}, r"files is \[\], expected an object"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from export import transports
+from export.artifact import Tensor
 from export.errors import ExportError, Unavailable
 from export.worker import Worker, _pack, _unpack, time_calls
 from tests.export import fake_worker
@@ -51,6 +52,23 @@ def test_outputs_and_times(tmp_path: Path) -> None:
         times = worker.time((X,), 7, lead=2)
         assert len(times) == 7
         assert min(times) > 0
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        (Tensor("y", X.shape, "float32"), None),
+        (Tensor("y", X.shape, "float64"), "the outputs are float32[1, 3], the artifact states float64[1, 3]"),
+        (Tensor("y", (3,), "float32"), "the outputs are float32[1, 3], the artifact states float32[3]"),
+    ],
+)
+def test_outputs_are_held_to_what_the_artifact_states(tmp_path: Path, stated: Tensor, says: str | None) -> None:
+    artifact = fake_artifact(tmp_path / "a", outputs=(stated,))
+    with Worker(artifact, transport=cast("Any", fake_worker)) as worker:
+        if says is None:
+            np.testing.assert_array_equal(worker(X)[0], 2 * X)
+        else:
+            assert says in fails(worker, X)
 
 
 def test_inputs_of_any_layout_arrive(tmp_path: Path) -> None:

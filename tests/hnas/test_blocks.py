@@ -16,8 +16,9 @@ from export import backends
 from export.artifact import Tensor
 from export.backends import tflite
 from export.fusion import fuse
+from export.manifest import Machine
 from export.program import as_tuple, capture
-from hnas.deployment import blocks
+from hnas.deployment import blocks, pricing
 from hnas.deployment.blocks import BlockTable, Models, sections, stand_in
 from hnas.ops.slot import Slot
 from hnas.study import Study
@@ -99,14 +100,14 @@ def table(monkeypatch, tmp_path):
     fake = Fake()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(backends, "load", lambda _: fake)
-    monkeypatch.setattr(blocks, "Worker", FakeWorker)
-    monkeypatch.setattr(blocks, "measure", lambda *_, **__: SimpleNamespace(median_ms=10.0))
+    monkeypatch.setattr(pricing, "Worker", FakeWorker)
+    monkeypatch.setattr(pricing, "measure", lambda *_, **__: SimpleNamespace(median_ms=10.0))
 
     def compare(a, b, inputs, *, blocks):
         ratio = len(a.artifact.parts) / len(b.artifact.parts)
         return SimpleNamespace(ratio=ratio, low=ratio * 0.9, high=ratio * 1.1)
 
-    monkeypatch.setattr(blocks, "compare", compare)
+    monkeypatch.setattr(pricing, "compare", compare)
 
     def make():
         made = BlockTable(Study(Supernet(tiny.space()), tiny.task()), DEVICE, 1)
@@ -169,6 +170,45 @@ def test_every_block_is_converted_once_and_every_subnet_measured_once(table):
     assert len(fake.converted) == 1
     assert len(fake.assembled) == assembled + 1  # the largest one, for the baseline of the new journal
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "other"),
+    [
+        (pricing, {"version": lambda _: "99.0"}),
+        (pricing.Machine, {"here": lambda: Machine("another CPU", 2, "Linux", "3")}),
+        (Fake, {"versions": lambda _: {"fake": "2"}}),
+    ],
+    ids=["hnas", "cpu", "runtime"],
+)
+def test_a_latency_is_measured_anew_after_an_upgrade_or_elsewhere(table, monkeypatch, where, other):
+    made, fake = table()
+    arch = made.study.supernet.space.smallest
+    made(arch)
+    made.close()
+    assembled = len(fake.assembled)
+    for name, value in other.items():
+        monkeypatch.setattr(where, name, value)
+    pricing.builder.cache_clear()
+    again, _ = table()
+    assert not again._turns.known(arch)
+    again(arch)
+    assert len(fake.assembled) == assembled + 2
+    again.close()
+    monkeypatch.undo()
+    pricing.builder.cache_clear()
+
+
+def test_the_code_that_builds_is_part_of_the_key(monkeypatch, tmp_path):
+    before = pricing.builder()
+    (tmp_path / "passes.py").write_text("1\n")
+    monkeypatch.setattr(pricing.export, "__path__", [str(tmp_path)])
+    pricing.builder.cache_clear()
+    one = pricing.builder()
+    (tmp_path / "passes.py").write_text("2\n")
+    pricing.builder.cache_clear()
+    assert len({before["export"], one["export"], pricing.builder()["export"]}) == 3
+    pricing.builder.cache_clear()
 
 
 def test_a_damaged_block_is_converted_again(table, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from hnas.cli import deploy_main, train_main
+from hnas.files import locked
 from tests.hnas import photos
 
 
@@ -208,6 +210,12 @@ def test_an_output_that_is_in_use(refused, deploy, quick):
     Path("run/plan.json").write_text("{}")
     assert "run holds a run already; continue it with --resume or choose another --out" in refused(*deploy)
     assert "run holds a run with other " in refused(*deploy, "--resume")
+
+
+def test_an_output_that_another_run_is_at_work_in(refused, deploy, quick):
+    with locked(Path("run")):
+        line = refused(*deploy)
+    assert re.search(r"another run is at work in run \(process \d+\); wait for it or choose another --out$", line)
 
 
 # --- bounds that nothing keeps ----------------------------------------------------------------------------------------

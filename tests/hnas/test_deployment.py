@@ -20,6 +20,7 @@ from export import zoo
 from export.artifact import Artifact
 from export.errors import ExportError
 from hnas.cli import deploy_main
+from hnas.deployment import folder
 from tests.hnas import photos
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -236,8 +237,7 @@ def test_a_run_of_other_options_is_not_continued(quick, options, change: dict[st
     Path("run").mkdir()
     plan = hnas.deployment.resolve(**options)
     source = hnas.deployment.open_source(plan.supernet, plan.data)
-    identity = {**plan.identity(), "supernet": source.digest, "data": source.digests}
-    Path("run/plan.json").write_text(json.dumps(identity))
+    Path("run/plan.json").write_text(json.dumps(folder.identity(plan, source)))
     with pytest.raises(ValueError, match=f"run holds a run with other {says}; choose another --out"):
         hnas.deploy(**{**options, **change}, resume=True)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from export import backends
+from export.manifest import Machine
 from hnas.deployment import _nearest
 from hnas.deployment.plan import resolve
 from hnas.pareto import Candidate
 from hnas.space import Arch
+from tests.conftest import need
 
 
 def test_a_prediction_is_for_the_threads_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +18,23 @@ def test_a_prediction_is_for_the_threads_of_the_profile(monkeypatch: pytest.Monk
     assert resolve("raspberry-pi-5", threads=1).threads == 1
     with pytest.raises(ValueError, match=r"raspberry-pi-5 is predicted for 1 thread\(s\); --threads is for devices"):
         resolve("raspberry-pi-5", threads=4)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        (("avx2", "avx512_vnni"), ("fp32", "int8")),
+        (("avx512_bf16",), ("fp32", "bf16", "int8")),
+        (("amx_bf16",), ("fp32", "bf16", "int8")),
+    ],
+)
+def test_auto_builds_bf16_only_where_the_cpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, instructions: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(Machine, "here", lambda: Machine("a CPU", 2, "Linux", "3", "", instructions))
+    need("openvino", backends.load("openvino").missing())
+    assert resolve("openvino-cpu", precision="auto").precisions == expected
+    assert resolve("openvino-cpu", precision="bf16").precisions == ("bf16",)  # asked for by name: the runtime judges
 
 
 def test_bounds_that_only_each_other_exclude_are_both_named() -> None:

@@ -1,0 +1,216 @@
+"""The studies run end to end at their smallest, go on where they stopped, and judge by their intervals."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from benchmarks.papers import claims, parts, statistics, supernets, tabular, truth
+from benchmarks.papers.__main__ import main
+from benchmarks.papers.claims import Plan
+from benchmarks.papers.parts import Part, Parts, part
+from benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval
+from hnas import spaces
+from hnas.training import Path as Pass
+
+FOUND = claims.find()
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20))
+def test_tau_is_tau_b(pairs: list[tuple[int, int]]) -> None:
+    x, y = zip(*pairs, strict=True)
+    constant = len(set(x)) == 1 or len(set(y)) == 1
+    assert statistics.kendall(x, y) == pytest.approx(0 if constant else kendalltau(x, y)[0])
+
+
+def test_the_interval_of_tau_is_that_of_resampled_architectures() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    y = x + rng.normal(0, 0.3, 30)
+    drawn = [rng.integers(0, 30, 30) for _ in range(500)]
+    low, high = np.quantile([kendalltau(x[d], y[d])[0] for d in drawn], [0.025, 0.975])
+    found = statistics.kendall_interval(x, y)
+    assert found.low == pytest.approx(low, abs=0.05)
+    assert found.high == pytest.approx(high, abs=0.05)
+
+
+def test_intervals_over_five_seeds_cover_what_they_promise() -> None:
+    rng = np.random.default_rng(0)
+    found = [statistics.mean_interval(rng.normal(0, 1, 5)) for _ in range(300)]
+    assert 0.91 <= np.mean([each.low <= 0 <= each.high for each in found]) <= 0.985
+
+
+def test_one_seed_gives_no_verdict() -> None:
+    assert statistics.judge(statistics.paired([0.9], [0.1])) == UNSEEN
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "above", "answer"),
+    [
+        (0.01, 0.03, 0.0, HOLDS),
+        (-0.01, 0.03, 0.0, UNSEEN),
+        (-0.03, -0.01, 0.0, FAILS),
+        (0.05, 0.2, 0.1, FAILS),
+        (0.11, 0.2, 0.1, HOLDS),
+        (-0.1, 0.2, 0.1, UNSEEN),
+    ],
+)
+def test_a_verdict_is_drawn_from_the_interval(low: float, high: float, above: float, answer: str) -> None:
+    assert statistics.judge(Interval((low + high) / 2, low, high, 5), above) == answer
+
+
+def test_the_ceiling_falls_with_the_noise_of_the_seeds() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.random((40, 1))
+    still, noisy = (statistics.ceiling(real + rng.normal(0, sd, (40, 4))) for sd in (0.0, 0.5))
+    assert still == pytest.approx(1.0)
+    assert noisy < 0.6
+    assert math.isnan(statistics.ceiling(real))
+
+
+def test_hypervolume_is_the_dominated_area() -> None:
+    assert statistics.hypervolume([0.9, 0.8, 0.4], [2, 1, 1], (0.5, 3)) == pytest.approx(0.7)
+    assert statistics.hypervolume([0.4], [1], (0.5, 3)) == 0.0
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def square(images: Path | None, seed: int, *, x: int) -> dict[str, int]:
+    if x < 0:
+        raise ValueError("x is below 0")
+    return {"y": x * x + seed}
+
+
+def test_a_finished_part_is_not_run_again_and_a_broken_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [part(square, seed, x=3) for seed in range(2)]
+    Parts(tmp_path, None).complete(wanted)
+    (tmp_path / f"{wanted[1].name}.json").write_text('{"result": {"y"')
+    ran: list[Part] = []
+    real = parts.work
+    monkeypatch.setattr(parts, "work", lambda each, *rest: (ran.append(each), real(each, *rest)))
+    again = Parts(tmp_path, None)
+    again.complete(wanted)
+    assert ran == [wanted[1]]
+    assert [again[each]["y"] for each in wanted] == [9, 10]
+
+
+def test_another_setting_seed_or_version_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {part(square, 0, x=3).name, part(square, 0, x=4).name, part(square, 1, x=3).name}
+    assert part(square, 0, x=3, work=9.0).name in names
+    monkeypatch.setattr(parts, "versions", lambda: {"hnas": "next"})
+    assert len({*names, part(square, 0, x=3).name}) == 4
+
+
+def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    found = Parts(tmp_path, None)
+    bad, good = part(square, 0, x=-1), part(square, 0, x=2)
+    with pytest.raises(RuntimeError, match="x is below 0; what is finished is kept"):
+        found.complete([bad, good])
+    assert good in found
+    assert bad not in found
+
+
+def test_the_estimate_follows_the_pace_of_the_quick_part(tmp_path: Path) -> None:
+    found = Parts(tmp_path, None)
+    quick, full = part(square, 0, x=1, work=1.0), [part(square, seed, x=9, work=50.0) for seed in range(4)]
+    found.complete([quick])
+    file = tmp_path / f"{quick.name}.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 0.5}))
+    found = Parts(tmp_path, None, workers=2)
+    assert found.estimate(full, [quick]) == pytest.approx(4 * 50 * 0.5 / 2)
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pass_with_several_types_counts_as_that_many() -> None:
+    space = spaces.load("tabular_digits")()
+    single = space.smallest
+    several = type(single)(
+        {**single, "blocks.0.op": ("identity", "conv1", "dw5", "conv3"), "blocks.1.op": ("conv1", "dw5")}
+    )
+    assert supernets.passes(Pass(single)) == 1
+    assert supernets.passes(Pass(several)) == (3 + 2 + 1 + 1) / 4
+    assert supernets.passes(Pass(single, rivals=(space.largest,) * 3)) == 2
+
+
+def test_the_common_set_is_spread_over_the_costs_and_the_same_each_time() -> None:
+    found = supernets.common("tabular_digits", {}, 4, 10)
+    supernets._common.cache_clear()
+    assert found == supernets.common("tabular_digits", {}, 4, 10)
+    sizes = [supernets.costs(spaces.load("tabular_digits")(), arch)["macs"] for arch in found]
+    assert sizes == sorted(sizes)
+    assert len(set(found)) == 4
+
+
+def test_the_members_of_a_space_are_enumerated_and_dropped_operations_counted() -> None:
+    space = spaces.load("tabular_digits")()
+    archs = tabular.enumerated(space)
+    assert len(set(archs)) == space.size == 625
+    rng = np.random.default_rng(0)
+    real = {(name, option): rng.random() for name, choice in space.choices.items() for option in choice.options}
+    worth = tabular.by_operation(archs, [sum(real[pair] for pair in arch.items()) for arch in archs])
+    slot = [key for key in worth if key[0] == "blocks.2.op"]
+    assert max(slot, key=lambda key: worth[key]) == max(slot, key=lambda key: real[key])
+    best = sorted(worth, key=lambda key: -worth[key])[:3]
+    assert tabular.lost(space, worth, best, 13) == 0
+    assert tabular.lost(space, {key: -value for key, value in worth.items()}, best, 13) == 3
+
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invented accuracies, so that the studies need no table and the tests no truth."""
+    archs = tabular.enumerated(spaces.load("tabular_digits")())
+    rng = np.random.default_rng(0)
+    macs = np.array([sum(hash(o) % 7 + 1 for o in map(len, map(str, arch.values()))) for arch in archs], float)
+    accuracy = 0.8 + 0.01 * macs[:, None] + rng.normal(0, 0.02, (len(archs), 4))
+    made = truth.Truth(tuple(archs), accuracy, macs, macs * 3, macs / 9)
+    monkeypatch.setattr(truth, "tabular", lambda: made)
+
+
+def quick(name: str, folder: Path) -> dict[str, Any]:
+    assert main([name, "--quick", "--workers", "1", "--out", str(folder)]) == 0
+    written: dict[str, Any] = json.loads((folder / f"{name}-quick.json").read_text())
+    return written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUND)
+def test_the_quick_version_runs_and_goes_on(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn", reason="the studies read scikit-learn's digits")
+    if name == "A1":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("openvino")
+    first = quick(name, tmp_path)
+    assert first["verdicts"]
+    assert {verdict["answer"] for verdict in first["verdicts"]} <= {HOLDS, FAILS, UNSEEN}
+    assert first["rule"]
+    assert "seeds" in first["scale"]
+    shown = capsys.readouterr().out
+    assert "its verdicts mean nothing" in " ".join(shown.split())
+    monkeypatch.setattr(parts, "work", lambda *_: pytest.fail("a finished part was run again"))
+    assert quick(name, tmp_path) == first
+
+
+def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path)]
+    assert main(["Z9", *out]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks.papers: no study 'Z9'; known: ")
+    assert main(["A2", "--data", str(tmp_path / "none"), *out]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert Plan().smallest.quick
