@@ -31,6 +31,7 @@ TIMEOUT_S = 1800.0
 
 _DEVICE: ContextVar[str] = ContextVar("_DEVICE", default="cpu")
 _TOGETHER: ContextVar[bool] = ContextVar("_TOGETHER", default=False)
+_DECIDING: ContextVar[bool] = ContextVar("_DECIDING", default=False)
 
 
 class RankLost(RuntimeError):
@@ -140,9 +141,16 @@ def agreed(make: Callable[[], Any]) -> Any:
 
     For what a training goes on from (a score, a choice): equal weights give equal answers on equal processors only.
     """
-    if world() == 1:
+    if world() == 1 or _DECIDING.get():  # what rank 0 asks on its way is its own: the others wait for the outer answer
         return make()
-    text = torch.tensor(list(json.dumps(make()).encode()) if rank() == 0 else [], dtype=torch.uint8, device=device())
+    answer = ""
+    if rank() == 0:
+        token = _DECIDING.set(True)
+        try:
+            answer = json.dumps(make())
+        finally:
+            _DECIDING.reset(token)
+    text = torch.tensor(list(answer.encode()), dtype=torch.uint8, device=device())
     size = torch.tensor([len(text)], device=device())
     with _one_line("rank 0 has not sent its answer"):
         dist.broadcast(size, 0)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from inspect import signature
@@ -14,13 +15,14 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hnas import spaces, strategies
+from hnas import distributed, spaces, strategies
 from hnas.distillation import DIVERGENCES
-from hnas.files import read_json
+from hnas.files import locked, read_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
 from hnas.space import Arch, Space
 from hnas.study import Study
+from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, classification
 from hnas.training import Schedule, make, save
 
@@ -71,15 +73,31 @@ def run(
         space = space.alone(named(among or space, alone))
     supernet = make(space, seed, f"recipe {recipe.name}")
     schedule = _schedule(recipe, task, epochs)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
-    started = time.monotonic()
-    study = Study(supernet, task, journal=Journal(out / JOURNAL), seed=seed, folder=out, identity=wanted)
-    done = count(1)
-    follow = (lambda _, loss: advance(min(next(done), schedule.steps), schedule.steps, loss)) if advance else None
-    log = _train(study, recipe, schedule, bool(alone), follow, say)
+    with locked(out) if distributed.rank() == 0 else nullcontext():
+        done = count(1)
+        follow = (lambda _, loss: advance(min(next(done), schedule.steps), schedule.steps, loss)) if advance else None
+        return _work(recipe, task, supernet, schedule, out, {**wanted, "seed": seed}, follow, say)
+
+
+def _work(
+    recipe: Recipe,
+    task: Classification,
+    supernet: Supernet,
+    schedule: Schedule,
+    out: Path,
+    wanted: dict[str, Any],
+    advance: Callable[[int, float], None] | None,
+    say: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """Train, evaluate and save; the record, which is empty where several processes train and this is not the first."""
+    started, first = time.monotonic(), distributed.rank() == 0
+    journal = Journal(out / JOURNAL if first else None)
+    precision = recipe.train.get("precision", "fp32")
+    study = Study(supernet, task, {}, journal, wanted["seed"], out, wanted, precision)
+    log = _train(study, recipe, schedule, wanted["alone"] is not None, advance, say)
+    skipped = distributed.total(getattr(task, "skipped", 0))
+    if not first:
+        return {}
     ends = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     record = {
         **wanted,
@@ -88,10 +106,11 @@ def run(
         "seconds": round(time.monotonic() - started, 1),
         "accuracy": {name: round(study.accuracy(arch, "test"), 4) for name, arch in ends.items()},
         "images": {split: len(held) for split, held in task.splits.items()},
+        **({"skipped": skipped} if recipe.data.get("skip") else {}),
         **({"edits": [edit.to_json() for edit in log]} if log else {}),
     }
     save(supernet, out, record)
-    study.journal.close()
+    journal.close()
     for trace in (*_checkpoints(out), out / JOURNAL):
         trace.unlink(missing_ok=True)
     return record
@@ -160,7 +179,7 @@ def named(space: Space, which: Arch | str) -> Arch:
 
 def _check(recipe: Recipe) -> None:
     """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
-    train = ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine")
+    train = ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine", "precision")
     if (reader := recipe.data.get("reader", "memory")) not in tuple(READERS):
         raise ValueError(f"recipe {recipe.name}: no reader {reader!r}; known: {', '.join(READERS)}")
     known = {"data": ("reader", *READERS[reader]), "train": train, "shrink": SHRINK}
@@ -189,7 +208,7 @@ def _complaint(key: str, value: Any) -> str | None:
     """What the value of a recipe's key must be, where it is something else."""
     if key == "options":
         return None if isinstance(value, dict) else "a table of the strategy's options"
-    words = {"combine": ("sum", "project"), "divergence": DIVERGENCES}.get(key)
+    words = {"combine": ("sum", "project"), "precision": ("fp32", "bf16"), "divergence": DIVERGENCES}.get(key)
     if words is not None:
         return None if value in words else " or ".join(f'"{word}"' for word in words)
     if key in ("flip", "skip", "force", "reader", "strategy", "evidence"):

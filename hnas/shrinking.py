@@ -160,7 +160,7 @@ def run(
         if last or space.size <= until or not _open(space):
             break
         decide = partial(_decide, study, space, evidence, drop, rules, back, tuple(past), stage)
-        answer = study.journal.call(f"shrink/{name}/{stage}/{_digest(space)}", decide)
+        answer = study.answer(f"shrink/{name}/{stage}/{_digest(space)}", decide)
         edits = [Edit.from_json(record) for record in answer]
         say(f"stage {stage}: {_summary(edits)}")
         if not any(edit.kind == "drop" for edit in edits) and drop is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnas import distributed
 from hnas.cost import Cost, Price
 from hnas.journal import Journal
 from hnas.pareto import Candidate
@@ -41,6 +42,7 @@ class Study:
     seed: int = 0
     folder: Path | None = None
     identity: Any = None
+    precision: str = "fp32"
     _trained: int = field(default=0, repr=False)
     _steps: int = field(default=0, repr=False)
     _stats: dict[Arch, Stats] = field(default_factory=dict, repr=False)
@@ -71,6 +73,7 @@ class Study:
             space=space,
             extra=extra,
             combine=combine,
+            precision=self.precision,
             seed=self.seed,
             begin=self._steps,
             identity=self.identity,
@@ -111,7 +114,7 @@ class Study:
 
     def price(self, arch: Arch, metric: str) -> Price:
         """What ``arch`` costs in ``metric``; answered once, then from the journal."""
-        return Price(**self.journal.call(_key(arch, metric), lambda: self.costs[metric](arch).to_json()))
+        return Price(**self.answer(_key(arch, metric), lambda: self.costs[metric](arch).to_json()))
 
     def prepare(self, archs: Sequence[Arch]) -> None:
         """Say which architectures will be priced next: a cost that is cheaper in bulk does its work here."""
@@ -130,7 +133,7 @@ class Study:
         metrics = {metric: self.price(arch, metric).value for metric in self.costs}
         # Training between two scores changes the answer; its steps are counted, in a replay too.
         key = f"accuracy/{self._steps}/{arch.digest}"
-        metrics["accuracy"] = self.journal.call(key, lambda: self.accuracy(arch))
+        metrics["accuracy"] = self.answer(key, lambda: self.accuracy(arch))
         return Candidate(arch, metrics)
 
     def weights(self, arch: Arch, at: str = "now") -> dict[str, Tensor]:
@@ -148,13 +151,18 @@ class Study:
         union = (self.supernet if at == "now" else self._initial).union
         return {name: p.detach().clone() for name, p in union.named_parameters(remove_duplicate=False)}
 
+    def answer(self, key: str, work: Callable[[], Any]) -> Any:
+        """The journalled answer; where several processes train, the first one's on all of them."""
+        return distributed.agreed(lambda: self.journal.call(key, work))
+
     @cached_property
     def _initial(self) -> Supernet:
         return Supernet(self.supernet.space, self.supernet.seed)
 
-    def _inputs(self, arch: Arch, raw: Any) -> list[tuple[Tensor, ...]]:
+    def _inputs(self, arch: Arch, raw: Any) -> Iterator[tuple[Tensor, ...]]:
+        """Chunk by chunk: a large split, unread or decoded, is never in memory as floats."""
         shapes = self.supernet.space.example(arch)
-        return [self.task.inputs(raw[i : i + CHUNK], shapes) for i in range(0, len(raw), CHUNK)]
+        return (self.task.inputs(raw[i : i + CHUNK], shapes) for i in range(0, len(raw), CHUNK))
 
 
 def _key(arch: Arch, metric: str) -> str:
@@ -162,7 +170,7 @@ def _key(arch: Arch, metric: str) -> str:
 
 
 @torch.no_grad()
-def calibrate(supernet: Supernet, arch: Arch, chunks: list[tuple[Tensor, ...]], images: int) -> Stats:
+def calibrate(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, ...]], images: int) -> Stats:
     """Pool count, sum and squared sum of what every norm of ``arch`` reads over ``chunks``, in float64."""
     net = supernet.skeleton(arch)
     sums: dict[str, tuple[float, Tensor, Tensor]] = {}

@@ -121,7 +121,7 @@ def unshare(
         return chosen
 
     log = f"unshare/{p_max}/{draws}/{seed}/{stage}/{len(study.supernet.splits)}/{study.supernet.space.name}"
-    edits = tuple(Edit.from_json(record) for record in study.journal.call(log, decide))
+    edits = tuple(Edit.from_json(record) for record in study.answer(log, decide))
     for edit in edits:
         study.supernet.split(edit.branch, edit.choice, edit.options)
     return edits

@@ -87,6 +87,7 @@ def _train_parser() -> Parser:
     add("--supernet", metavar="DIR", help="with --alone: the trained supernet whose space has that subnet")
     add("--seed", type=int, default=0, metavar="N", help="of weights, batches and paths (default 0)")
     add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
+    add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--json", action="store_true", help="the result as JSON on standard output")
     return parser
@@ -126,7 +127,7 @@ def _train(parsed: argparse.Namespace) -> int:
     recipe = recipes.load(parsed.recipe)
     import torch
 
-    from hnas import experiment, training
+    from hnas import distributed, experiment, training
 
     if parsed.threads is not None:
         if parsed.threads < 1:
@@ -134,7 +135,8 @@ def _train(parsed: argparse.Namespace) -> int:
         torch.set_num_threads(parsed.threads)
     if parsed.supernet and not parsed.alone:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
-    with report.training(f"training {recipe.name}") as (advance, say):
+    with distributed.group(parsed.device), report.training(f"training {recipe.name}") as (advance, say):
+        first = distributed.rank() == 0
         record = experiment.run(
             recipe,
             Path(parsed.data),
@@ -144,9 +146,11 @@ def _train(parsed: argparse.Namespace) -> int:
             alone=parsed.alone,
             among=training.load(Path(parsed.supernet))[0].space if parsed.supernet else None,
             resume=parsed.resume,
-            advance=advance,
-            say=say,
+            advance=advance if first else None,
+            say=say if first else None,
         )
+    if not first:
+        return 0
     if parsed.json:
         report.write_json(record)
     else:
