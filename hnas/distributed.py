@@ -52,13 +52,15 @@ def group(device: str = "cpu", timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     try:
         if processes == 1:
-            yield
+            with _readers():
+                yield
             return
         with _one_line(f"not all of the {processes} processes have come"):
             dist.init_process_group(BACKENDS[device], timeout=timedelta(seconds=timeout_s))
         before = signal.signal(signal.SIGTERM, _stopped)  # torchrun ends the others with it when one has ended
         try:
-            yield
+            with _readers():
+                yield
         finally:
             signal.signal(signal.SIGTERM, before)
             dist.destroy_process_group()
@@ -250,6 +252,19 @@ def _sum(tensor: Tensor) -> None:
 
 def _stopped(number: int, frame: object) -> None:  # noqa: ARG001 - what the signal module gives
     raise RankLost(f"rank {_who()}: torchrun has stopped this process, as it does when another one ends; {CONTINUE}")
+
+
+@contextmanager
+def _readers() -> Iterator[None]:
+    """RankLost where a worker of torch's DataLoader was killed: that raises wherever this process is just then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = next(iter(str(error).splitlines())).rstrip(". ")
+        what = "memory was short, or torchrun has stopped all processes"
+        raise RankLost(f"rank {_who()}: a process that reads images has ended: {what} ({reason}); {CONTINUE}") from None
 
 
 def _who() -> str:

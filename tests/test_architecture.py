@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Runtimes and converters: every module of the packages imports without them, and asks for them only when used.
 RUNTIMES = (
     *("onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "tensorrt", "ai_edge_litert", "ai_edge_quantizer"),
-    *("litert_torch", "jax", "transformers", "matplotlib"),
+    *("litert_torch", "jax", "transformers", "matplotlib", "kornia"),
 )
 # What only the search and the capture of a network need: absent on a device.
 SEARCH = ("torch", "pymoo", "safetensors", "scipy")

@@ -29,7 +29,7 @@ from hnas.cli import COMMANDS, deploy_main, train_main
 from tests.conftest import need
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BIN = Path(sys.executable).parent
 SECONDS = 240  # for one command, on a machine that is shared: a hang is a failure, slowness is not
 
@@ -244,5 +244,5 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    missing = [p.name for p in (ROOT / "docs").glob("*.md") if p.name != "README.md" and f"({p.name})" not in index]
+    missing = [p.name for p in (ROOT / "docs").rglob("*.md") if p.name != "README.md" and f"({p.name})" not in index]
     assert not missing, f"docs/README.md does not link {', '.join(missing)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -256,9 +257,11 @@ def _listing(root: Path) -> Files:
     classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")))
     names, labels = [], []
     for label, name in enumerate(classes):
-        inside = sorted(
-            f.relative_to(root).as_posix() for f in (root / name).rglob("*") if f.suffix.lower() in SUFFIXES
-        )
+        inside = []
+        for folder, _, files in os.walk(root / name):  # a million paths as objects would take minutes
+            within = folder[len(str(root)) + 1 :]
+            inside += [f"{within}/{file}" for file in files if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
+        inside.sort(key=lambda inner: inner.split("/"))
         names += [inner.encode("utf-8", "surrogateescape") for inner in inside]
         labels += [label] * len(inside)
     if len(classes) < 2 or not names:

@@ -120,6 +120,19 @@ def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
     assert bad not in found
 
 
+@pytest.mark.slow
+def test_processes_give_the_results_of_one(tmp_path: Path) -> None:
+    wanted = [part(square, seed, x=3) for seed in range(3)]
+    found = Parts(tmp_path, None, workers=2)
+    try:
+        found.complete(wanted)
+        with pytest.raises(RuntimeError, match="x is below 0"):
+            found.complete([part(square, 0, x=-1)])
+    finally:
+        found.close()
+    assert [found[each]["y"] for each in wanted] == [9, 10, 11]
+
+
 def test_the_estimate_follows_the_pace_of_the_quick_part(tmp_path: Path) -> None:
     found = Parts(tmp_path, None)
     quick, full = part(square, 0, x=1, work=1.0), [part(square, seed, x=9, work=50.0) for seed in range(4)]

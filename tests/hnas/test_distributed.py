@@ -360,6 +360,18 @@ def test_devices_that_are_not_there_are_named(monkeypatch):
         pass
 
 
+def test_a_reader_that_is_killed_at_any_moment_is_one_line():
+    with (
+        alone(),
+        pytest.raises(distributed.RankLost, match=r"a process that reads images has ended: .*--resume") as caught,
+        distributed.group(),
+    ):
+        raise RuntimeError("DataLoader worker (pid 3) is killed by signal: Terminated. \nMore.")
+    assert "\n" not in str(caught.value)
+    with alone(), pytest.raises(RuntimeError, match="another fault"), distributed.group():
+        raise RuntimeError("another fault")
+
+
 def test_processes_that_do_not_come_are_one_line():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
