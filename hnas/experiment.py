@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from inspect import signature
@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hnas import distributed, spaces, strategies
+from hnas import distributed, evidence, spaces, strategies
 from hnas.distillation import DIVERGENCES
 from hnas.files import locked, read_json
 from hnas.journal import Journal
@@ -91,10 +91,10 @@ def _work(
 ) -> dict[str, Any]:
     """Train, evaluate and save; the record, which is empty where several processes train and this is not the first."""
     started, first = time.monotonic(), distributed.rank() == 0
-    journal = Journal(out / JOURNAL if first else None)
     precision = recipe.train.get("precision", "fp32")
-    study = Study(supernet, task, {}, journal, wanted["seed"], out, wanted, precision)
-    log = _train(study, recipe, schedule, wanted["alone"] is not None, advance, say)
+    with closing(Journal(out / JOURNAL if first else None)) as journal:
+        study = Study(supernet, task, {}, journal, wanted["seed"], out, wanted, precision)
+        log = _train(study, recipe, schedule, wanted["alone"] is not None, advance, say)
     skipped = distributed.total(getattr(task, "skipped", 0))
     if not first:
         return {}
@@ -110,7 +110,6 @@ def _work(
         **({"edits": [edit.to_json() for edit in log]} if log else {}),
     }
     save(supernet, out, record)
-    journal.close()
     for trace in (*_checkpoints(out), out / JOURNAL):
         trace.unlink(missing_ok=True)
     return record
@@ -133,7 +132,7 @@ def _train(
         combine = recipe.train.get("combine", "sum")
         study.train(pick, schedule, extra=extra, combine=combine, advance=advance, say=say)
         return []
-    from hnas import evidence, shrinking
+    from hnas import shrinking
 
     cycles = [replace(schedule, cycles=(cycle,)) for cycle in schedule.cycles]
     rules = {key: value for key, value in recipe.shrink.items() if key != "evidence"}
@@ -193,8 +192,15 @@ def _check(recipe: Recipe) -> None:
     for key in ("strategy", "epochs"):
         if key not in recipe.train:
             raise ValueError(f"recipe {recipe.name}: [train] lacks {key!r}")
+    _check_strategy(recipe)
+
+
+def _check_strategy(recipe: Recipe) -> None:
+    """ValueError for a strategy that does not train, for options that it does not take, and for unknown evidence."""
     if recipe.shrink and not ("evidence" in recipe.shrink and {"drop", "threshold"} & set(recipe.shrink)):
         raise ValueError(f"recipe {recipe.name}: [shrink] needs evidence, and drop or threshold")
+    if recipe.shrink:
+        evidence.load(recipe.shrink["evidence"])
     pick = getattr(strategies.load(recipe.train["strategy"]), "pick", None)
     if pick is None:
         raise ValueError(f"recipe {recipe.name}: the strategy {recipe.train['strategy']!r} searches, it does not train")

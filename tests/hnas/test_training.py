@@ -7,20 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from hnas import checkpoint as checkpoints
-from hnas import experiment
 from hnas.files import read_json, read_tensors, write_json, write_tensors
 from hnas.optimiser import MaskedSGD
-from hnas.recipes import Recipe
 from hnas.strategies import alone, sandwich
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.tasks.images import write_idx
 from hnas.training import Schedule, load, save, train
 from tests.hnas import tiny
 
@@ -276,93 +272,6 @@ def test_a_spoilt_folder_is_one_line(tmp_path, how, message):
 def test_a_folder_that_is_not_there_says_what_is_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match="--supernet takes what hnas-train --out wrote"):
         load(tmp_path / "nowhere")
-
-
-# --- a whole experiment -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def source(tmp_path, monkeypatch) -> Path:
-    """A folder of IDX files of 12 x 12 images, with small held-out splits."""
-    monkeypatch.setattr("hnas.tasks.images.HELD", {"calibration": 32, "search": 32})
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for prefix, n in (("train", 192), ("t10k", 32)):
-        found = tiny.data(n, n)
-        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", found.images[..., 0])
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", found.labels.astype(np.uint8))
-    return folder
-
-
-def recipe(**train_keys) -> Recipe:
-    arguments = {key: value for key, value in tiny.ARGUMENTS.items() if key != "classes"}
-    space = {"name": "hybrid_vision", **{key: spaces_plain(value) for key, value in arguments.items()}}
-    return Recipe("tiny", space, {"size": 12}, {"strategy": "sandwich", "epochs": 1, "batch": 32, **train_keys})
-
-
-def spaces_plain(value):
-    return [spaces_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def test_an_experiment_writes_what_load_reads_and_is_not_repeated(tmp_path, source):
-    out, steps = tmp_path / "out", []
-    record = experiment.run(recipe(), source, out, advance=lambda done, of, loss: steps.append((done, of)))
-    assert steps == [(k, 4) for k in range(1, 5)]
-    assert sorted(f.name for f in out.iterdir()) == ["supernet.json", "supernet.safetensors"]
-    supernet, found = load(out)
-    assert found["accuracy"] == record["accuracy"]
-    assert set(record["accuracy"]) == {"smallest", "largest"}
-    assert supernet.space.largest["resolution"] == 12
-    with pytest.raises(FileExistsError, match="choose another --out or --resume"):
-        experiment.run(recipe(), source, out)
-    before = (out / "supernet.safetensors").stat().st_mtime_ns
-    assert experiment.run(recipe(), source, out, resume=True) == found
-    assert (out / "supernet.safetensors").stat().st_mtime_ns == before
-    for other, said in (({"seed": 1}, "seed"), ({"epochs": 2.0}, "epochs"), ({"alone": "smallest"}, "alone")):
-        with pytest.raises(ValueError, match=f"holds the supernet of a run with other {said}; choose another --out"):
-            experiment.run(recipe(), source, out, resume=True, **other)
-
-
-def test_a_subnet_trains_alone_and_loads(tmp_path, source):
-    experiment.run(recipe(), source, tmp_path / "out", alone="random:3")
-    supernet, record = load(tmp_path / "out")
-    assert supernet.space.size == 1
-    assert record["accuracy"]["smallest"] == record["accuracy"]["largest"]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (recipe(smoothng=0.1), r"\[train\] has no key 'smoothng'; known: strategy, epochs, rate, restarts, batch"),
-        (Recipe("tiny", recipe().space, {"sise": 12}, recipe().train), r"\[data\] has no key 'sise'; known: size"),
-        (Recipe("tiny", recipe().space, {}, {"strategy": "sandwich"}), r"\[train\] lacks 'epochs'"),
-        (Recipe("tiny", {"name": "hybrid_vision", "depth": 1}, {"size": 12}, recipe().train), "does not take"),
-    ],
-)
-def test_a_recipe_with_a_wrong_key_is_one_line(tmp_path, source, given, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        experiment.run(given, source, tmp_path / "out")
-    assert one_line(caught)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[space", "recipe broken: "),
-        ("[train]\nepochs = 1", r"no name in \[space\]"),
-        ("[space]\nname = 'x'\n[other]", r"unknown section \[other\]"),
-    ],
-)
-def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
-    from hnas import recipes
-
-    file = tmp_path / "broken.toml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=message) as caught:
-        recipes.load(str(file))
-    assert one_line(caught)
-    with pytest.raises(FileNotFoundError, match="no recipe file"):
-        recipes.load(str(tmp_path / "absent.toml"))
 
 
 def test_the_schedule_warms_up_peaks_and_ends():

@@ -1,0 +1,203 @@
+"""An experiment: a recipe over a folder of data leaves a supernet; it resumes, shrinks, and is alone in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hnas import checkpoint, experiment
+from hnas.files import locked
+from hnas.recipes import Recipe
+from hnas.recipes import load as load_recipe
+from hnas.supernet import Supernet
+from hnas.tasks.images import write_idx
+from hnas.training import load, save
+from tests.hnas import tiny
+from tests.hnas.test_training import equal, one_line
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch) -> Path:
+    """A folder of IDX files of 12 x 12 images, with small held-out splits."""
+    monkeypatch.setattr("hnas.tasks.images.HELD", {"calibration": 32, "search": 32})
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for prefix, n in (("train", 192), ("t10k", 32)):
+        found = tiny.data(n, n)
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", found.images[..., 0])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", found.labels.astype(np.uint8))
+    return folder
+
+
+def recipe(**train_keys) -> Recipe:
+    arguments = {key: value for key, value in tiny.ARGUMENTS.items() if key != "classes"}
+    space = {"name": "hybrid_vision", **{key: spaces_plain(value) for key, value in arguments.items()}}
+    return Recipe("tiny", space, {"size": 12}, {"strategy": "sandwich", "epochs": 1, "batch": 32, **train_keys})
+
+
+def spaces_plain(value):
+    return [spaces_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def test_an_experiment_writes_what_load_reads_and_is_not_repeated(tmp_path, source):
+    out, steps = tmp_path / "out", []
+    record = experiment.run(recipe(), source, out, advance=lambda done, of, loss: steps.append((done, of)))
+    assert steps == [(k, 4) for k in range(1, 5)]
+    assert sorted(f.name for f in out.iterdir()) == ["supernet.json", "supernet.safetensors"]
+    supernet, found = load(out)
+    assert found["accuracy"] == record["accuracy"]
+    assert set(record["accuracy"]) == {"smallest", "largest"}
+    assert supernet.space.largest["resolution"] == 12
+    with pytest.raises(FileExistsError, match="choose another --out or --resume"):
+        experiment.run(recipe(), source, out)
+    before = (out / "supernet.safetensors").stat().st_mtime_ns
+    assert experiment.run(recipe(), source, out, resume=True) == found
+    assert (out / "supernet.safetensors").stat().st_mtime_ns == before
+    for other, said in (({"seed": 1}, "seed"), ({"epochs": 2.0}, "epochs"), ({"alone": "smallest"}, "alone")):
+        with pytest.raises(ValueError, match=f"holds the supernet of a run with other {said}; choose another --out"):
+            experiment.run(recipe(), source, out, resume=True, **other)
+
+
+def test_a_subnet_trains_alone_and_loads(tmp_path, source):
+    experiment.run(recipe(), source, tmp_path / "out", alone="random:3")
+    supernet, record = load(tmp_path / "out")
+    assert supernet.space.size == 1
+    assert record["accuracy"]["smallest"] == record["accuracy"]["largest"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (recipe(smoothng=0.1), r"\[train\] has no key 'smoothng'; known: strategy, epochs, rate, restarts, batch"),
+        (
+            Recipe("tiny", recipe().space, {"sise": 12}, recipe().train),
+            r"\[data\] has no key 'sise'; known: reader, size",
+        ),
+        (Recipe("tiny", recipe().space, {}, {"strategy": "sandwich"}), r"\[train\] lacks 'epochs'"),
+        (Recipe("tiny", {"name": "hybrid_vision", "depth": 1}, {"size": 12}, recipe().train), "does not take"),
+    ],
+)
+def test_a_recipe_with_a_wrong_key_is_one_line(tmp_path, source, given, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        experiment.run(given, source, tmp_path / "out")
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[space", "recipe broken: "),
+        ("[train]\nepochs = 1", r"no name in \[space\]"),
+        ("[space]\nname = 'x'\n[other]", r"unknown section \[other\]"),
+    ],
+)
+def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
+    from hnas import recipes
+
+    file = tmp_path / "broken.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        recipes.load(str(file))
+    assert one_line(caught)
+    with pytest.raises(FileNotFoundError, match="no recipe file"):
+        recipes.load(str(tmp_path / "absent.toml"))
+
+
+# --- shrinking between cycles -----------------------------------------------------------------------------------------
+
+SHRINK = {"evidence": "one_shot_accuracy", "drop": 3, "keep": 2}
+
+
+def shrinking(**rules) -> Recipe:
+    return replace(recipe(restarts=[[1, 0.1]]), shrink={**SHRINK, **rules})
+
+
+def test_a_recipe_that_shrinks_leaves_a_smaller_space_and_its_log(tmp_path, source):
+    record = experiment.run(shrinking(), source, tmp_path / "out")
+    supernet, found = load(tmp_path / "out")
+    whole = experiment.named(supernet.space, "largest") and load_space()
+    assert len(record["edits"]) == 3 == len(found["edits"])
+    assert 0 < supernet.space.size < whole.size
+    for edit in found["edits"]:
+        assert edit["option"] not in supernet.space.choices[edit["choice"]].options
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["supernet.json", "supernet.safetensors"]
+
+
+def load_space():
+    arguments = {key: value for key, value in tiny.ARGUMENTS.items() if key != "classes"}
+    return tiny.space(**arguments)
+
+
+@pytest.mark.parametrize("at", [2, 6], ids=["before", "after"])
+def test_a_run_that_shrinks_and_is_interrupted_resumes_to_the_same(tmp_path, source, monkeypatch, at):
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
+
+    def die(done: int, steps: int, loss: float) -> None:
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(shrinking(), source, tmp_path / "cut", advance=die)
+    with pytest.raises(FileExistsError, match="continue it with --resume"):
+        experiment.run(shrinking(), source, tmp_path / "cut")
+    experiment.run(shrinking(), source, tmp_path / "cut", resume=True)
+    experiment.run(shrinking(), source, tmp_path / "whole")
+    cut, whole = load(tmp_path / "cut"), load(tmp_path / "whole")
+    assert equal(cut[0], whole[0])
+    assert cut[1]["edits"] == whole[1]["edits"]
+    assert cut[0].space.to_json() == whole[0].space.to_json()
+
+
+def test_a_subnet_of_a_shrunken_space_trains_alone_by_its_name_there(tmp_path, source):
+    experiment.run(shrinking(), source, tmp_path / "shrunken")
+    space = load(tmp_path / "shrunken")[0].space
+    experiment.run(shrinking(), source, tmp_path / "alone", alone="random:5", among=space)
+    assert load(tmp_path / "alone")[0].space.largest == experiment.named(space, "random:5")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (replace(recipe(), shrink={"evidence": "angle"}), r"\[shrink\] needs evidence, and drop or threshold"),
+        (replace(recipe(), shrink={**SHRINK, "evidence": "hearsay"}), "no evidence 'hearsay'"),
+        (replace(recipe(), shrink={**SHRINK, "drop": 0}), "drop is 0; expected a whole number from 1 on"),
+        (recipe(options={"paths": 2, "pats": 3}), "'pats' is no option of that strategy; known: paths"),
+        (recipe(strategy="evolution"), "the strategy 'evolution' searches, it does not train"),
+        (recipe(combine="max"), 'combine is \'max\'; expected "sum" or "project"'),
+        (recipe(divergence="js"), 'divergence is \'js\'; expected "kl" or "alpha"'),
+    ],
+)
+def test_a_recipe_that_asks_for_what_is_not_there_is_one_line(tmp_path, source, given, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        experiment.run(given, source, tmp_path / "out")
+    assert one_line(caught)
+
+
+def test_a_folder_that_another_run_holds_is_refused(tmp_path, source):
+    with locked(tmp_path / "out"), pytest.raises(ValueError, match="another run is at work") as caught:
+        experiment.run(recipe(), source, tmp_path / "out")
+    assert one_line(caught)
+
+
+def test_a_supernet_with_split_branches_loads_with_equal_bits(tmp_path):
+    supernet = Supernet(tiny.space(), seed=3)
+    supernet.split(
+        "stages.1.blocks.1.mbconv", "stages.1.blocks.0.op", supernet.space.choices["stages.1.blocks.0.op"].options
+    )
+    with torch.no_grad():
+        for parameter in supernet.union.get_submodule("copies").parameters():
+            parameter.add_(1.0)
+    supernet.changed()
+    save(supernet, tmp_path, {})
+    again, record = load(tmp_path)
+    assert record["splits"]
+    assert equal(supernet, again)
+
+
+def test_the_shipped_recipe_is_the_one_that_made_the_shipped_supernet():
+    assets = Path(experiment.__file__).parent / "assets" / "fashion"
+    assert load(assets)[1]["recipe"] == load_recipe("fashion").to_json()
