@@ -24,6 +24,7 @@ from PIL import Image
 
 import hw_profiles
 from benchmarks.cli import main as bench_main
+from benchmarks.papers import __main__ as papers
 from export import backends
 from hnas.cli import COMMANDS, deploy_main, train_main
 from tests.conftest import need
@@ -188,7 +189,8 @@ def known_flags(program: str, command: str = "") -> frozenset[str]:
 
 def every_flag() -> frozenset[str]:
     subs = [known_flags("hnas-deploy", command) for command in ("", *COMMANDS)]
-    return frozenset().union(*subs, known_flags("hnas-train"), known_flags("hnas-bench"))
+    studies = frozenset(re.findall(r"--[a-z][a-z-]*", papers.parser().format_help()))
+    return frozenset().union(*subs, known_flags("hnas-train"), known_flags("hnas-bench"), studies)
 
 
 def invocations(page: Path) -> Iterator[tuple[str, list[str]]]:
@@ -244,5 +246,6 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    missing = [p.name for p in (ROOT / "docs").rglob("*.md") if p.name != "README.md" and f"({p.name})" not in index]
+    pages = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
+    missing = [page for page in pages if page != "README.md" and f"({page})" not in index]
     assert not missing, f"docs/README.md does not link {', '.join(missing)}"
