@@ -79,7 +79,7 @@ class _Source:
         try:
             self.model = ModelT.InitFromPackedBuf(model, 0)
             found = len(self.model.subgraphs)
-        except Exception as error:  # the reader trips over whatever is not there
+        except Exception as error:  # struct.error, IndexError, ...: generated code reads offsets that it never checks
             raise ValueError(f"not a whole TFLite model: {one_line(error)}") from error
         if found != 1:
             raise ValueError(f"the model has {found} subgraphs, expected one")

@@ -7,16 +7,16 @@ the paper gives the channels, that 22 layers are searched, and how many architec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hnas import ops
 from hnas.ops.conv import ConvNorm, round8
 from hnas.ops.slot import Slot
 from hnas.space import Arch, Choice, Shape, Space
-from hnas.spaces.hybrid_vision import Stage, initialise
+from hnas.spaces.hybrid_vision import HybridVision, Stage, initialise
 
 # channels, layers, stride of the first layer
 STAGES = ((16, 1, 1), (32, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
@@ -32,25 +32,6 @@ def parse(kind: str) -> tuple[int, int]:
     """(kernel, expansion) of a type: (5, 3) of ``k5e3``."""
     kernel, _, expansion = kind.removeprefix("k").partition("e")
     return int(kernel), int(expansion)
-
-
-class Mobile(nn.Module):
-    """[N, channels, H, W] -> class scores [N, classes]."""
-
-    def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], width: int, head: int, classes: int) -> None:
-        super().__init__()
-        self.stem = stem
-        self.stages = nn.ModuleList(stages)
-        self.head = ConvNorm(width, head, act=ACT)
-        self.classifier = nn.Linear(head, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The class scores of images."""
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        scores: Tensor = self.classifier(self.head(x).mean((2, 3)))
-        return scores
 
 
 def padnas_mobile(
@@ -91,7 +72,7 @@ def padnas_mobile(
                 blocks.append(Slot(branches, residual=b > 0, gated=relaxed and not every_type))
                 cin = wide[s]
             stages.append(Stage(blocks))
-        return Mobile(ConvNorm(channels, stem, 3, stem_stride, act=ACT), stages, cin, wide[-1], classes)
+        return HybridVision(ConvNorm(channels, stem, 3, stem_stride, act=ACT), stages, cin, wide[-1], classes, ACT)
 
     def union() -> nn.Module:
         return network({}, every_type=True)
