@@ -19,7 +19,8 @@ import numpy as np
 
 from export.artifact import Artifact
 from export.schema import JSON, decode, encode
-from export.worker import Worker, time_calls
+from export.serving import time_calls
+from export.worker import Worker
 
 if TYPE_CHECKING:
     from export.backends import Runner

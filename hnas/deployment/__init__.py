@@ -32,6 +32,7 @@ from hnas.space import Arch
 from hnas.study import Study
 
 Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
+SLACK = 0.003  # of top-1: about what int8 takes; of a subnet that is nearer to the goal int8 would seldom be kept
 FINALISTS = 3  # how many subnets are built, one after the other, until one keeps every window as an artifact
 
 
@@ -148,6 +149,7 @@ def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Ca
        and artifacts have more to them than the search knows.
     2. Only accuracy is: the fastest inside.
     3. Nothing is: the fastest within the guard of the largest subnet's accuracy; its artifact is held to that, too.
+       Where a lower precision is to be tried, those that have a little accuracy to lose to it come first.
     """
     scored = [c for c in candidates if "accuracy" in c.metrics]
     inside = [c for c in scored if all(low <= c.metrics[m] <= high for m, (low, high) in plan.windows.items())]
@@ -162,7 +164,9 @@ def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Ca
     if plan.min_accuracy is not None:
         return ahead[:FINALISTS]
     goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - 1e-9
-    return ([c for c in ahead if c.metrics["accuracy"] >= goal] or ahead[-1:])[:FINALISTS]
+    within = [c for c in ahead if c.metrics["accuracy"] >= goal] or ahead[-1:]
+    slack = SLACK if plan.precisions != ("fp32",) else 0.0
+    return sorted(within, key=lambda c: c.metrics["accuracy"] < goal + slack)[:FINALISTS]  # stable: by latency in each
 
 
 def _nearest(plan: Plan, candidates: list[Candidate]) -> str:

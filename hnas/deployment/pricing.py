@@ -108,6 +108,7 @@ class Turns:
         self._stack = ExitStack()
         self.folder = self._stack.enter_context(scratch())
         self._baseline: Worker | None = None
+        self._candidate: Worker | None = None
         self._cache = open_cache()
         self._stack.callback(self._cache.close)
 
@@ -138,11 +139,18 @@ class Turns:
         return self._baseline
 
     def _ratio(self, arch: Arch) -> tuple[float, float, float]:
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
-            worker = stack.enter_context(Worker(self._make(arch, folder, self.precision)))
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            worker = self._open(self._make(arch, Path(folder), self.precision))
             found = compare(self._worker(), worker, fitting(self.study), blocks=BLOCKS)
         return found.ratio, found.low, found.high
+
+    def _open(self, artifact: Artifact | Path) -> Worker:
+        """A worker on a candidate: the one that ran the last, so that the runtime is imported once, unless it died."""
+        if self._candidate is not None and self._candidate.alive:
+            self._candidate.open(artifact)
+        else:
+            self._candidate = self._stack.enter_context(Worker(artifact))
+        return self._candidate
 
     def _key(self, arch: Arch) -> str:
         parts = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from export import worker
+from export import serving
 from export.artifact import Artifact, Tensor, digest_files
 from export.transports import local
 
@@ -30,7 +30,7 @@ def fake_artifact(folder: Path, fake: str = "", outputs: tuple[Tensor, ...] = ()
 
 def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
     """As the local transport, but this module."""
-    assert module == "export.worker"
+    assert module == "export.serving"
     return local.start(__name__, environment)
 
 
@@ -91,4 +91,4 @@ def _load(name: str) -> Any:
 
 if __name__ == "__main__":
     sys.modules["export.backends"] = SimpleNamespace(load=_load)  # type: ignore[assignment]
-    worker.main()
+    serving.serve(serving.Served().answer)

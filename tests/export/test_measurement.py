@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import measurement, worker
+from export import measurement, serving
 from export.artifact import Artifact
 from export.measurement import Comparison, Measurement, compare, compare_many, measure, ratio_interval, student_quantile
 from export.worker import Worker
@@ -253,7 +253,7 @@ def test_times_are_positive(times: tuple[float, ...]) -> None:
 
 def test_a_runner_of_this_process_is_timed_by_its_bound_call(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(0, 10**12, 2_000_000))
-    monkeypatch.setattr(worker, "perf_counter_ns", lambda: next(ticks))
+    monkeypatch.setattr(serving, "perf_counter_ns", lambda: next(ticks))
     runner: Any = SimpleNamespace(bind=lambda *inputs: lambda: None, artifact=SimpleNamespace(threads=1))
     assert measure(runner, X, runs=20).times == pytest.approx((0.002,) * 20)
 

@@ -20,7 +20,9 @@ from hypothesis.extra import numpy as hnp
 from export import transports
 from export.artifact import Tensor
 from export.errors import ExportError, Unavailable
-from export.worker import Worker, _pack, _unpack, time_calls
+from export.frames import pack, unpack
+from export.serving import time_calls
+from export.worker import Worker
 from tests.export import fake_worker
 from tests.export.fake_worker import fake_artifact
 
@@ -167,6 +169,21 @@ def test_a_broken_protocol_is_one_line(tmp_path: Path) -> None:
         assert "broke the protocol: no frame starts with b'garb'" in fails(worker, X)
 
 
+def test_one_process_opens_artifact_after_artifact(tmp_path: Path) -> None:
+    with open_worker(tmp_path / "1", "calls") as worker:
+        process = worker._process.pid
+        worker.time((X,), 3)
+        for fake in ("bad", "worse"):
+            with pytest.raises(ExportError, match="cannot read the model") as caught:
+                worker.open(fake_artifact(tmp_path / fake, "bad"))
+            assert "\n" not in str(caught.value)
+        worker.open(fake_artifact(tmp_path / "2", "calls"))
+        assert int(worker(X)[0]) == 1  # a fresh runner
+        assert worker._process.pid == process
+        with pytest.raises(ValueError, match=r"this worker runs fake, .* wants absent"):
+            worker.open(fake_artifact(tmp_path / "3", verify_with="absent"))
+
+
 def test_no_process_stays_behind(tmp_path: Path) -> None:
     worker = open_worker(tmp_path)
     process = worker._process
@@ -210,14 +227,14 @@ ARRAYS = hnp.arrays(st.sampled_from(["f4", "f2", "i8", "?", "u1"]), hnp.array_sh
 
 @given(st.lists(ARRAYS, max_size=3))
 def test_frames_round_trip(arrays: list[Any]) -> None:
-    rest = memoryview(_pack({"do": "x"}, arrays))
+    rest = memoryview(pack({"do": "x"}, arrays))
 
     def read(size: int) -> bytes:
         nonlocal rest
         data, rest = bytes(rest[:size]), rest[size:]
         return data
 
-    header, again = _unpack(read)
+    header, again = unpack(read)
     assert header == {"do": "x"}
     assert not rest
     for a, b in zip(arrays, again, strict=True):

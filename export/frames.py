@@ -1,0 +1,91 @@
+"""Requests and answers between a parent and its child: frames over a pipe, and the loop that serves them.
+
+A frame is a magic number, sizes, a JSON header and the raw bytes of the arrays. No pickle, and any pipe will do: a
+transport may put the child on another machine. The child's end is plain Python 3.8 with numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import struct
+import sys
+import threading
+from math import prod
+from typing import Any, Callable, Dict, Sequence, Tuple
+
+import numpy as np
+
+Header = Dict[str, Any]
+Arrays = Tuple["np.ndarray[Any, Any]", ...]
+Frame = Tuple[Header, Arrays]
+
+PROTOCOL = 2
+_PREFIX = struct.Struct(">4sIQ")  # magic, bytes of the header, bytes of the arrays
+_MAGIC = b"hnas"
+_LARGEST = 2**34
+
+
+def pack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
+    """One frame."""
+    plain = [np.asarray(array, order="C") for array in arrays]
+    for array in plain:
+        _check_dtype(array.dtype)
+    described = {**header, "arrays": [[array.dtype.str, list(array.shape)] for array in plain]}
+    text = json.dumps(described).encode()
+    body = [array.tobytes() for array in plain]
+    return b"".join([_PREFIX.pack(_MAGIC, len(text), sum(map(len, body))), text, *body])
+
+
+def unpack(read: Callable[[int], bytes]) -> Frame:
+    """The frame that ``read(n)``, which gives exactly n bytes, delivers; ValueError if it is none."""
+    magic, n_text, n_body = _PREFIX.unpack(read(_PREFIX.size))
+    if magic != _MAGIC or n_text > _LARGEST or n_body > _LARGEST:
+        raise ValueError(f"no frame starts with {magic!r}")
+    header = json.loads(read(n_text))
+    body, start, arrays = memoryview(read(n_body)), 0, []
+    for name, shape in header.pop("arrays"):
+        dtype = np.dtype(name)
+        _check_dtype(dtype)
+        size = dtype.itemsize * prod(shape)
+        arrays.append(np.frombuffer(body[start : start + size], dtype).reshape(shape).copy())
+        start += size
+    if start != n_body:
+        raise ValueError(f"the arrays of a frame have {n_body} bytes, its header says {start}")
+    return header, tuple(arrays)
+
+
+def _check_dtype(dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "biuf":
+        raise ValueError(f"an array of {dtype} cannot go to a worker; numbers and bool can")
+
+
+def serve(answer: Callable[[Header, Arrays], Frame]) -> None:
+    """Answer one parent until its end of the pipe closes, which ends this process even in the middle of a call."""
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # runtimes print to descriptor 1; frames have their own
+    requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+    stream = os.fdopen(source, "rb")
+
+    def read(size: int) -> bytes:
+        data = stream.read(size)
+        if len(data) < size:
+            os._exit(0)  # the parent closed or died
+        return data
+
+    def receive() -> None:
+        try:
+            while True:
+                requests.put(unpack(read))
+        finally:
+            os._exit(1)  # what came was no frame
+
+    threading.Thread(target=receive, daemon=True).start()
+    while True:
+        message = memoryview(pack(*answer(*requests.get())))
+        sys.stdout.flush()
+        while message:
+            message = message[os.write(sink, message) :]

@@ -1,0 +1,172 @@
+"""A child process that answers requests: whatever happens to it is one line here, and nobody else is harmed."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from export.errors import ExportError, Unavailable
+from export.frames import Frame, Header, pack, unpack
+
+if TYPE_CHECKING:
+    from export.transports import Transport
+
+_TAIL = 8192
+
+
+class Process:
+    """``python -m module``, started by ``transport``; a context manager.
+
+    1. It raises: its message as ExportError (ValueError for wrong use, Unavailable if a package is missing there); it
+       lives on.
+    2. It dies (crash, memory): one ExportError line with the signal and its last words.
+    3. No answer within ``timeout`` seconds: it is killed; ExportError.
+    4. It answers garbage: it is killed; ExportError.
+
+    ``memory_mb`` is what it was told to limit itself to; it is named where memory may have been the cause.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        *,
+        environment: Mapping[str, str],
+        timeout: float,
+        transport: Transport,
+        memory_mb: int | None = None,
+    ) -> None:
+        self._name, self._timeout, self._memory_mb = name, timeout, memory_mb
+        self._lock = threading.Lock()
+        self._process = transport.start(module, environment)
+        self._stderr = _Tail(self._process)
+        self._finalizer = weakref.finalize(self, _end, self._process)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
+        return self._finalizer.alive
+
+    def close(self) -> None:
+        """End the process; calling twice is fine."""
+        self._finalizer()
+        self._stderr.join(timeout=1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, header: Header, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> Frame:
+        """The worker's answer to one request, or the error it stands for; an interrupted exchange ends the worker."""
+        if not self.alive:
+            raise ExportError(f"{self._name} is closed")
+        message = pack(header, arrays)
+        with self._lock:
+            try:
+                reply, outputs = _exchange(self._process, message, monotonic() + self._timeout)
+            except TimeoutError:
+                self._finalizer()
+                raise ExportError(f"{self._name} gave no answer to {header['do']!r} in {self._timeout:g} s") from None
+            except (EOFError, OSError):
+                raise ExportError(self._obituary(header["do"])) from None
+            except ValueError as error:
+                self._finalizer()
+                raise ExportError(f"{self._name} broke the protocol: {error}") from None
+            except BaseException:
+                self._finalizer()
+                raise
+        if "error" in reply:
+            limited = self._memory_mb and re.search("memory|alloc", reply["error"], re.IGNORECASE)
+            text = reply["error"] + (f" (memory limit {self._memory_mb} MB)" if limited else "")
+            raise {"Unavailable": Unavailable, "ValueError": ValueError}.get(reply["type"], ExportError)(text)
+        return reply, outputs
+
+    def _obituary(self, doing: str) -> str:
+        """Why the process is gone, in one line."""
+        self._finalizer()
+        code = self._process.returncode
+        how = f"exited with {code}" if code >= 0 else f"died with {signal.Signals(-code).name}"
+        limit = f" (memory limit {self._memory_mb} MB)" if self._memory_mb else ""
+        words = self._stderr.last_line()
+        return f"{self._name} {how} on {doing!r}{limit}" + (f": {words}" if words else "")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipes, which ends a healthy worker at once, and kill one that is not."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(timeout=0.5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+class _Tail(threading.Thread):
+    """The last of what a process writes to stderr, read so that a chatty one never blocks."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(daemon=True, name="stderr of a worker")
+        self._process, self._text = process, b""
+        self.start()
+
+    def run(self) -> None:
+        """Read to the end, keep the tail."""
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            while chunk := stream.read(_TAIL):
+                self._text = (self._text + chunk)[-_TAIL:]
+
+    def last_line(self) -> str:
+        """The last line that says something, at most 200 characters."""
+        self.join(timeout=1.0)
+        lines = [line.strip() for line in self._text.decode("utf-8", "replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")[:200]
+
+
+def _exchange(process: subprocess.Popen[bytes], message: bytes, deadline: float) -> Frame:
+    """Send ``message``, read one frame; TimeoutError at ``deadline``, EOFError or OSError if the process is gone."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    source, sink = process.stdout.fileno(), process.stdin.fileno()
+    os.set_blocking(sink, False)
+
+    def wait(reading: list[int], writing: list[int]) -> None:
+        poll = select.poll()  # select() cannot take descriptors above 1023
+        for fd in reading:
+            poll.register(fd, select.POLLIN)
+        for fd in writing:
+            poll.register(fd, select.POLLOUT)
+        if not poll.poll(max(0.0, deadline - monotonic()) * 1000):
+            raise TimeoutError
+
+    left = memoryview(message)
+    while left:
+        wait([], [sink])
+        left = left[os.write(sink, left[: 1 << 16]) :]
+
+    def read(size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            wait([source], [])
+            chunk = os.read(source, min(size - len(data), 1 << 20))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return bytes(data)
+
+    return unpack(read)
