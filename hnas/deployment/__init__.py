@@ -27,6 +27,7 @@ from hnas.deployment.folder import Unreachable, opened
 from hnas.deployment.plan import GUARD, Plan, resolve
 from hnas.deployment.pricing import Measured, fitting, samples
 from hnas.deployment.source import Source, open_source
+from hnas.memory import reuse_memory
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
 from hnas.study import Study
@@ -65,6 +66,7 @@ def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **opti
     """
     plan = resolve(target, resume=resume, **options)
     notify = on or _silent
+    reuse_memory()
     source = open_source(plan.supernet, plan.data)
     with opened(plan, source, resume) as journal:
         study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)

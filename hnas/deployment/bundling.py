@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from export import zoo
 from export.artifact import Artifact
-from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Prediction, Space, Speedup
+from export.machine import Machine
+from export.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, Space, Speedup
 from export.measurement import Comparison
 from export.zoo import Bundle
 from hnas.cost import Price

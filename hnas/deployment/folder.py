@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from export.manifest import Machine
+from export.machine import Machine
 from hnas.deployment.plan import Plan
 from hnas.deployment.source import Source
 from hnas.files import locked, read_json, write_json

@@ -10,7 +10,7 @@ from typing import Any
 import hw_profiles
 from export import backends
 from export.errors import Unavailable
-from export.manifest import Machine
+from export.machine import Machine
 from hnas import units
 from hw_profiles import Device
 

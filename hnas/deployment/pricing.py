@@ -21,7 +21,7 @@ import export
 from export import backends
 from export.artifact import Artifact
 from export.fusion import fuse
-from export.manifest import Machine
+from export.machine import Machine
 from export.measurement import compare, measure
 from export.program import Program, capture
 from export.worker import Worker
@@ -33,7 +33,7 @@ from hnas.study import Study
 from hw_profiles import Device
 
 QUANTISED = 32  # calibration images of a candidate that is only timed
-BLOCKS = 6  # turns of a candidate and the largest subnet; the finalists get more
+BLOCKS = 4  # turns of a candidate and the largest subnet; the finalists get more
 
 Inputs = tuple[NDArray[Any], ...]
 

@@ -16,7 +16,8 @@ import export
 from export import zoo
 from export.errors import ExportError
 from export.fusion import fuse
-from export.manifest import Input, Machine, Manifest
+from export.machine import Machine
+from export.manifest import Input, Manifest
 from export.measurement import Comparison, compare_many
 from export.program import Program, capture
 from export.verification import Check
