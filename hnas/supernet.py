@@ -198,21 +198,26 @@ class Supernet(nn.Module):
         with torch.device("meta"):
             skeleton = Skeleton(self.space.build(arch))
         _refuse_transient(skeleton.net)
-        skeleton.moments = {name: buffer.shape for name, buffer in skeleton.net.named_buffers()}
-        for name, own in skeleton.net.named_parameters(remove_duplicate=False):
-            if not name.endswith(".gates"):
-                skeleton.where[name] = self._cut(name, self._owner(name, arch), own, skeleton.net)
+        for path, member in skeleton.net.named_modules(remove_duplicate=False):
+            prefix = f"{path}." if path else ""
+            for leaf, buffer in member._buffers.items():
+                if buffer is not None:
+                    skeleton.moments[prefix + leaf] = buffer.shape
+            for leaf, own in member._parameters.items():
+                if own is not None and leaf != "gates":
+                    name = prefix + leaf
+                    skeleton.where[name] = self._cut(name, self._owner(name, arch), own, member)
         self._skeletons[arch] = skeleton
         if len(self._skeletons) > self._bound:
             self._skeletons.popitem(last=False)
         return skeleton
 
-    def _cut(self, name: str, shared: str, own: Tensor, net: nn.Module) -> tuple[nn.Parameter, Index | None]:
+    def _cut(self, name: str, shared: str, own: Tensor, member: nn.Module) -> tuple[nn.Parameter, Index | None]:
+        """The shared parameter of ``own``, which ``member`` holds as ``name``, and the part of it that is used."""
         full = self._parameters_by_name.get(shared)
-        path, _, leaf = name.rpartition(".")
         if full is None:
             raise ValueError(f"{name} is no parameter of the supernet of {self.space.name!r}")
-        owner, member = self._owners[shared.rpartition(".")[0]], net.get_submodule(path)
+        owner = self._owners[shared.rpartition(".")[0]]
         if type(owner) is not type(member):
             types = type(owner).__name__, type(member).__name__
             raise ValueError(f"{name} belongs to a {types[0]} in the supernet, to a {types[1]} here")
@@ -223,7 +228,7 @@ class Supernet(nn.Module):
             return full, None
         subweight = getattr(member, "subweight", None)
         if subweight is not None:
-            return full, subweight(leaf, tuple(full.shape), tuple(own.shape))
+            return full, subweight(name.rpartition(".")[2], tuple(full.shape), tuple(own.shape))
         centred = isinstance(member, nn.modules.conv._ConvNd)
         return full, tuple(
             slice((m - n) // 2, (m - n) // 2 + n) if centred and axis >= 2 else slice(0, n)
@@ -247,9 +252,9 @@ def _moments(skeleton: Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
 
 def _refuse_transient(net: nn.Module) -> None:
     """ValueError for a buffer that no state holds: a skeleton's would stay on meta."""
-    kept = net.state_dict().keys()
-    for name, _ in net.named_buffers():
-        if name not in kept:
+    for path, module in net.named_modules():
+        for leaf in module._non_persistent_buffers_set & module._buffers.keys():
+            name = f"{path}.{leaf}" if path else leaf
             raise ValueError(f"{name} is a non-persistent buffer, which would stay on meta; register it as persistent")
 
 

@@ -7,6 +7,7 @@ The splits never overlap: training reads ``train``, norms are calibrated on ``ca
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def task(images: Path | None, seed: int, quick: bool = False, **options: Any) ->
     name = "digits" if images is None else "fashion-14"
     splits, preprocessing = _splits(images, quick)
     return Classification(splits, preprocessing, **{**OPTIONS[name], **options}, seed=seed, name=name)
+
+
+def named(of: Mapping[str, str], images: Path | None, seed: int, quick: bool = False) -> Classification:
+    """The task that a setting was described by; ValueError for other images: a part must not be answered from them.
+
+    Digits need no folder, so one that is given for other studies does no harm.
+    """
+    found = task(None if of["name"] == "digits" else images, seed, quick)
+    if found.name != of["name"]:
+        raise ValueError(f"this part is of {of['name']}, the images given are {found.name}; check --data")
+    return found
 
 
 def described(images: Path | None, quick: bool = False) -> dict[str, str]:

@@ -19,7 +19,7 @@ from benchmarks.papers.hybrid import SPACE
 from benchmarks.papers.parts import Part, Parts, Result, part
 from benchmarks.papers.report import Report, Table, verdict
 from benchmarks.papers.statistics import hypervolume, paired
-from benchmarks.papers.supernets import EVALUATION, alone, checked, common, small_hybrid, space_of, train
+from benchmarks.papers.supernets import EVALUATION, alone, common, small_hybrid, space_of, train
 from hnas.cost import Price
 from hnas.space import Arch, Option
 from hnas.strategies.evolution import Window, search
@@ -71,7 +71,7 @@ def latencies(
     fp32, one image, one thread. Weights are untrained: time depends on shapes alone.
     """
     space = space_of(SPACE, arguments)
-    study = Study(Supernet(space, seed), checked(data.task(images, seed, quick), of), seed=seed)
+    study = Study(Supernet(space, seed), data.named(of, images, seed, quick), seed=seed)
     members = [space.largest, *(space.arch(arch) for arch in archs)]
     raw, _ = study.task.held("search")
     inputs = [x.numpy() for x in study.task.inputs(raw[:1], space.example(space.largest))]
@@ -103,7 +103,7 @@ def fronts(
     models, bounds: device -> the latency model's coefficients, and upper ends of windows in its units.
     """
     space = space_of(SPACE, arguments)
-    task = checked(data.task(images, seed, quick), of)
+    task = data.named(of, images, seed, quick)
     trained = Study(Supernet(space, seed), task, seed=seed)
     found: Result = {**train(trained, STRATEGY, {}, {"passes": passes}), "chosen": {}}
     for device, model in models.items():

@@ -17,7 +17,7 @@ from benchmarks.papers.parts import Part, Parts, Result, part
 from benchmarks.papers.pwsnas import digits, scale
 from benchmarks.papers.report import Report, Table, verdict
 from benchmarks.papers.statistics import kendall, mean_interval, paired
-from benchmarks.papers.supernets import RATE, checked, space_of, train
+from benchmarks.papers.supernets import RATE, space_of, train
 from hnas import evidence, shrinking, unsharing
 from hnas.space import Arch, Space
 from hnas.strategies import spos
@@ -52,7 +52,7 @@ def host(
     Shrinking takes a share of the path passes, by single paths; the host has the rest and begins with new weights.
     Chosen: by the logits where the host has them, by search accuracy otherwise.
     """
-    task = checked(data.task(images, seed, quick), of)
+    task = data.named(of, images, seed, quick)
     left = whole = space_of(tabular.SPACE, {})
     if by is not None:
         spent = round(SHARE * passes)
@@ -94,7 +94,7 @@ def unshared(
     Split: surviving operations get a copy for each type of the slot before, the most shared and torn first, as long as
     the weights in use stay below those of the supernet before shrinking. The same path passes either way.
     """
-    task = checked(data.task(images, seed, quick), of)
+    task = data.named(of, images, seed, quick)
     whole = space_of(tabular.SPACE, {})
     study = Study(Supernet(whole, seed), task, seed=seed)
     space = shrunken(study, "angle", round(SHARE * passes))

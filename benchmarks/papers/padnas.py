@@ -18,7 +18,7 @@ from benchmarks.papers.parts import Part, Parts, Result, part
 from benchmarks.papers.pwsnas import digits, scale
 from benchmarks.papers.report import Report, Table, verdict
 from benchmarks.papers.statistics import kendall, mean_interval, paired
-from benchmarks.papers.supernets import RATE, checked, costs, space_of, train
+from benchmarks.papers.supernets import RATE, costs, space_of, train
 from hnas import shrinking
 from hnas.cost import Price
 from hnas.evidence import pareto_frequency
@@ -47,7 +47,7 @@ def counted(arch: Arch) -> Price:
 
 def progressive(images: Path | None, seed: int, *, of: Mapping[str, str], passes: int, quick: bool = False) -> Result:
     """I, P and PAD with the same path passes: what is left, how it is ranked, and its front."""
-    task = checked(data.task(images, seed, quick), of)
+    task = data.named(of, images, seed, quick)
     whole = space_of(tabular.SPACE, {})
     evaluations = 12 if quick else EVALUATIONS
     studies: dict[str, tuple[Study, Space, list[Candidate]]] = {}
@@ -78,7 +78,7 @@ def progressive(images: Path | None, seed: int, *, of: Mapping[str, str], passes
 
 def frequencies(images: Path | None, seed: int, *, of: Mapping[str, str], passes: int, quick: bool = False) -> Result:
     """How often the good architectures take each operation, by two searches, each with several seeds."""
-    task = checked(data.task(images, seed, quick), of)
+    task = data.named(of, images, seed, quick)
     whole = space_of(tabular.SPACE, {})
     study = Study(Supernet(whole, seed), task, {"macs": counted}, seed=seed)
     train(study, "spos", {}, {"passes": passes})

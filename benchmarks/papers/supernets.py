@@ -100,7 +100,7 @@ def supernet(
 ) -> Result:
     """Train a supernet and score ``archs`` with inherited weights and calibrated norms, and by their angles."""
     whole = space_of(space, arguments)
-    study = Study(Supernet(whole, seed), checked(data.task(images, seed, quick), of), seed=seed)
+    study = Study(Supernet(whole, seed), data.named(of, images, seed, quick), seed=seed)
     spent = train(study, strategy, options, budget, learn=learn, times=times)
     members = [whole.arch(arch) for arch in archs]
     turned = {form: angle.of(study, members, form=form).round(6).tolist() for form in angle.FORMS} if angles else {}
@@ -121,7 +121,7 @@ def alone(
     """Train one architecture from its own initial weights; the same images in the same order as a supernet's."""
     whole = space_of(space, arguments)
     lone = whole.alone(whole.arch(arch))
-    study = Study(Supernet(lone, seed), checked(data.task(images, seed, quick), of), seed=seed)
+    study = Study(Supernet(lone, seed), data.named(of, images, seed, quick), seed=seed)
     spent = train(study, "alone", {}, {"steps": steps})
     return {**spent, **{split: values[0] for split, values in scores(study, [lone.largest]).items()}}
 
@@ -186,10 +186,3 @@ def passes(path: Path) -> float:
 def _active(option: Any) -> int:
     """A slot of one type is one pass, whatever the type; of several, those with weights count."""
     return max(1, sum(kind != FREE for kind in option)) if isinstance(option, tuple) else 1
-
-
-def checked(task: Any, of: Mapping[str, str]) -> Any:
-    """The task, if its data is that of the setting: a part must not be answered from other images."""
-    if task.name != of["name"]:
-        raise ValueError(f"this part is of {of['name']}, the images given are {task.name}; check --data")
-    return task

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.papers import data
 from benchmarks.papers.parts import Result
-from benchmarks.papers.supernets import checked, space_of, train
+from benchmarks.papers.supernets import space_of, train
 from hnas import shrinking
 from hnas.angles import Graph
 from hnas.evidence import angle
@@ -60,7 +60,7 @@ def ranking(
     """
     whole = space_of(space, arguments)
     members = [whole.arch(arch) for arch in archs] if archs is not None else enumerated(whole)
-    study = Study(Supernet(whole, seed), checked(data.task(images, seed, quick), of), seed=seed)
+    study = Study(Supernet(whole, seed), data.named(of, images, seed, quick), seed=seed)
     found: dict[str, dict[str, list[float]]] = {}
     paths = cell(whole) if graph else None
 

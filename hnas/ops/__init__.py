@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from types import ModuleType
 
 # Building blocks of operations that are not operations themselves.
 _PARTS = {"conv", "slot"}
 
 
+@cache
 def names() -> tuple[str, ...]:
     """Every operation type that is a file of this folder."""
     import pkgutil

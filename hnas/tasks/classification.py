@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hnas.distillation import DIVERGENCES, distil
+from hnas.memory import channels_last
 from hnas.space import Shape
 from hnas.tasks.images import ImageData, Pixels, Preprocessing, load
 
@@ -66,7 +67,7 @@ class Classification:
         """uint8 images as the one float input [N, C, h, w] of an architecture; channels-last in memory."""
         ((_, height, width),) = shapes
         x = torch.from_numpy(self.preprocessing.at((height, width))(raw))
-        return (x.contiguous(memory_format=torch.channels_last),)
+        return (channels_last(x),)
 
     def held(self, split: str) -> tuple[Pixels, Tensor]:
         """All images and labels of a split that is not trained on."""
