@@ -6,7 +6,8 @@ No torch is imported; what runs the networks is the worker of ``export``, one pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from export.artifact import Artifact, Tensor
+    from export.machine import Machine
     from export.manifest import Manifest
+    from export.transports import Transport
     from hnas.tasks.images import Preprocessing
 
 TIMING_SHARE = 0.8
@@ -30,7 +33,10 @@ BATCH = 1024
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked of one check; ``max_time`` in seconds, ``data`` a folder where the package lacks the images."""
+    """What was asked of one check; ``max_time`` in seconds, ``data`` a folder where the package lacks the images.
+
+    ``host`` is the address of a device, on which everything runs then.
+    """
 
     min_speedup: float | None = None
     max_time: float = 60.0
@@ -38,6 +44,7 @@ class Options:
     here: bool = False
     data: Path | None = None
     seed: int = 0
+    host: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,11 @@ class Images:
 def check(path: Path, options: Options, progress: session.Progress) -> Report:
     """The report on the bundle at ``path``; ValueError or FileNotFoundError in one line for a bundle that is no good.
 
-    1. The claim is measured, or ``here`` says that this machine is the device: the baseline is timed against itself and
+    1. The claim is measured, or ``here`` or ``host`` say where the device is: the baseline is timed against itself and
        against the artifact, then the artifact's hits are counted. ``Unavailable`` if its runtime is missing.
     2. The claim is predicted: only the hits are counted, by the runtime that verified the artifact, if that is here.
     """
-    from export import manifest, zoo
+    from export import zoo
 
     clock = session.Clock(options.max_time)
     bundle = zoo.read(path)
@@ -68,20 +75,24 @@ def check(path: Path, options: Options, progress: session.Progress) -> Report:
         raise ValueError(f"{path}: its artifact does not state its inputs, so nothing can be run")
     claim = claim_of(bundle.manifest)
     timed: tuple[Ratio, Ratio] | None = None
-    if claim.kind == "measured" or options.here:
-        require_runtime(artifact.backend)
+    transport, machine, found = place(options.host, artifact.backend)
+    here = options.here or (options.host is not None and claim.kind == "predicted")
+    if claim.kind == "measured" or here:
+        if options.host is None:
+            require_runtime(artifact.backend)
         images = find_images(bundle.manifest, options.data)
         if baseline is not None and gate.threshold(claim, options.min_speedup) is not None:
             span = clock.left * (TIMING_SHARE if isinstance(images, Images) else 1.0)
-            timed = time_both(baseline, artifact, span, options, progress)
-        accuracy = count(artifact, artifact.backend, images, claim.images, clock, progress)
+            timed = time_both(baseline, artifact, span, options, progress, transport)
+        accuracy = count(artifact, artifact.backend, images, claim.images, clock, progress, transport)
     else:
         runtime = str(artifact.notes.get("verify_with") or artifact.backend)
         images = missing(runtime) or find_images(bundle.manifest, options.data)
         accuracy = count(artifact, runtime, images, claim.images, clock, progress)
     noise, speed = timed or (None, None)
-    machine = manifest.Machine.here()
-    evidence = Evidence(claim, machine.processor, options.here, options.min_speedup, noise, speed, accuracy)
+    if options.host is not None and accuracy.value is not None:
+        accuracy = replace(accuracy, versions=found)
+    evidence = Evidence(claim, machine.processor, here, options.min_speedup, noise, speed, accuracy)
     return Report(
         bundle=str(path),
         artifact_digest=artifact.digest,
@@ -90,7 +101,7 @@ def check(path: Path, options: Options, progress: session.Progress) -> Report:
         seed=options.seed,
         seconds=clock.spent,
         machine=asdict(machine),
-        versions=versions(artifact.backend),
+        versions=found,
     )
 
 
@@ -112,6 +123,18 @@ def claim_of(manifest: Manifest) -> Claim:
         images=accuracy.n if accuracy else 0,
         versions=manifest.versions,
     )
+
+
+def place(host: str | None, backend: str) -> tuple[Transport | None, Machine, dict[str, str]]:
+    """The way to ``host``, what that machine is, and its versions of ``backend``; None is this machine, and no way."""
+    from export.machine import Machine
+    from export.transports import connect
+    from export.worker import describe
+
+    if host is None:
+        return None, Machine.here(), versions(backend)
+    transport = connect(host)
+    return transport, *describe(backend, transport)
 
 
 def missing(backend: str) -> str | None:
@@ -136,6 +159,7 @@ def time_both(
     seconds: float,
     options: Options,
     progress: session.Progress,
+    transport: Transport | None = None,
 ) -> tuple[Ratio, Ratio]:
     """The baseline against itself, and the artifact against the baseline: this machine's noise, and the speedup.
 
@@ -148,7 +172,7 @@ def time_both(
         processes=options.processes,
         clock=session.Clock(seconds),
         seed=options.seed,
-        compare=session.compare_fresh,
+        compare=partial(session.compare_fresh, transport=transport) if transport else session.compare_fresh,
         progress=progress,
     )
     return noise, speed
@@ -200,8 +224,10 @@ def count(
     planned: int,
     clock: session.Clock,
     progress: session.Progress,
+    transport: Transport | None = None,
 ) -> Accuracy:
     """Top-1 of the artifact file over ``images`` in one worker, until time runs out; one chunk is always counted."""
+    from export.transports import local
     from export.worker import Worker
 
     if isinstance(images, str):
@@ -211,7 +237,7 @@ def count(
         return Accuracy(None, 0, planned, f"the split has {total} images, the claim was made on {planned}")
     if reason := unfit(artifact, (images.prepare.channels, *images.prepare.size)):
         return Accuracy(None, 0, planned, reason)
-    with Worker(artifact, backend=runtime) as worker:
+    with Worker(artifact, backend=runtime, transport=transport or local) as worker:
         while seen < total and (seen == 0 or clock.left > 0):
             stop = min(seen + CHUNK, total)
             lot = Images(images.pixels[seen:stop], images.labels[seen:stop], images.prepare)

@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
         help="speedup to be reached (default: 0.9 of the low end of the claim)",
     )
     check.add_argument("--here", action="store_true", help="judge here even if the claim is of another CPU model")
+    check.add_argument(
+        "--host", metavar="URL", help="run it on this device: ssh://[user@]device[:port][/path/of/python]"
+    )
     check.add_argument("--data", type=Path, metavar="DIR", help="images, where the package does not ship them")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system, errors too")
     check.set_defaults(run=run_check)
@@ -70,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="1x3x224x224",
         help="shape of an input, float32; once for each input (default: what the artifacts say)",
     )
-    compare.set_defaults(run=run_compare, min_speedup=None, here=False, data=None)
+    compare.set_defaults(run=run_compare, min_speedup=None, here=False, data=None, host=None)
     measuring(compare)
     return top
 
@@ -132,6 +135,7 @@ def options(arguments: argparse.Namespace) -> Options:
         here=arguments.here,
         data=arguments.data,
         seed=arguments.seed,
+        host=arguments.host,
     )
 
 

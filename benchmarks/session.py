@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.measurement import Comparison
+    from export.transports import Transport
 
 Inputs: TypeAlias = "tuple[np.ndarray[Any, Any], ...]"
 Given: TypeAlias = "Inputs | Callable[[Artifact], Inputs]"
@@ -41,18 +42,28 @@ class Compare(Protocol):
 
 
 def compare_fresh(
-    baseline: Artifact, candidates: Sequence[Artifact], inputs: Given, *, blocks: int, seed: int
+    baseline: Artifact,
+    candidates: Sequence[Artifact],
+    inputs: Given,
+    *,
+    blocks: int,
+    seed: int,
+    transport: Transport | None = None,
 ) -> list[Comparison]:
     """``export.compare_many`` over a new process of each, run by the very runtime that the artifact was built for.
+
+    ``transport`` leads to another machine where that is asked for.
 
     The runtime is said, since a worker would open an artifact for another device with the one that verified it.
     """
     from export.measurement import compare_many
+    from export.transports import local
     from export.worker import Worker
 
     with ExitStack() as stack:
         first, *others = (
-            stack.enter_context(Worker(artifact, backend=artifact.backend)) for artifact in (baseline, *candidates)
+            stack.enter_context(Worker(artifact, backend=artifact.backend, transport=transport or local))
+            for artifact in (baseline, *candidates)
         )
         return compare_many(first, others, inputs, blocks=blocks, seed=seed, confidence=CONFIDENCE)
 

@@ -14,9 +14,10 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ LAYERS = "padnas_mobile"  # the space of 22 layers
 
 def step_of_supernet(supernet: Supernet, optimiser: MaskedSGD, archs: Sequence[Arch], x: Tensor, y: Tensor) -> None:
     """Train the subnets on one batch, the first teaching the others."""
-    _backward([lambda each, arch=arch: supernet(arch, each) for arch in archs], supernet.space, archs, x, y)
+    _backward([partial(supernet, arch) for arch in archs], supernet.space, archs, x, y)
     optimiser.step(RATE, [supernet.where(arch) for arch in archs])
     supernet.changed()
 
@@ -112,15 +113,15 @@ def views(count: int) -> tuple[float, float]:
     space = spaces.load(LAYERS)()
     supernet = Supernet(space, 0)
     archs = [space.sample(Random(seed)) for seed in range(count)]
-    fresh = [_seconds(lambda arch=arch: supernet.view(arch)) for arch in archs]
-    again = [_seconds(lambda arch=arch: supernet.view(arch)) for arch in archs]
+    fresh = [_seconds(partial(supernet.view, arch)) for arch in archs]
+    again = [_seconds(partial(supernet.view, arch)) for arch in archs]
     return 1e3 * statistics.median(again), 1e3 * statistics.median(fresh)
 
 
 def angles() -> tuple[float, int]:
     """Seconds of the angle scores of all operations of the space of 22 layers, and how many those are."""
     space = spaces.load(LAYERS)()
-    study = Study(Supernet(space, 0), None)  # type: ignore[arg-type] - weights alone are looked at
+    study = Study(Supernet(space, 0), cast("Any", None))  # weights alone are looked at
     begun = perf_counter()
     found = angle.scores(study, space, samples=1000)
     return perf_counter() - begun, len(found)

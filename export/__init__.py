@@ -3,14 +3,20 @@
 Names load when first used: reading, checking and measuring an artifact must not import torch.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.artifact import Artifact
+    from export.assignment import compile_mixed
     from export.errors import ExportError, Unavailable
+    from export.inspection import Inspection
     from export.measurement import Comparison, Measurement, compare, compare_many, measure
     from export.pipeline import compile, load
+    from export.profiling import layers
+    from export.slowdown import slower_layers
     from export.verification import LIMITS, Check, Limits, check
     from export.worker import Worker
 
@@ -20,6 +26,7 @@ __all__ = [
     "Check",
     "Comparison",
     "ExportError",
+    "Inspection",
     "Limits",
     "Measurement",
     "Unavailable",
@@ -28,15 +35,22 @@ __all__ = [
     "compare",
     "compare_many",
     "compile",
+    "compile_mixed",
+    "layers",
     "load",
     "measure",
+    "slower_layers",
 ]
 
 _HOME = {
     "artifact": ("Artifact",),
+    "assignment": ("compile_mixed",),
     "errors": ("ExportError", "Unavailable"),
+    "inspection": ("Inspection",),
     "measurement": ("Comparison", "Measurement", "compare", "compare_many", "measure"),
     "pipeline": ("compile", "load"),
+    "profiling": ("layers",),
+    "slowdown": ("slower_layers",),
     "verification": ("LIMITS", "Check", "Limits", "check"),
     "worker": ("Worker",),
 }

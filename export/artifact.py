@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path, PurePosixPath
+from typing import Mapping, Tuple
 
 from export.schema import JSON, check_version, decode, encode, read_json, write_json
 
@@ -21,6 +21,7 @@ RECORD = "artifact.json"
 BARE = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "tflite"}  # suffix of a model file -> its backend
 LARGEST = 2**28  # values of a tensor: 1 GiB of float32
 _SHA256 = re.compile("[0-9a-f]{64}")
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Tensor:
     """One input or output in the module's own layout (NCHW for images); ``dtype`` in numpy's words."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Tuple[int, ...]
     dtype: str
 
     def __post_init__(self) -> None:
@@ -53,8 +54,8 @@ class Artifact:
     precision: str
     device: str
     threads: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: Tuple[Tensor, ...]
+    outputs: Tuple[Tensor, ...]
     files: Mapping[str, str]
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, JSON] = field(default_factory=dict)
@@ -126,13 +127,15 @@ def digest_file(folder: Path, name: str) -> str:
     """The sha256 of the plain file ``name`` in ``folder``; ValueError if it is missing, special, or a link out."""
     path = folder / name
     try:
-        inside = path.resolve(strict=True).is_relative_to(folder.resolve(strict=True))
-        if not inside:
+        if folder.resolve(strict=True) not in path.resolve(strict=True).parents:
             raise ValueError(f"{path} is a link that leaves {folder}; copy the file into the folder")
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hang the reader
             raise ValueError(f"{path} is not a plain file")
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            for chunk in iter(lambda: file.read(_CHUNK), b""):
+                digest.update(chunk)
+        return digest.hexdigest()
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle

@@ -13,6 +13,12 @@ class Unavailable(ExportError):
     code: int = 3
 
 
+class Disconnected(Unavailable):
+    """A device was there and is gone: nothing was decided, and the same may work when it is back."""
+
+    resumable = True  # a command that can resume says so
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The error's type and first telling line, cut to ``limit`` characters: foreign errors run over pages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

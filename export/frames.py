@@ -17,11 +17,13 @@ from typing import Any, Callable, Dict, Sequence, Tuple
 
 import numpy as np
 
+from export.errors import ExportError, Unavailable, one_line
+
 Header = Dict[str, Any]
 Arrays = Tuple["np.ndarray[Any, Any]", ...]
 Frame = Tuple[Header, Arrays]
 
-PROTOCOL = 2
+PROTOCOL = 3
 _PREFIX = struct.Struct(">4sIQ")  # magic, bytes of the header, bytes of the arrays
 _MAGIC = b"hnas"
 _LARGEST = 2**34
@@ -59,6 +61,21 @@ def unpack(read: Callable[[int], bytes]) -> Frame:
 def _check_dtype(dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "biuf":
         raise ValueError(f"an array of {dtype} cannot go to a worker; numbers and bool can")
+
+
+def dispatch(target: object) -> Callable[[Header, Arrays], Frame]:
+    """Requests to do x are answered by ``target.do_x(header, arrays)``; whatever it raises is a reply, too."""
+
+    def answer(header: Header, arrays: Arrays) -> Frame:
+        try:
+            reply: Frame = getattr(target, "do_" + header["do"])(header, arrays)
+            return reply
+        except Exception as error:  # noqa: BLE001 - whatever a runtime raises is one line for the parent
+            told = isinstance(error, (ExportError, ValueError)) and str(error)
+            kind = next((t.__name__ for t in (Unavailable, ExportError, ValueError) if isinstance(error, t)), "")
+            return {"error": str(error).splitlines()[0] if told else one_line(error), "type": kind}, ()
+
+    return answer
 
 
 def serve(answer: Callable[[Header, Arrays], Frame]) -> None:

@@ -6,36 +6,17 @@ Every figure carries what it takes to be believed or doubted: kind, unit, percen
 from __future__ import annotations
 
 import math
-import os
-import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from export.artifact import check_files, check_name
+from export.machine import Machine
 from export.schema import JSON
 from export.verification import Check
 
 Kind: TypeAlias = Literal["measured", "predicted"]
-
-# Of /proc/cpuinfo: x86 has the first three, ARM the others.
-_REVISION = {
-    "cpu family": "family",
-    "model": "model",
-    "stepping": "stepping",
-    "CPU implementer": "implementer",
-    "CPU variant": "variant",
-    "CPU part": "part",
-    "CPU revision": "revision",
-}
-_INSTRUCTIONS = (
-    *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
-    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
-)
 
 
 @dataclass(frozen=True)
@@ -129,41 +110,6 @@ class Speedup:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where the figures were taken.
-
-    ``cpu`` is the name that the system gives, ``revision`` its family, model and stepping (on ARM the makers' numbers
-    of each kind of core), ``instructions`` the sets that kernels choose by. Clouds hide the name of a CPU; the rest
-    tells generations apart.
-    """
-
-    cpu: str
-    cores: int
-    os: str
-    python: str
-    revision: str = ""
-    instructions: tuple[str, ...] = ()
-
-    @property
-    def processor(self) -> str:
-        """All that says which CPU it is, in one line: equal lines run the same kernels."""
-        return ", ".join(filter(None, (self.cpu, self.revision, " ".join(self.instructions))))
-
-    @classmethod
-    def here(cls) -> Machine:
-        """The machine at hand."""
-        text = _text(Path("/proc/cpuinfo"))
-        cpu = next(iter(_stated(text, "model name|Model")), "") or platform.processor() or platform.machine()
-        parts = {word: _stated(text, key) for key, word in _REVISION.items()}
-        revision = " ".join(f"{word} {'+'.join(found)}" for word, found in parts.items() if found)
-        known = {word for line in _stated(text, "flags|Features") for word in line.split()}
-        cores = len(os.sched_getaffinity(0))
-        system = f"{platform.system()} {platform.machine()}"
-        instructions = tuple(word for word in _INSTRUCTIONS if word in known)
-        return cls(cpu, cores, system, platform.python_version(), revision, instructions)
-
-
-@dataclass(frozen=True)
 class Data:
     """The data set behind the figures: sha256 of each split that was used."""
 
@@ -229,16 +175,6 @@ class Manifest:
             check_name(folder)
         check_files(self.files)
         _at_least("size_bytes", self.size_bytes, 0)
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8", "replace") if path.is_file() else ""
-
-
-def _stated(text: str, key: str) -> list[str]:
-    """The different values of ``key``, a pattern, in a text like /proc/cpuinfo; phones have several kinds of core."""
-    found = re.findall(rf"^(?:{key})[ \t]*:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
-    return list(dict.fromkeys(found))
 
 
 def _ordered(name: str, low: float, value: float, high: float) -> None:

@@ -20,10 +20,12 @@ import numpy as np
 from export.artifact import Artifact
 from export.schema import JSON, decode, encode
 from export.serving import time_calls
+from export.transports import local
 from export.worker import Worker
 
 if TYPE_CHECKING:
-    from export.backends import Runner
+    from export.runtimes import Runner
+    from export.transports import Transport
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Contender: TypeAlias = "Runner | Worker | Artifact | Path | str"
@@ -186,41 +188,30 @@ class Comparison:
 
 
 def measure(
-    runner: Contender, inputs: Sequence[Array], *, runs: int = 200, seconds: float = 2.0, seed: int = 0
+    runner: Contender,
+    inputs: Sequence[Array],
+    *,
+    runs: int = 200,
+    seconds: float = 2.0,
+    seed: int = 0,
+    transport: Transport = local,
 ) -> Measurement:
     """The times of ``runs`` calls, or of as many (10 at least) as fit into ``seconds``, after a warm-up until steady.
 
-    An artifact or a path is opened in a Worker of its own, by the backend that it was built for (Unavailable where that
-    is missing); a Runner is timed here, a Worker next to its runtime.
+    An artifact or a path is opened in a Worker of its own behind ``transport``, by the backend that it was built for
+    (Unavailable where that is missing); a Runner is timed here, a Worker next to its runtime.
     """
     with ExitStack() as stack:
-        opened = _open(runner, inputs, stack)
+        opened = _open(runner, inputs, stack, transport)
         warmup = _warm(opened.timer)
         fitting = max(10, int(seconds / warmup.median))
         times = opened.timer(min(runs, fitting), 0)
     return Measurement(tuple(times.tolist()), opened.batch, opened.threads, warmup.calls, warmup.settled, seed)
 
 
-def compare(
-    a: Contender,
-    b: Contender,
-    inputs: Inputs,
-    *,
-    blocks: int = 20,
-    runs: int | None = None,
-    processes: int = 1,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Comparison:
-    """By which factor ``b`` is faster than ``a``, in turns a b b a or b a a b at random, ``blocks`` times a process.
-
-    Artifacts and paths are opened in fresh Workers for each of ``processes``; an open runner has one process only.
-    ``inputs`` may be a function that gives those of an artifact, for contenders that read different shapes.
-    ``runs`` is the calls in each turn; None takes as many as fill about 20 ms, 3 to 100.
-    """
-    (comparison,) = compare_many(
-        a, [b], inputs, blocks=blocks, runs=runs, processes=processes, seed=seed, confidence=confidence
-    )
+def compare(a: Contender, b: Contender, inputs: Inputs, **session: Any) -> Comparison:
+    """By which factor ``b`` is faster than ``a``: ``compare_many`` of the two, with its options."""
+    (comparison,) = compare_many(a, [b], inputs, **session)
     return comparison
 
 
@@ -234,10 +225,14 @@ def compare_many(
     processes: int = 1,
     seed: int = 0,
     confidence: float = 0.95,
+    transport: Transport = local,
 ) -> list[Comparison]:
-    """``compare`` of the baseline with each candidate, all in the same session.
+    """By which factor each candidate is faster than the baseline, all in the same session.
 
-    In each block everybody runs once in a random order and once in its reverse.
+    In each of ``blocks`` a process, everybody runs once in a random order and once in its reverse, ``runs`` calls a
+    turn; None takes as many as fill about 20 ms, 3 to 100. Artifacts and paths are opened in fresh Workers behind
+    ``transport`` for each of ``processes``; an open runner has one process only. ``inputs`` may be a function that
+    gives those of an artifact, for contenders that read different shapes.
     """
     contenders = [baseline, *candidates]
     if blocks < 2 or processes < 1 or (runs is not None and runs < 1):
@@ -251,7 +246,7 @@ def compare_many(
     opened: list[_Opened] = []
     for _ in range(processes):
         with ExitStack() as stack:
-            opened = [_open(contender, inputs, stack) for contender in contenders]
+            opened = [_open(contender, inputs, stack, transport) for contender in contenders]
             _session([each.timer for each in opened], records, blocks, runs, rng)
     measured = [
         Measurement(tuple(record.times), each.batch, each.threads, record.warmup, record.settled, seed)
@@ -347,12 +342,12 @@ class _Opened(NamedTuple):
     threads: int
 
 
-def _open(contender: Contender, inputs: Inputs, stack: ExitStack) -> _Opened:
+def _open(contender: Contender, inputs: Inputs, stack: ExitStack, transport: Transport) -> _Opened:
     """A contender ready to be timed on its inputs; artifacts and paths get a Worker that ends with ``stack``."""
     if isinstance(contender, Artifact | Path | str):
         artifact = contender if isinstance(contender, Artifact) else Artifact.read(contender)
         # The backend is said, or an artifact for another device would be timed in the runtime that verified it.
-        contender = stack.enter_context(Worker(artifact, backend=artifact.backend))
+        contender = stack.enter_context(Worker(artifact, backend=artifact.backend, transport=transport))
     given = inputs(contender.artifact) if callable(inputs) else inputs
     batch, threads = _batch(given), contender.artifact.threads
     if hasattr(contender, "time"):

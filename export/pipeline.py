@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,8 @@ import hw_profiles
 from export import backends
 from export.artifact import RECORD, Artifact
 from export.errors import ExportError, Unavailable, one_line
+from export.quantisation import LADDER
+from export.schema import JSON
 from export.verification import LIMITS, Check, check
 from export.worker import Worker
 
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from export.backends import Backend, Runner
+    from export.backends import Backend
     from export.program import Program
+    from export.runtimes import Runner
 
     Arrays = tuple[NDArray[Any], ...]
     Sample = Sequence[torch.Tensor | NDArray[Any]] | torch.Tensor | NDArray[Any]
@@ -43,19 +46,26 @@ def compile(
     threads: int | None = None,
     evidence: Iterable[Sample] | None = None,
     backend: str | None = None,
+    recover: str | None = None,
+    keep_float: Sequence[str] = (),
+    opened: Callable[[Artifact], Worker] | None = None,
 ) -> Artifact:
     """The artifact of ``module`` for ``device`` in the folder ``path``, opened in a new process and verified there.
 
     ``calibration`` are input tuples (torch or numpy; batches are split to the examples' batch size), needed for int8;
     ``evidence`` are those that the verification runs on: by default the calibration, else the example inputs and a few
-    random ones of the same spread. A failure leaves nothing behind; an older artifact at ``path`` is replaced last.
+    random ones of the same spread. ``opened`` opens it on a device, where it is verified as well. A failure leaves
+    nothing behind; an older artifact at ``path`` is replaced last.
+
+    ``recover`` edits the network so that int8 loses less: a rung of ``LADDER``, or "auto", which takes the first with
+    which verification holds, none to begin with. ``keep_float`` names blocks that stay in float (`mixed.blocks`).
 
     ValueError for wrong use, Unavailable for a missing runtime, ExportError when the module cannot be compiled or the
     artifact does not compute what the module does. All of them are one line.
     """
     profile = hw_profiles.load(device)
     name, chosen = _choose(profile, backend, precision)
-    target = _check_path(Path(path))
+    target = free_path(Path(path))
     examples = _samples([example_inputs])[0]
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be 1 or more, got {threads}")
@@ -63,29 +73,32 @@ def compile(
         raise ValueError("int8 needs calibration batches; pass calibration=..., an iterable of input tuples")
     images = None if calibration is None else _split(_samples(calibration), examples, "calibration")
     proof = None if evidence is None else _split(_samples(evidence), examples, "evidence")
-    program = _program(module, examples)
-    with _published(target) as folder:
-        try:
-            artifact = chosen.compile(
-                program,
-                folder,
-                precision=precision,
-                device=profile,
-                threads=profile.threads if threads is None else threads,
-                calibration=images if precision == "int8" else None,
-            )
-        except ExportError:
-            raise
-        except Exception as error:  # converters raise whatever they like
-            missing = chosen.missing() if isinstance(error, ImportError) else None
-            if missing is not None:
-                raise Unavailable(missing) from error
-            what = f"{name} cannot compile {type(module).__name__} to {precision}"
-            raise ExportError(f"{what}: {one_line(error)}") from error
-        found = verify(module, artifact, proof or images or _probes(program))
+    rungs = _rungs(recover, precision)
+    program = _marked(_program(module, examples, name), keep_float, name, chosen)
+    with published(target) as folder:
+        for rung in rungs:
+            fitted, edits = _recovered(program, images, rung)
+            with _named(f"{name} cannot compile {type(module).__name__} to {precision}", chosen):
+                artifact = chosen.compile(
+                    fitted,
+                    folder,
+                    precision=precision,
+                    device=profile,
+                    threads=profile.threads if threads is None else threads,
+                    calibration=images if precision == "int8" else None,
+                )
+            samples = proof or images or _probes(program)
+            found = verify(module, artifact, samples)
+            if found.passed and opened is not None:
+                found = verify(module, artifact, samples, opened)
+            if found.passed:
+                break
         if not found.passed:
             raise ExportError(f"{name} does not compute what {type(module).__name__} does: {found.line()}")
         notes = {**artifact.notes, "passes": [list(pair) for pair in program.fired], "verification": found.to_json()}
+        if edits or keep_float:
+            added = {"recovery": edits, "rung": rung, "blocks_in_float": list(keep_float)}
+            notes["quantisation"] = {**_table(artifact.notes["quantisation"]), **added}
         replace(artifact, notes=notes).write()
     return Artifact.read(target)
 
@@ -100,10 +113,15 @@ def load(artifact: Artifact | Path | str) -> Runner:
     return backend.load(opened)
 
 
-def verify(module: torch.nn.Module, artifact: Artifact, evidence: Sequence[Arrays]) -> Check:
-    """Compare the saved artifact, opened in a new process, with the module in eager mode on every sample."""
+def verify(
+    module: torch.nn.Module,
+    artifact: Artifact,
+    evidence: Sequence[Arrays],
+    opened: Callable[[Artifact], Worker] = Worker,
+) -> Check:
+    """Compare the saved artifact, in the new process that ``opened`` starts, with the module in eager mode."""
     expected = _eager(module, evidence)
-    with Worker(artifact.source) as worker:
+    with opened(Artifact.read(artifact.source)) as worker:
         return check(expected, worker.outputs(evidence), artifact.precision)
 
 
@@ -125,7 +143,57 @@ def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) ->
     return name, chosen
 
 
-def _check_path(path: Path) -> Path:
+def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
+    """The rungs to try in turn; None is the network as it is."""
+    if recover is None:
+        return (None,)
+    if recover not in ("auto", *LADDER):
+        raise ValueError(f"no recover={recover!r}; known: auto, {', '.join(LADDER)}")
+    if precision != "int8":
+        raise ValueError(f"recover={recover!r} is for int8, got precision {precision}")
+    return (None, *LADDER) if recover == "auto" else (recover,)
+
+
+def _marked(program: Program, keep_float: Sequence[str], name: str, backend: Backend) -> Program:
+    """The program with the named blocks marked to stay in float; ValueError where the backend cannot."""
+    if not keep_float:
+        return program
+    if not getattr(backend, "mixed", False):
+        raise ValueError(f"{name} cannot keep single blocks in float; onnxruntime and openvino can")
+    from export.mixed import keep_float as mark
+
+    return mark(program, keep_float)
+
+
+def _recovered(program: Program, images: Sequence[Arrays] | None, rung: str | None) -> tuple[Program, list[JSON]]:
+    """The program with the edits of a rung, and what each of them gained."""
+    if rung is None or images is None:
+        return program, []
+    from export.recovery import recover
+
+    return recover(program, images, rung)
+
+
+@contextmanager
+def _named(what: str, backend: Backend) -> Iterator[None]:
+    """Whatever a converter raises as one line: Unavailable where something is not installed, else ExportError."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:  # converters raise whatever they like
+        missing = backend.missing() if isinstance(error, ImportError) else None
+        if missing is not None:
+            raise Unavailable(missing) from error
+        raise ExportError(f"{what}: {one_line(error)}") from error
+
+
+def _table(value: JSON) -> dict[str, JSON]:
+    assert isinstance(value, dict)
+    return value
+
+
+def free_path(path: Path) -> Path:
     """The path, made absolute; ValueError where writing would overwrite something that is no artifact."""
     path = path.absolute()
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file()):
@@ -134,7 +202,7 @@ def _check_path(path: Path) -> Path:
 
 
 @contextmanager
-def _published(target: Path) -> Iterator[Path]:
+def published(target: Path) -> Iterator[Path]:
     """A new folder beside ``target`` that takes its place when the block succeeds, and goes when it does not."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -206,16 +274,25 @@ def _list(sample: Sequence[NDArray[Any]]) -> str:
     return ", ".join(f"{part.dtype}{list(part.shape)}" for part in sample)
 
 
-def _program(module: torch.nn.Module, examples: Sequence[NDArray[Any]]) -> Program:
-    """The captured and fused program of the module."""
+def prepared(
+    module: torch.nn.Module, example_inputs: Sample, calibration: Iterable[Sample], backend: str
+) -> tuple[Program, list[Arrays]]:
+    """The fused program of a module for a backend, and calibration inputs at the batch size of the examples."""
+    examples = _samples([example_inputs])[0]
+    images = _split(_samples(calibration), examples, "calibration")
+    return _program(module, examples, backend), images
+
+
+def _program(module: torch.nn.Module, examples: Sequence[NDArray[Any]], backend: str) -> Program:
+    """The captured program of the module, fused by the passes of the backend."""
     import torch
 
-    from export.fusion import fuse
+    from export.fusion import fuse, passes_for
     from export.program import capture
 
     if not isinstance(module, torch.nn.Module):
         raise ValueError(f"compile takes a torch.nn.Module, got {type(module).__name__}")
-    return fuse(capture(module, [torch.from_numpy(part) for part in examples]))
+    return fuse(capture(module, [torch.from_numpy(part) for part in examples]), passes_for(backend))
 
 
 def _eager(module: torch.nn.Module, evidence: Sequence[Arrays]) -> list[Arrays]:

@@ -10,12 +10,13 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from export.errors import ExportError, Unavailable
+from export.errors import Disconnected, ExportError, Unavailable
 from export.frames import Frame, Header, pack, unpack
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Process:
     2. It dies (crash, memory): one ExportError line with the signal and its last words.
     3. No answer within ``timeout`` seconds: it is killed; ExportError.
     4. It answers garbage: it is killed; ExportError.
+    5. The connection to its machine breaks: Disconnected.
 
     ``memory_mb`` is what it was told to limit itself to; it is named where memory may have been the cause.
     """
@@ -46,10 +48,10 @@ class Process:
         transport: Transport,
         memory_mb: int | None = None,
     ) -> None:
-        self._name, self._timeout, self._memory_mb = name, timeout, memory_mb
+        self._name, self._timeout, self._memory_mb, self._transport = name, timeout, memory_mb, transport
         self._lock = threading.Lock()
         self._process = transport.start(module, environment)
-        self._stderr = _Tail(self._process)
+        self._stderr = Tail(self._process)
         self._finalizer = weakref.finalize(self, _end, self._process)
 
     @property
@@ -71,36 +73,47 @@ class Process:
     def ask(self, header: Header, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> Frame:
         """The worker's answer to one request, or the error it stands for; an interrupted exchange ends the worker."""
         if not self.alive:
-            raise ExportError(f"{self._name} is closed")
+            raise ExportError(f"{self._title} is closed")
         message = pack(header, arrays)
         with self._lock:
             try:
                 reply, outputs = _exchange(self._process, message, monotonic() + self._timeout)
             except TimeoutError:
                 self._finalizer()
-                raise ExportError(f"{self._name} gave no answer to {header['do']!r} in {self._timeout:g} s") from None
+                what = f"{self._title} gave no answer to {header['do']!r} in {self._timeout:g} s"
+                raise ExportError(what) from None
             except (EOFError, OSError):
-                raise ExportError(self._obituary(header["do"])) from None
+                raise self._obituary(header["do"]) from None
             except ValueError as error:
                 self._finalizer()
-                raise ExportError(f"{self._name} broke the protocol: {error}") from None
+                raise ExportError(f"{self._title} broke the protocol: {error}") from None
             except BaseException:
                 self._finalizer()
                 raise
         if "error" in reply:
             limited = self._memory_mb and re.search("memory|alloc", reply["error"], re.IGNORECASE)
-            text = reply["error"] + (f" (memory limit {self._memory_mb} MB)" if limited else "")
+            place = f"{self._transport.where}: " if self._transport.where else ""
+            text = place + reply["error"] + (f" (memory limit {self._memory_mb} MB)" if limited else "")
             raise {"Unavailable": Unavailable, "ValueError": ValueError}.get(reply["type"], ExportError)(text)
         return reply, outputs
 
-    def _obituary(self, doing: str) -> str:
+    @property
+    def _title(self) -> str:
+        return self._name + (f" on {self._transport.where}" if self._transport.where else "")
+
+    def _obituary(self, doing: str) -> ExportError:
         """Why the process is gone, in one line."""
         self._finalizer()
         code = self._process.returncode
-        how = f"exited with {code}" if code >= 0 else f"died with {signal.Signals(-code).name}"
-        limit = f" (memory limit {self._memory_mb} MB)" if self._memory_mb else ""
         words = self._stderr.last_line()
-        return f"{self._name} {how} on {doing!r}{limit}" + (f": {words}" if words else "")
+        last = f": {words}" if words else ""
+        if self._transport.lost(code):
+            return Disconnected(f"the connection to {self._transport.where} was lost on {doing!r}{last}")
+        how = f"exited with {code}"
+        with suppress(ValueError):  # a shell in between says 128 and the signal
+            how = f"died with {signal.Signals(-code if code < 0 else code - 128).name}"
+        limit = f" (memory limit {self._memory_mb} MB)" if self._memory_mb else ""
+        return ExportError(f"{self._title} {how} on {doing!r}{limit}{last}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -116,7 +129,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-class _Tail(threading.Thread):
+class Tail(threading.Thread):
     """The last of what a process writes to stderr, read so that a chatty one never blocks."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

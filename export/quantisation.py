@@ -1,13 +1,13 @@
 """What int8 has in common between the runtimes: calibration data, and the ONNX quantiser that two of them share.
 
-There is one recipe (post-training, min/max over all calibration inputs) and no algorithm of our own. Which operators
-are quantised, and into which numbers, is a policy that each backend's one file owns.
+Which operators are quantised, and into which numbers, is a policy that each backend's one file owns; a device's profile
+may override it. What is fitted to the calibration data before that is in `export.recovery`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.program import Program
+    from hw_profiles import Override
 
 Sample = tuple["NDArray[Any]", ...]
+
+# What `export.recovery` can do for accuracy, cheapest first; here, as those who choose need no torch.
+LADDER = ("bias", "equalise", "round", "finetune")
+FLOAT = "hnas_float"  # the key in a node's meta that keeps it out of int8; `export.mixed` sets it
 
 
 def samples(calibration: Sequence[Sample] | None, inputs: Sequence[Tensor]) -> list[Sample]:
@@ -44,43 +49,71 @@ def has_attention(program: Program) -> bool:
     )
 
 
+def kept_float(program: Program) -> tuple[str, ...]:
+    """The names of the nodes that are marked to stay in float."""
+    return tuple(node.name for node in program.module.graph.nodes if node.meta.get(FLOAT))
+
+
 @dataclass(frozen=True)
 class QDQ:
     """The policy of a runtime that reads ONNX with explicit quantise/dequantise pairs; weights are s8 per channel.
 
-    ``symmetric`` fixes every zero point of an activation at 0; ``bias`` quantises biases to int32.
+    ``symmetric`` fixes every zero point of an activation at 0; ``bias`` quantises biases to int32. ``ranges`` is how
+    activations are calibrated: minmax by the quantiser itself, the rest as `export.calibration` has it.
     """
 
     operators: tuple[str, ...]
     activations: Literal["u8", "s8"]
     symmetric: bool
     bias: bool
+    ranges: str = "minmax"
+
+    def on(self, override: Override | None) -> QDQ:
+        """The policy under a device's override."""
+        if override is None:
+            return self
+        left = tuple(name for name in self.operators if name not in override.leave_float)
+        return replace(self, operators=left, ranges=override.ranges or self.ranges)
 
     def to_json(self) -> dict[str, JSON]:
         """The policy for an artifact's notes."""
-        return {**asdict(self), "operators": list(self.operators), "weights": "s8 per channel", "ranges": "min/max"}
+        return {**asdict(self), "operators": list(self.operators), "weights": "s8 per channel"}
 
 
-def quantise_onnx(source: Path, target: Path, calibration: Sequence[Sample], policy: QDQ) -> None:
-    """Write ``source`` to ``target`` in explicit int8 under ``policy``.
+def quantise_onnx(
+    source: Path,
+    target: Path,
+    calibration: Sequence[Sample],
+    policy: QDQ,
+    program: Program | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Write ``source``, made from ``program``, to ``target`` in explicit int8 under ``policy``.
 
     1. An operator of the policy with a constant weight, or without weights: quantised.
     2. MatMul of two activations: stays float. ONNX Runtime 1.31 fuses its quantised form into a kernel that computes
        something else (2 dB against 38 dB on a hybrid net), and gains nothing by it on attention of our sizes.
-    3. Everything else: stays float.
+    3. What the program marks to stay in float, and everything else: stays float.
+    4. ``ranges`` has a range for a value of the program: taken; else its extremes over ``calibration``.
     """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     types = {"u8": quantization.QuantType.QUInt8, "s8": quantization.QuantType.QInt8}
-    options = {"ActivationSymmetric": policy.symmetric, "WeightSymmetric": True, "QuantizeBias": policy.bias}
+    options: dict[str, Any] = {"ActivationSymmetric": policy.symmetric, "WeightSymmetric": True}
+    options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": _overrides(source, program, ranges)}
+    kept = _kept(source, program)
     with quiet(), TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
         constants = {value.name for value in graph.initializer}
-        free = [node.name for node in graph.node if node.op_type == "MatMul" and not constants & set(node.input)]
+        free = [
+            node.name
+            for node in graph.node
+            if (node.op_type == "MatMul" and not constants & set(node.input)) or node.name.partition("/")[0] in kept
+        ]
         quantization.quantize_static(
             str(prepared),
             str(target),
@@ -93,6 +126,37 @@ def quantise_onnx(source: Path, target: Path, calibration: Sequence[Sample], pol
             nodes_to_exclude=free,
             extra_options=options,
         )
+
+
+def _kept(source: Path, program: Program | None) -> set[str]:
+    """The nodes of the file that the program marks to stay in float; a rewrite of ORT's adds a suffix after a slash."""
+    names = kept_float(program) if program is not None else ()
+    if program is None or not names:
+        return set()
+    import onnx
+
+    from export.naming import onnx_nodes
+
+    return onnx_nodes(program, onnx.load(source).graph, names)
+
+
+def _overrides(
+    source: Path, program: Program | None, ranges: Mapping[str, tuple[float, float]] | None
+) -> dict[str, list[dict[str, Any]]]:
+    """The ranges by the names of the file's values, in the words of ONNX Runtime's quantiser."""
+    if program is None or not ranges:
+        return {}
+    import numpy as np
+    import onnx
+
+    from export.naming import onnx_values
+
+    values = onnx_values(program, onnx.load(source).graph)
+    found = {name: ranges[value] for name, value in values.items() if value in ranges}
+    return {
+        name: [{"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}]
+        for name, (low, high) in found.items()
+    }
 
 
 def _reader(names: Sequence[str], calibration: Sequence[Sample]) -> Any:

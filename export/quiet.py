@@ -1,8 +1,6 @@
 """What third parties say while they compile and nobody can act on, silenced by name; everything else passes."""
 
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,26 +44,6 @@ def quiet() -> Iterator[None]:
         root.removeFilter(_telling)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def quiet_stderr(*lines: str) -> Iterator[None]:
-    """Within it, exactly these ``lines`` of compiled code on stderr are dropped; all others come when it ends.
-
-    For calls of milliseconds only: whatever else writes there in the meantime waits as well.
-    """
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as buffer:
-        os.dup2(buffer.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            buffer.seek(0)
-            for line in buffer:
-                if line.decode(errors="replace").strip() not in lines:
-                    os.write(2, line)
 
 
 def _telling(record: logging.LogRecord) -> bool:

@@ -10,15 +10,16 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections import abc
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
-JSON: TypeAlias = Any  # whatever json.loads may give: narrow it before use
+JSON = Any  # whatever json.loads may give: narrow it before use
 T = TypeVar("T")
 
 MAX_BYTES = 16 * 2**20  # a record is small; a larger file is not one
+_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # X | Y is younger than some devices
 _NAMES: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -65,7 +66,7 @@ def encode(value: object) -> JSON:
     """``value`` as plain JSON: dataclasses and mappings become objects, tuples lists; the order of keys is kept."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
+    if isinstance(value, abc.Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
@@ -114,7 +115,7 @@ def _decode(hint: Any, value: JSON, file: str, at: str) -> Any:
         return value
     if is_dataclass(hint):
         return decode(typing.cast("type[Any]", hint), value, file, at)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         if value is None and type(None) in args:
             return None
         (hint,) = (arg for arg in args if arg is not type(None))  # the records only use "X | None"
@@ -123,9 +124,8 @@ def _decode(hint: Any, value: JSON, file: str, at: str) -> Any:
         return value
     if origin is tuple and isinstance(value, list) and (args[-1] is Ellipsis or len(args) == len(value)):
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        pairs = zip(kinds, value, strict=True)
-        return tuple(_decode(kind, item, file, f"{at}[{i}]") for i, (kind, item) in enumerate(pairs))
-    if origin is Mapping and isinstance(value, dict):
+        return tuple(_decode(kind, item, file, f"{at}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+    if origin is abc.Mapping and isinstance(value, dict):
         return {key: _decode(args[1], item, file, _join(at, key)) for key, item in value.items()}
     if hint is float and type(value) in (int, float) and _finite(value):
         return float(value)

@@ -8,14 +8,20 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from time import monotonic, perf_counter_ns
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 import numpy as np
 
+from export import runtimes
 from export.artifact import Artifact, Tensor
 from export.errors import ExportError, Unavailable, one_line
-from export.frames import PROTOCOL, Arrays, Frame, Header, serve
+from export.frames import PROTOCOL, Arrays, Frame, Header, dispatch, serve
+from export.machine import Machine
+from export.schema import encode
 from export.signature import hold
+
+if TYPE_CHECKING:
+    from export.runtimes import Runtime
 
 
 class Served:
@@ -25,17 +31,14 @@ class Served:
         self._runner: Any = None
         self._outputs: tuple[Tensor, ...] = ()  # what the artifact states
         self._call: Callable[[], object] | None = None
+        self._bound: Arrays = ()
 
-    def answer(self, header: Header, arrays: Arrays) -> Frame:
-        """The reply to one request; a failure is a reply, too."""
-        try:
-            return {}, getattr(self, f"_do_{header['do']}")(header, arrays)
-        except Exception as error:  # noqa: BLE001 - whatever a runtime raises is one line for the parent
-            told = isinstance(error, (ExportError, ValueError)) and str(error)
-            kind = next((t.__name__ for t in (Unavailable, ExportError, ValueError) if isinstance(error, t)), "")
-            return {"error": str(error).splitlines()[0] if told else one_line(error), "type": kind}, ()
+    def do_describe(self, header: Header, _: Arrays) -> Frame:
+        """What this machine is, and the versions of the runtime; Unavailable where that is missing."""
+        return {"machine": encode(Machine.here()), "versions": dict(_installed(header["backend"]).versions())}, ()
 
-    def _do_open(self, header: Header, _: Arrays) -> Arrays:
+    def do_open(self, header: Header, _: Arrays) -> Frame:
+        """Open the artifact at ``path``, within ``memory_mb``; ``report`` is what its runtime has to say of it."""
         if header["protocol"] != PROTOCOL:
             asked = header["protocol"]
             raise ExportError(f"the worker speaks protocol {PROTOCOL}, not {asked}; install the same hnas at both ends")
@@ -44,33 +47,52 @@ class Served:
 
             limit = int(header["memory_mb"]) * 2**20
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # RLIMIT_AS would count what runtimes only reserve
-        from export import backends
-
         artifact = Artifact.read(header["path"])
         self._runner = self._call = None  # an artifact that was open makes room
         self._outputs = artifact.outputs
-        backend = backends.load(header["backend"])
-        missing = backend.missing()
-        if missing is not None:
-            raise Unavailable(missing)
+        runtime = _installed(header["backend"])
         try:
-            self._runner = backend.load(replace(artifact, backend=header["backend"], threads=header["threads"]))
+            self._runner = runtime.load(replace(artifact, backend=header["backend"], threads=header["threads"]))
         except ExportError:
             raise
         except Exception as error:  # a runtime's own words seldom name the file
-            raise ExportError(f"{header['backend']} cannot open {artifact.source}: {one_line(error)}") from error
-        return ()
+            what = f"{header['backend']} cannot open {artifact.source}{_other(artifact.versions, runtime)}"
+            reason = one_line(error, 1000).replace(f"{artifact.path}/", "")
+            short = reason if len(reason) <= 200 else f"{reason[:100]} ... {reason[-95:]}"  # what is wrong comes last
+            raise ExportError(f"{what}: {short}") from error
+        return {"report": dict(getattr(self._runner, "report", {}))}, ()
 
-    def _do_run(self, _: Header, arrays: Arrays) -> Arrays:
-        return hold(self._runner(*arrays), self._outputs)
+    def do_run(self, _: Header, arrays: Arrays) -> Frame:
+        """The outputs for the inputs that came."""
+        return {}, hold(self._runner(*arrays), self._outputs)
 
-    def _do_bind(self, _: Header, arrays: Arrays) -> Arrays:
-        self._call = self._runner.bind(*arrays)
-        return ()
+    def do_bind(self, _: Header, arrays: Arrays) -> Frame:
+        """Make the inputs that came those that are timed."""
+        self._call, self._bound = self._runner.bind(*arrays), arrays
+        return {}, ()
 
-    def _do_time(self, header: Header, _: Arrays) -> Arrays:
+    def do_time(self, header: Header, _: Arrays) -> Frame:
+        """Seconds of each call on the bound inputs."""
         assert self._call is not None
-        return (np.array(time_calls(self._call, header["runs"], lead=header["lead"], seconds=header["seconds"])),)
+        if hasattr(self._runner, "times"):  # a runtime that can only be timed by its own clock
+            return {}, (np.array(self._runner.times(self._bound, header["runs"])),)
+        times = time_calls(self._call, header["runs"], lead=header["lead"], seconds=header["seconds"])
+        return {}, (np.array(times),)
+
+
+def _installed(backend: str) -> Runtime:
+    runtime = runtimes.load(backend)
+    missing = runtime.missing()
+    if missing is not None:
+        raise Unavailable(missing)
+    return runtime
+
+
+def _other(built: Mapping[str, str], runtime: Runtime) -> str:
+    """Empty, or that the artifact was made with another version of its runtime than the one that is here."""
+    here = {name: version for name, version in runtime.versions().items() if built.get(name, version) != version}
+    words = [f"made with {name} {built[name]}, here is {version}" for name, version in here.items()]
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def time_calls(call: Callable[[], object], runs: int, *, lead: int = 0, seconds: float = float("inf")) -> list[float]:
@@ -95,4 +117,4 @@ def time_calls(call: Callable[[], object], runs: int, *, lead: int = 0, seconds:
 
 
 if __name__ == "__main__":
-    serve(Served().answer)
+    serve(dispatch(Served()))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.artifact import Tensor
 from export.errors import ExportError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray  # younger than the numpy of some devices
 
     from export.program import Program
 
@@ -22,7 +21,7 @@ def describe(program: Program) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     names = [str(node.target) for node in program.module.graph.nodes if node.op == "placeholder"]
     outputs = program(*program.inputs)
     return (
-        tuple(_tensor(name, value) for name, value in zip(names, program.inputs, strict=True)),
+        tuple(map(_tensor, names, program.inputs)),
         tuple(_tensor(f"output_{index}", value) for index, value in enumerate(outputs)),
     )
 
@@ -49,7 +48,7 @@ def hold(outputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[ND
 
 
 def _tensor(name: str, value: torch.Tensor) -> Tensor:
-    return Tensor(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+    return Tensor(name, tuple(value.shape), str(value.dtype).rpartition(".")[2])
 
 
 def _words(values: Sequence[tuple[tuple[int, ...], str]]) -> str:

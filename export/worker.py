@@ -14,7 +14,9 @@ import numpy as np
 
 from export.artifact import Artifact
 from export.frames import PROTOCOL
+from export.machine import Machine
 from export.process import Process
+from export.schema import decode
 from export.transports import local
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ class Worker(Process):
     """A Runner in a process of its own, with the errors of a `Process`; a context manager.
 
     ``backend`` opens the artifact with another runtime than the one that it was built for; by default its note
-    ``verify_with`` decides. ``memory_mb`` limits what the process may allocate (data segment; None: no limit).
+    ``verify_with`` decides. ``report`` is what the runtime says of the artifact, such as how its engine was built.
+    ``memory_mb`` limits what the process may allocate (data segment; None: no limit).
     """
 
     def __init__(
@@ -43,11 +46,11 @@ class Worker(Process):
         backend: str | None = None,
     ) -> None:
         artifact = _read(artifact)
-        self.artifact, self.backend, self._transport = artifact, _runtime(artifact, backend), transport
+        self.artifact, self.backend, self._wished = artifact, _runtime(artifact, backend), backend
         self.threads = threads or artifact.threads
         place = transport.place(artifact.source)
         super().__init__(
-            self._title(artifact),
+            self._called(artifact),
             "export.serving",
             environment=dict.fromkeys(_THREADS, str(self.threads)),
             timeout=timeout,
@@ -66,18 +69,19 @@ class Worker(Process):
         Where that fails the process lives on, and another ``open`` may follow.
         """
         artifact = _read(artifact)
-        if _runtime(artifact, None) != self.backend:
-            raise ValueError(f"this worker runs {self.backend}, {artifact.source} wants {_runtime(artifact, None)}")
-        self._name = self._title(artifact)
+        wanted = artifact.backend if self._wished == artifact.backend else _runtime(artifact, None)
+        if wanted != self.backend:
+            raise ValueError(f"this worker runs {self.backend}, {artifact.source} wants {wanted}")
+        self._name = self._called(artifact)
         self._open(artifact, self._transport.place(artifact.source))
 
     def _open(self, artifact: Artifact, place: str) -> None:
         self._bound: tuple[Array, ...] | None = None
         request = {"path": place, "backend": self.backend, "threads": self.threads, "memory_mb": self._memory_mb}
-        self.ask({"do": "open", "protocol": PROTOCOL, **request})
+        self.report: dict[str, Any] = self.ask({"do": "open", "protocol": PROTOCOL, **request})[0]["report"]
         self.artifact = replace(artifact, threads=self.threads)
 
-    def _title(self, artifact: Artifact) -> str:
+    def _called(self, artifact: Artifact) -> str:
         return f"worker ({self.backend}, {artifact.precision}, {artifact.source.name})"
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
@@ -107,6 +111,15 @@ class Worker(Process):
             times += self.ask(request)[1][0].tolist()
             lead = 0
         return times
+
+
+def describe(backend: str, transport: Transport = local) -> tuple[Machine, dict[str, str]]:
+    """What the machine behind ``transport`` is, and its versions of ``backend``; Unavailable where it has none."""
+    name = f"worker ({backend})"
+    with Process(name, "export.serving", environment={}, timeout=120.0, transport=transport) as process:
+        found, _ = process.ask({"do": "describe", "backend": backend})
+    machine = decode(Machine, found["machine"], f"{transport.where or 'this machine'}")
+    return machine, {str(name): str(version) for name, version in found["versions"].items()}
 
 
 def _read(artifact: Artifact | Path | str) -> Artifact:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.artifact import RECORD, Artifact, digest_file, verify_files
-from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Prediction, Space, Speedup
+from export.machine import Machine
+from export.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, Space, Speedup
 from export.schema import JSON, check_version, decode, encode, read_json
 
 __all__ = [

@@ -109,6 +109,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     console().print(made)
 
 
+def lines(found: Sequence[str]) -> None:
+    """Sentences, one a line; a long one goes on as it is on a pipe."""
+    screen = console()
+    for line in found:
+        screen.print(line, soft_wrap=True)
+
+
 def markdown(text: str) -> None:
     """Markdown: laid out on a terminal, as it is on a pipe."""
     screen = console()

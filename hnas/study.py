@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,14 +115,6 @@ class Study:
     def price(self, arch: Arch, metric: str) -> Price:
         """What ``arch`` costs in ``metric``; answered once, then from the journal."""
         return Price(**self.answer(_key(arch, metric), lambda: self.costs[metric](arch).to_json()))
-
-    def prepare(self, archs: Sequence[Arch]) -> None:
-        """Say which architectures will be priced next: a cost that is cheaper in bulk does its work here."""
-        for metric, cost in self.costs.items():
-            wanted = [arch for arch in archs if not self.priced(arch, metric)]
-            bulk = getattr(cost, "prepare", None)
-            if bulk is not None and wanted:
-                bulk(wanted)
 
     def priced(self, arch: Arch, metric: str) -> bool:
         """Whether the journal has that price already, so that asking again takes no time."""

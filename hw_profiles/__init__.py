@@ -14,7 +14,20 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("cpu", "gpu", "board", "phone")
+RANGES = ("minmax", "percentile", "entropy", "mse")
 _FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Override:
+    """How int8 differs on a device from its backend's policy, because it was measured to be better there.
+
+    ``leave_float`` are operators, in the backend's own words, that stay in float; ``ranges`` is one of RANGES; empty
+    leaves the policy as it is.
+    """
+
+    leave_float: tuple[str, ...] = ()
+    ranges: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +36,7 @@ class Device:
 
     ``peaks`` are dense GFLOP/s (GOP/s for int8, one multiply-add is two) of ``threads`` CPU threads or of the whole GPU
     in ``power_mode``; ``bandwidth`` is GB/s, ``memory`` MB, ``launch_us`` the floor of one kernel in microseconds.
+    ``quantisation`` has overrides of the int8 policy by backend.
     ``band`` holds the factors that turn a predicted latency into its error band. ``local`` devices are the machine at
     hand, whose latency is measured; the latency of every other one is predicted.
     """
@@ -45,6 +59,7 @@ class Device:
     power_mode: str = ""
     compute_capability: str = ""
     toolchain: Mapping[str, str] = field(default_factory=dict, hash=False)
+    quantisation: Mapping[str, Override] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...]
 
 
@@ -97,6 +112,7 @@ _WORDS = {
     "tuple[float, float]": "list of two numbers",
     "Mapping[str, float]": "table of numbers",
     "Mapping[str, str]": "table of strings",
+    "Mapping[str, Override]": "table of tables, one a backend",
 }
 
 
@@ -123,7 +139,20 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
             return {item: float(number) for item, number in value.items()}
         case "Mapping[str, str]" if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
             return dict(value)
+        case "Mapping[str, Override]" if isinstance(value, dict):
+            return {item: _override(name, f"{key}.{item}", table) for item, table in value.items()}
     raise ValueError(f"profile {name}: {key}={value!r} is not a {_WORDS[kind]}")
+
+
+def _override(name: str, key: str, table: Any) -> Override:
+    """One backend's table of overrides."""
+    known = {each.name: str(each.type) for each in fields(Override)}
+    if not isinstance(table, dict):
+        raise ValueError(f"profile {name}: {key}={table!r} is not a table of {', '.join(known)}")
+    for item in table:
+        if item not in known:
+            raise ValueError(f"profile {name}: unknown key {f'{key}.{item}'!r}; known: {', '.join(known)}")
+    return Override(**{item: _value(name, f"{key}.{item}", known[item], value) for item, value in table.items()})
 
 
 def _judge(device: Device) -> None:
@@ -139,6 +168,11 @@ def _judge(device: Device) -> None:
         (min(positive) > 0, "peaks, bandwidth, memory and threads must be above 0"),
         (device.launch_us >= 0, f"launch_us={device.launch_us} is below 0"),
         (0 < device.band[0] <= 1 <= device.band[1], f"band={list(device.band)} must enclose 1"),
+        (set(device.quantisation) <= set(device.backends), "quantisation names a backend that is not in backends"),
+        (
+            all(each.ranges in ("", *RANGES) for each in device.quantisation.values()),
+            f"quantisation has ranges that are not one of {', '.join(RANGES)}",
+        ),
         (bool(device.sources), "sources is empty; say where the figures come from"),
     )
     for holds, fault in laws:

@@ -32,9 +32,11 @@ RUNTIMES = (
 SEARCH = ("torch", "pymoo", "safetensors", "scipy")
 # The modules that may need SEARCH to import; docs/install.md says so in words. The rest loads on the base alone.
 TORCH_SIDE = (
-    *("export.program", "export.fusion", "export.graph", "export.activations", "export.quantisation"),
-    *("export.pipeline", "export.backends.reference", "export.passes*"),
-    *("hnas.?*", "benchmarks.papers.*"),
+    *("export.program", "export.fusion", "export.graph", "export.quantisation"),
+    *("export.calibration", "export.equalisation", "export.rounding", "export.finetuning", "export.mixed"),
+    *("export.simulation", "export.recovery", "export.assignment"),
+    *("export.pipeline", "export.backends.reference", "export.passes*", "export.emitter*"),
+    *("hnas.?*", "benchmarks.papers.*", "benchmarks.supernet"),
 )
 # Exceptions from TORCH_SIDE: `hnas-deploy --help` is quick, and a bundle's images are read without torch.
 TORCH_FREE = (

@@ -32,7 +32,7 @@ import hw_profiles
 from benchmarks.papers.parts import Parts, Result, part, versions
 from benchmarks.papers.statistics import ceiling
 from export import backends
-from export.manifest import Machine
+from export.machine import Machine
 from hnas.cost.flops import macs, parameters
 from hnas.files import write_text
 from hnas.space import Arch, Space

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval, judge
-from export.manifest import Machine
+from export.machine import Machine
 
 if TYPE_CHECKING:
     from benchmarks.papers.claims import Claim, Plan
@@ -100,3 +103,25 @@ def show(console: Console, claim: Claim, plan: Plan, report: Report) -> None:
 
 def _cell(value: str | float) -> str:
     return escape(value) if isinstance(value, str) else f"{value:.4g}"
+
+
+def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """The verdicts of records, which have the names of their files, as the table of docs/evidence.md."""
+    lines = ["| | question | answer | figure (95 % interval over seeds) |", "|---|---|---|---|"]
+    for name, record in records.items():
+        for each in record["verdicts"]:
+            value, low, high, n = (each["interval"][key] for key in ("value", "low", "high", "n"))
+            ends = (-math.inf if low is None else low, math.inf if high is None else high)
+            figure = Verdict(each["question"], each["answer"], Interval(value, *ends, n), each["unit"]).line
+            lines.append(f"| {name} | {each['question']} | {each['answer']} | {figure.partition(' (')[0]} |")
+    return "\n".join(lines) + "\n"
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """The committed records of full runs, by the names of their files."""
+    files = sorted((Path(__file__).parent / "results").glob("*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+if __name__ == "__main__":  # the table of what is committed
+    print(markdown(results()), end="")  # noqa: T201 - the output

@@ -1,7 +1,7 @@
 """What runs an artifact: one file a runtime, found by its name, imported only when asked for."""
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,19 +11,8 @@ if TYPE_CHECKING:
 
     from export.artifact import Artifact
     from export.program import Program
+    from export.runtimes import Runner
     from hw_profiles import Device
-
-
-class Runner(Protocol):
-    """An opened artifact: numpy in, numpy out, both in the layout of the module that was exported."""
-
-    artifact: "Artifact"
-
-    def __call__(self, *inputs: "NDArray[Any]") -> "tuple[NDArray[Any], ...]":
-        """The outputs for ``inputs``; ValueError when their number, shapes or types are not the artifact's."""
-
-    def bind(self, *inputs: "NDArray[Any]") -> Callable[[], object]:
-        """A call that runs the runtime on ``inputs``, already converted and set: what a measurement times."""
 
 
 class Backend(Protocol):
@@ -53,7 +42,7 @@ class Backend(Protocol):
     ) -> "Artifact":
         """Write the artifact of ``program`` into the empty folder ``path``; int8 takes ``calibration``."""
 
-    def load(self, artifact: "Artifact") -> Runner:
+    def load(self, artifact: "Artifact") -> "Runner":
         """Open an artifact in this process, at exactly its precision and threads."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from export.artifact import Artifact, digest_files
 from export.errors import Unavailable
 from export.quantisation import QDQ, quantise_onnx, samples
+from export.runtimes.onnxruntime import load, missing, versions
 from export.schema import JSON
-from export.signature import describe, fit
+from export.signature import describe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
+__all__ = ("compile", "load", "missing", "mixed", "precisions", "requires", "versions")
+
 precisions: tuple[str, ...] = ("fp32", "int8")
 requires: tuple[str, ...] = ("onnxruntime",)
+mixed = True  # single blocks can stay in float
 
 MODEL = "model.onnx"
 # u8 activations, or convolutions are not fused (two to three times slower). The cheap operators between convolutions
@@ -45,18 +49,6 @@ POLICY = QDQ(
 )
 
 
-def missing() -> str | None:
-    """None where onnxruntime is installed, else the line that installs it."""
-    if find_spec("onnxruntime"):
-        return None
-    return "onnxruntime is not installed; pip install 'hnas[onnxruntime]' or choose another backend"
-
-
-def versions() -> dict[str, str]:
-    """The version of onnxruntime."""
-    return {"onnxruntime": version("onnxruntime")}
-
-
 def compile(
     program: Program,
     path: Path,
@@ -72,14 +64,17 @@ def compile(
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[onnxruntime-convert]'")
     from export import onnx_file
+    from export.calibration import activation_ranges
 
     inputs, outputs = describe(program)
     notes: dict[str, JSON] = {}
     if precision == "int8":
         data = samples(calibration, inputs)
-        notes["quantisation"] = {**POLICY.to_json(), "samples": len(data)}
+        policy = POLICY.on(device.quantisation.get("onnxruntime"))
+        notes["quantisation"] = {**policy.to_json(), "samples": len(data)}
         onnx_file.write(program, path / "float.onnx", inputs, outputs)
-        quantise_onnx(path / "float.onnx", path / MODEL, data, POLICY)
+        ranges = None if policy.ranges == "minmax" else activation_ranges(program, data, policy.ranges)
+        quantise_onnx(path / "float.onnx", path / MODEL, data, policy, program, ranges)
         (path / "float.onnx").unlink()
     else:
         onnx_file.write(program, path / MODEL, inputs, outputs)
@@ -102,43 +97,3 @@ def compile(
     )
     artifact.write()
     return artifact
-
-
-def load(artifact: Artifact) -> OnnxRuntime:
-    """Open ``artifact`` on the CPU provider alone, with exactly its threads."""
-    return OnnxRuntime(artifact)
-
-
-class OnnxRuntime:
-    """A Runner: one session that runs its nodes one after the other."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = artifact.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # An idle pool that spins takes the core from whatever it is compared with.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self.artifact = artifact
-        self._session = ort.InferenceSession(str(artifact.model), options, providers=["CPUExecutionProvider"])
-        self._inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
-
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
-        values = fit(inputs, self.artifact.inputs)
-        return tuple(self._session.run(self._outputs, dict(zip(self._inputs, values, strict=True))))
-
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, which are bound to the session once."""
-        binding = self._session.io_binding()
-        values = fit(inputs, self.artifact.inputs)
-        for name, value in zip(self._inputs, values, strict=True):
-            binding.bind_cpu_input(name, value)
-        for name in self._outputs:
-            binding.bind_output(name)
-        run = self._session.run_with_iobinding
-        return lambda _alive=values: run(binding)  # type: ignore[misc]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifact import Artifact, Tensor, digest_files
 from export.errors import ExportError, Unavailable, one_line
-from export.quantisation import Sample, has_attention, samples
+from export.machine import Machine
+from export.naming import openvino_nodes
+from export.quantisation import Sample, has_attention, kept_float, samples
 from export.quiet import quiet
+from export.runtimes.openvino import load, missing, require, versions
 from export.schema import JSON
-from export.signature import describe, fit
+from export.signature import describe
+from hw_profiles import Override
 
 if TYPE_CHECKING:
     import openvino
@@ -25,25 +28,14 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
+__all__ = ("compile", "load", "missing", "mixed", "precisions", "requires", "versions")
+
 precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
 requires: tuple[str, ...] = ("openvino",)
+mixed = True  # single blocks can stay in float
 
 MODEL = "model.xml"
-# OpenVINO computes fp32 models in bfloat16 wherever the CPU can. Our artifacts mean what their precision says, so the
-# hint is set even where it repeats the default; what is not int8 in an int8 artifact is f32.
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-
-
-def missing() -> str | None:
-    """None where openvino is installed, else the line that installs it."""
-    if find_spec("openvino"):
-        return None
-    return "openvino is not installed; pip install 'hnas[openvino]' or choose another backend"
-
-
-def versions() -> dict[str, str]:
-    """The version of openvino."""
-    return {"openvino": version("openvino")}
+FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that leave biases as int8 wants them
 
 
 def compile(
@@ -58,14 +50,15 @@ def compile(
     """Write model.xml and model.bin; int8 takes ``calibration``, bf16 a CPU that has it."""
     import openvino
 
-    _require(precision)
+    require(precision)
     inputs, outputs = describe(program)
     notes: dict[str, JSON] = {}
     found = {**versions(), "torch": version("torch")}
     model = _convert(program, inputs, outputs)
     if precision == "int8":
         data = samples(calibration, inputs)
-        model, notes["quantisation"] = _quantise(model, data, transformer=has_attention(program))
+        override = device.quantisation.get("openvino", Override())
+        model, notes["quantisation"] = _quantise(model, data, program, override)
         found["nncf"] = version("nncf")
     openvino.save_model(model, path / MODEL, compress_to_fp16=False)
     artifact = Artifact(
@@ -82,58 +75,6 @@ def compile(
     )
     artifact.write()
     return artifact
-
-
-def load(artifact: Artifact) -> OpenVino:
-    """Open ``artifact`` with exactly its precision and threads; Unavailable for bf16 on a CPU without it."""
-    _require(artifact.precision)
-    return OpenVino(artifact)
-
-
-class OpenVino:
-    """A Runner: one compiled model, one stream, one request."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        import openvino
-
-        settings = {
-            "INFERENCE_PRECISION_HINT": HINTS[artifact.precision],
-            "INFERENCE_NUM_THREADS": artifact.threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        self.artifact = artifact
-        compiled = openvino.Core().compile_model(artifact.model, "CPU", settings)
-        self._request = compiled.create_infer_request()
-        self._outputs = range(len(compiled.outputs))
-
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
-        self.bind(*inputs)()
-        return tuple(self._request.get_output_tensor(index).data.copy() for index in self._outputs)
-
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, which are set once; the outputs stay in the request."""
-        import openvino
-
-        for index, value in enumerate(fit(inputs, self.artifact.inputs)):
-            self._request.set_input_tensor(index, openvino.Tensor(value))  # a copy: a request writes into shared ones
-        infer = self._request.infer
-
-        # infer() computes in this thread; start_async() and wait() hand over to another, which costs as much as a small
-        # net takes. Without shared outputs it would copy them.
-        return lambda: infer(share_outputs=True)
-
-
-def _require(precision: str) -> None:
-    """Unavailable when this CPU cannot compute in ``precision``: OpenVINO would silently use another one."""
-    import openvino
-
-    if precision not in precisions:
-        raise ValueError(f"openvino runs {', '.join(precisions)} on a CPU, got {precision!r}")
-    abilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision == "bf16" and "BF16" not in abilities:
-        raise Unavailable(f"this CPU has no bf16; it has {', '.join(abilities)}; choose fp32 or int8")
 
 
 def _convert(program: Program, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> openvino.Model:
@@ -182,23 +123,32 @@ def _flat(program: Program) -> Any:
     return fx.GraphModule({names[name]: value.detach() for name, value in state.items()}, graph).eval()
 
 
-def _quantise(model: openvino.Model, data: Sequence[Sample], *, transformer: bool) -> tuple[openvino.Model, JSON]:
+def _quantise(
+    model: openvino.Model, data: Sequence[Sample], program: Program, override: Override
+) -> tuple[openvino.Model, JSON]:
     """The int8 model by NNCF, and the policy under which it was made.
 
     Ranges are min/max over all samples: NNCF's default averages the extremes of the samples and clips every input that
     is more than average (21 dB against 38 dB on a net with two inputs). Attention needs the transformer scheme, but
     without its smoothing, which moves the range of the activations into the weights: 18 dB against 43 dB on a hybrid.
     Biases are corrected layer by layer: the fast correction left a trained net of fused convolutions 1.3 points short.
+    They are not where an edit has fitted them for int8 already: NNCF would take that out again, 3 dB on a hybrid.
+    NNCF gives the first layers 7 bits for CPUs whose int8 sums overflow; where they do not, that is 2 dB for nothing.
     """
     os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported: no report over the network
     try:
         import nncf
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     except ImportError:
         raise Unavailable("nncf is not installed; pip install 'hnas[openvino-convert]'") from None
+    transformer, narrow = has_attention(program), _overflows()
+    fitted = bool(FITTED & {name for name, count in program.fired if count})
+    kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
+    types = sorted({op.get_type_name() for op in model.get_ops()} & set(override.leave_float))
     advanced = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+        activations_range_estimator_params=_ranges(override.ranges or "minmax"),
+        overflow_fix=nncf.OverflowFix.FIRST_LAYER if narrow else nncf.OverflowFix.DISABLE,
         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+        disable_bias_correction=fitted,
     )
     with quiet(), _without_progress():
         quantised = nncf.quantize(
@@ -207,17 +157,40 @@ def _quantise(model: openvino.Model, data: Sequence[Sample], *, transformer: boo
             subset_size=len(data),
             fast_bias_correction=False,
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            ignored_scope=nncf.IgnoredScope(names=kept, types=types),
             advanced_parameters=advanced,
         )
-    kind = "transformer" if transformer else "default"
     return quantised, {
         "quantiser": "nncf",
-        "model_type": kind,
+        "model_type": "transformer" if transformer else "default",
         "smoothing": False,
-        "bias_correction": "layer by layer",
-        "ranges": "min/max",
+        "bias_correction": "before" if fitted else "layer by layer",
+        "first_layer_bits": 7 if narrow else 8,
+        "ranges": override.ranges or "minmax",
+        "float": [*types],
         "samples": len(data),
     }
+
+
+def _overflows() -> bool:
+    """Whether this CPU adds products of u8 and s8 in pairs of 16 bits, as x86 does without its VNNI instructions."""
+    known = Machine.here().instructions
+    return "avx2" in known and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(known)
+
+
+def _ranges(method: str) -> Any:
+    """NNCF's estimator for a method; ValueError for one that it has not."""
+    from nncf.quantization import range_estimator as nncf_ranges
+
+    if method == "minmax":
+        return nncf_ranges.RangeEstimatorParametersSet.MINMAX
+    if method != "percentile":
+        raise ValueError(f"openvino calibrates by minmax or percentile, got {method!r}; see the device's profile")
+    kinds, means = nncf_ranges.StatisticsType, nncf_ranges.AggregatorType
+    one = nncf_ranges.StatisticsCollectorParameters(
+        statistics_type=kinds.QUANTILE, aggregator_type=means.MEAN, quantile_outlier_prob=1e-4
+    )
+    return nncf_ranges.RangeEstimatorParameters(min=one, max=one)
 
 
 @contextmanager

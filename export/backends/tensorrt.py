@@ -6,23 +6,24 @@ file: it is verified in ONNX Runtime, and its notes say how to build it and what
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from export.artifact import Artifact, Tensor, digest_files
+from export import tensorrt_rules
+from export.artifact import Artifact, digest_files
 from export.errors import ExportError, Unavailable
+from export.inspectors.tensorrt import from_json
 from export.quantisation import QDQ, quantise_onnx, samples
-from export.schema import JSON, read_json
-from export.signature import describe, fit
+from export.runtimes.tensorrt import ENGINE, load, missing, versions
+from export.schema import JSON
+from export.signature import describe
+from export.trtexec import FLAGS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,30 +31,16 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
+__all__ = ("compile", "load", "missing", "precisions", "requires", "versions")
+
 precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 requires: tuple[str, ...] = ("tensorrt",)
 
-MODEL, ENGINE, SIDECAR = "model.onnx", "model.engine", "model.engine.json"
+MODEL = "model.onnx"
 OPSET = 17  # what TensorRT 8.5 to 10 parse; opset 20 needs TensorRT 10, that is JetPack 6.1
-NEEDS = {"LayerNormalization": (8, 6)}  # operators of that opset which came later than TensorRT 8.5
-FLAGS = {"fp32": "--noTF32", "fp16": "--fp16 --noTF32", "int8": "--int8 --fp16 --noTF32"}
 RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
 # Symmetric s8 and no int32 biases: TensorRT has no other zero point than 0, and its parser takes no int32 dequantise.
 POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=True, bias=False)
-
-
-def missing() -> str | None:
-    """None where tensorrt is installed and can run here, else the line that says how to get it."""
-    if find_spec("tensorrt") and find_spec("cuda"):
-        return None
-    if find_spec("tensorrt"):
-        return "cuda-python is not installed; pip install cuda-python for the CUDA version of this device"
-    return "tensorrt is not installed; on a Jetson it comes with JetPack; elsewhere hnas builds the ONNX that it reads"
-
-
-def versions() -> dict[str, str]:
-    """The version of tensorrt, where it is installed."""
-    return {"tensorrt": _tensorrt().__version__} if missing() is None else {}
 
 
 def compile(
@@ -85,7 +72,8 @@ def compile(
         (path / "float.onnx").unlink()
     else:
         onnx_file.write(_half(program) if precision == "fp16" else program, path / MODEL, inputs, outputs, OPSET)
-    _require(onnx_file.operators(path / MODEL), device.toolchain)
+    if slow := _check(path / MODEL, precision, device.toolchain):
+        notes["slow"] = slow
     artifact = Artifact(
         path=path,
         backend="tensorrt",
@@ -102,161 +90,11 @@ def compile(
     return artifact
 
 
-def build(artifact: Artifact, *, workspace_mb: int = 1024) -> Path:
-    """Build the engine on the GPU at hand, with a sidecar of what it fits, in ``engine_folder``; the engine's path."""
-    trt = _tensorrt()
-    logger = _Logger.create(trt)
-    builder = trt.Builder(logger)
-    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # gone in TensorRT 10: it is implied
-    network = builder.create_network(0 if explicit is None else 1 << int(explicit))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(artifact.model.read_bytes()):
-        raise ExportError(
-            f"TensorRT {trt.__version__} cannot parse {artifact.model.name}: {parser.get_error(0).desc()}"
-        )
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb * 2**20)
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
-    if artifact.precision in ("fp16", "int8"):
-        config.set_flag(trt.BuilderFlag.FP16)
-    if artifact.precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise ExportError(f"TensorRT {trt.__version__} cannot build {artifact.model.name}: {logger.last}")
-    record = {"model": artifact.digest, "precision": artifact.precision, **_here(trt)}
-    folder = engine_folder(artifact)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SIDECAR).write_text(json.dumps(record, indent=1) + "\n")
-    part = folder / f".{ENGINE}.{os.getpid()}"
-    part.write_bytes(bytes(engine))
-    return part.replace(folder / ENGINE)
-
-
-def engine_folder(artifact: Artifact) -> Path:
-    """Where this machine keeps the engine of ``artifact``: not beside it, as a bundle holds only what it lists."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "hnas" / "engines" / artifact.digest
-
-
-def load(artifact: Artifact) -> TensorRt:
-    """Open the engine of ``artifact``, built now if there is none; ExportError for one that does not fit here."""
-    trt = _tensorrt()
-    path = engine_folder(artifact) / ENGINE
-    if path.is_file():
-        check_engine(read_json(path.with_name(SIDECAR)), {"model": artifact.digest, **_here(trt)})
-    else:
-        path = build(artifact)
-    return TensorRt(artifact, path)
-
-
-def check_engine(record: Mapping[str, Any], here: Mapping[str, str]) -> None:
-    """ExportError unless the engine's sidecar says that it is of this model, for this GPU and this TensorRT."""
-    for key, name in (("sm", "SM"), ("tensorrt", "TensorRT"), ("model", "model")):
-        if record.get(key) != here[key]:
-            found, wanted = str(record.get(key))[:12], here[key][:12]
-            raise ExportError(f"the engine is for {name} {found}, here is {wanted}; delete {ENGINE} and build it here")
-
-
-class TensorRt:
-    """A Runner: one execution context on one CUDA stream; ``bind`` times the kernels, not the copies."""
-
-    def __init__(self, artifact: Artifact, engine: Path) -> None:
-        from cuda.bindings import runtime as cuda
-
-        trt = _tensorrt()
-        self.artifact = artifact
-        self._cuda = cuda
-        self._logger = _Logger.create(trt)
-        self._engine = trt.Runtime(self._logger).deserialize_cuda_engine(engine.read_bytes())
-        if self._engine is None:
-            raise ExportError(f"TensorRT cannot open {engine.name}: {self._logger.last}")
-        self._context = self._engine.create_execution_context()
-        self._stream = _cuda(cuda.cudaStreamCreate())
-        self._places = {t.name: self._allocate(t) for t in (*artifact.inputs, *artifact.outputs)}
-        for name, (place, _) in self._places.items():
-            self._context.set_tensor_address(name, int(place))
-
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
-        self.bind(*inputs)()
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        outputs = []
-        for tensor in self.artifact.outputs:
-            value = np.empty(tensor.shape, tensor.dtype)
-            place, size = self._places[tensor.name]
-            _cuda(self._cuda.cudaMemcpy(value.ctypes.data, place, size, kind))
-            outputs.append(value)
-        return tuple(outputs)
-
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, which are copied to the device once; it returns when the GPU is done."""
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        for tensor, value in zip(self.artifact.inputs, fit(inputs, self.artifact.inputs), strict=True):
-            place, size = self._places[tensor.name]
-            _cuda(self._cuda.cudaMemcpy(place, value.ctypes.data, size, kind))
-
-        def call() -> None:
-            if not self._context.execute_async_v3(self._stream):
-                raise ExportError(f"TensorRT failed: {self._logger.last}")
-            _cuda(self._cuda.cudaStreamSynchronize(self._stream))
-
-        return call
-
-    def _allocate(self, tensor: Tensor) -> tuple[int, int]:
-        size = int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
-        return _cuda(self._cuda.cudaMalloc(size)), size
-
-
-class _Logger:
-    """TensorRT's logger, which keeps the last error for our one line instead of printing pages."""
-
-    @staticmethod
-    def create(trt: Any) -> Any:
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-                self.last = "no reason given"
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    self.last = message.splitlines()[0]
-
-        return Logger()
-
-
-def _cuda(result: tuple[Any, ...]) -> Any:
-    """The value of a CUDA call; ExportError when it failed."""
-    code, *values = result
-    if int(code) != 0:
-        raise ExportError(f"CUDA failed: {code}")
-    return values[0] if values else None
-
-
-def _tensorrt() -> Any:
-    message = missing()
-    if message is not None:
-        raise Unavailable(message)
-    import tensorrt
-
-    return tensorrt
-
-
-def _here(trt: Any) -> dict[str, str]:
-    """The GPU architecture and TensorRT version of this machine: what an engine is tied to."""
-    from cuda.bindings import runtime as cuda
-
-    kinds = cuda.cudaDeviceAttr
-    major = _cuda(cuda.cudaDeviceGetAttribute(kinds.cudaDevAttrComputeCapabilityMajor, 0))
-    minor = _cuda(cuda.cudaDeviceGetAttribute(kinds.cudaDevAttrComputeCapabilityMinor, 0))
-    return {"sm": f"{major}{minor}", "tensorrt": str(trt.__version__)}
-
-
 def _build_note(precision: str, device: Device) -> dict[str, JSON]:
     """How the device builds its engine, and the versions it fits, from the device's profile."""
     known = {name: str(device.toolchain[name]) for name in ("JetPack", "TensorRT") if name in device.toolchain}
     return {
-        "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {FLAGS[precision]}",
+        "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join(FLAGS[precision])}",
         "opset": OPSET,
         "compute_capability": device.compute_capability,
         "rule": RULE,
@@ -264,13 +102,32 @@ def _build_note(precision: str, device: Device) -> dict[str, JSON]:
     }
 
 
-def _require(operators: Mapping[str, int], toolchain: Mapping[str, str]) -> None:
-    """ExportError when the newest TensorRT of the device is older than one of ``operators``."""
-    versions = [tuple(map(int, found)) for found in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
-    for name, since in NEEDS.items():
-        if versions and name in operators and max(versions) < since:
-            wanted, newest = ".".join(map(str, since)), ".".join(map(str, max(versions)))
-            raise ExportError(f"{name} needs TensorRT {wanted}, the device has {newest}; choose a net without it")
+def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str]:
+    """What TensorRT would run badly; ExportError when the newest one of the device would refuse the file."""
+    found = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
+    refused, slow = tensorrt_rules.check(path, precision, max(found, default=None))
+    if refused:
+        raise ExportError("; ".join(refused))
+    return list(slow)
+
+
+def summary(report: Mapping[str, JSON]) -> dict[str, JSON]:
+    """What a device said of the engine that it built, in figures: builds, precision of the layers, reformats."""
+    layers = from_json(report["layers"])
+    medians = [float(build["median_ms"]) for build in report["builds"]]
+    moved = sum(layer.role == "layout" for layer in layers)
+    computing = Counter(layer.precision or "unknown" for layer in layers if layer.role != "layout")
+    return {
+        "sm": report["sm"],
+        "tensorrt": report["tensorrt"],
+        "built_by": report["by"],
+        "build_seconds": [build["seconds"] for build in report["builds"]],
+        "build_medians_ms": medians,
+        "spread": max(medians) / min(medians) - 1,
+        "layers": len(layers),
+        "reformats": moved,
+        "precisions": dict(computing),
+    }
 
 
 def _half(program: Program) -> Program:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+where = ""
 _ROOT = str(Path(__file__).resolve().parents[2])  # where `export` was imported from
 
 
@@ -26,3 +27,8 @@ def start(module: str, environment: Mapping[str, str]) -> "subprocess.Popen[byte
 def place(path: Path) -> str:
     """The path itself: the worker sees the same files."""
     return str(path.resolve())
+
+
+def lost(_code: int) -> bool:
+    """Never: there is no connection."""
+    return False

@@ -20,6 +20,7 @@ COMMANDS = {
 EXAMPLES = """examples:
   hnas-deploy --target openvino-cpu
   hnas-deploy --target jetson --max-latency 5ms --out runs/robot
+  hnas-deploy --target raspberry-pi-5 --host ssh://pi@raspberrypi
   hnas-deploy --target onnxruntime-cpu --supernet trained/ --data photos/ --min-accuracy 92%
 """
 
@@ -69,6 +70,7 @@ def _deploy_parser() -> Parser:
     add("--threads", type=int, metavar="N", help="of the runtime (default: the device's, 1 on CPUs)")
     add("--supernet", metavar="DIR", help="what hnas-train wrote (default: the shipped Fashion-MNIST supernet)")
     add("--data", metavar="DIR", help="IDX files, or one sub-folder of images a class (default: the shipped slice)")
+    add("--host", metavar="URL", help="verify and measure on this device: ssh://[user@]device[:port][/path/of/python]")
     add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
     add("--resume", action="store_true", help="continue an interrupted run; a finished one shows its result again")
     add("--dry-run", action="store_true", help="print the resolved plan and what it will cost, and stop")

@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnas import report
+
+if TYPE_CHECKING:
+    from export.artifact import Artifact
 
 
 def run(name: str, arguments: Sequence[str], parser: type[argparse.ArgumentParser]) -> int:
@@ -64,13 +67,29 @@ def _show(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
 
     own = parser("hnas-deploy show", description="Check every byte of a bundle and print its card.")
     own.add_argument("bundle", type=Path, metavar="DIR")
-    own.add_argument("--json", action="store_true", help="the manifest as JSON on standard output")
+    own.add_argument("--layers", action="store_true", help="run it here: its kernels, what did not fuse, time of each")
+    own.add_argument("--json", action="store_true", help="the manifest, or the layers, as JSON on standard output")
     parsed = own.parse_args(arguments)
     bundle = zoo.read(parsed.bundle)
+    if parsed.layers:
+        return _show_layers(bundle.artifact(), as_json=parsed.json)
     if parsed.json:
         report.write_json(read_json(bundle.path / zoo.MANIFEST))
     else:
         report.markdown(zoo.card(bundle.manifest))
+    return 0
+
+
+def _show_layers(artifact: Artifact, *, as_json: bool) -> int:
+    from export.inspection import COLUMNS
+    from export.profiling import layers
+
+    found = layers(artifact)
+    if as_json:
+        report.write_json(found.to_json())
+    else:
+        report.table(COLUMNS, found.rows(), found.summary(), ("", "us", "share"))
+        report.lines(found.findings)
     return 0
 
 
@@ -119,6 +138,7 @@ def _export(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     add("--calibration", metavar="FILE", help=".npz or .npy of real inputs [N, ...], needed for int8")
     add("--precision", metavar="P", help="auto, fp32, fp16, bf16 or int8 (default: the device's)")
     add("--threads", type=int, metavar="N", help="of the runtime (default: the device's)")
+    add("--host", metavar="URL", help="verify and measure on this device: ssh://[user@]device[:port][/path/of/python]")
     add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
     add("--json", action="store_true", help="the result as JSON on standard output")
     options = vars(own.parse_args(arguments))

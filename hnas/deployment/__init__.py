@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -21,7 +20,18 @@ from hnas.cost import Cost, Price
 from hnas.cost.flops import parameters
 from hnas.cost.roofline import BYTES, roofline
 from hnas.deployment import bundling
-from hnas.deployment.build import BLOCKS, PROCESSES, Built, Images, Row, build, build_each, build_once, judge
+from hnas.deployment.build import (
+    BLOCKS,
+    PROCESSES,
+    Built,
+    Images,
+    Row,
+    build,
+    build_each,
+    build_once,
+    build_within,
+    judge,
+)
 from hnas.deployment.bundling import Result
 from hnas.deployment.folder import Unreachable, opened
 from hnas.deployment.plan import GUARD, Plan, resolve
@@ -53,7 +63,8 @@ def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **opti
     """Search the supernet for ``target`` and leave a verified, measured bundle in ``out``.
 
     options: those of the command (``max_latency="5ms"``, ``min_accuracy="92%"``, ``max_size``, ``precision``,
-    ``budget="40evals"``, ``seed``, ``threads``, ``supernet``, ``data``, ``out``). ``on(stage, done, total)`` follows.
+    ``budget="40evals"``, ``seed``, ``threads``, ``supernet``, ``data``, ``out``, ``host``). ``on(stage, done, total)``
+    follows.
     ValueError for wrong use, Unavailable for a missing runtime, ExportError when no artifact passes. A run's folder
     holds the journal and every artifact that was tried; the bundle in it appears whole or not at all.
 
@@ -114,16 +125,13 @@ def _costs(study: Study, plan: Plan) -> Iterator[dict[str, Cost]]:
             "size_bytes": size,
         }
         return
-    if plan.device.backend == "tflite":
-        from hnas.deployment.blocks import BlockTable
-
-        table: Measured | BlockTable = BlockTable(study, plan.device, plan.threads)
-    else:
-        table = Measured(study, plan.device, plan.threads, "fp32" if plan.precision == "auto" else plan.precision)
+    measured = Measured(
+        study, plan.device, plan.threads, "fp32" if plan.precision == "auto" else plan.precision, plan.site
+    )
     try:
-        yield {"latency_ms": table, "size_bytes": size}
+        yield {"latency_ms": measured, "size_bytes": size}
     finally:
-        table.close()
+        measured.close()
 
 
 def _search(study: Study, plan: Plan, notify: Stage) -> list[Candidate]:
@@ -265,10 +273,16 @@ def _speed(row: Row) -> float:
 def _built(study: Study, plan: Plan, arch: Arch, net: nn.Module, images: Images, precision: str) -> Built:
     """The artifact of a subnet in the run's folder; one that an interrupted run left there whole is taken."""
 
-    def make(path: Path) -> Built:
-        return build(net, images, device=plan.device.name, precision=precision, threads=plan.threads, path=path)
+    def make(rung: str | None) -> Built:
+        made: dict[str, Any] = {"device": plan.device.name, "precision": precision, "threads": plan.threads}
+        path = plan.out / "artifacts" / arch.digest / (precision if rung is None else f"{precision}-{rung}")
+        return build_once(
+            study.journal, path, lambda path: build(net, images, **made, path=path, recover=rung, opened=plan.open)
+        )
 
-    return build_once(study.journal, plan.out / "artifacts" / arch.digest / precision, make)
+    if precision != "int8":
+        return make(None)
+    return build_within(_accuracies(images)["search"] - GUARD, make)
 
 
 def _images(study: Study, arch: Arch) -> Images:
@@ -295,9 +309,8 @@ def _compare(study: Study, plan: Plan, arch: Arch, baseline: Built, built: Seque
 
     def measure() -> Any:
         artifacts = [b.artifact for b in built]
-        found = compare_many(
-            baseline.artifact, artifacts, fitting(study), processes=PROCESSES, blocks=BLOCKS, seed=plan.seed
-        )
+        session: dict[str, Any] = {"processes": PROCESSES, "blocks": BLOCKS, "transport": plan.transport}
+        found = compare_many(baseline.artifact, artifacts, fitting(study), seed=plan.seed, **session)
         return [comparison.to_json() for comparison in found]
 
     names = "+".join(b.artifact.digest[:12] for b in (baseline, *built))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 import export
+from export import backends
 from export.artifact import Artifact
-from export.errors import ExportError
+from export.errors import Disconnected, ExportError
 from export.measurement import Comparison
+from export.quantisation import LADDER
 from export.verification import Check, check
 from export.worker import Worker
 from hnas.journal import Journal
@@ -41,15 +43,20 @@ class Images:
 
 @dataclass(frozen=True)
 class Built:
-    """An artifact and what it does on images: ``accuracy`` by split, ``check`` against the fp32 network on search."""
+    """An artifact and what it does on images: ``accuracy`` by split, ``check`` against the fp32 network on search.
+
+    ``engine`` is what a device said of the engine that it built from the artifact; empty where there is none.
+    """
 
     artifact: Artifact
     check: Check
     accuracy: Mapping[str, float]
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the artifact itself, of which the digest stands here."""
-        return {"digest": self.artifact.digest, "check": self.check.to_json(), "accuracy": dict(self.accuracy)}
+        found = {"digest": self.artifact.digest, "check": self.check.to_json(), "accuracy": dict(self.accuracy)}
+        return found | {"engine": dict(self.engine)}
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,22 @@ class Refused:
     reason: str
 
 
-def build(net: nn.Module, images: Images, *, device: str, precision: str, threads: int, path: Path) -> Built:
-    """Compile ``net``, open the saved file in a new process, and run every search and test image through it."""
+def build(
+    net: nn.Module,
+    images: Images,
+    *,
+    device: str,
+    precision: str,
+    threads: int,
+    path: Path,
+    recover: str | None = None,
+    opened: Callable[[Artifact], Worker] = Worker,
+) -> Built:
+    """Compile ``net``, open the saved file in a new process, and run every search and test image through it.
+
+    ``recover`` is a rung of ``LADDER``, fitted to the calibration images alone. ``opened`` starts
+    that process, on another machine perhaps.
+    """
     artifact = export.compile(
         net,
         images.search[0],
@@ -71,14 +92,22 @@ def build(net: nn.Module, images: Images, *, device: str, precision: str, thread
         evidence=images.search[:EVIDENCE],
         threads=threads,
         path=path,
+        recover=recover,
     )
-    with Worker(artifact) as worker:
+    with opened(artifact) as worker:
         outputs = {split: worker.outputs(getattr(images, split)) for split in ("search", "test")}
+        engine = engine_of(worker)
     expected = [(row[None],) for row in images.expected["search"]]
     found = check(expected, outputs["search"], precision)
     if not found.passed:
         raise ExportError(f"the {precision} artifact is not the network: {found.line()}")
-    return Built(artifact, found, {split: accuracy(outputs[split], images.labels[split]) for split in outputs})
+    shares = {split: accuracy(outputs[split], images.labels[split]) for split in outputs}
+    return Built(artifact, found, shares, engine)
+
+
+def engine_of(worker: Worker) -> dict[str, Any]:
+    """What the runtime of ``worker`` said of the engine that it built, in figures; empty where it built none."""
+    return dict(backends.load(worker.backend).summary(worker.report)) if worker.report else {}  # type: ignore[attr-defined]
 
 
 def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> Built:
@@ -90,7 +119,32 @@ def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> B
         return make(path)
     if artifact.digest != record["digest"]:
         return make(path)
-    return Built(artifact, Check.from_json(record["check"]), record["accuracy"])
+    return Built(artifact, Check.from_json(record["check"]), record["accuracy"], record.get("engine", {}))
+
+
+def build_within(floor: float, make: Callable[[str | None], Built]) -> Built:
+    """What ``make(None)`` builds; where it misses ``floor`` on the search images, the cheapest recovery that does not.
+
+    1. The plain artifact reaches it: taken.
+    2. A rung of ``LADDER`` reaches it: the first that does.
+    3. None does: the most accurate, for the guard to refuse with its figure.
+    4. A build that fails counts as a miss; ExportError of the plain one where all fail.
+    """
+    built: list[Built] = []
+    failures: list[ExportError] = []
+    for rung in (None, *LADDER):
+        try:
+            built.append(make(rung))
+        except Disconnected:
+            raise
+        except ExportError as error:
+            failures.append(error)
+            continue
+        if built[-1].accuracy["search"] >= floor - 1e-9:
+            return built[-1]
+    if not built:
+        raise failures[0]
+    return max(built, key=lambda found: found.accuracy["search"])
 
 
 def build_each(
@@ -106,6 +160,8 @@ def build_each(
         advance(done)
         try:
             built.append(make(precision))
+        except Disconnected:  # which says nothing about the precision
+            raise
         except ExportError as error:
             if len(precisions) == 1:
                 raise

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from export import zoo
 from export.artifact import Artifact
-from export.machine import Machine
 from export.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, Space, Speedup
 from export.measurement import Comparison
 from export.zoo import Bundle
@@ -20,7 +19,6 @@ from hnas.deployment.plan import Plan
 from hnas.deployment.source import Source
 from hnas.pareto import Candidate
 from hnas.space import Arch
-from hw_profiles import Device
 
 AGAINST = "the largest subnet in fp32 on the same backend"
 
@@ -85,12 +83,12 @@ def write(result: Result, source: Source, command: str) -> Bundle:
         verification=kept.built.check,
         latency=latency(kept.comparison, result.predicted[artifact.precision], artifact),
         speedup=speedup(kept.comparison, result.predicted, artifact.precision),
-        machine=Machine.here(),
-        versions=dict(artifact.versions),
+        machine=plan.machine,
+        versions={**artifact.versions, **plan.versions},
         seeds={"search": plan.seed, "supernet": source.supernet.seed},
         data=Data(source.task.name, source.digests),
         reproduce=command,
-        build=build_note(artifact),
+        build=build_note(kept.built),
         licence=source.licence,
     )
     return zoo.write(plan.out / "bundle", manifest, artifact=artifact, baseline=result.baseline.artifact)
@@ -142,10 +140,12 @@ def speedup(
     return Speedup(ratio, ratio / spread, ratio * spread, against, "predicted", confidence=None)
 
 
-def build_note(artifact: Artifact) -> dict[str, Any] | None:
-    """What the device must still do with the artifact (TensorRT builds its engine there), or None."""
-    note = artifact.notes.get("build")
-    return dict(note) if isinstance(note, dict) else None
+def build_note(built: Built) -> dict[str, Any] | None:
+    """What a device must still do with the artifact (TensorRT builds its engine there), and what one did; or None."""
+    note = built.artifact.notes.get("build")
+    if not isinstance(note, dict):
+        return None
+    return {**note, "engine": dict(built.engine)} if built.engine else dict(note)
 
 
 def command(plan: Plan, options: Mapping[str, Any]) -> str:
@@ -184,18 +184,19 @@ def summary(result: Result, bundle: Bundle) -> dict[str, Any]:
 
 
 def _footnote(result: Result, tested: int) -> str:
-    how = conditions(result.plan.device, result.kept.comparison)
+    how = conditions(result.plan, result.kept.comparison)
     return f"top-1 on {tested} test images; {how}; speedup against {AGAINST}"
 
 
-def conditions(device: Device, comparison: Comparison | None) -> str:
-    """How the latencies of a table were come by: in turns on this machine, or from the profile of ``device``."""
+def conditions(plan: Plan, comparison: Comparison | None) -> str:
+    """How the latencies of a table were come by: in turns on the plan's machine, or from the profile of its device."""
     if comparison is not None:
         c = comparison
         calls = f"batch {c.b.batch}, {c.b.threads} thread(s), n={len(c.b.times)}"
-        return f"latency measured in turns over {c.processes} processes, {calls}"
-    low, high = device.band
-    profile = device.power_mode or device.title
+        there = f" on {plan.site.where}" if plan.site else ""
+        return f"latency measured in turns{there} over {c.processes} processes, {calls}"
+    low, high = plan.device.band
+    profile = plan.device.power_mode or plan.device.title
     return f"latency predicted from the profile ({profile}), band x{low:g} to x{high:g}; not run on a device here"
 
 
@@ -207,7 +208,13 @@ def factor(faster: Speedup) -> dict[str, Any]:
 def row(
     subnet: str, built: Built, comparison: Comparison | None, verdict: str, forecast: Price, fp32: float | None = None
 ) -> dict[str, Any]:
-    """One line of the table as plain values; a network without images has no accuracy."""
+    """One line of the table as plain values; a network without images has no accuracy.
+
+    The verdict says, too, where an operator that we do not write ourselves made another converter do the work.
+    """
+    lacks = built.artifact.notes.get("lacks")
+    if lacks is not None:
+        verdict += f"; converted by {built.artifact.notes['converter']}, as we do not write {lacks}"
     found: dict[str, Any] = {
         "subnet": subnet,
         "precision": built.artifact.precision,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from export.machine import Machine
 from hnas.deployment.plan import Plan
 from hnas.deployment.source import Source
 from hnas.files import locked, read_json, write_json
@@ -71,7 +70,7 @@ def workshop(out: Path) -> Iterator[Path]:
 
 def identity(plan: Plan, source: Source) -> dict[str, Any]:
     """What must be equal for a run to be continued, as JSON."""
-    made = {"hnas": version("hnas"), "cpu": Machine.here().processor}
+    made = {"hnas": version("hnas"), "cpu": plan.machine.processor}
     return {**plan.identity(), "supernet": source.digest, "data": source.digests, **made}
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import hw_profiles
 from export import backends
+from export.artifact import Artifact
 from export.errors import Unavailable
 from export.machine import Machine
+from export.transports import Transport, local
+from export.worker import Worker
 from hnas import units
+from hnas.deployment.site import Site, visit
 from hw_profiles import Device
 
 EVALUATIONS = 32
@@ -37,11 +42,31 @@ class Plan:
     supernet: Path | None
     data: Path | None
     out: Path
+    site: Site | None = None
 
     @property
     def measured(self) -> bool:
-        """Whether latency is measured here; otherwise it is predicted from the device's profile."""
-        return self.device.local
+        """Whether latency is measured, here or at ``site``; otherwise it is predicted from the device's profile."""
+        return self.device.local or self.site is not None
+
+    @property
+    def transport(self) -> Transport:
+        """To where artifacts are verified and measured."""
+        return local if self.site is None else self.site.transport
+
+    @property
+    def machine(self) -> Machine:
+        """Where that is."""
+        return Machine.here() if self.site is None else self.site.machine
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of the runtime at ``site``; empty for this machine, whose artifacts know them."""
+        return {} if self.site is None else self.site.versions
+
+    def open(self, artifact: Artifact) -> Worker:
+        """A worker where artifacts are verified and measured."""
+        return Worker(artifact) if self.site is None else self.site.open(artifact)
 
     @property
     def windows(self) -> dict[str, tuple[float, float]]:
@@ -56,8 +81,11 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed, as JSON."""
-        record = asdict(self) | {"device": self.device.name, "precisions": list(self.precisions)}
-        del record["out"]
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        record |= {"device": self.device.name, "precisions": list(self.precisions)}
+        del record["out"], record["site"]
+        if self.site is not None:
+            record["host"] = self.site.where
         return {key: str(value) if isinstance(value, Path) else value for key, value in record.items()}
 
     def lines(self) -> list[tuple[str, str]]:
@@ -72,10 +100,7 @@ class Plan:
         return [
             ("target", f"{self.device.name} ({self.device.title})"),
             ("backend", self.device.backend),
-            (
-                "latency",
-                "measured here" if self.measured else "predicted from the device's profile: not run on a device here",
-            ),
+            ("latency", self._latency()),
             (
                 "precisions",
                 f"{', '.join(self.precisions)}"
@@ -88,6 +113,11 @@ class Plan:
             ("data", str(self.data or "shipped with hnas (a slice of Fashion-MNIST)")),
             ("out", str(self.out)),
         ]
+
+    def _latency(self) -> str:
+        if self.site is not None:
+            return f"measured on {self.site.where} ({self.site.machine.cpu})"
+        return "measured here" if self.measured else "predicted from the device's profile: not run on a device here"
 
 
 def resolve(
@@ -103,23 +133,29 @@ def resolve(
     supernet: Path | str | None = None,
     data: Path | str | None = None,
     out: Path | str | None = None,
+    host: str | None = None,
     resume: bool = False,
 ) -> Plan:
-    """The plan of these options; ValueError for what is not understood, Unavailable where a runtime is missing."""
+    """The plan of these options; ValueError for what is not understood, Unavailable where a runtime is missing.
+
+    ``host``, the address of a device, is connected to: artifacts are verified and measured there.
+    """
     device = hw_profiles.load(target)
     wanted = device.precision if precision is None else precision
     evaluations, seconds = (EVALUATIONS, None) if budget is None else units.budget(budget)
     if seed < 0:
         raise ValueError(f"seed is {seed}; it is 0 or more")
-    if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
-        raise ValueError(f"threads is {threads}; this machine has {os.cpu_count()} cores")
-    if not device.local and threads not in (None, device.threads):
+    site = None if host is None else visit(host, device.backend)
+    cores = (os.cpu_count() or 1) if site is None else site.machine.cores
+    if threads is not None and not 1 <= threads <= cores:
+        raise ValueError(f"threads is {threads}; {'this machine' if site is None else site.where} has {cores} cores")
+    if site is None and not device.local and threads not in (None, device.threads):
         what = f"the latency of {device.name} is predicted for {device.threads} thread(s)"
-        raise ValueError(f"threads is {threads}; {what}; --threads is for devices at hand")
+        raise ValueError(f"threads is {threads}; {what}; --threads is for devices at hand or with --host")
     return Plan(
         device=device,
         precision=wanted,
-        precisions=precisions(device, wanted),
+        precisions=precisions(device, wanted, site),
         max_latency_ms=None if max_latency is None else units.latency_ms(max_latency),
         min_accuracy=None if min_accuracy is None else units.share(min_accuracy),
         max_size_bytes=None if max_size is None else units.size_bytes(max_size),
@@ -130,10 +166,11 @@ def resolve(
         supernet=None if supernet is None else Path(supernet),
         data=None if data is None else Path(data),
         out=_folder(device.name, resume) if out is None else Path(out),
+        site=site,
     )
 
 
-def precisions(device: Device, wanted: str) -> tuple[str, ...]:
+def precisions(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
     """The precisions to build: all that device and backend offer for "auto", fp32 first, else the one wanted."""
     if wanted not in PRECISIONS:
         raise ValueError(f"no precision {wanted!r}; known: {', '.join(PRECISIONS)}")
@@ -143,7 +180,8 @@ def precisions(device: Device, wanted: str) -> tuple[str, ...]:
     offered = tuple(p for p in backend.precisions if p in device.precisions)
     if wanted == "auto":
         # The runtime says so itself when it is asked for bf16; this saves a conversion that it would refuse.
-        lacking = device.local and BF16.isdisjoint(Machine.here().instructions)
+        machine = Machine.here() if site is None else site.machine
+        lacking = device.local and BF16.isdisjoint(machine.instructions)
         return tuple(p for p in offered if not (lacking and p == "bf16"))
     if wanted not in offered:
         raise ValueError(f"{device.name} with {device.backend} has no {wanted}; offered: {', '.join(offered)}")

@@ -26,6 +26,7 @@ from export.measurement import compare, measure
 from export.program import Program, capture
 from export.worker import Worker
 from hnas.cost import Price
+from hnas.deployment.site import Site
 from hnas.files import scratch
 from hnas.journal import Journal
 from hnas.space import Arch, Shape
@@ -81,7 +82,7 @@ def builder() -> dict[str, str]:
 
 
 class Turns:
-    """The latency of whole subnets on this machine, each taken in turns with the largest one in fp32.
+    """The latency of whole subnets on this machine or at ``site``, each taken in turns with the largest one in fp32.
 
     The machine's speed drifts by up to 2x within minutes, so a candidate's latency is that of the largest subnet, taken
     once, divided by the ratio of the two in one session. Ratios are cached on disk by what decides them: what
@@ -101,10 +102,11 @@ class Turns:
         versions: Callable[[], Mapping[str, str]],
         make: Callable[[Arch, Path, str], Artifact | Path],
         described: Callable[[Arch], object],
+        site: Site | None = None,
     ) -> None:
         self.study, self.device, self.threads, self.precision = study, device, threads, precision
         self.largest = study.supernet.space.largest
-        self._versions, self._make, self._described = versions, make, described
+        self._versions, self._make, self._described, self._site = versions, make, described, site
         self._stack = ExitStack()
         self.folder = self._stack.enter_context(scratch())
         self._baseline: Worker | None = None
@@ -120,10 +122,6 @@ class Turns:
         ratio, low, high = self._cache.call(self._key(arch), lambda: self._ratio(arch))
         return Price(base / ratio, "ms", base / high, base / low, "measured")
 
-    def known(self, arch: Arch) -> bool:
-        """Whether the cache answers for ``arch``."""
-        return self._key(arch) in self._cache
-
     def close(self) -> None:
         """End the worker and remove the files."""
         self._stack.close()
@@ -135,7 +133,7 @@ class Turns:
         if self._baseline is None:
             folder = self.folder / "baseline"
             folder.mkdir()
-            self._baseline = self._stack.enter_context(Worker(self._make(self.largest, folder, "fp32")))
+            self._baseline = self._started(self._make(self.largest, folder, "fp32"))
         return self._baseline
 
     def _ratio(self, arch: Arch) -> tuple[float, float, float]:
@@ -149,16 +147,22 @@ class Turns:
         if self._candidate is not None and self._candidate.alive:
             self._candidate.open(artifact)
         else:
-            self._candidate = self._stack.enter_context(Worker(artifact))
+            self._candidate = self._started(artifact)
         return self._candidate
+
+    def _started(self, artifact: Artifact | Path) -> Worker:
+        if self._site is None:
+            return self._stack.enter_context(Worker(artifact))
+        whole = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
+        return self._stack.enter_context(self._site.open(whole))
 
     def _key(self, arch: Arch) -> str:
         parts = {
             "networks": [self._described(each) for each in (self.largest, arch)],
             "precision": self.precision,
             "device": self.device.name,
-            "cpu": Machine.here().processor,
-            "versions": dict(self._versions()),
+            "cpu": (Machine.here() if self._site is None else self._site.machine).processor,
+            "versions": [dict(self._versions()), *([dict(self._site.versions)] if self._site else [])],
             "builder": builder(),
             "threads": self.threads,
         }
@@ -166,9 +170,11 @@ class Turns:
 
 
 class Measured:
-    """The latency of whole subnets on this machine in ``precision``, each converted by itself and taken in turns."""
+    """The latency of whole subnets in ``precision``, here or at ``site``: each converted by itself, taken in turns."""
 
-    def __init__(self, study: Study, device: Device, threads: int, precision: str = "fp32") -> None:
+    def __init__(
+        self, study: Study, device: Device, threads: int, precision: str = "fp32", site: Site | None = None
+    ) -> None:
         self.study, self.device, self.threads = study, device, threads
         self.backend = backends.load(device.backend)
         self._programs: dict[Arch, Program] = {}
@@ -180,6 +186,7 @@ class Measured:
             versions=self.backend.versions,
             make=self._compile,
             described=lambda arch: self._program(arch).digest,
+            site=site,
         )
 
     def __call__(self, arch: Arch) -> Price:

@@ -16,7 +16,6 @@ import export
 from export import zoo
 from export.errors import ExportError
 from export.fusion import fuse
-from export.machine import Machine
 from export.manifest import Input, Manifest
 from export.measurement import Comparison, compare_many
 from export.program import Program, capture
@@ -24,7 +23,7 @@ from export.verification import Check
 from hnas.cost import Price
 from hnas.cost.roofline import latency_ms, trace
 from hnas.deployment import bundling
-from hnas.deployment.build import BLOCKS, CALIBRATION, PROCESSES, Built, Refused, Row, build_each, judge
+from hnas.deployment.build import BLOCKS, CALIBRATION, PROCESSES, Built, Refused, Row, build_each, engine_of, judge
 from hnas.deployment.folder import workshop
 from hnas.deployment.network import SEED, Arrays, load, read_calibration
 from hnas.deployment.plan import Plan, resolve
@@ -43,6 +42,7 @@ def export_static(
     precision: str | None = None,
     threads: int | None = None,
     out: str | None = None,
+    host: str | None = None,
     on: Stage | None = None,
 ) -> dict[str, Any]:
     """Bundle the network that ``model`` ("package.module:callable") names for ``target``; the table as plain values.
@@ -52,7 +52,7 @@ def export_static(
     int8 out where there is no calibration. ValueError for wrong use, a network that cannot be captured among it;
     Unavailable for a missing runtime; ExportError when no artifact computes what the network does.
     """
-    plan = resolve(target, precision=precision, threads=threads, out=out)
+    plan = resolve(target, precision=precision, threads=threads, out=out, host=host)
     notify = on or (lambda _stage, _done, _total: None)
     with workshop(plan.out) as work:
         net, examples = load(model, inputs)
@@ -67,7 +67,8 @@ def export_static(
         assert best is not None  # nothing is refused for its accuracy where none is known
         forecast = _predict(program, plan.device, built)
         notify("bundle", 0, 1)
-        command = _command(model, target, inputs, calibration, precision, threads)
+        options = {"calibration": calibration, "precision": precision, "threads": threads, "host": host}
+        command = _command(model, target, inputs, options)
         manifest = _manifest(type(net).__name__, plan, rows[best], forecast, command)
         kept = rows[best].built.artifact
         baseline = None if manifest.speedup is None else built["fp32"].artifact
@@ -79,7 +80,7 @@ def export_static(
         "bundle": str(bundle.path),
         "rows": lines,
         "refused": [{"precision": r.precision, "reason": r.reason} for r in (*refused, *failed)],
-        "footnote": f"{bundling.conditions(plan.device, rows[best].comparison)}; speedup against {AGAINST}",
+        "footnote": f"{bundling.conditions(plan, rows[best].comparison)}; speedup against {AGAINST}",
     }
 
 
@@ -123,8 +124,13 @@ def _build(
             evidence=None if images is None else [_first(images, examples, CALIBRATION)],
             threads=plan.threads,
             path=work / precision,
+            opened=plan.open if plan.site else None,
         )
-        return Built(artifact, Check.from_json(artifact.notes["verification"]), {})
+        found = Check.from_json(artifact.notes["verification"])
+        if plan.site is None:
+            return Built(artifact, found, {})
+        with plan.open(artifact) as worker:
+            return Built(artifact, found, {}, engine_of(worker))
 
     steps = iter(range(1, len(wanted) + 2))
     notify("build", 0, len(wanted) + 1)
@@ -147,7 +153,8 @@ def _compare(plan: Plan, built: Mapping[str, Built], examples: Sequence[Tensor])
         return {}
     artifacts = [b.artifact for b in built.values()]
     inputs = [value.numpy() for value in examples]
-    found = compare_many(built["fp32"].artifact, artifacts, inputs, processes=PROCESSES, blocks=BLOCKS)
+    session: dict[str, Any] = {"processes": PROCESSES, "blocks": BLOCKS, "transport": plan.transport}
+    found = compare_many(built["fp32"].artifact, artifacts, inputs, **session)
     return dict(zip(built, found, strict=True))
 
 
@@ -198,12 +205,12 @@ def _manifest(name: str, plan: Plan, kept: Row, forecast: Mapping[str, Price], c
         verification=kept.built.check,
         latency=replace(latency, batch=first.shape[0] if first.shape else 1),
         speedup=None if artifact.precision == "fp32" else faster,
-        machine=Machine.here(),
-        versions=dict(artifact.versions),
+        machine=plan.machine,
+        versions={**artifact.versions, **plan.versions},
         seeds={"torch": SEED},
         data=None,
         reproduce=command,
-        build=bundling.build_note(artifact),
+        build=bundling.build_note(kept.built),
     )
 
 
@@ -230,15 +237,13 @@ def _command(
     model: str,
     target: str,
     inputs: Sequence[str] | None,
-    calibration: str | None,
-    precision: str | None,
-    threads: int | None,
+    options: Mapping[str, object],
 ) -> str:
     """The command that repeats this export."""
     words = ["hnas-deploy", "export", "--model", model, "--target", target]
     for shape in inputs or ():
         words += ["--input", shape]
-    for option, value in (("calibration", calibration), ("precision", precision), ("threads", threads)):
+    for option, value in options.items():
         if value is not None:
             words += [f"--{option}", str(value)]
     return shlex.join(words)

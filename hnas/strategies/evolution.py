@@ -84,10 +84,8 @@ def search(
     scored: dict[Arch, Candidate] = {}
     while (asked := algorithm.ask()) is not None and len(asked):
         rows, violations = [], []
-        archs = [decode(space, genes) for genes in asked.get("X")]
-        fresh = [arch for arch in dict.fromkeys(archs) if arch not in scored]
-        study.prepare(fresh if evaluations is None else fresh[: evaluations - done])
-        for arch in archs:
+        for genes in asked.get("X"):
+            arch = decode(space, genes)
             if arch not in scored:
                 late = seconds is not None and time.monotonic() - begun >= seconds
                 if (evaluations is not None and done >= evaluations) or (late and not study.priced(arch, cost)):

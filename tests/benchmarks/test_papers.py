@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from benchmarks.papers import claims, parts, statistics, supernets, tabular, truth
+from benchmarks.papers import claims, parts, report, statistics, supernets, tabular, truth
 from benchmarks.papers.__main__ import main
 from benchmarks.papers.claims import Plan
 from benchmarks.papers.parts import Part, Parts, part
@@ -80,6 +80,20 @@ def test_the_ceiling_falls_with_the_noise_of_the_seeds() -> None:
 def test_hypervolume_is_the_dominated_area() -> None:
     assert statistics.hypervolume([0.9, 0.8, 0.4], [2, 1, 1], (0.5, 3)) == pytest.approx(0.7)
     assert statistics.hypervolume([0.4], [1], (0.5, 3)) == 0.0
+
+
+# --- what is committed ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_verdicts_of_the_committed_records() -> None:
+    records = report.results()
+    assert records
+    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
+    assert report.markdown(records) in page, "paste the output of python -m benchmarks.papers.report into the page"
+    for name, record in records.items():
+        assert not record["quick"], name
+        assert record["seeds"] >= report.FEWEST, name
+        assert name.partition("-")[0] == record["claim"] in claims.find()
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
     return local.start(__name__, environment)
 
 
-place = local.place
+place, lost, where = local.place, local.lost, local.where
 
 
 class FakeRunner:
@@ -86,9 +86,9 @@ def _load(name: str) -> Any:
         return SimpleNamespace(missing=lambda: "absent is not installed; pip install 'hnas[absent]'")
     if name != "fake":
         raise ValueError(f"no backend {name!r}; known: absent, fake")
-    return SimpleNamespace(missing=lambda: None, load=FakeRunner)
+    return SimpleNamespace(missing=lambda: None, load=FakeRunner, versions=dict)
 
 
 if __name__ == "__main__":
-    sys.modules["export.backends"] = SimpleNamespace(load=_load)  # type: ignore[assignment]
-    serving.serve(serving.Served().answer)
+    serving.runtimes = SimpleNamespace(load=_load)  # type: ignore[attr-defined]
+    serving.serve(serving.dispatch(serving.Served()))

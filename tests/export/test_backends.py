@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import hw_profiles
-from export import backends
-from export.artifact import Artifact, digest_files
+from export import backends, runtimes
+from export.artifact import Artifact
 from export.backends import tensorrt as tensorrt_backend
 from export.errors import ExportError, Unavailable
 from export.fusion import fuse
@@ -99,7 +98,7 @@ def compiled(backend: str, source: Program, precision: str, path: Path, device: 
     )
 
 
-def opened(built: Artifact) -> backends.Runner:
+def opened(built: Artifact) -> runtimes.Runner:
     return backends.load(str(built.notes.get("verify_with", built.backend))).load(Artifact.read(built.path))
 
 
@@ -261,7 +260,7 @@ def test_onnxruntime_is_pinned() -> None:
 
 def test_tflite_keeps_the_order_of_many_inputs() -> None:
     need("tflite")
-    module = backends.load("tflite")
+    module = runtimes.load("tflite")
     names = [f"serving_default_args_{index}:0" for index in (0, 1, 10, 2)]
     details = [{"name": name, "index": index} for index, name in enumerate(names)]
     assert module._indices(details) == [0, 1, 3, 2]  # type: ignore[attr-defined]
@@ -306,35 +305,6 @@ def test_tensorrt_refuses_operators_newer_than_the_device(tmp_path: Path) -> Non
     need("tensorrt")
     with pytest.raises(ExportError, match=r"^LayerNormalization needs TensorRT 8\.6, the device has 8\.5"):
         compiled("tensorrt", program("hybrid"), "fp32", tmp_path, "jetson-xavier-nx")
-
-
-def test_tensorrt_engine_of_another_device_is_refused() -> None:
-    here = {"sm": "87", "tensorrt": "10.3.0", "model": "a" * 64}
-    tensorrt_backend.check_engine(here, here)
-    for key, found in (("sm", "86"), ("tensorrt", "8.6.2"), ("model", "b" * 64)):
-        with pytest.raises(ExportError, match=r"^the engine is for .* build it here$"):
-            tensorrt_backend.check_engine({**here, key: found}, here)
-
-
-def test_tensorrt_keeps_its_engine_out_of_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "model.onnx").write_bytes(b"onnx")
-    files = digest_files(tmp_path / "net", "model.onnx")
-    built = Artifact(tmp_path / "net", "tensorrt", "fp16", "jetson", 1, (), (), files)
-    trt, here = MagicMock(), {"sm": "87", "tensorrt": "10.3.0"}
-    trt.Builder().build_serialized_network.return_value = b"engine"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tensorrt_backend, "_tensorrt", lambda: trt)
-    monkeypatch.setattr(tensorrt_backend, "_here", lambda _: here)
-    monkeypatch.setattr(tensorrt_backend._Logger, "create", lambda _: MagicMock())
-    monkeypatch.setattr(tensorrt_backend, "TensorRt", lambda _, path: path)
-    for _ in range(2):
-        assert tensorrt_backend.load(built).read_bytes() == b"engine"  # type: ignore[attr-defined]
-    assert trt.Builder().build_serialized_network.call_count == 1
-    assert [path.name for path in built.path.iterdir()] == ["model.onnx"]
-    here["sm"] = "72"
-    with pytest.raises(ExportError, match="the engine is for SM 87, here is 72"):
-        tensorrt_backend.load(built)
 
 
 @pytest.mark.parametrize("precision", tensorrt_backend.precisions)

@@ -8,19 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.activations import fuse_activations
 from export.errors import ExportError
-from export.fusion import (
-    PASSES,
-    drop_dropout,
-    fold_batchnorm,
-    fold_constants,
-    fuse,
-    merge_reshapes,
-    noise,
-)
+from export.fusion import fuse
+from export.passes.activations import fuse_activations
+from export.passes.cleaning import drop_dropout, fold_constants
+from export.passes.layout import merge_reshapes
+from export.passes.scales import fold_batchnorm
 from export.program import capture
 from tests.export import nets
+from tests.export.programs import Apply, apply, norm, program_of
 
 torch.set_num_threads(1)
 
@@ -32,59 +28,12 @@ FIRES = {
         "drop_dropout": 1,
         "fold_constants": 1,
         "fold_batchnorm": 1,
+        "fold_scales": 1,
         "fuse_activations": 1,
         "merge_reshapes": 2,
     },
     "hybrid": {"drop_dropout": 2, "fold_constants": 1, "fold_batchnorm": 2, "fuse_activations": 1},
 }
-
-
-class Apply(nn.Module):
-    """A module that is one function of its parts and its inputs."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            if isinstance(part, torch.Tensor):
-                self.register_buffer(name, part)
-            else:
-                setattr(self, name, part)
-
-    def forward(self, *inputs):
-        return self.function(self, *inputs)
-
-
-def program_of(function, *shapes, **parts):
-    generator = torch.Generator().manual_seed(0)
-    return capture(Apply(function, **parts), tuple(torch.randn(shape, generator=generator) for shape in shapes))
-
-
-def norm(features, kind=nn.BatchNorm2d):
-    part = kind(features)
-    part.running_mean.uniform_(-1, 1)
-    part.running_var.uniform_(0.5, 2)
-    part.weight.data.uniform_(0.5, 2)
-    part.bias.data.uniform_(-1, 1)
-    return part
-
-
-def apply(function, program):
-    """The pass's result, how often it fired and its operators; verified, and its input unchanged."""
-    code, state = program.module.code, {name: value.clone() for name, value in program.module.state_dict().items()}
-    result = function(program)
-    assert program.module.code == code
-    assert all(torch.equal(value, state[name]) for name, value in program.module.state_dict().items())
-    name, count = result.fired[-1]
-    assert name == function.__name__
-    for inputs in (program.inputs, noise(program.inputs, seed=3)):
-        for want, have in zip(program(*inputs), result(*inputs), strict=True):
-            torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-5)
-    return count, {target.split(".")[1]: number for target, number in result.operators().items()}
-
-
-def test_every_pass_is_shown_to_fire():
-    assert {name for fired in FIRES.values() for name in fired} == {function.__name__ for function in PASSES}
 
 
 @pytest.mark.parametrize("name", nets.SHAPES)
@@ -217,16 +166,44 @@ class TestFoldBatchnorm:
         program = program_of(function, (1, 4, 5, 5), conv=nn.Conv2d(4, 6, 1), norm=norm(6))
         assert apply(fold_batchnorm, program)[0] == 0
 
-    def test_case_3_norm_first(self):
-        program = program_of(
-            lambda self, x: self.conv(self.norm(x).relu()), (1, 4, 5, 5), conv=nn.Conv2d(4, 6, 1), norm=norm(4)
-        )
-        assert apply(fold_batchnorm, program)[0] == 0
+    @pytest.mark.parametrize(
+        ("layer", "features", "kind", "shape"),
+        [
+            (nn.Conv2d(4, 6, 3), 4, nn.BatchNorm2d, (1, 4, 5, 5)),
+            (nn.Conv2d(4, 6, 3, groups=2, bias=False, padding="valid"), 4, nn.BatchNorm2d, (1, 4, 5, 5)),
+            (nn.Conv1d(4, 6, 3, stride=2), 4, nn.BatchNorm1d, (2, 4, 9)),
+            (nn.Linear(4, 6), 4, nn.BatchNorm1d, (2, 4)),
+        ],
+    )
+    def test_case_3_norm_before_a_layer(self, layer, features, kind, shape):
+        program = program_of(lambda self, x: self.layer(self.norm(x)), shape, layer=layer, norm=norm(features, kind))
+        count, found = apply(fold_batchnorm, program)
+        assert (count, list(found.values())) == (1, [1])
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda self, x: self.padded(self.norm(x)),
+            lambda self, x: self.conv(self.norm(x).relu()),
+            lambda self, x: self.conv(self.norm(x)).mean() + self.norm(x).mean(),
+            lambda self, x: self.conv(torch.relu(x)) + self.conv(self.norm(x)) * self.norm(x).mean(),
+        ],
+    )
+    def test_case_3_left_alone(self, function):
+        parts = {"conv": nn.Conv2d(4, 6, 1), "padded": nn.Conv2d(4, 6, 3, padding=1), "norm": norm(4)}
+        result = fold_batchnorm(program_of(function, (1, 4, 5, 5), **parts))
+        assert result.operators()["aten.batch_norm.default"] >= 1
 
     def test_case_4_linear(self):
         parts = {"linear": nn.Linear(4, 6), "norm": norm(6, nn.BatchNorm1d)}
         assert apply(fold_batchnorm, program_of(lambda self, x: self.norm(self.linear(x)), (2, 4), **parts))[0] == 1
         assert apply(fold_batchnorm, program_of(lambda self, x: self.norm(self.linear(x)), (2, 6, 4), **parts))[0] == 0
+
+    def test_case_4_without_a_batch_the_norm_works_on_the_length(self):
+        program = program_of(
+            lambda self, x: self.norm(self.conv(x)), (4, 6), conv=nn.Conv1d(4, 5, 1), norm=norm(6, nn.BatchNorm1d)
+        )
+        assert apply(fold_batchnorm, program)[0] == 0
 
     @pytest.mark.parametrize("groups", [1, 2])
     def test_case_5_transposed_convolution(self, groups):

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 from export import measurement, serving
 from export.artifact import Artifact
 from export.measurement import Comparison, Measurement, compare, compare_many, measure, ratio_interval, student_quantile
-from export.worker import Worker
 from tests.export import fake_worker
 from tests.export.fake_worker import fake_artifact
 
@@ -130,7 +128,7 @@ class Differing:
         self.spread, self.opened, self.closed = spread, 0, 0
 
     @contextmanager
-    def __call__(self, artifact: Artifact, backend: str) -> Iterator[Any]:
+    def __call__(self, artifact: Artifact, backend: str, transport: Any) -> Iterator[Any]:
         assert backend == artifact.backend
         self.opened += 1
         yield Machine(self.opened).runner(0.01 * math.exp(self.rng.normal(0, self.spread)))
@@ -258,11 +256,12 @@ def test_a_runner_of_this_process_is_timed_by_its_bound_call(monkeypatch: pytest
     assert measure(runner, X, runs=20).times == pytest.approx((0.002,) * 20)
 
 
-def test_real_workers_are_opened_for_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_workers_are_opened_for_paths(tmp_path: Path) -> None:
     transport: Any = fake_worker
-    monkeypatch.setattr(measurement, "Worker", partial(Worker, transport=transport))
     artifact = fake_artifact(tmp_path / "a", verify_with="absent")
-    found = compare(artifact, artifact.path, [np.zeros((1, 3), np.float32)], blocks=2, runs=2, processes=2)
+    found = compare(
+        artifact, artifact.path, [np.zeros((1, 3), np.float32)], blocks=2, runs=2, processes=2, transport=transport
+    )
     assert (len(found.a.times), len(found.pairs), found.processes) == (16, 4, 2)
     assert "2 processes of 2 blocks" in found.line()
 

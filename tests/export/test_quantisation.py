@@ -1,5 +1,6 @@
 """The int8 that runtimes share: calibration data, attention, the ONNX quantiser."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 
 from export import onnx_file
 from export.artifact import Tensor
+from export.calibration import activation_ranges
+from export.fusion import fuse
 from export.program import capture
 from export.quantisation import QDQ, has_attention, quantise_onnx, samples
 from export.signature import describe
+from hw_profiles import Override
 from tests.export import nets
 
 POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="u8", symmetric=False, bias=True)
@@ -68,6 +72,34 @@ def test_policy_says_everything_that_decides_the_numbers() -> None:
         "activations": "u8",
         "symmetric": False,
         "bias": True,
+        "ranges": "minmax",
         "weights": "s8 per channel",
-        "ranges": "min/max",
     }
+
+
+def test_a_device_takes_operators_out_of_the_policy_and_changes_its_ranges() -> None:
+    changed = POLICY.on(Override(leave_float=("MatMul", "Softmax"), ranges="mse"))
+    assert changed == replace(POLICY, operators=("Conv", "Gemm"), ranges="mse")
+    assert POLICY.on(None) is POLICY
+    assert POLICY.on(Override()) == POLICY
+
+
+def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
+    """Case 4 of ``quantise_onnx``: an input with one outlier in ten thousand gets the scale of the rest."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    program = fuse(capture(*nets.build("mobilenet")))
+    inputs, outputs = describe(program)
+    onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
+    data = [(np.random.default_rng(seed).normal(size=(1, 3, 16, 16)).astype(np.float32),) for seed in range(60)]
+    data[0][0][0, 0, 0, 0] = 500.0
+    scales = {}
+    for method in ("minmax", "percentile"):
+        ranges = activation_ranges(program, data, method)
+        quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", data, POLICY, program, ranges)
+        graph = onnx.load(tmp_path / "int8.onnx").graph
+        (name,) = [node.input[1] for node in graph.node if node.input[0] == "x"]
+        (scale,) = [onnx.numpy_helper.to_array(value) for value in graph.initializer if value.name == name]
+        scales[method] = float(scale)
+    assert scales["minmax"] == pytest.approx((500 + 4) / 255, rel=0.02)
+    assert scales["percentile"] < 20 / 255

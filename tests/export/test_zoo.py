@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import manifest, zoo
+from export import machine, zoo
 from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Prediction, Space, Speedup
 from export.verification import LIMITS, Check
 from tests.export.test_artifact import artifact_in
@@ -321,5 +321,5 @@ Model		: Pixel 8
     ids=["x86", "its next generation", "ARM", "nothing", "empty"],
 )
 def test_generations_of_a_cpu_are_told_apart(monkeypatch: pytest.MonkeyPatch, text: str, processor: str) -> None:
-    monkeypatch.setattr(manifest, "_text", lambda _: text)
+    monkeypatch.setattr(machine, "_text", lambda path: text if path.name == "cpuinfo" else "")
     assert Machine.here().processor == processor

@@ -131,6 +131,23 @@ def test_show_prints_the_card_or_the_manifest(bundle: Path) -> None:
     assert json.loads(found.stdout) == json.loads((bundle / "manifest.json").read_text())
 
 
+def test_show_layers_runs_the_bundle_and_says_what_did_not_fuse(bundle: Path) -> None:
+    done = deploy("show", bundle, "--layers", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["backend"] == "onnxruntime"
+    assert found["microseconds"] > 0
+    assert {"name", "kind", "role", "precision", "microseconds"} <= set(found["layers"][0])
+    shown = deploy("show", bundle, "--layers")
+    assert shown.returncode == 0, shown.stderr
+    assert "of them kernels" in shown.stdout
+    assert all(line in shown.stdout for line in map(_without_shares, found["findings"]))
+
+
+def _without_shares(line: str) -> str:
+    return line.split(" (", maxsplit=1)[0]  # shares differ from run to run
+
+
 def test_show_refuses_a_changed_byte(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = bundles.bundle(tmp_path, "tiny", heavy=None)

@@ -45,9 +45,6 @@ class FakeStudy:
     def price(self, arch: Arch, metric: str) -> Price:
         return Price(**self.journal.call(f"cost/{metric}/{arch.digest}", lambda: self.costs[metric](arch).to_json()))
 
-    def prepare(self, archs: list[Arch]) -> None:
-        pass
-
     def priced(self, arch: Arch, metric: str) -> bool:
         return f"cost/{metric}/{arch.digest}" in self.journal
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from export.artifact import Artifact
 from export.errors import ExportError, Unavailable
 from export.measurement import Comparison, Measurement
+from export.quantisation import LADDER
 from export.verification import LIMITS, Check
 from hnas.cost import Price
 from hnas.deployment import _objection
-from hnas.deployment.build import Built, build_each, build_once, interval, judge
+from hnas.deployment.build import Built, build_each, build_once, build_within, interval, judge
 from hnas.deployment.plan import resolve
 from hnas.journal import Journal
 
@@ -144,6 +145,40 @@ def test_what_was_built_is_built_again_only_when_its_bytes_are_gone(tmp_path: Pa
 
 
 # --- interval ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reached", "tried", "taken"),
+    [
+        ({None: 0.92}, [None], 0.92),  # 1. the plain one
+        ({None: 0.80, "bias": 0.85, "equalise": 0.91, "round": 0.95}, [None, "bias", "equalise"], 0.91),  # 2. the first
+        (
+            {None: 0.80, "bias": 0.85, "equalise": 0.83, "round": 0.84, "finetune": 0.82},
+            [None, *LADDER],
+            0.85,
+        ),  # 3. the best
+        ({None: None, "bias": 0.90}, [None, "bias"], 0.90),  # 4. a build that fails is a miss
+    ],
+)
+def test_the_cheapest_recovery_that_reaches_the_floor(reached, tried: list[str | None], taken: float):
+    made: list[str | None] = []
+
+    def make(rung: str | None) -> Built:
+        made.append(rung)
+        if reached[rung] is None:
+            raise ExportError("int8 fails")
+        return built("int8", reached[rung])
+
+    assert build_within(0.90, make).accuracy["search"] == taken
+    assert made == tried
+
+
+def test_where_every_rung_fails_the_first_reason_is_told():
+    def make(rung: str | None) -> Built:
+        raise ExportError(f"{rung} fails")
+
+    with pytest.raises(ExportError, match="None fails"):
+        build_within(0.90, make)
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1))

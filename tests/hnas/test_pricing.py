@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 
 import hw_profiles
 from export import backends
+from export.manifest import Machine
 from hnas.deployment import pricing
 from hnas.deployment.pricing import Measured
 from hnas.study import Study
@@ -37,3 +41,103 @@ def test_a_subnet_is_measured_once_and_its_files_go(monkeypatch: pytest.MonkeyPa
     again = Measured(study, hw_profiles.load("onnxruntime-cpu"), 1)  # another run, the same cache
     assert again(smallest) == first
     again.close()
+
+
+class Fake:
+    """A backend whose artifact is what it was asked for."""
+
+    def __init__(self) -> None:
+        self.compiled: list[str] = []
+
+    def versions(self) -> dict[str, str]:
+        return {"fake": "1"}
+
+    def compile(self, program: Any, path: Path, **_: object) -> None:
+        self.compiled.append(program.digest)
+        (path / "model").write_text(program.digest)
+
+
+class FakeWorker:
+    """Opens whatever it is given."""
+
+    alive = True
+
+    def __init__(self, artifact: object) -> None:
+        self.artifact = artifact
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def open(self, artifact: object) -> None:
+        self.artifact = artifact
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], tuple[Measured, Fake]]]:
+    """Makes tables of a tiny space on a fake backend, with one cache for all."""
+    fake, made = Fake(), list[Measured]()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backends, "load", lambda _: fake)
+    monkeypatch.setattr(pricing, "Worker", FakeWorker)
+    monkeypatch.setattr(pricing, "measure", lambda *_, **__: SimpleNamespace(median_ms=10.0))
+    monkeypatch.setattr(pricing, "compare", lambda *_, **__: SimpleNamespace(ratio=2.0, low=1.9, high=2.1))
+
+    def make() -> tuple[Measured, Fake]:
+        made.append(Measured(Study(Supernet(tiny.space()), tiny.task()), hw_profiles.load("tflite-cpu"), 1))
+        return made[-1], fake
+
+    yield make
+    for each in made:
+        each.close()
+    pricing.builder.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("where", "other"),
+    [
+        (pricing, {"version": lambda _: "99.0"}),
+        (Machine, {"here": lambda: Machine("another CPU", 2, "Linux", "3")}),
+        (Fake, {"versions": lambda _: {"fake": "2"}}),
+    ],
+    ids=["hnas", "cpu", "runtime"],
+)
+def test_a_latency_is_measured_anew_after_an_upgrade_or_elsewhere(
+    table: Callable[[], tuple[Measured, Fake]], monkeypatch: pytest.MonkeyPatch, where: Any, other: dict[str, Any]
+) -> None:
+    first, fake = table()
+    arch = first.study.supernet.space.smallest
+    assert first(arch).value == 5.0
+    assert len(fake.compiled) == 2  # it, and the largest
+    second, _ = table()
+    assert second(arch).value == 5.0
+    assert len(fake.compiled) == 3  # the largest one, for the baseline of the new journal
+    for name, value in other.items():
+        monkeypatch.setattr(where, name, value)
+    pricing.builder.cache_clear()
+    third, _ = table()
+    third(arch)
+    assert len(fake.compiled) == 5
+
+
+def test_the_code_that_builds_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pricing.builder.cache_clear()
+    before = pricing.builder()
+    (tmp_path / "passes.py").write_text("1\n")
+    monkeypatch.setattr(pricing.export, "__path__", [str(tmp_path)])
+    pricing.builder.cache_clear()
+    one = pricing.builder()
+    (tmp_path / "passes.py").write_text("2\n")
+    pricing.builder.cache_clear()
+    assert len({before["export"], one["export"], pricing.builder()["export"]}) == 3
+    pricing.builder.cache_clear()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    table: Callable[[], tuple[Measured, Fake]], tmp_path: Path
+) -> None:
+    (tmp_path / "hnas").write_text("in the way")
+    made, _ = table()
+    assert made(made.study.supernet.space.smallest).value > 0

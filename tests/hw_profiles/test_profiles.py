@@ -112,6 +112,20 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ('["fp32", "bf16", "int8"]', '["fp32", "int4"]', "no peak for int4"),
         ("fp32 = 96.0", 'fp32 = "fast"', "is not a table of numbers"),
         ("[peaks]", "[peaks", "not TOML: "),
+        ("[peaks]", "quantisation = 3\n[peaks]", "quantisation=3 is not a table of tables, one a backend"),
+        ("[peaks]", "[quantisation]\nopenvino = 1\n[peaks]", "quantisation.openvino=1 is not a table of leave_float"),
+        ("[peaks]", "[quantisation.abacus]\n[peaks]", "quantisation names a backend that is not in backends"),
+        ("[peaks]", "[quantisation.openvino]\nbits = 4\n[peaks]", "unknown key 'quantisation.openvino.bits'; known: "),
+        (
+            "[peaks]",
+            '[quantisation.openvino]\nleave_float = "Add"\n[peaks]',
+            "leave_float='Add' is not a list of strings",
+        ),
+        (
+            "[peaks]",
+            '[quantisation.openvino]\nranges = "best"\n[peaks]',
+            "that are not one of minmax, percentile, entropy",
+        ),
     ],
 )
 def test_a_wrong_profile_is_one_clear_line(old: str, new: str, message: str) -> None:
@@ -120,6 +134,12 @@ def test_a_wrong_profile_is_one_clear_line(old: str, new: str, message: str) -> 
         hw_profiles.parse("wrong", GOOD.replace(old, new, 1))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_device_overrides_the_int8_policy_of_a_backend() -> None:
+    table = '[quantisation.openvino]\nleave_float = ["MVN"]\nranges = "percentile"\n'
+    device = hw_profiles.parse("mine", GOOD + table)
+    assert device.quantisation == {"openvino": hw_profiles.Override(("MVN",), "percentile")}
 
 
 def test_devices_are_data_and_bring_neither_numpy_nor_torch() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from export.graph import aten, bound, constant_value, edit, is_floating, substitute
+from export.graph import aten, bound, constant_value, edit, is_floating, prune, substitute
 from export.program import Program
 
 _ADD = {aten.add.Tensor, aten.add.Scalar}
@@ -60,11 +60,8 @@ def _put(module: fx.GraphModule, node: fx.Node, x: fx.Node, target: Any, kwargs:
     activation.meta = dict(node.meta)
     parts = node.all_input_nodes
     substitute(node, activation)
-    while parts:  # what only the formula read
-        part = parts.pop()
-        if part.op == "call_function" and not part.users and part is not x and not part._erased:
-            parts.extend(part.all_input_nodes)
-            module.graph.erase_node(part)
+    for part in parts:  # what only the formula read
+        prune(part)
 
 
 def _bounds(_: fx.GraphModule, node: fx.Node) -> Found | None:

@@ -1,0 +1,110 @@
+"""The artifact in mixed precision: int8 where the guard and the clock allow it, float elsewhere, block by block."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import hw_profiles
+from export.artifact import Artifact
+from export.errors import ExportError
+from export.measurement import compare
+from export.mixed import Assignment, assign, sensitivities
+from export.pipeline import compile, free_path, prepared, published
+from export.schema import JSON
+
+if TYPE_CHECKING:
+    import torch
+
+SENSED = 32  # calibration samples on which blocks are ranked
+TURNS = 10  # blocks of the comparison that times an assignment
+
+
+def compile_mixed(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    *,
+    accept: Callable[[Artifact], bool],
+    calibration: Iterable[Any],
+    path: Path | str,
+    device: str = "openvino-cpu",
+    backend: str | None = None,
+    **options: Any,
+) -> Artifact:
+    """The fastest int8 artifact that ``accept`` takes, with as many blocks in float as that needs, in ``path``.
+
+    ``accept`` judges an artifact that was verified, for example by its accuracy on labelled images. Blocks are ranked
+    by their sensitivity on the calibration samples and tried as `mixed.assign` says; times are measured here, each
+    assignment in turns with all blocks in int8. ``options`` are those of ``compile``. Sensitivities, what was tried and
+    what was chosen are in ``notes["quantisation"]["mixed"]``.
+
+    ExportError where no assignment but all float is accepted; else as ``compile``.
+    """
+    profile = hw_profiles.load(device)
+    if not profile.local:
+        raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
+    target, samples = free_path(Path(path)), list(calibration)
+    program, images = prepared(module, example_inputs, samples, backend or profile.backend)
+    levels = sensitivities(program, images[:SENSED])
+    with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:
+        built: dict[tuple[str, ...], Artifact] = {}
+
+        def artifact(kept: tuple[str, ...]) -> Artifact:
+            if kept not in built:
+                built[kept] = compile(
+                    module,
+                    example_inputs,
+                    precision="int8",
+                    calibration=samples,
+                    keep_float=kept,
+                    path=Path(folder) / str(len(built)),
+                    device=device,
+                    backend=backend,
+                    **options,
+                )
+            return built[kept]
+
+        def accepted(kept: tuple[str, ...]) -> bool:
+            try:
+                return accept(artifact(kept))
+            except ExportError:  # what does not even verify
+                return False
+
+        def time(kept: tuple[str, ...]) -> float:
+            return _time(artifact(kept), built.get((), artifact(kept)), images[0])
+
+        chosen, tried = assign(levels, accepted, time)
+        if chosen is None:
+            raise ExportError(f"no mixed precision is accepted: {len(tried)} assignments of {len(levels)} blocks tried")
+        return _publish(built[chosen.kept], target, levels, tried, chosen)
+
+
+def _time(artifact: Artifact, baseline: Artifact, inputs: Sequence[Any]) -> float:
+    """The time of an artifact as a part of the baseline's, in turns with it."""
+    if artifact.path == baseline.path:
+        return 1.0
+    return 1.0 / compare(baseline, artifact, tuple(np.asarray(value) for value in inputs), blocks=TURNS).ratio
+
+
+def _publish(
+    artifact: Artifact, target: Path, levels: dict[str, float], tried: Sequence[Assignment], chosen: Assignment
+) -> Artifact:
+    """The very files of the chosen artifact in ``target``, with the record of how they were chosen."""
+    quantisation = artifact.notes["quantisation"]
+    assert isinstance(quantisation, dict)
+    record: dict[str, JSON] = {
+        "sensitivity_db": {name: round(level, 1) for name, level in levels.items()},
+        "float": list(chosen.kept),
+        "tried": [{"float": list(each.kept), "accepted": each.accepted, "time": each.time} for each in tried],
+    }
+    with published(target) as folder:
+        shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
+        notes: dict[str, JSON] = {**artifact.notes, "quantisation": {**quantisation, "mixed": record}}
+        replace(artifact, path=folder, notes=notes).write()
+    return Artifact.read(target)

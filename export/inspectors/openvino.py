@@ -1,0 +1,52 @@
+"""OpenVINO's view: the execution graph of the compiled model, with its performance counters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from export.inspection import Layer, role, typical
+from export.signature import fit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from export.artifact import Artifact
+
+FUSES = "OpenVINO joins arithmetic and activations to a convolution or matrix product where nothing else reads it"
+_NOTHING = ("Const", "Constant", "Parameter", "Input", "Result", "Output")
+
+
+def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
+    """The steps of the execution graph that ran, with the settings of the runner; ``parts`` are the model's layers."""
+    import openvino
+
+    from export.runtimes.openvino import require, settings
+
+    require(artifact.precision)
+    compiled = openvino.Core().compile_model(artifact.model, "CPU", {**settings(artifact), "PERF_COUNT": True})
+    request = compiled.create_infer_request()
+    for index, value in enumerate(fit(inputs, artifact.inputs)):
+        request.set_input_tensor(index, openvino.Tensor(value))
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(runs):
+        request.infer()
+        for counter in request.get_profiling_info():
+            if counter.status == openvino.ProfilingInfo.Status.EXECUTED:
+                times[counter.node_name].append(counter.real_time.total_seconds() * 1e6)
+    steps = compiled.get_runtime_model().get_ordered_ops()
+    said = {step.get_friendly_name(): {k: v.astype(str) for k, v in step.get_rt_info().items()} for step in steps}
+    return [
+        _layer(name, info, typical(times[name]))
+        for name, info in said.items()
+        if name in times and info.get("layerType") not in _NOTHING
+    ]
+
+
+def _layer(name: str, info: dict[str, str], microseconds: float) -> Layer:
+    kind, parts = info.get("layerType", ""), [part for part in info.get("originalLayersNames", "").split(",") if part]
+    precision = info.get("runtimePrecision", "")
+    implementation = info.get("primitiveType", "").removesuffix(f"_{precision.upper()}").removesuffix(f"_{precision}")
+    product = any(word in part for part in parts for word in ("MatMul", "Convolution"))  # a subgraph may hold one
+    return Layer(name, kind, "kernel" if product else role(kind), precision, microseconds, implementation, tuple(parts))

@@ -1,0 +1,73 @@
+"""Where figures are taken: what tells one machine from another; a device answers for itself (plain Python 3.8)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Tuple
+
+# Of /proc/cpuinfo: x86 has the first three, ARM the others.
+_REVISION = {
+    "cpu family": "family",
+    "model": "model",
+    "stepping": "stepping",
+    "CPU implementer": "implementer",
+    "CPU variant": "variant",
+    "CPU part": "part",
+    "CPU revision": "revision",
+}
+_INSTRUCTIONS = (
+    *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the figures were taken.
+
+    ``cpu`` is the name that the system gives, ``revision`` its family, model and stepping (on ARM the makers' numbers
+    of each kind of core), ``instructions`` the sets that kernels choose by. Clouds hide the name of a CPU; the rest
+    tells generations apart.
+    """
+
+    cpu: str
+    cores: int
+    os: str
+    python: str
+    revision: str = ""
+    instructions: Tuple[str, ...] = ()
+
+    @property
+    def processor(self) -> str:
+        """All that says which CPU it is, in one line: equal lines run the same kernels."""
+        return ", ".join(filter(None, (self.cpu, self.revision, " ".join(self.instructions))))
+
+    @classmethod
+    def here(cls) -> Machine:
+        """The machine at hand."""
+        text = _text(Path("/proc/cpuinfo"))
+        board = _text(Path("/proc/device-tree/model")).strip("\0 \n")  # of what is no PC: NVIDIA Jetson Orin Nano ...
+        named = next(iter(_stated(text, "model name|Model")), "")
+        cpu = board or named or platform.processor() or platform.machine()
+        parts = {word: _stated(text, key) for key, word in _REVISION.items()}
+        revision = " ".join(f"{word} {'+'.join(found)}" for word, found in parts.items() if found)
+        known = {word for line in _stated(text, "flags|Features") for word in line.split()}
+        cores = len(os.sched_getaffinity(0))
+        system = f"{platform.system()} {platform.machine()}"
+        instructions = tuple(word for word in _INSTRUCTIONS if word in known)
+        return cls(cpu, cores, system, platform.python_version(), revision, instructions)
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
+
+
+def _stated(text: str, key: str) -> list[str]:
+    """The different values of ``key``, a pattern, in a text like /proc/cpuinfo; phones have several kinds of core."""
+    found = re.findall(rf"^(?:{key})[ \t]*:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
+    return list(dict.fromkeys(found))

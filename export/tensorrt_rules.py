@@ -1,0 +1,138 @@
+"""What TensorRT would refuse of an ONNX file, or run badly, said before anything is sent or built.
+
+Sources: the operator matrix of onnx-tensorrt 8.5 (docs/operators.md), the chapter "Working with Quantized
+Types" of TensorRT's documentation, and files that the parser and builder of TensorRT-RTX 1.7 were seen to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import onnx
+
+SINCE = {"LayerNormalization": (8, 6), "GroupNormalization": (8, 6), "Mod": (8, 5), "OneHot": (8, 5), "NonZero": (8, 5)}
+ABSENT = frozenset(  # in every version up to 10
+    [
+        *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear"),
+        *("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength"),
+        *("ConcatFromSequence", "SplitToSequence", "SequenceMap", "StringNormalizer", "TfIdfVectorizer", "Det"),
+        *("Optional", "OptionalGetElement", "OptionalHasElement", "MaxRoiPool", "MaxUnpool", "Multinomial"),
+        *("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
+    ]
+)
+ABSENT_8_5 = ABSENT | {
+    *("Bernoulli", "BitShift", "BlackmanWindow", "Compress", "DFT", "HammingWindow", "HannWindow", "Hardmax", "IsInf"),
+    *("MelWeightMatrix", "STFT", "Unique"),
+}
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what tensor cores run
+VECTOR = {"fp16": 8, "int8": 16}  # channels of a vector there; fewer are padded
+
+
+class Findings(NamedTuple):
+    """``refused``: TensorRT would not build this. ``slow``: it would, but not well. One sentence each."""
+
+    refused: tuple[str, ...]
+    slow: tuple[str, ...]
+
+
+def check(path: Path, precision: str, newest: tuple[int, ...] | None) -> Findings:
+    """What is wrong with the file for a device whose newest TensorRT is ``newest`` (None: unknown).
+
+    Refused:
+    1. An operator that TensorRT lacks, or has only since a later version than the device's.
+    2. An input or output without a fixed shape.
+    3. float64 weights, which would silently become float32.
+    4. A quantiser with a zero point other than 0, or of another type than s8: TensorRT's scheme is symmetric.
+    5. A dequantiser of int32, as quantised biases have it.
+    6. A quantised constant that anything but a dequantiser reads.
+
+    Slow:
+    7. Channels that do not fill the vectors of the tensor cores in this precision.
+    8. A residual addition of which one input is quantised and the other is not: it is no part of the convolution then.
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    refused = [*_operators(graph, newest), *_shapes(graph), *_constants(graph)]
+    slow = [*_vectors(graph, precision), *(_half_quantised(graph) if precision == "int8" else ())]
+    return Findings(tuple(dict.fromkeys(refused)), tuple(dict.fromkeys(slow)))
+
+
+def _operators(graph: onnx.GraphProto, newest: tuple[int, ...] | None) -> Iterator[str]:
+    for name in sorted({node.op_type for node in graph.node}):
+        since = SINCE.get(name)
+        if name in (ABSENT_8_5 if newest and newest <= (8, 5) else ABSENT):
+            yield f"TensorRT has no {name}; choose a net without it"
+        if since and newest and newest < since:
+            wanted, there = ".".join(map(str, since)), ".".join(map(str, newest))
+            yield f"{name} needs TensorRT {wanted}, the device has {there}; choose a net without it"
+
+
+def _shapes(graph: onnx.GraphProto) -> Iterator[str]:
+    for end in (*graph.input, *graph.output):
+        sizes = end.type.tensor_type.shape.dim
+        if not all(size.HasField("dim_value") and size.dim_value > 0 for size in sizes):
+            yield f"{end.name} has no fixed shape; export the net with one"
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[str]:
+    import onnx
+
+    values = {value.name: value for value in graph.initializer}
+    kinds = onnx.TensorProto
+    for name, value in values.items():
+        if value.data_type == kinds.DOUBLE:
+            yield f"{name} is float64, which TensorRT would round to float32; make it float32"
+    for node in graph.node:
+        quantiser = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        zero = values.get(node.input[2]) if quantiser and len(node.input) > 2 else None
+        source = values.get(node.input[0]) if quantiser else None
+        if source is not None and source.data_type == kinds.INT32:
+            yield f"{node.input[0]} is dequantised from int32, which TensorRT's parser refuses; keep biases float"
+        elif zero is not None and zero.data_type != kinds.INT8:
+            yield f"{node.name or node.op_type} is of {kinds.DataType.Name(zero.data_type)}, TensorRT quantises to int8"
+        elif zero is not None and onnx.numpy_helper.to_array(zero).any():
+            yield f"{node.name or node.op_type} has a zero point other than 0; TensorRT's quantisation is symmetric"
+        if not quantiser:
+            for name in node.input:
+                if name in values and values[name].data_type == kinds.INT8:
+                    yield f"{node.name or node.op_type} reads the quantised constant {name}; only a dequantiser may"
+
+
+def _vectors(graph: onnx.GraphProto, precision: str) -> Iterator[str]:
+    """Case 7; depthwise convolutions do not run on tensor cores and are left out."""
+    if precision not in VECTOR:
+        return
+    shapes = {value.name: tuple(value.dims) for value in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    odd = []
+    for node in graph.node:
+        shape = shapes.get(_weight(node, made)) if node.op_type in LAYERS else None
+        group = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if shape is not None and group == 1 and any(size % VECTOR[precision] for size in shape[:2]):
+            odd.append(shape)
+    if odd:
+        example = "x".join(map(str, odd[0]))
+        what = f"{len(odd)} layer(s) have channels that are no multiple of {VECTOR[precision]} (one is {example})"
+        yield f"{what}: {precision} vectors are padded there"
+
+
+def _half_quantised(graph: onnx.GraphProto) -> Iterator[str]:
+    made = {name: node for node in graph.node for name in node.output}
+    constants = {value.name for value in graph.initializer}
+    for node in graph.node:
+        ends = [made.get(name) for name in node.input if name not in constants] if node.op_type == "Add" else []
+        quantised = [end is not None and end.op_type == "DequantizeLinear" for end in ends]
+        if len(ends) == 2 and any(quantised) and not all(quantised):
+            yield f"{node.name or 'an addition'} has one quantised input and one float one: it stays a separate kernel"
+
+
+def _weight(node: onnx.NodeProto, made: Mapping[str, Any]) -> str:
+    """The name of the constant behind a layer's second input, through its quantiser and dequantiser."""
+    name = node.input[1] if len(node.input) > 1 else ""
+    while name in made and made[name].op_type in ("DequantizeLinear", "QuantizeLinear"):
+        name = made[name].input[0]
+    return str(name)

@@ -1,0 +1,147 @@
+"""A real sshd on this machine with keys and a config of its own, behind a link that a test can cut."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+SERVER = """
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/client.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+SetEnv XDG_CACHE_HOME={cache} {environment}
+"""
+CLIENT = """
+Host *
+  HostName 127.0.0.1
+  Port {port}
+  User {user}
+  IdentityFile {folder}/client
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known
+  GlobalKnownHostsFile none
+  StrictHostKeyChecking yes
+  HostKeyAlias loopback
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@dataclass
+class Link:
+    """A TCP proxy to ``target`` on ``port``: it counts what goes to the server, and cuts where it is told to."""
+
+    target: int
+    port: int = field(default_factory=free_port)
+    sent: int = 0
+    cut_at: int | None = None  # bytes from now on
+    down: bool = False  # new connections are closed at once
+    _open: list[socket.socket] = field(default_factory=list)
+
+    def serve(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            client, _ = listener.accept()
+            if self.down:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.target))
+            self._open += [client, server]
+            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError), client, server:
+            while True:
+                for source in select.select([client, server], [], [])[0]:
+                    data = source.recv(1 << 16)
+                    if not data:
+                        return
+                    (server if source is client else client).sendall(data)
+                    if source is client:
+                        self.sent += len(data)
+                        if self.cut_at is not None and self.sent >= self.cut_at:
+                            self.cut_at = None
+                            return
+
+    def cut_after(self, size: int) -> None:
+        self.cut_at = self.sent + size
+
+    def cut(self) -> None:
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+
+@dataclass
+class Loopback:
+    """The device: its cache folder, the link to it, and the folder whose ``ssh`` knows its keys."""
+
+    link: Link
+    cache: Path
+    bin: Path
+    folder: Path
+
+    @property
+    def address(self) -> str:
+        return "ssh://board"
+
+
+@contextmanager
+def loopback(folder: Path, **environment: str) -> Iterator[Loopback]:
+    """``ssh board`` works with ``bin`` first on PATH for as long as the block lasts."""
+    assert SSHD is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("host", "client"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "known").write_text(f"loopback {(folder / 'host.pub').read_text()}")
+    port = free_port()
+    cache = folder / "cache"
+    words = " ".join(f"{name}={value}" for name, value in environment.items())
+    (folder / "sshd").write_text(SERVER.format(port=port, folder=folder, cache=cache, environment=words))
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd gives up root's rights
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd"], stderr=log)
+    link = Link(port)
+    try:
+        for _ in range(100):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        link.serve()
+        (folder / "config").write_text(CLIENT.format(port=link.port, user=getpass.getuser(), folder=folder))
+        (folder / "bin").mkdir()
+        script = folder / "bin" / "ssh"
+        script.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+        script.chmod(0o755)
+        yield Loopback(link, cache / "hnas", folder / "bin", folder)
+    finally:
+        link.cut()
+        server.terminate()
+        server.wait()

@@ -1,0 +1,274 @@
+"""Mixed precision: blocks and their nodes in every file format, their sensitivity, and the way to the assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import export
+import hw_profiles
+from export import backends
+from export.errors import ExportError
+from export.fusion import fuse, noise, passes_for
+from export.mixed import assign, blocks, keep_float, sensitivities
+from export.naming import onnx_values, openvino_nodes
+from export.program import Program, capture
+from export.quantisation import kept_float
+from tests.conftest import need
+from tests.export import nets
+
+DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu"}
+
+
+def program_of(name: str, backend: str = "") -> Program:
+    return fuse(capture(*nets.build(name)), passes_for(backend))
+
+
+def calls(program: Program, count: int) -> list[tuple[Any, ...]]:
+    return [tuple(value.numpy() for value in noise(program.inputs, seed)) for seed in range(1, count + 1)]
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", nets.SHAPES)
+@pytest.mark.parametrize("most", [1, 3, 16])
+def test_every_called_node_is_in_one_block(name: str, most: int) -> None:
+    program = program_of(name)
+    found = blocks(program, most)
+    called = [node.name for node in program.module.graph.nodes if node.op == "call_function"]
+    assert sorted(node for nodes in found.values() for node in nodes) == sorted(called)
+    assert len(found) <= max(most, len(blocks(program, 1)))
+
+
+def test_blocks_are_the_modules_that_a_person_knows() -> None:
+    assert list(blocks(program_of("resnet"), 6)) == ["stem.0", "blocks.0", "blocks.1", "blocks.2", "head.3"]
+    assert list(blocks(program_of("mobilenet"), 4)) == ["stem", "blocks", "last", "classifier"]
+
+
+def test_an_unknown_block_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^no block 'tail' to keep in float; known: stem"):
+        keep_float(program_of("mobilenet"), ["tail"])
+
+
+def test_a_marked_block_computes_in_float_and_the_rest_does_not() -> None:
+    program = program_of("resnet")
+    marked = keep_float(program, ["blocks.0"] if "blocks.0" in blocks(program) else [list(blocks(program))[1]])
+    assert kept_float(program) == ()
+    assert set(kept_float(marked)) < {node.name for node in marked.module.graph.nodes}
+    data = calls(program, 4)
+    inside = sensitivities(marked, data)
+    assert 200.0 in inside.values()
+    assert 200.0 not in sensitivities(program, data).values()
+
+
+def test_the_block_with_the_coarse_grid_is_the_sensitive_one() -> None:
+    """One channel between the layers of a block is made 600 times as large and read by a 600th: the function stays."""
+    net, inputs = nets.build("resnet")
+    with torch.no_grad():
+        norm, reader = net.get_submodule("blocks.1.first.1"), net.get_submodule("blocks.1.second.0")
+        for part in (norm.weight, norm.bias):  # type: ignore[union-attr]
+            part[0] *= 600.0  # type: ignore[index,operator]
+        reader.weight[:, 0] /= 600.0  # type: ignore[index,operator,union-attr]
+    program = fuse(capture(net, inputs))
+    levels = sensitivities(program, calls(program, 4))
+    assert min(levels, key=lambda name: levels[name]) == "blocks.1.second.0"
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", nets.SHAPES)
+def test_values_of_the_onnx_file_are_those_of_the_program(name: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    from export import onnx_file
+    from export.signature import describe
+
+    program = program_of(name, "onnxruntime")
+    inputs, outputs = describe(program)
+    onnx_file.write(program, tmp_path / "model.onnx", inputs, outputs)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph
+    values = onnx_values(program, graph)
+    assert values
+    shapes = {
+        value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.output)
+    }
+    nodes = {node.name: node for node in program.module.graph.nodes}
+    for theirs, ours in values.items():
+        if theirs in shapes:
+            assert shapes[theirs] == tuple(nodes[ours].meta["val"].shape), (theirs, ours)
+
+
+def test_a_model_that_does_not_have_a_layer_is_one_line() -> None:
+    program = program_of("resnet")
+    names = [node.name for node in program.module.graph.nodes if node.op == "call_function"]
+    with pytest.raises(ExportError, match=r"^the OpenVINO model has no aten::_convolution/Convolution for conv2d"):
+        openvino_nodes(program, ["aten::relu/Relu"], names)
+
+
+# --- artifacts --------------------------------------------------------------------------------------------------------
+
+
+def int8_layers(path: Path, backend: str) -> int:
+    """How many layers with weights the file has in int8."""
+    if backend == "onnxruntime":
+        import onnx
+
+        graph = onnx.load(path / "model.onnx").graph
+        made = {name: node.op_type for node in graph.node for name in node.output}
+        layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+        return sum("DequantizeLinear" in {made.get(name) for name in node.input} for node in layers)
+    import openvino
+
+    layers = openvino.Core().read_model(path / "model.xml").get_ops()
+    kinds = ("Convolution", "GroupConvolution", "MatMul")
+    return sum(_is_quantised(op) for op in layers if op.get_type_name() in kinds)
+
+
+def _is_quantised(op: Any) -> bool:
+    node = op.input_value(1).get_node()
+    while node.get_type_name() in ("Multiply", "Subtract", "Convert", "Reshape", "Transpose"):
+        node = node.input_value(0).get_node()
+    return str(node.get_element_type()) in ("<Type: 'int8_t'>", "<Type: 'uint8_t'>")
+
+
+@pytest.mark.parametrize("backend", DEVICES)
+@pytest.mark.parametrize("name", ["mobilenet", pytest.param("hybrid", marks=pytest.mark.slow)])
+def test_blocks_that_are_kept_are_float_in_the_file(name: str, backend: str, tmp_path: Path) -> None:
+    chosen = backends.load(backend)
+    need(backend, chosen.missing())
+    pytest.importorskip("nncf" if backend == "openvino" else "onnxscript")
+    program = program_of(name, backend)
+    names = list(blocks(program, 4))
+    data = calls(program, 8)
+    expected = [program.arrays(*call) for call in data]
+    found = []
+    for index, kept in enumerate(([], names[:1], names)):
+        path = tmp_path / str(index)
+        path.mkdir()
+        marked = _marked(program, kept)
+        chosen.compile(
+            marked,
+            path,
+            precision="int8",
+            device=hw_profiles.load(DEVICES[backend]),
+            threads=1,
+            calibration=data,
+        )
+        run = export.load(path)
+        level = export.check(expected, [run(*call) for call in data], "int8").sqnr_db
+        found.append((int8_layers(path, backend), level))
+    (all_, low), (some, middle), (none, high) = found
+    assert all_ > some > none == 0
+    assert min(low, middle) > 25
+    assert high > 90
+
+
+def _marked(program: Program, kept: Iterable[str]) -> Program:
+    """The blocks of four marked, whatever number of blocks the program has by default."""
+    nodes = {node for name in kept for node in blocks(program, 4)[name]}
+    fine = [name for name, inside in blocks(program).items() if set(inside) <= nodes]
+    return keep_float(program, fine)
+
+
+def test_a_backend_that_cannot_says_so(tmp_path: Path) -> None:
+    net, inputs = nets.build("mobilenet")
+    chosen = backends.load("tflite")
+    need("tflite", chosen.missing())
+    with pytest.raises(ValueError, match=r"^tflite cannot keep single blocks in float; onnxruntime and openvino can$"):
+        export.compile(
+            net,
+            inputs,
+            device="tflite-cpu",
+            precision="int8",
+            calibration=[inputs],
+            keep_float=["stem"],
+            path=tmp_path / "a",
+        )
+
+
+@pytest.mark.slow
+def test_the_artifact_in_mixed_precision_is_what_was_accepted(tmp_path: Path) -> None:
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    pytest.importorskip("onnxscript")
+    net, inputs = nets.build("two_by_two")
+    program = program_of("two_by_two", "onnxruntime")
+    data = calls(program, 16)
+    digests = []
+
+    def accept(artifact: export.Artifact) -> bool:
+        kept = artifact.notes["quantisation"].get("blocks_in_float", [])  # type: ignore[union-attr]
+        digests.append((artifact.digest, len(kept)))  # type: ignore[arg-type]
+        return len(kept) >= 2  # type: ignore[arg-type]
+
+    found = export.compile_mixed(
+        net, inputs, accept=accept, calibration=data, device="onnxruntime-cpu", path=tmp_path / "mixed", threads=1
+    )
+    record = found.notes["quantisation"]["mixed"]  # type: ignore[index,call-overload]
+    assert len(record["float"]) >= 2  # type: ignore[index,call-overload,arg-type]
+    assert dict(digests)[found.digest] == len(record["float"])  # type: ignore[index,call-overload,arg-type]
+    assert list(record["sensitivity_db"]) == list(blocks(program))  # type: ignore[index,call-overload,arg-type]
+    with pytest.raises(ExportError, match="no mixed precision is accepted"):
+        export.compile_mixed(
+            net,
+            inputs,
+            accept=lambda _: False,
+            calibration=data,
+            device="onnxruntime-cpu",
+            path=tmp_path / "none",
+            threads=1,
+        )
+    assert not (tmp_path / "none").exists()
+
+
+# --- the assignment ---------------------------------------------------------------------------------------------------
+
+LEVELS = {"a": 20.0, "b": 40.0, "c": 30.0, "d": 50.0}
+
+
+def test_case_1_most_sensitive_blocks_first() -> None:
+    best, tried = assign(LEVELS, lambda left: len(left) >= 2, lambda left: 1.0 + len(left))
+    assert [each.kept for each in tried[:3]] == [(), ("a",), ("a", "c")]
+    assert best is not None
+    assert best.kept == ("a", "c")
+
+
+def test_case_1_all_float_is_no_assignment() -> None:
+    best, tried = assign(LEVELS, lambda _: False, lambda _: 1.0)
+    assert [each.kept for each in tried] == [(), ("a",), ("a", "c"), ("a", "c", "b")]
+    assert best is None
+
+
+def test_case_2_blocks_that_are_not_needed_go_back() -> None:
+    best, _ = assign(LEVELS, lambda left: "c" in left, lambda left: 1.0 + len(left))
+    assert best is not None
+    assert best.kept == ("c",)
+
+
+def test_case_3_a_block_that_is_faster_in_float_stays_there_beyond_the_noise() -> None:
+    cost = {"a": 0.1, "b": -0.3, "c": 0.1, "d": -0.01}
+    best, _ = assign(LEVELS, lambda _: True, lambda left: 1.0 + sum(cost[name] for name in left))
+    assert best is not None
+    assert best.kept == ("b",)
+
+
+@given(
+    st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.floats(10, 60), min_size=2, max_size=6),
+    st.integers(0, 4),
+)
+def test_what_is_chosen_was_accepted_and_nothing_accepted_is_faster(levels: dict[str, float], least: int) -> None:
+    best, tried = assign(levels, lambda left: len(left) >= least, lambda left: 1.0 + 0.1 * len(left))
+    assert len(tried) <= 2 * len(levels) + 1
+    assert (best is None) == (least >= len(levels))
+    if best is not None:
+        assert best in tried
+        assert best.accepted
+        assert len(best.kept) == least
