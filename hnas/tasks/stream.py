@@ -307,8 +307,13 @@ class Stream(Classification):
             self.randaugment,
             self.skip,
         )
+        # Fresh processes: forking one whose runtimes have threads of their own can crash it.
         # A generator of its own: the loader would take a number from the global one.
-        return iter(DataLoader(reader, batch_size=None, num_workers=workers, generator=torch.Generator()))
+        start = "spawn" if workers else None
+        loader = DataLoader(
+            reader, batch_size=None, num_workers=workers, multiprocessing_context=start, generator=torch.Generator()
+        )
+        return iter(loader)
 
 
 def stream(
