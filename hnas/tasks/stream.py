@@ -278,7 +278,7 @@ class Stream(Classification):
         self._open["next"] = None
         try:
             parts = [next(self._open["parts"]) for _ in range(max(1, workers))]
-        except RuntimeError as error:  # torch's word for a worker that was killed
+        except (RuntimeError, ConnectionError, EOFError) as error:  # how torch, or the pipe, tells that one was killed
             reason = next(iter(str(error).splitlines()), "no reason given")
             raise ReaderLost(f"a process that reads images has ended: {reason}; use fewer workers") from None
         for part in parts:
