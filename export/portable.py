@@ -9,7 +9,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 _HERE = Path(__file__).parent
 _MODULES = (
-    *("__init__", "artifact", "errors", "frames", "machine", "schema", "serving", "signature", "storing"),
+    *("__init__", "artifact", "errors", "frames", "machine", "schema", "serving", "signals", "signature", "storing"),
     *("cudart", "trtexec"),  # of runtimes.tensorrt
 )
 _MAIN = """import runpy, sys

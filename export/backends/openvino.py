@@ -18,6 +18,7 @@ from export.quantisation import Sample, has_attention, kept_float, samples
 from export.quiet import quiet
 from export.runtimes.openvino import load, missing, require, versions
 from export.schema import JSON
+from export.signals import signal_stack_kept
 from export.signature import describe
 from hw_profiles import Override
 
@@ -150,7 +151,7 @@ def _quantise(
         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
         disable_bias_correction=fitted,
     )
-    with quiet(), _without_progress():
+    with quiet(), signal_stack_kept(), _without_progress():
         quantised = nncf.quantize(
             model,
             nncf.Dataset(data, list),

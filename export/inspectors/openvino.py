@@ -22,10 +22,10 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
     """The steps of the execution graph that ran, with the settings of the runner; ``parts`` are the model's layers."""
     import openvino
 
-    from export.runtimes.openvino import require, settings
+    from export.runtimes.openvino import compiled_model, require
 
     require(artifact.precision)
-    compiled = openvino.Core().compile_model(artifact.model, "CPU", {**settings(artifact), "PERF_COUNT": True})
+    compiled = compiled_model(artifact, PERF_COUNT=True)
     request = compiled.create_infer_request()
     for index, value in enumerate(fit(inputs, artifact.inputs)):
         request.set_input_tensor(index, openvino.Tensor(value))

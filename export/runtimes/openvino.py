@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable
 
 from export.errors import Unavailable
+from export.signals import signal_stack_kept
 from export.signature import fit
 
 if TYPE_CHECKING:
@@ -47,10 +48,8 @@ class OpenVino:
     """A Runner: one compiled model, one stream, one request."""
 
     def __init__(self, artifact: Artifact) -> None:
-        import openvino
-
         self.artifact = artifact
-        compiled = openvino.Core().compile_model(artifact.model, "CPU", settings(artifact))
+        compiled = compiled_model(artifact)
         self._request = compiled.create_infer_request()
         self._outputs = range(len(compiled.outputs))
 
@@ -72,6 +71,14 @@ class OpenVino:
         return lambda: infer(share_outputs=True)
 
 
+def compiled_model(artifact: Artifact, **more: Any) -> Any:
+    """OpenVINO's CompiledModel of ``artifact`` with what is pinned, and ``more`` properties."""
+    import openvino
+
+    with signal_stack_kept():
+        return openvino.Core().compile_model(artifact.model, "CPU", {**settings(artifact), **more})
+
+
 def settings(artifact: Artifact) -> dict[str, Any]:
     """Everything that is pinned: precision, threads, one stream."""
     return {
@@ -88,6 +95,7 @@ def require(precision: str) -> None:
 
     if precision not in HINTS:
         raise ValueError(f"openvino runs {', '.join(HINTS)} on a CPU, got {precision!r}")
-    abilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with signal_stack_kept():
+        abilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in abilities:
         raise Unavailable(f"this CPU has no bf16; it has {', '.join(abilities)}; choose fp32 or int8")
