@@ -64,7 +64,10 @@ class Machine:
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8", "replace") if path.is_file() else ""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:  # it is not there, or a phone keeps it to itself
+        return ""
 
 
 def _stated(text: str, key: str) -> list[str]:

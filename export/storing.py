@@ -95,12 +95,15 @@ class Store:
         return {"path": str(whole), "spoiled": []}, ()
 
     def _borrow(self, path: Path, name: str, size: int, sha: str) -> None:
-        """Link a file that another artifact holds already: the same model with other words beside it."""
+        """Take over a file that another artifact holds already: the same model with other words beside it."""
         for folder in () if path.exists() else self._root.iterdir():
             found = folder / name
             if found.is_file() and _size(found) == size and digest_file(folder, name) == sha:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                os.link(found, path)
+                try:
+                    os.link(found, path)
+                except OSError:  # Android forbids it
+                    shutil.copyfile(str(found), str(path))
                 return
 
     def _folders(self, header: Header) -> tuple[Path, Path]:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export import tensorrt_rules
+from export import tensorrt_rtx, tensorrt_rules
 from export.artifact import Artifact, digest_files
 from export.errors import ExportError, Unavailable
 from export.inspectors.tensorrt import from_json
@@ -63,7 +63,8 @@ def compile(
     from export import onnx_file
 
     inputs, outputs = describe(program)
-    notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": _build_note(precision, device)}
+    build = _build_note(precision, device)
+    notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
     if precision == "int8":
         data = samples(calibration, inputs)
         notes["quantisation"] = {**POLICY.to_json(), "samples": len(data)}
@@ -74,6 +75,7 @@ def compile(
         onnx_file.write(_half(program) if precision == "fp16" else program, path / MODEL, inputs, outputs, OPSET)
     if slow := _check(path / MODEL, precision, device.toolchain):
         notes["slow"] = slow
+    build.update(tensorrt_rtx.note(path / MODEL))
     artifact = Artifact(
         path=path,
         backend="tensorrt",

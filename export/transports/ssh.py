@@ -5,7 +5,6 @@ Nothing of ours has to be there: the first connection leaves one file in ~/.cach
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 import shutil
@@ -16,8 +15,8 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
-from export.errors import Disconnected, ExportError, Unavailable
-from export.portable import program
+from export.errors import Disconnected, Unavailable
+from export.installing import install
 from export.process import Tail
 from export.sending import Sender
 
@@ -36,46 +35,6 @@ _ADDRESS = re.compile(  # nothing in it can be taken for an option
     r"ssh://(?:(?P<user>\w[\w.\\+-]*)@)?(?P<host>\w[\w.-]*|\[[\w:.%]+\])(?::(?P<port>\d{1,5}))?(?P<path>/.*)?"
 )
 _PATIENCE = 60.0  # seconds for a connection to stand: keys on a small board are slow
-
-# What the device's Python does first, whichever it is: take the program from its input unless it has it already.
-_INSTALL = """
-import sys
-def end(word, text):
-    sys.stdout.write("hnas %s %s\\n" % (word, text))
-    sys.exit()
-if sys.version_info < (3, 8):
-    end("old", "%d.%d" % sys.version_info[:2])
-try:
-    import numpy
-except ImportError:
-    end("bare", sys.executable)
-import hashlib, os
-wanted = sys.argv[1]
-home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-path = os.path.join(home, "hnas", "device-%s.pyz" % wanted[:16])
-def whole(data):
-    return hashlib.sha256(data).hexdigest() == wanted
-try:
-    with open(path, "rb") as file:
-        there = whole(file.read())
-except OSError:
-    there = False
-if not there:
-    data = sys.stdin.buffer.read()
-    if not whole(data):
-        end("cut", len(data))
-    part = "%s.%d" % (path, os.getpid())
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(data)
-        os.replace(part, path)
-    except OSError as error:
-        if os.path.exists(part):
-            os.unlink(part)
-        end("unwritten", error)
-end("ready", path)
-"""
 
 
 def connect(address: str) -> Host:
@@ -150,28 +109,8 @@ class Host:
         """The path of our program there, brought now if it is not."""
         if self._program is not None:
             return self._program
-        data = program()
-        command = f"{self._python} -c {shlex.quote(_INSTALL)} {hashlib.sha256(data).hexdigest()}"
-        done = subprocess.run([*self._ssh(), _shell(command)], input=data, capture_output=True, check=False)
-        last = _last_line(done.stderr)
-        said = re.findall(r"^hnas (\w+) (.*)$", done.stdout.decode("utf-8", "replace"), re.MULTILINE)
-        match said[-1] if said else ("", ""):
-            case ("ready", path):
-                self._program = path
-                return str(path)
-            case ("old", version):
-                mend = f"name another one: {self.where}/path/of/python3"
-                raise Unavailable(f"{self.where} has Python {version}, 3.8 or newer is needed; {mend}")
-            case ("bare", python):
-                raise Unavailable(f"numpy is not installed for {python} on {self.where}; pip install numpy there")
-            case ("unwritten", reason):
-                raise ExportError(f"{self.where} cannot keep hnas's program: {reason}")
-        if done.returncode in (126, 127):
-            mend = f"install Python 3.8 or newer, or name one: {self.where}/path/of/python3"
-            raise Unavailable(f"{self.where} has no {self._python}; {mend}")
-        if self.lost(done.returncode) or said:
-            raise Disconnected(f"the connection to {self.where} was lost" + (f": {last}" if last else ""))
-        raise Unavailable(f"{self._python} on {self.where} ended with {done.returncode}: {last or 'no reason given'}")
+        self._program = install(self.where, self._python, lambda text: [*self._ssh(), _shell(text)], self.lost)
+        return self._program
 
 
 class _Line:
@@ -240,8 +179,3 @@ def _words() -> list[str]:
 def _shell(command: str) -> str:
     """The command for a shell that we know, whichever the user logs in to."""
     return f"exec sh -c {shlex.quote(command)}"
-
-
-def _last_line(text: bytes) -> str:
-    lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""

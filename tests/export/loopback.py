@@ -59,6 +59,7 @@ class Link:
     cut_at: int | None = None  # bytes from now on
     down: bool = False  # new connections are closed at once
     _open: list[socket.socket] = field(default_factory=list)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def serve(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port))
@@ -67,11 +68,12 @@ class Link:
     def _accept(self, listener: socket.socket) -> None:
         while True:
             client, _ = listener.accept()
-            if self.down:
-                client.close()
-                continue
-            server = socket.create_connection(("127.0.0.1", self.target))
-            self._open += [client, server]
+            with self._turn:  # a cut comes before a connection or after it, never in the middle
+                if self.down:
+                    client.close()
+                    continue
+                server = socket.create_connection(("127.0.0.1", self.target))
+                self._open += [client, server]
             threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
@@ -92,10 +94,11 @@ class Link:
         self.cut_at = self.sent + size
 
     def cut(self) -> None:
-        for each in self._open:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
+        with self._turn:
+            for each in self._open:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
 
 
 @dataclass
