@@ -16,6 +16,7 @@ from export.passes.cleaning import drop_dropout, fold_constants
 from export.passes.convolutions import fold_pads, merge_branches
 from export.passes.gates import clip_hardsigmoids, pooled_linears, raise_activations
 from export.passes.layout import cancel_permutes, flatten_norms, merge_reshapes, pointwise_convolutions
+from export.passes.projections import split_projections
 from export.passes.scales import fold_batchnorm, fold_scales
 from export.program import Program
 
@@ -23,12 +24,15 @@ Pass = Callable[[Program], Program]
 
 LIMIT = 1e-4  # largest error of a pass, as a part of the output's spread
 
-_ORDER: tuple[Pass, ...] = (drop_dropout, fold_constants, fuse_activations, merge_reshapes, cancel_permutes)
+_CLEAN: tuple[Pass, ...] = (drop_dropout, fold_constants, fuse_activations)
+_ORDER: tuple[Pass, ...] = (merge_reshapes, cancel_permutes)
 _FOLD: tuple[Pass, ...] = (fold_pads, fold_batchnorm, fold_scales, merge_branches)
-PASSES: tuple[Pass, ...] = (*_ORDER, *_FOLD, raise_activations)
+PASSES: tuple[Pass, ...] = (*_CLEAN, *_ORDER, *_FOLD, raise_activations)
 # What was measured to gain time there, in turns with the graph without it; docs/fusion.md has the figures.
 _MORE: Mapping[str, tuple[Pass, ...]] = {
     "onnxruntime": (
+        *_CLEAN,
+        split_projections,
         *_ORDER,
         pointwise_convolutions,
         *_FOLD,
@@ -37,6 +41,8 @@ _MORE: Mapping[str, tuple[Pass, ...]] = {
         clip_hardsigmoids,
     ),
     "openvino": (
+        *_CLEAN,
+        split_projections,
         *_ORDER,
         pointwise_convolutions,
         *_FOLD,
@@ -44,6 +50,7 @@ _MORE: Mapping[str, tuple[Pass, ...]] = {
         raise_activations,
         flatten_norms,
     ),
+    "tflite": (*_CLEAN, split_projections, *_ORDER, *_FOLD, raise_activations),
 }
 
 

@@ -35,8 +35,9 @@ TORCH_SIDE = (
     *("export.program", "export.fusion", "export.graph", "export.quantisation"),
     *("export.calibration", "export.equalisation", "export.rounding", "export.finetuning", "export.mixed"),
     *("export.simulation", "export.recovery", "export.assignment"),
+    *("export.carving", "export.reduction", "export.reproduction", "export.trial", "benchmarks.fuzzing*"),
     *("export.pipeline", "export.backends.reference", "export.passes*", "export.emitter*"),
-    *("hnas.?*", "benchmarks.papers.*", "benchmarks.supernet"),
+    *("hnas.?*", "benchmarks.papers.*", "benchmarks.supernet", "benchmarks.export", "benchmarks.export_*"),
 )
 # Exceptions from TORCH_SIDE: `hnas-deploy --help` is quick, and a bundle's images are read without torch.
 TORCH_FREE = (

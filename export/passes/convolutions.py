@@ -180,7 +180,7 @@ def _each(layer: fx.Node, name: str) -> tuple[int, ...]:
 
 
 def _kernel(module: fx.GraphModule, term: fx.Node, first: fx.Node) -> _Kernel:
-    if term.target in _PLAIN:
+    if term.target in _PLAIN and term is not first.args[0]:  # the input itself may be what a convolution gave
         weight, bias = weights(module, term)
         return _Kernel(weight, bias.expand(weight.shape[0]), _each(term, "padding"), _each(term, "dilation"))
     like, _ = weights(module, first)

@@ -110,6 +110,7 @@ def pooled_linears(program: Program) -> Program:
     1. 1x1 convolution without groups, stride or padding on a map of one pixel: linear on [N, C], reshaped afterwards.
     2. Activations between two of them work on [N, C] too, and a mean or average pool before them gives it.
     3. A map of more pixels, other kernels, computed weights: left alone.
+    4. One channel from one channel: left alone. OpenVINO 2026.4 cannot open two such products in a row.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -127,7 +128,7 @@ def _is_pooled(module: fx.GraphModule, node: fx.Node) -> bool:
     source, parts = node.args[0], bound(node)
     assert isinstance(source, fx.Node)
     shape, kernel = shape_of(source), constant_value(module, parts["weight"]).shape
-    single = len(shape) == 4 and shape[2:] == (1, 1) == kernel[2:]
+    single = len(shape) == 4 and shape[2:] == (1, 1) == kernel[2:] and kernel[:2] != (1, 1)
     return single and parts["groups"] == 1 and not any(parts["padding"])
 
 

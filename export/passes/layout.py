@@ -41,22 +41,69 @@ def merge_reshapes(program: Program) -> Program:
     """Make one shape change of several.
 
     1. reshape after reshape (also view, flatten, unflatten, squeeze, unsqueeze): one reshape.
-    2. permute after permute (also transpose, t): one permute.
+    2. permute after permute (also transpose, t): one permute. One that moves dimensions of one element only: a reshape.
     3. A reshape to the shape that is there, a permute to the order that is there: goes.
     4. The inner one is read elsewhere too: it stays for the others, the outer one no longer needs it.
-    5. reshape after permute: left alone.
+    5. reshape after permute that only adds or drops dimensions of one element: before it, where it meets others. Any
+       other: left alone, but the permute before it moves no dimensions of one element.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
         fired = 0
-        for node in list(module.graph.nodes):
-            if node.target in RESHAPES:
-                fired += _merge(module, node, RESHAPES, aten.reshape.default, _reshape_argument)
-            elif node.target in PERMUTATIONS:
-                fired += _merge(module, node, PERMUTATIONS, aten.permute.default, _permute_argument)
+        while found := sum(_simplified(module, node) for node in list(module.graph.nodes) if not node._erased):
+            fired += found  # what one change leaves may be merged by the next
         return fired
 
     return edit(program, "merge_reshapes", rewrite)
+
+
+def _simplified(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether one of the cases of ``merge_reshapes`` applied to ``node``."""
+    if node.target in PERMUTATIONS and _moves_nothing(node):
+        node.target, node.args, node.kwargs = aten.reshape.default, (node.args[0], list(shape_of(node))), {}
+        return True
+    if node.target in RESHAPES:
+        return _exchange(node) or _merge(module, node, RESHAPES, aten.reshape.default, _reshape_argument)
+    if node.target in PERMUTATIONS:
+        return _merge(module, node, PERMUTATIONS, aten.permute.default, _permute_argument)
+    return False
+
+
+def _moves_nothing(node: fx.Node) -> bool:
+    """True for a permute after which the elements lie as before, though not where there is nothing but one element."""
+    sizes = shape_of(node.all_input_nodes[0])
+    wide = [axis for axis in permutation(node) if sizes[axis] > 1]
+    return wide == sorted(wide) and permutation(node) != list(range(len(sizes)))
+
+
+def _exchange(node: fx.Node) -> bool:
+    """Case 5 of ``merge_reshapes``, for the reshape ``node``; what it gives stays the same."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    if source.target not in PERMUTATIONS or len(source.users) != 1:
+        return False
+    (origin,) = source.all_input_nodes
+    sizes, shape, order = shape_of(origin), shape_of(node), permutation(source)
+    wide = [axis for axis in order if sizes[axis] > 1]
+    if [size for size in shape if size > 1] == [sizes[axis] for axis in wide]:
+        places = [place for place, size in enumerate(shape) if size > 1]
+        before, turned = list(shape), list(range(len(shape)))
+        for place, axis, sorted_axis in zip(places, wide, sorted(wide), strict=True):
+            before[place], turned[place] = sizes[sorted_axis], places[sorted(wide).index(axis)]
+        if turned == sorted(turned):
+            return False  # the permute moves nothing, and is a reshape next
+        inner = call(source, aten.reshape.default, (origin, before), before)
+        node.target, node.args, node.kwargs = aten.permute.default, (inner, turned), {}
+        node.graph.erase_node(source)
+        return True
+    left = iter(wide)
+    kept = [axis if size == 1 else next(left) for axis, size in enumerate(sizes)]
+    if kept == order:
+        return False
+    inner = call(source, aten.permute.default, (origin, kept), [sizes[axis] for axis in kept])
+    node.target, node.args, node.kwargs = aten.reshape.default, (inner, list(shape)), {}
+    node.graph.erase_node(source)
+    return True
 
 
 Argument = Callable[[fx.Node, fx.Node], list[int] | None]  # of one change from the first node to the second
@@ -88,11 +135,11 @@ def _permute_argument(origin: fx.Node, node: fx.Node) -> list[int] | None:
     chain = [node] if node.args[0] is origin else [node.args[0], node]
     for step in chain:
         assert isinstance(step, fx.Node)
-        order = [order[index] for index in _order(step)]
+        order = [order[index] for index in permutation(step)]
     return None if order == sorted(order) else order
 
 
-def _order(node: fx.Node) -> list[int]:
+def permutation(node: fx.Node) -> list[int]:
     """The permutation that a permute, transpose or t makes."""
     rank = len(shape_of(node))
     order = list(range(rank))
@@ -171,7 +218,7 @@ class _Region:
         """True for a permute that the region's undoes."""
         if leaf.target not in PERMUTATIONS or len(shape_of(leaf)) != len(self.order):
             return False
-        order = _order(leaf)
+        order = permutation(leaf)
         return [order[index] for index in self.order] == sorted(self.order)
 
 
@@ -182,7 +229,7 @@ def _raise_permutes(module: fx.GraphModule, *, linears: bool) -> int:
             continue
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        region = _Region(tuple(_order(node)), linears, [], [])
+        region = _Region(tuple(permutation(node)), linears, [], [])
         region.grow(module, source)
         if not region.inner:
             continue

@@ -101,6 +101,45 @@ def test_parts_that_are_joined_are_computed_at_one_scale() -> None:
     assert typed(model).count("QUANTIZE8") == 1  # the input's
 
 
+def test_a_part_that_is_constant_is_joined_at_the_same_scale(tmp_path: Path) -> None:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = nn.Linear(8, 8), nn.Linear(8, 600)
+            self.token = nn.Parameter(torch.full((1, 1, 8), 9.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.after(torch.cat((self.token, self.before(x)), 1))
+
+    source = program(Token(), (1, 5, 8))
+    joined = only(lowered(source), "CONCATENATION")
+    constants = [value for value in joined.inputs if value is not None and value.data is not None]
+    assert [value.dtype for value in (*constants, *joined.output)] == ["int8", "int8"]
+    assert constants[0].scale == joined.output[0].scale
+    made = compiled(source, tmp_path, "int8", 16)
+    assert (made.notes["delegates"], made.notes["undelegated"]) == (1, 0)
+    assert level(source, made, calls(source, 4, 2)) > 30
+
+
+def test_sums_that_only_float_operators_read_stay_float() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 400)
+            self.norm, self.end = nn.LayerNorm(16), nn.LayerNorm(16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            x = x + self.second(self.norm(x))
+            return self.last(self.end(x))
+
+    made = typed(lowered(program(Residual(), (2, 5, 16))))
+    assert "ADD8" not in made
+    assert made.count("FULLY_CONNECTED8") == 3
+    convs = Of(lambda x, f, g: g(y := f(x)).relu() + y, f=nn.Conv2d(4, 8, 1), g=nn.Conv2d(8, 8, 1))
+    assert "ADD8" in typed(lowered(program(nn.Sequential(convs, nn.Conv2d(8, 4, 1)), IMAGE)))
+
+
 def test_a_norm_that_is_left_is_a_depthwise_convolution_and_a_rectifier_a_change_of_scale(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     assert "DEPTHWISE_CONV_2D8" in typed(lowered(program(net, IMAGE)))

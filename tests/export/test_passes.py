@@ -9,6 +9,7 @@ from torch import nn
 
 from export.fusion import PASSES, fuse, passes_for
 from export.passes.convolutions import fold_pads, merge_branches
+from export.passes.projections import split_projections
 from export.passes.scales import fold_scales
 from export.program import capture
 from tests.export import nets
@@ -65,17 +66,36 @@ class Gated(nn.Module):
         return x + y
 
 
-NETS = {"repvgg": (RepVGG, (1, 3, 16, 16)), "fire": (Fire, (1, 3, 16, 16)), "gated": (Gated, (1, 8, 6, 6))}
+class Fused(nn.Module):
+    """Attention whose queries, keys and values come from one product."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).reshape(2, 5, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 5, 16)
+
+
+NETS = {
+    "repvgg": (RepVGG, (1, 3, 16, 16)),
+    "fire": (Fire, (1, 3, 16, 16)),
+    "gated": (Gated, (1, 8, 6, 6)),
+    "fused": (Fused, (2, 5, 16)),
+}
 COMMON = {
     "repvgg": {"fold_batchnorm": 6, "merge_branches": 5},
     "fire": {"fold_pads": 1, "raise_activations": 2},
     "gated": {"cancel_permutes": 1, "fold_batchnorm": 3, "fold_scales": 1},
+    "fused": {},
 }
 MORE = {
     "gated": {
         "onnxruntime": {"pooled_linears": 2, "raise_activations": 1, "clip_hardsigmoids": 1},
         "openvino": {"pooled_linears": 2, "raise_activations": 1},
     },
+    "fused": {backend: {"split_projections": 1} for backend in ("onnxruntime", "openvino", "tflite")},
     "convnext": {
         "onnxruntime": {"pointwise_convolutions": 1},
         "openvino": {"pointwise_convolutions": 1, "flatten_norms": 1},
@@ -127,7 +147,7 @@ def test_passes_of_one_backend_fire_on_the_named_nets(name, backend):
 
 
 def test_backends_without_passes_of_their_own_take_the_common_ones():
-    assert passes_for("tflite") == passes_for("tensorrt") == PASSES
+    assert passes_for("tensorrt") == PASSES
 
 
 class TestFoldPads:
@@ -301,6 +321,16 @@ class TestMergeBranches:
 
         assert apply(merge_branches, program_of(function, (1, 4, 6, 6), one=branch(1), three=branch(3)))[0] == 0
 
+    def test_an_input_that_a_convolution_gave_is_an_identity(self):
+        """It was read as a branch of its own."""
+
+        def function(self, x):
+            y = self.stem(x)
+            return self.three(y) + y
+
+        made = apply(merge_branches, program_of(function, (1, 4, 6, 6), stem=branch(1), three=branch(3)))
+        assert (made[0], made[1]["conv2d"], made[1].get("add", 0)) == (1, 2, 0)
+
     def test_a_branch_that_is_added_twice_counts_twice(self):
         def function(self, x):
             y = self.three(x)
@@ -314,3 +344,35 @@ def test_attention_is_never_taken_apart():
     for backend in ("onnxruntime", "openvino", "tflite"):
         operators = fuse(capture(net, inputs), passes_for(backend)).operators()
         assert operators["aten.scaled_dot_product_attention.default"] == 1
+
+
+class TestSplitProjections:
+    @pytest.mark.parametrize(
+        "cut",
+        [
+            lambda y: y.reshape(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0),
+            lambda y: y.unflatten(-1, (3, 8)).unsqueeze(0).transpose(0, -2).squeeze(-2).unbind(0),  # torch's own
+            lambda y: (z := y.unflatten(-1, (3, 8)))[:, :, 0] * z[:, :, 2],
+            lambda y: y.reshape(2, 5, 6, 4).permute(0, 2, 1, 3).select(1, -1),  # one part of six
+        ],
+    )
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_case_1_a_product_for_each_part(self, cut, bias):
+        count, found = apply(
+            split_projections, program_of(lambda self, x: cut(self.all(x)), (2, 5, 6), all=nn.Linear(6, 24, bias=bias))
+        )
+        assert count == 1
+        assert not {"unbind", "select"} & set(found)
+
+    @pytest.mark.parametrize(
+        "cut",
+        [
+            lambda y: y.reshape(2, 5, 3, 8).sum() * y.reshape(2, 5, 3, 8)[:, :, 0],  # read elsewhere
+            lambda y: y.reshape(2, 15, 8).select(1, 2),  # positions are mixed in
+            lambda y: y.reshape(2, 5, 8, 3).select(3, 0),  # every third row of the weight
+            lambda y: y.select(1, 0),
+        ],
+    )
+    def test_case_2_left_alone(self, cut):
+        program = program_of(lambda self, x: cut(self.all(x)), (2, 5, 6), all=nn.Linear(6, 24))
+        assert apply(split_projections, program)[0] == 0

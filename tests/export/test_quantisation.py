@@ -66,6 +66,34 @@ def test_products_of_two_activations_stay_float(tmp_path: Path) -> None:
     assert "DequantizeLinear" in made.values()
 
 
+def test_sums_that_only_float_operators_read_stay_float(tmp_path: Path) -> None:
+    """Case 3 of ``quantise_onnx``: the sum before the layer norm, not that before the linear layer."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    class Residual(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Linear(8, 8) for _ in range(3))
+            self.norm = torch.nn.LayerNorm(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.norm(x + self.a(x))
+            return self.c(y + self.b(y)).sigmoid()
+
+    program = capture(Residual(), torch.randn(2, 8))
+    onnx_file.write(program, tmp_path / "float.onnx", *describe(program))
+    sample = tuple(value.numpy() for value in program.inputs)
+    policy = replace(POLICY, operators=(*POLICY.operators, "Add"))
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], policy)
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    readers = {name: node.op_type for node in graph.node for name in node.input}
+    sums = [readers[node.output[0]] for node in graph.node if node.op_type == "Add"]
+    assert sums == ["LayerNormalization", "QuantizeLinear"]
+    assert made[next(node for node in graph.node if node.op_type == "Gemm").input[0]] == "DequantizeLinear"
+
+
 def test_policy_says_everything_that_decides_the_numbers() -> None:
     assert POLICY.to_json() == {
         "operators": ["Conv", "Gemm", "MatMul"],
@@ -85,7 +113,7 @@ def test_a_device_takes_operators_out_of_the_policy_and_changes_its_ranges() -> 
 
 
 def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
-    """Case 4 of ``quantise_onnx``: an input with one outlier in ten thousand gets the scale of the rest."""
+    """Case 5 of ``quantise_onnx``: an input with one outlier in ten thousand gets the scale of the rest."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     program = fuse(capture(*nets.build("mobilenet")))

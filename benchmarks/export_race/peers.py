@@ -1,0 +1,174 @@
+"""The tools that each runtime's own documentation names, with their defaults: what an artifact of ours must not trail.
+
+Pinned are one thread and the stated precision alone. Everything heavy is imported by the process that converts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    Sample = tuple[NDArray[Any], ...]
+    Convert = Callable[[torch.nn.Module, Sequence[torch.Tensor], Path], None]
+    Quantise = Callable[[Path, Sequence[Sample], Path], None]
+
+NHWC = [0, 2, 3, 1]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A converter and a quantiser. files: what they write, the model first; needs: the packages that they want.
+
+    convert(module, inputs, model file); quantise(fp32 model file, calibration samples, int8 model file).
+    channels_last: 4-D inputs are.
+    """
+
+    files: tuple[str, ...]
+    needs: tuple[str, ...]
+    convert: Convert
+    quantise: Quantise
+    channels_last: bool = False
+
+    @property
+    def missing(self) -> str | None:
+        """What has to be installed first."""
+        absent = [name for name in self.needs if find_spec(name) is None]
+        return f"{', '.join(absent)} not installed" if absent else None
+
+    def layout(self, sample: Sample) -> list[list[int] | None]:
+        """The order of the axes of each input, None where it is the module's."""
+        return [NHWC if self.channels_last and array.ndim == 4 else None for array in sample]
+
+
+def torch_onnx(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
+    """``torch.onnx.export`` with its defaults; one file."""
+    import torch
+
+    torch.onnx.export(module, tuple(inputs), str(model), external_data=False, verbose=False)
+
+
+def quantize_static(source: Path, data: Sequence[Sample], model: Path) -> None:
+    """``onnxruntime.quantization.quantize_static`` with its defaults."""
+    import onnxruntime
+    from onnxruntime import quantization
+
+    names = [value.name for value in onnxruntime.InferenceSession(str(source)).get_inputs()]
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left: Iterator[Sample] = iter(data)
+
+        def get_next(self) -> dict[str, Any] | None:
+            sample = next(self._left, None)
+            return None if sample is None else dict(zip(names, sample, strict=True))
+
+    quantization.quantize_static(str(source), str(model), Reader())
+
+
+def olive_int8(source: Path, data: Sequence[Sample], model: Path) -> None:
+    """Olive's OnnxStaticQuantization with its defaults, on the same samples."""
+    os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # read when olive is imported
+    import onnxruntime
+    import torch
+    from olive.data.registry import Registry
+    from olive.workflows import run
+
+    names = [value.name for value in onnxruntime.InferenceSession(str(source)).get_inputs()]
+
+    class Samples(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, index: int) -> Any:
+            return dict(zip(names, data[index], strict=True)), 0
+
+    Registry.register_dataset("measured")(lambda **_: Samples())
+    config = {
+        "input_model": {"type": "ONNXModel", "model_path": str(source)},
+        "systems": {"host": {"type": "LocalSystem", "accelerators": [{"device": "cpu"}]}},
+        "data_configs": [{"name": "data", "type": "DummyDataContainer", "load_dataset_config": {"type": "measured"}}],
+        "passes": {"quantise": {"type": "OnnxStaticQuantization", "data_config": "data"}},
+        "target": "host",
+        "output_dir": str(model.parent / "olive"),
+        "cache_dir": str(model.parent / "olive-cache"),
+    }
+    run(config)
+    (found,) = sorted((model.parent / "olive").rglob("*.onnx"))
+    found.rename(model)
+
+
+def convert_model(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
+    """``openvino.convert_model`` from torch with static shapes; weights are kept in fp32."""
+    import openvino
+    import torch
+
+    given = inputs[0] if len(inputs) == 1 else tuple(inputs)
+    shapes = [tuple(value.shape) for value in inputs]
+    with torch.no_grad():  # torch's own encoder is traced in two ways otherwise, which is refused
+        converted = openvino.convert_model(module, example_input=given, input=shapes)
+    openvino.save_model(converted, model, compress_to_fp16=False)
+
+
+def nncf_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
+    """``nncf.quantize`` with its defaults."""
+    import nncf
+    import openvino
+
+    converted = openvino.Core().read_model(source)
+    quantised = nncf.quantize(converted, nncf.Dataset(list(data), list))
+    openvino.save_model(quantised, model, compress_to_fp16=False)
+
+
+def litert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
+    """``litert_torch.convert`` with channels-last inputs, as ours has them: others would cost it a transpose."""
+    import litert_torch
+
+    last = [index for index, value in enumerate(inputs) if value.ndim == 4]
+    given = tuple(value.permute(NHWC).contiguous() if value.ndim == 4 else value for value in inputs)
+    wrapped = litert_torch.to_channel_last_io(module, args=last).eval() if last else module
+    litert_torch.convert(wrapped, given).export(str(model))
+
+
+def ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
+    """ai-edge-quantizer's own static recipe, in and out in float as everybody's here."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import qtyping, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    ((key, signature),) = Interpreter(str(source)).get_signature_list().items()
+    names = sorted(signature["inputs"], key=lambda name: int(name.rsplit("_", 1)[1]))
+    rules = recipe_manager.RecipeManager()
+    rules.load_quantization_recipe(recipe.static_wi8_ai8())
+    for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+        rules.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    work = quantizer.Quantizer(str(source))
+    work.load_quantization_recipe(rules.get_quantization_recipe())
+    moved = [tuple(np.ascontiguousarray(a.transpose(NHWC)) if a.ndim == 4 else a for a in sample) for sample in data]
+    ranges = work.calibrate({key: [dict(zip(names, sample, strict=True)) for sample in moved]})
+    work.quantize(ranges).export_model(str(model), overwrite=True)
+
+
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+# By runtime, then by name: what makes models for it. The first word of a row in the table is this name.
+PEERS: dict[str, dict[str, Peer]] = {
+    "onnxruntime": {
+        "torch.onnx": Peer(("model.onnx",), _ONNX, torch_onnx, quantize_static),
+        "olive": Peer(("model.onnx",), (*_ONNX, "olive"), torch_onnx, olive_int8),
+    },
+    "openvino": {"ov+nncf": Peer(("model.xml", "model.bin"), ("openvino", "nncf"), convert_model, nncf_quantize)},
+    "tflite": {
+        "litert-torch": Peer(
+            ("model.tflite",), ("litert_torch", "ai_edge_quantizer"), litert, ai_edge_quantize, channels_last=True
+        )
+    },
+}

@@ -1,0 +1,196 @@
+"""What OpenVINO 2026.4 computes wrongly, said in other words; not for speed, so no choice of passes leaves them out.
+
+Found by fuzzing; `tests/export/test_regressions.py` has the smallest program of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx
+
+from export.graph import (
+    CONVOLUTIONS,
+    LINEAR,
+    TRANSPOSED,
+    aten,
+    bound,
+    call,
+    constant,
+    constant_value,
+    edit,
+    is_floating,
+    shape_of,
+    substitute,
+)
+from export.program import Program
+from export.quantisation import FLOAT
+
+_PLAIN: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}  # to dimensions
+_SPOKEN = {aten.conv1d.padding: aten.conv1d.default, aten.conv2d.padding: aten.conv2d.default}
+_PADS = {aten.pad.default, aten.constant_pad_nd.default}
+_PRODUCTS = CONVOLUTIONS | TRANSPOSED | LINEAR | {aten.matmul.default, aten.bmm.default, aten.addmm.default}
+_SUMS = {aten.add.Tensor, aten.sub.Tensor}
+_AFFINE = {*_SUMS, aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.batch_norm.default}
+
+
+def mended(program: Program) -> Program:
+    """The program in words that OpenVINO understands; one that needs none of them is computed as it is."""
+    return spare_holes(part_sums(widen_points(spell_padding(program))))
+
+
+def spell_padding(program: Program) -> Program:
+    """Say in numbers how much a convolution pads that pads "same" or "valid".
+
+    1. "valid": nothing.
+    2. "same", as much on both sides of every dimension: that much.
+    3. "same" with an even kernel: a pad before it, with the odd zero at the end, as torch has it.
+
+    OpenVINO folds a pad into a convolution that pads "same" and loses it: a smaller map.
+    """
+
+    def rewrite(module: fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if node.target in _SPOKEN]
+        for node in found:
+            parts, target = bound(node), _SPOKEN[node.target]
+            rank, source = _PLAIN[target], node.args[0]
+            kernel, dilation = shape_of(parts["weight"])[2:], _spread(parts["dilation"], rank)
+            total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+            if parts["padding"] == "valid":
+                total = [0] * rank
+            if any(size % 2 for size in total):
+                sides = [side for size in reversed(total) for side in (size // 2, size - size // 2)]
+                shape = shape_of(source)
+                wide = [*shape[:-rank], *(a + b for a, b in zip(shape[-rank:], total, strict=True))]
+                parts["input"], total = call(node, aten.pad.default, (source, sides), wide), [0] * rank
+            parts["padding"] = [size // 2 for size in total]
+            node.target, node.args, node.kwargs = target, tuple(parts.values()), {}
+        return len(found)
+
+    return edit(program, "spell_padding", rewrite)
+
+
+def widen_points(program: Program) -> Program:
+    """Give a strided 1x1 convolution on a padded map a 3x3 kernel with zeros round its weight.
+
+    1. 1x1, a stride above 1, and padding of its own or a pad before it: 3x3, one more of padding on each side.
+    2. Everything else: left alone.
+
+    OpenVINO moves the stride of a 1x1 convolution up to what feeds it and forgets the padding on the way: another
+    output. This has nine times the products, in a layer that is rare.
+    """
+
+    def rewrite(module: fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if node.target in _PLAIN and _is_padded_point(module, node)]
+        for node in found:
+            parts, rank = bound(node), _PLAIN[node.target]
+            wide = F.pad(constant_value(module, parts["weight"]), (1, 1) * rank)
+            name = str(parts["weight"].target).replace(".", "_")
+            parts["weight"] = constant(module, node, f"{name}_wide", wide)
+            parts["padding"] = [size + 1 for size in _spread(parts["padding"], rank)]
+            parts["dilation"] = [1] * rank
+            node.args, node.kwargs = tuple(parts.values()), {}
+        return len(found)
+
+    return edit(program, "widen_points", rewrite)
+
+
+def _is_padded_point(module: fx.GraphModule, node: fx.Node) -> bool:
+    parts, source = bound(node), node.args[0]
+    if parts["weight"].op != "get_attr" or max(_spread(parts["stride"], 1)) == 1:
+        return False
+    padded = any(_spread(parts["padding"], 1)) or getattr(source, "target", None) in _PADS
+    return padded and set(constant_value(module, parts["weight"]).shape[2:]) == {1}
+
+
+def part_sums(program: Program) -> Program:
+    """Keep a sum apart from its convolution where the other summand is what that convolution read, as tokens.
+
+    1. x + conv(y), y made of the map x by reshapes, norms and activations with another rank among them: both are
+       flattened to [N, C, positions] before the sum, and the sum takes their shape again.
+    2. A product between x and y, or no other rank: left alone.
+
+    OpenVINO lets the convolution add into the memory of x, which the reshaped values share: 2 dB.
+    """
+
+    def rewrite(module: fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if _adds_what_it_read(node)]
+        for node in found:
+            shape = shape_of(node)
+            flat = (*shape[:2], -1)
+            size = (*shape[:2], node.meta["val"][0, 0].numel())
+            sides = tuple(call(node, aten.reshape.default, (side, list(flat)), size) for side in node.args[:2])
+            total = call(node, node.target, (*sides, *node.args[2:]), size)
+            total.kwargs = dict(node.kwargs)
+            substitute(node, call(node, aten.reshape.default, (total, list(shape)), shape))
+        return len(found)
+
+    return edit(program, "part_sums", rewrite)
+
+
+def _adds_what_it_read(node: fx.Node) -> bool:
+    if node.target not in _SUMS or not is_floating(node) or len(shape_of(node)) < 4:
+        return False
+    one, other = node.args[:2]
+    if not all(isinstance(side, fx.Node) and shape_of(side) == shape_of(node) for side in (one, other)):
+        return False
+    return _reads_as_tokens(_layer(one), other) or _reads_as_tokens(_layer(other), one)
+
+
+def _layer(node: Any) -> Any:
+    """The convolution behind scales, shifts and norms, which go into it; anything else is its own."""
+    while node.target in _AFFINE and all(part.op == "get_attr" for part in node.all_input_nodes[1:]):
+        node = node.args[0]
+    return node
+
+
+def _reads_as_tokens(convolution: fx.Node, source: Any) -> bool:
+    """Whether a convolution's input is made of ``source`` without a product, through a value of another rank."""
+    if convolution.target not in CONVOLUTIONS:
+        return False
+    rank, numel = len(shape_of(source)), source.meta["val"].numel()
+    seen: set[tuple[fx.Node, bool]] = set()
+    left = [(convolution.args[0], False)]
+    while left:
+        node, changed = left.pop()
+        if not isinstance(node, fx.Node) or (node, changed) in seen:
+            continue
+        seen.add((node, changed))
+        if node is source:
+            if changed:
+                return True
+            continue
+        if not is_floating(node) or node.target in _PRODUCTS or node.meta["val"].numel() != numel:
+            continue
+        changed = changed or len(shape_of(node)) != rank
+        left += [(part, changed) for part in node.all_input_nodes]
+    return False
+
+
+def spare_holes(program: Program) -> Program:
+    """Keep a transposed convolution in float whose stride is larger than its kernel.
+
+    Its output has places that no product reaches, only the bias. In int8 OpenVINO puts something else there: 1 dB.
+    """
+
+    def rewrite(module: fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if node.target in TRANSPOSED and _has_holes(node)]
+        for node in found:
+            node.meta[FLOAT] = True
+        return len(found)
+
+    return edit(program, "spare_holes", rewrite)
+
+
+def _has_holes(node: fx.Node) -> bool:
+    parts = bound(node)
+    kernel = shape_of(parts["weight"])[2:]
+    strides, dilation = _spread(parts["stride"], len(kernel)), _spread(parts["dilation"], len(kernel))
+    return any(stride > size or step > 1 for stride, size, step in zip(strides, kernel, dilation, strict=True))
+
+
+def _spread(value: Any, rank: int) -> list[int]:
+    """One number a dimension, where torch allows one for all, and none for words."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * rank if len(values) == 1 else values

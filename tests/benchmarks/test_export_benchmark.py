@@ -1,0 +1,190 @@
+"""The comparison with the runtimes' own tools: it runs end to end at its smallest, goes on, and judges by intervals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import export as command
+from benchmarks import export_nets
+from benchmarks.export_nets import parts
+from benchmarks.export_race import limits, making, timing
+from benchmarks.export_race.cases import OURS, Case, Folder, cases, makers
+from benchmarks.export_race.peers import PEERS, Peer
+from benchmarks.export_race.verdicts import best, is_slower, verdicts
+from export.backends import openvino
+from tests.conftest import need
+
+SPENT = {"seconds": 60.0, "peak_mb": 2000, "parameters": 5_400_000, "worker_ms": {"tflite": 3.0}}
+
+
+def result(ours_db: float = 40.0, **changed: Any) -> dict[str, Any]:
+    """A measured case: we take 0.8 of the peer's time and are 10 dB more exact."""
+    peer = {"maker": "peer", "sqnr_db": 30.0, "ratio": 0.8, "low": 0.75, "high": 0.85, **changed}
+    record = {"net": "n", "backend": "openvino", "precision": "int8", "noise": {"ratio": 1.0, "low": 0.9, "high": 1.1}}
+    return record | {"rows": [{"maker": OURS, "sqnr_db": ours_db, "median_ms": 1.0}, peer]}
+
+
+def outcomes(*results: dict[str, Any], spent: dict[str, Any] | None = None) -> list[str]:
+    return [each.outcome for each in verdicts(results, spent)]
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "encoder", "subnet_smallest"])
+def test_a_net_is_the_same_each_time_and_takes_its_inputs(name: str) -> None:
+    one, two = (export_nets.load(name) for _ in range(2))
+    assert not one.module.training
+    with torch.no_grad():
+        outputs = [net.module(*net.examples) for net in (one, two)]
+    assert torch.equal(*outputs)
+    assert bool(torch.isfinite(outputs[0]).all())
+    assert outputs[0].std() > 0.01
+    known = {sample[0].tobytes() for sample in one.calibration}
+    assert not known & {sample[0].tobytes() for sample in one.evidence}  # judged on what it was not fitted to
+
+
+def test_there_are_eight_nets_that_no_search_made_and_five_that_one_may_find() -> None:
+    made = [name for name in export_nets.names() if not name.startswith("subnet")]
+    assert len(made) >= 8
+    assert len(export_nets.names()) - len(made) == 5
+    with pytest.raises(ValueError, match="no net 'vgg'; known: resnet18, "):
+        export_nets.load("vgg")
+
+
+def test_norms_hold_the_moments_of_the_images() -> None:
+    net = export_nets.load("tiny")
+    batch = torch.from_numpy(np.concatenate([sample[0] for sample in net.calibration]))
+    norm = next(part for part in net.module.modules() if isinstance(part, torch.nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    hook = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        net.module(batch)
+    hook.remove()
+    assert norm.running_mean is not None
+    assert torch.allclose(norm.running_mean, seen[0].mean((0, 2, 3)), atol=1e-5)
+
+
+def test_images_are_of_mean_0_and_spread_1() -> None:
+    found = np.stack(parts.garments("calibration", 40, 8))
+    assert found.shape == (8, 1, 3, 40, 40)
+    assert abs(float(found.mean())) < 1e-3
+    assert float(found.std()) == pytest.approx(1.0, abs=1e-3)
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_measured_proves_nothing() -> None:
+    assert set(outcomes()) == {"not seen"}
+
+
+def test_faster_and_more_exact_holds() -> None:
+    whole = result() | {"precision": "fp32", "rows": [{"maker": OURS, "sqnr_db": 120.0}]}
+    assert set(outcomes(result(), whole, spent=SPENT)) == {"holds"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "slower"),
+    [
+        (0.8, 0.7, 0.9, False),  # faster
+        (1.05, 0.99, 1.12, False),  # the interval has 1 inside
+        (1.05, 1.01, 1.09, False),  # beside 1, but the artifact itself shows as much
+        (1.20, 1.15, 1.25, True),
+    ],
+)
+def test_slower_is_what_lies_above_1_and_above_the_noise(ratio: float, low: float, high: float, slower: bool) -> None:
+    found = result(ratio=ratio, low=low, high=high)
+    assert is_slower(found) == slower
+    (first, *_) = verdicts([found], None)
+    assert (first.outcome, len(first.cases)) == (("fails", 1) if slower else ("holds", 0))
+
+
+def test_the_best_peer_counts() -> None:
+    found = result()
+    found["rows"].append({"maker": "other", "ratio": 1.3, "low": 1.2, "high": 1.4})
+    found["rows"].append({"maker": "absent", "error": "not installed"})
+    assert (best(found) or {})["maker"] == "other"
+    assert outcomes(found)[:2] == ["fails", "fails"]
+
+
+def test_less_exact_fails_and_says_by_whom() -> None:
+    assert outcomes(result(ours_db=29.98))[2] == "holds"  # as one decimal shows it
+    found = verdicts([result(ours_db=29.8)], None)[2]
+    assert found.outcome == "fails"
+    assert found.cases == ("n, openvino, int8: 29.8 dB, peer 30.0",)
+
+
+def test_an_artifact_of_ours_that_could_not_be_made_is_no_faithful_one() -> None:
+    broken = result() | {"precision": "fp32", "rows": [{"maker": OURS, "error": "ExportError: no"}]}
+    assert verdicts([broken], None)[3].cases == ("n, openvino, fp32: ExportError: no",)
+
+
+@pytest.mark.parametrize("changed", [{"seconds": 121.0}, {"peak_mb": 3001}, {"worker_ms": {"tflite": 151.0}}])
+def test_cost_beyond_its_limits_fails(changed: dict[str, Any]) -> None:
+    assert outcomes(spent={**SPENT, **changed}).count("fails") == 1
+
+
+# --- files and processes ----------------------------------------------------------------------------------------------
+
+
+def test_memory_of_a_family_is_that_of_all_its_members() -> None:
+    import os
+    import subprocess
+
+    with subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE) as child:
+        assert {os.getpid(), child.pid} <= set(limits._family(os.getpid()))
+        assert limits._rss(os.getpid()) > 2**20
+        child.communicate(b"\n")
+    assert limits._rss(child.pid) == 0
+
+
+def test_a_peer_that_fails_is_a_row_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, case = Folder(tmp_path), Case("tiny", "openvino", "fp32")
+    absent = Peer(("model.xml",), ("no_such_package",), lambda *_: None, lambda *_: None)
+    monkeypatch.setitem(PEERS["openvino"], "absent", absent)
+    making.make_apart(folder, "tiny", "openvino", "absent")
+    assert folder.made(case, "absent") == {"error": "no_such_package not installed"}
+    making.make_apart(folder, "tiny", "openvino", OURS, limit=0.01)
+    assert folder.made(case, OURS) == {"error": "not finished in 0.01 s"}
+    record = timing.measured(folder, case, blocks=2, processes=1)
+    assert [row["error"] for row in record["rows"]][::2] == ["not finished in 0.01 s", "no_such_package not installed"]
+    assert best(record) is None
+
+
+@pytest.mark.parametrize(("option", "value"), [("--nets", "vgg"), ("--backends", "tvm"), ("--precisions", "fp8")])
+def test_an_unknown_choice_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main([option, value])
+    assert ended.value.code == 2
+    assert f"no '{value}'; known: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_it_runs_end_to_end_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need("openvino", openvino.missing())
+    pytest.importorskip("nncf")
+    arguments = ["--quick", "--json", "--out", str(tmp_path)]
+    command.main(arguments)
+    record = json.loads(capsys.readouterr().out)
+    chosen = cases(["tiny"], ["openvino"], ["fp32", "int8"])
+    assert [(each["net"], each["backend"], each["precision"]) for each in record["cases"]] == [
+        (case.net, case.backend, case.precision) for case in chosen
+    ]
+    for each in record["cases"]:
+        assert [row["maker"] for row in each["rows"]] == list(makers("openvino"))
+        assert all(row["sqnr_db"] > (90 if each["precision"] == "fp32" else 10) for row in each["rows"])
+        assert 0 < each["noise"]["low"] <= 1.5
+        assert {"ratio", "low", "high", "median_ms", "threads"} <= each["defaults"][0].keys()
+    models = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.xml")}
+    assert len(models) == 4
+    command.main(arguments)  # nothing is left to do
+    assert json.loads(capsys.readouterr().out) == record
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.xml")} == models
