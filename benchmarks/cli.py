@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--here", action="store_true", help="judge here even if the claim is of another CPU model")
     check.add_argument(
-        "--host", metavar="URL", help="run it on this device: ssh://[user@]device[:port][/path/of/python]"
+        "--host", metavar="URL", help="run it there: ssh://[user@]device[:port][/path/of/python] or adb://[serial]"
     )
     check.add_argument("--data", type=Path, metavar="DIR", help="images, where the package does not ship them")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system, errors too")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.artifact import Artifact
     from export.assignment import compile_mixed
+    from export.compiler import Compiler
     from export.errors import ExportError, Unavailable
     from export.inspection import Inspection
     from export.measurement import Comparison, Measurement, compare, compare_many, measure
@@ -25,6 +26,7 @@ __all__ = [
     "Artifact",
     "Check",
     "Comparison",
+    "Compiler",
     "ExportError",
     "Inspection",
     "Limits",
@@ -45,6 +47,7 @@ __all__ = [
 _HOME = {
     "artifact": ("Artifact",),
     "assignment": ("compile_mixed",),
+    "compiler": ("Compiler",),
     "errors": ("ExportError", "Unavailable"),
     "inspection": ("Inspection",),
     "measurement": ("Comparison", "Measurement", "compare", "compare_many", "measure"),

@@ -22,5 +22,6 @@ class Disconnected(Unavailable):
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The error's type and first telling line, cut to ``limit`` characters: foreign errors run over pages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own source files
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

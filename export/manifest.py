@@ -119,10 +119,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Space:
-    """The space that the architecture is a member of."""
+    """The space that the architecture is a member of, and the sha256 of the supernet's weights ("": not known)."""
 
     name: str
     arguments: Mapping[str, JSON] = field(default_factory=dict)
+    supernet: str = ""
 
 
 @dataclass(frozen=True)

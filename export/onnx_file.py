@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.artifact import Tensor
 from export.errors import ExportError, one_line
@@ -40,6 +40,7 @@ def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Seque
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(f"torch.onnx cannot export this graph at opset {opset}: {one_line(error)}") from error
     assert exported is not None
+    _drop_origins(exported.model)
     exported.save(str(path))
     if opset < TORCH_OPSETS[0]:
         _lower(path, opset)
@@ -51,6 +52,18 @@ def operators(path: Path) -> dict[str, int]:
 
     names = [node.op_type for node in onnx.load(path).graph.node]
     return {name: names.count(name) for name in sorted(set(names))}
+
+
+def _drop_origins(model: Any) -> None:
+    """Remove which lines of whose files each node came from: it is nobody's business, and differs from run to run."""
+    model.metadata_props.clear()
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            for part in (node, *node.outputs):
+                part.metadata_props.clear()
+        for value in (*graph.inputs, *getattr(graph, "initializers", {}).values()):
+            value.metadata_props.clear()
 
 
 def _lower(path: Path, opset: int) -> None:

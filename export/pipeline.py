@@ -15,7 +15,8 @@ import numpy as np
 import hw_profiles
 from export import backends
 from export.artifact import RECORD, Artifact
-from export.errors import ExportError, Unavailable, one_line
+from export.compiling import convert
+from export.errors import ExportError, Unavailable
 from export.quantisation import LADDER
 from export.schema import JSON
 from export.verification import LIMITS, Check, check
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.backends import Backend
+    from export.compiler import Compiler
     from export.program import Program
     from export.runtimes import Runner
 
@@ -49,6 +51,7 @@ def compile(
     recover: str | None = None,
     keep_float: Sequence[str] = (),
     opened: Callable[[Artifact], Worker] | None = None,
+    compiler: Compiler | None = None,
 ) -> Artifact:
     """The artifact of ``module`` for ``device`` in the folder ``path``, opened in a new process and verified there.
 
@@ -59,6 +62,8 @@ def compile(
 
     ``recover`` edits the network so that int8 loses less: a rung of ``LADDER``, or "auto", which takes the first with
     which verification holds, none to begin with. ``keep_float`` names blocks that stay in float (`mixed.blocks`).
+
+    ``compiler`` converts in a process of its own, within its limits, to the same bytes; None: in this process.
 
     ValueError for wrong use, Unavailable for a missing runtime, ExportError when the module cannot be compiled or the
     artifact does not compute what the module does. All of them are one line.
@@ -78,15 +83,16 @@ def compile(
     with published(target) as folder:
         for rung in rungs:
             fitted, edits = _recovered(program, images, rung)
-            with _named(f"{name} cannot compile {type(module).__name__} to {precision}", chosen):
-                artifact = chosen.compile(
-                    fitted,
-                    folder,
-                    precision=precision,
-                    device=profile,
-                    threads=profile.threads if threads is None else threads,
-                    calibration=images if precision == "int8" else None,
-                )
+            artifact = (convert if compiler is None else compiler.convert)(
+                name,
+                fitted,
+                folder,
+                precision=precision,
+                device=profile,
+                threads=profile.threads if threads is None else threads,
+                calibration=images if precision == "int8" else None,
+                called=type(module).__name__,
+            )
             samples = proof or images or _probes(program)
             found = verify(module, artifact, samples)
             if found.passed and opened is not None:
@@ -172,20 +178,6 @@ def _recovered(program: Program, images: Sequence[Arrays] | None, rung: str | No
     from export.recovery import recover
 
     return recover(program, images, rung)
-
-
-@contextmanager
-def _named(what: str, backend: Backend) -> Iterator[None]:
-    """Whatever a converter raises as one line: Unavailable where something is not installed, else ExportError."""
-    try:
-        yield
-    except ExportError:
-        raise
-    except Exception as error:  # converters raise whatever they like
-        missing = backend.missing() if isinstance(error, ImportError) else None
-        if missing is not None:
-            raise Unavailable(missing) from error
-        raise ExportError(f"{what}: {one_line(error)}") from error
 
 
 def _table(value: JSON) -> dict[str, JSON]:

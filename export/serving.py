@@ -43,10 +43,7 @@ class Served:
             asked = header["protocol"]
             raise ExportError(f"the worker speaks protocol {PROTOCOL}, not {asked}; install the same hnas at both ends")
         if header["memory_mb"] is not None:
-            import resource
-
-            limit = int(header["memory_mb"]) * 2**20
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # RLIMIT_AS would count what runtimes only reserve
+            limit_memory(header["memory_mb"])
         artifact = Artifact.read(header["path"])
         self._runner = self._call = None  # an artifact that was open makes room
         self._outputs = artifact.outputs
@@ -78,6 +75,14 @@ class Served:
             return {}, (np.array(self._runner.times(self._bound, header["runs"])),)
         times = time_calls(self._call, header["runs"], lead=header["lead"], seconds=header["seconds"])
         return {}, (np.array(times),)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Let this process allocate no more than that, from now on."""
+    import resource
+
+    limit = int(megabytes) * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # RLIMIT_AS would count what runtimes only reserve
 
 
 def _installed(backend: str) -> Runtime:

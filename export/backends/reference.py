@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifact import Artifact, digest_files
+from export.notation import read, read_operator, write_node
 from export.schema import check_version, read_json, write_json
 from export.signature import describe, fit
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-    from torch import fx
 
     from export.program import Program
     from hw_profiles import Device
@@ -63,7 +63,7 @@ def compile(
     state = program.module.state_dict(keep_vars=True)
     # Contiguous clones: safetensors refuses views, and tied weights keep both names.
     save_file({name: state[name].detach().clone().contiguous() for name in sorted(set(names))}, path / WEIGHTS)
-    write_json(path / GRAPH, {"schema": SCHEMA, "nodes": [_write_node(node) for node in graph.nodes]})
+    write_json(path / GRAPH, {"schema": SCHEMA, "nodes": [write_node(node) for node in graph.nodes]})
     inputs, outputs = describe(program)
     artifact = Artifact(
         path=path,
@@ -94,7 +94,7 @@ class Reference:
 
         torch.set_num_threads(artifact.threads)
         self.artifact = artifact
-        self._module = _read_graph(artifact.path / GRAPH, load_file(artifact.path / WEIGHTS))
+        self.module = _read_graph(artifact.path / GRAPH, load_file(artifact.path / WEIGHTS))
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """The outputs for ``inputs``."""
@@ -110,38 +110,12 @@ class Reference:
         import torch
 
         with torch.inference_mode():
-            return self._module(*tensors)
+            return self.module(*tensors)
 
     def _tensors(self, inputs: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
         import torch
 
         return tuple(torch.from_numpy(value.copy()) for value in fit(inputs, self.artifact.inputs))
-
-
-def _write_node(node: fx.Node) -> dict[str, Any]:
-    arguments = {"args": _write(node.args), "kwargs": {name: _write(value) for name, value in node.kwargs.items()}}
-    target = "getitem" if getattr(node.target, "__name__", "") == "getitem" else str(node.target)
-    return {"name": node.name, "op": node.op, "target": target, **arguments}
-
-
-def _write(value: Any) -> Any:
-    """An argument as JSON: lists stay lists, whatever JSON has no word for is an object with one key."""
-    import torch
-    from torch import fx
-
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
-    if isinstance(value, tuple | list):
-        return [_write(item) for item in value]
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return {"float": str(value)}
-    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
-        return {"torch": str(value).removeprefix("torch.")}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise ValueError(f"reference cannot write an argument of type {type(value).__name__}")
 
 
 def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
@@ -154,11 +128,11 @@ def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Mod
     names: dict[str, str] = {}
     try:
         for entry in record["nodes"]:
-            args = tuple(_read(value, nodes) for value in entry["args"])
-            kwargs = {name: _read(value, nodes) for name, value in entry["kwargs"].items()}
+            args = tuple(read(value, nodes) for value in entry["args"])
+            kwargs = {name: read(value, nodes) for name, value in entry["kwargs"].items()}
             op, target = entry["op"], entry["target"]
             if op == "call_function":
-                nodes[entry["name"]] = graph.call_function(_operator(target, kwargs), args, kwargs)
+                nodes[entry["name"]] = graph.call_function(read_operator(target, kwargs), args, kwargs)
             elif op == "placeholder":
                 nodes[entry["name"]] = graph.placeholder(f"input_{len(nodes)}")
             elif op == "get_attr":
@@ -173,43 +147,3 @@ def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Mod
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"{path}: not a graph of ATen operators: {type(error).__name__} {error}") from None
     return fx.GraphModule(root, graph)
-
-
-def _read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
-    import torch
-
-    if isinstance(value, list):
-        return [_read(item, nodes) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "node":
-        return nodes[content]
-    if kind == "float" and content in ("inf", "-inf"):
-        return float(content)
-    if kind == "device" and content == "cpu":
-        return torch.device("cpu")
-    if kind == "torch" and isinstance(getattr(torch, content, None), torch.dtype | torch.layout | torch.memory_format):
-        return getattr(torch, content)
-    raise ValueError(f"unknown argument {kind}: {content!r}")
-
-
-def _operator(target: str, kwargs: Mapping[str, Any]) -> Any:
-    """The ATen operator of that name, as in aten.conv2d.default; nothing else can be named.
-
-    None that writes, and not the one that opens files. Names of ``kwargs`` become code, so they must be the operator's.
-    """
-    import operator
-
-    import torch
-
-    if target == "getitem" and not kwargs:
-        return operator.getitem
-    namespace, name, overload = target.split(".")
-    packet = getattr(torch.ops.aten, name, None)
-    if namespace == "aten" and name != "from_file" and packet is not None and overload in packet.overloads():
-        found = getattr(packet, overload)
-        known = {argument.name for argument in found._schema.arguments}
-        if not found._schema.is_mutable and known.issuperset(kwargs):
-            return found
-    raise ValueError(f"operator {target!r} is not allowed here")

@@ -16,7 +16,9 @@ COMMANDS = {
     "doctor": "which backends can run here, and how to install the others",
     "show": "what a bundle holds; every byte is checked first",
     "run": "a bundle on an image file",
+    "verify": "a bundle's files against the network in torch; what fails made small",
 }
+HOST = "verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]"
 EXAMPLES = """examples:
   hnas-deploy --target openvino-cpu
   hnas-deploy --target jetson --max-latency 5ms --out runs/robot
@@ -70,7 +72,7 @@ def _deploy_parser() -> Parser:
     add("--threads", type=int, metavar="N", help="of the runtime (default: the device's, 1 on CPUs)")
     add("--supernet", metavar="DIR", help="what hnas-train wrote (default: the shipped Fashion-MNIST supernet)")
     add("--data", metavar="DIR", help="IDX files, or one sub-folder of images a class (default: the shipped slice)")
-    add("--host", metavar="URL", help="verify and measure on this device: ssh://[user@]device[:port][/path/of/python]")
+    add("--host", metavar="URL", help=HOST)
     add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
     add("--resume", action="store_true", help="continue an interrupted run; a finished one shows its result again")
     add("--dry-run", action="store_true", help="print the resolved plan and what it will cost, and stop")

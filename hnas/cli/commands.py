@@ -1,4 +1,4 @@
-"""The sub-commands of ``hnas-deploy``; all but ``export`` run without torch."""
+"""The sub-commands of ``hnas-deploy``; all but ``export`` and ``verify`` run without torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnas import report
+from hnas.cli import HOST
 
 if TYPE_CHECKING:
     from export.artifact import Artifact
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 
 def run(name: str, arguments: Sequence[str], parser: type[argparse.ArgumentParser]) -> int:
     """Run sub-command ``name``; the exit code."""
-    return {"export": _export, "targets": _targets, "doctor": _doctor, "show": _show, "run": _run}[name](
-        list(arguments), parser
-    )
+    known = {"export": _export, "targets": _targets, "doctor": _doctor, "show": _show, "run": _run, "verify": _verify}
+    return known[name](list(arguments), parser)
 
 
 def _targets(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
@@ -138,7 +138,7 @@ def _export(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     add("--calibration", metavar="FILE", help=".npz or .npy of real inputs [N, ...], needed for int8")
     add("--precision", metavar="P", help="auto, fp32, fp16, bf16 or int8 (default: the device's)")
     add("--threads", type=int, metavar="N", help="of the runtime (default: the device's)")
-    add("--host", metavar="URL", help="verify and measure on this device: ssh://[user@]device[:port][/path/of/python]")
+    add("--host", metavar="URL", help=HOST)
     add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
     add("--json", action="store_true", help="the result as JSON on standard output")
     options = vars(own.parse_args(arguments))
@@ -157,3 +157,47 @@ def _export(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     else:
         report.deployment_table(found)
     return 0
+
+
+def _verify(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
+    own = parser("hnas-deploy verify", description="Hold the files of a bundle against the network in eager torch.")
+    add: Any = own.add_argument
+    add("path", type=Path, metavar="DIR", help="a bundle, or the folder of a failure that --reduce saved")
+    add("--supernet", type=Path, metavar="DIR", help="of a bundle of a search (default: the shipped supernet)")
+    add("--data", type=Path, metavar="DIR", help="the images that judge its subnets (default: the shipped slice)")
+    add("--model", metavar="PACKAGE.MODULE:CALLABLE", help="of a bundle of a network of your own, as for export")
+    add("--calibration", type=Path, metavar="FILE", help="with --model: .npz or .npy of real inputs [N, ...]")
+    add("--reduce", action="store_true", help="make what fails as small as it still fails, and save it")
+    add("--out", type=Path, metavar="DIR", help="where --reduce saves (default: DIR-failing)")
+    add("--json", action="store_true", help="the result as JSON on standard output")
+    options = vars(own.parse_args(arguments))
+    as_json = options.pop("json")
+    if not options["path"].is_dir():
+        raise FileNotFoundError(f"no bundle at {options['path']}; give the folder that hnas-deploy wrote")
+    from hnas.deployment.checking import check_bundle
+
+    sys.path.insert(0, str(Path.cwd()))  # as _export does
+    found = check_bundle(**options)
+    if as_json:
+        report.write_json(found)
+    else:
+        report.lines(_verified(found))
+    return 0 if found["passed"] else 1
+
+
+def _verified(found: dict[str, Any]) -> list[str]:
+    """What a verification saw, for a person."""
+    said = []
+    for row in found["rows"]:
+        said.append(f"{row['file']} ({row['backend']}, {row['precision']}): {row['line']}")
+        if "was" in row:
+            said.append(f"  when it was saved: {row['was']}")
+        small = row.get("reduced")
+        if small is not None:
+            size = f"{small['operators']} operator(s): " if "operators" in small else ""
+            said.append(f"  reduced: {size}{small['line']}")
+        if small is not None and "command" in small:
+            said.append(f"  again: {small['command']}")
+    if not found["passed"] and not any("reduced" in row or "was" in row for row in found["rows"]):
+        said.append("--reduce finds the smallest part that fails, and saves it")
+    return said

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from export.compiler import Compiler
 from export.errors import ExportError, Unavailable
 from export.measurement import Comparison, compare_many
 from export.zoo import Bundle
@@ -31,11 +32,12 @@ from hnas.deployment.build import (
     build_once,
     build_within,
     judge,
+    limited_compiler,
 )
 from hnas.deployment.bundling import Result
 from hnas.deployment.folder import Unreachable, opened
 from hnas.deployment.plan import GUARD, Plan, resolve
-from hnas.deployment.pricing import Measured, fitting, samples
+from hnas.deployment.pricing import Measured, failures, fitting, samples
 from hnas.deployment.source import Source, open_source
 from hnas.memory import reuse_memory
 from hnas.pareto import Candidate, front
@@ -81,11 +83,11 @@ def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **opti
     source = open_source(plan.supernet, plan.data)
     with opened(plan, source, resume) as journal:
         study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
-        with _costs(study, plan) as costs:
+        with limited_compiler() as compiler, _costs(study, plan, compiler) as costs:
             study.costs = costs
             candidates = _search(study, plan, notify)
             chosen = _finalists(study, plan, candidates)
-            return _build_first(study, plan, source, chosen, candidates, notify, options)
+            return _build_first(study, plan, source, chosen, candidates, notify, options, compiler)
 
 
 def estimate(plan: Plan) -> str:
@@ -94,7 +96,7 @@ def estimate(plan: Plan) -> str:
     if plan.seconds is not None:
         return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"
     study = Study(source.supernet, source.task, seed=plan.seed)
-    with _costs(study, plan) as costs:
+    with limited_compiler() as compiler, _costs(study, plan, compiler) as costs:
         study.costs = costs
         arch = source.supernet.space.sample(Random(plan.seed))
         study.price(source.supernet.space.largest, "latency_ms")
@@ -110,7 +112,7 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 
 
 @contextmanager
-def _costs(study: Study, plan: Plan) -> Iterator[dict[str, Cost]]:
+def _costs(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str, Cost]]:
     """What the windows bound: latency as this device has it, and the bytes of the weights."""
     smallest = min(BYTES[p] for p in plan.precisions)
 
@@ -125,9 +127,8 @@ def _costs(study: Study, plan: Plan) -> Iterator[dict[str, Cost]]:
             "size_bytes": size,
         }
         return
-    measured = Measured(
-        study, plan.device, plan.threads, "fp32" if plan.precision == "auto" else plan.precision, plan.site
-    )
+    precision = "fp32" if plan.precision == "auto" else plan.precision
+    measured = Measured(study, plan.device, plan.threads, precision, plan.site, compiler=compiler)
     try:
         yield {"latency_ms": measured, "size_bytes": size}
     finally:
@@ -164,7 +165,11 @@ def _finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Ca
     scored = [c for c in candidates if "accuracy" in c.metrics]
     inside = [c for c in scored if all(low <= c.metrics[m] <= high for m, (low, high) in plan.windows.items())]
     if not inside:
-        raise Unreachable(_nearest(plan, candidates))
+        failed = failures(study)
+        if failed and all(np.isinf(c.metrics["latency_ms"]) for c in candidates):
+            raise ExportError(f"none of {len(candidates)} subnets could be compiled and run; the first: {failed[0]}")
+        without = f"; {len(failed)} could not be compiled and run, the first: {failed[0]}" if failed else ""
+        raise Unreachable(_nearest(plan, candidates) + without)
     ahead = front(inside, "latency_ms")
     if plan.max_latency_ms is not None or plan.max_size_bytes is not None:
         bound = "latency_ms" if plan.max_size_bytes is None else "size_bytes"
@@ -184,7 +189,7 @@ def _nearest(plan: Plan, candidates: list[Candidate]) -> str:
     missed: list[str] = []
     kept: list[str] = []
     for metric, (low, high) in plan.windows.items():
-        values = [c.metrics[metric] for c in candidates if metric in c.metrics]
+        values = [c.metrics[metric] for c in candidates if np.isfinite(c.metrics.get(metric, np.inf))]
         if not values:
             continue
         best = max(values) if metric == "accuracy" else min(values)
@@ -207,6 +212,7 @@ def _build_first(
     candidates: list[Candidate],
     notify: Stage,
     options: Mapping[str, Any],
+    compiler: Compiler,
 ) -> Deployment:
     """Build finalists in turn until one's fastest artifact keeps the guard and every window; bundle the best so far.
 
@@ -217,7 +223,7 @@ def _build_first(
     largest = study.supernet.space.largest
     base_images = _images(study, largest)
     net = study.supernet.extract(largest, study.calibrate(largest))
-    baseline = _built(study, plan, largest, net, base_images, "fp32")
+    baseline = _built(study, plan, compiler, largest, net, base_images, "fp32")
     objections: list[str] = []
     kept: list[Result] = []
     for candidate in finalists:
@@ -226,7 +232,7 @@ def _build_first(
         try:
             built, refused = build_each(
                 plan.precisions,
-                partial(_built, study, plan, candidate.arch, net, images),
+                partial(_built, study, plan, compiler, candidate.arch, net, images),
                 lambda done: notify("build", done, steps),
             )
         except Unavailable:
@@ -270,15 +276,16 @@ def _speed(row: Row) -> float:
     return row.comparison.ratio if row.comparison is not None else 1.0
 
 
-def _built(study: Study, plan: Plan, arch: Arch, net: nn.Module, images: Images, precision: str) -> Built:
+def _built(
+    study: Study, plan: Plan, compiler: Compiler, arch: Arch, net: nn.Module, images: Images, precision: str
+) -> Built:
     """The artifact of a subnet in the run's folder; one that an interrupted run left there whole is taken."""
 
     def make(rung: str | None) -> Built:
         made: dict[str, Any] = {"device": plan.device.name, "precision": precision, "threads": plan.threads}
+        ends: dict[str, Any] = {"opened": plan.open, "compiler": compiler}
         path = plan.out / "artifacts" / arch.digest / (precision if rung is None else f"{precision}-{rung}")
-        return build_once(
-            study.journal, path, lambda path: build(net, images, **made, path=path, recover=rung, opened=plan.open)
-        )
+        return build_once(study.journal, path, lambda path: build(net, images, **made, path=path, recover=rung, **ends))
 
     if precision != "int8":
         return make(None)

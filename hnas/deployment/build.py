@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 import export
 from export import backends
 from export.artifact import Artifact
+from export.compiler import Compiler
 from export.errors import Disconnected, ExportError
 from export.measurement import Comparison
 from export.quantisation import LADDER
@@ -25,6 +27,7 @@ Inputs = tuple[NDArray[Any], ...]
 CALIBRATION = 256  # images for int8 ranges; more change nothing that the guard can see
 EVIDENCE = 48  # images on which a saved file is checked first; too few to judge agreement, which the search images do
 PROCESSES, BLOCKS = 5, 10  # of the final measurement
+PATIENCE = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class Built:
         return found | {"engine": dict(self.engine)}
 
 
+def limited_compiler() -> Compiler:
+    """A compiler for a whole run, not started yet: it may take ``PATIENCE`` a conversion, and half of the memory."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return Compiler(timeout=PATIENCE, memory_mb=max(2048, total // 2))
+
+
 @dataclass(frozen=True)
 class Refused:
     """A precision that was tried and gave no artifact, and why in one line."""
@@ -77,11 +86,12 @@ def build(
     path: Path,
     recover: str | None = None,
     opened: Callable[[Artifact], Worker] = Worker,
+    compiler: Compiler | None = None,
 ) -> Built:
     """Compile ``net``, open the saved file in a new process, and run every search and test image through it.
 
     ``recover`` is a rung of ``LADDER``, fitted to the calibration images alone. ``opened`` starts
-    that process, on another machine perhaps.
+    that process, on another machine perhaps; ``compiler`` is the one that converts (None: this process).
     """
     artifact = export.compile(
         net,
@@ -93,6 +103,7 @@ def build(
         threads=threads,
         path=path,
         recover=recover,
+        compiler=compiler,
     )
     with opened(artifact) as worker:
         outputs = {split: worker.outputs(getattr(images, split)) for split in ("search", "test")}

@@ -68,7 +68,7 @@ def write(result: Result, source: Source, command: str) -> Bundle:
         backend=artifact.backend,
         precision=artifact.precision,
         arch=result.arch.to_json(),
-        space=Space(space["name"], space["arguments"]),
+        space=Space(space["name"], space["arguments"], source.digest),
         labels=source.task.classes,
         input=Input(shape, artifact.inputs[0].dtype, "NCHW", preprocessing.to_json()),
         accuracy=Accuracy(

@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 import export
 from export import backends
 from export.artifact import Artifact
+from export.compiler import Compiler
+from export.errors import ExportError, Unavailable
 from export.fusion import fuse
 from export.machine import Machine
 from export.measurement import compare, measure
@@ -34,6 +37,7 @@ from hnas.study import Study
 from hw_profiles import Device
 
 QUANTISED = 32  # calibration images of a candidate that is only timed
+FAILED = "failed/"  # what the journal's keys of subnets without a latency begin with
 BLOCKS = 4  # turns of a candidate and the largest subnet; the finalists get more
 
 Inputs = tuple[NDArray[Any], ...]
@@ -81,15 +85,12 @@ def builder() -> dict[str, str]:
     return {"hnas": version("hnas"), "export": digest.hexdigest()}
 
 
-class Turns:
-    """The latency of whole subnets on this machine or at ``site``, each taken in turns with the largest one in fp32.
+class Measured:
+    """The latency of whole subnets in ``precision``, here or at ``site``: each taken in turns with the largest in fp32.
 
-    The machine's speed drifts by up to 2x within minutes, so a candidate's latency is that of the largest subnet, taken
-    once, divided by the ratio of the two in one session. Ratios are cached on disk by what decides them: what
-    ``described`` says of both networks, precision, device, CPU, the versions of the runtime and of what builds for it,
-    and threads.
-
-    make: (subnet, empty folder, precision) -> its artifact there; versions: of the runtime.
+    ``compiler`` converts each by itself. A latency is the journal's latency of the largest subnet, times the ratio of
+    the two. Ratios live in a cache between runs, under a key of everything that decides them: both networks, precision,
+    device, CPU, the versions of the runtime and of what builds for it, and threads.
     """
 
     def __init__(
@@ -97,16 +98,15 @@ class Turns:
         study: Study,
         device: Device,
         threads: int,
-        precision: str,
-        *,
-        versions: Callable[[], Mapping[str, str]],
-        make: Callable[[Arch, Path, str], Artifact | Path],
-        described: Callable[[Arch], object],
+        precision: str = "fp32",
         site: Site | None = None,
+        *,
+        compiler: Compiler,
     ) -> None:
         self.study, self.device, self.threads, self.precision = study, device, threads, precision
         self.largest = study.supernet.space.largest
-        self._versions, self._make, self._described, self._site = versions, make, described, site
+        self._backend, self._site, self._compiler = backends.load(device.backend), site, compiler
+        self._programs: dict[Arch, Program] = {}
         self._stack = ExitStack()
         self.folder = self._stack.enter_context(scratch())
         self._baseline: Worker | None = None
@@ -114,104 +114,98 @@ class Turns:
         self._cache = open_cache()
         self._stack.callback(self._cache.close)
 
-    def price(self, arch: Arch) -> Price:
-        """The latency of ``arch`` in ms, with the interval of its ratio to the largest subnet."""
+    def __call__(self, arch: Arch) -> Price:
+        """The latency of ``arch`` in ms, with the interval of its ratio to the largest subnet.
+
+        Infinite for one that could not be compiled or run, within the compiler's and the worker's limits; the journal
+        has the line that says why. ExportError where that is the largest subnet; Unavailable says nothing about a
+        subnet, and is raised.
+        """
         base = self.study.journal.call("baseline_ms", self._measure_baseline)
         if arch == self.largest and self.precision == "fp32":
             return Price(base, "ms", base, base, "measured")
-        ratio, low, high = self._cache.call(self._key(arch), lambda: self._ratio(arch))
+        try:
+            ratio, low, high = self._cache.call(self._key(arch), lambda: self._ratio(arch))
+        except Unavailable:
+            raise
+        except ExportError as error:
+            reason = str(error)
+            self.study.journal.call(f"{FAILED}{arch.digest}", lambda: reason)
+            return Price(inf, "ms", inf, inf, "measured")
         return Price(base / ratio, "ms", base / high, base / low, "measured")
 
     def close(self) -> None:
-        """End the worker and remove the files."""
+        """End the workers and remove the files."""
         self._stack.close()
 
     def _measure_baseline(self) -> float:
-        return float(measure(self._worker(), sample(self.study, self.largest), runs=300).median_ms)
+        return float(measure(self._largest(), sample(self.study, self.largest), runs=300).median_ms)
 
-    def _worker(self) -> Worker:
+    def _largest(self) -> Worker:
+        """A worker on the largest subnet, which stays; a new one where it died."""
+        folder = self.folder / "baseline"
         if self._baseline is None:
-            folder = self.folder / "baseline"
-            folder.mkdir()
-            self._baseline = self._started(self._make(self.largest, folder, "fp32"))
+            folder.mkdir(exist_ok=True)
+            self._baseline = self._started(self._compile(self.largest, folder, "fp32"))
+        elif not self._baseline.alive:
+            self._baseline = self._started(folder)
         return self._baseline
 
     def _ratio(self, arch: Arch) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            worker = self._open(self._make(arch, Path(folder), self.precision))
-            found = compare(self._worker(), worker, fitting(self.study), blocks=BLOCKS)
+            worker = self._open(self._compile(arch, Path(folder), self.precision))
+            found = compare(self._largest(), worker, fitting(self.study), blocks=BLOCKS)
         return found.ratio, found.low, found.high
 
-    def _open(self, artifact: Artifact | Path) -> Worker:
+    def _open(self, path: Path) -> Worker:
         """A worker on a candidate: the one that ran the last, so that the runtime is imported once, unless it died."""
         if self._candidate is not None and self._candidate.alive:
-            self._candidate.open(artifact)
+            self._candidate.open(path)
         else:
-            self._candidate = self._started(artifact)
+            self._candidate = self._started(path)
         return self._candidate
 
-    def _started(self, artifact: Artifact | Path) -> Worker:
-        if self._site is None:
-            return self._stack.enter_context(Worker(artifact))
-        whole = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
-        return self._stack.enter_context(self._site.open(whole))
+    def _started(self, path: Path) -> Worker:
+        return self._stack.enter_context(Worker(path) if self._site is None else self._site.open(Artifact.read(path)))
+
+    def _compile(self, arch: Arch, path: Path, precision: str) -> Path:
+        found, images = self._program(arch), None
+        if precision == "int8":
+            images = samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
+        self._compiler.convert(
+            self.device.backend,
+            found,
+            path,
+            precision=precision,
+            device=self.device,
+            threads=self.threads,
+            calibration=images,
+            called="a subnet",
+        )
+        return path
+
+    def _program(self, arch: Arch) -> Program:
+        if arch not in self._programs:
+            self._programs = {a: p for a, p in self._programs.items() if a == self.largest}
+            self._programs[arch] = program(self.study, arch)
+        return self._programs[arch]
 
     def _key(self, arch: Arch) -> str:
         parts = {
-            "networks": [self._described(each) for each in (self.largest, arch)],
+            "networks": [self._program(each).digest for each in (self.largest, arch)],
             "precision": self.precision,
             "device": self.device.name,
             "cpu": (Machine.here() if self._site is None else self._site.machine).processor,
-            "versions": [dict(self._versions()), *([dict(self._site.versions)] if self._site else [])],
+            "versions": [dict(self._backend.versions()), *([dict(self._site.versions)] if self._site else [])],
             "builder": builder(),
             "threads": self.threads,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class Measured:
-    """The latency of whole subnets in ``precision``, here or at ``site``: each converted by itself, taken in turns."""
-
-    def __init__(
-        self, study: Study, device: Device, threads: int, precision: str = "fp32", site: Site | None = None
-    ) -> None:
-        self.study, self.device, self.threads = study, device, threads
-        self.backend = backends.load(device.backend)
-        self._programs: dict[Arch, Program] = {}
-        self._turns = Turns(
-            study,
-            device,
-            threads,
-            precision,
-            versions=self.backend.versions,
-            make=self._compile,
-            described=lambda arch: self._program(arch).digest,
-            site=site,
-        )
-
-    def __call__(self, arch: Arch) -> Price:
-        """The latency of ``arch`` in ms."""
-        return self._turns.price(arch)
-
-    def close(self) -> None:
-        """End the worker and remove the files."""
-        self._turns.close()
-
-    def _compile(self, arch: Arch, path: Path, precision: str) -> Path:
-        found, images = self._program(arch), None
-        if precision == "int8":
-            images = samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
-        self.backend.compile(
-            found, path, precision=precision, device=self.device, threads=self.threads, calibration=images
-        )
-        return path
-
-    def _program(self, arch: Arch) -> Program:
-        if arch not in self._programs:
-            largest = self.study.supernet.space.largest
-            self._programs = {a: p for a, p in self._programs.items() if a == largest}
-            self._programs[arch] = program(self.study, arch)
-        return self._programs[arch]
+def failures(study: Study) -> list[str]:
+    """Why subnets have no latency: a line for each that could not be compiled or run."""
+    return [str(line) for key, line in study.journal.entries.items() if key.startswith(FAILED)]
 
 
 def open_cache() -> Journal:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import export
 from export import zoo
+from export.compiler import Compiler
 from export.errors import ExportError
 from export.fusion import fuse
 from export.manifest import Input, Manifest
@@ -23,7 +24,18 @@ from export.verification import Check
 from hnas.cost import Price
 from hnas.cost.roofline import latency_ms, trace
 from hnas.deployment import bundling
-from hnas.deployment.build import BLOCKS, CALIBRATION, PROCESSES, Built, Refused, Row, build_each, engine_of, judge
+from hnas.deployment.build import (
+    BLOCKS,
+    CALIBRATION,
+    PROCESSES,
+    Built,
+    Refused,
+    Row,
+    build_each,
+    engine_of,
+    judge,
+    limited_compiler,
+)
 from hnas.deployment.folder import workshop
 from hnas.deployment.network import SEED, Arrays, load, read_calibration
 from hnas.deployment.plan import Plan, resolve
@@ -59,7 +71,8 @@ def export_static(
         program = _program(net, examples)
         images = None if calibration is None else read_calibration(Path(calibration), examples)
         wanted, refused = _wanted(plan, images)
-        built, failed = _build(net, examples, images, wanted, plan, work, notify)
+        with limited_compiler() as compiler:
+            built, failed = _build(net, examples, images, wanted, plan, work, notify, compiler)
         notify("measure", 0, 1)
         comparisons = _compare(plan, built, examples)
         tried = [b for b in built.values() if b.artifact.precision in wanted]
@@ -111,6 +124,7 @@ def _build(
     plan: Plan,
     work: Path,
     notify: Stage,
+    compiler: Compiler,
 ) -> tuple[dict[str, Built], list[Refused]]:
     """The network in fp32, then in every precision wanted, each verified; by precision."""
 
@@ -125,6 +139,7 @@ def _build(
             threads=plan.threads,
             path=work / precision,
             opened=plan.open if plan.site else None,
+            compiler=compiler,
         )
         found = Check.from_json(artifact.notes["verification"])
         if plan.site is None:

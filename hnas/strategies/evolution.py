@@ -28,6 +28,7 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 
 Genes = NDArray[np.int64]
+UNKNOWN = 1e9  # the violation of a candidate without a cost
 TRIES = 100  # draws for one member inside the windows, as often as pymoo mates for one offspring
 
 
@@ -56,6 +57,8 @@ def search(
     reject: bool = False,
 ) -> Iterator[Candidate]:
     """Candidates as they are scored, the smallest first; those outside a cost window have no accuracy.
+
+    Nor have those of infinite cost, which is one that could not be had; they are outside in any case.
 
     evaluations: how many architectures are priced; seconds: after so long no further one is begun (either may be None,
     not both; what the journal has is no further one). The same seed and journal give the same sequence.
@@ -93,7 +96,7 @@ def search(
                 scored[arch] = _score(study, arch, windows)
                 done += 1
                 yield scored[arch]
-            rows.append([-scored[arch].metrics.get("accuracy", 0.0), scored[arch].metrics[cost]])
+            rows.append([-scored[arch].metrics.get("accuracy", 0.0), min(scored[arch].metrics[cost], UNKNOWN)])
             violations.append([violation(scored[arch], windows)])
         Evaluator().eval(StaticProblem(problem, F=np.array(rows), G=np.array(violations)), asked)
         algorithm.tell(infills=asked)
@@ -111,7 +114,12 @@ def meets(study: Study, space: Space, windows: Mapping[str, Window] | None, cost
 
 
 def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
-    """Sum of the excesses over all windows; 0 exactly when the candidate is inside every one."""
+    """Sum of the excesses over all windows; 0 exactly when the candidate is inside every one and each cost is known.
+
+    An infinite cost is one that could not be had: such a candidate is further outside than any other.
+    """
+    if not np.isfinite(list(candidate.metrics.values())).all():
+        return UNKNOWN
     return sum(window.excess(candidate.metrics.get(name, 0.0)) for name, window in windows.items())
 
 

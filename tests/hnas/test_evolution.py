@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from math import inf
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -125,6 +126,23 @@ def test_a_window_that_nothing_meets_scores_nothing_and_ends():
 )
 def test_an_excess_is_a_share_of_its_bound(window, value, excess):
     assert window.excess(value) == pytest.approx(excess)
+
+
+@pytest.mark.parametrize("windows", [{}, {"latency_ms": Window(high=7.0)}, {"accuracy": Window(low=0.5)}])
+def test_what_has_no_latency_is_never_scored_and_the_search_goes_on(windows: dict[str, Window]) -> None:
+    class Failing(FakeStudy):
+        def _latency(self, arch: Arch) -> Price:
+            known = super()._latency(arch)
+            return Price(inf, "ms", inf, inf, "measured") if arch["c0"] == 3 else known
+
+    study = Failing()
+    seen = found(study, windows=windows, evaluations=60)
+    failed = [candidate for candidate in seen if candidate.metrics["latency_ms"] == inf]
+    assert len(seen) == 60
+    assert 0 < len(failed) < 30
+    assert not any("accuracy" in candidate.metrics or violation(candidate, windows) == 0 for candidate in failed)
+    assert not {candidate.arch for candidate in failed} & set(study.scored)
+    assert front(seen, "latency_ms")
 
 
 def test_the_same_seed_gives_the_same_sequence_and_another_does_not():

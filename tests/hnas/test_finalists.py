@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 
+from export.errors import ExportError
 from hnas.deployment import FINALISTS, _finalists
 from hnas.deployment.folder import Unreachable
 from hnas.deployment.plan import resolve
@@ -24,10 +25,11 @@ def tried(*points: tuple[float, float]) -> list[Candidate]:
     ]
 
 
-def order(candidates: list[Candidate], **options: Any) -> list[float]:
+def order(candidates: list[Candidate], failed: int = 0, **options: Any) -> list[float]:
     """The latencies of the finalists, in their order."""
     study: Any = SimpleNamespace(
         supernet=SimpleNamespace(space=SPACE),
+        journal=SimpleNamespace(entries={f"failed/{k}": "the compiler died" for k in range(failed)}),
         score=lambda _arch: SimpleNamespace(metrics={"accuracy": LARGEST}),
     )
     plan = resolve("onnxruntime-cpu", **options)
@@ -65,3 +67,13 @@ def test_what_keeps_no_bound_is_unreachable(tmp_path: Any) -> None:
     with pytest.raises(Unreachable, match=r"the fastest takes 0.1 ms \(asked: 0.01\)"):
         order(tried(*POINTS), max_latency="0.01ms", out=tmp_path)
     assert cast("Any", Unreachable).code == 1
+
+
+def test_what_could_not_be_compiled_is_told_where_nothing_can_be_kept(tmp_path: Any) -> None:
+    archs = list(SPACE.neighbours(SPACE.largest))
+    lost = [Candidate(arch, {"latency_ms": float("inf"), "size_bytes": 1.0}) for arch in archs[-2:]]
+    with pytest.raises(ExportError, match=r"^none of 2 subnets could be compiled .*: the compiler died$"):
+        order(lost, failed=2, out=tmp_path)
+    with pytest.raises(Unreachable, match=r"fastest takes 0.1 ms .*; 2 could not be compiled .*: the compiler died"):
+        order([*tried(*POINTS), *lost], failed=2, max_latency="0.05ms", out=tmp_path)
+    assert order([*tried(*POINTS), *lost], failed=2, max_latency="0.15ms", out=tmp_path) == [0.1]

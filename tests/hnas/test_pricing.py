@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 
 import hw_profiles
 from export import backends
+from export.compiler import Compiler
+from export.errors import Disconnected, ExportError
 from export.manifest import Machine
 from hnas.deployment import pricing
 from hnas.deployment.pricing import Measured
@@ -26,7 +29,8 @@ def test_a_subnet_is_measured_once_and_its_files_go(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(pricing, "BLOCKS", 2)
     study = Study(Supernet(tiny.space()), tiny.task())
-    made = Measured(study, hw_profiles.load("onnxruntime-cpu"), 1)
+    compiler = Compiler()
+    made = Measured(study, hw_profiles.load("onnxruntime-cpu"), 1, compiler=compiler)
     smallest, largest = study.supernet.space.smallest, study.supernet.space.largest
     first = made(smallest)
     assert (first.kind, first.unit) == ("measured", "ms")
@@ -34,26 +38,30 @@ def test_a_subnet_is_measured_once_and_its_files_go(monkeypatch: pytest.MonkeyPa
     assert made(largest).value == study.journal.entries["baseline_ms"]
     monkeypatch.setattr(pricing, "compare", pytest.fail)
     assert made(smallest) == first
-    folder = made._turns.folder
+    folder = made.folder
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["baseline"]
     made.close()
     assert not folder.exists()
-    again = Measured(study, hw_profiles.load("onnxruntime-cpu"), 1)  # another run, the same cache
+    again = Measured(study, hw_profiles.load("onnxruntime-cpu"), 1, compiler=compiler)  # another run, the same cache
     assert again(smallest) == first
     again.close()
+    compiler.close()
 
 
 class Fake:
-    """A backend whose artifact is what it was asked for."""
+    """A backend and its compiler in one, whose artifact is what it was asked for, unless ``failing`` has the digest."""
 
     def __init__(self) -> None:
         self.compiled: list[str] = []
+        self.failing: dict[str, ExportError] = {}
 
     def versions(self) -> dict[str, str]:
         return {"fake": "1"}
 
-    def compile(self, program: Any, path: Path, **_: object) -> None:
+    def convert(self, _: str, program: Any, path: Path, **__: object) -> None:
         self.compiled.append(program.digest)
+        if program.digest in self.failing:
+            raise self.failing[program.digest]
         (path / "model").write_text(program.digest)
 
 
@@ -86,7 +94,8 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     monkeypatch.setattr(pricing, "compare", lambda *_, **__: SimpleNamespace(ratio=2.0, low=1.9, high=2.1))
 
     def make() -> tuple[Measured, Fake]:
-        made.append(Measured(Study(Supernet(tiny.space()), tiny.task()), hw_profiles.load("tflite-cpu"), 1))
+        study, device = Study(Supernet(tiny.space()), tiny.task()), hw_profiles.load("tflite-cpu")
+        made.append(Measured(study, device, 1, compiler=cast("Any", fake)))
         return made[-1], fake
 
     yield make
@@ -120,6 +129,31 @@ def test_a_latency_is_measured_anew_after_an_upgrade_or_elsewhere(
     third, _ = table()
     third(arch)
     assert len(fake.compiled) == 5
+
+
+def test_a_subnet_that_cannot_be_compiled_has_no_latency_and_the_next_one_has(
+    table: Callable[[], tuple[Measured, Fake]],
+) -> None:
+    made, fake = table()
+    space = made.study.supernet.space
+    made.study.costs = {"latency_ms": made}
+    digest = pricing.program(made.study, space.smallest).digest
+    fake.failing[digest] = Disconnected("the device is gone")
+    with pytest.raises(Disconnected):  # which says nothing about the subnet
+        made.study.price(space.smallest, "latency_ms")
+    fake.failing[digest] = ExportError("the compiler died with SIGSEGV")
+    found = made.study.price(space.smallest, "latency_ms")
+    assert found.value == found.low == found.high == float("inf")
+    assert pricing.failures(made.study) == ["the compiler died with SIGSEGV"]
+    drawn = (space.sample(Random(seed)) for seed in range(99))
+    other = next(arch for arch in drawn if arch not in (space.smallest, space.largest))
+    assert made.study.price(other, "latency_ms").value == 5.0
+    asked = len(fake.compiled)
+    assert made.study.price(space.smallest, "latency_ms") == found  # this run has its answer
+    assert len(fake.compiled) == asked
+    fake.failing.clear()
+    fresh, _ = table()
+    assert fresh(space.smallest).value == 5.0  # another run tries again
 
 
 def test_the_code_that_builds_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The real compiler's child with backends that misbehave: the name that a conversion asks for chooses how."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from export import compiling
+from export.backends import reference
+from export.transports import local
+
+place, lost, where = local.place, local.lost, local.where
+
+
+def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
+    """As the local transport, but this module."""
+    assert module == "export.compiling"
+    return local.start(__name__, environment)
+
+
+def _compile(name: str, program: Any, path: Path, **options: Any) -> Any:
+    match name:
+        case "crash":
+            os.write(2, b"about to go\n")
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "hang":
+            time.sleep(60)
+        case "memory":
+            np.ones(2**30)
+        case "frame":
+            os.write(4, b"garbage that is longer than a prefix")  # 3 and 4 are the frames' own
+        case "raise":
+            raise RuntimeError("boom\nand a page more")
+        case "nothing":
+            return None
+        case "noise":
+            os.write(1, b"progress: 100 %\n" * 10_000)
+        case "cut":
+            made = reference.compile(program, path, **options)
+            (path / reference.WEIGHTS).write_bytes(b"")
+            return made
+        case "process":
+            (path / "process").write_text(str(os.getpid()))
+        case "calibration":
+            values = [value for sample in options["calibration"] for value in sample]
+            (path / "sum").write_text(str([float(np.sum(value)) for value in values]))
+    return reference.compile(program, path, **options)
+
+
+def _load(name: str) -> Any:
+    def convert(program: Any, path: Path, **options: Any) -> Any:
+        return _compile(name, program, path, **options)
+
+    return SimpleNamespace(missing=lambda: None, compile=convert)
+
+
+if __name__ == "__main__":
+    compiling.backends = SimpleNamespace(load=_load)  # type: ignore[attr-defined]
+    compiling.serve(compiling.dispatch(compiling.Compiling()))

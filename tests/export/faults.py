@@ -1,0 +1,37 @@
+"""A converter with a known fault, for the tests of what finds faults; ``python -m tests.export.faults`` is a command.
+
+ONNX files of a process that called ``install`` have SiLU where the program has hard-swish.
+"""
+
+import sys
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from export import onnx_file
+from export.program import Program
+
+aten = torch.ops.aten
+
+
+def install() -> None:
+    """Put the fault into this process."""
+    write = onnx_file.write
+
+    def faulty(program: Program, *args, **kwargs) -> None:
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(program.module.graph, {}))
+        for node in graph.nodes:
+            if node.target is aten.hardswish.default:
+                node.target = aten.silu.default
+        write(replace(program, module=fx.GraphModule(program.module, graph)), *args, **kwargs)
+
+    onnx_file.write = faulty
+
+
+if __name__ == "__main__":  # hnas-deploy with the fault in it
+    from hnas.cli import deploy_main
+
+    install()
+    sys.exit(deploy_main(sys.argv[1:]))
