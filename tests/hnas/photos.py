@@ -60,7 +60,7 @@ def write(folder: Path, each: int = 60) -> Path:
 class Clockless:
     """In place of ``Measured``: a latency that follows from the number of weights, equal in every run."""
 
-    def __init__(self, study: Study, *_: object) -> None:
+    def __init__(self, study: Study, *_: object, compiler: object) -> None:
         self.study = study
 
     def __call__(self, arch: Arch) -> Price:
