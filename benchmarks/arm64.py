@@ -237,14 +237,9 @@ def _parts(path: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 all agree, 1 one differs or fails, 2 wrong use, 3 no emulator or nothing prepared."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.arm64", description="arm64 runtimes under an emulator")
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="bundles, artifacts or model files")
-    parser.add_argument("--prepare", action="store_true", help="make the arm64 Python and its runtimes first")
-    parser.add_argument("--runs", type=count, default=4, metavar="N", help="calls that are counted (default: 4)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     if not options.paths and not options.prepare:
-        parser.error("give bundles or artifacts, or --prepare")
+        parser().error("give bundles or artifacts, or --prepare")
     try:
         if options.prepare:
             write_line(f"prepared {prepare()}")
@@ -252,6 +247,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ExportError) as error:
         print(f"benchmarks.arm64: {error}", file=sys.stderr)  # noqa: T201 - one line, without rich
         return error.code if isinstance(error, ExportError) else 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks.arm64", description="arm64 runtimes under an emulator")
+    top.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="bundles, artifacts or model files")
+    top.add_argument("--prepare", action="store_true", help="make the arm64 Python and its runtimes first")
+    top.add_argument("--runs", type=count, default=4, metavar="N", help="calls that are counted (default: 4)")
+    top.add_argument("--json", action="store_true", help="one JSON object a line")
+    return top
 
 
 def _examine_all(options: argparse.Namespace) -> int:

@@ -23,6 +23,8 @@ import pytest
 from PIL import Image
 
 import hw_profiles
+from benchmarks import arm64, fuzz
+from benchmarks import export as race
 from benchmarks.cli import main as bench_main
 from benchmarks.papers import __main__ as papers
 from export import backends
@@ -42,7 +44,7 @@ ECONOMIES = {
 }
 # A check of a network that was hardly trained, on a busy machine, may come out either way; it may not break.
 VERDICTS = {"hnas-bench check": (0, 1, 4)}
-FOREIGN = {"--build-arg"}  # flags in the text that are another program's
+FOREIGN = {"--build-arg", "--output"}  # flags in the text that are another program's; the second as far as "_filepath"
 PROGRAMS = ("hnas-deploy", "hnas-train", "hnas-bench")
 
 
@@ -189,8 +191,9 @@ def known_flags(program: str, command: str = "") -> frozenset[str]:
 
 def every_flag() -> frozenset[str]:
     subs = [known_flags("hnas-deploy", command) for command in ("", *COMMANDS)]
-    studies = frozenset(re.findall(r"--[a-z][a-z-]*", papers.parser().format_help()))
-    return frozenset().union(*subs, known_flags("hnas-train"), known_flags("hnas-bench"), studies)
+    helps = "".join(module.parser().format_help() for module in (arm64, fuzz, papers, race))
+    modules = frozenset(re.findall(r"--[a-z][a-z-]*", helps))
+    return frozenset().union(*subs, known_flags("hnas-train"), known_flags("hnas-bench"), modules)
 
 
 def invocations(page: Path) -> Iterator[tuple[str, list[str]]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from export.compiler import Compiler
+from hnas.deployment.build import limited_compiler
 from tests.hnas import photos
 
 
@@ -24,12 +28,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def compiler() -> Iterator[Compiler]:
+    """The process that converts for all tests of a session: each would import torch anew."""
+    with limited_compiler() as found:
+        yield found
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiler: Compiler) -> Path:
     """Latencies without a clock, short final measurements, a cache of its own; the folder that is current then."""
-    import hnas.deployment
+    import hnas.deployment.static
 
     monkeypatch.setattr(hnas.deployment, "Measured", photos.Clockless)
+    for module in (hnas.deployment, hnas.deployment.static):
+        monkeypatch.setattr(module, "limited_compiler", lambda: nullcontext(compiler))
     monkeypatch.setattr(hnas.deployment, "PROCESSES", 1)
     monkeypatch.setattr(hnas.deployment, "BLOCKS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -226,7 +226,7 @@ def test_an_output_that_another_run_is_at_work_in(refused, deploy, quick):
     [
         (("--max-latency", "1us"), "the fastest takes "),
         (("--max-size", "10B"), "the smallest has "),
-        (("--max-size", "20KB"), "its file has "),
+        (("--max-size", "7KB"), "its file has "),
         (("--max-latency", "1us", "--max-size", "10B"), "ms (asked: 0.001); the smallest has "),
     ],
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,26 +16,25 @@ from tests.hnas import photos
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 BLOCK = """
-import sys
+import importlib.util, sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {blocked!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Block())
-import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name in {blocked!r} else found(name, package)
-from hnas.cli import {main}
-sys.exit({main}(sys.argv[1:]))
 """
 
 
 def without(blocked: Sequence[str], *arguments: str, main: str = "deploy_main") -> subprocess.CompletedProcess[str]:
-    """A command in a process where these packages cannot be imported."""
-    code = BLOCK.format(blocked=tuple(blocked), main=main)
-    command = [sys.executable, "-c", code, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    """A command where these packages cannot be imported, by its own process or by those that it starts."""
+    code = f"import sys\nfrom hnas.cli import {main}\nsys.exit({main}(sys.argv[1:]))"
+    with TemporaryDirectory() as folder:
+        Path(folder, "sitecustomize.py").write_text(BLOCK.format(blocked=tuple(blocked)))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, str(ROOT)])}
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
 @pytest.mark.slow
