@@ -18,6 +18,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PACKAGES := hnas export hw_profiles benchmarks
+# A process a core, at most four: each holds torch and every runtime. Tests of one file share its fixtures, so stay together.
+PYTEST = HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The profile names the backend, and the extra NAME-convert is what builds for it; an unknown target gets the search's
 # packages only and is refused, in one line, by hnas-deploy itself.
@@ -28,10 +30,10 @@ deploy: $(STAMPS)/created
 	$(BIN)/hnas-deploy --target '$(TARGET)' $(ARGS)
 
 test: lint
-	HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: lint
-	HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: ruff types imports
 
