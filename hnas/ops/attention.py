@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hnas.ops.conv import BatchNorm, ConvNorm, round8
+from hnas.ops.conv import BatchNorm, Conv2d, ConvNorm, round8
 
 HEAD = 16  # channels of a head; a constant, so that fewer heads are a leading slice
 
@@ -27,11 +27,11 @@ class Attention(nn.Module):
         self.query = ConvNorm(cin, inner)
         self.key = ConvNorm(cin, inner)
         self.value = ConvNorm(cin, inner)
-        self.position = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        self.project = nn.Conv2d(inner, cout, 1, bias=False)
+        self.position = Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.project = Conv2d(inner, cout, 1, bias=False)
         hidden = round8(cin * expansion)
         self.expand = ConvNorm(cin, hidden, act=act)
-        self.contract = nn.Conv2d(hidden, cout, 1, bias=False)
+        self.contract = Conv2d(hidden, cout, 1, bias=False)
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:

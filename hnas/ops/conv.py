@@ -28,6 +28,15 @@ def round8(channels: float) -> int:
     return max(8, int(channels / 8 + 0.5) * 8)
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution that is built without an initialisation on the meta device, where a skeleton has no values."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm over [N, C, H, W] that uses batch moments in training and mutates nothing there.
 
@@ -41,6 +50,11 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.num_batches_tracked = None
+
+    def reset_parameters(self) -> None:
+        """Set scales to one and shifts to zero; a skeleton's, on the meta device, have no values."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [N, C, H, W] by batch moments in training, by running ones otherwise."""
@@ -69,7 +83,7 @@ class ConvNorm(nn.Module):
         self, cin: int, cout: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: str | None = None
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.conv = Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = BatchNorm(cout)
         self.act = activation(act) if act else None
 
@@ -85,8 +99,8 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
         hidden = round8(channels / reduction)
-        self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.expand = nn.Conv2d(hidden, channels, 1)
+        self.reduce = Conv2d(channels, hidden, 1)
+        self.expand = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W], each channel scaled by a gate in [0, 1]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hnas.ops.conv import NORMS, BatchNorm, activation, round8
+from hnas.ops.conv import NORMS, BatchNorm, Conv2d, activation, round8
 
 
 class ConvNeXt(nn.Module):
@@ -19,11 +19,11 @@ class ConvNeXt(nn.Module):
     ) -> None:
         super().__init__()
         hidden = round8(cin * expansion)
-        self.depthwise = nn.Conv2d(cin, cin, kernel, stride, kernel // 2, groups=cin, bias=False)
+        self.depthwise = Conv2d(cin, cin, kernel, stride, kernel // 2, groups=cin, bias=False)
         self.norm = NORMS[norm](cin)
-        self.expand = nn.Conv2d(cin, hidden, 1)
+        self.expand = Conv2d(cin, hidden, 1)
         self.act = activation(act)
-        self.project = nn.Conv2d(hidden, cout, 1, bias=False)
+        self.project = Conv2d(hidden, cout, 1, bias=False)
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:

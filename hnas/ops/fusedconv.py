@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hnas.ops.conv import BatchNorm, ConvNorm, round8
+from hnas.ops.conv import BatchNorm, Conv2d, ConvNorm, round8
 
 
 class FusedConv(nn.Module):
@@ -14,7 +14,7 @@ class FusedConv(nn.Module):
         super().__init__()
         hidden = round8(cin * expansion)
         self.expand = ConvNorm(cin, hidden, kernel, stride, act=act)
-        self.project = nn.Conv2d(hidden, cout, 1, bias=False)
+        self.project = Conv2d(hidden, cout, 1, bias=False)
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:

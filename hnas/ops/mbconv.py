@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hnas.ops.conv import BatchNorm, ConvNorm, SqueezeExcite, round8
+from hnas.ops.conv import BatchNorm, Conv2d, ConvNorm, SqueezeExcite, round8
 
 
 class MBConv(nn.Module):
@@ -18,7 +18,7 @@ class MBConv(nn.Module):
         self.expand = ConvNorm(cin, hidden, act=act)
         self.depthwise = ConvNorm(hidden, hidden, kernel, stride, groups=hidden, act=act)
         self.squeeze = SqueezeExcite(hidden) if squeeze else None
-        self.project = nn.Conv2d(hidden, cout, 1, bias=False)
+        self.project = Conv2d(hidden, cout, 1, bias=False)
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hnas.ops.avgpool import AveragePool
-from hnas.ops.conv import BatchNorm, activation
+from hnas.ops.conv import BatchNorm, Conv2d, activation
 
 
 class PoolConv(nn.Module):
@@ -15,7 +15,7 @@ class PoolConv(nn.Module):
         super().__init__()
         self.act = activation(act)
         self.pool = AveragePool(cin, cin, stride)
-        self.project = nn.Conv2d(cin, cout, 1, bias=False)
+        self.project = Conv2d(cin, cout, 1, bias=False)
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hnas.ops.conv import BatchNorm, activation
+from hnas.ops.conv import BatchNorm, Conv2d, activation
 
 
 class PreConv(nn.Module):
@@ -13,7 +13,7 @@ class PreConv(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int, kernel: int, act: str) -> None:
         super().__init__()
         self.act = activation(act)
-        self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False)
+        self.conv = Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False)
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hnas.ops.conv import BatchNorm, ConvNorm
+from hnas.ops.conv import BatchNorm, Conv2d, ConvNorm
 
 
 class Separable(nn.Module):
@@ -13,7 +13,7 @@ class Separable(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int, kernel: int, act: str) -> None:
         super().__init__()
         self.depthwise = ConvNorm(cin, cin, kernel, stride, groups=cin, act=act)
-        self.project = nn.Conv2d(cin, cout, 1, bias=False)
+        self.project = Conv2d(cin, cout, 1, bias=False)
         self.out = BatchNorm(cout)
 
     def forward(self, x: Tensor) -> Tensor:
