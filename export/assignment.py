@@ -27,7 +27,7 @@ TURNS = 10  # blocks of the comparison that times an assignment
 
 
 def compile_mixed(
-    module: torch.nn.Module,
+    network: torch.nn.Module | torch.export.ExportedProgram,
     example_inputs: Any,
     *,
     accept: Callable[[Artifact], bool],
@@ -50,7 +50,7 @@ def compile_mixed(
     if not profile.local:
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
     target, samples = free_path(Path(path)), list(calibration)
-    program, images = prepared(module, example_inputs, samples, backend or profile.backend)
+    program, images = prepared(network, example_inputs, samples, backend or profile.backend)
     levels = sensitivities(program, images[:SENSED])
     with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:
         built: dict[tuple[str, ...], Artifact] = {}
@@ -58,7 +58,7 @@ def compile_mixed(
         def artifact(kept: tuple[str, ...]) -> Artifact:
             if kept not in built:
                 built[kept] = compile(
-                    module,
+                    network,
                     example_inputs,
                     precision="int8",
                     calibration=samples,

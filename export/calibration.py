@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ Range = tuple[float, float]  # the lowest and the highest value
 Histogram = NDArray[np.float64]  # counts of BINS equal bins over a range
 
 BINS = 2048
+COUNTED = 32  # calls in a histogram: a map has thousands of values in each, and a search pays for them all
 LEVELS = 256  # of int8
 KEPT = 0.9999  # of all values: what "percentile" leaves inside
 
@@ -29,7 +31,8 @@ KEPT = 0.9999  # of all values: what "percentile" leaves inside
 def activation_ranges(program: Program, data: Sequence[Sample], method: str = "minmax") -> dict[str, Range]:
     """The range to quantise every floating point value of the graph to, by node name, inputs included.
 
-    data: calls of the program, each a tuple of arrays of its inputs' shapes and types; run twice unless "minmax".
+    data: calls of the program, each a tuple of arrays of its inputs' shapes and types. Extremes are those of all calls;
+    the other methods run up to COUNTED of them, evenly chosen, once more for the histograms.
     method:
     1. minmax: the lowest and the highest value over all samples.
     2. percentile: 99.99 % of the values, as much cut off below as above (arXiv 2004.09602, 3.2).
@@ -62,7 +65,7 @@ def activation_ranges(program: Program, data: Sequence[Sample], method: str = "m
         if name in counts:
             counts[name] += torch.histc(value.float(), BINS, *seen[name])
 
-    observe(program, calls, count)
+    observe(program, calls[:: -(-len(calls) // COUNTED)], count)
     return {name: reduce(counts[name].numpy(), found) if name in counts else found for name, found in seen.items()}
 
 
@@ -139,9 +142,23 @@ def _mse(counts: Histogram, seen: Range) -> Range:
     centres, (low, high) = _centres(seen), seen
     shrunk = np.linspace(1.0, 1 / 64, 64)
     for _ in range(2):
-        high = float(min(seen[1] * shrunk, key=lambda end: _error(centres, counts, low, end)) if high > 0 else high)
-        low = float(min(seen[0] * shrunk, key=lambda end: _error(centres, counts, end, high)) if low < 0 else low)
+        if high > 0:
+            high = _least(seen[1] * shrunk, partial(_error, centres, counts, low))
+        if low < 0:
+            low = _least(seen[0] * shrunk, partial(_error, centres, counts, high=high))
     return low, high
+
+
+def _least(ends: Histogram, error: Callable[[float], float]) -> float:
+    """The end of the least error; those behind one of four times that are not tried: clipping only gets worse."""
+    best, least = float(ends[0]), math.inf
+    for end in map(float, ends):
+        found = error(end)
+        if found < least:
+            best, least = end, found
+        elif found > 4 * least:
+            break
+    return best
 
 
 def _error(centres: Histogram, counts: Histogram, low: float, high: float) -> float:

@@ -13,6 +13,7 @@ import struct
 import sys
 import threading
 from math import prod
+from operator import index
 from typing import Any, Callable, Dict, Sequence, Tuple
 
 import numpy as np
@@ -26,7 +27,7 @@ Frame = Tuple[Header, Arrays]
 PROTOCOL = 3
 _PREFIX = struct.Struct(">4sIQ")  # magic, bytes of the header, bytes of the arrays
 _MAGIC = b"hnas"
-_LARGEST = 2**34
+_LARGEST_TEXT, _LARGEST = 2**28, 2**34  # bytes that a header, that all arrays may have
 
 
 def pack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
@@ -36,26 +37,27 @@ def pack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
         _check_dtype(array.dtype)
     described = {**header, "arrays": [[array.dtype.str, list(array.shape)] for array in plain]}
     text = json.dumps(described).encode()
-    body = [array.tobytes() for array in plain]
+    body = [array.reshape(-1).view(np.uint8).data for array in plain]
     return b"".join([_PREFIX.pack(_MAGIC, len(text), sum(map(len, body))), text, *body])
 
 
-def unpack(read: Callable[[int], bytes]) -> Frame:
-    """The frame that ``read(n)``, which gives exactly n bytes, delivers; ValueError if it is none."""
+def unpack(read: Callable[[int], bytearray]) -> Frame:
+    """The frame that ``read(n)``, which gives exactly n new bytes, delivers; ValueError if it is none."""
     magic, n_text, n_body = _PREFIX.unpack(read(_PREFIX.size))
-    if magic != _MAGIC or n_text > _LARGEST or n_body > _LARGEST:
-        raise ValueError(f"no frame starts with {magic!r}")
+    if magic != _MAGIC or n_text > _LARGEST_TEXT or n_body > _LARGEST:
+        raise ValueError(f"no frame starts with {bytes(magic)!r}")
     header = json.loads(read(n_text))
-    body, start, arrays = memoryview(read(n_body)), 0, []
-    for name, shape in header.pop("arrays"):
-        dtype = np.dtype(name)
+    try:
+        described = [(np.dtype(name), [*map(index, shape)]) for name, shape in header.pop("arrays")]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the header of a frame does not describe its arrays: {error}") from None
+    for dtype, _ in described:
         _check_dtype(dtype)
-        size = dtype.itemsize * prod(shape)
-        arrays.append(np.frombuffer(body[start : start + size], dtype).reshape(shape).copy())
-        start += size
-    if start != n_body:
-        raise ValueError(f"the arrays of a frame have {n_body} bytes, its header says {start}")
-    return header, tuple(arrays)
+    sizes = [dtype.itemsize * prod(shape) for dtype, shape in described]
+    if sum(sizes) != n_body or min(sizes, default=0) < 0:
+        raise ValueError(f"the arrays of a frame have {n_body} bytes, its header says {sum(sizes)}")
+    pairs = zip(described, sizes)  # each array gets memory of its own, which no other reader sees
+    return header, tuple(np.frombuffer(read(size), dtype).reshape(shape) for (dtype, shape), size in pairs)
 
 
 def _check_dtype(dtype: np.dtype[Any]) -> None:
@@ -87,9 +89,9 @@ def serve(answer: Callable[[Header, Arrays], Frame]) -> None:
     requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
     stream = os.fdopen(source, "rb")
 
-    def read(size: int) -> bytes:
-        data = stream.read(size)
-        if len(data) < size:
+    def read(size: int) -> bytearray:
+        data = bytearray(size)
+        if stream.readinto(data) < size:
             os._exit(0)  # the parent closed or died
         return data
 

@@ -68,10 +68,10 @@ def convert(program: Program, path: Path, layout: Sequence[JSON]) -> None:
         converted.export(str(path))
 
 
-def quantise(source: Path, target: Path, data: Sequence[Sample]) -> JSON:
-    """Write the int8 form of ``source``, and return the policy that left it in one piece.
+def quantise(source: Path, target: Path, data: Sequence[Sample], leave: Sequence[str] = ()) -> JSON:
+    """Write the int8 form of ``source``, and return the policy that left it in one piece; ``leave`` are operators.
 
-    Ranges are min/max over all samples: the quantiser's default is a moving average that clips what is more than
+    Ranges are minmax over all samples: the quantiser's default is a moving average that clips what is more than
     average, 10 dB worse on nets without a norm at the end.
     """
     try:
@@ -82,7 +82,8 @@ def quantise(source: Path, target: Path, data: Sequence[Sample]) -> JSON:
     key, names = _signature(source)
     fed = {key: [dict(zip(names, sample, strict=True)) for sample in data]}
     operators: tuple[str, ...] = ()
-    for operators in POLICIES:
+    for policy in POLICIES:
+        operators = tuple(operator for operator in policy if operator not in leave)
         recipe = recipe_manager.RecipeManager()
         for operator in operators:
             kind = qtyping.TFLOperationName(operator)
@@ -101,7 +102,7 @@ def quantise(source: Path, target: Path, data: Sequence[Sample]) -> JSON:
         "operators": list(operators),
         "activations": "s8",
         "weights": "s8 per channel",
-        "ranges": "min/max",
+        "ranges": "minmax",
         "samples": len(data),
     }
 

@@ -26,6 +26,14 @@ _OPENVINO = {
     "mul": "Multiply",
     "div": "Divide",
     "mean": "ReduceMean",
+    "pad": "Pad",
+    "constant_pad_nd": "Pad",
+    "avg_pool2d": "AvgPool",
+    "upsample_nearest2d": "Interpolate",
+    "upsample_bilinear2d": "Interpolate",
+    "layer_norm": "MVN",
+    "instance_norm": "MVN",
+    "group_norm": "GroupNormalization",
     "scaled_dot_product_attention": "ScaledDotProductAttention",
 }
 

@@ -25,6 +25,9 @@ def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Seque
     """
     import torch
 
+    from export.passes.onnxruntime import part_pads
+
+    program = part_pads(program)
     with quiet():
         try:
             exported = torch.onnx.export(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from export.backends import Backend
     from export.compiler import Compiler
     from export.program import Program
     from export.runtimes import Runner
@@ -38,7 +37,7 @@ PROBES = 4  # random samples that stand in where the caller has no real ones
 
 
 def compile(
-    module: torch.nn.Module,
+    network: torch.nn.Module | torch.export.ExportedProgram,
     example_inputs: Sample,
     *,
     device: str = "openvino-cpu",
@@ -53,7 +52,7 @@ def compile(
     opened: Callable[[Artifact], Worker] | None = None,
     compiler: Compiler | None = None,
 ) -> Artifact:
-    """The artifact of ``module`` for ``device`` in the folder ``path``, opened in a new process and verified there.
+    """The artifact of ``network`` for ``device`` in the folder ``path``, opened in a new process and verified there.
 
     ``calibration`` are input tuples (torch or numpy; batches are split to the examples' batch size), needed for int8;
     ``evidence`` are those that the verification runs on: by default the calibration, else the example inputs and a few
@@ -65,11 +64,12 @@ def compile(
 
     ``compiler`` converts in a process of its own, within its limits, to the same bytes; None: in this process.
 
-    ValueError for wrong use, Unavailable for a missing runtime, ExportError when the module cannot be compiled or the
-    artifact does not compute what the module does. All of them are one line.
+    ValueError for wrong use, Unavailable for a missing runtime, ExportError when the network cannot be compiled or the
+    artifact does not compute what it does. All of them are one line.
     """
+    module = _module_of(network)
     profile = hw_profiles.load(device)
-    name, chosen = _choose(profile, backend, precision)
+    name = _choose(profile, backend, precision)
     target = free_path(Path(path))
     examples = _samples([example_inputs])[0]
     if threads is not None and threads < 1:
@@ -79,7 +79,7 @@ def compile(
     images = None if calibration is None else _split(_samples(calibration), examples, "calibration")
     proof = None if evidence is None else _split(_samples(evidence), examples, "evidence")
     rungs = _rungs(recover, precision)
-    program = _marked(_program(module, examples, name), keep_float, name, chosen)
+    program = _marked(_program(module, examples, name), keep_float, precision)
     with published(target) as folder:
         for rung in rungs:
             fitted, edits = _recovered(program, images, rung)
@@ -131,8 +131,8 @@ def verify(
         return check(expected, worker.outputs(evidence), artifact.precision)
 
 
-def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) -> tuple[str, Backend]:
-    """The backend to use and its name; says what is offered where the wish is not."""
+def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) -> str:
+    """The backend to use; says what is offered where the wish is not."""
     name = backend or profile.backend
     chosen = backends.load(name)
     if name not in (*profile.backends, "reference"):
@@ -146,7 +146,7 @@ def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) ->
     missing = chosen.missing() if profile.local else None
     if missing is not None:
         raise Unavailable(missing)
-    return name, chosen
+    return name
 
 
 def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
@@ -160,12 +160,12 @@ def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
     return (None, *LADDER) if recover == "auto" else (recover,)
 
 
-def _marked(program: Program, keep_float: Sequence[str], name: str, backend: Backend) -> Program:
-    """The program with the named blocks marked to stay in float; ValueError where the backend cannot."""
+def _marked(program: Program, keep_float: Sequence[str], precision: str) -> Program:
+    """The program with the named blocks marked to stay in float; ValueError where all of it does."""
     if not keep_float:
         return program
-    if not getattr(backend, "mixed", False):
-        raise ValueError(f"{name} cannot keep single blocks in float; onnxruntime and openvino can")
+    if precision != "int8":
+        raise ValueError(f"keep_float keeps blocks out of int8, got precision {precision}; leave it out")
     from export.mixed import keep_float as mark
 
     return mark(program, keep_float)
@@ -267,12 +267,21 @@ def _list(sample: Sequence[NDArray[Any]]) -> str:
 
 
 def prepared(
-    module: torch.nn.Module, example_inputs: Sample, calibration: Iterable[Sample], backend: str
+    network: torch.nn.Module | torch.export.ExportedProgram,
+    example_inputs: Sample,
+    calibration: Iterable[Sample],
+    backend: str,
 ) -> tuple[Program, list[Arrays]]:
-    """The fused program of a module for a backend, and calibration inputs at the batch size of the examples."""
+    """The fused program of a network for a backend, and calibration inputs at the batch size of the examples."""
     examples = _samples([example_inputs])[0]
     images = _split(_samples(calibration), examples, "calibration")
-    return _program(module, examples, backend), images
+    return _program(_module_of(network), examples, backend), images
+
+
+def _module_of(network: torch.nn.Module | torch.export.ExportedProgram) -> torch.nn.Module:
+    from export.program import module_of
+
+    return module_of(network)
 
 
 def _program(module: torch.nn.Module, examples: Sequence[NDArray[Any]], backend: str) -> Program:
@@ -282,8 +291,6 @@ def _program(module: torch.nn.Module, examples: Sequence[NDArray[Any]], backend:
     from export.fusion import fuse, passes_for
     from export.program import capture
 
-    if not isinstance(module, torch.nn.Module):
-        raise ValueError(f"compile takes a torch.nn.Module, got {type(module).__name__}")
     return fuse(capture(module, [torch.from_numpy(part) for part in examples]), passes_for(backend))
 
 

@@ -87,9 +87,9 @@ class Process:
                 raise ExportError(what) from None
             except (EOFError, OSError):
                 raise self._obituary(header["do"]) from None
-            except ValueError as error:
+            except (ValueError, MemoryError) as error:  # the latter: sizes that nobody has
                 self._finalizer()
-                raise ExportError(f"{self._title} broke the protocol: {error}") from None
+                raise ExportError(f"{self._title} broke the protocol: {str(error) or 'MemoryError'}") from None
             except BaseException:
                 self._finalizer()
                 raise
@@ -183,14 +183,15 @@ def _exchange(process: subprocess.Popen[bytes], message: bytes, deadline: float)
         wait([], [sink])
         left = left[os.write(sink, left[:_PIPE]) :]
 
-    def read(size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
+    def read(size: int) -> bytearray:
+        data = bytearray(size)
+        left = memoryview(data)
+        while left:
             wait([source], [])
-            chunk = os.read(source, min(size - len(data), _PIPE))
-            if not chunk:
+            came = os.readv(source, [left[:_PIPE]])
+            if not came:
                 raise EOFError
-            data += chunk
-        return bytes(data)
+            left = left[came:]
+        return data
 
     return unpack(read)

@@ -78,6 +78,21 @@ def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
     return Program(_plain(graph_module), values)
 
 
+def module_of(network: nn.Module | torch.export.ExportedProgram) -> nn.Module:
+    """The module itself; an exported program as a module of its own, so that both take the same way from here.
+
+    ValueError for anything else, ExportError for a program whose shapes are dynamic.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    if not isinstance(network, torch.export.ExportedProgram):
+        raise ValueError(f"a network is a torch.nn.Module or an ExportedProgram, got {type(network).__name__}")
+    if network.range_constraints:
+        names = ", ".join(map(str, network.range_constraints))
+        raise ExportError(f"the program was exported with dynamic shapes ({names}); export it with static ones")
+    return _plain(_functional(_unlifted(network)))
+
+
 def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     program = torch.export.export(module, inputs)
     graph_module = _functional(_unlifted(program))

@@ -86,7 +86,7 @@ def quantise_onnx(
     target: Path,
     calibration: Sequence[Sample],
     policy: QDQ,
-    program: Program | None = None,
+    program: Program,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Write ``source``, made from ``program``, to ``target`` in explicit int8 under ``policy``.
@@ -146,10 +146,10 @@ def _float_sums(graph: onnx.GraphProto, integer: set[str], free: set[str]) -> li
     return found
 
 
-def _kept(source: Path, program: Program | None) -> set[str]:
+def _kept(source: Path, program: Program) -> set[str]:
     """The nodes of the file that the program marks to stay in float; a rewrite of ORT's adds a suffix after a slash."""
-    names = kept_float(program) if program is not None else ()
-    if program is None or not names:
+    names = kept_float(program)
+    if not names:
         return set()
     import onnx
 
@@ -159,10 +159,10 @@ def _kept(source: Path, program: Program | None) -> set[str]:
 
 
 def _overrides(
-    source: Path, program: Program | None, ranges: Mapping[str, tuple[float, float]] | None
+    source: Path, program: Program, ranges: Mapping[str, tuple[float, float]] | None
 ) -> dict[str, list[dict[str, Any]]]:
     """The ranges by the names of the file's values, in the words of ONNX Runtime's quantiser."""
-    if program is None or not ranges:
+    if not ranges:
         return {}
     import numpy as np
     import onnx

@@ -28,6 +28,12 @@ def alpha(outputs: Tensor, teacher: Tensor, low: float = -1.0, high: float = 1.0
     return surrogate + (value - surrogate).detach()
 
 
+def imitation(output: Tensor, target: Tensor) -> Tensor:
+    """The mean squared difference of two feature maps of one shape, as a share of the target's mean square."""
+    output, target = output.float(), target.detach().float()
+    return F.mse_loss(output, target) / target.square().mean().clamp_min(1e-12)
+
+
 # What a task's ``divergence`` may name.
 DIVERGENCES = {"kl": kl, "alpha": alpha}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import fields, replace
 from functools import partial
@@ -15,8 +15,13 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import hw_profiles
 from hnas import distributed, evidence, spaces, strategies
+from hnas.cost import Cost, Price
+from hnas.cost.flops import macs
+from hnas.cost.roofline import roofline
 from hnas.distillation import DIVERGENCES
+from hnas.evidence.angle import FORMS
 from hnas.files import locked, read_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
@@ -24,7 +29,7 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, classification
-from hnas.training import Schedule, make, save
+from hnas.training import Pick, Schedule, make, save
 
 if TYPE_CHECKING:
     from hnas.shrinking import Edit
@@ -35,8 +40,13 @@ STREAM = ("size", "channels", "flip", "workers", "area", "randaugment", "skip")
 READERS = {"memory": IMAGES, "folder": STREAM, "webdataset": STREAM}
 LOSS = ("smoothing", "distil", "divergence")
 SHRINK = ("evidence", "drop", "threshold", "keep", "spread", "force", "back", "until")
+PASSED = ("study", "space", "stages", "pick", "log", "advance", "say", "cost", "graph")  # no keys of a recipe
 JOURNAL = "training.jsonl"
 SCHEDULE = tuple(f.name for f in fields(Schedule) if f.name != "cycles")
+WHOLE = (
+    *("size", "batch", "shift", "workers", "drop", "keep", "back", "until"),
+    *("samples", "evaluations", "population", "ranks", "restart", "seed"),
+)
 CYCLES = ("epochs", "rate", "restarts")
 
 
@@ -132,24 +142,46 @@ def _train(
         combine = recipe.train.get("combine", "sum")
         study.train(pick, schedule, extra=extra, combine=combine, advance=advance, say=say)
         return []
+    cycles = [replace(schedule, cycles=(cycle,)) for cycle in schedule.cycles]
+    pick = partial(strategy.pick, **options)
+    log: list[Edit] = []
+    space = _shrink(study, recipe, cycles, pick, {"log": log, "advance": advance, "say": say})
+    for cycle in cycles[study.trained :]:  # shrinking may end before the schedule does
+        study.train(pick, cycle, space=space, advance=advance, say=say)
+    study.supernet.space = space
+    return log
+
+
+def _shrink(study: Study, recipe: Recipe, cycles: list[Schedule], pick: Pick, follow: Mapping[str, Any]) -> Space:
+    """The space that the recipe's [shrink] leaves: by a published method, or by the loop and one evidence."""
     from hnas import shrinking
 
-    cycles = [replace(schedule, cycles=(cycle,)) for cycle in schedule.cycles]
-    rules = {key: value for key, value in recipe.shrink.items() if key != "evidence"}
-    log: list[Edit] = []
-    study.supernet.space = shrinking.run(
-        study,
-        space,
-        evidence.load(recipe.shrink["evidence"]).scores,
-        cycles,
-        partial(strategy.pick, **options),
-        name=json.dumps(recipe.shrink, sort_keys=True),
-        log=log,
-        advance=advance,
-        say=say,
-        **rules,
-    )
-    return log
+    space = study.supernet.space
+    rules = {key: value for key, value in recipe.shrink.items() if key not in ("evidence", "method", "device")}
+    if "method" not in recipe.shrink:
+        name, scores = json.dumps(recipe.shrink, sort_keys=True), evidence.load(recipe.shrink["evidence"]).scores
+        return shrinking.run(study, space, scores, cycles, pick, name=name, **follow, **rules)
+    method = strategies.load(recipe.shrink["method"]).shrink
+    if "cost" in signature(method).parameters:
+        from hnas.strategies.evolution import Window
+
+        study.costs = _costs(study.supernet, recipe.shrink.get("device"))
+        rules["cost"] = next(iter(study.costs))
+        rules["windows"] = {name: Window(*bounds) for name, bounds in rules.get("windows", {}).items()}
+    left: Space = method(study, space, cycles, pick, **follow, **rules)
+    return left
+
+
+def _costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
+    """What a method that searches goes by: the latency predicted for a device, or else multiply-accumulates."""
+
+    def counted(arch: Arch) -> Price:
+        value = float(macs(supernet.skeleton(arch), *supernet.space.example(arch)))
+        return Price(value, "MACs", value, value, "predicted")
+
+    if device is None:
+        return {"macs": counted}
+    return {"latency_ms": roofline(supernet.space, supernet.skeleton, hw_profiles.load(device), "fp32")}
 
 
 def task_of(recipe: Recipe, data: Path | None, **options: Any) -> Classification:
@@ -181,7 +213,7 @@ def _check(recipe: Recipe) -> None:
     train = ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine", "precision")
     if (reader := recipe.data.get("reader", "memory")) not in tuple(READERS):
         raise ValueError(f"recipe {recipe.name}: no reader {reader!r}; known: {', '.join(READERS)}")
-    known = {"data": ("reader", *READERS[reader]), "train": train, "shrink": SHRINK}
+    known = {"data": ("reader", *READERS[reader]), "train": train, "shrink": _shrink_keys(recipe)}
     for section, keys in known.items():
         for key in getattr(recipe, section):
             if key not in keys:
@@ -195,16 +227,37 @@ def _check(recipe: Recipe) -> None:
     _check_strategy(recipe)
 
 
+def _shrink_keys(recipe: Recipe) -> tuple[str, ...]:
+    """The keys of [shrink]: those of the loop, or of a published method's ``shrink``; ValueError for no such method."""
+    if (method := recipe.shrink.get("method")) is None:
+        return SHRINK
+    shrink = vars(strategies.load(method)).get("shrink") if method in strategies.names() else None
+    if shrink is None:
+        known = ", ".join(name for name in strategies.names() if hasattr(strategies.load(name), "shrink"))
+        raise ValueError(f"recipe {recipe.name}: no method {method!r} to shrink by; known: {known}")
+    takes = signature(shrink).parameters
+    return ("method", *(["device"] if "cost" in takes else []), *(key for key in takes if key not in PASSED))
+
+
 def _check_strategy(recipe: Recipe) -> None:
     """ValueError for a strategy that does not train, for options that it does not take, and for unknown evidence."""
-    if recipe.shrink and not ("evidence" in recipe.shrink and {"drop", "threshold"} & set(recipe.shrink)):
-        raise ValueError(f"recipe {recipe.name}: [shrink] needs evidence, and drop or threshold")
-    if recipe.shrink:
-        evidence.load(recipe.shrink["evidence"])
+    if recipe.shrink and "method" not in recipe.shrink:
+        if not ("evidence" in recipe.shrink and {"drop", "threshold"} & set(recipe.shrink)):
+            raise ValueError(f"recipe {recipe.name}: [shrink] needs evidence, and drop or threshold; or a method")
+        required = signature(evidence.load(name := recipe.shrink["evidence"]).scores).parameters.values()
+        if lacks := [each.name for each in required if each.kind is each.KEYWORD_ONLY and each.default is each.empty]:
+            raise ValueError(f"recipe {recipe.name}: {name} needs a {lacks[0]}; give the method that has one, padnas")
+    if device := recipe.shrink.get("device"):
+        hw_profiles.load(device)
     pick = getattr(strategies.load(recipe.train["strategy"]), "pick", None)
     if pick is None:
         raise ValueError(f"recipe {recipe.name}: the strategy {recipe.train['strategy']!r} searches, it does not train")
     takes = list(signature(pick).parameters)[3:]
+    if recipe.shrink and "extra" in takes:
+        what = f"the logits of {recipe.train['strategy']!r} outlast no [shrink]; shrink with another, such as spos"
+        raise ValueError(f"recipe {recipe.name}: {what}")
+    if recipe.shrink and recipe.train.get("combine", "sum") != "sum":
+        raise ValueError(f"recipe {recipe.name}: with [shrink] gradients add up; leave combine out of [train]")
     for key in recipe.train.get("options", {}):
         if key not in takes or key == "extra":
             raise ValueError(f"recipe {recipe.name}: {key!r} is no option of that strategy; known: {', '.join(takes)}")
@@ -214,10 +267,15 @@ def _complaint(key: str, value: Any) -> str | None:
     """What the value of a recipe's key must be, where it is something else."""
     if key == "options":
         return None if isinstance(value, dict) else "a table of the strategy's options"
-    words = {"combine": ("sum", "project"), "precision": ("fp32", "bf16"), "divergence": DIVERGENCES}.get(key)
+    named = {"combine": ("sum", "project"), "precision": ("fp32", "bf16"), "divergence": DIVERGENCES, "form": FORMS}
+    words = named.get(key)
     if words is not None:
         return None if value in words else " or ".join(f'"{word}"' for word in words)
-    if key in ("flip", "skip", "force", "reader", "strategy", "evidence"):
+    if key == "windows":
+        pairs = isinstance(value, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values())
+        right = pairs and all(type(p) in (int, float) and not math.isnan(p) for pair in value.values() for p in pair)
+        return None if right else "a table of costs, each [low, high]"
+    if key in ("flip", "skip", "force", "reader", "strategy", "evidence", "method", "device", "balance"):
         kind, name = (bool, "true or false") if key in ("flip", "skip", "force") else (str, "a name in quotes")
         return None if isinstance(value, kind) else name
     if key == "randaugment":
@@ -230,8 +288,8 @@ def _complaint(key: str, value: Any) -> str | None:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if key == "channels":
         return None if number and value in (1, 3) else "1 (grey) or 3 (RGB)"
-    if key in ("size", "batch", "shift", "workers", "drop", "keep", "back", "until"):
-        least = 0 if key in ("shift", "workers", "back") else 1
+    if key in WHOLE:
+        least = 0 if key in ("shift", "workers", "back", "restart", "seed") else 1
         return None if number and isinstance(value, int) and value >= least else f"a whole number from {least} on"
     if key in (*LOSS, "area", "spread", "threshold"):
         return None if number and 0 <= value <= 1 else "a share between 0 and 1"

@@ -84,6 +84,11 @@ class Study:
         )
         self._steps += schedule.steps
 
+    @property
+    def trained(self) -> int:
+        """How many trainings there have been, in a replay too."""
+        return self._trained
+
     @torch.no_grad()
     def calibrate(self, arch: Arch) -> Stats:
         """The exact moments of every norm of ``arch``, pooled over the calibration images; the supernet never has them.

@@ -6,7 +6,7 @@ import importlib
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from random import Random
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hnas import distributed, spaces
 from hnas.checkpoint import Checkpoint, Guard, State
+from hnas.distillation import imitation
 from hnas.files import read_json, read_tensors, write_json, write_tensors
 from hnas.memory import reuse_memory
 from hnas.optimiser import Diverged, MaskedSGD, project
@@ -35,6 +36,9 @@ class Path:
     rivals: of ``arch`` and these the one with the lowest loss on the step's images is trained (AttentiveNAS' BestUp,
         arXiv 2011.09011).
     weight: of its loss in the sum.
+    imitates: a slot. The loss is how far that slot's output is from what the path that teaches, which differs there
+        alone, puts out; no gradient passes into the slot's input (``hnas.distillation.imitation``).
+    penalty: added to the loss; what architecture parameters pay for, such as the expected latency.
     """
 
     arch: Arch
@@ -42,6 +46,8 @@ class Path:
     teaches: bool = False
     rivals: tuple[Arch, ...] = ()
     weight: float = 1.0
+    imitates: str | None = None
+    penalty: Tensor | None = None
 
 
 # (space, random numbers of the step, share of the schedule that is behind, in [0, 1)) -> the passes of one step
@@ -182,13 +188,25 @@ def _forward_backward(
     labels, union = labels.to(distributed.device()), state.supernet.union
     archs: list[Arch] = []
     teacher, first, apart = None, math.nan, None
+    watched = [path.imitates for path in paths if path.imitates is not None]
+    shown: dict[str, Tensor] = {}
 
     def forward(arch: Arch, path: Path) -> tuple[Tensor, Tensor, float]:
         """Outputs, loss, and the mean of the ranks' losses: what one rank skips, all must skip."""
         inputs = [x.to(labels.device) for x in task.inputs(raw, state.supernet.space.example(arch))]
-        with distributed.together(), torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        own, net = path.imitates, state.supernet.skeleton(arch)
+        if own is not None and own not in shown:
+            raise ValueError(f"a path imitates {own!r}, and none that teaches comes before it; let the first one teach")
+        with (
+            _watching(net, watched if path.teaches else [own] if own else [], own) as seen,
+            distributed.together(),
+            torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
             outputs = state.supernet(arch, *inputs, gates=path.gates).float()
-            loss = path.weight * task.loss(outputs, labels, teacher)
+            loss = task.loss(outputs, labels, teacher) if own is None else imitation(seen[own], shown[own])
+            loss = path.weight * loss + (0.0 if path.penalty is None else path.penalty)
+        if path.teaches:
+            shown.update({slot: output.detach() for slot, output in seen.items()})
         return outputs, loss, distributed.mean(float(loss.detach()))
 
     for path in paths:
@@ -215,6 +233,29 @@ def _forward_backward(
     if apart is not None:
         project(apart)
     return first, archs
+
+
+@contextmanager
+def _watching(net: nn.Module, slots: Collection[str], cut: str | None) -> Iterator[dict[str, Tensor]]:
+    """What the modules ``slots`` of ``net`` put out; no gradient passes into the input of the one that is ``cut``."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(slot: str) -> Callable[..., None]:
+        def hook(_: Any, args: Any, output: Tensor) -> None:
+            del args
+            seen[slot] = output
+
+        return hook
+
+    hooks = [net.get_submodule(slot).register_forward_hook(keep(slot)) for slot in slots]
+    if cut is not None:
+        shut = net.get_submodule(cut).register_forward_pre_hook(lambda _, args: tuple(x.detach() for x in args))
+        hooks.append(shut)
+    try:
+        yield seen
+    finally:
+        for each in hooks:
+            each.remove()
 
 
 def make(space: Space, seed: Any, origin: str) -> Supernet:
@@ -249,12 +290,16 @@ def load(folder: pathlib.Path) -> tuple[Supernet, dict[str, Any]]:
     record = read_json(folder / "supernet.json")
     if record.get("schema") != 1 or not isinstance(record.get("space"), dict):
         raise ValueError(f"{folder / 'supernet.json'} is no supernet record of schema 1")
-    supernet = make(spaces.restore(record["space"]), record.get("seed", 0), str(folder / "supernet.json"))
+    space = spaces.restore(record["space"])
+    supernet = make(space, record.get("seed", 0), str(folder / "supernet.json"))
     try:
-        for branch, context, options in record.get("splits", []):
+        if splits := record.get("splits", []):  # which name options of the whole space: some may have gone since
+            supernet.space = spaces.load(space.name)(**space.arguments)
+        for branch, context, options in splits:
             supernet.split(branch, context, options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'supernet.json'}: {error}") from None
+    supernet.space = space
     tensors, _ = read_tensors(folder / "supernet.safetensors")
     own = _weights(supernet)
     for name, parameter in own.items():

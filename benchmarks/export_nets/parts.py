@@ -59,13 +59,19 @@ def bytes_of_text(make: Callable[[], nn.Module], length: int, samples: int) -> N
 
 
 def garments(split: str, size: int, count: int) -> list[NDArray[np.float32]]:
-    """[1, 3, size, size] each: shipped images, enlarged and tinted, of mean 0 and spread 1 over all of them."""
+    """[1, 3, size, size] each: shipped images, enlarged and tinted, by the mean and spread of those to calibrate on."""
+    raw = {name: _tinted(name, size, count) for name in {split, "calibration"}}
+    mean, spread = raw["calibration"].mean(), raw["calibration"].std()
+    return [np.ascontiguousarray((image - mean)[None] / spread, np.float32) for image in raw[split]]
+
+
+def _tinted(split: str, size: int, count: int) -> NDArray[np.float64]:
+    """[count, 3, size, size] of 0 to 1."""
     grey = pictures.load(None, split).images[:count, ..., 0].astype(np.float32) / 255
     wide = pictures.triangle(grey.shape[1], size)
     tints = np.random.default_rng(SEED).uniform(0.3, 1.0, (count, 3, 1, 1)).astype(np.float32)
-    found = (wide @ grey @ wide.T)[:, None] * tints
-    found = (found - found.mean()) / found.std()
-    return [np.ascontiguousarray(image[None], np.float32) for image in found]
+    found: NDArray[np.float64] = (wide @ grey @ wide.T)[:, None] * tints
+    return found
 
 
 def spread_norms(module: nn.Module) -> None:

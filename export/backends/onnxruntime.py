@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "mixed", "precisions", "requires", "versions")
+__all__ = ("compile", "load", "missing", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32", "int8")
 requires: tuple[str, ...] = ("onnxruntime",)
-mixed = True  # single blocks can stay in float
 
 MODEL = "model.onnx"
 # u8 activations, or convolutions are not fused (two to three times slower). The cheap operators between convolutions

@@ -61,15 +61,18 @@ def compile(
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
     from export import onnx_file
+    from export.calibration import activation_ranges
 
     inputs, outputs = describe(program)
     build = _build_note(precision, device)
     notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
     if precision == "int8":
         data = samples(calibration, inputs)
-        notes["quantisation"] = {**POLICY.to_json(), "samples": len(data)}
+        policy = POLICY.on(device.quantisation.get("tensorrt"))
+        notes["quantisation"] = {**policy.to_json(), "samples": len(data)}
         onnx_file.write(program, path / "float.onnx", inputs, outputs, OPSET)
-        quantise_onnx(path / "float.onnx", path / MODEL, data, POLICY)
+        ranges = None if policy.ranges == "minmax" else activation_ranges(program, data, policy.ranges)
+        quantise_onnx(path / "float.onnx", path / MODEL, data, policy, program, ranges)
         (path / "float.onnx").unlink()
     else:
         onnx_file.write(_half(program) if precision == "fp16" else program, path / MODEL, inputs, outputs, OPSET)

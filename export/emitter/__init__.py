@@ -15,6 +15,7 @@ from export.emitter.model import Model, Operator, Value, constant, pack
 from export.emitter.rewrites import simplify
 from export.graph import aten, bound, constant_value, edit, shape_of
 from export.program import Program
+from export.quantisation import FLOAT
 
 __all__ = ["Unsupported", "emit", "lower", "pack", "prepared"]
 
@@ -30,8 +31,8 @@ def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: 
     """The model of a program that is ``prepared``: 4-D inputs channels last, outputs as the program gives them.
 
     ranges: of every activation by the name of its node; with them the model computes in int8 where XNNPACK can,
-    between float ends. leave: operators, in the schema's words, that stay float all the same. Unsupported names what
-    is lacking.
+    between float ends. leave: operators, in the schema's words, that stay float all the same, as do nodes that are
+    marked so. Unsupported names what is lacking.
     """
     model = lower(program, ranges)
     if ranges is not None:
@@ -79,7 +80,10 @@ def lower(program: Program, ranges: Mapping[str, Range] | None = None) -> Model:
         elif node.op == "get_attr":
             graph.values[node] = read(constant_value(program.module, node))
         elif node.op == "call_function":
+            known = len(graph.model.operators)
             graph.values[node] = graph.fold(node) or _lowered(graph, node)
+            for operator in graph.model.operators[known:]:
+                operator.kept = bool(node.meta.get(FLOAT))
         elif node.op == "output":
             results = node.args[0] if isinstance(node.args[0], tuple | list) else (node.args[0],)
             graph.model.outputs = [_output(graph, result) for result in results]

@@ -33,6 +33,7 @@ def quantise(model: Model, leave: frozenset[str] = frozenset()) -> None:
        last product.
     2. Sums, gates, means and moves of what is int8: int8. All else stays float, as do inputs and outputs: HARD_SWISH,
        GELU, SOFTMAX, BATCH_MATMUL and the parts of a layer norm have no int8 kernel there, and would cut the graph.
+       So does what is ``kept``, and kinds in ``leave``.
     3. A normalisation that is left (factor, then offset, for each channel) and an average over a window: depthwise
        convolutions, whose weights have a scale for each channel. 4. A rectifier: a change of scale that saturates.
     """
@@ -62,7 +63,8 @@ def _rephrase(model: Model, leave: frozenset[str]) -> None:
             model.operators.remove(operator)
             model.changed()
     for index, operator in enumerate(model.operators):
-        model.operators[index] = _averaged(operator) or _normed(model, operator) or operator
+        if not operator.kept:
+            model.operators[index] = _averaged(operator) or _normed(model, operator) or operator
     used = set(model.outputs).union(*(operator.activations for operator in model.operators))
     model.operators = [operator for operator in model.operators if used & set(operator.output)]
     model.changed()
@@ -96,7 +98,9 @@ def _takes_factor(model: Model, operator: Operator, leave: frozenset[str]) -> bo
         return False
     (source,) = operator.activations
     maker = model.makers.get(source)
-    if maker is None or maker.kind not in {"CONV_2D", "DEPTHWISE_CONV_2D"} - leave or not model.is_single(source):
+    if maker is None or maker.kept or maker.kind not in {"CONV_2D", "DEPTHWISE_CONV_2D"} - leave:
+        return False
+    if not model.is_single(source):
         return False
     known = maker.inputs[0] is not None and maker.inputs[0].range is not None and operator.output[0].range is not None
     return known and maker.options.get(FUSION) == FUSED["RELU6"] and _constant_of(operator).item() > 0
@@ -128,7 +132,7 @@ def _choose(model: Model, leave: frozenset[str]) -> set[Operator]:
     chosen: set[Operator] = set()
     integer: set[Value] = set()
     for operator in model.operators:
-        kept = operator.kind in leave or _is_small_end(model, operator)
+        kept = operator.kept or operator.kind in leave or _is_small_end(model, operator)
         if not kept and _fits(operator) and _joins(operator, integer):
             chosen.add(operator)
             integer |= set(operator.output)
@@ -138,7 +142,8 @@ def _choose(model: Model, leave: frozenset[str]) -> set[Operator]:
             chosen.discard(operator)
     for operator in reversed(model.operators):  # what is moved on its way into int8 is moved as int8
         users = [user for value in operator.output for user in model.readers.get(value, [])]
-        if operator.kind in MOVING - leave and _fits(operator) and users and set(users) <= chosen:
+        may = operator.kind in MOVING - leave and not operator.kept and _fits(operator)
+        if may and users and set(users) <= chosen:
             chosen.add(operator)
     return chosen
 

@@ -57,12 +57,13 @@ class Value:
 
 @dataclass(eq=False)
 class Operator:
-    """One call: the operator and its options in the schema's words."""
+    """One call: the operator and its options in the schema's words; ``kept`` stays float whatever the rest does."""
 
     kind: str
     inputs: list[Value | None]
     output: list[Value]
     options: dict[str, Any] = field(default_factory=dict)
+    kept: bool = False
 
     @property
     def activations(self) -> list[Value]:

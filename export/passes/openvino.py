@@ -25,19 +25,29 @@ from export.graph import (
     substitute,
 )
 from export.program import Program
-from export.quantisation import FLOAT
 
 _PLAIN: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}  # to dimensions
 _SPOKEN = {aten.conv1d.padding: aten.conv1d.default, aten.conv2d.padding: aten.conv2d.default}
-_PADS = {aten.pad.default, aten.constant_pad_nd.default}
-_PRODUCTS = CONVOLUTIONS | TRANSPOSED | LINEAR | {aten.matmul.default, aten.bmm.default, aten.addmm.default}
+PADS = {aten.pad.default, aten.constant_pad_nd.default}
+PRODUCTS = CONVOLUTIONS | TRANSPOSED | LINEAR | {aten.matmul.default, aten.bmm.default, aten.addmm.default}
+_AVERAGES = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default}
+_POOLS: dict[Any, int] = {  # to dimensions
+    aten.max_pool1d.default: 1,
+    aten.max_pool2d.default: 2,
+    aten.max_pool3d.default: 3,
+    aten.avg_pool1d.default: 1,
+    aten.avg_pool2d.default: 2,
+    aten.avg_pool3d.default: 3,
+}
 _SUMS = {aten.add.Tensor, aten.sub.Tensor}
 _AFFINE = {*_SUMS, aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.batch_norm.default}
 
 
 def mended(program: Program) -> Program:
     """The program in words that OpenVINO understands; one that needs none of them is computed as it is."""
-    return spare_holes(part_sums(widen_points(spell_padding(program))))
+    for mend in _MENDS:
+        program = mend(program)
+    return program
 
 
 def spell_padding(program: Program) -> Program:
@@ -55,7 +65,7 @@ def spell_padding(program: Program) -> Program:
         for node in found:
             parts, target = bound(node), _SPOKEN[node.target]
             rank, source = _PLAIN[target], node.args[0]
-            kernel, dilation = shape_of(parts["weight"])[2:], _spread(parts["dilation"], rank)
+            kernel, dilation = shape_of(parts["weight"])[2:], spread(parts["dilation"], rank)
             total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
             if parts["padding"] == "valid":
                 total = [0] * rank
@@ -88,7 +98,7 @@ def widen_points(program: Program) -> Program:
             wide = F.pad(constant_value(module, parts["weight"]), (1, 1) * rank)
             name = str(parts["weight"].target).replace(".", "_")
             parts["weight"] = constant(module, node, f"{name}_wide", wide)
-            parts["padding"] = [size + 1 for size in _spread(parts["padding"], rank)]
+            parts["padding"] = [size + 1 for size in spread(parts["padding"], rank)]
             parts["dilation"] = [1] * rank
             node.args, node.kwargs = tuple(parts.values()), {}
         return len(found)
@@ -98,9 +108,9 @@ def widen_points(program: Program) -> Program:
 
 def _is_padded_point(module: fx.GraphModule, node: fx.Node) -> bool:
     parts, source = bound(node), node.args[0]
-    if parts["weight"].op != "get_attr" or max(_spread(parts["stride"], 1)) == 1:
+    if parts["weight"].op != "get_attr" or max(spread(parts["stride"], 1)) == 1:
         return False
-    padded = any(_spread(parts["padding"], 1)) or getattr(source, "target", None) in _PADS
+    padded = any(spread(parts["padding"], 1)) or getattr(source, "target", None) in PADS
     return padded and set(constant_value(module, parts["weight"]).shape[2:]) == {1}
 
 
@@ -161,36 +171,99 @@ def _reads_as_tokens(convolution: fx.Node, source: Any) -> bool:
             if changed:
                 return True
             continue
-        if not is_floating(node) or node.target in _PRODUCTS or node.meta["val"].numel() != numel:
+        if not is_floating(node) or node.target in PRODUCTS or node.meta["val"].numel() != numel:
             continue
         changed = changed or len(shape_of(node)) != rank
         left += [(part, changed) for part in node.all_input_nodes]
     return False
 
 
-def spare_holes(program: Program) -> Program:
-    """Keep a transposed convolution in float whose stride is larger than its kernel.
+def shrink_windows(program: Program) -> Program:
+    """Make a pooling window no larger than the padded map, which OpenVINO refuses.
 
-    Its output has places that no product reaches, only the bias. In int8 OpenVINO puts something else there: 1 dB.
+    Larger ones are legal where sizes round up: the window ends where the map does. 1. Without dilation: that size.
+    2. With dilation: left alone.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if node.target in TRANSPOSED and _has_holes(node)]
+        found = [node for node in module.graph.nodes if node.target in _POOLS]
+        return sum(_shrink(node, _POOLS[node.target]) for node in found)
+
+    return edit(program, "shrink_windows", rewrite)
+
+
+def _shrink(node: fx.Node, rank: int) -> bool:
+    parts = bound(node)
+    sizes = shape_of(parts["self"])[-rank:]
+    kernel = spread(parts["kernel_size"], rank)
+    reach = [size + 2 * pad for size, pad in zip(sizes, spread(parts["padding"], rank), strict=True)]
+    if all(a <= b for a, b in zip(kernel, reach, strict=True)) or max(spread(parts.get("dilation", 1), 1)) > 1:
+        return False
+    parts["stride"] = parts["stride"] or kernel
+    parts["kernel_size"] = [min(pair) for pair in zip(kernel, reach, strict=True)]
+    node.args, node.kwargs = tuple(parts.values()), {}
+    return True
+
+
+def pad_averages(program: Program) -> Program:
+    """Pad the map of an average that counts its padding and rounds its sizes up.
+
+    1. A last window hangs over the padded map: a pad of zeros before it, and no padding. 2. None does: left alone.
+
+    OpenVINO divides by all of a window that hangs over, torch by what is inside: 5 to 15 dB.
+    """
+
+    def rewrite(module: fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if node.target in _AVERAGES]
+        return sum(_pad_average(node, _POOLS[node.target]) for node in found)
+
+    return edit(program, "pad_averages", rewrite)
+
+
+def _pad_average(node: fx.Node, rank: int) -> bool:
+    parts = bound(node)
+    shape = shape_of(parts["self"])
+    kernel, pads = spread(parts["kernel_size"], rank), spread(parts["padding"], rank)
+    strides = spread(parts["stride"] or kernel, rank)
+    ends = [step * (count - 1) for step, count in zip(strides, shape_of(node)[-rank:], strict=True)]
+    over = [end + width - pad - size for end, width, pad, size in zip(ends, kernel, pads, shape[-rank:], strict=True)]
+    if not any(pads) or not parts["count_include_pad"] or all(a <= b for a, b in zip(over, pads, strict=True)):
+        return False
+    after = [min(pair) for pair in zip(pads, over, strict=True)]
+    wide = [*shape[:-rank], *map(sum, zip(shape[-rank:], pads, after, strict=True))]
+    sides = [side for pair in zip(reversed(pads), reversed(after), strict=True) for side in pair]
+    parts |= {"self": call(node, aten.pad.default, (parts["self"], sides), wide), "padding": [0] * rank}
+    parts["stride"] = strides
+    node.args, node.kwargs = tuple(parts.values()), {}
+    return True
+
+
+def raise_single(program: Program) -> Program:
+    """Give the linear layers from one number to one number an input of three dimensions.
+
+    OpenVINO cannot open a file with two products [N, 1] in a row.
+    """
+
+    def rewrite(module: fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if node.target in LINEAR and _is_single(node)]
         for node in found:
-            node.meta[FLOAT] = True
+            shape = shape_of(node)
+            source = call(node, aten.reshape.default, (node.args[0], [1, *shape]), (1, *shape))
+            product = call(node, node.target, (source, *node.args[1:]), (1, *shape))
+            substitute(node, call(node, aten.reshape.default, (product, list(shape)), shape))
         return len(found)
 
-    return edit(program, "spare_holes", rewrite)
+    return edit(program, "raise_single", rewrite)
 
 
-def _has_holes(node: fx.Node) -> bool:
-    parts = bound(node)
-    kernel = shape_of(parts["weight"])[2:]
-    strides, dilation = _spread(parts["stride"], len(kernel)), _spread(parts["dilation"], len(kernel))
-    return any(stride > size or step > 1 for stride, size, step in zip(strides, kernel, dilation, strict=True))
+def _is_single(node: fx.Node) -> bool:
+    return len(shape_of(node)) == 2 and shape_of(bound(node)["weight"]) == (1, 1)
 
 
-def _spread(value: Any, rank: int) -> list[int]:
+def spread(value: Any, rank: int) -> list[int]:
     """One number a dimension, where torch allows one for all, and none for words."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     return values * rank if len(values) == 1 else values
+
+
+_MENDS = (spell_padding, pad_averages, shrink_windows, widen_points, part_sums, raise_single)

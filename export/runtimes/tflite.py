@@ -51,8 +51,8 @@ class TfLite:
         self.artifact = artifact
         self._layout = artifact.notes.get("layout")
         self._interpreter = interpreter(artifact.model, artifact.threads)
-        self._inputs = _indices(self._interpreter.get_input_details())
-        self._outputs = _indices(self._interpreter.get_output_details())
+        self._inputs = indices(self._interpreter.get_input_details())
+        self._outputs = indices(self._interpreter.get_output_details())
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """The outputs for ``inputs``."""
@@ -82,7 +82,7 @@ def interpreter(model: Path, threads: int) -> Any:
     return opened
 
 
-def _indices(details: Sequence[dict[str, Any]]) -> list[int]:
+def indices(details: Sequence[dict[str, Any]]) -> list[int]:
     """The tensors in the order of the module's: the converter numbers them, a foreign file's order is its own."""
     numbers = [re.search(r"_(\d+)(_output)?(:0)?$", detail["name"]) for detail in details]
     order = {detail["index"]: int(found[1]) for detail, found in zip(details, numbers) if found}

@@ -81,7 +81,12 @@ def _deploy_parser() -> Parser:
 
 
 def _train_parser() -> Parser:
-    parser = Parser("hnas-train", description="Train a supernet from a recipe and a folder of images.")
+    parser = Parser(
+        "hnas-train",
+        description="Train a supernet from a recipe and a folder of images.",
+        epilog="A recipe's [shrink] section makes the space smaller on the way, by evidence or by method = padnas or "
+        "pwsnas; hnas-deploy --supernet then searches what is left.",
+    )
     add = parser.add_argument
     add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")
     add("--data", required=True, metavar="DIR", help="IDX files, or one sub-folder of images a class")

@@ -24,6 +24,7 @@ from export.worker import Worker
 from hnas.journal import Journal
 
 Inputs = tuple[NDArray[Any], ...]
+Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 CALIBRATION = 256  # images for int8 ranges; more change nothing that the guard can see
 EVIDENCE = 48  # images on which a saved file is checked first; too few to judge agreement, which the search images do
 PROCESSES, BLOCKS = 5, 10  # of the final measurement

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.errors import one_line
+from export.program import module_of
 
 Arrays = tuple[NDArray[Any], ...]
 _COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
@@ -25,8 +26,9 @@ SEED = 0  # of random weights and random inputs, where the callable makes them
 def load(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The network that "package.module:callable" returns and its example inputs: seeded noise of ``shapes``, if given.
 
-    The callable takes nothing and returns an nn.Module, or (module, example inputs); an nn.Module in its place is the
-    network itself. ValueError in one line for everything else; what the module prints goes to standard error.
+    The callable takes nothing and returns a network (nn.Module or ExportedProgram), or (network, example inputs); an
+    nn.Module in its place is the network itself. ValueError in one line for everything else; what the module prints
+    goes to standard error.
     """
     name, _, attribute = model.partition(":")
     if not (name and attribute):
@@ -39,8 +41,9 @@ def load(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, tuple[Ten
             raise ValueError(f"{name} {what} {attribute!r}; --model takes package.module:callable")
         made = found if isinstance(found, nn.Module) else _call(found, model)
     net, given = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(net, nn.Module):
+    if not isinstance(net, nn.Module | torch.export.ExportedProgram):
         raise ValueError(f"{model} returned {_kind(made)}; expected an nn.Module or (module, example inputs)")
+    net = module_of(net)
     if shapes:
         return net, tuple(torch.randn(_shape(text)) for text in shapes)
     if given is None:

@@ -31,6 +31,7 @@ from hnas.deployment.build import (
     Built,
     Refused,
     Row,
+    Stage,
     build_each,
     engine_of,
     judge,
@@ -41,7 +42,6 @@ from hnas.deployment.network import SEED, Arrays, load, read_calibration
 from hnas.deployment.plan import Plan, resolve
 from hw_profiles import Device
 
-Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 AGAINST = "the same network in fp32 on the same backend"
 
 

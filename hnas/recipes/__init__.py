@@ -16,7 +16,7 @@ SECTIONS = ("space", "data", "train", "shrink")
 class Recipe:
     """space: name and arguments; data: size, channels and augmentation; train: strategy, epochs, batch and schedule.
 
-    shrink: evidence, and how many operations go between two cycles of the schedule; empty: none.
+    shrink: evidence and how many operations go between two cycles of the schedule, or a published method; empty: none.
     """
 
     name: str

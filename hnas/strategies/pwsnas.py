@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hnas import shrinking, unsharing
@@ -40,21 +40,12 @@ def end(space: Space) -> int:
     return min(END, math.ceil(math.cbrt(space.size)))
 
 
-def search(
+def shrink(
     study: Study,
     space: Space,
-    *,
-    windows: Mapping[str, Window] | None = None,
-    cost: str = "latency_ms",
-    evaluations: int | None = 1000,
-    seconds: float | None = None,
-    population: int = 50,
-    seed: int = 0,
-    steps: int = 2400,
-    stages: Sequence[Schedule] | None = None,
+    stages: Iterable[Schedule],
     pick: Pick = spos.pick,
-    host: Pick | None = None,
-    host_schedule: Schedule | None = None,
+    *,
     samples: int = 1000,
     form: str = "raw",
     graph: Graph | None = None,
@@ -66,20 +57,16 @@ def search(
     spread: float = 0.5,
     force: bool = False,
     back: int = 0,
+    seed: int = 0,
     log: list[Edit] | None = None,
+    advance: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] | None = None,
-) -> Iterator[Candidate]:
-    """Train and shrink in stages, let a host train what is left, then the candidates of an evolutionary search there.
-
-    stages: schedules in place of ``schedules(steps)``. drop: operations a stage, the number of types unless given.
-    until: members at which shrinking ends, ``end(space)`` unless given. restart: once more operations than this are
-    gone, angles are measured from the weights of that moment, once. p_max: the budget of ``hnas.unsharing.unshare``;
-    None: no un-sharing, which is ABS. host, host_schedule: a training strategy that goes on in the shrunken space; the
-    published comparison trains its hosts anew there, which is a new study of that space. samples, form, graph, balance:
-    of ``hnas.evidence.angle``. spread, force, back: of ``hnas.shrinking``; ABS is ``force=True``.
-    """
+) -> Space:
+    """Train, drop and split in stages; the space that is left. The arguments are those of ``search``."""
     shrinking.refuse_foreign(study, space)
-    evolution.meets(study, space, windows, cost, seed)
+    if space.size == 1:
+        study.train(pick, next(iter(stages)), space=space, advance=advance, say=say)
+        return space
     types = {option for slot in space.slots for option in space.choices[f"{slot}.op"].options}
     drop = len(types) if drop is None else drop
     until = end(space) if until is None else until
@@ -95,15 +82,44 @@ def search(
         gone = sum({"drop": 1, "revive": -1}.get(edit.kind, 0) for edit in log)
         if reference is None and gone > restart:
             reference = study.snapshot()
-        return unsharing.unshare(study, space, p_max=p_max, seed=seed, stage=stage) if p_max is not None else ()
+        return unsharing.unshare(study, space, p_max=p_max, seed=seed, stage=stage) if p_max else ()
 
-    if space.size == 1:
-        study.train(pick, next(iter(stages or schedules(steps))), space=space, say=say)
-    else:
-        name = f"pwsnas/{options}/{rules}/{restart}/{p_max}"
-        space = shrinking.run(
-            study, space, evidence, stages or schedules(steps), pick, name=name, after=after, log=log, say=say, **rules
-        )
+    name = f"pwsnas/{options}/{rules}/{restart}/{p_max}"
+    follow: dict[str, Any] = {"log": log, "advance": advance, "say": say}
+    return shrinking.run(study, space, evidence, stages, pick, name=name, after=after, **follow, **rules)
+
+
+def search(
+    study: Study,
+    space: Space,
+    *,
+    windows: Mapping[str, Window] | None = None,
+    cost: str = "latency_ms",
+    evaluations: int | None = 1000,
+    seconds: float | None = None,
+    population: int = 50,
+    seed: int = 0,
+    steps: int = 2400,
+    stages: Sequence[Schedule] | None = None,
+    pick: Pick = spos.pick,
+    host: Pick | None = None,
+    host_schedule: Schedule | None = None,
+    say: Callable[[str], None] | None = None,
+    **rules: Any,
+) -> Iterator[Candidate]:
+    """Train and shrink in stages, let a host train what is left, then the candidates of an evolutionary search there.
+
+    stages: schedules in place of ``schedules(steps)``. host, host_schedule: a training strategy that goes on in the
+    shrunken space; the published comparison trains its hosts anew there, which is a new study of that space.
+    rules: the rest of ``shrink``. drop: operations a stage, the number of types unless given. until: members at which
+    shrinking ends, ``end(space)`` unless given. restart: once more operations than this are gone, angles are measured
+    from the weights of that moment, once. p_max: the budget of ``hnas.unsharing.unshare``; None or 0: no un-sharing,
+    which is ABS. samples, form, graph, balance: of ``hnas.evidence.angle``. spread, force, back: of
+    ``hnas.shrinking``; ABS is ``force=True``. ``log`` receives the edits.
+    """
+    shrinking.refuse_foreign(study, space)
+    evolution.meets(study, space, windows, cost, seed)
+    space = shrink(study, space, stages or schedules(steps), pick, seed=seed, say=say, **rules)
     if host_schedule is not None:
         study.train(host or pick, host_schedule, space=space, say=say)
     bounds: dict[str, Any] = {"windows": windows, "cost": cost, "evaluations": evaluations, "seconds": seconds}

@@ -79,6 +79,12 @@ def test_images_are_of_mean_0_and_spread_1() -> None:
     assert float(found.std()) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_black_is_the_same_number_in_every_split() -> None:
+    """What int8 was calibrated on holds for what it is judged by: one background, one grid."""
+    known, other = (np.stack(parts.garments(split, 40, 8)) for split in ("calibration", "search"))
+    assert float(other.min()) == pytest.approx(float(known.min()), abs=1e-5)
+
+
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 

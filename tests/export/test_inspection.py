@@ -10,6 +10,7 @@ import export
 from export.errors import ExportError
 from export.inspection import Inspection, Layer, role, typical
 from export.inspectors import names, onnxruntime, tensorrt, tflite
+from export.litert_profile import Ran
 
 
 def inspection(*layers, precision="int8", fuses=""):
@@ -121,6 +122,31 @@ def test_tflite_operators_are_told_from_what_the_delegate_took():
     assert [layer.implementation for layer in found] == ["XNNPACK", "built-in kernel", "XNNPACK"]
     assert [layer.precision for layer in found] == ["i8", "f32", "i8"]
     assert {layer.implementation for layer in tflite.from_operators(operators[:3], tensors, {3})} == {"built-in kernel"}
+
+
+def test_a_profile_of_xnnpack_is_read():
+    runs = [
+        [
+            Ran("Convert (NC)", True, 0),
+            Ran("Convolution (NHWC, QC8) IGEMM", True, time),
+            Ran("Fully Connected (NC, QS8, QC8W) GEMM", True, 3),
+            Ran("Invalid Unary Op", True, 1),
+            Ran("Transpose (ND, X8) Transpose", True, 0),
+            Ran("GATHER", False, 2),
+        ]
+        for time in (4, 6, 5, 90)
+    ]
+    expected = [
+        Layer("#1", "Convert", "quantise", "", 0.0, "XNNPACK"),
+        Layer("a", "Convolution", "kernel", "i8", 5.0, "XNNPACK IGEMM"),
+        Layer("b", "Fully Connected", "kernel", "i8", 3.0, "XNNPACK GEMM"),
+        Layer("#4", "Table", "activation", "", 1.0, "XNNPACK"),
+        Layer("#5", "Transpose", "layout", "", 0.0, "XNNPACK Transpose"),
+        Layer("#6", "GATHER", "kernel", "", 2.0, "built-in kernel"),
+    ]
+    assert tflite.from_profile(runs, ["a", "b"]) == expected
+    unnamed = tflite.from_profile(runs, ["a", "b", "c"])  # which is which is not known
+    assert [layer.name for layer in unnamed] == [f"#{number}" for number in range(1, 7)]
 
 
 # As the engine inspector writes it with detailed verbosity (TensorRT 8.6; later ones say "Datatype" apart).
@@ -266,11 +292,45 @@ def test_openvino_tells_what_it_joined_and_in_which_precision(compiled):
     assert not found.of("activation")
 
 
-def test_tflite_tells_what_xnnpack_took(compiled):
+def test_tflite_tells_what_xnnpack_ran_by_which_kernel_and_how_long(compiled):
     found = export.layers(compiled("tflite"), runs=4)
-    assert [layer.kind for layer in found.layers].count("CONV_2D") == 3
-    assert {layer.implementation for layer in found.of("kernel")} == {"XNNPACK"}
-    assert found.microseconds is None
+    assert [layer.kind for layer in found.of("kernel")] == ["Convolution", "Convolution", "Fully Connected"]
+    assert {layer.implementation.split()[0] for layer in found.layers} == {"XNNPACK"}
+    assert {layer.precision for layer in found.of("kernel")} == {"f32"}
+    assert all(layer.name and layer.microseconds is not None for layer in found.of("kernel"))
+    assert found.microseconds > 0
+    assert found.runs == 4
+
+
+def test_tflite_without_a_profiler_tells_its_operators_and_no_times(compiled, monkeypatch):
+    def refuse(*_):
+        raise ExportError("this ai-edge-litert has no LiteRtGetProfilerEvents")
+
+    monkeypatch.setattr(tflite, "profile", refuse)
+    artifact = compiled("tflite")
+    found = tflite.layers(artifact, (np.zeros((1, 3, 12, 12), np.float32),), 4)
+    assert [layer.kind for layer in found].count("CONV_2D") == 3
+    assert {layer.microseconds for layer in found} == {None}
+
+
+def test_a_built_in_kernel_is_told_from_xnnpacks_and_takes_its_own_inputs(tmp_path):
+    if find_spec("ai_edge_litert") is None:
+        pytest.skip("tflite is not installed")
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.linear = nn.Embedding(50, 32), nn.Linear(32, 8)
+
+        def forward(self, words, offset):
+            return self.linear(self.embedding(words)) + offset
+
+    inputs = (torch.randint(0, 50, (1, 16)), torch.randn(1, 16, 8))
+    found = export.layers(export.compile(Words().eval(), inputs, device="tflite-cpu", path=tmp_path / "words"), runs=2)
+    assert [layer.kind for layer in found.layers] == ["GATHER", "Fully Connected", "Add"]
+    assert [layer.implementation.split()[0] for layer in found.layers] == ["built-in", "XNNPACK", "XNNPACK"]
 
 
 def test_the_path_of_an_artifact_will_do_and_inputs_can_be_given(compiled):

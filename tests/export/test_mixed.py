@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import hw_profiles
 from export import backends
 from export.errors import ExportError
 from export.fusion import fuse, noise, passes_for
+from export.graph import CONVOLUTIONS, LINEAR, bound
 from export.mixed import assign, blocks, keep_float, sensitivities
 from export.naming import onnx_values, openvino_nodes
 from export.program import Program, capture
@@ -23,7 +25,7 @@ from export.quantisation import kept_float
 from tests.conftest import need
 from tests.export import nets
 
-DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu"}
+DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu", "tensorrt": "jetson"}
 
 
 def program_of(name: str, backend: str = "") -> Program:
@@ -119,7 +121,9 @@ def test_a_model_that_does_not_have_a_layer_is_one_line() -> None:
 
 def int8_layers(path: Path, backend: str) -> int:
     """How many layers with weights the file has in int8."""
-    if backend == "onnxruntime":
+    if backend == "tflite":
+        return _int8_layers_of_tflite(path / "model.tflite")
+    if backend in ("onnxruntime", "tensorrt"):
         import onnx
 
         graph = onnx.load(path / "model.onnx").graph
@@ -133,6 +137,16 @@ def int8_layers(path: Path, backend: str) -> int:
     return sum(_is_quantised(op) for op in layers if op.get_type_name() in kinds)
 
 
+def _int8_layers_of_tflite(path: Path) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
+    (graph,), known = model.subgraphs, schema.BuiltinOperator
+    kinds = {known.CONV_2D, known.DEPTHWISE_CONV_2D, known.FULLY_CONNECTED}
+    layers = [op for op in graph.operators if model.operatorCodes[op.opcodeIndex].builtinCode in kinds]
+    return sum(graph.tensors[op.inputs[1]].type == schema.TensorType.INT8 for op in layers)
+
+
 def _is_quantised(op: Any) -> bool:
     node = op.input_value(1).get_node()
     while node.get_type_name() in ("Multiply", "Subtract", "Convert", "Reshape", "Transpose"):
@@ -143,9 +157,7 @@ def _is_quantised(op: Any) -> bool:
 @pytest.mark.parametrize("backend", DEVICES)
 @pytest.mark.parametrize("name", ["mobilenet", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_blocks_that_are_kept_are_float_in_the_file(name: str, backend: str, tmp_path: Path) -> None:
-    chosen = backends.load(backend)
-    need(backend, chosen.missing())
-    pytest.importorskip("nncf" if backend == "openvino" else "onnxscript")
+    chosen = _converter(backend)
     program = program_of(name, backend)
     names = list(blocks(program, 4))
     data = calls(program, 8)
@@ -163,13 +175,43 @@ def test_blocks_that_are_kept_are_float_in_the_file(name: str, backend: str, tmp
             threads=1,
             calibration=data,
         )
-        run = export.load(path)
+        run = _load(path)
         level = export.check(expected, [run(*call) for call in data], "int8").sqnr_db
         found.append((int8_layers(path, backend), level))
     (all_, low), (some, middle), (none, high) = found
     assert all_ > some > none == 0
     assert min(low, middle) > 25
     assert high > 90
+
+
+# Each backend's word for convolutions that are not depthwise, or for all.
+CONVOLUTION = {"onnxruntime": "Conv", "openvino": "Convolution", "tflite": "CONV_2D", "tensorrt": "Conv"}
+
+
+@pytest.mark.parametrize("backend", DEVICES)
+def test_the_rules_of_a_device_reach_the_file(backend: str, tmp_path: Path) -> None:
+    chosen, program = _converter(backend), program_of("mobilenet", backend)
+    rules = hw_profiles.Override((CONVOLUTION[backend],), "percentile")
+    device = replace(hw_profiles.load(DEVICES[backend]), quantisation={backend: rules})
+    made = chosen.compile(program, tmp_path, precision="int8", device=device, threads=1, calibration=calls(program, 4))
+    table: Any = made.notes["quantisation"]
+    assert table["ranges"] == "percentile"
+    layers = [node for node in program.module.graph.nodes if node.target in CONVOLUTIONS | LINEAR]
+    depthwise = [node for node in layers if node.target in CONVOLUTIONS and bound(node)["groups"] > 1]
+    assert int8_layers(tmp_path, backend) <= (len(depthwise) if backend in ("openvino", "tflite") else 0) + 1
+
+
+def _converter(backend: str) -> Any:
+    """The backend, where it and the runtime that checks its files are installed."""
+    need(backend, backends.load("onnxruntime" if backend == "tensorrt" else backend).missing())
+    pytest.importorskip({"openvino": "nncf", "tflite": "ai_edge_litert"}.get(backend, "onnxscript"))
+    return backends.load(backend)
+
+
+def _load(path: Path) -> Any:
+    """The artifact in the runtime that verifies it."""
+    artifact = export.Artifact.read(path)
+    return backends.load(str(artifact.notes.get("verify_with", artifact.backend))).load(artifact)
 
 
 def _marked(program: Program, kept: Iterable[str]) -> Program:
@@ -179,20 +221,22 @@ def _marked(program: Program, kept: Iterable[str]) -> Program:
     return keep_float(program, fine)
 
 
-def test_a_backend_that_cannot_says_so(tmp_path: Path) -> None:
-    net, inputs = nets.build("mobilenet")
+def test_what_tflite_does_not_write_itself_keeps_no_block(tmp_path: Path) -> None:
     chosen = backends.load("tflite")
     need("tflite", chosen.missing())
-    with pytest.raises(ValueError, match=r"^tflite cannot keep single blocks in float; onnxruntime and openvino can$"):
-        export.compile(
-            net,
-            inputs,
-            device="tflite-cpu",
-            precision="int8",
-            calibration=[inputs],
-            keep_float=["stem"],
-            path=tmp_path / "a",
-        )
+    net = torch.nn.Sequential(torch.nn.ReflectionPad2d(1), torch.nn.Conv2d(3, 4, 3)).eval()
+    program = fuse(capture(net, torch.randn(1, 3, 8, 8)))
+    marked = keep_float(program, list(blocks(program)))
+    device = hw_profiles.load("tflite-cpu")
+    with pytest.raises(ValueError, match=r"^tflite cannot keep single blocks in float here: our writer has no "):
+        chosen.compile(marked, tmp_path, precision="int8", device=device, threads=1, calibration=calls(program, 1))
+
+
+def test_there_is_nothing_to_keep_out_of_int8_in_float(tmp_path: Path) -> None:
+    net, inputs = nets.build("mobilenet")
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    with pytest.raises(ValueError, match=r"^keep_float keeps blocks out of int8, got precision fp32"):
+        export.compile(net, inputs, device="onnxruntime-cpu", keep_float=["stem"], path=tmp_path / "a")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
-from export.program import capture
+from export.program import capture, module_of
 from tests.export import nets
 
 torch.set_num_threads(1)
@@ -158,3 +158,23 @@ def test_control_flow_on_values_is_one_line():
     with pytest.raises(ExportError, match=r"torch\.export cannot capture Apply") as caught:
         program_of(lambda self, x: x if x.sum() > 0 else -x, (2,))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", nets.SHAPES)
+def test_an_exported_program_goes_the_way_of_its_module(name):
+    net, inputs = nets.build(name)
+    exported = torch.export.export(net.eval(), inputs)
+    expected = capture(net, inputs)
+    found = capture(module_of(exported), inputs)
+    assert found.operators() == expected.operators()
+    for want, have in zip(expected(*inputs), found(*inputs), strict=True):
+        torch.testing.assert_close(have, want)
+
+
+def test_dynamic_shapes_and_other_things_are_one_line():
+    batch = ({0: torch.export.Dim("batch", min=2, max=8)},)
+    dynamic = torch.export.export(nn.Linear(3, 2), (torch.randn(2, 3),), dynamic_shapes=batch)
+    with pytest.raises(ExportError, match=r"dynamic shapes .* export it with static ones"):
+        module_of(dynamic)
+    with pytest.raises(ValueError, match=r"torch\.nn\.Module or an ExportedProgram, got str"):
+        module_of("net.pt2")

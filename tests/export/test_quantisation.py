@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from export import onnx_file
+import hw_profiles
+from export import backends, onnx_file
 from export.artifact import Tensor
 from export.calibration import activation_ranges
 from export.fusion import fuse
@@ -57,7 +58,7 @@ def test_products_of_two_activations_stay_float(tmp_path: Path) -> None:
     inputs, outputs = describe(program)
     onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
     sample = tuple(value.numpy() for value in program.inputs)
-    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], POLICY)
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], POLICY, program)
     graph = onnx.load(tmp_path / "int8.onnx").graph
     made = {output: node.op_type for node in graph.node for output in node.output}
     products = [[made.get(name) for name in node.input] for node in graph.node if node.op_type == "MatMul"]
@@ -85,7 +86,7 @@ def test_sums_that_only_float_operators_read_stay_float(tmp_path: Path) -> None:
     onnx_file.write(program, tmp_path / "float.onnx", *describe(program))
     sample = tuple(value.numpy() for value in program.inputs)
     policy = replace(POLICY, operators=(*POLICY.operators, "Add"))
-    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], policy)
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], policy, program)
     graph = onnx.load(tmp_path / "int8.onnx").graph
     made = {output: node.op_type for node in graph.node for output in node.output}
     readers = {name: node.op_type for node in graph.node for name in node.input}
@@ -131,3 +132,24 @@ def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
         scales[method] = float(scale)
     assert scales["minmax"] == pytest.approx((500 + 4) / 255, rel=0.02)
     assert scales["percentile"] < 20 / 255
+
+
+@pytest.mark.parametrize(("activation", "lowest"), [(torch.nn.ReLU, -3.0), (torch.nn.Hardswish, -1.0)])
+def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
+    activation: type[torch.nn.Module], lowest: float, tmp_path: Path
+) -> None:
+    """An input from -1 to 3 has symmetric numbers, but in a network with a hard swish."""
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3), activation(), torch.nn.Conv2d(8, 4, 1)).eval()
+    x = np.linspace(-1, 3, 72, dtype=np.float32).reshape(1, 2, 6, 6)
+    device = hw_profiles.load("openvino-cpu")
+    program = capture(net, torch.from_numpy(x))
+    made = backends.load("openvino").compile(
+        program, tmp_path, precision="int8", device=device, threads=1, calibration=[(x,)]
+    )
+    assert made.notes["quantisation"]["activations"] == ("symmetric" if lowest < -1 else "asymmetric")  # type: ignore[index,call-overload]
+    operators = openvino.Core().read_model(made.model).get_ops()
+    numbers = [op for op in operators if op.get_type_name() == "FakeQuantize"]
+    (first,) = [op for op in numbers if op.input_value(0).get_node().get_type_name() == "Parameter"]
+    assert first.input_value(1).get_node().get_data().item() == pytest.approx(lowest, rel=0.02)

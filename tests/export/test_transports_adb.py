@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +156,61 @@ def test_a_connection_that_goes_away_is_one_line_and_the_next_worker_works(devic
 
 
 @needs_adb
+def test_an_adb_that_is_killed_while_it_sends_is_started_again_where_it_stopped(device: Phone, tmp_path: Path) -> None:
+    large = relu(tmp_path / "large", rubbish=3_000_000)
+    host = adb.Host(f"adb://{device.serial}")
+    host._sender._pause = 0.05
+    before, killed = device.sent, list[int]()
+
+    def kill() -> None:
+        while device.sent < before + 1_000_000:
+            time.sleep(0.001)
+        assert host._sender._process is not None
+        killed.append(host._sender._process._process.pid)
+        os.kill(killed[0], 9)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert Artifact.read(host.place(large.path)).digest == large.digest
+    killer.join()
+    assert host._sender._process is not None
+    assert host._sender._process._process.pid != killed[0]
+    assert device.sent - before < 3_000_000 + 2 * sending.PIECE + 300_000
+
+
+@needs_adb
+@pytest.mark.parametrize("what", ["client", "server"])
+def test_an_adb_that_is_killed_while_a_net_runs_loses_nothing(device: Phone, artifact: Artifact, what: str) -> None:
+    host = adb.Host(f"adb://{device.serial}")
+    with Worker(artifact, transport=host) as worker:
+        worker(X)
+        before = serving(host)
+        assert before
+        if what == "client":
+            worker._process.kill()
+            worker._process.wait()
+        else:
+            subprocess.run(["adb", "kill-server"], check=True, capture_output=True)
+        with pytest.raises(Disconnected, match=r"^the connection to adb://127\.0\.0\.1:\d+ was lost on '(run|bind)'"):
+            measure(worker, [X], runs=20)
+    end = time.monotonic() + 60
+    while left := serving(host) & before:
+        assert time.monotonic() < end, f"the worker outlived its connection: {left}"
+        time.sleep(0.05)
+    sent = device.sent
+    with Worker(artifact, transport=host) as worker:
+        np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
+    assert device.sent - sent < artifact.size_bytes + 20_000  # questions: the files are there
+
+
+def serving(host: adb.Host) -> set[int]:
+    """The processes of workers on the phone: both ends are this machine."""
+    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    wanted = f"{host._program} export.serving"
+    return {int(line.split()[0]) for line in listed.splitlines() if wanted in line and "c=$?" not in line}
+
+
+@needs_adb
 def test_a_full_disk_is_one_line(device: Phone, tmp_path: Path) -> None:
     large = relu(tmp_path / "full", rubbish=1_500_000)
     host = adb.Host(f"adb://{device.serial}")
@@ -172,10 +229,7 @@ def test_a_full_disk_is_one_line(device: Phone, tmp_path: Path) -> None:
 def test_a_worker_that_dies_says_how(device: Phone, artifact: Artifact) -> None:
     host = adb.Host(f"adb://{device.serial}")
     with Worker(artifact, transport=host) as worker:
-        listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        wanted = f"{host._program} export.serving"
-        lines = [line.split() for line in listed.splitlines() if wanted in line and "c=$?" not in line]
-        os.kill(int(lines[0][0]), 11)
+        os.kill(min(serving(host)), 11)
         with pytest.raises(ExportError, match=r"died with SIGSEGV on 'run'"):
             worker(X)
 

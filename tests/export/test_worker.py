@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -157,6 +159,26 @@ def test_opening_fails_in_one_line(tmp_path: Path) -> None:
         Worker(tmp_path / "4")
 
 
+@pytest.mark.parametrize("location", ["../weights.bin", "{outside}", "gone.bin"])
+def test_external_data_outside_of_its_folder_is_one_line(tmp_path: Path, location: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    outside, model = tmp_path / "weights.bin", tmp_path / "net" / "model.onnx"
+    outside.write_bytes(bytes(4 * 1024))
+    model.parent.mkdir()
+    weights = onnx.TensorProto(name="w", data_type=1, dims=[1024], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=location.format(outside=outside))
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1024]) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weights]
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model.write_bytes(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+    with pytest.raises(ExportError, match=r"^onnxruntime cannot open .*External data path validation failed") as caught:
+        Worker(model)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_note_verify_with_names_the_runtime(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         open_worker(tmp_path / "1", notes={"verify_with": "absent"})
@@ -227,20 +249,24 @@ ARRAYS = hnp.arrays(st.sampled_from(["f4", "f2", "i8", "?", "u1"]), hnp.array_sh
 
 @given(st.lists(ARRAYS, max_size=3))
 def test_frames_round_trip(arrays: list[Any]) -> None:
-    rest = memoryview(pack({"do": "x"}, arrays))
-
-    def read(size: int) -> bytes:
-        nonlocal rest
-        data, rest = bytes(rest[:size]), rest[size:]
-        return data
-
-    header, again = unpack(read)
+    stream = io.BytesIO(pack({"do": "x"}, arrays))
+    header, again = unpack(lambda size: bytearray(stream.read(size)))
     assert header == {"do": "x"}
-    assert not rest
+    assert not stream.read()
     for a, b in zip(arrays, again, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
         assert a.shape == b.shape
+
+
+@pytest.mark.parametrize(
+    "header", ["[]", "{}", "nonsense", '{"arrays": 3}', '{"arrays": [["<f4", [4.0]]]}', '{"arrays": [["?!", [4]]]}']
+)
+def test_a_hostile_header_is_no_frame(header: str) -> None:
+    text = header.encode()
+    stream = io.BytesIO(struct.pack(">4sIQ", b"hnas", len(text), 16) + text + bytes(16))
+    with pytest.raises(ValueError, match=r".+"):
+        unpack(lambda size: bytearray(stream.read(size)))
 
 
 def test_time_calls_counts() -> None:

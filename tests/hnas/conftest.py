@@ -39,12 +39,13 @@ def compiler() -> Iterator[Compiler]:
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiler: Compiler) -> Path:
     """Latencies without a clock, short final measurements, a cache of its own; the folder that is current then."""
     import hnas.deployment.static
+    from hnas.deployment import proving, searching
 
-    monkeypatch.setattr(hnas.deployment, "Measured", photos.Clockless)
+    monkeypatch.setattr(searching, "Measured", photos.Clockless)
     for module in (hnas.deployment, hnas.deployment.static):
         monkeypatch.setattr(module, "limited_compiler", lambda: nullcontext(compiler))
-    monkeypatch.setattr(hnas.deployment, "PROCESSES", 1)
-    monkeypatch.setattr(hnas.deployment, "BLOCKS", 2)
+    monkeypatch.setattr(proving, "PROCESSES", 1)
+    monkeypatch.setattr(proving, "BLOCKS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     here = tmp_path / "here"

@@ -20,7 +20,7 @@ from export import zoo
 from export.artifact import Artifact
 from export.errors import ExportError
 from hnas.cli import deploy_main
-from hnas.deployment import folder
+from hnas.deployment import folder, proving, searching
 from tests.hnas import photos
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -109,7 +109,7 @@ def test_the_reason_that_no_artifact_is_kept_is_said_and_nothing_stays(quick, op
     def broken(*_: Any, **__: Any) -> None:
         raise ExportError("the worker died")
 
-    monkeypatch.setattr(hnas.deployment, "build", broken)
+    monkeypatch.setattr(proving, "build", broken)
     with pytest.raises(ExportError, match="the worker died"):
         hnas.deploy(**options)
     assert searched(quick / "run")  # that can be continued
@@ -121,7 +121,7 @@ def test_the_reason_that_no_artifact_is_kept_is_said_and_nothing_stays(quick, op
 DRIVER = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
-import hnas.deployment
+from hnas.deployment import proving, searching
 from tests.hnas import photos
 
 class Slow(photos.Clockless):
@@ -129,8 +129,8 @@ class Slow(photos.Clockless):
         time.sleep(0.2)
         return super().__call__(arch)
 
-hnas.deployment.Measured = Slow
-hnas.deployment.PROCESSES, hnas.deployment.BLOCKS = 1, 2
+searching.Measured = Slow
+proving.PROCESSES, proving.BLOCKS = 1, 2
 from hnas.cli import deploy_main
 sys.exit(deploy_main(sys.argv[1:]))
 """
@@ -188,8 +188,8 @@ def test_control_c_is_one_line_and_leaves_what_can_be_continued(quick, options):
 
 def test_a_finished_run_answers_again_without_doing_anything_again(quick, options, monkeypatch):
     found = hnas.deploy(**options)
-    monkeypatch.setattr(hnas.deployment, "build", pytest.fail)
-    monkeypatch.setattr(hnas.deployment, "compare_many", pytest.fail)
+    monkeypatch.setattr(proving, "build", pytest.fail)
+    monkeypatch.setattr(proving, "compare_many", pytest.fail)
     again = hnas.deploy(**options, resume=True)
     assert again.to_json() == found.to_json()
     assert again.bundle == found.bundle
@@ -205,7 +205,7 @@ def test_a_run_that_was_killed_while_building_builds_the_rest(quick, options, mo
     assert len(folders) == 2
     digests = [Artifact.read(folder).digest for folder in folders]
     shutil.rmtree(folders[0])
-    monkeypatch.setattr(hnas.deployment, "Measured", photos.Clockless)
+    monkeypatch.setattr(searching, "Measured", photos.Clockless)
     found = hnas.deploy(**options, resume=True)
     assert [Artifact.read(folder).digest for folder in folders] == digests
     assert found.result.kept.verdict == "kept"

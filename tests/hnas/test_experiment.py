@@ -13,10 +13,14 @@ from hnas import checkpoint, experiment
 from hnas.files import locked
 from hnas.recipes import Recipe
 from hnas.recipes import load as load_recipe
+from hnas.shrinking import Edit, replay
+from hnas.strategies import evolution
+from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.images import write_idx
 from hnas.training import load, save
 from tests.hnas import tiny
+from tests.hnas.planted import latency
 from tests.hnas.test_training import equal, one_line
 
 
@@ -159,9 +163,72 @@ def test_a_subnet_of_a_shrunken_space_trains_alone_by_its_name_there(tmp_path, s
     assert load(tmp_path / "alone")[0].space.largest == experiment.named(space, "random:5")
 
 
+PUBLISHED = {
+    "padnas": {"evaluations": 8, "population": 4, "ranks": 2, "threshold": 0.1, "force": True},
+    "pwsnas": {"samples": 20, "drop": 4, "until": 10, "form": "standardised", "p_max": 1.5},
+}
+
+
+def published(method: str, **rules) -> Recipe:
+    stages = recipe(strategy="spos", restarts=[[0.5, 0.02], [0.5, 0.02]])
+    return replace(stages, shrink={"method": method, **PUBLISHED[method], **rules})
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_a_published_method_leaves_the_space_that_a_search_takes(tmp_path, source, monkeypatch, method):
+    """From the recipe to the search: what was dropped is not offered, copies are loaded, a kill changes nothing."""
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
+    steps = []
+
+    def die(done: int, of: int, loss: float) -> None:
+        steps.append((done, of))
+        if done == 7:
+            raise KeyboardInterrupt
+
+    record = experiment.run(published(method), source, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(published(method), source, tmp_path / "cut", advance=die)
+    again = experiment.run(published(method), source, tmp_path / "cut", resume=True)
+    assert steps[-1] == (7, record["steps"])
+    assert again["edits"] == record["edits"] != []
+    supernet, found = load(tmp_path / "out")
+    assert equal(supernet, load(tmp_path / "cut")[0])
+    assert replay([Edit.from_json(edit) for edit in found["edits"]], load_space()).to_json() == supernet.space.to_json()
+    assert bool(supernet.splits) == (method == "pwsnas")
+    study = Study(supernet, experiment.task_of(published(method), source), {"size": latency})
+    candidates = list(evolution.search(study, supernet.space, cost="size", evaluations=6, population=4))
+    gone = {(edit["choice"], edit["option"]) for edit in found["edits"] if edit["kind"] == "drop"}
+    assert not any(gone & set(candidate.arch.items()) for candidate in candidates)
+
+
+def test_a_schedule_that_outlasts_the_shrinking_is_trained_to_its_end(tmp_path, source):
+    steps = []
+    given = published("pwsnas", until=10**9)
+    record = experiment.run(given, source, tmp_path / "out", advance=lambda done, of, loss: steps.append(done))
+    assert "edits" not in record
+    assert steps == list(range(1, record["steps"] + 1))
+
+
+def test_padnas_in_a_recipe_goes_by_the_window_of_a_device(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(evolution, "TRIES", 1)
+    given = published("padnas", device="pixel-3", windows={"latency_ms": [0.0, 1e-6]})
+    with pytest.raises(ValueError, match="no architecture meets latency_ms") as caught:
+        experiment.run(given, source, tmp_path / "out")
+    assert one_line(caught)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (replace(recipe(strategy="proxylessnas"), shrink=SHRINK), "the logits of 'proxylessnas' outlast no"),
+        (replace(recipe(combine="project"), shrink=SHRINK), r"with \[shrink\] gradients add up; leave combine out"),
+        (replace(recipe(), shrink={"method": "sandwich"}), "no method 'sandwich' to shrink by; known: padnas, pwsnas"),
+        (published("pwsnas", device="pixel-3"), r"\[shrink\] has no key 'device'; known: method, samples, form"),
+        (published("padnas", evidence="angle"), r"\[shrink\] has no key 'evidence'; known: method, device, windows"),
+        (published("padnas", windows={"latency_ms": 3}), r"expected a table of costs, each \[low, high\]"),
+        (published("padnas", device="abacus"), "abacus"),
+        (published("pwsnas", form="round"), "form is 'round'; expected \"raw\" or"),
+        (replace(recipe(), shrink={"evidence": "pareto_frequency", "drop": 1}), "needs a search; give the method"),
         (replace(recipe(), shrink={"evidence": "angle"}), r"\[shrink\] needs evidence, and drop or threshold"),
         (replace(recipe(), shrink={**SHRINK, "evidence": "hearsay"}), "no evidence 'hearsay'"),
         (replace(recipe(), shrink={**SHRINK, "drop": 0}), "drop is 0; expected a whole number from 1 on"),
@@ -201,3 +268,12 @@ def test_a_supernet_with_split_branches_loads_with_equal_bits(tmp_path):
 def test_the_shipped_recipe_is_the_one_that_made_the_shipped_supernet():
     assets = Path(experiment.__file__).parent / "assets" / "fashion"
     assert load(assets)[1]["recipe"] == load_recipe("fashion").to_json()
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_the_recipe_of_a_published_method_in_its_page_is_one(tmp_path, method):
+    page = Path(__file__).parents[2] / "docs/methods" / f"{method}.md"
+    (tmp_path / f"{method}.toml").write_text(page.read_text().split("```toml\n")[1].split("```")[0])
+    shown = load_recipe(str(tmp_path / f"{method}.toml"))
+    experiment._check(shown)
+    assert shown.shrink["method"] == method

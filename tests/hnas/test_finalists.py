@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from export.errors import ExportError
-from hnas.deployment import FINALISTS, _finalists
 from hnas.deployment.folder import Unreachable
 from hnas.deployment.plan import resolve
+from hnas.deployment.searching import FINALISTS, finalists
 from hnas.pareto import Candidate
 from hnas.spaces.tabular_digits import tabular_digits
 
@@ -33,7 +33,7 @@ def order(candidates: list[Candidate], failed: int = 0, **options: Any) -> list[
         score=lambda _arch: SimpleNamespace(metrics={"accuracy": LARGEST}),
     )
     plan = resolve("onnxruntime-cpu", **options)
-    return [c.metrics["latency_ms"] for c in _finalists(study, plan, candidates)]
+    return [c.metrics["latency_ms"] for c in finalists(study, plan, candidates)]
 
 
 POINTS = ((0.1, 0.91), (0.2, 0.922), (0.3, 0.924), (0.4, 0.926), (0.5, 0.93), (0.6, 0.929))

@@ -18,7 +18,7 @@ from export import backends
 from export.errors import Disconnected
 from export.manifest import Machine
 from hnas.cli import deploy_main
-from hnas.deployment import pricing
+from hnas.deployment import pricing, proving
 from hnas.deployment.plan import resolve
 from tests.conftest import need
 from tests.export.loopback import SSHD, Loopback, loopback
@@ -40,8 +40,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Short measurements, a cache of its own, and another CPU than the device's."""
-    monkeypatch.setattr(hnas.deployment, "PROCESSES", 1)
-    monkeypatch.setattr(hnas.deployment, "BLOCKS", 2)
+    monkeypatch.setattr(proving, "PROCESSES", 1)
+    monkeypatch.setattr(proving, "BLOCKS", 2)
     monkeypatch.setattr(pricing, "BLOCKS", 2)
     monkeypatch.setattr(Machine, "here", lambda: Machine("a laptop", 2, "Linux", "3.11"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -15,9 +15,9 @@ from export.measurement import Comparison, Measurement
 from export.quantisation import LADDER
 from export.verification import LIMITS, Check
 from hnas.cost import Price
-from hnas.deployment import _objection
 from hnas.deployment.build import Built, build_each, build_once, build_within, interval, judge
 from hnas.deployment.plan import resolve
+from hnas.deployment.proving import objection_of
 from hnas.journal import Journal
 
 
@@ -202,9 +202,9 @@ def test_a_predicted_latency_is_bounded_in_the_precision_that_is_kept(tmp_path):
     predicted = {"fp32": Price(3.0, "ms", 1.0, 9.0, "predicted"), "int8": Price(1.0, "ms", 0.5, 3.0, "predicted")}
     for bound, kept in (("2ms", None), ("4ms", 0)):
         plan = resolve("raspberry-pi-5", max_latency=bound)
-        best, rows = judge(tried, [None, None], 0.90, 0.01, _objection(plan, predicted))
+        best, rows = judge(tried, [None, None], 0.90, 0.01, objection_of(plan, predicted))
         assert best == kept
     assert "loses 10.0 points" in rows[1].verdict
-    assert _objection(resolve("raspberry-pi-5", max_latency="2ms"), predicted)(tried[0], None) == (
+    assert objection_of(resolve("raspberry-pi-5", max_latency="2ms"), predicted)(tried[0], None) == (
         "it is predicted to take 3 ms (asked: 2)"
     )

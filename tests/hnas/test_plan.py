@@ -6,8 +6,8 @@ import pytest
 
 from export import backends
 from export.manifest import Machine
-from hnas.deployment import _nearest
 from hnas.deployment.plan import resolve
+from hnas.deployment.searching import nearest
 from hnas.pareto import Candidate
 from hnas.space import Arch
 from tests.conftest import need
@@ -40,6 +40,6 @@ def test_auto_builds_bf16_only_where_the_cpu_has_it(
 def test_bounds_that_only_each_other_exclude_are_both_named() -> None:
     plan = resolve("raspberry-pi-5", max_latency="2ms", max_size="2KB")
     figures = ({"latency_ms": 1.0, "size_bytes": 3e3}, {"latency_ms": 3.0, "size_bytes": 1e3})
-    line = _nearest(plan, [Candidate(Arch({"width": i}), metrics) for i, metrics in enumerate(figures)])
+    line = nearest(plan, [Candidate(Arch({"width": i}), metrics) for i, metrics in enumerate(figures)])
     assert "each alone can be kept" in line
     assert "the fastest takes 1 ms (asked: 2); the smallest has 1 KB of weights (asked: 2)" in line
