@@ -1,5 +1,7 @@
 """What export raises when the world, not the caller, is at fault: one line each, with the exit code of a command."""
 
+import re
+
 
 class ExportError(RuntimeError):
     """A module could not be captured, compiled, run or verified; the message says in one line which and why."""
@@ -21,7 +23,8 @@ class Disconnected(Unavailable):
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The error's type and first telling line, cut to ``limit`` characters: foreign errors run over pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours are for terminals
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own source files
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -80,21 +80,23 @@ def compile(
     proof = None if evidence is None else _split(_samples(evidence), examples, "evidence")
     rungs = _rungs(recover, precision)
     program = _marked(_program(module, examples, name), keep_float, precision)
+    by = convert if compiler is None else compiler.convert
     with published(target) as folder:
         for rung in rungs:
             fitted, edits = _recovered(program, images, rung)
-            artifact = (convert if compiler is None else compiler.convert)(
-                name,
-                fitted,
-                folder,
-                precision=precision,
-                device=profile,
-                threads=profile.threads if threads is None else threads,
-                calibration=images if precision == "int8" else None,
-                called=type(module).__name__,
-            )
-            samples = proof or images or _probes(program)
-            found = verify(module, artifact, samples)
+            with _naming(fitted, name, by):
+                artifact = by(
+                    name,
+                    fitted,
+                    folder,
+                    precision=precision,
+                    device=profile,
+                    threads=profile.threads if threads is None else threads,
+                    calibration=images if precision == "int8" else None,
+                    called=type(module).__name__,
+                )
+                samples = proof or images or _probes(program)
+                found = verify(module, artifact, samples)
             if found.passed and opened is not None:
                 found = verify(module, artifact, samples, opened)
             if found.passed:
@@ -292,6 +294,21 @@ def _program(module: torch.nn.Module, examples: Sequence[NDArray[Any]], backend:
     from export.program import capture
 
     return fuse(capture(module, [torch.from_numpy(part) for part in examples]), passes_for(backend))
+
+
+@contextmanager
+def _naming(program: Program, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
+    """Say which operators of the program the backend cannot take, where it fails because of some."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except ExportError as error:
+        from export.unsupported import unsupported
+
+        if named := unsupported(program, backend, by):
+            raise ExportError(f"{named} ({error})") from error
+        raise
 
 
 def _eager(module: torch.nn.Module, evidence: Sequence[Arrays]) -> list[Arrays]:

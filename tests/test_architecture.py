@@ -35,7 +35,14 @@ TORCH_SIDE = (
     *("export.program", "export.fusion", "export.graph", "export.quantisation"),
     *("export.calibration", "export.equalisation", "export.rounding", "export.finetuning", "export.mixed"),
     *("export.simulation", "export.recovery", "export.assignment"),
-    *("export.carving", "export.reduction", "export.reproduction", "export.trial", "benchmarks.fuzzing*"),
+    *(
+        "export.carving",
+        "export.reduction",
+        "export.reproduction",
+        "export.trial",
+        "export.unsupported",
+        "benchmarks.fuzzing*",
+    ),
     *("export.pipeline", "export.backends.reference", "export.passes*", "export.emitter*"),
     *("hnas.?*", "benchmarks.papers.*", "benchmarks.supernet", "benchmarks.export", "benchmarks.export_*"),
 )

@@ -263,7 +263,7 @@ def test_tflite_keeps_the_order_of_many_inputs() -> None:
     module = runtimes.load("tflite")
     names = [f"serving_default_args_{index}:0" for index in (0, 1, 10, 2)]
     details = [{"name": name, "index": index} for index, name in enumerate(names)]
-    assert module._indices(details) == [0, 1, 3, 2]  # type: ignore[attr-defined]
+    assert module.indices(details) == [0, 1, 3, 2]  # type: ignore[attr-defined]
 
 
 def test_tensorrt_int8_is_symmetric_s8_without_biases() -> None:
