@@ -43,9 +43,10 @@ class Split:
 
 @dataclass
 class Skeleton:
-    """An architecture on the meta device, and where in the supernet each of its parameters lies."""
+    """An architecture on the meta device, where in the supernet its parameters lie, and the gates that it takes."""
 
     net: nn.Module
+    gates: list[str] = field(default_factory=list)
     where: dict[str, tuple[nn.Parameter, Index | None]] = field(default_factory=dict)
     moments: dict[str, torch.Size] = field(default_factory=dict)
 
@@ -97,10 +98,9 @@ class Supernet(nn.Module):
         values = self.view(arch)
         if stats is not None:
             values.update(_moments(skeleton, stats))
-        relaxed = self._gates(skeleton)
         given = {f"{slot}.gates": gate for slot, gate in (gates or {}).items()}
-        if sorted(given) != sorted(relaxed):
-            wanted, got = (", ".join(sorted(names)) or "none" for names in (relaxed, given))
+        if sorted(given) != sorted(skeleton.gates):
+            wanted, got = (", ".join(sorted(names)) or "none" for names in (skeleton.gates, given))
             raise ValueError(f"gates are passed for every relaxed slot and no other; relaxed: {wanted}; got: {got}")
         # Both names of a tied weight are in the view; torch would refuse two slices of one weight as a conflict.
         return functional_call(skeleton.net, {**values, **given}, inputs, tie_weights=False)
@@ -113,8 +113,8 @@ class Supernet(nn.Module):
     def extract(self, arch: Arch, stats: Stats) -> nn.Module:
         """A plain module with its own copy of the weights of ``arch``, in evaluation mode; bit for bit the subnet."""
         skeleton = self._skeleton(arch)
-        if relaxed := self._gates(skeleton):
-            raise ValueError(f"{relaxed[0]} is a gate of a relaxed slot; choose one branch before extracting")
+        if skeleton.gates:
+            raise ValueError(f"{skeleton.gates[0]} is a gate of a relaxed slot; choose one branch before extracting")
         state: dict[str, Tensor] = {**self.view(arch), **_moments(skeleton, stats)}
         net = self.space.build(arch)
         for name, tensor in net.state_dict().items():
@@ -188,9 +188,6 @@ class Supernet(nn.Module):
             end = name.find(".", end + 1)
         return name
 
-    def _gates(self, skeleton: Skeleton) -> list[str]:
-        return [name for name, _ in skeleton.net.named_parameters() if name.endswith(".gates")]
-
     def _skeleton(self, arch: Arch) -> Skeleton:
         if arch in self._skeletons:
             self._skeletons.move_to_end(arch)
@@ -204,8 +201,10 @@ class Supernet(nn.Module):
                 if buffer is not None:
                     skeleton.moments[prefix + leaf] = buffer.shape
             for leaf, own in member._parameters.items():
-                if own is not None and leaf != "gates":
-                    name = prefix + leaf
+                name = prefix + leaf
+                if own is not None and leaf == "gates":
+                    skeleton.gates.append(name)
+                elif own is not None:
                     skeleton.where[name] = self._cut(name, self._owner(name, arch), own, member)
         self._skeletons[arch] = skeleton
         if len(self._skeletons) > self._bound:
