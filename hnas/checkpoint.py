@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,36 @@ class State:
             parameter.grad = torch.zeros_like(parameter)
         self.step_extra(rate=0.0)  # makes Adam's moments, so that they can be saved and restored from the first step on
 
-    def step_extra(self, rate: float = 3e-3) -> None:
-        """One Adam step of the architecture parameters that have a gradient."""
-        if self._adam is not None:
-            self._adam.param_groups[0]["lr"] = rate
-            self._adam.step()
-            self._adam.zero_grad()
+    @torch.no_grad()
+    def step_extra(self, among: Mapping[str, Sequence[int]] | None = None, *, rate: float = 3e-3) -> None:
+        """One Adam step of the architecture parameters that have a gradient.
+
+        among: parameter -> the entries that take part; they are then shifted alike, so that together they have as much
+        of the softmax as before and the others keep theirs (ProxylessNAS, arXiv 1812.00332, section 3.2; without
+        momentum, which would move the others, as in its published code).
+        """
+        if self._adam is None:
+            return
+        among = among or {}
+        before = {name: self.extra[name][list(at)].logsumexp(0) for name, at in among.items()}
+        self._adam.param_groups[0].update(lr=rate, betas=(0.0 if among else 0.5, 0.999))
+        self._adam.step()
+        self._adam.zero_grad()
+        for name, mass in before.items():
+            moved = self.extra[name][list(among[name])]
+            self.extra[name][list(among[name])] = moved - (moved.logsumexp(0) - mass)
+
+    def clear(self) -> None:
+        """Drop all gradients, those of the architecture parameters too."""
+        self.optimiser.clear()
+        for parameter in self.extra.values():
+            parameter.grad = None
+
+    def check(self) -> None:
+        """Diverged where a gradient of the architecture parameters is not finite; ``MaskedSGD`` checks the weights'."""
+        for name, parameter in self.extra.items():
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                raise Diverged(f"the gradient of the architecture parameters of {name} is not finite")
 
     def tensors(self) -> dict[str, Tensor]:
         """The state itself, by name; not a copy."""

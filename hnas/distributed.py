@@ -115,6 +115,18 @@ def batch(task: Task, step: int) -> tuple[Any, Tensor]:
     return shard(*task.batch(step))
 
 
+def held(task: Task, split: str, step: int, images: int) -> tuple[Any, Tensor]:
+    """So many images of a held-out split for this rank: step after step the next ones, then from the start again.
+
+    What would not fill a last step is left out; of a split that is smaller than one step each gives what there is.
+    """
+    raw, labels = task.held(split)
+    images = max(1, min(images, len(labels) // world()))
+    turns = max(1, len(labels) // (images * world()))
+    begin = ((step % turns) * world() + rank()) * images
+    return raw[begin : begin + images], labels[begin : begin + images]
+
+
 def shard(raw: Any, labels: Tensor) -> tuple[Any, Tensor]:
     """The equal part of a batch that this rank takes; ValueError where the images do not divide."""
     size, rest = divmod(len(labels), world())
@@ -185,7 +197,8 @@ def begin(step: int, tensors: Sequence[Tensor]) -> None:
     if len(set(steps.tolist())) > 1:
         found = ", ".join(map(str, steps.tolist()))
         raise ValueError(f"the ranks would start at the steps {found}; --out must be a folder that every machine sees")
-    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    # Adam counts its steps on the CPU, wherever it computes.
+    flat = torch.cat([tensor.detach().reshape(-1).to(device()) for tensor in tensors])
     with _one_line("rank 0 has not sent its weights"):
         dist.broadcast(flat, 0)
     for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):

@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 import hw_profiles
 from hnas import distributed, evidence, spaces, strategies
 from hnas.cost import Cost, Price
@@ -24,6 +26,7 @@ from hnas.distillation import DIVERGENCES
 from hnas.evidence.angle import FORMS
 from hnas.files import locked, read_json
 from hnas.journal import Journal
+from hnas.paths import types
 from hnas.recipes import Recipe
 from hnas.space import Arch, Space
 from hnas.study import Study
@@ -40,7 +43,7 @@ STREAM = ("size", "channels", "flip", "workers", "area", "randaugment", "skip")
 READERS = {"memory": IMAGES, "folder": STREAM, "webdataset": STREAM}
 LOSS = ("smoothing", "distil", "divergence")
 SHRINK = ("evidence", "drop", "threshold", "keep", "spread", "force", "back", "until")
-PASSED = ("study", "space", "stages", "pick", "log", "advance", "say", "cost", "graph")  # no keys of a recipe
+PASSED = ("study", "space", "stages", "pick", "extra", "log", "advance", "say", "cost", "graph")  # no keys of a recipe
 JOURNAL = "training.jsonl"
 SCHEDULE = tuple(f.name for f in fields(Schedule) if f.name != "cycles")
 WHOLE = (
@@ -104,7 +107,7 @@ def _work(
     precision = recipe.train.get("precision", "fp32")
     with closing(Journal(out / JOURNAL if first else None)) as journal:
         study = Study(supernet, task, {}, journal, wanted["seed"], out, wanted, precision)
-        log = _train(study, recipe, schedule, wanted["alone"] is not None, advance, say)
+        log, logits = _train(study, recipe, schedule, wanted["alone"] is not None, advance, say)
     skipped = distributed.total(getattr(task, "skipped", 0))
     if not first:
         return {}
@@ -118,6 +121,7 @@ def _work(
         "images": {split: len(held) for split, held in task.splits.items()},
         **({"skipped": skipped} if recipe.data.get("skip") else {}),
         **({"edits": [edit.to_json() for edit in log]} if log else {}),
+        **({"logits": logits} if logits else {}),
     }
     save(supernet, out, record)
     for trace in (*_checkpoints(out), out / JOURNAL):
@@ -132,24 +136,30 @@ def _train(
     alone: bool,
     advance: Callable[[int, float], None] | None,
     say: Callable[[str], None] | None,
-) -> list[Edit]:
-    """Train by the recipe; where it shrinks, the supernet's space is the last one afterwards. Returns the edits."""
+) -> tuple[list[Edit], dict[str, dict[str, float]]]:
+    """Train by the recipe; where it shrinks, the supernet's space is the last one afterwards.
+
+    Returns the edits, and slot -> type -> logit where the strategy has architecture parameters.
+    """
     strategy = strategies.load("alone" if alone else recipe.train["strategy"])
     space, options = study.supernet.space, {} if alone else dict(recipe.train.get("options", {}))
-    if alone or not recipe.shrink:
-        extra = strategy.extra(space) if hasattr(strategy, "extra") else {}
-        pick = partial(strategy.pick, **options, **({"extra": extra} if extra else {}))
-        combine = recipe.train.get("combine", "sum")
-        study.train(pick, schedule, extra=extra, combine=combine, advance=advance, say=say)
-        return []
-    cycles = [replace(schedule, cycles=(cycle,)) for cycle in schedule.cycles]
-    pick = partial(strategy.pick, **options)
+    extra: dict[str, nn.Parameter] = strategy.extra(space) if hasattr(strategy, "extra") else {}
+    if isinstance(device := options.get("latency"), str):
+        priced = Study(study.supernet, study.task, _costs(study.supernet, device))
+        options["latency"] = strategy.latencies(priced, space)
+    pick = partial(strategy.pick, **options, **({"extra": extra} if extra else {}))
+    follow: dict[str, Any] = {"extra": extra, "advance": advance, "say": say}
     log: list[Edit] = []
-    space = _shrink(study, recipe, cycles, pick, {"log": log, "advance": advance, "say": say})
-    for cycle in cycles[study.trained :]:  # shrinking may end before the schedule does
-        study.train(pick, cycle, space=space, advance=advance, say=say)
-    study.supernet.space = space
-    return log
+    if alone or not recipe.shrink:
+        study.train(pick, schedule, combine=recipe.train.get("combine", "sum"), **follow)
+    else:
+        cycles = [replace(schedule, cycles=(cycle,)) for cycle in schedule.cycles]
+        space = _shrink(study, recipe, cycles, pick, {**follow, "log": log})
+        for cycle in cycles[study.trained :]:  # shrinking may end before the schedule does
+            study.train(pick, cycle, space=space, **follow)
+        study.supernet.space = space
+    known = {slot: dict(zip(types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()}
+    return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
 
 
 def _shrink(study: Study, recipe: Recipe, cycles: list[Schedule], pick: Pick, follow: Mapping[str, Any]) -> Space:
@@ -247,15 +257,13 @@ def _check_strategy(recipe: Recipe) -> None:
         required = signature(evidence.load(name := recipe.shrink["evidence"]).scores).parameters.values()
         if lacks := [each.name for each in required if each.kind is each.KEYWORD_ONLY and each.default is each.empty]:
             raise ValueError(f"recipe {recipe.name}: {name} needs a {lacks[0]}; give the method that has one, padnas")
-    if device := recipe.shrink.get("device"):
-        hw_profiles.load(device)
+    for device in (recipe.shrink.get("device"), recipe.train.get("options", {}).get("latency")):
+        if isinstance(device, str):
+            hw_profiles.load(device)
     pick = getattr(strategies.load(recipe.train["strategy"]), "pick", None)
     if pick is None:
         raise ValueError(f"recipe {recipe.name}: the strategy {recipe.train['strategy']!r} searches, it does not train")
     takes = list(signature(pick).parameters)[3:]
-    if recipe.shrink and "extra" in takes:
-        what = f"the logits of {recipe.train['strategy']!r} outlast no [shrink]; shrink with another, such as spos"
-        raise ValueError(f"recipe {recipe.name}: {what}")
     if recipe.shrink and recipe.train.get("combine", "sum") != "sum":
         raise ValueError(f"recipe {recipe.name}: with [shrink] gradients add up; leave combine out of [train]")
     for key in recipe.train.get("options", {}):

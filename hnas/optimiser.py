@@ -53,7 +53,9 @@ class MaskedSGD:
         grads = [grad for name in parts if (grad := self.parameters[name].grad) is not None]
         norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
         if not math.isfinite(norm):
-            raise Diverged(f"the norm of the gradients is {norm}")
+            # Backwards it passes on to every layer before: the last one is where it begins.
+            bad = [name for name in parts if not _finite(self.parameters[name].grad)]
+            raise Diverged(f"the norm of the gradients is {norm}" + (f", from that of {bad[-1]}" if bad else ""))
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
         for name, mask in parts.items():
             parameter, moment = self.parameters[name], self.moments[name]
@@ -90,6 +92,10 @@ class MaskedSGD:
                     mask[index] = True
                 parts[name] = mask
         return parts
+
+
+def _finite(grad: Tensor | None) -> bool:
+    return grad is None or bool(torch.isfinite(grad).all())
 
 
 @torch.no_grad()

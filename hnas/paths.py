@@ -151,6 +151,19 @@ def alpha(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor
     return extra[slot]
 
 
+def follow(extra: dict[str, nn.Parameter], before: Space, after: Space) -> None:
+    """Make the logits that ``alphas`` made for ``before`` those of ``after``, in place.
+
+    A type that stays keeps its logit; one that comes back begins at the mean of those that stayed.
+    """
+    for slot, logits in extra.items():
+        known = dict(zip(types(before, slot), logits.tolist(), strict=True))
+        kept = [known.get(kind) for kind in types(after, slot)]
+        stayed = [logit for logit in kept if logit is not None]
+        mean = sum(stayed) / max(1, len(stayed))
+        extra[slot] = nn.Parameter(torch.tensor([mean if logit is None else logit for logit in kept]))
+
+
 def _branches(space: Space, arch: Arch) -> dict[str, tuple[str, ...]]:
     """For every relaxed slot the types that are branches there."""
     several = {slot: arch.get(f"{slot}.op") for slot in space.slots}

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
-from hnas.paths import DIVIDED
+from hnas.paths import DIVIDED, follow
 from hnas.space import Option, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
@@ -139,6 +140,7 @@ def run(
     back: int = 0,
     until: int = 1,
     after: Callable[[Space, Sequence[Edit], int], Sequence[Edit]] | None = None,
+    extra: dict[str, nn.Parameter] | None = None,
     log: list[Edit] | None = None,
     advance: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -146,7 +148,8 @@ def run(
     """Train on ``space``, score, shrink, and again, a stage for each schedule; the last stage only trains.
 
     It also ends where ``until`` members or fewer are left, or nothing may be dropped. back: how many dropped options
-    return at each stage, for one more hearing. after: edits that follow a stage's, given the shrunken space. Finished
+    return at each stage, for one more hearing. after: edits that follow a stage's, given the shrunken space. extra: the
+    architecture parameters that ``pick`` has, trained with it; they follow the space (``hnas.paths.follow``). Finished
     stages answer from the study's journal under ``name``, which has to say everything that the scores hang on. ``log``
     receives the edits, ``advance`` each step of a stage, ``say`` a line for each stage.
     """
@@ -156,7 +159,7 @@ def run(
     past = [] if log is None else log
     rules = {"threshold": threshold, "keep": keep, "spread": spread, "force": force, "whole": whole}
     for stage, (schedule, last) in enumerate(_ahead(schedules)):
-        study.train(pick, schedule, space=space, advance=advance, say=say)
+        study.train(pick, schedule, space=space, extra=extra, advance=advance, say=say)
         if last or space.size <= until or not _open(space):
             break
         decide = partial(_decide, study, space, evidence, drop, rules, back, tuple(past), stage)
@@ -165,7 +168,8 @@ def run(
         say(f"stage {stage}: {_summary(edits)}")
         if not any(edit.kind == "drop" for edit in edits) and drop is not None:
             break
-        space = replay(edits, space, whole=whole)
+        before, space = space, replay(edits, space, whole=whole)
+        follow(extra or {}, before, space)
         past += edits
         if after is not None:
             past += after(space, past, stage)

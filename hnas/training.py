@@ -6,49 +6,24 @@ import importlib
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hnas import distributed, spaces
 from hnas.checkpoint import Checkpoint, Guard, State
-from hnas.distillation import imitation
 from hnas.files import read_json, read_tensors, write_json, write_tensors
 from hnas.memory import reuse_memory
-from hnas.optimiser import Diverged, MaskedSGD, project
-from hnas.space import Arch, Space
+from hnas.optimiser import Diverged, MaskedSGD
+from hnas.space import Space
+from hnas.step import Path, gradients, search
 from hnas.supernet import Supernet
 from hnas.tasks import Task
-
-
-@dataclass(frozen=True)
-class Path:
-    """One forward and backward pass of a step.
-
-    arch: a member, or a relaxed one, whose slots hold several types at once.
-    gates: slot -> [branches], for every relaxed slot; gradients reach them.
-    teaches: its outputs, without gradient, are the teacher of every path after it in the step.
-    rivals: of ``arch`` and these the one with the lowest loss on the step's images is trained (AttentiveNAS' BestUp,
-        arXiv 2011.09011).
-    weight: of its loss in the sum.
-    imitates: a slot. The loss is how far that slot's output is from what the path that teaches, which differs there
-        alone, puts out; no gradient passes into the slot's input (``hnas.distillation.imitation``).
-    penalty: added to the loss; what architecture parameters pay for, such as the expected latency.
-    """
-
-    arch: Arch
-    gates: Mapping[str, Tensor] | None = None
-    teaches: bool = False
-    rivals: tuple[Arch, ...] = ()
-    weight: float = 1.0
-    imitates: str | None = None
-    penalty: Tensor | None = None
-
 
 # (space, random numbers of the step, share of the schedule that is behind, in [0, 1)) -> the passes of one step
 Pick = Callable[[Space, Random, float], Sequence[Path]]
@@ -122,8 +97,11 @@ def train(
     checkpoint is written at most every ``hnas.checkpoint.SECONDS``; one with another ``identity``, space, schedule,
     task or seed is refused. ``advance(step, loss)`` follows each step, with the loss of its first path.
 
+    Paths that search follow the others of their step, one by one (``Path.searches``).
+
     A step whose loss or gradient is not finite is skipped; where the loss jumps and stays up, the last good state comes
-    back (``Guard``); ``say`` gets a line each time. RuntimeError where that happens too often.
+    back (``Guard``); ``say`` gets a line each time, with the operation that it came from where one can be told.
+    RuntimeError where that happens too often.
 
     precision: "bf16" computes forward and loss in bfloat16 (torch.autocast); weights, moments and gradients of weights
     stay float32. Within ``distributed.group`` each rank takes its part of every batch and rank 0 writes the checkpoint.
@@ -144,15 +122,20 @@ def train(
             if schedule.begins(step):
                 optimiser.reset()
             paths = pick(space, Random(f"{seed}/{begin + step}"), step / schedule.steps)
+            trained = [path for path in paths if path.searches is None]
             try:
-                loss, archs = _forward_backward(state, task, paths, begin + step, combine, precision)
+                batch = distributed.batch(task, begin + step)
+                loss, archs = gradients(state, task, batch, trained, combine, precision)
                 optimiser.step(schedule.at(step), [supernet.where(arch) for arch in archs], schedule.clip)
                 state.step_extra()
+                supernet.changed()
+                for path in paths:
+                    if path.searches is not None:
+                        search(state, task, path, begin + step, len(batch[1]), precision)
             except Diverged as error:
-                optimiser.clear()
+                state.clear()
                 guard.skip(step, str(error))
             else:
-                supernet.changed()
                 guard.saw(step, loss)
                 if advance:
                     advance(step + 1, loss)
@@ -178,84 +161,6 @@ def _laid_out(supernet: Supernet, extra: Mapping[str, nn.Parameter]) -> Iterator
         yield
     finally:
         lay_out(torch.device("cpu"), torch.contiguous_format)
-
-
-def _forward_backward(
-    state: State, task: Task, paths: Sequence[Path], step: int, combine: str, precision: str
-) -> tuple[float, list[Arch]]:
-    """Gradients of every path, over the images of all ranks; the loss of the first, and the archs that were trained."""
-    raw, labels = distributed.batch(task, step)
-    labels, union = labels.to(distributed.device()), state.supernet.union
-    archs: list[Arch] = []
-    teacher, first, apart = None, math.nan, None
-    watched = [path.imitates for path in paths if path.imitates is not None]
-    shown: dict[str, Tensor] = {}
-
-    def forward(arch: Arch, path: Path) -> tuple[Tensor, Tensor, float]:
-        """Outputs, loss, and the mean of the ranks' losses: what one rank skips, all must skip."""
-        inputs = [x.to(labels.device) for x in task.inputs(raw, state.supernet.space.example(arch))]
-        own, net = path.imitates, state.supernet.skeleton(arch)
-        if own is not None and own not in shown:
-            raise ValueError(f"a path imitates {own!r}, and none that teaches comes before it; let the first one teach")
-        with (
-            _watching(net, watched if path.teaches else [own] if own else [], own) as seen,
-            distributed.together(),
-            torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            outputs = state.supernet(arch, *inputs, gates=path.gates).float()
-            loss = task.loss(outputs, labels, teacher) if own is None else imitation(seen[own], shown[own])
-            loss = path.weight * loss + (0.0 if path.penalty is None else path.penalty)
-        if path.teaches:
-            shown.update({slot: output.detach() for slot, output in seen.items()})
-        return outputs, loss, distributed.mean(float(loss.detach()))
-
-    for path in paths:
-        arch = path.arch
-        if path.rivals:
-            with torch.no_grad():
-                losses = {each: forward(each, path)[2] for each in (arch, *path.rivals)}
-            arch = min(losses, key=losses.__getitem__)
-        outputs, loss, value = forward(arch, path)
-        if not math.isfinite(value):
-            raise Diverged(f"the loss is {value}")
-        torch.autograd.backward(loss)
-        if not archs:
-            first = value
-        archs.append(arch)
-        if path.teaches:
-            teacher = outputs.detach()
-            if combine == "project":
-                apart = {p: p.grad for p in union.parameters() if p.grad is not None}
-                for parameter in apart:
-                    parameter.grad = None
-    trained = [p.grad for p in (*union.parameters(), *state.extra.values()) if p.grad is not None]
-    distributed.reduce([*(apart or {}).values(), *trained])
-    if apart is not None:
-        project(apart)
-    return first, archs
-
-
-@contextmanager
-def _watching(net: nn.Module, slots: Collection[str], cut: str | None) -> Iterator[dict[str, Tensor]]:
-    """What the modules ``slots`` of ``net`` put out; no gradient passes into the input of the one that is ``cut``."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(slot: str) -> Callable[..., None]:
-        def hook(_: Any, args: Any, output: Tensor) -> None:
-            del args
-            seen[slot] = output
-
-        return hook
-
-    hooks = [net.get_submodule(slot).register_forward_hook(keep(slot)) for slot in slots]
-    if cut is not None:
-        shut = net.get_submodule(cut).register_forward_pre_hook(lambda _, args: tuple(x.detach() for x in args))
-        hooks.append(shut)
-    try:
-        yield seen
-    finally:
-        for each in hooks:
-            each.remove()
 
 
 def make(space: Space, seed: Any, origin: str) -> Supernet:

@@ -22,9 +22,10 @@ from hnas import spaces, strategies
 from hnas.cost.flops import macs, parameters
 from hnas.evidence import angle
 from hnas.space import Arch, Space
+from hnas.step import Path
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Path, Pick, Schedule
+from hnas.training import Pick, Schedule
 
 RATE = 0.1  # of every strategy; tuned for none of them
 EVALUATION = 20.0  # path passes that the calibration and scoring of one subnet takes, about

@@ -11,7 +11,7 @@ from random import Random
 
 from hnas import complexity
 from hnas.space import Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def pick(

@@ -12,7 +12,7 @@ from random import Random
 
 from hnas.paths import DIVIDED, exclusive, only, types
 from hnas.space import Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3) -> tuple[Path, ...]:

@@ -4,7 +4,8 @@ Updates of very small and very large subnets contradict each other. So all paths
 and from step to step complexity moves by at most one range of it. The paper walks at random, which is ``moves``; unless
 asked, the walk goes up and down evenly (``sweeps`` times there and back), so that every range has its share. A member
 is drawn again until it falls into the range (``Complexity.draw``). The external teacher is replaced by the most complex
-path of the step.
+path of the step. The paper's other half, banks of paths that were good in earlier steps, is left out: a step would hang
+on the losses of those before it; ``attentive`` has the best of several within a step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from random import Random
 
 from hnas import complexity
 from hnas.space import Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def bank_at(progress: float, banks: int, sweeps: int) -> int:

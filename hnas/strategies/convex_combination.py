@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hnas.paths import alpha, alphas, gates, relaxed, types, uniform
 from hnas.space import Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:

@@ -11,7 +11,7 @@ from random import Random
 
 from hnas.paths import exclusive, uniform, widest
 from hnas.space import Choice, Option, Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ from random import Random
 
 from hnas.paths import DIVIDED, IDENTITY, exclusive, only, relaxed, widest
 from hnas.space import Option, Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3, imitate: float = 0.0) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from random import Random
 
 from hnas.paths import even, exclusive, relaxed, smallest, types, widest
 from hnas.space import Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: int | None = None) -> tuple[Path, ...]:

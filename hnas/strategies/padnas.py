@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from hnas import shrinking
 from hnas.evidence import pareto_frequency
 from hnas.pareto import Candidate
@@ -50,6 +52,7 @@ def shrink(
     spread: float = 0.5,
     force: bool = False,
     back: int = 0,
+    extra: dict[str, nn.Parameter] | None = None,
     log: list[Edit] | None = None,
     advance: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -59,12 +62,12 @@ def shrink(
     bounds = _bounds(windows, cost, population, seed)
     evolution.meets(study, space, windows, cost, seed)
     if space.size == 1:
-        study.train(pick, next(iter(stages)), space=space, advance=advance, say=say)
+        study.train(pick, next(iter(stages)), space=space, extra=extra, advance=advance, say=say)
         return space
     evidence = partial(pareto_frequency.scores, search=evolution.search, ranks=ranks, evaluations=evaluations, **bounds)
     rules: dict[str, Any] = {"threshold": threshold, "spread": spread, "force": force, "back": back}
     name = f"padnas/{bounds}/{evaluations}/{ranks}/{rules}"
-    follow: dict[str, Any] = {"log": log, "advance": advance, "say": say}
+    follow: dict[str, Any] = {"extra": extra, "log": log, "advance": advance, "say": say}
     return shrinking.run(study, space, evidence, stages, pick, name=name, **follow, **rules)
 
 
@@ -90,7 +93,8 @@ def search(
     outside a window is drawn again. seconds: of the last search alone, for what hangs on the clock would not replay.
     rules: the rest of ``shrink``. threshold, ranks: see there the defaults, which are the paper's. spread, force: the
     guard of ``hnas.shrinking.shrink``; the paper has none, which is ``force=True``. back: how many pruned operations
-    return after each pruning, the likeliest first; the paper's prunes for good. ``log`` receives the edits.
+    return after each pruning, the likeliest first; the paper's prunes for good. extra: the architecture parameters of
+    ``pick``, which follow the space. ``log`` receives the edits.
     """
     if evaluations is None:
         raise ValueError("padnas searches once a stage and needs a number of evaluations for each; give evaluations")

@@ -1,10 +1,13 @@
-"""ProxylessNAS (Cai, Zhu and Han, ICLR 2019, arXiv 1812.00332): binary gates over two sampled paths a slot.
+"""ProxylessNAS (Cai, Zhu and Han, ICLR 2019, arXiv 1812.00332): weights and architecture parameters take turns.
 
-In every slot two types are drawn by softmax(alpha), one of the two is open and the other shut. The forward pass is that
-of the open ones alone; dL/dg of both gates, which needs the outputs of both, gives alpha its gradient (equation 4 with
-the softmax of the two, section 3.2.1). Here one pass on the training images moves weights and alpha; the paper
-alternates, moves alpha by the validation images and rescales the two alphas so that the other probabilities stay as
-they were: these are left out. The expected latency in the loss (equations 5 and 6, section 3.3) is an option.
+1. Weights: one path, its types drawn by softmax(alpha), on training images.
+2. Alpha: in every slot two types are drawn and the others are as if they did not exist; one of the two is open, the
+   other shut. The forward pass is that of the open ones alone; dL/dg of both gates, which needs the outputs of both,
+   gives the two alphas their gradient (equation 4 with the softmax of the two). Weights are frozen, images are ones
+   that are never trained on, and the two are shifted afterwards so that the other types keep their probabilities
+   (section 3.2). The expected latency in the loss (equations 5 and 6, section 3.3) is an option.
+
+A step is one of each. Its held-out images are the calibration images; the paper holds out 5,000 to 50,000 for it.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from hnas.paths import alpha, alphas, gates, order, relaxed, types, uniform
-from hnas.space import Space
+from hnas.space import Arch, Space
+from hnas.step import Path
 from hnas.study import Study
-from hnas.training import Path
+
+Latencies = Mapping[str, Mapping[str, float]]  # slot -> type -> what it costs there
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
@@ -26,24 +31,34 @@ def extra(space: Space) -> dict[str, nn.Parameter]:
     return alphas(space)
 
 
-def latencies(study: Study, space: Space, metric: str = "latency_ms") -> dict[str, list[float]]:
+def latencies(study: Study, space: Space, metric: str = "latency_ms") -> dict[str, dict[str, float]]:
     """For every slot what each of its types adds to ``metric`` of the largest member, the cheapest there adding 0."""
     table = {}
     for slot in space.slots:
-        members = [relaxed(space, space.largest, {slot: (kind,)}) for kind in types(space, slot)]
-        prices = [study.price(member, metric).value for member in members]
-        table[slot] = [price - min(prices) for price in prices]
+        members = {kind: relaxed(space, space.largest, {slot: (kind,)}) for kind in types(space, slot)}
+        prices = {kind: study.price(member, metric).value for kind, member in members.items()}
+        table[slot] = {kind: price - min(prices.values()) for kind, price in prices.items()}
     return table
 
 
-def expected(space: Space, latency: Mapping[str, Sequence[float]], extra: Mapping[str, Tensor] | None) -> Tensor:
-    """E[latency], the sum over slots and types of softmax(alpha) times the type's latency; gradients reach alpha."""
+def expected(
+    space: Space,
+    latency: Latencies,
+    extra: Mapping[str, Tensor] | None,
+    among: Mapping[str, Sequence[int]] | None = None,
+) -> Tensor:
+    """E[latency], the sum over slots and types of softmax(alpha) times the type's latency; gradients reach alpha.
+
+    among: slot -> the types that exist for now, by their places; all of them unless given.
+    """
     total = torch.zeros(())
     for slot in space.slots:
-        logits = alpha(space, slot, extra)
-        if len(own := latency.get(slot, ())) != len(logits):
-            raise ValueError(f"{slot!r} has {len(own)} latencies for {len(logits)} types; make them with latencies()")
-        total = total.to(logits.device) + torch.softmax(logits, 0) @ logits.new_tensor(own)
+        logits, known = alpha(space, slot, extra), types(space, slot)
+        if missing := [kind for kind in known if kind not in latency.get(slot, {})]:
+            raise ValueError(f"there is no latency for {missing[0]!r} in {slot!r}; make them with latencies()")
+        at = list(range(len(known)) if among is None else among.get(slot, ()))
+        own = logits.new_tensor([latency[slot][known[k]] for k in at])
+        total = total.to(logits.device) + torch.softmax(logits[at], 0) @ own
     return total
 
 
@@ -52,27 +67,40 @@ def pick(
     rng: Random,
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
-    latency: Mapping[str, Sequence[float]] | None = None,
+    latency: Latencies | None = None,
     weight: float = 0.1,
+    warmup: float = 0.25,
 ) -> tuple[Path, ...]:
-    """One path with two types a slot, one of which is open; types are drawn by softmax(``extra``), evenly without.
+    """A path that trains and, after the share ``warmup`` of the schedule, one that searches.
 
-    latency: what each type of each slot costs, as ``latencies`` says; ``weight`` times its expectation joins the loss.
+    Types are drawn by softmax(``extra``), evenly without, and then nothing searches. latency: what each type of each
+    slot costs, as ``latencies`` says; ``weight`` times its expectation joins the loss of the path that searches.
     """
-    del progress
-    pairs, weights = {}, {}
-    for slot in space.slots:
-        known, logits = types(space, slot), alpha(space, slot, extra)
-        pairs[slot] = [str(kind) for kind in order(known, rng, logits.tolist())[:2]]
-        weights[slot] = _binary(logits, [known.index(kind) for kind in pairs[slot]], rng)
-    arch = relaxed(space, {name: uniform(name, choice, rng) for name, choice in space.choices.items()}, pairs)
-    penalty = None if latency is None else weight * expected(space, latency, extra)
-    return (Path(arch, gates(space, arch, weights), penalty=penalty),)
+    logits = {slot: alpha(space, slot, extra) for slot in space.slots}
+    trained = Path(_sized(space, rng, {slot: _drawn(space, slot, logits[slot], rng)[:1] for slot in space.slots}))
+    pairs = {slot: _drawn(space, slot, logits[slot], rng)[:2] for slot in space.slots}
+    among = {slot: [types(space, slot).index(kind) for kind in pair] for slot, pair in pairs.items() if len(pair) == 2}
+    if extra is None or progress < warmup or not among:
+        return (trained,)
+    arch = _sized(space, rng, pairs)
+    weights = {slot: _binary(logits[slot], pair, rng) for slot, pair in among.items()}
+    penalty = None if latency is None else weight * expected(space, latency, extra, among)
+    return trained, Path(arch, gates(space, arch, weights), penalty=penalty, searches=among)
+
+
+def _drawn(space: Space, slot: str, logits: Tensor, rng: Random) -> list[str]:
+    """All types of a slot as if drawn one by one, without replacement, by softmax(``logits``)."""
+    return [str(kind) for kind in order(types(space, slot), rng, logits.tolist())]
+
+
+def _sized(space: Space, rng: Random, taken: Mapping[str, Sequence[str]]) -> Arch:
+    """The arch with these types in its slots and random sizes."""
+    return relaxed(space, {name: uniform(name, choice, rng) for name, choice in space.choices.items()}, taken)
 
 
 def _binary(logits: Tensor, pair: list[int], rng: Random) -> Tensor:
     """One gate for each logit: 1 for one of ``pair``, else 0, with the gradient of the pair's probabilities."""
     share = torch.softmax(logits[pair], 0)
-    taken = 0 if rng.random() < float(share.detach()[0]) else len(pair) - 1
-    value = torch.eye(len(pair), device=logits.device)[taken] + (share - share.detach())
+    taken = 0 if rng.random() < float(share.detach()[0]) else 1
+    value = torch.eye(2, device=logits.device)[taken] + (share - share.detach())
     return torch.zeros_like(logits).index_put((torch.tensor(pair, device=logits.device),), value)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from hnas import shrinking, unsharing
 from hnas.angles import Graph, Snapshot
 from hnas.evidence import angle
@@ -58,6 +60,7 @@ def shrink(
     force: bool = False,
     back: int = 0,
     seed: int = 0,
+    extra: dict[str, nn.Parameter] | None = None,
     log: list[Edit] | None = None,
     advance: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -65,7 +68,7 @@ def shrink(
     """Train, drop and split in stages; the space that is left. The arguments are those of ``search``."""
     shrinking.refuse_foreign(study, space)
     if space.size == 1:
-        study.train(pick, next(iter(stages)), space=space, advance=advance, say=say)
+        study.train(pick, next(iter(stages)), space=space, extra=extra, advance=advance, say=say)
         return space
     types = {option for slot in space.slots for option in space.choices[f"{slot}.op"].options}
     drop = len(types) if drop is None else drop
@@ -85,7 +88,7 @@ def shrink(
         return unsharing.unshare(study, space, p_max=p_max, seed=seed, stage=stage) if p_max else ()
 
     name = f"pwsnas/{options}/{rules}/{restart}/{p_max}"
-    follow: dict[str, Any] = {"log": log, "advance": advance, "say": say}
+    follow: dict[str, Any] = {"extra": extra, "log": log, "advance": advance, "say": say}
     return shrinking.run(study, space, evidence, stages, pick, name=name, after=after, **follow, **rules)
 
 
@@ -104,13 +107,15 @@ def search(
     pick: Pick = spos.pick,
     host: Pick | None = None,
     host_schedule: Schedule | None = None,
+    extra: dict[str, nn.Parameter] | None = None,
     say: Callable[[str], None] | None = None,
     **rules: Any,
 ) -> Iterator[Candidate]:
     """Train and shrink in stages, let a host train what is left, then the candidates of an evolutionary search there.
 
     stages: schedules in place of ``schedules(steps)``. host, host_schedule: a training strategy that goes on in the
-    shrunken space; the published comparison trains its hosts anew there, which is a new study of that space.
+    shrunken space; the published comparison trains its hosts anew there, which is a new study of that space. extra: the
+    architecture parameters of ``pick`` or of ``host``, which follow the space from stage to stage.
     rules: the rest of ``shrink``. drop: operations a stage, the number of types unless given. until: members at which
     shrinking ends, ``end(space)`` unless given. restart: once more operations than this are gone, angles are measured
     from the weights of that moment, once. p_max: the budget of ``hnas.unsharing.unshare``; None or 0: no un-sharing,
@@ -119,8 +124,8 @@ def search(
     """
     shrinking.refuse_foreign(study, space)
     evolution.meets(study, space, windows, cost, seed)
-    space = shrink(study, space, stages or schedules(steps), pick, seed=seed, say=say, **rules)
+    space = shrink(study, space, stages or schedules(steps), pick, seed=seed, extra=extra, say=say, **rules)
     if host_schedule is not None:
-        study.train(host or pick, host_schedule, space=space, say=say)
+        study.train(host or pick, host_schedule, space=space, extra=extra, say=say)
     bounds: dict[str, Any] = {"windows": windows, "cost": cost, "evaluations": evaluations, "seconds": seconds}
     yield from evolution.search(study, space, population=population, seed=seed, reject=True, **bounds)

@@ -10,7 +10,7 @@ from random import Random
 
 from hnas.paths import even, relaxed, types, uniform
 from hnas.space import Space
-from hnas.training import Path
+from hnas.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, most: int | None = None) -> tuple[Path, ...]:

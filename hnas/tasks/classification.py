@@ -78,8 +78,9 @@ class Classification:
         return distil(outputs, labels, teacher, share=self.distil, smoothing=self.smoothing, divergence=self.divergence)
 
     def metric(self, outputs: Tensor, labels: Tensor) -> float:
-        """Top-1 accuracy in [0, 1]."""
-        return float((outputs.argmax(1) == labels).double().mean())
+        """Top-1 accuracy in [0, 1]; an answer that is not finite is wrong, whatever its label."""
+        right = (outputs.argmax(1) == labels) & torch.isfinite(outputs).all(1)
+        return float(right.double().mean())
 
     def to_json(self) -> dict[str, Any]:
         """Name, classes, preprocessing and the digests of the splits."""

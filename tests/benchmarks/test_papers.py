@@ -17,7 +17,7 @@ from benchmarks.papers.claims import Plan
 from benchmarks.papers.parts import Part, Parts, part
 from benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval
 from hnas import spaces
-from hnas.training import Path as Pass
+from hnas.step import Path as Pass
 
 FOUND = claims.find()
 

@@ -37,15 +37,19 @@ def compiler() -> Iterator[Compiler]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiler: Compiler) -> Path:
-    """Latencies without a clock, short final measurements, a cache of its own; the folder that is current then."""
+    """Latencies without a clock, short final measurements, a cache of its own; the folder that is current then.
+
+    No blocks go to float for speed, which a clock would decide.
+    """
     import hnas.deployment.static
-    from hnas.deployment import proving, searching
+    from hnas.deployment import mixing, proving, searching
 
     monkeypatch.setattr(searching, "Measured", photos.Clockless)
     for module in (hnas.deployment, hnas.deployment.static):
         monkeypatch.setattr(module, "limited_compiler", lambda: nullcontext(compiler))
     monkeypatch.setattr(proving, "PROCESSES", 1)
     monkeypatch.setattr(proving, "BLOCKS", 2)
+    monkeypatch.setattr(mixing, "WORTH", 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     here = tmp_path / "here"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -25,10 +26,10 @@ from hnas import distributed, training
 from hnas.files import read_tensors, write_tensors
 from hnas.ops.conv import BatchNorm
 from hnas.space import Space
-from hnas.strategies import sandwich
+from hnas.step import Path as Pass
+from hnas.strategies import proxylessnas, sandwich
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Path as Pass
 from hnas.training import Schedule, train
 from tests.hnas import tiny
 
@@ -66,6 +67,12 @@ def weights(pick: training.Pick = sandwich.pick, net: Supernet | None = None, **
 def with_gates() -> dict[str, Tensor]:
     logits = nn.Parameter(torch.tensor([0.3, -0.2]))
     return {**weights(gated(logits), extra={"logits": logits}, schedule=FEW), "extra": logits.detach()}
+
+
+def in_turns() -> dict[str, Tensor]:
+    extra = proxylessnas.extra(tiny.space())
+    found = weights(partial(proxylessnas.pick, extra=extra, warmup=0.0), extra=extra, schedule=FEW)
+    return {**found, **{slot: logits.detach() for slot, logits in extra.items()}}
 
 
 def images() -> tuple[Tensor, Tensor]:
@@ -136,6 +143,7 @@ def paired(out: Path) -> None:
         keep("project", weights(combine="project", schedule=FEW))
         keep("rivals", weights(rivals, schedule=FEW))
         keep("gates", with_gates())
+        keep("turns", in_turns())
         keep("bf16", weights(precision="bf16", schedule=FEW))
         x, weigh = images()
         keep("norm", normalised(*distributed.shard(x, weigh), shared))
@@ -220,11 +228,14 @@ def test_two_processes_give_the_weights_of_one_with_the_whole_batch(pair, name, 
 
 
 @pytest.mark.slow
-def test_architecture_parameters_are_the_same_on_all_ranks(pair):
-    first, second = left(pair, "gates")
+@pytest.mark.parametrize(("name", "single"), [("gates", with_gates), ("turns", in_turns)])
+def test_architecture_parameters_are_the_same_on_all_ranks(pair, name, single):
+    first, second = left(pair, name)
     assert apart(first, second) == 0
-    assert apart(first, with_gates()) < 10 * CLOSE  # Adam divides by the size of a gradient
-    assert not torch.equal(first["extra"], torch.tensor([0.3, -0.2]))
+    assert apart(first, single()) < 10 * CLOSE  # Adam divides by the size of a gradient
+    begun = {"extra": torch.tensor([0.3, -0.2])}
+    own = {key: logits for key, logits in first.items() if key == "extra" or key in tiny.space().slots}
+    assert any(not torch.equal(logits, begun.get(key, torch.zeros_like(logits))) for key, logits in own.items())
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ import torch
 
 from hnas import checkpoint, experiment
 from hnas.files import locked
+from hnas.paths import types
 from hnas.recipes import Recipe
 from hnas.recipes import load as load_recipe
 from hnas.shrinking import Edit, replay
-from hnas.strategies import evolution
+from hnas.strategies import evolution, proxylessnas
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.images import write_idx
@@ -156,6 +157,51 @@ def test_a_run_that_shrinks_and_is_interrupted_resumes_to_the_same(tmp_path, sou
     assert cut[0].space.to_json() == whole[0].space.to_json()
 
 
+HOSTED = {
+    "evidence": {**SHRINK, "evidence": "angle"},
+    "padnas": {"method": "padnas", "evaluations": 8, "population": 4, "ranks": 2, "threshold": 0.1, "force": True},
+    "pwsnas": {"method": "pwsnas", "samples": 20, "drop": 4, "until": 10, "form": "standardised"},
+}
+
+
+@pytest.mark.parametrize("shrink", HOSTED)
+def test_proxylessnas_hosts_a_space_that_shrinks_and_its_logits_survive_a_kill(tmp_path, source, monkeypatch, shrink):
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
+    stages = recipe(strategy="proxylessnas", options={"warmup": 0.0}, restarts=[[0.5, 0.05], [0.5, 0.05]])
+    given = replace(stages, shrink=HOSTED[shrink])
+
+    def die(done: int, steps: int, loss: float) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(given, source, tmp_path / "cut", advance=die)
+    cut = experiment.run(given, source, tmp_path / "cut", resume=True)
+    whole = experiment.run(given, source, tmp_path / "whole")
+    assert cut["edits"] == whole["edits"] != []
+    assert cut["logits"] == whole["logits"]
+    assert equal(load(tmp_path / "cut")[0], load(tmp_path / "whole")[0])
+    left = load(tmp_path / "whole")[0].space
+    assert {slot: list(logits) for slot, logits in whole["logits"].items()} == {
+        slot: list(types(left, slot)) for slot in left.slots
+    }
+    assert any(logit for logits in whole["logits"].values() for logit in logits.values())
+
+
+def test_the_latency_of_a_device_decides_where_it_weighs_most(tmp_path, source):
+    """In a recipe a device is named; what its types cost in a slot comes from the profile."""
+    options = {"latency": "pixel-3", "weight": 1e6, "warmup": 0.0}
+    given = recipe(strategy="proxylessnas", options=options, epochs=6, rate=0.0)
+    record = experiment.run(given, source, tmp_path / "out")
+    space = load(tmp_path / "out")[0].space
+    study = Study(Supernet(space), tiny.task(), experiment._costs(Supernet(space), "pixel-3"))
+    table = proxylessnas.latencies(study, space)
+    for slot, logits in record["logits"].items():
+        assert table[slot][max(logits, key=logits.__getitem__)] == min(table[slot].values())
+    with pytest.raises(ValueError, match="no device 'abacus'; known: "):
+        experiment.run(recipe(strategy="proxylessnas", options={"latency": "abacus"}), source, tmp_path / "other")
+
+
 def test_a_subnet_of_a_shrunken_space_trains_alone_by_its_name_there(tmp_path, source):
     experiment.run(shrinking(), source, tmp_path / "shrunken")
     space = load(tmp_path / "shrunken")[0].space
@@ -220,7 +266,6 @@ def test_padnas_in_a_recipe_goes_by_the_window_of_a_device(tmp_path, source, mon
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (replace(recipe(strategy="proxylessnas"), shrink=SHRINK), "the logits of 'proxylessnas' outlast no"),
         (replace(recipe(combine="project"), shrink=SHRINK), r"with \[shrink\] gradients add up; leave combine out"),
         (replace(recipe(), shrink={"method": "sandwich"}), "no method 'sandwich' to shrink by; known: padnas, pwsnas"),
         (published("pwsnas", device="pixel-3"), r"\[shrink\] has no key 'device'; known: method, samples, form"),
@@ -270,10 +315,10 @@ def test_the_shipped_recipe_is_the_one_that_made_the_shipped_supernet():
     assert load(assets)[1]["recipe"] == load_recipe("fashion").to_json()
 
 
-@pytest.mark.parametrize("method", PUBLISHED)
+@pytest.mark.parametrize("method", [*PUBLISHED, "proxylessnas"])
 def test_the_recipe_of_a_published_method_in_its_page_is_one(tmp_path, method):
     page = Path(__file__).parents[2] / "docs/methods" / f"{method}.md"
     (tmp_path / f"{method}.toml").write_text(page.read_text().split("```toml\n")[1].split("```")[0])
     shown = load_recipe(str(tmp_path / f"{method}.toml"))
     experiment._check(shown)
-    assert shown.shrink["method"] == method
+    assert method in (shown.shrink.get("method"), shown.train["strategy"])

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from hnas import complexity, paths, spaces
 from hnas.space import Arch, Space
+from hnas.step import Path
 from hnas.strategies import channel_split, complexity_aware
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Path, Schedule, train
+from hnas.training import Schedule, train
 from tests.hnas import tiny
 
 SPACE = tiny.space()

@@ -15,9 +15,10 @@ from torch import nn
 
 from hnas import complexity, paths, strategies
 from hnas.space import Arch, Space
+from hnas.step import Path
 from hnas.strategies import hybrid_progressive, hybrid_union, proxylessnas, spos
 from hnas.supernet import Supernet
-from hnas.training import Path, Schedule, train
+from hnas.training import Schedule, train
 from tests.hnas import tiny
 
 STEPS = 24
@@ -26,6 +27,7 @@ SPACE = tiny.space()
 DIVIDED = tiny.space(divisions=DIVISIONS)
 LONELY = tiny.space(types=("mbconv",))
 ONE = SPACE.alone(SPACE.smallest)
+TURNS = {"extra": proxylessnas.extra(SPACE), "warmup": 0.0}  # of ProxylessNAS: architecture steps from the first on
 Step = tuple[Path, ...]
 
 
@@ -135,9 +137,13 @@ def sets_of_every_size_are_drawn(space: Space, steps: list[Step]) -> None:
         assert len(sizes) >= min(3, len(paths.types(space, slot)))
 
 
-def one_of_two_types_is_open(space: Space, steps: list[Step]) -> None:
-    for (path,) in steps:
+def weights_take_turns_with_types_of_which_one_in_two_is_open(space: Space, steps: list[Step]) -> None:
+    for trained, path in steps:
+        assert trained == Path(trained.arch)
+        assert trained.arch in space
+        assert set(path.searches) == set(places(space))
         for slot in places(space):
+            assert len(path.searches[slot]) == 2
             assert len(kinds(path.arch, slot)) in (0, 2)
         for slot, gates in path.gates.items():
             assert set(gates.tolist()) <= {0.0, 1.0}
@@ -166,7 +172,7 @@ def paths_are_single_for_two_thirds_only(space: Space, steps: list[Step]) -> Non
 
 
 Law = Callable[[Space, list[Step]], None]
-OWN: dict[str, tuple[Law, dict[str, int]]] = {
+OWN: dict[str, tuple[Law, dict[str, object]]] = {
     "sandwich": (both_ends_are_in_every_step, {}),
     "fairnas": (every_step_trains_every_type_alike, {}),
     "hybrid_union": (every_step_trains_every_weight, {}),
@@ -174,7 +180,7 @@ OWN: dict[str, tuple[Law, dict[str, int]]] = {
     "channel_split": (every_step_divides_every_slot_that_it_can, {}),
     "convex_combination": (all_types_are_active_everywhere, {}),
     "set_sampling": (sets_of_every_size_are_drawn, {}),
-    "proxylessnas": (one_of_two_types_is_open, {}),
+    "proxylessnas": (weights_take_turns_with_types_of_which_one_in_two_is_open, TURNS),
     "attentive": (a_random_path_is_the_best_of_three_of_like_complexity, {"banks": 4}),
     "complexity_aware": (complexity_moves_by_one_bank_at_most, {"banks": 3, "sweeps": 2}),
     "spos_then_hybrid": (paths_are_single_for_two_thirds_only, {}),
@@ -268,12 +274,12 @@ def test_a_divided_slot_never_teaches_and_a_space_without_one_is_one_line():
 
 
 @pytest.mark.parametrize("name", ["convex_combination", "set_sampling", "proxylessnas"])
-def test_one_relaxed_path_never_teaches_and_empties_no_slot(name):
-    for step in steps_of(name):
-        (path,) = step
-        assert not path.teaches
-        assert not path.rivals
-        assert all(kinds(path.arch, slot) for slot in SPACE.slots if f"{slot}.op" in path.arch)
+def test_a_relaxed_path_never_teaches_and_empties_no_slot(name):
+    for step in steps_of(name, **TURNS if name == "proxylessnas" else {}):
+        for path in step:
+            assert not path.teaches
+            assert not path.rivals
+            assert all(kinds(path.arch, slot) for slot in SPACE.slots if f"{slot}.op" in path.arch)
 
 
 def test_a_set_has_constant_gates_that_keep_the_spread_of_one():
@@ -285,7 +291,7 @@ def test_a_set_has_constant_gates_that_keep_the_spread_of_one():
 
 def test_binary_gates_never_let_the_shut_type_through():
     supernet, x = filled(SPACE), torch.randn(2, 1, 12, 12)
-    for (path,) in steps_of("proxylessnas", n=8):
+    for _, path in steps_of("proxylessnas", n=8, **TURNS):
         open_ = {}
         for slot, gates in path.gates.items():
             branches = [kind for kind in kinds(path.arch, slot) if kind != paths.IDENTITY]
@@ -338,8 +344,9 @@ def test_types_are_drawn_by_their_logits():
     slot = places(SPACE)[1]
     with torch.no_grad():
         extra[slot][2] = 20.0
-    for (path,) in steps_of("proxylessnas", extra=extra):
-        assert not kinds(path.arch, slot) or paths.types(SPACE, slot)[2] in kinds(path.arch, slot)
+    for step in steps_of("proxylessnas", extra=extra):
+        for path in step:
+            assert not kinds(path.arch, slot) or paths.types(SPACE, slot)[2] in kinds(path.arch, slot)
     mixture = strategies.load("convex_combination").pick(SPACE, Random(0), extra=extra)[0]
     if slot in mixture.gates:
         assert mixture.gates[slot].max() > 0.99

@@ -11,10 +11,11 @@ import torch
 from hnas import paths, shrinking, spaces, unsharing
 from hnas.shrinking import Edit, replay
 from hnas.space import Arch, Space
+from hnas.step import Path
 from hnas.strategies import spos
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Path, Schedule, train
+from hnas.training import Schedule, train
 from tests.hnas import tiny
 from tests.hnas.planted import digits, noise, turned
 
