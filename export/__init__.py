@@ -1,4 +1,4 @@
-"""A static torch module in, a verified and measured artifact out.
+"""A static torch module or an ONNX file in, a verified and measured artifact out.
 
 Names load when first used: reading, checking and measuring an artifact must not import torch.
 """

@@ -13,9 +13,9 @@ import numpy as np
 
 import hw_profiles
 from export.artifact import Artifact
-from export.errors import ExportError
+from export.errors import ExportError, Unavailable, Unfaithful
 from export.measurement import compare
-from export.mixed import Assignment, assign, sensitivities
+from export.mixed import TRIALS, Assignment, assign, sensitivities
 from export.pipeline import compile, free_path, prepared, published
 from export.schema import JSON
 
@@ -35,18 +35,26 @@ def compile_mixed(
     path: Path | str,
     device: str = "openvino-cpu",
     backend: str | None = None,
+    trials: int = TRIALS,
     **options: Any,
 ) -> Artifact:
     """The fastest int8 artifact that ``accept`` takes, with as many blocks in float as that needs, in ``path``.
 
     ``accept`` judges an artifact that was verified, for example by its accuracy on labelled images. Blocks are ranked
-    by their sensitivity on the calibration samples and tried as `mixed.assign` says; times are measured here, each
-    assignment in turns with all blocks in int8. ``options`` are those of ``compile``. Sensitivities, what was tried and
-    what was chosen are in ``notes["quantisation"]["mixed"]``.
+    by their sensitivity on the calibration samples and tried as `mixed.assign` says, ``trials`` of them at most; times
+    are measured here, each assignment in turns with the first that verifies, which is all int8 as a rule. ``options``
+    are those of ``compile``. Sensitivities, what was tried and what was chosen are in
+    ``notes["quantisation"]["mixed"]``.
 
-    ExportError where no assignment but all float is accepted; else as ``compile``.
+    1. An assignment that does not verify: refused.
+    2. One whose blocks cannot be kept in float by themselves: refused.
+    3. All in int8 cannot even be converted: its ExportError, as no block is to blame.
+    4. No assignment but all float is accepted: ExportError.
+    Else as ``compile``.
     """
     profile = hw_profiles.load(device)
+    if trials < 1:
+        raise ValueError(f"trials is {trials}; it is 1 or more")
     if not profile.local:
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
     target, samples = free_path(Path(path)), list(calibration)
@@ -73,13 +81,17 @@ def compile_mixed(
         def accepted(kept: tuple[str, ...]) -> bool:
             try:
                 return accept(artifact(kept))
-            except ExportError:  # what does not even verify
+            except Unavailable:
+                raise
+            except ExportError as error:
+                if not kept and not isinstance(error, Unfaithful):
+                    raise
                 return False
 
         def time(kept: tuple[str, ...]) -> float:
-            return _time(artifact(kept), built.get((), artifact(kept)), images[0])
+            return _time(artifact(kept), next(iter(built.values())), images[0])
 
-        chosen, tried = assign(levels, accepted, time)
+        chosen, tried = assign(levels, accepted, time, trials)
         if chosen is None:
             raise ExportError(f"no mixed precision is accepted: {len(tried)} assignments of {len(levels)} blocks tried")
         return _publish(built[chosen.kept], target, levels, tried, chosen)

@@ -15,8 +15,9 @@ import numpy as np
 
 from export.artifact import Artifact
 from export.errors import ExportError
+from export.onnx_source import OnnxSource
 from export.process import Process
-from export.schema import encode
+from export.schema import JSON, encode
 from export.transports import local
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Compiler:
     def convert(
         self,
         name: str,
-        program: Program,
+        program: Program | OnnxSource,
         folder: Path,
         *,
         precision: str,
@@ -85,10 +86,9 @@ class Compiler:
         import torch
 
         from export.compiling import convert
-        from export.shipping import pack
 
         try:
-            packed, tensors = pack(program)
+            packed, tensors = _packed(program)
         except ExportError:
             ends: dict[str, Any] = {"precision": precision, "device": device, "threads": threads}
             return convert(name, program, folder, **ends, calibration=calibration, called=called)
@@ -149,6 +149,15 @@ class Compiler:
         for index, sample in enumerate(samples):
             process.ask({"do": "sample", "first": index == 0}, sample)
         self._held = digest
+
+
+def _packed(program: Program | OnnxSource) -> tuple[JSON, Sequence[Array]]:
+    """What of a program travels; an ONNX file stays where it lies."""
+    if isinstance(program, OnnxSource):
+        return {"onnx": encode(program)}, ()
+    from export.shipping import pack
+
+    return pack(program)
 
 
 def _pieces(tensors: Sequence[Array]) -> Iterator[list[Array]]:

@@ -14,7 +14,8 @@ from export import backends
 from export.artifact import Artifact
 from export.errors import ExportError, Unavailable, one_line
 from export.frames import Arrays, Frame, Header, dispatch, serve
-from export.schema import decode
+from export.onnx_source import OnnxSource
+from export.schema import JSON, decode
 from export.serving import limit_memory
 from hw_profiles import Device
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def convert(
     name: str,
-    program: Program,
+    program: Program | OnnxSource,
     folder: Path,
     *,
     precision: str,
@@ -82,8 +83,6 @@ class Compiling:
         """Convert the program of ``header`` into the folder ``path``, within ``memory_mb``, with so many ``cores``."""
         import torch
 
-        from export.shipping import unpack
-
         if header["memory_mb"] is not None:
             limit_memory(header["memory_mb"])
         if torch.get_num_threads() != header["cores"]:  # sums in another order are other sums
@@ -91,7 +90,7 @@ class Compiling:
         tensors, self._tensors = self._tensors, []
         convert(
             header["backend"],
-            unpack(header["program"], tensors),
+            _received(header["program"], tensors),
             Path(header["path"]),
             precision=header["precision"],
             device=decode(Device, header["device"], "the device"),
@@ -100,6 +99,15 @@ class Compiling:
             called=header["called"],
         )
         return {}, ()
+
+
+def _received(packed: JSON, tensors: list[Any]) -> Program | OnnxSource:
+    """The program, or the ONNX file: that lies on this machine, and only its record travels."""
+    if isinstance(packed, dict) and "onnx" in packed:
+        return decode(OnnxSource, packed["onnx"], "the ONNX file")
+    from export.shipping import unpack
+
+    return unpack(packed, tensors)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ class ExportError(RuntimeError):
     code: int = 1
 
 
+class Unfaithful(ExportError):
+    """An artifact was made and runs, but does not compute what the network does: its precision may be to blame."""
+
+
 class Unavailable(ExportError):
     """The runtime or device is not here; the message holds the line that would install it."""
 

@@ -14,7 +14,13 @@ from export.schema import JSON, decode, encode
 
 Role: TypeAlias = Literal["kernel", "activation", "norm", "arithmetic", "layout", "quantise"]
 
-STATED: Mapping[str, tuple[str, ...]] = {"fp32": ("f32",), "fp16": ("f16",), "bf16": ("bf16",), "int8": ("i8", "u8")}
+STATED: Mapping[str, tuple[str, ...]] = {
+    "fp32": ("f32",),
+    "fp16": ("f16",),
+    "bf16": ("bf16",),
+    "int8": ("i8", "u8"),
+    "w8": ("f32",),
+}
 # By the end of a kind's name in lower case, without what a runtime puts before it; anything else is a kernel.
 _ROLES: Mapping[Role, tuple[str, ...]] = {
     "quantise": ("quantizelinear", "quantize", "dequantize", "fakequantize"),
@@ -49,6 +55,8 @@ class Layer:
 class Inspection:
     """The layers of an artifact in the order they run; ``fuses`` says what the runtime can join to a kernel at best.
 
+    ``source`` says of an artifact that was made from an ONNX file what that means; else it is empty.
+
     Times come from a profiler, which costs time itself: they compare layers with each other. A latency is `measure`'s.
     """
 
@@ -59,6 +67,7 @@ class Inspection:
     layers: tuple[Layer, ...]
     fuses: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def microseconds(self) -> float | None:
@@ -71,8 +80,11 @@ class Inspection:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What did not fuse, what moves or converts data only, and what computes in another precision than stated."""
-        return tuple(filter(None, (*self._alone(), self._quantised(), self._moved(), *self._other_precision())))
+        """What did not fuse, what moves or converts data only, what computes in another precision than stated; where
+        it was made from an ONNX file, that too.
+        """
+        found = (*self._alone(), self._quantised(), self._moved(), *self._other_precision(), self.source)
+        return tuple(filter(None, found))
 
     def _alone(self) -> list[str]:
         roles: tuple[Role, ...] = ("norm", "activation", "arithmetic")

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from export.artifact import check_files, check_name
 from export.machine import Machine
 from export.schema import JSON
+from export.slowdown import Slowdown
 from export.verification import Check
 
 Kind: TypeAlias = Literal["measured", "predicted"]
@@ -127,10 +128,33 @@ class Space:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """int8 with blocks in float, tried as one more candidate: why, and what became of it.
+
+    ``sensitivity_db`` is the signal to noise of the outputs with that block alone in int8, ``trials`` how many
+    assignments were compiled. All of it is empty where none was accepted; the artifact's notes list each.
+    """
+
+    why: str
+    outcome: str
+    blocks_in_float: tuple[str, ...] = ()
+    sensitivity_db: Mapping[str, float] = field(default_factory=dict)
+    trials: int = 0
+
+    def line(self) -> str:
+        """One line for a person."""
+        found, blocks = ", ".join(self.blocks_in_float), len(self.sensitivity_db)
+        said = f" {found} in float, of {blocks} blocks, after {self.trials} trials;" if found else ""
+        return f"mixed precision was tried because {self.why}:{said} {self.outcome}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle is, how it was made, and what was seen when it was checked.
 
     ``arch`` and ``space`` are None for a network that no search found, ``input`` for one that has several or none.
+    ``slowdown`` says where int8 lost to the precision that was kept, ``mixed`` whether blocks in float were tried.
+    ``source`` is the artifact's own note of that name, where it was made from an ONNX file.
     ``zoo.write`` fills in ``baseline``, ``size_bytes`` (of the artifact's files) and ``files``. There is none of a
     network that did not pass its verification.
     """
@@ -155,6 +179,9 @@ class Manifest:
     data: Data | None
     reproduce: str
     build: Mapping[str, JSON] | None = None
+    slowdown: Slowdown | None = None
+    mixed: Mixed | None = None
+    source: Mapping[str, JSON] | None = None
     licence: str = ""
     artifact: str = "artifact"
     baseline: str | None = None

@@ -13,7 +13,8 @@ from export.program import Program
 from export.quantisation import FLOAT, Sample
 from export.simulation import outputs, readers, simulate, sqnr_db
 
-MOST = 16  # blocks; each costs a build and a measurement or two
+MOST = 16  # blocks
+TRIALS = 32  # assignments that are tried; each costs a build and a measurement
 GAIN = 0.98  # of the time; a block goes to float for speed alone only for more than that
 
 
@@ -98,11 +99,13 @@ def assign(
     levels: Mapping[str, float],
     accept: Callable[[tuple[str, ...]], bool],
     time: Callable[[tuple[str, ...]], float],
+    trials: int = TRIALS,
 ) -> tuple[Assignment | None, list[Assignment]]:
-    """The assignment to take, None where none is accepted, and all that were tried, in order.
+    """The assignment to take, None where none is accepted, and all that were tried, in order; ``trials`` at most.
 
     levels: of `sensitivities`; accept and time: build and judge, and measure, the artifact with these blocks in float.
-    1. From the most sensitive on, blocks go to float until the artifact is accepted. None is left in int8: that is all.
+    1. All in int8. Refused: the fewest of the most sensitive blocks with which it is accepted, by halving, as more in
+       float are taken to be more exact. All in float is no assignment: None.
     2. Each of them, from the least sensitive on, goes back to int8, and stays there if the artifact is still accepted
        and not slower.
     3. Each other block, from the most sensitive on, goes to float, and stays there if that is accepted and faster by
@@ -116,12 +119,17 @@ def assign(
         tried.append(Assignment(left, accepted, time(left) if accepted else None))
         return tried[-1]
 
-    chosen = next((each for count in range(len(order)) if (each := judged(tuple(order[:count]))).accepted), None)
-    if chosen is None:
+    chosen = judged(())
+    low, high = 0, 0 if chosen.accepted else len(order)  # refused with the first, accepted with the other or all float
+    while high - low > 1 and len(tried) < trials:
+        middle = (low + high) // 2
+        found = judged(tuple(order[:middle]))
+        low, high, chosen = (low, middle, found) if found.accepted else (middle, high, chosen)
+    if not chosen.accepted:
         return None, tried
     # The last of them stays: without it the artifact was refused.
     back, forth = reversed(chosen.kept[:-1]), order[len(chosen.kept) :]
-    for name, least in [*((name, 1.0) for name in back), *((name, GAIN) for name in forth)]:
+    for name, least in [*((name, 1.0) for name in back), *((name, GAIN) for name in forth)][: trials - len(tried)]:
         changed = tuple(each for each in order if (each in chosen.kept) != (each == name))
         if len(changed) == len(order):
             continue

@@ -1,13 +1,20 @@
-"""A program as an ONNX file: where the two backends that read ONNX start from."""
+"""A program as an ONNX file, or a foreign file in another opset: where the backends that read ONNX start from."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from export import onnx_checks
 from export.artifact import Tensor
 from export.errors import ExportError, one_line
+from export.onnx_source import OnnxSource
+from export.quantisation import QDQ, Sample, quantise_onnx
 from export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
 
     from export.program import Program
 
+QDQ_OPSET = 13  # the first with scales per channel
+MAKERS = ("torch", "onnxscript")
 TORCH_OPSETS = (18, 20)  # torch writes invalid graphs when asked for less than 18
 
 
@@ -46,7 +55,83 @@ def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Seque
     _drop_origins(exported.model)
     exported.save(str(path))
     if opset < TORCH_OPSETS[0]:
-        _lower(path, opset)
+        _restate(path, opset)
+
+
+def put(
+    program: Program | OnnxSource,
+    path: Path,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    *,
+    oldest: int = 1,
+    newest: int | None = None,
+) -> None:
+    """Write what a backend compiles to ``path``: a program as ``write`` does, in opset ``newest`` (None: 20).
+
+    A foreign file stays in its own opset, or goes to the nearest from ``oldest`` to ``newest`` by ONNX's own converter.
+    ExportError where it cannot.
+    """
+    if not isinstance(program, OnnxSource):
+        write(program, path, inputs, outputs, newest or TORCH_OPSETS[1])
+        return
+    own = int(program.notes["opset"].get("ai.onnx", oldest))
+    opset = max(oldest, own if newest is None else min(own, newest))
+    shutil.copyfile(program.path, path)
+    if opset != own:
+        _restate(path, opset)
+
+
+def put_int8(
+    program: Program | OnnxSource,
+    path: Path,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    data: Sequence[Sample],
+    policy: QDQ,
+    newest: int | None = None,
+) -> None:
+    """As ``put``, in explicit int8 under ``policy``, with ranges over ``data``.
+
+    ExportError where the policy calibrates a foreign file by anything but extremes.
+    """
+    ranges = None
+    if policy.ranges != "minmax":
+        if isinstance(program, OnnxSource):
+            raise ExportError(f"an ONNX file is calibrated by minmax; {policy.ranges} needs the torch module")
+        from export.calibration import activation_ranges
+
+        ranges = activation_ranges(program, data, policy.ranges)
+    source = path.with_name("float.onnx")
+    put(program, source, inputs, outputs, oldest=QDQ_OPSET, newest=newest)
+    quantise_onnx(source, path, data, policy, program, ranges)
+    source.unlink()
+
+
+def halve(path: Path) -> None:
+    """Say the file in fp16 between its ends, by ONNX Runtime's tool; ExportError for a constant out of its range."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(path)
+    for constant in onnx_checks.constants(model.graph):
+        if constant.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(constant)
+            if (np.abs(values) > np.finfo(np.float16).max).any():
+                raise ExportError(f"weight {constant.name} is out of the range of fp16; choose fp32 or int8")
+    onnx.save(convert_float_to_float16(model, keep_io_types=True), path)
+
+
+def versions(program: Program | OnnxSource) -> dict[str, str]:
+    """The versions of what writes a file."""
+    return {name: version(name) for name in (*(() if isinstance(program, OnnxSource) else MAKERS), "onnx")}
+
+
+def opset(path: Path) -> int:
+    """The opset that the file is written in."""
+    import onnx
+
+    return max((each.version for each in onnx.load(path).opset_import if each.domain in ("", "ai.onnx")), default=0)
 
 
 def operators(path: Path) -> dict[str, int]:
@@ -69,7 +154,8 @@ def _drop_origins(model: Any) -> None:
             value.metadata_props.clear()
 
 
-def _lower(path: Path, opset: int) -> None:
+def _restate(path: Path, opset: int) -> None:
+    """Say the file in another opset."""
     import onnx
     from onnx import checker, version_converter
 

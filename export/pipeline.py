@@ -7,16 +7,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeAlias
 
 import hw_profiles
 from export import backends
 from export.artifact import RECORD, Artifact
 from export.compiling import convert
-from export.errors import ExportError, Unavailable
+from export.errors import ExportError, Unavailable, Unfaithful
+from export.inputs import PROBES, as_arrays, split
+from export.onnx_source import OnnxSource, Original
 from export.quantisation import LADDER
 from export.schema import JSON
 from export.verification import LIMITS, Check, check
@@ -24,21 +25,18 @@ from export.worker import Worker
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
     from export.compiler import Compiler
+    from export.inputs import Arrays, Sample
     from export.program import Program
     from export.runtimes import Runner
 
-    Arrays = tuple[NDArray[Any], ...]
-    Sample = Sequence[torch.Tensor | NDArray[Any]] | torch.Tensor | NDArray[Any]
-
-PROBES = 4  # random samples that stand in where the caller has no real ones
+    Network: TypeAlias = torch.nn.Module | torch.export.ExportedProgram | Original | Path | str
 
 
 def compile(
-    network: torch.nn.Module | torch.export.ExportedProgram,
-    example_inputs: Sample,
+    network: Network,
+    example_inputs: Sample | None = None,
     *,
     device: str = "openvino-cpu",
     precision: str = "fp32",
@@ -54,6 +52,10 @@ def compile(
 ) -> Artifact:
     """The artifact of ``network`` for ``device`` in the folder ``path``, opened in a new process and verified there.
 
+    ``network`` is a module, an exported program, or the path of an ONNX file. Such a file goes to the backend as it is,
+    and its artifact is held against the file itself; it needs no example inputs unless it leaves sizes open, and has no
+    ``recover`` and ``keep_float``, which edit the torch graph.
+
     ``calibration`` are input tuples (torch or numpy; batches are split to the examples' batch size), needed for int8;
     ``evidence`` are those that the verification runs on: by default the calibration, else the example inputs and a few
     random ones of the same spread. ``opened`` opens it on a device, where it is verified as well. A failure leaves
@@ -67,47 +69,59 @@ def compile(
     ValueError for wrong use, Unavailable for a missing runtime, ExportError when the network cannot be compiled or the
     artifact does not compute what it does. All of them are one line.
     """
-    module = _module_of(network)
     profile = hw_profiles.load(device)
     name = _choose(profile, backend, precision)
     target = free_path(Path(path))
-    examples = _samples([example_inputs])[0]
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be 1 or more, got {threads}")
     if precision == "int8" and calibration is None:
         raise ValueError("int8 needs calibration batches; pass calibration=..., an iterable of input tuples")
-    images = None if calibration is None else _split(_samples(calibration), examples, "calibration")
-    proof = None if evidence is None else _split(_samples(evidence), examples, "evidence")
     rungs = _rungs(recover, precision)
-    program = _marked(_program(module, examples, name), keep_float, precision)
-    by = convert if compiler is None else compiler.convert
-    with published(target) as folder:
-        for rung in rungs:
-            fitted, edits = _recovered(program, images, rung)
-            with _naming(fitted, name, by):
-                artifact = by(
-                    name,
-                    fitted,
-                    folder,
-                    precision=precision,
-                    device=profile,
-                    threads=profile.threads if threads is None else threads,
-                    calibration=images if precision == "int8" else None,
-                    called=type(module).__name__,
-                )
-                samples = proof or images or _probes(program)
-                found = verify(module, artifact, samples)
-            if found.passed and opened is not None:
-                found = verify(module, artifact, samples, opened)
-            if found.passed:
-                break
-        if not found.passed:
-            raise ExportError(f"{name} does not compute what {type(module).__name__} does: {found.line()}")
-        notes = {**artifact.notes, "passes": [list(pair) for pair in program.fired], "verification": found.to_json()}
-        if edits or keep_float:
-            added = {"recovery": edits, "rung": rung, "blocks_in_float": list(keep_float)}
-            notes["quantisation"] = {**_table(artifact.notes["quantisation"]), **added}
-        replace(artifact, notes=notes).write()
+    if isinstance(network, Original | Path | str):
+        _require_plain(name, profile, recover, keep_float)
+    with _opened(network, example_inputs) as (original, examples):
+        images = None if calibration is None else split(as_arrays(calibration), examples, "calibration")
+        proof = None if evidence is None else split(as_arrays(evidence), examples, "evidence")
+        program: Program | OnnxSource
+        if isinstance(original, Original):
+            program, probes = original.source, original.probes
+        else:
+            program = _marked(_program(original, examples, name), keep_float, precision)
+            probes = partial(_probes, program)
+        called, by = _called(original), convert if compiler is None else compiler.convert
+        with published(target) as folder:
+            for rung in rungs:
+                fitted, edits = _recovered(program, images, rung)
+                with _naming(fitted, name, by):
+                    artifact = by(
+                        name,
+                        fitted,
+                        folder,
+                        precision=precision,
+                        device=profile,
+                        threads=profile.threads if threads is None else threads,
+                        calibration=images if precision == "int8" else None,
+                        called=called,
+                    )
+                    samples = proof or images or probes()
+                    found = verify(original, artifact, samples)
+                if found.passed and opened is not None:
+                    found = verify(original, artifact, samples, opened)
+                if found.passed:
+                    break
+            if not found.passed:
+                raise Unfaithful(f"{name} does not compute what {called} does: {found.line()}{_why(original, samples)}")
+            notes = {
+                **artifact.notes,
+                "passes": [list(pair) for pair in program.fired],
+                "verification": found.to_json(),
+            }
+            if isinstance(program, OnnxSource):
+                notes["source"] = dict(program.notes)
+            if edits or keep_float:
+                added = {"recovery": edits, "rung": rung, "blocks_in_float": list(keep_float)}
+                notes["quantisation"] = {**_table(artifact.notes["quantisation"]), **added}
+            replace(artifact, notes=notes).write()
     return Artifact.read(target)
 
 
@@ -122,13 +136,16 @@ def load(artifact: Artifact | Path | str) -> Runner:
 
 
 def verify(
-    module: torch.nn.Module,
+    original: torch.nn.Module | Original,
     artifact: Artifact,
     evidence: Sequence[Arrays],
     opened: Callable[[Artifact], Worker] = Worker,
 ) -> Check:
-    """Compare the saved artifact, in the new process that ``opened`` starts, with the module in eager mode."""
-    expected = _eager(module, evidence)
+    """Compare the saved artifact, in the new process that ``opened`` starts, with the module in eager mode.
+
+    An ONNX file takes the module's place as it was written, without its runtime's rewritings.
+    """
+    expected = original.outputs(evidence) if isinstance(original, Original) else _eager(original, evidence)
     with opened(Artifact.read(artifact.source)) as worker:
         return check(expected, worker.outputs(evidence), artifact.precision)
 
@@ -149,6 +166,42 @@ def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) ->
     if missing is not None:
         raise Unavailable(missing)
     return name
+
+
+def _require_plain(name: str, profile: hw_profiles.Device, recover: str | None, keep_float: Sequence[str]) -> None:
+    """ValueError for what an ONNX file cannot have: a backend that starts from torch, and edits of the torch graph."""
+    if why := backends.load(name).no_onnx:
+        able = [other for other in profile.backends if not backends.load(other).no_onnx]
+        mend = f"pass the torch module, or backend={' or '.join(map(repr, able))}" if able else "pass the torch module"
+        raise ValueError(f"{name} takes no ONNX file: {why}; {mend}")
+    if recover is not None or keep_float:
+        raise ValueError(
+            "recover and keep_float edit the torch graph, which an ONNX file has not; pass the torch module"
+        )
+
+
+@contextmanager
+def _opened(network: Network, examples: Sample | None) -> Iterator[tuple[torch.nn.Module | Original, Arrays]]:
+    """What the artifact is held against, and its example inputs; a file is open for as long as the block."""
+    given = None if examples is None else as_arrays([examples])[0]
+    if isinstance(network, Original):
+        yield network, network.examples if given is None else given
+    elif isinstance(network, Path | str):
+        with Original(Path(network), given) as original:
+            yield original, original.examples
+    elif given is None:
+        raise ValueError("a module does not say what it takes; pass example inputs")
+    else:
+        yield _module_of(network), given
+
+
+def _why(original: torch.nn.Module | Original, samples: Sequence[Arrays]) -> str:
+    """What an artifact may fail of, as the end of a sentence; a module with NaN in it was refused before."""
+    return original.suspicion(samples) if isinstance(original, Original) else ""
+
+
+def _called(original: torch.nn.Module | Original) -> str:
+    return original.name if isinstance(original, Original) else type(original).__name__
 
 
 def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
@@ -173,9 +226,11 @@ def _marked(program: Program, keep_float: Sequence[str], precision: str) -> Prog
     return mark(program, keep_float)
 
 
-def _recovered(program: Program, images: Sequence[Arrays] | None, rung: str | None) -> tuple[Program, list[JSON]]:
+def _recovered(
+    program: Program | OnnxSource, images: Sequence[Arrays] | None, rung: str | None
+) -> tuple[Program | OnnxSource, list[JSON]]:
     """The program with the edits of a rung, and what each of them gained."""
-    if rung is None or images is None:
+    if rung is None or images is None or isinstance(program, OnnxSource):
         return program, []
     from export.recovery import recover
 
@@ -218,56 +273,6 @@ def published(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _samples(values: Iterable[Sample]) -> list[Arrays]:
-    """Input tuples as numpy; a bare tensor or array is a tuple of one."""
-    samples = []
-    for value in values:
-        parts = tuple(value) if isinstance(value, tuple | list) else (value,)
-        samples.append(tuple(_array(part) for part in parts))
-    if not samples or not samples[0]:
-        raise ValueError("inputs must be at least one tuple of at least one tensor, got none")
-    return samples
-
-
-def _array(value: Any) -> NDArray[Any]:
-    plain = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-    if not isinstance(plain, np.ndarray) or plain.dtype.kind not in "biuf":
-        raise ValueError(f"inputs must be tensors or arrays of numbers, got {type(value).__name__}")
-    return np.ascontiguousarray(plain)
-
-
-def _split(samples: list[Arrays], examples: Arrays, what: str) -> list[Arrays]:
-    """The samples at the batch size of the examples: a loader's batch of 32 becomes 32 samples of 1."""
-    found = []
-    for sample in samples:
-        if [part.shape for part in sample] == [part.shape for part in examples]:
-            pieces = [sample]
-        else:
-            pieces = _pieces(sample, examples)
-        if not pieces or [part.dtype for part in sample] != [part.dtype for part in examples]:
-            raise ValueError(f"{what} inputs are {_list(sample)}, the example inputs {_list(examples)}")
-        found.extend(pieces)
-    if not all(np.isfinite(part).all() for sample in found for part in sample if part.dtype.kind == "f"):
-        raise ValueError(f"{what} inputs hold NaN or infinity")
-    return found
-
-
-def _pieces(sample: Arrays, examples: Arrays) -> list[Arrays]:
-    """The sample in pieces of the examples' batch, or none where it does not come out even."""
-    pairs = list(zip(sample, examples, strict=False))
-    if len(sample) != len(examples) or not all(a.ndim and b.ndim and a.shape[1:] == b.shape[1:] for a, b in pairs):
-        return []
-    counts = {(len(a) // len(b), len(a) % len(b)) if len(b) else (0, 1) for a, b in pairs}
-    (count, rest), *others = counts
-    if others or rest:
-        return []
-    return [tuple(a[index * len(b) : (index + 1) * len(b)] for a, b in pairs) for index in range(count)]
-
-
-def _list(sample: Sequence[NDArray[Any]]) -> str:
-    return ", ".join(f"{part.dtype}{list(part.shape)}" for part in sample)
-
-
 def prepared(
     network: torch.nn.Module | torch.export.ExportedProgram,
     example_inputs: Sample,
@@ -275,8 +280,8 @@ def prepared(
     backend: str,
 ) -> tuple[Program, list[Arrays]]:
     """The fused program of a network for a backend, and calibration inputs at the batch size of the examples."""
-    examples = _samples([example_inputs])[0]
-    images = _split(_samples(calibration), examples, "calibration")
+    examples = as_arrays([example_inputs])[0]
+    images = split(as_arrays(calibration), examples, "calibration")
     return _program(_module_of(network), examples, backend), images
 
 
@@ -286,7 +291,7 @@ def _module_of(network: torch.nn.Module | torch.export.ExportedProgram) -> torch
     return module_of(network)
 
 
-def _program(module: torch.nn.Module, examples: Sequence[NDArray[Any]], backend: str) -> Program:
+def _program(module: torch.nn.Module, examples: Arrays, backend: str) -> Program:
     """The captured program of the module, fused by the passes of the backend."""
     import torch
 
@@ -297,13 +302,18 @@ def _program(module: torch.nn.Module, examples: Sequence[NDArray[Any]], backend:
 
 
 @contextmanager
-def _naming(program: Program, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
-    """Say which operators of the program the backend cannot take, where it fails because of some."""
+def _naming(program: Program | OnnxSource, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
+    """Say which operators of the program the backend cannot take, where it fails because of some.
+
+    Those of an ONNX file the backend names itself.
+    """
     try:
         yield
     except Unavailable:
         raise
     except ExportError as error:
+        if isinstance(program, OnnxSource):
+            raise
         from export.unsupported import unsupported
 
         if named := unsupported(program, backend, by):

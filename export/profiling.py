@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from export import inspectors, runtimes
 from export.artifact import Artifact
 from export.errors import ExportError, Unavailable, one_line
 from export.frames import Arrays, Frame, Header, dispatch, serve
+from export.inputs import drawn
 from export.inspection import Inspection
+from export.onnx_source import made_from
 from export.process import Process
 from export.schema import encode
 from export.transports import local
@@ -47,7 +47,7 @@ def layers(
         raise ValueError(f"runs must be 1 or more, got {runs}")
     if inputs is None and not opened.inputs:
         raise ValueError(f"{opened.source} does not state what it takes; pass inputs=(array, ...)")
-    values = _random(opened) if inputs is None else tuple(inputs)
+    values = drawn(opened.inputs) if inputs is None else tuple(inputs)
     opened = replace(opened, threads=threads or opened.threads)
     name = f"inspector ({opened.backend}, {opened.precision}, {opened.source.name})"
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(opened.threads))
@@ -55,16 +55,6 @@ def layers(
         request = {"do": "inspect", "path": local.place(opened.source), "threads": opened.threads, "runs": runs}
         reply, _ = process.ask(request, values)
     return Inspection.from_json(reply["inspection"])
-
-
-def _random(artifact: Artifact) -> Arrays:
-    rng = np.random.default_rng(0)
-    return tuple(
-        rng.standard_normal(tensor.shape).astype(tensor.dtype)
-        if tensor.dtype.startswith("float")
-        else np.zeros(tensor.shape, tensor.dtype)  # an index of anything
-        for tensor in artifact.inputs
-    )
 
 
 class Inspecting:
@@ -93,6 +83,7 @@ class Inspecting:
                     layers=tuple(found),
                     fuses=inspector.FUSES,
                     versions=runtime.versions(),
+                    source=made_from(artifact.notes.get("source")),
                 )
             )
         }, ()

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from export.artifact import Tensor
+from export.onnx_source import OnnxSource
 from export.quiet import quiet
 from export.schema import JSON
 from export.signature import fit
@@ -36,18 +37,6 @@ def samples(calibration: Sequence[Sample] | None, inputs: Sequence[Tensor]) -> l
     if not calibration:
         raise ValueError("int8 needs calibration inputs; pass calibration=[(array, ...), ...], about 100 real ones")
     return [fit(sample, inputs) for sample in calibration]
-
-
-def has_attention(program: Program) -> bool:
-    """Whether two activations are multiplied as matrices behind a softmax, or by the fused operator."""
-    nodes = [node for node in program.module.graph.nodes if node.op == "call_function"]
-    names = [str(node.target).removeprefix("aten.").split(".")[0] for node in nodes]
-    if "scaled_dot_product_attention" in names:
-        return True
-    products = (node for node, name in zip(nodes, names, strict=True) if name in ("matmul", "bmm"))
-    return any("softmax" in name for name in names) and any(
-        all(getattr(argument, "op", "") == "call_function" for argument in node.args[:2]) for node in products
-    )
 
 
 def kept_float(program: Program) -> tuple[str, ...]:
@@ -86,10 +75,12 @@ def quantise_onnx(
     target: Path,
     calibration: Sequence[Sample],
     policy: QDQ,
-    program: Program,
+    program: Program | OnnxSource,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Write ``source``, made from ``program``, to ``target`` in explicit int8 under ``policy``.
+
+    A foreign file marks nothing and has ranges by its extremes alone.
 
     1. An operator of the policy with a constant weight, or without weights: quantised.
     2. MatMul of two activations: stays float. ONNX Runtime 1.31 fuses its quantised form into a kernel that computes
@@ -104,11 +95,14 @@ def quantise_onnx(
 
     types = {"u8": quantization.QuantType.QUInt8, "s8": quantization.QuantType.QInt8}
     options: dict[str, Any] = {"ActivationSymmetric": policy.symmetric, "WeightSymmetric": True}
-    options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": _overrides(source, program, ranges)}
-    kept = _kept(source, program)
+    kept, overrides = set[str](), dict[str, list[dict[str, Any]]]()
+    if not isinstance(program, OnnxSource):
+        kept, overrides = _kept(source, program), _overrides(source, program, ranges)
+    options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": overrides}
     with quiet(), TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        _name_nodes(prepared)
         graph = onnx.load(prepared).graph
         constants = {value.name for value in graph.initializer}
         free = [
@@ -129,6 +123,18 @@ def quantise_onnx(
             nodes_to_exclude=free,
             extra_options=options,
         )
+
+
+def _name_nodes(path: Path) -> None:
+    """Give every node of a file a name of its own, by which it can be left out: foreign files need not have any."""
+    import onnx
+
+    model, taken = onnx.load(path), {""}
+    for index, node in enumerate(model.graph.node):  # those that have one keep it: the blocks to leave out go by it
+        if node.name in taken:
+            node.name = f"unnamed_{index}"
+        taken.add(node.name)
+    onnx.save(model, path)
 
 
 def _float_sums(graph: onnx.GraphProto, integer: set[str], free: set[str]) -> list[str]:

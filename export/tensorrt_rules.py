@@ -42,7 +42,8 @@ def check(path: Path, precision: str, newest: tuple[int, ...] | None) -> Finding
     """What is wrong with the file for a device whose newest TensorRT is ``newest`` (None: unknown).
 
     Refused:
-    1. An operator that TensorRT lacks, or has only since a later version than the device's.
+    1. An operator that TensorRT lacks, as all of other domains than ONNX's, or has only since a later version than the
+       device's.
     2. An input or output without a fixed shape.
     3. float64 weights, which would silently become float32.
     4. A quantiser with a zero point other than 0, or of another type than s8: TensorRT's scheme is symmetric.
@@ -62,6 +63,8 @@ def check(path: Path, precision: str, newest: tuple[int, ...] | None) -> Finding
 
 
 def _operators(graph: onnx.GraphProto, newest: tuple[int, ...] | None) -> Iterator[str]:
+    for name in sorted({f"{node.domain}.{node.op_type}" for node in graph.node if node.domain not in ("", "ai.onnx")}):
+        yield f"TensorRT has no {name}; choose a net without it"
     for name in sorted({node.op_type for node in graph.node}):
         since = SINCE.get(name)
         if name in (ABSENT_8_5 if newest and newest <= (8, 5) else ABSENT):

@@ -22,12 +22,13 @@ class Limits:
     agreement: float
 
 
-# 90 dB for fp32: 60 would let bfloat16 pass for it.
+# 90 dB for fp32: 60 would let bfloat16 pass for it. w8 has int8 weights and fp32 activations.
 LIMITS = {
     "fp32": Limits(90.0, 0.999),
     "fp16": Limits(40.0, 0.99),
     "bf16": Limits(25.0, 0.98),
     "int8": Limits(10.0, 0.97),
+    "w8": Limits(25.0, 0.98),
 }
 
 

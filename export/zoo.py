@@ -16,7 +16,8 @@ from pathlib import Path
 
 from export.artifact import RECORD, Artifact, digest_file, verify_files
 from export.machine import Machine
-from export.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, Space, Speedup
+from export.manifest import Accuracy, Data, Input, Latency, Manifest, Mixed, Prediction, Space, Speedup
+from export.onnx_source import made_from
 from export.schema import JSON, check_version, decode, encode, read_json
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Latency",
     "Machine",
     "Manifest",
+    "Mixed",
     "Prediction",
     "Space",
     "Speedup",
@@ -72,6 +74,8 @@ def read(path: Path | str) -> Bundle:
     if not path.is_dir():
         raise FileNotFoundError(f"no bundle at {path}; expected a folder with {MANIFEST}")
     where = path / MANIFEST
+    if not where.exists() and (path / "bundle" / MANIFEST).exists():
+        raise ValueError(f"{path} is the folder of a run; its bundle is {path / 'bundle'}")
     digest_file(path, MANIFEST)  # a plain file, and no link out of the folder
     value = read_json(where)
     check_version(value, str(where), SCHEMA)
@@ -132,6 +136,9 @@ def write(
 def card(manifest: Manifest) -> str:
     """The model card, Markdown: every number with how it was come by."""
     sections = [f"# {manifest.name}", _what(manifest), "## Figures", _figures(manifest), "## Use", _use(manifest)]
+    found = [each.line() for each in (manifest.slowdown, manifest.mixed) if each is not None]
+    if found:
+        sections += ["## Precision", "\n".join(f"- {' '.join(line.split())}" for line in found)]
     if manifest.build is not None:
         rows = "\n".join(f"- {key}: {_plain(value)}" for key, value in manifest.build.items())
         sections += ["## Build on the device", rows]
@@ -155,6 +162,8 @@ def _what(manifest: Manifest) -> str:
         text += f" Input: {shape}, {manifest.input.dtype}, {manifest.input.layout}."
         if manifest.input.preprocessing is not None:
             text += f" Preprocessing: {_plain(manifest.input.preprocessing)}."
+    if found := made_from(manifest.source):
+        text += f" It was {' '.join(found.split())}."
     if manifest.space is not None:
         text += f" It was found in the space `{manifest.space.name}`; its choices are in `{MANIFEST}`."
     return text

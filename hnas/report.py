@@ -152,7 +152,8 @@ def deployment_table(found: Mapping[str, Any]) -> None:
     screen = console()
     for refused in found["refused"]:
         screen.print(f"{refused['precision']}: no artifact: {refused['reason']}", soft_wrap=True)
-    screen.print(found["footnote"], soft_wrap=True)
+    for line in (*found["notes"], found["footnote"]):
+        screen.print(line, soft_wrap=True)
     screen.print(f"bundle: {found['bundle']}", soft_wrap=True)
 
 

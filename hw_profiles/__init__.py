@@ -34,8 +34,9 @@ class Override:
 class Device:
     """What a device runs, what it can reach at best, and where those figures come from.
 
-    ``peaks`` are dense GFLOP/s (GOP/s for int8, one multiply-add is two) of ``threads`` CPU threads or of the whole GPU
-    in ``power_mode``; ``bandwidth`` is GB/s, ``memory`` MB, ``launch_us`` the floor of one kernel in microseconds.
+    ``precisions`` begin with fp32; w8 is int8 for the weights alone. ``peaks`` are dense GFLOP/s (GOP/s for int8, one
+    multiply-add is two) of ``threads`` CPU threads or of the whole GPU in ``power_mode``; ``bandwidth`` is GB/s,
+    ``memory`` MB, ``launch_us`` the floor of one kernel in microseconds.
     ``quantisation`` has overrides of the int8 policy by backend.
     ``band`` holds the factors that turn a predicted latency into its error band. ``local`` devices are the machine at
     hand, whose latency is measured; the latency of every other one is predicted.

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.artifact import Artifact
+    from export.onnx_source import OnnxSource
     from export.program import Program
     from export.runtimes import Runner
     from hw_profiles import Device
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """A module of this folder. Importing it needs no runtime; compiling and loading do.
 
-    ``precisions`` are those it can compile to, fp32 first; ``requires`` are the extras that install its runtime.
+    ``precisions`` are those it can compile to, fp32 first; ``requires`` are the extras that install its runtime;
+    ``no_onnx`` is why it cannot start from an ONNX file, empty where it can.
     """
 
     precisions: tuple[str, ...]
     requires: tuple[str, ...]
+    no_onnx: str
 
     def missing(self) -> str | None:
         """None where the runtime is installed, else one line that says how to install it."""
@@ -32,7 +35,7 @@ class Backend(Protocol):
 
     def compile(
         self,
-        program: "Program",
+        program: "Program | OnnxSource",
         path: Path,
         *,
         precision: str,
@@ -40,7 +43,10 @@ class Backend(Protocol):
         threads: int,
         calibration: "Sequence[tuple[NDArray[Any], ...]] | None",
     ) -> "Artifact":
-        """Write the artifact of ``program`` into the empty folder ``path``; int8 takes ``calibration``."""
+        """Write the artifact of ``program`` into the empty folder ``path``; int8 takes ``calibration``.
+
+        An ONNX file comes only where ``no_onnx`` is empty.
+        """
 
     def load(self, artifact: "Artifact") -> "Runner":
         """Open an artifact in this process, at exactly its precision and threads."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifact import Artifact, digest_files
 from export.errors import Unavailable
-from export.quantisation import QDQ, quantise_onnx, samples
+from export.onnx_source import OnnxSource, signature
+from export.quantisation import QDQ, samples
 from export.runtimes.onnxruntime import load, missing, versions
 from export.schema import JSON
-from export.signature import describe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "precisions", "requires", "versions")
+__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32", "int8")
 requires: tuple[str, ...] = ("onnxruntime",)
+no_onnx = ""
 
 MODEL = "model.onnx"
 # u8 activations, or convolutions are not fused (two to three times slower). The cheap operators between convolutions
@@ -49,7 +49,7 @@ POLICY = QDQ(
 
 
 def compile(
-    program: Program,
+    program: Program | OnnxSource,
     path: Path,
     *,
     precision: str,
@@ -57,26 +57,22 @@ def compile(
     threads: int,
     calibration: Sequence[tuple[NDArray[Any], ...]] | None,
 ) -> Artifact:
-    """Write model.onnx (opset 20); int8 takes ``calibration``."""
+    """Write model.onnx (opset 20, or that of a foreign file); int8 takes ``calibration``."""
     if precision not in precisions:
         raise ValueError(f"onnxruntime runs {', '.join(precisions)} on a CPU, got {precision!r}")
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[onnxruntime-convert]'")
     from export import onnx_file
-    from export.calibration import activation_ranges
 
-    inputs, outputs = describe(program)
+    inputs, outputs = signature(program)
     notes: dict[str, JSON] = {}
     if precision == "int8":
         data = samples(calibration, inputs)
         policy = POLICY.on(device.quantisation.get("onnxruntime"))
         notes["quantisation"] = {**policy.to_json(), "samples": len(data)}
-        onnx_file.write(program, path / "float.onnx", inputs, outputs)
-        ranges = None if policy.ranges == "minmax" else activation_ranges(program, data, policy.ranges)
-        quantise_onnx(path / "float.onnx", path / MODEL, data, policy, program, ranges)
-        (path / "float.onnx").unlink()
+        onnx_file.put_int8(program, path / MODEL, inputs, outputs, data, policy)
     else:
-        onnx_file.write(program, path / MODEL, inputs, outputs)
+        onnx_file.put(program, path / MODEL, inputs, outputs)
     artifact = Artifact(
         path=path,
         backend="onnxruntime",
@@ -86,12 +82,7 @@ def compile(
         inputs=inputs,
         outputs=outputs,
         files=digest_files(path, MODEL),
-        versions={
-            **versions(),
-            "torch": version("torch"),
-            "onnx": version("onnx"),
-            "onnxscript": version("onnxscript"),
-        },
+        versions={**versions(), **onnx_file.versions(program)},
         notes=notes,
     )
     artifact.write()

@@ -1,8 +1,9 @@
-"""OpenVINO on the CPU: model.xml and model.bin, in fp32, bf16 or int8."""
+"""OpenVINO on the CPU: model.xml and model.bin, in fp32, bf16, int8, or with the weights alone in int8."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
@@ -14,12 +15,12 @@ from export.artifact import Artifact, Tensor, digest_files
 from export.errors import ExportError, Unavailable, one_line
 from export.machine import Machine
 from export.naming import openvino_nodes
-from export.quantisation import Sample, has_attention, kept_float, samples
+from export.onnx_source import OnnxSource, signature
+from export.quantisation import Sample, kept_float, samples
 from export.quiet import quiet
 from export.runtimes.openvino import load, missing, require, versions
 from export.schema import JSON
 from export.signals import signal_stack_kept
-from export.signature import describe
 from hw_profiles import Override
 
 if TYPE_CHECKING:
@@ -29,18 +30,19 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "precisions", "requires", "versions")
+__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
-precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
+precisions: tuple[str, ...] = ("fp32", "bf16", "int8", "w8")
 requires: tuple[str, ...] = ("openvino",)
+no_onnx = ""
 
 MODEL = "model.xml"
-TAILED = frozenset({"hardswish", "silu", "gelu", "elu", "mish"})  # activations: large above zero, hardly below it
+TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations: large above zero, hardly below it
 FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that leave biases as int8 wants them
 
 
 def compile(
-    program: Program,
+    program: Program | OnnxSource,
     path: Path,
     *,
     precision: str,
@@ -51,21 +53,28 @@ def compile(
     """Write model.xml and model.bin; int8 takes ``calibration``, bf16 a CPU that has it."""
     import openvino
 
-    from export.passes.openvino import mended
-    from export.passes.openvino_int8 import spared
-
     require(precision)
-    program = mended(program)
-    inputs, outputs = describe(program)
-    notes: dict[str, JSON] = {}
-    found = {**versions(), "torch": version("torch")}
+    inputs, outputs = signature(program)
     data = samples(calibration, inputs) if precision == "int8" else None
+    notes: dict[str, JSON] = {}
+    found = dict(versions())
+    if isinstance(program, OnnxSource):
+        model, kept = _read(program), list[str]()
+    else:
+        from export.passes.openvino import mended
+        from export.passes.openvino_int8 import spared
+
+        program = mended(program) if data is None else spared(mended(program), data)
+        model = _convert(program, inputs, outputs)
+        kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
+        found["torch"] = version("torch")
     if data is not None:
-        program = spared(program, data)
-    model = _convert(program, inputs, outputs)
-    if data is not None:
+        fitted = bool(FITTED & {name for name, count in program.fired if count})
         override = device.quantisation.get("openvino", Override())
-        model, notes["quantisation"] = _quantise(model, data, program, override)
+        model, notes["quantisation"] = _quantise(model, data, override, kept, fitted=fitted)
+        found["nncf"] = version("nncf")
+    if precision == "w8":
+        model, notes["quantisation"] = _compress(model)
         found["nncf"] = version("nncf")
     openvino.save_model(model, path / MODEL, compress_to_fp16=False)
     artifact = Artifact(
@@ -116,6 +125,25 @@ def _convert(program: Program, inputs: Sequence[Tensor], outputs: Sequence[Tenso
     return model
 
 
+def _read(source: OnnxSource) -> openvino.Model:
+    """The OpenVINO model of an ONNX file, in the order and by the names of its inputs and outputs."""
+    from openvino import _offline_transformations as offline
+    from openvino.frontend import FrontEndManager
+
+    try:
+        front = FrontEndManager().load_by_framework("onnx")
+        model = front.convert(front.load(source.path))
+    except Exception as error:  # its failures are of no common type
+        if lacking := re.search(r"No conversion rule found for operations: (.+)", str(error)):
+            raise ExportError(f"openvino has no {lacking[1]}; onnxruntime would take it") from error
+        raise ExportError(f"openvino cannot convert {source.name}: {one_line(error)}") from error
+    ends = [*zip(model.inputs, source.inputs, strict=False), *zip(model.outputs, source.outputs, strict=False)]
+    if len(ends) != len(source.inputs + source.outputs) or any(t.name not in end.get_names() for end, t in ends):
+        raise ExportError(f"openvino reads other inputs or outputs from {source.name} than it states")
+    offline.apply_moc_transformations(model, cf=False)
+    return model
+
+
 def _flat(program: Program) -> Any:
     """The program's graph with all tensors at the top: tracing costs a millisecond for every submodule."""
     from torch import fx
@@ -131,9 +159,9 @@ def _flat(program: Program) -> Any:
 
 
 def _quantise(
-    model: openvino.Model, data: Sequence[Sample], program: Program, override: Override
+    model: openvino.Model, data: Sequence[Sample], override: Override, kept: Sequence[str], *, fitted: bool
 ) -> tuple[openvino.Model, JSON]:
-    """The int8 model by NNCF, and the policy under which it was made.
+    """The int8 model by NNCF with the operators ``kept`` in float, and the policy under which it was made.
 
     Ranges are minmax over all samples: NNCF's default averages the extremes of the samples and clips every input that
     is more than average (21 dB against 38 dB on a net with two inputs). Attention needs the transformer scheme, but
@@ -142,18 +170,12 @@ def _quantise(
     they are not: half of the levels would lie below a tail of -0.4 (22 dB against 19 dB on a MobileNetV3).
     Biases are corrected layer by layer: the fast correction left a trained net of fused convolutions 1.3 points short.
     Some graphs it cannot follow that way (a KeyError of its own); those take the fast one.
-    They are not where an edit has fitted them for int8 already: NNCF would take that out again, 3 dB on a hybrid.
+    They are not where an edit has ``fitted`` them for int8 already: NNCF would take that out again, 3 dB on a hybrid.
     NNCF gives the first layers 7 bits for CPUs whose int8 sums overflow; where they do not, that is 2 dB for nothing.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported: no report over the network
-    try:
-        import nncf
-    except ImportError:
-        raise Unavailable("nncf is not installed; pip install 'hnas[openvino-convert]'") from None
-    transformer, narrow = has_attention(program), _overflows()
-    symmetric = transformer or not _has_tails(program)
-    fitted = bool(FITTED & {name for name, count in program.fired if count})
-    kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
+    nncf = _nncf()
+    transformer, narrow = _has_attention(model), _overflows()
+    symmetric = transformer or not _has_tails(model)
     types = sorted({op.get_type_name() for op in model.get_ops()} & set(override.leave_float))
     advanced = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=_ranges(override.ranges or "minmax"),
@@ -165,7 +187,7 @@ def _quantise(
         "subset_size": len(data),
         "preset": nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
         "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
-        "ignored_scope": nncf.IgnoredScope(names=kept, types=types),
+        "ignored_scope": nncf.IgnoredScope(names=[*kept], types=types),
         "advanced_parameters": advanced,
     }
     correction = "before" if fitted else "layer by layer"
@@ -188,10 +210,18 @@ def _quantise(
     }
 
 
-def _has_tails(program: Program) -> bool:
-    """Whether an activation of the graph is large above zero and hardly below it."""
-    names = (str(node.target).removeprefix("aten.").partition(".")[0] for node in program.module.graph.nodes)
-    return not TAILED.isdisjoint(names)
+def _has_attention(model: openvino.Model) -> bool:
+    """Whether two activations are multiplied as matrices behind a softmax, or by the fused operator."""
+    ops = model.get_ops()
+    types = {op.get_type_name() for op in ops}
+    sources = [[value.get_node() for value in op.input_values()] for op in ops if op.get_type_name() == "MatMul"]
+    products = [pair for pair in sources if not any(source.get_type_name() == "Constant" for source in pair)]
+    return "ScaledDotProductAttention" in types or ("Softmax" in types and bool(products))
+
+
+def _has_tails(model: openvino.Model) -> bool:
+    """Whether an activation of the model is large above zero and hardly below it."""
+    return not TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
 
 
 def _overflows() -> bool:
@@ -213,6 +243,28 @@ def _ranges(method: str) -> Any:
         statistics_type=kinds.QUANTILE, aggregator_type=means.MEAN, quantile_outlier_prob=1e-4
     )
     return nncf_ranges.RangeEstimatorParameters(min=one, max=one)
+
+
+def _compress(model: openvino.Model) -> tuple[openvino.Model, JSON]:
+    """The model with its weights alone in int8, per output channel, and what was done.
+
+    The runtime keeps those of matrix products in int8, and folds those of convolutions back to float when it opens the
+    file. Zero points would gain nothing: 44 dB with and without them on small transformers.
+    """
+    nncf = _nncf()
+    with quiet(), signal_stack_kept(), _without_progress():
+        compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    return compressed, {"quantiser": "nncf", "weights": "s8 per channel", "activations": "f32"}
+
+
+def _nncf() -> Any:
+    """NNCF, told to report nothing; Unavailable where it is not installed."""
+    os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported: no report over the network
+    try:
+        import nncf
+    except ImportError:
+        raise Unavailable("nncf is not installed; pip install 'hnas[openvino-convert]'") from None
+    return nncf
 
 
 @contextmanager

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 precisions: tuple[str, ...] = ("fp32",)
 requires: tuple[str, ...] = ("search",)
+no_onnx = "it is the torch graph itself"
 
 SCHEMA = 1
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,10 @@ from export import tensorrt_rtx, tensorrt_rules
 from export.artifact import Artifact, digest_files
 from export.errors import ExportError, Unavailable
 from export.inspectors.tensorrt import from_json
-from export.quantisation import QDQ, quantise_onnx, samples
+from export.onnx_source import OnnxSource, signature
+from export.quantisation import QDQ, samples
 from export.runtimes.tensorrt import ENGINE, load, missing, versions
 from export.schema import JSON
-from export.signature import describe
 from export.trtexec import FLAGS
 
 if TYPE_CHECKING:
@@ -31,10 +30,11 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "precisions", "requires", "versions")
+__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 requires: tuple[str, ...] = ("tensorrt",)
+no_onnx = ""
 
 MODEL = "model.onnx"
 OPSET = 17  # what TensorRT 8.5 to 10 parse; opset 20 needs TensorRT 10, that is JetPack 6.1
@@ -44,7 +44,7 @@ POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=T
 
 
 def compile(
-    program: Program,
+    program: Program | OnnxSource,
     path: Path,
     *,
     precision: str,
@@ -52,30 +52,31 @@ def compile(
     threads: int,
     calibration: Sequence[tuple[NDArray[Any], ...]] | None,
 ) -> Artifact:
-    """Write model.onnx in opset 17, float32 at its ends; needs no TensorRT. int8 takes ``calibration``.
+    """Write model.onnx in opset 17 (or a foreign file's, if older), float32 at its ends; needs no TensorRT.
 
-    ExportError when the device's TensorRT is older than an operator of the graph.
+    int8 takes ``calibration``. ExportError when the device's TensorRT is older than an operator of the graph.
     """
     if precision not in precisions:
         raise ValueError(f"tensorrt runs {', '.join(precisions)}, got {precision!r}")
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
     from export import onnx_file
-    from export.calibration import activation_ranges
 
-    inputs, outputs = describe(program)
+    inputs, outputs = signature(program)
     build = _build_note(precision, device)
     notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
     if precision == "int8":
         data = samples(calibration, inputs)
         policy = POLICY.on(device.quantisation.get("tensorrt"))
         notes["quantisation"] = {**policy.to_json(), "samples": len(data)}
-        onnx_file.write(program, path / "float.onnx", inputs, outputs, OPSET)
-        ranges = None if policy.ranges == "minmax" else activation_ranges(program, data, policy.ranges)
-        quantise_onnx(path / "float.onnx", path / MODEL, data, policy, program, ranges)
-        (path / "float.onnx").unlink()
+        onnx_file.put_int8(program, path / MODEL, inputs, outputs, data, policy, OPSET)
     else:
-        onnx_file.write(_half(program) if precision == "fp16" else program, path / MODEL, inputs, outputs, OPSET)
+        if precision == "fp16" and not isinstance(program, OnnxSource):
+            program = _half(program)
+        onnx_file.put(program, path / MODEL, inputs, outputs, newest=OPSET)
+        if precision == "fp16" and isinstance(program, OnnxSource):
+            onnx_file.halve(path / MODEL)
+    build["opset"] = onnx_file.opset(path / MODEL)
     if slow := _check(path / MODEL, precision, device.toolchain):
         notes["slow"] = slow
     build.update(tensorrt_rtx.note(path / MODEL))
@@ -88,7 +89,7 @@ def compile(
         inputs=inputs,
         outputs=outputs,
         files=digest_files(path, MODEL),
-        versions={"torch": version("torch"), "onnx": version("onnx"), "onnxscript": version("onnxscript")},
+        versions=onnx_file.versions(program),
         notes=notes,
     )
     artifact.write()
@@ -100,7 +101,6 @@ def _build_note(precision: str, device: Device) -> dict[str, JSON]:
     known = {name: str(device.toolchain[name]) for name in ("JetPack", "TensorRT") if name in device.toolchain}
     return {
         "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join(FLAGS[precision])}",
-        "opset": OPSET,
         "compute_capability": device.compute_capability,
         "rule": RULE,
         **known,

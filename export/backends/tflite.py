@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from export.program import Program
     from hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "precisions", "requires", "versions")
+__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32", "int8")
 requires: tuple[str, ...] = ("tflite",)
+no_onnx = "its file is written from the torch graph, channels last"
 
 MODEL = "model.tflite"
 NHWC = (0, 2, 3, 1)

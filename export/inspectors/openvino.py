@@ -46,7 +46,13 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
 
 def _layer(name: str, info: dict[str, str], microseconds: float) -> Layer:
     kind, parts = info.get("layerType", ""), [part for part in info.get("originalLayersNames", "").split(",") if part]
-    precision = info.get("runtimePrecision", "")
+    precision = _arithmetic(info)
     implementation = info.get("primitiveType", "").removesuffix(f"_{precision.upper()}").removesuffix(f"_{precision}")
     product = any(word in part for part in parts for word in ("MatMul", "Convolution"))  # a subgraph may hold one
     return Layer(name, kind, "kernel" if product else role(kind), precision, microseconds, implementation, tuple(parts))
+
+
+def _arithmetic(info: dict[str, str]) -> str:
+    """The type that a layer computes in: its runtimePrecision, or that of its code where weights alone are in int8."""
+    floating = info.get("layerType") == "FullyConnected" and info.get("primitiveType", "").endswith("_f32")
+    return "f32" if floating else info.get("runtimePrecision", "")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 # OpenVINO computes fp32 models in bfloat16 wherever the CPU can. Our artifacts mean what their precision says, so the
 # hint is set even where it repeats the default; what is not int8 in an int8 artifact is f32.
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "w8": "f32"}
+# Where weights alone are in int8, OpenVINO rounds the activations that meet them to int8, too, in groups of 32.
+EXACT: dict[str, dict[str, Any]] = {"w8": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}}
 
 
 def missing() -> str | None:
@@ -80,12 +82,13 @@ def compiled_model(artifact: Artifact, **more: Any) -> Any:
 
 
 def settings(artifact: Artifact) -> dict[str, Any]:
-    """Everything that is pinned: precision, threads, one stream."""
+    """Everything that is pinned: precision, that of activations too, threads, one stream."""
     return {
         "INFERENCE_PRECISION_HINT": HINTS[artifact.precision],
         "INFERENCE_NUM_THREADS": artifact.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
+        **EXACT.get(artifact.precision, {}),
     }
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "a bundle on an image file",
     "verify": "a bundle's files against the network in torch; what fails made small",
 }
+PRECISION = "auto, fp32, fp16, bf16, int8, mixed (int8, blocks in float) or w8 (weights alone; default: the device's)"
 HOST = "verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]"
 EXAMPLES = """examples:
   hnas-deploy --target openvino-cpu
@@ -66,7 +67,7 @@ def _deploy_parser() -> Parser:
     add("--max-latency", metavar="TIME", help="hard bound on the median at batch 1, e.g. 5ms")
     add("--min-accuracy", metavar="SHARE", help="hard bound on top-1 on the search images, e.g. 92%%")
     add("--max-size", metavar="SIZE", help="hard bound on the model files, e.g. 300KB")
-    add("--precision", metavar="P", help="auto, fp32, fp16, bf16 or int8 (default: the device's)")
+    add("--precision", metavar="P", help=PRECISION)
     add("--budget", metavar="B", help="of the search: 32evals (default), 60s or 5min")
     add("--seed", type=int, default=0, metavar="N", help="of the search (default 0)")
     add("--threads", type=int, metavar="N", help="of the runtime (default: the device's, 1 on CPUs)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnas import report
-from hnas.cli import HOST
+from hnas.cli import HOST, PRECISION
 
 if TYPE_CHECKING:
     from export.artifact import Artifact
@@ -132,17 +132,21 @@ def _export(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
         "hnas-deploy export", description="Compile, verify and measure a static network of your own, and bundle it."
     )
     add: Any = own.add_argument
-    add("--model", required=True, metavar="PACKAGE.MODULE:CALLABLE", help="returns an nn.Module; or (module, inputs)")
+    add("network", nargs="?", metavar="NETWORK", help="FILE.onnx, or as --model")
+    add("--model", metavar="PACKAGE.MODULE:CALLABLE", help="returns an nn.Module, or (module, inputs); or FILE.onnx")
     add("--target", required=True, metavar="DEVICE", help="a device profile; hnas-deploy targets lists them")
     add("--input", dest="inputs", action="append", metavar="1x3x64x64", help="the shape of each input in turn")
     add("--calibration", metavar="FILE", help=".npz or .npy of real inputs [N, ...], needed for int8")
-    add("--precision", metavar="P", help="auto, fp32, fp16, bf16 or int8 (default: the device's)")
+    add("--precision", metavar="P", help=PRECISION)
     add("--threads", type=int, metavar="N", help="of the runtime (default: the device's)")
     add("--host", metavar="URL", help=HOST)
     add("--out", metavar="DIR", help="where the run goes (default: runs/DEVICE, numbered)")
     add("--json", action="store_true", help="the result as JSON on standard output")
     options = vars(own.parse_args(arguments))
-    as_json = options.pop("json")
+    as_json, network = options.pop("json"), options.pop("network")
+    if (network is None) == (options["model"] is None):
+        own.error("give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE")
+    options["model"] = options["model"] or network
     import hw_profiles
 
     hw_profiles.load(options["target"])  # the likeliest slip is answered before torch is imported

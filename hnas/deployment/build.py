@@ -16,7 +16,7 @@ import export
 from export import backends
 from export.artifact import Artifact
 from export.compiler import Compiler
-from export.errors import Disconnected, ExportError
+from export.errors import Disconnected, ExportError, Unfaithful
 from export.measurement import Comparison
 from export.quantisation import LADDER
 from export.verification import Check, check
@@ -28,6 +28,7 @@ Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 CALIBRATION = 256  # images for int8 ranges; more change nothing that the guard can see
 EVIDENCE = 48  # images on which a saved file is checked first; too few to judge agreement, which the search images do
 PROCESSES, BLOCKS = 5, 10  # of the final measurement
+TRIALS = 8  # artifacts that a search for blocks in float compiles, in a run; each takes some seconds
 PATIENCE = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
 
 
@@ -57,6 +58,11 @@ class Built:
     accuracy: Mapping[str, float]
     engine: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """The precision for a person: "mixed" where blocks of an int8 artifact are in float."""
+        return "mixed" if mixed_record(self.artifact).get("float") else self.artifact.precision
+
     def to_json(self) -> dict[str, Any]:
         """All but the artifact itself, of which the digest stands here."""
         found = {"digest": self.artifact.digest, "check": self.check.to_json(), "accuracy": dict(self.accuracy)}
@@ -71,10 +77,14 @@ def limited_compiler() -> Compiler:
 
 @dataclass(frozen=True)
 class Refused:
-    """A precision that was tried and gave no artifact, and why in one line."""
+    """A precision that was tried and gave no artifact, and why in one line.
+
+    ``unfaithful``: there was one, which did not compute what the network does.
+    """
 
     precision: str
     reason: str
+    unfaithful: bool = False
 
 
 def build(
@@ -106,15 +116,55 @@ def build(
         recover=recover,
         compiler=compiler,
     )
+    return seen(artifact, images, ("search", "test"), opened)
+
+
+def build_mixed(
+    net: nn.Module, images: Images, floor: float, *, device: str, threads: int, path: Path, compiler: Compiler
+) -> Built:
+    """The fastest int8 artifact with blocks in float that reaches ``floor`` on the search images; perhaps without any.
+
+    ExportError where ``TRIALS`` assignments give none.
+    """
+
+    def accept(artifact: Artifact) -> bool:
+        return seen(artifact, images, ("search",)).accuracy["search"] >= floor - 1e-9
+
+    artifact = export.compile_mixed(
+        net,
+        images.search[0],
+        accept=accept,
+        device=device,
+        calibration=images.calibration[:CALIBRATION],
+        evidence=images.search[:EVIDENCE],
+        threads=threads,
+        path=path,
+        trials=TRIALS,
+        compiler=compiler,
+    )
+    return seen(artifact, images, ("search", "test"))
+
+
+def seen(
+    artifact: Artifact, images: Images, splits: Sequence[str], opened: Callable[[Artifact], Worker] = Worker
+) -> Built:
+    """What the saved file does on all images of ``splits``; Unfaithful where it is not the network on search images."""
     with opened(artifact) as worker:
-        outputs = {split: worker.outputs(getattr(images, split)) for split in ("search", "test")}
+        outputs = {split: worker.outputs(getattr(images, split)) for split in splits}
         engine = engine_of(worker)
     expected = [(row[None],) for row in images.expected["search"]]
-    found = check(expected, outputs["search"], precision)
+    found = check(expected, outputs["search"], artifact.precision)
     if not found.passed:
-        raise ExportError(f"the {precision} artifact is not the network: {found.line()}")
+        raise Unfaithful(f"the {artifact.precision} artifact is not the network: {found.line()}")
     shares = {split: accuracy(outputs[split], images.labels[split]) for split in outputs}
     return Built(artifact, found, shares, engine)
+
+
+def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
+    """What an artifact in mixed precision says of how its blocks were chosen; empty for any other."""
+    table = artifact.notes.get("quantisation")
+    record = table.get("mixed") if isinstance(table, dict) else None
+    return record if isinstance(record, dict) else {}
 
 
 def engine_of(worker: Worker) -> dict[str, Any]:
@@ -160,11 +210,11 @@ def build_within(floor: float, make: Callable[[str | None], Built]) -> Built:
 
 
 def build_each(
-    precisions: Sequence[str], make: Callable[[str], Built], advance: Callable[[int], None]
+    precisions: Sequence[str], make: Callable[[str], Built], advance: Callable[[int], None], *, spare: bool = False
 ) -> tuple[list[Built], list[Refused]]:
     """Every precision that can be built; one that fails is kept with its reason, unless it is the only one.
 
-    ``advance(k)`` is called before the k-th one.
+    ``advance(k)`` is called before the k-th one. ``spare``: something else will be tried where none is faithful.
     """
     built: list[Built] = []
     refused: list[Refused] = []
@@ -175,10 +225,11 @@ def build_each(
         except Disconnected:  # which says nothing about the precision
             raise
         except ExportError as error:
-            if len(precisions) == 1:
+            unfaithful = isinstance(error, Unfaithful)
+            if len(precisions) == 1 and not (spare and unfaithful):
                 raise
-            refused.append(Refused(precision, str(error)))
-    if not built:
+            refused.append(Refused(precision, str(error), unfaithful))
+    if not built and not spare:
         raise ExportError("; ".join(r.reason for r in refused))
     return built, refused
 
@@ -234,7 +285,7 @@ def judge(
         if i == best:
             verdict = "kept"
         elif reason is None and best is not None and c is not None and (kept := comparisons[best]) is not None:
-            verdict = f"not taken: {kept.ratio / c.ratio:.2f}x the time of {built[best].artifact.precision}"
+            verdict = f"not taken: {kept.ratio / c.ratio:.2f}x the time of {built[best].label}"
         else:
             verdict = f"not taken: {reason or 'a lower precision is kept'}"
         rows.append(Row(b, c, verdict))

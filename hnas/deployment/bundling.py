@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from export import zoo
 from export.artifact import Artifact
-from export.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, Space, Speedup
+from export.manifest import Accuracy, Data, Input, Latency, Manifest, Mixed, Prediction, Space, Speedup
 from export.measurement import Comparison
+from export.slowdown import Slowdown
 from export.zoo import Bundle
 from hnas.cost import Price
 from hnas.deployment.build import Built, Refused, Row, interval
@@ -28,7 +29,8 @@ class Result:
     """The chosen subnet, the artifact of each precision tried, and what they were compared with.
 
     best: index into ``rows``; refused: precisions that gave no artifact; predicted: by precision, and "baseline";
-    fp32_accuracy: of the subnet in eager fp32, by split; front: what the search found, cheapest first.
+    fp32_accuracy: of the subnet in eager fp32, by split; front: what the search found, cheapest first; slowdown, mixed:
+    as the manifest has them.
     """
 
     plan: Plan
@@ -40,6 +42,8 @@ class Result:
     predicted: Mapping[str, Price]
     fp32_accuracy: Mapping[str, float]
     front: tuple[Candidate, ...]
+    slowdown: Slowdown | None = None
+    mixed: Mixed | None = None
 
     @property
     def kept(self) -> Row:
@@ -61,7 +65,7 @@ def write(result: Result, source: Source, command: str) -> Bundle:
     tested = len(source.task.splits["test"])
     space = source.supernet.space.to_json()
     manifest = Manifest(
-        name=f"{source.task.name}-{plan.device.name}-{artifact.precision}-{result.arch.digest}",
+        name=f"{source.task.name}-{plan.device.name}-{kept.built.label}-{result.arch.digest}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task="image-classification",
         target=plan.device.name,
@@ -89,6 +93,8 @@ def write(result: Result, source: Source, command: str) -> Bundle:
         data=Data(source.task.name, source.digests),
         reproduce=command,
         build=build_note(kept.built),
+        slowdown=result.slowdown,
+        mixed=result.mixed,
         licence=source.licence,
     )
     return zoo.write(plan.out / "bundle", manifest, artifact=artifact, baseline=result.baseline.artifact)
@@ -178,9 +184,15 @@ def summary(result: Result, bundle: Bundle) -> dict[str, Any]:
         "arch": result.arch.to_json(),
         "rows": rows,
         "refused": [{"precision": r.precision, "reason": r.reason} for r in result.refused],
+        "notes": notes(result.slowdown, result.mixed),
         "front": [{"arch": c.arch.to_json(), "metrics": dict(c.metrics)} for c in result.front],
         "footnote": _footnote(result, n),
     }
+
+
+def notes(slowdown: Slowdown | None, mixed: Mixed | None) -> list[str]:
+    """What is said below the table: the layers that make int8 slow, and what became of blocks in float."""
+    return [each.line() for each in (slowdown, mixed) if each is not None]
 
 
 def _footnote(result: Result, tested: int) -> str:
@@ -217,7 +229,7 @@ def row(
         verdict += f"; converted by {built.artifact.notes['converter']}, as we do not write {lacks}"
     found: dict[str, Any] = {
         "subnet": subnet,
-        "precision": built.artifact.precision,
+        "precision": built.label,
         "accuracy_fp32": fp32,
         "accuracy": built.accuracy.get("test"),
         "predicted_ms": {"value": forecast.value, "low": forecast.low, "high": forecast.high},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from export.artifact import Artifact
 from export.errors import ExportError
 from export.fusion import noise
 from export.manifest import Manifest
+from export.onnx_source import Original
 from export.pipeline import verify
 from export.program import capture
 from export.trial import Bench, Call, Setting, Verdict
 from export.verification import Check
 from export.zoo import Bundle
-from hnas.deployment.network import Arrays, load, read_calibration
+from hnas.deployment.given import given
+from hnas.deployment.network import Arrays, read_calibration
 from hnas.deployment.pricing import samples
 from hnas.deployment.source import Source, open_source
 from hnas.space import Arch
@@ -38,7 +41,7 @@ class Subject:
 
     name: str
     artifact: Artifact
-    net: nn.Module
+    net: nn.Module | Original
     inputs: Sequence[Arrays]
 
 
@@ -56,8 +59,8 @@ def check_bundle(
 
     1. A bundle of a search: the subnet comes out of ``supernet`` (None: the shipped one), whose weights must have the
        digest that the bundle states; inputs are search images.
-    2. A bundle of a network of the user's own: ``model`` names it as it did for the export; inputs are those of
-       ``calibration``, else seeded noise.
+    2. A bundle of a network of the user's own: ``model`` names it as it did for the export, an ONNX file
+       standing for eager torch; inputs are those of ``calibration``, else seeded noise.
     3. The folder of a saved reproduction: its trial, once more.
 
     reduce: what fails is compiled anew and made as small as it still fails, into a folder within ``out``.
@@ -66,12 +69,14 @@ def check_bundle(
     if (path / reproduction.RECORD).is_file():
         return _again(path)
     bundle = zoo.read(path)
-    subjects = _searched(bundle, supernet, data) if model is None else _own(bundle, model, calibration)
-    rows = [_row(subject, verify(subject.net, subject.artifact, subject.inputs)) for subject in subjects]
-    if reduce:
-        for subject, row in zip(subjects, rows, strict=True):
-            if not row["passed"]:
-                row["reduced"] = _reduced(subject, (out or Path(f"{path.absolute()}-failing")) / subject.name)
+    with ExitStack() as stack:
+        own = None if model is None else _own(bundle, model, calibration, stack)
+        subjects = own or _searched(bundle, supernet, data)
+        rows = [_row(subject, verify(subject.net, subject.artifact, subject.inputs)) for subject in subjects]
+        if reduce:
+            for subject, row in zip(subjects, rows, strict=True):
+                if not row["passed"]:
+                    row["reduced"] = _reduced(subject, (out or Path(f"{path.absolute()}-failing")) / subject.name)
     return {"bundle": str(path), "passed": all(row["passed"] for row in rows), "rows": rows}
 
 
@@ -122,30 +127,33 @@ def _member(study: Study, name: str, artifact: Artifact, arch: Arch) -> Subject:
     return Subject(name, artifact, net, samples(study, "search", shapes, COUNT))
 
 
-def _own(bundle: Bundle, model: str, calibration: Path | None) -> list[Subject]:
+def _own(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack) -> list[Subject]:
     artifact = bundle.artifact()
     shapes = ["x".join(map(str, tensor.shape)) for tensor in artifact.inputs]
     plain = all(tensor.dtype == "float32" and tensor.shape for tensor in artifact.inputs)
-    net, examples = load(model, shapes if plain else None)
-    given = [(tuple(value.shape), str(value.dtype).removeprefix("torch.")) for value in examples]
-    if given != [(tensor.shape, tensor.dtype) for tensor in artifact.inputs]:
+    network = stack.enter_context(given(model, shapes if plain else None))
+    net, examples = network.network, network.examples
+    found = [(tuple(value.shape), str(value.dtype).removeprefix("torch.")) for value in examples]
+    if found != [(tensor.shape, tensor.dtype) for tensor in artifact.inputs]:
         raise ValueError(f"{model} takes other inputs than {bundle.path}; name the network that it was made from")
     if calibration is None:
         calls = [tuple(value.numpy() for value in noise(examples, seed)) for seed in range(NOISE)]
     else:
-        arrays, size = read_calibration(calibration, examples), len(examples[0])
+        arrays, size = read_calibration(calibration, examples, network.inputs), len(examples[0])
         count = min(COUNT, len(arrays[0]) // size)
         parts = [np.split(array[: count * len(each)], count) for array, each in zip(arrays, examples, strict=True)]
         calls = list(zip(*parts, strict=True))
-    found = [Subject("artifact", artifact, net, calls)]
+    subjects = [Subject("artifact", artifact, net, calls)]
     if (baseline := bundle.baseline()) is not None:
-        found.append(Subject("baseline", baseline, net, calls))
-    return found
+        subjects.append(Subject("baseline", baseline, net, calls))
+    return subjects
 
 
 def _reduced(subject: Subject, folder: Path) -> dict[str, Any]:
     """What the failing network was reduced to; or why it was not."""
     artifact = subject.artifact
+    if isinstance(subject.net, Original):
+        raise ValueError("--reduce cuts torch graphs, which an ONNX file has not; leave it out")
     setting = Setting(artifact.backend, artifact.precision, artifact.device)
     calls: list[Call] = [tuple(map(torch.from_numpy, call)) for call in subject.inputs[:REDUCED]]
     program = capture(subject.net, calls[0])

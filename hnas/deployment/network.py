@@ -45,7 +45,7 @@ def load(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, tuple[Ten
         raise ValueError(f"{model} returned {_kind(made)}; expected an nn.Module or (module, example inputs)")
     net = module_of(net)
     if shapes:
-        return net, tuple(torch.randn(_shape(text)) for text in shapes)
+        return net, tuple(torch.randn(sizes(text)) for text in shapes)
     if given is None:
         raise ValueError(f"{model} returned no example inputs; give the shape of each, --input 1x3x224x224")
     examples = (given,) if isinstance(given, Tensor) else given
@@ -57,14 +57,19 @@ def load(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, tuple[Ten
     return net, tuple(examples)
 
 
-def read_calibration(file: Path, examples: Sequence[Tensor]) -> Arrays:
-    """The arrays of a .npy or .npz file, one for each input in order, [N, ...]; pickled ones are refused."""
+def read_calibration(file: Path, examples: Sequence[Tensor], inputs: Sequence[str] = ()) -> Arrays:
+    """The arrays of a .npy or .npz file, one for each input, [N, ...]; pickled ones are refused.
+
+    They come in order, or by the names of the ``inputs`` where those are theirs.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"no calibration file {file}")
     try:
         with file.open("rb") as stream:
             read = np.load(stream, allow_pickle=False)
-            arrays = (read,) if isinstance(read, np.ndarray) else tuple(read[name] for name in read.files)
+            named = [] if isinstance(read, np.ndarray) else read.files
+            order = inputs if set(inputs) == set(named) else named
+            arrays = (read,) if isinstance(read, np.ndarray) else tuple(read[name] for name in order)
     except Exception as error:  # a broken archive raises whatever its decoder likes
         # numpy's own message would advise to unpickle it.
         raise ValueError(
@@ -115,7 +120,8 @@ def _call(function: Callable[[], Any], model: str) -> Any:
         raise ValueError(f"{model} cannot be called without arguments: {one_line(error)}") from error
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def sizes(text: str) -> tuple[int, ...]:
+    """The shape that "1x3x224x224" says; ValueError for anything else."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
         raise ValueError(f"--input {text!r} is not understood; write a shape, batch first: 1x3x224x224")
     return tuple(map(int, text.split("x")))

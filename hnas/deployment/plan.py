@@ -21,7 +21,8 @@ from hw_profiles import Device
 
 EVALUATIONS = 32
 GUARD = 0.01  # of top-1: what a lower precision may lose on the search images, and what the default goal may lose
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "mixed", "w8")
+_HOW = {"auto": " (the fastest that keeps its accuracy)", "mixed": ", and blocks in float where that is better"}
 BF16 = frozenset({"avx512_bf16", "amx_bf16"})  # either set of instructions computes in bf16
 
 
@@ -43,6 +44,16 @@ class Plan:
     data: Path | None
     out: Path
     site: Site | None = None
+
+    @property
+    def searched(self) -> str:
+        """The precision in which the search measures subnets."""
+        return "fp32" if self.precision == "auto" else self.precisions[0]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether blocks of an int8 artifact may go to float: they are chosen by times that are measured here."""
+        return self.device.local and self.site is None and "int8" in self.precisions
 
     @property
     def measured(self) -> bool:
@@ -101,11 +112,7 @@ class Plan:
             ("target", f"{self.device.name} ({self.device.title})"),
             ("backend", self.device.backend),
             ("latency", self._latency()),
-            (
-                "precisions",
-                f"{', '.join(self.precisions)}"
-                + (" (the fastest that keeps its accuracy)" if self.precision == "auto" else ""),
-            ),
+            ("precisions", f"{', '.join(self.precisions)}{_HOW.get(self.precision, '')}"),
             ("goal", goal),
             ("search", f"NSGA-II, {budget}, seed {self.seed}"),
             ("threads", str(self.threads)),
@@ -171,7 +178,10 @@ def resolve(
 
 
 def precisions(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
-    """The precisions to build: all that device and backend offer for "auto", fp32 first, else the one wanted."""
+    """The precisions to build: for "auto" all that device and backend offer, fp32 first, else the one wanted.
+
+    "mixed" begins with int8. "w8" is tried where it is asked for: int8 is faster wherever it holds.
+    """
     if wanted not in PRECISIONS:
         raise ValueError(f"no precision {wanted!r}; known: {', '.join(PRECISIONS)}")
     backend = backends.load(device.backend)
@@ -182,7 +192,12 @@ def precisions(device: Device, wanted: str, site: Site | None = None) -> tuple[s
         # The runtime says so itself when it is asked for bf16; this saves a conversion that it would refuse.
         machine = Machine.here() if site is None else site.machine
         lacking = device.local and BF16.isdisjoint(machine.instructions)
-        return tuple(p for p in offered if not (lacking and p == "bf16"))
+        return tuple(p for p in offered if p != "w8" and not (lacking and p == "bf16"))
+    if wanted == "mixed":
+        if not device.local or site is not None:
+            where = device.name if site is None else site.where
+            raise ValueError(f"mixed precision is chosen by times measured on this machine, and {where} is not it")
+        wanted = "int8"
     if wanted not in offered:
         raise ValueError(f"{device.name} with {device.backend} has no {wanted}; offered: {', '.join(offered)}")
     return (wanted,)

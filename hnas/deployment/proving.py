@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,18 +12,24 @@ from torch import nn
 
 from export.compiler import Compiler
 from export.errors import ExportError, Unavailable
+from export.manifest import Mixed
 from export.measurement import Comparison, compare_many
+from export.schema import decode, encode
+from export.slowdown import Slowdown
 from hnas.cost import Price
 from hnas.cost.roofline import roofline
+from hnas.deployment import mixing
 from hnas.deployment.build import (
     BLOCKS,
     PROCESSES,
     Built,
     Images,
+    Refused,
     Row,
     Stage,
     build,
     build_each,
+    build_mixed,
     build_once,
     build_within,
     judge,
@@ -36,6 +43,44 @@ from hnas.space import Arch
 from hnas.study import Study
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What every finalist is proved with: ``baseline`` is the largest subnet in fp32, ``ahead`` the search's front."""
+
+    study: Study
+    plan: Plan
+    notify: Stage
+    compiler: Compiler
+    baseline: Built
+    ahead: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A finalist in every precision, measured and judged: ``best`` is the row to keep, None where none can be."""
+
+    arch: Arch
+    rows: tuple[Row, ...]
+    best: int | None
+    refused: tuple[Refused, ...]
+    accuracies: Mapping[str, float]
+    predicted: Mapping[str, Price]
+    slowdown: Slowdown | None = None
+    mixed: Mixed | None = None
+
+    @property
+    def speed(self) -> float:
+        """Of the row to keep; 0 where there is none."""
+        return 0.0 if self.best is None else _speed(self.rows[self.best])
+
+    @property
+    def objections(self) -> list[str]:
+        """Why no row can be kept, one by one."""
+        found = [f"{r.built.label}: {r.verdict.removeprefix('not taken: ')}" for r in self.rows]
+        found += [f"{r.precision}: {r.reason}" for r in self.refused] if not self.rows else []
+        return found + ([self.mixed.line()] if self.mixed else [])
+
+
 def best_of(
     study: Study,
     plan: Plan,
@@ -46,73 +91,121 @@ def best_of(
 ) -> Result:
     """Build finalists in turn until one's fastest artifact keeps the guard and every window; the best so far.
 
-    Where only a slower precision of a finalist can be kept, the next one may do better; the highest speedup wins.
+    Where only a slower precision of a finalist can be kept, the next one may do better; the highest speedup wins. Of
+    that one, or of the first where none can be kept, int8 with blocks in float is a last candidate, where it may help.
     Unreachable or ExportError, with every reason, where no artifact can be kept.
     """
     notify("build", 0, len(plan.precisions) + 1)
     largest = study.supernet.space.largest
-    base_images = _images(study, largest)
     net = study.supernet.extract(largest, study.calibrate(largest))
-    baseline = _built(study, plan, compiler, largest, net, base_images, "fp32")
+    baseline = _built(study, plan, compiler, largest, net, _images(study, largest), "fp32")
     ahead = tuple(front([c for c in candidates if "accuracy" in c.metrics], "latency_ms"))
+    bench = Bench(study, plan, notify, compiler, baseline, ahead)
     objections: list[str] = []
-    kept: list[Result] = []
+    proofs: list[Proof] = []
     for candidate in finalists:
         try:
-            found = _proved(study, plan, candidate.arch, baseline, ahead, notify, compiler)
+            proofs.append(_proved(bench, candidate.arch))
         except Unavailable:
             raise
         except ExportError as error:
             objections.append(str(error))
             continue
-        if isinstance(found, list):
-            objections += found
-            continue
-        kept.append(found)
-        if plan.windows or _speed(found.kept) >= max(map(_speed, found.rows)):
+        found = proofs[-1]
+        if found.best is not None and (plan.windows or found.speed >= max(map(_speed, found.rows))):
             break
-    if kept:
-        return max(kept, key=lambda found: _speed(found.kept))
+    if proofs:
+        chosen = max(proofs, key=lambda found: found.speed)
+        final = _mixed(bench, _blamed(bench, chosen))
+        if final.best is not None:
+            return _result(bench, final, final.best)
+        objections += [said for found in proofs for said in (final if found is chosen else found).objections]
     reasons = "; ".join(dict.fromkeys(objections))
     kind = Unreachable if plan.windows else ExportError
     raise kind(f"no artifact of the best {len(finalists)} subnets can be kept: {reasons}")
 
 
-def _proved(
-    study: Study,
-    plan: Plan,
-    arch: Arch,
-    baseline: Built,
-    ahead: tuple[Candidate, ...],
-    notify: Stage,
-    compiler: Compiler,
-) -> Result | list[str]:
-    """One finalist in every precision, measured and judged; why not, artifact by artifact, where none can be kept."""
+def _result(bench: Bench, proof: Proof, best: int) -> Result:
+    return Result(
+        plan=bench.plan,
+        arch=proof.arch,
+        best=best,
+        baseline=bench.baseline,
+        rows=proof.rows,
+        refused=proof.refused,
+        predicted=proof.predicted,
+        fp32_accuracy=proof.accuracies,
+        front=bench.ahead,
+        slowdown=proof.slowdown,
+        mixed=proof.mixed,
+    )
+
+
+def _proved(bench: Bench, arch: Arch) -> Proof:
+    """One finalist in every precision, measured and judged."""
+    study, plan = bench.study, bench.plan
     images = _images(study, arch)
     net = study.supernet.extract(arch, study.calibrate(arch))
     built, refused = build_each(
         plan.precisions,
-        partial(_built, study, plan, compiler, arch, net, images),
-        lambda done: notify("build", done, len(plan.precisions) + 1),
+        partial(_built, study, plan, bench.compiler, arch, net, images),
+        lambda done: bench.notify("build", done, len(plan.precisions) + 1),
+        spare=plan.mixes,
     )
-    notify("measure", 0, 1)
-    comparisons = _compare(study, plan, arch, baseline, built)
-    accuracies, predicted = _accuracies(images), _predictions(study, plan, arch)
-    floor = baseline.accuracy["search"] - GUARD if not plan.windows else None
-    best, rows = judge(built, comparisons, accuracies["search"], GUARD, objection_of(plan, predicted, floor))
-    if best is None:
-        return [f"{r.built.artifact.precision}: {r.verdict.removeprefix('not taken: ')}" for r in rows]
-    return Result(
-        plan=plan,
-        arch=arch,
-        best=best,
-        baseline=baseline,
-        rows=tuple(rows),
-        refused=tuple(refused),
-        predicted=predicted,
-        fp32_accuracy=accuracies,
-        front=ahead,
-    )
+    bench.notify("measure", 0, 1)
+    found = Proof(arch, (), None, tuple(refused), _accuracies(images), _predictions(study, plan, arch))
+    return _judged(bench, found, built)
+
+
+def _judged(bench: Bench, proof: Proof, built: Sequence[Built]) -> Proof:
+    """The proof with these artifacts, in turns with the baseline."""
+    comparisons = _compare(bench.study, bench.plan, proof.arch, bench.baseline, built)
+    floor = bench.baseline.accuracy["search"] - GUARD if not bench.plan.windows else None
+    objection = objection_of(bench.plan, proof.predicted, floor)
+    best, rows = judge(built, comparisons, proof.accuracies["search"], GUARD, objection)
+    return replace(proof, rows=tuple(rows), best=best)
+
+
+def _blamed(bench: Bench, proof: Proof) -> Proof:
+    """The proof with the layers that make int8 no faster than what is kept, where it is not."""
+
+    def profile() -> Any:
+        return encode(mixing.slowdown(bench.plan, proof.rows, proof.best))
+
+    found = bench.study.journal.call(f"slowdown/{proof.arch.digest}", profile)
+    return proof if found is None else replace(proof, slowdown=decode(Slowdown, found, "journal"))
+
+
+def _mixed(bench: Bench, proof: Proof) -> Proof:
+    """The proof with int8 with blocks in float among its rows, where `mixing.reason` says that it may help."""
+    study, plan, arch = bench.study, bench.plan, proof.arch
+    floor = _floor(bench, proof)
+    why = mixing.reason(plan, proof.rows, proof.refused, proof.slowdown, floor)
+    if why is None:
+        return proof
+    bench.notify("mixed", 0, 1)
+
+    def make() -> Built:
+        net = study.supernet.extract(arch, study.calibrate(arch))
+        made: dict[str, Any] = {"device": plan.device.name, "threads": plan.threads, "compiler": bench.compiler}
+        path = plan.out / "artifacts" / arch.digest / "int8-mixed"
+        return build_once(study.journal, path, lambda path: build_mixed(net, images, floor, path=path, **made))
+
+    def outcome() -> str:
+        found = mixing.attempt(make)
+        return found if isinstance(found, str) else ""
+
+    images = _images(study, arch)
+    if said := study.journal.call(f"mixed/{arch.digest}", outcome):
+        return replace(proof, mixed=Mixed(why, said))
+    found = _judged(bench, proof, [*(row.built for row in proof.rows), make()])
+    return replace(found, mixed=mixing.record(why, found.rows[-1]))
+
+
+def _floor(bench: Bench, proof: Proof) -> float:
+    """The accuracy on the search images that an artifact must reach: the guard's, a bound's, or the default goal's."""
+    goal = bench.plan.min_accuracy or 0.0 if bench.plan.windows else bench.baseline.accuracy["search"] - GUARD
+    return max(proof.accuracies["search"] - GUARD, goal)
 
 
 def _speed(row: Row) -> float:
@@ -155,7 +248,7 @@ def _accuracies(images: Images) -> dict[str, float]:
 
 def _compare(study: Study, plan: Plan, arch: Arch, baseline: Built, built: Sequence[Built]) -> list[Comparison | None]:
     """Every artifact against the largest subnet in fp32, in turns, over fresh processes; None if nothing runs here."""
-    if not plan.measured:
+    if not plan.measured or not built:
         return [None] * len(built)
 
     def measure() -> Any:

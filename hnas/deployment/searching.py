@@ -27,7 +27,7 @@ FINALISTS = 3  # how many subnets are built, one after the other, until one keep
 @contextmanager
 def costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str, Cost]]:
     """What the windows bound: latency as this device has it, and the bytes of the weights."""
-    smallest = min(BYTES[p] for p in plan.precisions)
+    smallest = min({**BYTES, "w8": 1}[p] for p in plan.precisions)
 
     def size(arch: Arch) -> Price:
         value = float(parameters(study.supernet.skeleton(arch)) * smallest)
@@ -40,8 +40,7 @@ def costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str,
             "size_bytes": size,
         }
         return
-    precision = "fp32" if plan.precision == "auto" else plan.precision
-    measured = Measured(study, plan.device, plan.threads, precision, plan.site, compiler=compiler)
+    measured = Measured(study, plan.device, plan.threads, plan.searched, plan.site, compiler=compiler)
     try:
         yield {"latency_ms": measured, "size_bytes": size}
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ import export
 from export import zoo
 from export.compiler import Compiler
 from export.errors import ExportError
-from export.fusion import fuse
-from export.manifest import Input, Manifest
+from export.manifest import Input, Manifest, Mixed
 from export.measurement import Comparison, compare_many
-from export.program import Program, capture
+from export.onnx_source import made_from
+from export.slowdown import Slowdown
 from export.verification import Check
 from hnas.cost import Price
-from hnas.cost.roofline import latency_ms, trace
-from hnas.deployment import bundling
+from hnas.cost.roofline import Kernel, latency_ms
+from hnas.deployment import bundling, mixing
 from hnas.deployment.build import (
     BLOCKS,
     CALIBRATION,
     PROCESSES,
+    TRIALS,
     Built,
     Refused,
     Row,
@@ -38,7 +39,8 @@ from hnas.deployment.build import (
     limited_compiler,
 )
 from hnas.deployment.folder import workshop
-from hnas.deployment.network import SEED, Arrays, load, read_calibration
+from hnas.deployment.given import Given, given
+from hnas.deployment.network import SEED, Arrays, read_calibration
 from hnas.deployment.plan import Plan, resolve
 from hw_profiles import Device
 
@@ -57,8 +59,9 @@ def export_static(
     host: str | None = None,
     on: Stage | None = None,
 ) -> dict[str, Any]:
-    """Bundle the network that ``model`` ("package.module:callable") names for ``target``; the table as plain values.
+    """Bundle the network that ``model`` names for ``target``; the table as plain values.
 
+    model: "package.module:callable", or the path of an ONNX file, which goes to the backend as it is.
     inputs: shapes such as "1x3x64x64", one for each; calibration: a .npz or .npy file. Every precision is verified from
     disk in a new process and measured in turns with the network's own fp32 artifact; the fastest is kept. "auto" leaves
     int8 out where there is no calibration. ValueError for wrong use, a network that cannot be captured among it;
@@ -66,59 +69,70 @@ def export_static(
     """
     plan = resolve(target, precision=precision, threads=threads, out=out, host=host)
     notify = on or (lambda _stage, _done, _total: None)
-    with workshop(plan.out) as work:
-        net, examples = load(model, inputs)
-        program = _program(net, examples)
-        images = None if calibration is None else read_calibration(Path(calibration), examples)
+    with workshop(plan.out) as work, given(model, inputs, plan) as net:
+        examples, kernels = net.examples, net.kernels()
+        images = None if calibration is None else read_calibration(Path(calibration), examples, net.inputs)
         wanted, refused = _wanted(plan, images)
         with limited_compiler() as compiler:
-            built, failed = _build(net, examples, images, wanted, plan, work, notify, compiler)
-        notify("measure", 0, 1)
-        comparisons = _compare(plan, built, examples)
-        tried = [b for b in built.values() if b.artifact.precision in wanted]
-        best, rows = judge(tried, [comparisons.get(b.artifact.precision) for b in tried], 0.0, 0.0)
-        assert best is not None  # nothing is refused for its accuracy where none is known
-        forecast = _predict(program, plan.device, built)
+            built, failed = _build(net, images, wanted, plan, work, notify, compiler)
+            notify("measure", 0, 1)
+            table = _judged(plan, built, wanted, examples)
+            table = replace(table, slowdown=mixing.slowdown(plan, table.rows, table.best))
+            if images is not None and net.editable:
+                make = partial(_build_mixed, net, images, plan, work, compiler)
+                table = _mixed(plan, table, failed, examples, notify, make)
+        if table.best is None:
+            raise ExportError("; ".join([*(r.reason for r in failed), *table.notes]))
+        kept = table.rows[table.best]
+        forecast = _predict(kernels, plan.device, sorted({b.artifact.precision for b in table.built.values()}))
         notify("bundle", 0, 1)
         options = {"calibration": calibration, "precision": precision, "threads": threads, "host": host}
         command = _command(model, target, inputs, options)
-        manifest = _manifest(type(net).__name__, plan, rows[best], forecast, command)
-        kept = rows[best].built.artifact
-        baseline = None if manifest.speedup is None else built["fp32"].artifact
-        lines = _rows(type(net).__name__, built, rows, comparisons, forecast)
-        bundle = zoo.write(plan.out / "bundle", manifest, artifact=kept, baseline=baseline)
+        manifest = _manifest(net.name, plan, kept, forecast, command)
+        manifest = replace(manifest, slowdown=table.slowdown, mixed=table.mixed)
+        baseline = None if manifest.speedup is None else table.built["fp32"].artifact
+        lines = _rows(net.name, table, forecast)
+        bundle = zoo.write(plan.out / "bundle", manifest, artifact=kept.built.artifact, baseline=baseline)
     return {
         "target": plan.device.name,
         "name": manifest.name,
         "bundle": str(bundle.path),
         "rows": lines,
         "refused": [{"precision": r.precision, "reason": r.reason} for r in (*refused, *failed)],
-        "footnote": f"{bundling.conditions(plan, rows[best].comparison)}; speedup against {AGAINST}",
+        "notes": [*filter(None, [made_from(manifest.source)]), *table.notes],
+        "footnote": f"{bundling.conditions(plan, kept.comparison)}; speedup against {AGAINST}",
     }
 
 
-def _program(net: nn.Module, examples: tuple[Tensor, ...]) -> Program:
-    """The captured and fused network; one that cannot be captured is wrong input, NaN weights among it."""
-    try:
-        captured = capture(net, examples)
-    except ExportError as error:
-        raise ValueError(str(error)) from error
-    return fuse(captured)
+@dataclass(frozen=True)
+class Table:
+    """The artifacts by label, fp32 first, and how each compares with it; ``rows`` were asked for, ``best`` is kept."""
+
+    built: Mapping[str, Built]
+    comparisons: Mapping[str, Comparison]
+    rows: tuple[Row, ...]
+    best: int | None
+    slowdown: Slowdown | None = None
+    mixed: Mixed | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is said below it."""
+        return bundling.notes(self.slowdown, self.mixed)
 
 
 def _wanted(plan: Plan, images: Arrays | None) -> tuple[list[str], list[Refused]]:
     """The precisions to build and those left out of "auto": int8 has no ranges without real inputs."""
     if images is not None or "int8" not in plan.precisions:
         return list(plan.precisions), []
-    if plan.precision == "int8":
+    if plan.precision != "auto":
         raise ValueError("int8 needs real inputs; give them with --calibration FILE (.npz or .npy, [N, ...] each)")
     missing = Refused("int8", "no real inputs were given; add --calibration FILE")
     return [p for p in plan.precisions if p != "int8"], [missing]
 
 
 def _build(
-    net: nn.Module,
-    examples: tuple[Tensor, ...],
+    net: Given,
     images: Arrays | None,
     wanted: Sequence[str],
     plan: Plan,
@@ -129,15 +143,17 @@ def _build(
     """The network in fp32, then in every precision wanted, each verified; by precision."""
 
     def make(precision: str) -> Built:
+        real = None if images is None else [_first(images, net.examples, CALIBRATION)]
         artifact = export.compile(
-            net,
-            examples,
+            net.network,
+            net.examples,
             device=plan.device.name,
             precision=precision,
-            calibration=None if images is None else [_first(images, examples, CALIBRATION)],
-            evidence=None if images is None else [_first(images, examples, CALIBRATION)],
+            calibration=real,
+            evidence=real,
             threads=plan.threads,
             path=work / precision,
+            recover="auto" if precision == "int8" and net.editable else None,
             opened=plan.open if plan.site else None,
             compiler=compiler,
         )
@@ -154,8 +170,55 @@ def _build(
         wanted,
         lambda precision: baseline if precision == "fp32" else make(precision),
         lambda _: notify("build", next(steps), len(wanted) + 1),
+        spare=plan.mixes,
     )
-    return {"fp32": baseline} | {b.artifact.precision: b for b in built}, refused
+    return {"fp32": baseline} | {b.label: b for b in built}, refused
+
+
+def _judged(plan: Plan, built: Mapping[str, Built], wanted: Sequence[str], examples: Sequence[Tensor]) -> Table:
+    """The artifacts in turns with the fp32 one, and the fastest of those that were wanted."""
+    comparisons = _compare(plan, built, examples)
+    asked = [label for label in built if label in wanted]
+    best, rows = judge([built[label] for label in asked], [comparisons.get(label) for label in asked], 0.0, 0.0)
+    return Table(built, comparisons, tuple(rows), best)
+
+
+def _mixed(
+    plan: Plan,
+    table: Table,
+    failed: Sequence[Refused],
+    examples: Sequence[Tensor],
+    notify: Stage,
+    make: Callable[[], Built],
+) -> Table:
+    """The table with int8 with blocks in float, which ``make`` builds, where `mixing.reason` says that it may help."""
+    why = mixing.reason(plan, table.rows, failed, table.slowdown)
+    if why is None:
+        return table
+    notify("mixed", 0, 1)
+    made = mixing.attempt(make)
+    if isinstance(made, str):
+        return replace(table, mixed=Mixed(why, made))
+    asked = [*(row.built.label for row in table.rows), "mixed"]
+    found = _judged(plan, {**table.built, "mixed": made}, asked, examples)
+    return replace(found, slowdown=table.slowdown, mixed=mixing.record(why, found.rows[-1]))
+
+
+def _build_mixed(net: Given, images: Arrays, plan: Plan, work: Path, compiler: Compiler) -> Built:
+    """The fastest int8 artifact with blocks in float that verifies; no accuracy is known to judge it by."""
+    assert isinstance(net.network, nn.Module)
+    artifact = export.compile_mixed(
+        net.network,
+        net.examples,
+        accept=lambda _: True,
+        device=plan.device.name,
+        calibration=[_first(images, net.examples, CALIBRATION)],
+        threads=plan.threads,
+        path=work / "mixed",
+        trials=TRIALS,
+        compiler=compiler,
+    )
+    return Built(artifact, Check.from_json(artifact.notes["verification"]), {})
 
 
 def _first(images: Arrays, examples: Sequence[Tensor], batches: int) -> Arrays:
@@ -173,11 +236,8 @@ def _compare(plan: Plan, built: Mapping[str, Built], examples: Sequence[Tensor])
     return dict(zip(built, found, strict=True))
 
 
-def _predict(program: Program, device: Device, precisions: Iterable[str]) -> dict[str, Price]:
-    """What the profile of ``device`` says of the fused graph in each precision, and of it in fp32 as "baseline"."""
-    graph = copy.deepcopy(program.module).to("meta")
-    inputs = [value.to("meta") for value in program.inputs]
-    kernels = trace(_Closed(lambda: graph(*inputs)))
+def _predict(kernels: list[Kernel], device: Device, precisions: Iterable[str]) -> dict[str, Price]:
+    """What the profile of ``device`` says of a network in each precision, and of it in fp32 as "baseline"."""
     low, high = device.band
 
     def price(precision: str) -> Price:
@@ -187,26 +247,16 @@ def _predict(program: Program, device: Device, precisions: Iterable[str]) -> dic
     return {precision: price(precision) for precision in precisions} | {"baseline": price("fp32")}
 
 
-class _Closed(nn.Module):
-    """A call as a module without inputs; what it calls stays in eval mode, at its own batch and types."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        super().__init__()
-        self.call = call
-
-    def forward(self) -> Any:
-        return self.call()
-
-
 def _manifest(name: str, plan: Plan, kept: Row, forecast: Mapping[str, Price], command: str) -> Manifest:
     """What the bundle says; fp32 kept has no speedup, as it is its own baseline."""
     artifact, comparison = kept.built.artifact, kept.comparison
+    source = artifact.notes.get("source")
     first, *others = artifact.inputs
     layout = "NCHW" if len(first.shape) == 4 else "the module's own"
     latency = bundling.latency(comparison, forecast[artifact.precision], artifact)
     faster = bundling.speedup(comparison, forecast, artifact.precision, AGAINST)
     return Manifest(
-        name=f"{name}-{plan.device.name}-{artifact.precision}",
+        name=f"{name}-{plan.device.name}-{kept.built.label}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task="a task of its own",
         target=plan.device.name,
@@ -222,26 +272,21 @@ def _manifest(name: str, plan: Plan, kept: Row, forecast: Mapping[str, Price], c
         speedup=None if artifact.precision == "fp32" else faster,
         machine=plan.machine,
         versions={**artifact.versions, **plan.versions},
-        seeds={"torch": SEED},
+        seeds={"inputs" if source else "torch": SEED},
         data=None,
         reproduce=command,
         build=bundling.build_note(kept.built),
+        source=source if isinstance(source, dict) else None,
     )
 
 
-def _rows(
-    name: str,
-    built: Mapping[str, Built],
-    rows: Sequence[Row],
-    comparisons: Mapping[str, Comparison],
-    forecast: Mapping[str, Price],
-) -> list[dict[str, Any]]:
-    """The table: fp32 first, as the baseline where it was not asked for."""
-    verdicts = {row.built.artifact.precision: row.verdict for row in rows}
+def _rows(name: str, table: Table, forecast: Mapping[str, Price]) -> list[dict[str, Any]]:
+    """The rows to show: fp32 first, as the baseline where it was not asked for."""
+    verdicts = {row.built.label: row.verdict for row in table.rows}
     found = []
-    for precision, each in built.items():
-        comparison = comparisons.get(precision)
-        line = bundling.row(name, each, comparison, verdicts.get(precision, "baseline"), forecast[precision])
+    for label, each in table.built.items():
+        comparison, precision = table.comparisons.get(label), each.artifact.precision
+        line = bundling.row(name, each, comparison, verdicts.get(label, "baseline"), forecast[precision])
         if precision != "fp32":
             line["speedup"] = bundling.factor(bundling.speedup(comparison, forecast, precision, AGAINST))
         found.append(line)

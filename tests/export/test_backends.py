@@ -247,7 +247,7 @@ def test_openvino_is_pinned() -> None:
 
 def test_openvino_opens_no_artifact_of_a_precision_that_it_lacks() -> None:
     built = artifact("openvino", "two_by_two", "fp32")
-    with pytest.raises(ValueError, match="openvino runs fp32, bf16, int8 on a CPU, got 'fp16'"):
+    with pytest.raises(ValueError, match="openvino runs fp32, bf16, int8, w8 on a CPU, got 'fp16'"):
         backends.load("openvino").load(replace(built, precision="fp16"))
 
 

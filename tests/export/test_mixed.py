@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import export
 import hw_profiles
-from export import backends
-from export.errors import ExportError
+from export import assignment, backends
+from export.errors import ExportError, Unfaithful
 from export.fusion import fuse, noise, passes_for
 from export.graph import CONVOLUTIONS, LINEAR, bound
 from export.mixed import assign, blocks, keep_float, sensitivities
@@ -273,22 +273,58 @@ def test_the_artifact_in_mixed_precision_is_what_was_accepted(tmp_path: Path) ->
     assert not (tmp_path / "none").exists()
 
 
+def test_all_in_int8_that_cannot_be_converted_ends_it_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    net, inputs = nets.build("mobilenet")
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    asked: list[Any] = []
+
+    def failing(*_: Any, keep_float: Any, **__: Any) -> None:
+        asked.append(keep_float)
+        raise reason
+
+    monkeypatch.setattr(assignment, "compile", failing)
+    common: Any = {
+        "calibration": calls(program_of("mobilenet"), 2),
+        "device": "onnxruntime-cpu",
+        "path": tmp_path / "a",
+    }
+    reason: ExportError = ExportError("onnxruntime cannot compile it")
+    with pytest.raises(ExportError, match=r"^onnxruntime cannot compile it"):
+        export.compile_mixed(net, inputs, accept=lambda _: True, **common)
+    assert asked == [()]
+    reason = Unfaithful("onnxruntime does not compute what it does")
+    with pytest.raises(ExportError, match=r"^no mixed precision is accepted: 3 assignments of \d+ blocks tried"):
+        export.compile_mixed(net, inputs, accept=lambda _: True, trials=3, **common)
+    with pytest.raises(ValueError, match=r"^trials is 0; it is 1 or more"):
+        export.compile_mixed(net, inputs, accept=lambda _: True, trials=0, **common)
+
+
 # --- the assignment ---------------------------------------------------------------------------------------------------
 
 LEVELS = {"a": 20.0, "b": 40.0, "c": 30.0, "d": 50.0}
 
 
-def test_case_1_most_sensitive_blocks_first() -> None:
+def test_case_1_the_fewest_of_the_most_sensitive_blocks_by_halving() -> None:
     best, tried = assign(LEVELS, lambda left: len(left) >= 2, lambda left: 1.0 + len(left))
-    assert [each.kept for each in tried[:3]] == [(), ("a",), ("a", "c")]
+    assert [each.kept for each in tried[:3]] == [(), ("a", "c"), ("a",)]
     assert best is not None
     assert best.kept == ("a", "c")
 
 
 def test_case_1_all_float_is_no_assignment() -> None:
     best, tried = assign(LEVELS, lambda _: False, lambda _: 1.0)
-    assert [each.kept for each in tried] == [(), ("a",), ("a", "c"), ("a", "c", "b")]
+    assert [each.kept for each in tried] == [(), ("a", "c"), ("a", "c", "b")]
     assert best is None
+
+
+@given(st.integers(1, 16), st.integers(0, 16), st.integers(1, 12))
+def test_no_more_is_tried_than_allowed_and_little_is_needed(count: int, least: int, trials: int) -> None:
+    levels = {f"{number:02}": float(number) for number in range(count)}
+    best, tried = assign(levels, lambda left: len(left) >= least, lambda left: 1.0 + len(left), trials)
+    assert len(tried) <= trials
+    assert best is None or len(best.kept) >= least
+    if trials >= 6:  # 16 blocks are halved four times
+        assert (best is None) == (least >= count and least > 0)
 
 
 def test_case_2_blocks_that_are_not_needed_go_back() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,20 +11,29 @@ import torch
 import hw_profiles
 from export import backends, onnx_file
 from export.artifact import Tensor
+from export.backends import openvino
 from export.calibration import activation_ranges
 from export.fusion import fuse
-from export.program import capture
-from export.quantisation import QDQ, has_attention, quantise_onnx, samples
+from export.program import Program, capture
+from export.quantisation import QDQ, quantise_onnx, samples
 from export.signature import describe
 from hw_profiles import Override
+from tests.conftest import need
 from tests.export import nets
 
 POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="u8", symmetric=False, bias=True)
 
 
+def openvino_model(program: Program) -> Any:
+    need("openvino", backends.load("openvino").missing())
+    return openvino._convert(program, *describe(program))
+
+
 @pytest.mark.parametrize("name", nets.SHAPES)
 def test_attention_is_two_activations_multiplied_behind_a_softmax(name: str) -> None:
-    assert has_attention(capture(*nets.build(name))) == (name == "hybrid")
+    model = openvino_model(fuse(capture(*nets.build(name))))
+    assert openvino._has_attention(model) == (name == "hybrid")
+    assert openvino._has_tails(model) == (name in ("mobilenet", "convnext", "hybrid"))
 
 
 def test_attention_spelled_out_is_attention() -> None:
@@ -31,12 +41,12 @@ def test_attention_spelled_out_is_attention() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.softmax(x.relu() @ x.sigmoid().transpose(1, 2), -1) @ x.tanh()
 
-    assert has_attention(capture(Plain(), torch.randn(1, 4, 4)))
+    assert openvino._has_attention(openvino_model(capture(Plain(), torch.randn(1, 4, 4))))
 
 
 def test_softmax_over_classes_is_no_attention() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(-1))
-    assert not has_attention(capture(net, torch.randn(1, 4)))
+    assert not openvino._has_attention(openvino_model(capture(net, torch.randn(1, 4))))
 
 
 @pytest.mark.parametrize("calibration", [None, []])

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export import machine, zoo
-from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Prediction, Space, Speedup
+from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Mixed, Prediction, Space, Speedup
+from export.slowdown import Slowdown, Slower
 from export.verification import LIMITS, Check
 from tests.export.test_artifact import artifact_in
 
@@ -148,6 +149,24 @@ def test_any_figures_round_trip(
     assert zoo.read(written.path).manifest == replace(manifest, files=written.manifest.files, size_bytes=29)
 
 
+SLOW = Slowdown("fp32", 0.93, (Slower("norm|1", "MVN", 3.0, 90.0, ("2 Convert",)),), 0.8)
+MIXED = Mixed(SLOW.headline(), "kept", ("stem", "head"), {"stem": 12.5, "body": 31.0, "head": 20.0}, 5)
+
+
+def test_why_int8_is_slow_and_which_blocks_are_in_float_stand_in_manifest_and_card(tmp_path: Path) -> None:
+    bundle = a_bundle(tmp_path, slowdown=SLOW, mixed=MIXED)
+    assert (bundle.manifest.slowdown, bundle.manifest.mixed) == (SLOW, MIXED)
+    card = (bundle.path / "README.md").read_text("utf-8")
+    assert "int8 is slower here than fp32 (x0.93): norm|1 (MVN): 0.003 ms in float, 0.09 ms in int8, with 2 C" in card
+    assert "stem, head in float, of 3 blocks, after 5 trials; kept" in card
+
+
+def test_a_bundle_from_before_there_were_such_fields_is_read(tmp_path: Path) -> None:
+    bundle = a_bundle(tmp_path)
+    rewrite(bundle.path, lambda value: [value.pop(name) for name in ("slowdown", "mixed")])
+    assert zoo.read(bundle.path).manifest == bundle.manifest
+
+
 def put(*keys: str, to: object) -> Callable[[dict[str, Any]], object]:
     def change(value: dict[str, Any]) -> None:
         for key in keys[:-1]:
@@ -172,6 +191,9 @@ def put(*keys: str, to: object) -> Callable[[dict[str, Any]], object]:
         (put("latency", "value", to=1e400), "is not readable JSON"),
         (put("latency", "predicted", "kind", to="measured"), "latency.predicted.kind is 'measured', expected one"),
         (put("latency", to=None), "latency is missing, expected an object"),
+        (put("slowdown", to={"against": "fp32", "ratio": 0}), "slowdown.ratio is 0, expected more than 0"),
+        (put("slowdown", to={"against": "fp32", "ratio": 0.9, "layers": [1]}), "slowdown.layers[0] is 1, expected an"),
+        (put("mixed", to={"why": "it was asked for"}), "mixed.outcome is missing"),
         (put("labels", to=["a", 1]), "labels[1] is 1, expected a string"),
         (put("versions", "x", to=1), "versions.x is 1, expected a string"),
         (put("machine", "cores", to=2.5), "machine.cores is 2.5, expected an integer"),
@@ -227,6 +249,11 @@ def test_foreign_things_are_refused(tmp_path: Path) -> None:
     assert "not a plain file" in refused(folder)
     with pytest.raises(FileNotFoundError, match="no bundle at"):
         zoo.read(tmp_path / "none")
+
+
+def test_the_folder_of_a_run_says_where_its_bundle_is(tmp_path: Path) -> None:
+    bundle = a_bundle(tmp_path).path.rename(tmp_path / "bundle")
+    assert refused(tmp_path) == f"{tmp_path} is the folder of a run; its bundle is {bundle}"
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def test_auto_builds_bf16_only_where_the_cpu_has_it(
     monkeypatch.setattr(Machine, "here", lambda: Machine("a CPU", 2, "Linux", "3", "", instructions))
     need("openvino", backends.load("openvino").missing())
     assert resolve("openvino-cpu", precision="auto").precisions == expected
-    assert resolve("openvino-cpu", precision="bf16").precisions == ("bf16",)  # asked for by name: the runtime judges
+    for name in ("bf16", "w8"):  # asked for by name: the runtime judges
+        assert resolve("openvino-cpu", precision=name).precisions == (name,)
 
 
 def test_bounds_that_only_each_other_exclude_are_both_named() -> None:

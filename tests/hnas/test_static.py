@@ -218,6 +218,39 @@ def test_a_precision_that_fails_its_verification_is_left_out_with_its_reason(
     assert not Path("other").exists()
 
 
+def test_weights_alone_in_int8_need_no_calibration(run: Run, tmp_path: Path) -> None:
+    need("openvino", backends.load("openvino").missing())
+    common = ("--model", "nets:one", "--target", "openvino-cpu", *IMAGE)
+    code, out, err = run(*common, "--precision", "w8", "--out", "made", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [(row["precision"], row["verdict"]) for row in found["rows"]] == [("fp32", "baseline"), ("w8", "kept")]
+    assert found["notes"] == []
+    manifest = zoo.read(tmp_path / "made" / "bundle").manifest
+    assert (manifest.precision, manifest.verification.precision) == ("w8", "w8")
+    code, _, err = run(*common, "--precision", "mixed", "--out", "other")
+    assert code == 2
+    assert "int8 needs real inputs; give them with --calibration FILE" in err
+
+
+@pytest.mark.slow
+def test_blocks_go_to_float_where_no_rung_makes_int8_verify(run: Run, tmp_path: Path) -> None:
+    need("tflite", backends.load("tflite").missing())
+    (tmp_path / "nets.py").write_text("from tests.hnas.test_mixing import Planted\n")
+    np.save("real.npy", images(64, 3, 16, 16))
+    common = ("--model", "nets:Planted", "--target", "tflite-cpu", "--input", "1x3x16x16", "--calibration", "real.npy")
+    code, out, err = run(*common, "--precision", "int8", "--out", "made")
+    assert code == 0, err
+    assert "int8: no artifact: tflite does not compute what Planted does" in out
+    manifest = zoo.read(tmp_path / "made" / "bundle").manifest
+    assert (manifest.name, manifest.precision) == ("Planted-tflite-cpu-mixed", "int8")
+    assert manifest.mixed is not None
+    assert (manifest.mixed.why, manifest.mixed.outcome) == ("int8 alone does not verify", "kept")
+    assert "blocks.1.second" in manifest.mixed.blocks_in_float
+    assert manifest.mixed.line() in out
+    assert f"- {manifest.mixed.line()}" in zoo.card(manifest)  # what hnas-deploy show prints
+
+
 # --- what it refuses --------------------------------------------------------------------------------------------------
 
 BAD = {
@@ -266,7 +299,7 @@ def test_an_output_that_is_taken_or_cannot_be_written_is_refused_before_any_work
     need("onnxruntime", backends.load("onnxruntime").missing())
     Path("taken").mkdir()
     Path("taken/file").touch()
-    monkeypatch.setattr(static, "load", lambda *_: pytest.fail("the work had begun"))
+    monkeypatch.setattr(static, "given", lambda *_: pytest.fail("the work had begun"))
     code, _, err = run("--model", "nets:one", "--target", "onnxruntime-cpu", *IMAGE, "--out", out)
     assert code == 2
     assert err.count("\n") == 1
