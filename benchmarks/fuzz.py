@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,7 @@ class Subject:
         }
         try:
             program, calls = self._captured(ask.batch)
-            verdict = bench.judge(program, calls, ask.setting, self._expected(ask.batch))
+            verdict = bench.judge(program, calls, ask.setting, self._expected(ask.batch), self._exact)
         except Exception as error:  # noqa: BLE001  # whatever capturing or judging raises is a find as well
             return Done(**named, outcome="broken", line=one_line(error))
         saved, line = None, verdict.line
@@ -171,6 +172,12 @@ class Subject:
         if batch not in self._programs:
             self._programs[batch] = self.network.program(batch)
         return self._programs[batch]
+
+    @cached_property
+    def _exact(self) -> float:
+        from export.trial import exactness_db
+
+        return exactness_db(*self._captured(1))
 
     def _expected(self, batch: int) -> list[Any]:
         """What eager torch says at batch 1, put together: a batch must be what its parts are."""

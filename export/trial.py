@@ -6,6 +6,7 @@ What fuzzing asks thousands of times and a reduction asks of every candidate, so
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,14 +130,20 @@ class Bench:
             self._workers.popitem()[1].close()
 
     def judge(
-        self, program: Program, calls: Sequence[Call], setting: Setting, expected: Sequence[Call] | None = None
+        self,
+        program: Program,
+        calls: Sequence[Call],
+        setting: Setting,
+        expected: Sequence[Call] | None = None,
+        exact: float = math.inf,
     ) -> Verdict:
         """Compile the program, run the saved file on ``calls``, and hold it against ``expected`` (None: eager torch).
 
-        int8 is calibrated on the calls themselves, so that no value is out of range. Unavailable where the runtime is.
+        exact: how near ``expected`` is to what float64 would say, in dB, where another program gave it. int8 is
+        calibrated on the calls themselves, so that no value is out of range. Unavailable where the runtime is.
         """
         wanted = [program(*call) for call in calls] if expected is None else expected
-        limit = limit_db(program, calls, setting.precision)
+        limit = limit_db(program, calls, setting.precision, exact)
         try:
             got = self._outputs(program, calls, setting)
         except Unavailable:
@@ -196,16 +203,17 @@ def _require_emitter(program: Program) -> None:
         raise ExportError(f"our emitter has no {error}") from None
 
 
-def limit_db(program: Program, calls: Sequence[Call], precision: str) -> float:
+def limit_db(program: Program, calls: Sequence[Call], precision: str, exact: float = math.inf) -> float:
     """The signal to noise that a right file reaches on these calls, in dB.
 
-    1. Float: the limit of the precision; less where float32 itself strays that far from float64 on this program.
+    1. Float: the limit of the precision; less where float32 itself strays that far from float64 on this program, or
+       strayed in what the file is held against (``exact``, as in ``Bench.judge``).
     2. int8: that of the coarser simulation less a margin. One rounds what layers and additions read (`simulate`), the
        other every value of the graph: runtimes lie between the two. What int8 loses by itself is no fault of a file.
        Each is run on two grids, and no more than GRID_DB counts: few values lie on a grid by chance.
     """
     if precision != "int8":
-        exact = exactness_db(program, calls)
+        exact = min(exact, exactness_db(program, calls))
         table = LIMITS[precision].sqnr_db
         return table if exact >= EXACT_DB else min(table, exact - SLACK_DB)
     data = [tuple(value.numpy() for value in call) for call in calls]

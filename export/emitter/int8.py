@@ -17,6 +17,7 @@ WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 MOVING = {"RESHAPE", "TRANSPOSE", "SLICE", "SPLIT", "PAD", "MAX_POOL_2D", "DEPTH_TO_SPACE", "CONCATENATION"}
 # int8 where what they read is: alone they are not worth the change of numbers.
 FOLLOWING = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH", "MEAN", "LEAKY_RELU", "RELU", "RELU6", "AVERAGE_POOL_2D"}
+RECTIFIERS = {"RELU", "RELU6"}  # those that no operator before could end with
 # Of vectors they stay float: it takes no time, and the state of a recurrent cell keeps what each step adds (8 dB).
 GATES = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH"}
 FIXED = {"LOGISTIC": Scale(np.array([1 / 256], np.float32), -128), "TANH": Scale(np.array([1 / 128], np.float32))}
@@ -198,8 +199,10 @@ def _widen_joined(model: Model, chosen: set[Operator]) -> None:
         operator.output[0].range = whole
         for value in operator.activations:
             while model.is_single(value):
-                value.range = whole
                 maker = model.makers.get(value)
+                if maker is not None and maker.kind in RECTIFIERS:  # the ends of its own range are where it saturates
+                    break
+                value.range = whole
                 if maker is None or maker.kind not in MOVING:
                     break
                 (value, *_) = maker.activations
@@ -229,7 +232,7 @@ class _Writer:
             write = self._weighted
         elif operator.kind in MOVING:
             write = self._move
-        elif operator.kind in ("RELU", "RELU6"):
+        elif operator.kind in RECTIFIERS:
             write = self._rectify
         write(operator)
         self._written.append(operator)

@@ -272,3 +272,17 @@ def test_a_transposed_convolution_with_holes_in_int8(bench, padding):
         conv=nn.ConvTranspose2d(3, 5, 1, 2, padding),
         norm=nn.LayerNorm(5),
     )
+
+
+# Our own emitter writes a rectifier as a change of scale that saturates: not at 0 where a joint has widened its range.
+
+
+@pytest.mark.parametrize("rectify", [torch.relu, F.relu6])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_rectifier_that_is_joined_with_what_it_reads_in_int8(bench, rectify, moved):
+    def function(self, x):
+        x = self.norm(x)
+        y = rectify(x)
+        return torch.cat([4 * x, F.max_pool2d(y, 1) if moved else y], 1)
+
+    holds(bench, "tflite", function, IMAGE, precision="int8", norm=norm(2))
