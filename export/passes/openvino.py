@@ -30,7 +30,7 @@ _PLAIN: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.c
 _SPOKEN = {aten.conv1d.padding: aten.conv1d.default, aten.conv2d.padding: aten.conv2d.default}
 PADS = {aten.pad.default, aten.constant_pad_nd.default}
 PRODUCTS = CONVOLUTIONS | TRANSPOSED | LINEAR | {aten.matmul.default, aten.bmm.default, aten.addmm.default}
-_AVERAGES = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default}
+AVERAGES = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default}
 _POOLS: dict[Any, int] = {  # to dimensions
     aten.max_pool1d.default: 1,
     aten.max_pool2d.default: 2,
@@ -214,7 +214,7 @@ def pad_averages(program: Program) -> Program:
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if node.target in _AVERAGES]
+        found = [node for node in module.graph.nodes if node.target in AVERAGES]
         return sum(_pad_average(node, _POOLS[node.target]) for node in found)
 
     return edit(program, "pad_averages", rewrite)

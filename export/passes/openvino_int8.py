@@ -24,7 +24,7 @@ from export.graph import (
     is_floating,
     shape_of,
 )
-from export.passes.openvino import PADS, PRODUCTS, spread
+from export.passes.openvino import AVERAGES, PADS, PRODUCTS, spread
 from export.program import Program
 from export.quantisation import FLOAT, Sample
 
@@ -40,7 +40,7 @@ CLEAR_DB = 40.0  # about what int8 leaves of an activation
 
 def spared(program: Program, data: Sequence[Sample]) -> Program:
     """The program as it can be quantised for OpenVINO, judged on calibration ``data``."""
-    return spare_norms(spare_pads(spare_multiplied(spare_holes(keep_biases(program)))), data)
+    return spare_norms(spare_pads(spare_averages(spare_multiplied(spare_holes(keep_biases(program))))), data)
 
 
 def keep_biases(program: Program) -> Program:
@@ -117,6 +117,26 @@ def _multiplies(node: fx.Node) -> bool:
     padded = any(spread(parts["padding"], 1)) or parts["input"].target in PADS
     outputs, inputs = shape_of(parts["weight"])[:2]
     return padded and inputs == 1 < parts["groups"] < outputs
+
+
+def spare_averages(program: Program) -> Program:
+    """Keep an average in float that counts its padding.
+
+    In int8 it pads with the level 0, which is another value than 0 where activations are asymmetric: 10 to 20 dB.
+    """
+
+    def rewrite(module: fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if node.target in AVERAGES and _counts_padding(node)]
+        for node in found:
+            node.meta[FLOAT] = True
+        return len(found)
+
+    return edit(program, "spare_averages", rewrite)
+
+
+def _counts_padding(node: fx.Node) -> bool:
+    parts = bound(node)
+    return bool(parts["count_include_pad"]) and any(spread(parts["padding"], 1))
 
 
 def spare_pads(program: Program) -> Program:

@@ -286,3 +286,19 @@ def test_a_rectifier_that_is_joined_with_what_it_reads_in_int8(bench, rectify, m
         return torch.cat([4 * x, F.max_pool2d(y, 1) if moved else y], 1)
 
     holds(bench, "tflite", function, IMAGE, precision="int8", norm=norm(2))
+
+
+# OpenVINO's int8 pads an average with the level 0, which is another value where activations are asymmetric.
+
+
+@pytest.mark.parametrize("padding", [1, (0, 1)])
+def test_an_average_that_counts_its_padding_in_int8(bench, padding):
+    holds(
+        bench,
+        "openvino",
+        lambda self, x: self.point(F.avg_pool2d(F.silu(self.conv(x)), 3, 1, padding)),
+        (1, 4, 8, 8),
+        precision="int8",
+        conv=nn.Conv2d(4, 8, 3, padding=1),
+        point=nn.Conv2d(8, 8, 1),
+    )
