@@ -24,7 +24,7 @@ from export.graph import (
     is_floating,
     shape_of,
 )
-from export.passes.openvino import AVERAGES, PADS, PRODUCTS, spread
+from export.passes.openvino import AVERAGES, PADS, PRODUCTS, TINY, spread
 from export.program import Program
 from export.quantisation import FLOAT, Sample
 
@@ -34,7 +34,6 @@ _GROUPS: dict[Any, Callable[[Tensor, dict[str, Any]], Tensor]] = {  # to what is
     aten.group_norm.default: lambda x, parts: x.reshape(len(x) * parts["num_groups"], -1),
     aten.instance_norm.default: lambda x, _: x.flatten(2),
 }
-TINY = 1e-30  # of a bias that is there and changes nothing
 CLEAR_DB = 40.0  # about what int8 leaves of an activation
 
 

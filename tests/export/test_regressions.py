@@ -302,3 +302,26 @@ def test_an_average_that_counts_its_padding_in_int8(bench, padding):
         conv=nn.Conv2d(4, 8, 3, padding=1),
         point=nn.Conv2d(8, 8, 1),
     )
+
+
+# OpenVINO's attention mistakes heads for tokens where they are as many.
+
+
+def _heads(tokens, count=3):
+    return tokens.unflatten(2, [count, -1]).transpose(1, 2)
+
+
+def _spelled(queries, keys, values):
+    return torch.softmax(queries @ keys.transpose(-1, -2), -1) @ values
+
+
+@pytest.mark.parametrize("attend", [F.scaled_dot_product_attention, _spelled])
+@pytest.mark.parametrize(("normed", "back"), [(True, True), (False, False), (False, True)])
+def test_an_attention_of_as_many_heads_as_tokens(bench, attend, normed, back):
+    def function(self, x):
+        queries, keys, values = map(_heads, x.split(12, 2))
+        result = attend(self.norm(queries) if normed else queries, keys, values)
+        return result.transpose(1, 2).flatten(2) if back else result
+
+    parts = {"norm": nn.LayerNorm(4)} if normed else {}
+    holds(bench, "openvino", function, (2, 3, 36), **parts)
