@@ -30,5 +30,10 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours are for terminals
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own source files
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = f"{type(error).__name__}: {printable(lines[0])}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey written out: names from files end up in foreign errors."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)

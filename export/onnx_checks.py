@@ -65,6 +65,7 @@ def read(path: Path) -> File:
     3. An operator that ONNX does not have in the file's opset; those of other domains are the runtimes' business.
     4. Quantised already, or drawing random numbers, so that no artifact can be held against it.
     5. NaN in a constant, infinity in a weight of a layer.
+    6. A name that cannot be printed: runtimes repeat names, and a terminal obeys what is in them.
     """
     import onnx
     from onnx.inliner import inline_local_functions
@@ -83,6 +84,7 @@ def read(path: Path) -> File:
     notes = {"format": "onnx", "file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
     file = File(path.name, data, model, notes)
     _check_operators(file)
+    _check_names(file)
     if model.functions:
         file.model = inline_local_functions(model)
         file.changes.append("its functions are written out")
@@ -187,6 +189,16 @@ def _check_operators(file: File) -> None:
         raise ValueError(f"{file.name} draws random numbers ({', '.join(drawing)}): no artifact can be held against it")
 
 
+def _check_names(file: File) -> None:
+    """Case 6 of ``read``; a weight's name is that of somebody's input, an input has an error of its own."""
+    model = file.model
+    nodes = [node for graph in graphs(model.graph) for node in graph.node]
+    nodes += [node for function in model.functions for node in function.node]
+    names = [name for node in nodes for name in (node.name, node.op_type, node.domain, *node.output)]
+    if odd := next((name for name in names if not name.isprintable()), None):
+        raise ValueError(f"{file.name} has a name that cannot be printed, {_shown(odd)}; give it another")
+
+
 def _known(name: str, version: int) -> bool:
     import onnx
 
@@ -259,7 +271,12 @@ def _check_constants(file: File) -> None:
     kinds = onnx.TensorProto
     floating = (kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16, kinds.BFLOAT16)
     weights = {
-        name for g in graphs(file.model.graph) for node in g.node if node.op_type in LAYERS for name in node.input
+        name
+        for g in graphs(file.model.graph)
+        for node in g.node
+        if node.op_type in LAYERS
+        for name in node.input
+        if name  # an input that is left out has none, and neither have many constants
     }
     for tensor in constants(file.model.graph):
         called = f"constant {_shown(tensor.name)} of {file.name}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from export.errors import Disconnected, ExportError, Unavailable
+from export.errors import Disconnected, ExportError, Unavailable, printable
 from export.frames import Frame, Header, pack, unpack
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Tail(threading.Thread):
         """The last line that says something, at most 200 characters."""
         self.join(timeout=1.0)
         lines = [line.strip() for line in self._text.decode("utf-8", "replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "")[:200]
+        return printable(next((line for line in reversed(lines) if line), ""))[:200]
 
 
 def _exchange(process: subprocess.Popen[bytes], message: bytes, deadline: float) -> Frame:

@@ -24,7 +24,8 @@ def kernels(path: Path) -> list[Kernel]:
     graph = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True).graph
     shapes = {value.name: _sizes(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     shapes |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    shapes |= {node.output[0]: tuple(a.t.dims) for node in graph.node for a in node.attribute if a.HasField("t")}
+    held = [node for node in graph.node if node.op_type == "Constant"]
+    shapes |= {node.output[0]: tuple(a.t.dims) for node in held for a in node.attribute if a.HasField("t")}
     found = []
     for node in graph.node:
         flops = _flops(node, shapes)

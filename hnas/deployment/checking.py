@@ -17,7 +17,7 @@ from export.artifact import Artifact
 from export.errors import ExportError
 from export.fusion import noise
 from export.manifest import Manifest
-from export.onnx_source import Original
+from export.onnx_source import SUFFIX, Original
 from export.pipeline import verify
 from export.program import capture
 from export.trial import Bench, Call, Setting, Verdict
@@ -130,7 +130,8 @@ def _member(study: Study, name: str, artifact: Artifact, arch: Arch) -> Subject:
 def _own(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack) -> list[Subject]:
     artifact = bundle.artifact()
     shapes = ["x".join(map(str, tensor.shape)) for tensor in artifact.inputs]
-    plain = all(tensor.dtype == "float32" and tensor.shape for tensor in artifact.inputs)
+    file = model.lower().endswith(SUFFIX)  # which states its types, where a module's inputs are drawn as floats
+    plain = all(tensor.shape and (file or tensor.dtype == "float32") for tensor in artifact.inputs)
     network = stack.enter_context(given(model, shapes if plain else None))
     net, examples = network.network, network.examples
     found = [(tuple(value.shape), str(value.dtype).removeprefix("torch.")) for value in examples]

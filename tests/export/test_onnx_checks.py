@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 import export
 from export import backends, onnx_checks, onnx_file
 from export.artifact import Tensor
-from export.errors import ExportError
+from export.errors import ExportError, one_line
 from export.onnx_reading import _reason
 from export.onnx_source import OnnxSource, Original
 from export.quantisation import QDQ
 from tests.conftest import need
-from tests.export.onnx_files import chain, convolution, images, model, save
+from tests.export.onnx_files import chain, convolution, images, model, save, weight
 
 onnx = pytest.importorskip("onnx")
 helper = onnx.helper
@@ -123,6 +124,18 @@ def larger() -> Any:
     return made
 
 
+def commanding(kind: str) -> Any:
+    """A file with a name that would retitle the terminal that it is shown on."""
+    made = chain("Relu", "Foo", domains=("com.acme",)) if kind in ("op_type", "domain") else chain("Sqrt")
+    node, name = made.graph.node[-1], "a\x1b]0;b\x07"
+    if kind == "output":
+        node.output[0] = made.graph.output[0].name = name
+    else:
+        node.domain = "com.acme" if kind == "op_type" else node.domain
+        setattr(node, kind, name)
+    return made
+
+
 HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "an operator of nobody": (lambda: chain("Foo"), r"bad.onnx uses Foo, which ONNX opset 17 does not have"),
     "an operator of later": (
@@ -153,6 +166,13 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
         "input x of bad.onnx: dtype is 'object', expected one like float32",
     ),
     "a type of few": (lambda: chain("Relu", dtype=16), "input x of bad.onnx: dtype is 'bfloat16'"),
+    **{
+        f"a terminal's command as {kind}": (
+            partial(commanding, kind),
+            r"bad.onnx has a name that cannot be printed, 'a\\x1b\]0;b\\x07'; give it another$",
+        )
+        for kind in ("output", "name", "op_type", "domain")
+    },
     "an unsorted graph": (lambda: chain(("Add", "later")), "bad.onnx is no valid ONNX file: "),
     "a weight of other bytes": (larger, "bad.onnx is no valid ONNX file: .*kernel"),
     "more memory than there is": (bomb, "does not run on its example inputs: ConstantOfShape: .*memory"),
@@ -271,6 +291,23 @@ def test_a_mask_may_hold_infinities(tmp_path: Path) -> None:
     mask = onnx.numpy_helper.from_array(np.array([[0.0, -np.inf, 0.0]], np.float32), "mask")
     path = save(chain(("Add", "mask"), "Softmax", weights=[mask]), tmp_path / "masked.onnx")
     assert onnx_checks.read(path).changes == []
+
+
+def test_a_mask_without_a_name_beside_a_layer_that_leaves_an_input_out(tmp_path: Path) -> None:
+    mask = onnx.numpy_helper.from_array(np.array([0.0, -np.inf, 0.0, 0.0], np.float32))
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r", "", "", ""], ["all", "last"], hidden_size=4),
+        helper.make_node("Constant", [], ["mask"], value=mask),
+        helper.make_node("Add", ["last", "mask"], ["y"]),
+    ]
+    made = model(nodes, {"x": [5, 2, 3]}, {"y": [1, 2, 4]}, [weight("w", 1, 16, 3), weight("r", 1, 16, 4)])
+    assert onnx_checks.read(save(made, tmp_path / "masked.onnx")).changes == []
+
+
+def test_foreign_words_are_no_commands_to_a_terminal() -> None:
+    assert one_line(RuntimeError("\x1b[31mno\x1b[0m node \x1b]0;b\x07\tat\rall\nmore")) == (
+        r"RuntimeError: no node \x1b]0;b\x07 at"
+    )
 
 
 # --- the process that reads -------------------------------------------------------------------------------------------

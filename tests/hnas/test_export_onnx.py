@@ -92,6 +92,20 @@ def test_a_device_elsewhere_is_predicted(run: Run, tmp_path: Path) -> None:
     assert manifest.input.shape == (2, 3, 8, 8)
 
 
+def test_a_bundle_of_open_sizes_and_whole_numbers_is_verified(run: Run) -> None:
+    from onnx import TensorProto, helper
+
+    nodes = [helper.make_node("Gather", ["table", "x"], ["y"])]
+    made = onnx_files.model(nodes, {"x": ["N", 4]}, {"y": ["N", 4, 3]}, [onnx_files.weight("table", 9, 3)])
+    made.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx_files.save(made, Path("words.onnx"))
+    options = ("--target", "onnxruntime-cpu", "--precision", "fp32", "--input", "1x4", "--out", "made")
+    code, _, err = run("export", "words.onnx", *options)
+    assert code == 0, err
+    code, out, err = run("verify", "made/bundle", "--model", "words.onnx")
+    assert (code, out.count("holds on 32 samples")) == (0, 1), err
+
+
 @pytest.mark.parametrize("name", nets.SHAPES)
 def test_the_kernels_of_a_file_are_those_of_the_module(tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnxscript")
@@ -113,6 +127,19 @@ def test_a_recurrent_layer_counts_every_step(tmp_path: Path) -> None:
     made = onnx_files.model(nodes, {"x": [5, 2, 3]}, {"y": [5, 1, 2, 4]}, weights)
     (found,) = kernels(onnx_files.save(made, tmp_path / "lstm.onnx"))
     assert found.flops == 2 * 5 * 2 * 16 * (3 + 4)
+
+
+def test_an_output_is_not_the_value_that_fills_it(tmp_path: Path) -> None:
+    from onnx import helper, numpy_helper
+
+    half, sizes = (numpy_helper.from_array(np.array(values), "s") for values in (np.float32([0.5]), [64, 32]))
+    nodes = [
+        helper.make_node("ConstantOfShape", ["s"], ["filled"], value=half),
+        helper.make_node("MatMul", ["x", "filled"], ["y"]),
+    ]
+    made = onnx_files.model(nodes, {"x": [2, 64]}, {"y": [2, 32]}, [sizes])
+    (found,) = kernels(onnx_files.save(made, tmp_path / "filled.onnx"))
+    assert (found.flops, found.elements) == (2 * 2 * 64 * 32, 2 * 64 + 64 * 32 + 2 * 32)
 
 
 def test_arrays_come_by_the_names_of_the_inputs(tmp_path: Path) -> None:
