@@ -36,7 +36,7 @@ def operation(name: str) -> Space:
 
     def build(arch: Any) -> nn.Module:
         width, sizes = arch["width"], {size: arch[size] for size in taken}
-        built: nn.Module = ops.load(name).build(width, width, 1, act="relu", **sizes)
+        built: nn.Module = ops.build(name, width, width, 1, act="relu", **sizes)
         return Slot({"op": built}, residual=False)
 
     def union() -> nn.Module:
@@ -47,25 +47,40 @@ def operation(name: str) -> Space:
 
 def op_ends_in_out(name: str) -> None:
     """The last layer of an operation is called ``out`` and has weights to zero; or there is no layer at all."""
-    op = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
+    op = ops.build(name, 8, 8, 1, act="relu", **_smallest_sizes(name))
     if not op.state_dict():
         assert not list(op.children())
         return
     last = list(dict(op.named_children()))[-1]
     assert last == "out"
-    assert isinstance(op.out.weight, nn.Parameter)
+    assert isinstance(op.get_submodule("out").weight, nn.Parameter)
 
 
 def op_with_zero_out_adds_nothing(name: str) -> None:
     """In a residual slot an operation whose ``out`` is zero is exactly the identity, in training and evaluation."""
-    op = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
+    op = ops.build(name, 8, 8, 1, act="relu", **_smallest_sizes(name))
     if not op.state_dict():
         return  # it has nothing to zero; spaces offer it in slots without a residual
-    for parameter in op.out.parameters():
+    for parameter in op.get_submodule("out").parameters():
         nn.init.zeros_(parameter)
     slot, x = Slot({name: op}, residual=True), torch.randn(2, 8, 6, 6)
     for mode in (True, False):
         assert torch.equal(slot.train(mode)(x), x)
+
+
+def op_twins_share_nothing(name: str) -> None:
+    """A second one on the meta device is as the first, with parts and parameters of its own; none of them is tied."""
+    with torch.device("meta"):
+        first, second, *_ = (ops.build(name, 8, 8, 1, act="relu", **_smallest_sizes(name)) for _ in range(3))
+        fresh = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
+    assert str(second) == str(fresh)
+    assert {k: v.shape for k, v in second.state_dict().items()} == {k: v.shape for k, v in fresh.state_dict().items()}
+    parts = [part for net in (first, second) for part in (*net.modules(), *net.parameters(), *net.buffers())]
+    assert len({id(part) for part in parts}) == len(parts) == 2 * (len(parts) // 2)
+    held = [value for part in (*first.modules(), *second.modules()) for value in vars(part).values()]
+    containers = [value for value in held if isinstance(value, dict | list | set)]
+    assert len({id(value) for value in containers}) == len(containers)
+    assert all(not isinstance(inner, nn.Module) for value in held if isinstance(value, list | tuple) for inner in value)
 
 
 def op_smaller_is_a_slice_of_larger(name: str) -> None:

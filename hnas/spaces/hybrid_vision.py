@@ -114,7 +114,7 @@ def hybrid_vision(
         extras: dict[str, dict[str, Any]] = {"mbconv": {"squeeze": squeeze}, "convnext": {"norm": norm}}
         taken = {size: _part(size, arch[f"{slot}.{kind}.{size}"], parts) for size in sizes[kind]}
         act = arch.get("activation", activations[-1])
-        built: nn.Module = ops.load(kind).build(cin, cout, stride, **taken, act=act, **extras.get(kind, {}))
+        built: nn.Module = ops.build(kind, cin, cout, stride, **taken, act=act, **extras.get(kind, {}))
         return built
 
     def network(arch: Mapping[str, Any], *, every_type: bool = False) -> nn.Module:

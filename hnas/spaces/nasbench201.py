@@ -57,7 +57,7 @@ class Edge(nn.Module):
         self.branches = tuple(types)
         for kind in types:
             name, sizes = TYPES[kind]
-            copies = [ops.load(name).build(width, width, 1, **sizes, act=_ACT) for width in widths]
+            copies = [ops.build(name, width, width, 1, **sizes, act=_ACT) for width in widths]
             self.add_module(kind, nn.ModuleList(copies))
         self.gates = nn.Parameter(torch.ones(len(self.branches))) if gated else None
 

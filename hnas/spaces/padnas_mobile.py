@@ -86,5 +86,5 @@ def padnas_mobile(
 def _bottleneck(kind: str, cin: int, cout: int, stride: int) -> nn.Module:
     kernel, expansion = parse(kind)
     sizes = {"kernel": kernel} if expansion == 1 else {"kernel": kernel, "expansion": expansion}
-    built: nn.Module = ops.load("separable" if expansion == 1 else "mbconv").build(cin, cout, stride, **sizes, act=ACT)
+    built: nn.Module = ops.build("separable" if expansion == 1 else "mbconv", cin, cout, stride, **sizes, act=ACT)
     return built

@@ -83,7 +83,7 @@ def tabular_digits(classes: int = 10, channels: int = 1, resolution: int = 8, wi
 
     def block(kinds: Iterable[str], gated: bool) -> nn.Module:
         wanted = [(kind, TYPES[kind]) for kind in kinds]
-        branches = {kind: ops.load(op[0]).build(width, width, 1, **op[1], act=ACT) for kind, op in wanted if op}
+        branches = {kind: ops.build(op[0], width, width, 1, **op[1], act=ACT) for kind, op in wanted if op}
         return Slot(branches, residual=True, gated=gated)
 
     def network(arch: Mapping[str, Any]) -> nn.Module:

@@ -8,7 +8,7 @@ from hnas import complexity, ops, recipes, spaces, strategies
 from tests import contracts
 from tests.hnas import tiny
 
-LAWS_OF_OPS = [contracts.op_ends_in_out, contracts.op_with_zero_out_adds_nothing]
+LAWS_OF_OPS = [contracts.op_ends_in_out, contracts.op_with_zero_out_adds_nothing, contracts.op_twins_share_nothing]
 LAWS_OF_SPACES = [
     contracts.space_samples_members,
     contracts.space_neighbours_differ_in_one_choice,
