@@ -59,7 +59,7 @@ def gradients(
     """
     watched = [path.imitates for path in paths if path.imitates is not None]
     passes = Passes(state, task, batch[0], batch[1].to(distributed.device()), precision, watched)
-    union = state.supernet.union
+    weights = state.optimiser.parameters.values()
     archs: list[Arch] = []
     first, apart = math.nan, None
     for path in paths:
@@ -67,10 +67,10 @@ def gradients(
         first = first if archs else value
         archs.append(arch)
         if path.teaches and combine == "project":
-            apart = {p: p.grad for p in union.parameters() if p.grad is not None}
+            apart = {p: p.grad for p in weights if p.grad is not None}
             for parameter in apart:
                 parameter.grad = None
-    found = [p.grad for p in (*union.parameters(), *state.extra.values()) if p.grad is not None]
+    found = [p.grad for p in (*weights, *state.extra.values()) if p.grad is not None]
     distributed.reduce([*(apart or {}).values(), *found])
     if apart is not None:
         project(apart)

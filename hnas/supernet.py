@@ -66,7 +66,8 @@ class Supernet(nn.Module):
             torch.manual_seed(seed)
             self.union = space.union()
             space.initialise(self.union)
-        _refuse_transient(self.union)
+        for path, module in self.union.named_modules():
+            _refuse_transient(path, module)
         self.splits: dict[str, Split] = {}
         self._skeletons: OrderedDict[Arch, Skeleton] = OrderedDict()
         self._bound = skeletons
@@ -94,7 +95,8 @@ class Supernet(nn.Module):
         gates: slot name -> [branches] for relaxed slots; they are inputs of the view, so gradients reach them.
         """
         skeleton = self._skeleton(arch)
-        skeleton.net.train(stats is None)
+        if skeleton.net.training is not (stats is None):
+            skeleton.net.train(stats is None)
         values = self.view(arch)
         if stats is not None:
             values.update(_moments(skeleton, stats))
@@ -194,8 +196,8 @@ class Supernet(nn.Module):
             return self._skeletons[arch]
         with torch.device("meta"):
             skeleton = Skeleton(self.space.build(arch))
-        _refuse_transient(skeleton.net)
         for path, member in skeleton.net.named_modules(remove_duplicate=False):
+            _refuse_transient(path, member)
             prefix = f"{path}." if path else ""
             for leaf, buffer in member._buffers.items():
                 if buffer is not None:
@@ -249,12 +251,11 @@ def _moments(skeleton: Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
     return moments
 
 
-def _refuse_transient(net: nn.Module) -> None:
+def _refuse_transient(path: str, module: nn.Module) -> None:
     """ValueError for a buffer that no state holds: a skeleton's would stay on meta."""
-    for path, module in net.named_modules():
-        for leaf in module._non_persistent_buffers_set & module._buffers.keys():
-            name = f"{path}.{leaf}" if path else leaf
-            raise ValueError(f"{name} is a non-persistent buffer, which would stay on meta; register it as persistent")
+    for leaf in module._non_persistent_buffers_set & module._buffers.keys():
+        name = f"{path}.{leaf}" if path else leaf
+        raise ValueError(f"{name} is a non-persistent buffer, which would stay on meta; register it as persistent")
 
 
 def norms(net: nn.Module) -> dict[str, BatchNorm]:

@@ -91,7 +91,8 @@ def test_a_step_projects_the_sum_of_its_students():
 
     def found(*given: Path, combine: str = "sum", distil: float = 0.0) -> dict[str, Tensor]:
         supernet = filled(SPACE)
-        state, task = State(supernet, MaskedSGD({}), {}), tiny.task(distil=distil, smoothing=0.0)
+        optimiser = MaskedSGD(dict(supernet.union.named_parameters()))
+        state, task = State(supernet, optimiser, {}), tiny.task(distil=distil, smoothing=0.0)
         gradients(state, task, task.batch(0), given, combine, "fp32")
         return {name: p.grad for name, p in supernet.union.named_parameters() if p.grad is not None}
 
