@@ -117,7 +117,7 @@ class Guard:
             self._keep()
 
     def skip(self, step: int, reason: str) -> None:
-        """Take note of a step that changed nothing because of ``reason``; three in a row mean that the state is bad."""
+        """Take note of a step that ended before its time; three in a row mean that the state is bad."""
         self.row += 1
         if self.row == 2 * ROW:
             raise Diverged(f"{reason} at step {step}, as in the {self.row - 1} steps before; {ADVICE}")

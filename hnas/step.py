@@ -83,6 +83,8 @@ def search(state: State, task: Task, path: Path, step: int, images: int, precisi
     state.supernet.union.requires_grad_(False)
     try:
         gradients(state, task, distributed.held(task, "calibration", step, images), [path], "sum", precision)
+    except Diverged as error:
+        raise Diverged(f"in the pass that searches, after the weights have moved, {error}") from None
     finally:
         state.supernet.union.requires_grad_(True)
     state.step_extra(path.searches)
