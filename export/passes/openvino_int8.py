@@ -39,7 +39,7 @@ CLEAR_DB = 40.0  # about what int8 leaves of an activation
 
 def spared(program: Program, data: Sequence[Sample]) -> Program:
     """The program as it can be quantised for OpenVINO, judged on calibration ``data``."""
-    return spare_norms(spare_pads(spare_averages(spare_multiplied(spare_holes(keep_biases(program))))), data)
+    return spare_norms(spare_pads(spare_kernels(keep_biases(program))), data)
 
 
 def keep_biases(program: Program) -> Program:
@@ -81,59 +81,49 @@ def _feeds_product(node: fx.Node) -> bool:
     )
 
 
-def spare_holes(program: Program) -> Program:
-    """Keep a transposed convolution in float whose stride is larger than its kernel.
+def spare_kernels(program: Program) -> Program:
+    """Keep the layers in float whose int8 kernels are wrong wherever they stand."""
+
+    def rewrite(module: fx.GraphModule) -> int:
+        wrong = (_has_holes, _multiplies, _counts_padding)
+        found = [node for node in module.graph.nodes if any(case(node) for case in wrong)]
+        for node in found:
+            node.meta[FLOAT] = True
+        return len(found)
+
+    return edit(program, "spare_kernels", rewrite)
+
+
+def _has_holes(node: fx.Node) -> bool:
+    """A transposed convolution whose stride is larger than its kernel.
 
     Its output has places that no product reaches, only the bias. In int8 OpenVINO puts something else there: 1 dB.
     """
-
-    def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if node.target in TRANSPOSED and _has_holes(node)]
-        for node in found:
-            node.meta[FLOAT] = True
-        return len(found)
-
-    return edit(program, "spare_holes", rewrite)
-
-
-def spare_multiplied(program: Program) -> Program:
-    """Keep a padded convolution in float that makes several channels of each single one.
-
-    In int8 it pads with the level 0, which is another value than 0 where activations are asymmetric: 15 dB.
-    """
-
-    def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if node.target in CONVOLUTIONS and _multiplies(node)]
-        for node in found:
-            node.meta[FLOAT] = True
-        return len(found)
-
-    return edit(program, "spare_multiplied", rewrite)
+    if node.target not in TRANSPOSED:
+        return False
+    parts = bound(node)
+    kernel = shape_of(parts["weight"])[2:]
+    strides, dilation = spread(parts["stride"], len(kernel)), spread(parts["dilation"], len(kernel))
+    return any(stride > size or step > 1 for stride, size, step in zip(strides, kernel, dilation, strict=True))
 
 
 def _multiplies(node: fx.Node) -> bool:
+    """A padded convolution that makes several channels of each single one.
+
+    In int8 it pads with the level 0, which is another value than 0 where activations are asymmetric: 15 dB.
+    """
+    if node.target not in CONVOLUTIONS:
+        return False
     parts = bound(node)
     padded = any(spread(parts["padding"], 1)) or parts["input"].target in PADS
     outputs, inputs = shape_of(parts["weight"])[:2]
     return padded and inputs == 1 < parts["groups"] < outputs
 
 
-def spare_averages(program: Program) -> Program:
-    """Keep an average in float that counts its padding.
-
-    In int8 it pads with the level 0, which is another value than 0 where activations are asymmetric: 10 to 20 dB.
-    """
-
-    def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if node.target in AVERAGES and _counts_padding(node)]
-        for node in found:
-            node.meta[FLOAT] = True
-        return len(found)
-
-    return edit(program, "spare_averages", rewrite)
-
-
 def _counts_padding(node: fx.Node) -> bool:
+    """An average that counts its padding: the level 0 again, 10 to 20 dB."""
+    if node.target not in AVERAGES:
+        return False
     parts = bound(node)
     return bool(parts["count_include_pad"]) and any(spread(parts["padding"], 1))
 
@@ -198,10 +188,3 @@ def _since_product(node: fx.Node) -> set[fx.Node]:
             found.add(part)
             left += part.all_input_nodes
     return found
-
-
-def _has_holes(node: fx.Node) -> bool:
-    parts = bound(node)
-    kernel = shape_of(parts["weight"])[2:]
-    strides, dilation = spread(parts["stride"], len(kernel)), spread(parts["dilation"], len(kernel))
-    return any(stride > size or step > 1 for stride, size, step in zip(strides, kernel, dilation, strict=True))
