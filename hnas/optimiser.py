@@ -49,27 +49,27 @@ class MaskedSGD:
 
         Diverged, with every weight as it was, where the gradients are not finite.
         """
-        parts = self._parts(used)
-        grads = [grad for name in parts if (grad := self.parameters[name].grad) is not None]
+        parts = {n: mask for n, mask in self._parts(used).items() if self.parameters[n].grad is not None}
+        parameters, moments = ([found[name] for name in parts] for found in (self.parameters, self.moments))
+        grads = [p.grad for p in parameters if p.grad is not None]
         norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
         if not math.isfinite(norm):
             # Backwards it passes on to every layer before: the last one is where it begins.
-            bad = [name for name in parts if not _finite(self.parameters[name].grad)]
+            bad = [name for name, grad in zip(parts, grads, strict=True) if not bool(torch.isfinite(grad).all())]
             raise Diverged(f"the norm of the gradients is {norm}" + (f", from that of {bad[-1]}" if bad else ""))
-        scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
-        for name, mask in parts.items():
-            parameter, moment = self.parameters[name], self.moments[name]
-            if parameter.grad is None:
-                continue
-            grad = parameter.grad * scale
+        if clip and norm > clip:
+            torch._foreach_mul_(grads, clip / (norm + 1e-6))
+        for parameter, moment, grad, mask in zip(parameters, moments, grads, parts.values(), strict=True):
             if parameter.ndim > 1:
                 grad.add_(parameter, alpha=self.decay)
             if mask is None:
                 moment.mul_(self.momentum).add_(grad)
-                parameter.sub_(grad.add_(moment, alpha=self.momentum), alpha=rate)
+                grad.add_(moment, alpha=self.momentum)
             else:
                 moment.copy_(torch.where(mask, moment * self.momentum + grad, moment))
-                parameter.sub_(grad.add_(moment, alpha=self.momentum).mul_(mask), alpha=rate)
+                grad.add_(moment, alpha=self.momentum).mul_(mask)
+        if grads:
+            torch._foreach_add_(parameters, grads, alpha=-rate)
         self.clear()
         return norm
 
@@ -92,10 +92,6 @@ class MaskedSGD:
                     mask[index] = True
                 parts[name] = mask
         return parts
-
-
-def _finite(grad: Tensor | None) -> bool:
-    return grad is None or bool(torch.isfinite(grad).all())
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hnas import ops
-from hnas.ops.conv import NORMS, ConvNorm, activation
+from hnas.ops.conv import NORMS, ConvNorm, activation, pooled
 from hnas.ops.slot import Slot, divided
 from hnas.space import Arch, Choice, Option, Shape, Space
 
@@ -49,7 +49,7 @@ class HybridVision(nn.Module):
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        scores: Tensor = self.classifier(self.head(x).mean((2, 3)))
+        scores: Tensor = self.classifier(pooled(self.head(x), training=self.training))
         return scores
 
 

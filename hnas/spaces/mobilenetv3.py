@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hnas.ops.conv import ConvNorm, SqueezeExcite, activation, round8
+from hnas.ops.conv import ConvNorm, SqueezeExcite, activation, pooled, round8
 from hnas.space import Arch, Shape, Space
 from hnas.spaces.hybrid_vision import initialise
 
@@ -70,7 +70,7 @@ class MobileNetV3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The class scores of images."""
-        x = self.last(self.blocks(self.stem(x))).mean((2, 3))
+        x = pooled(self.last(self.blocks(self.stem(x))), training=self.training)
         scores: Tensor = self.classifier(self.act(self.hidden(x)))
         return scores
 

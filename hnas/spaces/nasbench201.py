@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hnas import ops
 from hnas.ops.avgpool import WINDOW
-from hnas.ops.conv import BatchNorm, ConvNorm, activation
+from hnas.ops.conv import BatchNorm, ConvNorm, activation, pooled
 from hnas.ops.preconv import PreConv
 from hnas.space import Arch, Choice, Shape, Space
 from hnas.spaces.hybrid_vision import initialise
@@ -109,7 +109,7 @@ class Network(nn.Module):
                 x = self.reductions[stage - 1](x)
             for cell in range(stage * self.cells, (stage + 1) * self.cells):
                 x = self._cell(x, cell)
-        scores: Tensor = self.classifier(self.act(self.norm(x)).mean((2, 3)))
+        scores: Tensor = self.classifier(pooled(self.act(self.norm(x)), training=self.training))
         return scores
 
     def _cell(self, x: Tensor, cell: int) -> Tensor:

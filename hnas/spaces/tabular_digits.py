@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from hnas import ops
 from hnas.files import read_json
-from hnas.ops.conv import BatchNorm, ConvNorm
+from hnas.ops.conv import BatchNorm, ConvNorm, pooled
 from hnas.ops.slot import Slot
 from hnas.space import Arch, Choice, Shape, Space
 
@@ -72,7 +72,7 @@ class TabularDigits(nn.Module):
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        scores: Tensor = self.classifier(F.relu(self.norm(x)).mean((2, 3)))
+        scores: Tensor = self.classifier(pooled(F.relu(self.norm(x)), training=self.training))
         return scores
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from hnas.memory import channels_last, reuse_memory
+from hnas.ops.conv import pooled
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -25,3 +27,17 @@ def test_values_stay_whatever_order_comes_in() -> None:
 def test_keeping_memory_changes_nothing_else() -> None:
     reuse_memory()
     assert float(torch.ones(1000, 1000).sum()) == 1e6
+
+
+def test_pooling_in_training_has_the_same_values_and_a_channels_last_gradient() -> None:
+    x = torch.randn(4, 6, 5, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    trained, evaluated = (pooled(torch.relu(x), training=training) for training in (True, False))
+    torch.testing.assert_close(trained, evaluated)
+    slopes = torch.randn(4, 6)
+    grads = [torch.autograd.grad((output * slopes).sum(), x)[0] for output in (trained, evaluated)]
+    torch.testing.assert_close(*grads)
+    seen: list[Tensor] = []
+    y = torch.relu(x)
+    y.register_hook(seen.append)
+    pooled(y, training=True).sum().backward()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
