@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -280,6 +281,7 @@ class Stream(Classification):
             parts = [next(self._open["parts"]) for _ in range(max(1, workers))]
         except (RuntimeError, ConnectionError, EOFError) as error:  # how torch, or the pipe, tells that one was killed
             reason = next(iter(str(error).splitlines()), "no reason given")
+            self._close()
             raise ReaderLost(f"a process that reads images has ended: {reason}; use fewer workers") from None
         for part in parts:
             if part.error is not None:
@@ -291,6 +293,16 @@ class Stream(Classification):
     def inputs(self, raw: Any, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         """uint8 or unread images as the one float input [N, C, h, w] of an architecture."""
         return super().inputs(raw.pixels() if isinstance(raw, Unread) else raw, shapes)
+
+    def _close(self) -> None:
+        """End the workers. After the pipe of a killed one torch would raise at the signal too.
+
+        That is wherever this process is just then, in the midst of telling what happened.
+        """
+        parts = self._open.pop("parts", None)
+        if hasattr(parts, "_shutdown_workers"):  # an iterator with no worker has none
+            with suppress(RuntimeError):  # the signal
+                parts._shutdown_workers()
 
     def _loader(self, step: int, own: tuple[int, ...], workers: int) -> Iterator[Part]:
         reader = Reader(
