@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
@@ -134,8 +136,8 @@ class Parts:
         shared = [each for each in missing if self.workers > 1 and not each.timed]
         if shared:
             if self._pool is None:
-                context = get_context("spawn")  # a fork of a process with torch's threads may hang
-                self._pool = ProcessPoolExecutor(self.workers, mp_context=context)
+                context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+                self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=end_with_parent)
             futures = {self._pool.submit(work, each, self.images, self.folder): each for each in shared}
             for future in as_completed(futures):
                 error = future.exception()
@@ -164,6 +166,17 @@ class Parts:
     def _progress(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True)
+
+
+def end_with_parent() -> None:
+    """End this process with the one that started it, however that ends: nobody else would wait for its parts."""
+
+    def watch() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def work(each: Part, images: Path | None, folder: Path) -> None:

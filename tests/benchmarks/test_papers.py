@@ -2,6 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +149,30 @@ def test_processes_give_the_results_of_one(tmp_path: Path) -> None:
     finally:
         found.close()
     assert [found[each]["y"] for each in wanted] == [9, 10, 11]
+
+
+ENDLESS = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from benchmarks.papers.parts import end_with_parent
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = Path("/proc", parent.stdout.readline().strip())
+        assert worker.exists()
+        parent.kill()
+    end = time.monotonic() + 10
+    with suppress(OSError):  # it is gone
+        while " Z " not in (worker / "stat").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def test_the_estimate_follows_the_pace_of_the_quick_part(tmp_path: Path) -> None:
