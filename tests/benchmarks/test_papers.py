@@ -163,7 +163,9 @@ time.sleep(60)
 
 @pytest.mark.slow
 def test_a_process_ends_with_the_one_that_started_it() -> None:
-    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
         assert parent.stdout is not None
         worker = Path("/proc", parent.stdout.readline().strip())
         assert worker.exists()
