@@ -7,7 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -66,14 +68,15 @@ def study(claim: Claim, plan: Plan, parts: Parts, out: Path, console: Console) -
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
     """The plan that the arguments describe; a folder that is missing is said at once."""
-    plan = Plan(arguments.seeds or SEEDS, arguments.passes or PASSES, arguments.data, nasbench=arguments.nasbench)
+    less: dict[str, Any] = {"only": tuple(arguments.only), "alone": not arguments.inherited}
+    plan = Plan(arguments.seeds or SEEDS, arguments.passes or PASSES, arguments.data, False, arguments.nasbench, **less)
     for path in (arguments.data, arguments.nasbench):
         if path is not None and not path.exists():
             raise FileNotFoundError(f"no {path}; leave it out to do without")
     if not arguments.quick:
         return plan
     quick = plan.smallest
-    return Plan(arguments.seeds or quick.seeds, arguments.passes or quick.passes, plan.images, True, plan.nasbench)
+    return replace(quick, seeds=arguments.seeds or quick.seeds, passes=arguments.passes or quick.passes)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--quick", action="store_true", help="so small that only the machinery is tested")
     top.add_argument("--seeds", type=positive, metavar="N", help=f"runs of each setting (default {SEEDS})")
     top.add_argument("--passes", type=positive, metavar="N", help=f"path passes of a run (default {PASSES})")
+    help_only = "A3, A4: only this training of their tables; may be repeated"
+    top.add_argument("--only", action="append", default=[], metavar="TRAINING", help=help_only)
+    top.add_argument("--inherited", action="store_true", help="A1, A3: inherited weights only, nothing trained alone")
     top.add_argument("--out", type=Path, default=Path("runs/papers"), metavar="DIR", help="default: %(default)s")
     top.add_argument("--data", type=Path, metavar="DIR", help="Fashion-MNIST's four IDX files (default: digits)")
     top.add_argument("--nasbench", type=Path, metavar="FILE", help="CSV of published NAS-Bench-201 accuracies, for D1")

@@ -24,6 +24,7 @@ class Plan:
     seeds: runs of each setting. passes: path passes of a run, a forward and backward pass of one subnet on one batch.
     images: the folder of Fashion-MNIST's IDX files; None takes scikit-learn's digits. quick: everything so small that
     only the machinery is tested; its verdicts mean nothing. nasbench: a CSV with published accuracies, or None.
+    only: the trainings that A3 and A4 compare; none for all. alone: whether A1 and A3 train architectures alone, too.
     """
 
     seeds: int = SEEDS
@@ -31,6 +32,8 @@ class Plan:
     images: Path | None = None
     quick: bool = False
     nasbench: Path | None = None
+    only: tuple[str, ...] = ()
+    alone: bool = True
 
     @property
     def smallest(self) -> Plan:

@@ -260,7 +260,7 @@ def a1_parts(plan: Plan, parts: Parts) -> list[Part]:
     for device in devices:
         wanted += measured(plan, finalists(plan, parts, device), device)
     whole = space_of(SPACE, small_hybrid(plan.images))
-    for one in searched:
+    for one in searched if plan.alone else []:
         for chosen in parts[one]["chosen"].values():
             wanted += [retrained(plan, whole.arch(each["arch"]), one.seed) for each in chosen if each]
     return wanted
@@ -268,15 +268,16 @@ def a1_parts(plan: Plan, parts: Parts) -> list[Part]:
 
 def a1_later(plan: Plan, parts: Parts) -> dict[str, float]:
     """The work of the searches, and of what they will have chosen."""
+    searched = [each for each in a1_parts(plan, parts) if each.run is fronts]
+    if searched and all(each in parts for each in searched):
+        return {}
     small = size_of(plan)
-    known = {each.run.__name__ for each in a1_parts(plan, parts)}
-    chosen = plan.seeds * (1 + len(small.singles)) * len(small.shares) * len(small.devices)
-    work = search_work(plan) * plan.seeds * (1 + len(small.singles))
-    rest = {"fronts": work} if "fronts" not in known else {}
-    # Of what is chosen, some is chosen twice.
-    return rest | (
-        {"alone": chosen * (plan.passes / 4 + EVALUATION), "latencies": chosen} if "alone" not in known else {}
-    )
+    spaces = plan.seeds * (1 + len(small.singles))
+    chosen = spaces * len(small.shares) * len(small.devices)  # some of it twice
+    later = {} if searched else {"fronts": search_work(plan) * spaces}
+    if plan.alone:
+        later["alone"] = chosen * (plan.passes / 4 + EVALUATION)
+    return later | {"latencies": chosen}
 
 
 def search_work(plan: Plan) -> float:
@@ -290,11 +291,11 @@ def search_work(plan: Plan) -> float:
 
 @dataclass(frozen=True)
 class Point:
-    """A chosen architecture: measured latency as a share of the largest's, test accuracy inherited and alone."""
+    """A chosen architecture: measured latency as a share of the largest's, test accuracy inherited and alone (or 0)."""
 
     latency: float
     inherited: float
-    alone: float
+    alone: float = 0.0
 
 
 def points(plan: Plan, parts: Parts, types: Sequence[str], device: str) -> list[list[Point | None]]:
@@ -310,7 +311,8 @@ def points(plan: Plan, parts: Parts, types: Sequence[str], device: str) -> list[
                 row.append(None)
                 continue
             arch = whole.arch(each["arch"])
-            row.append(Point(shares[arch], each["test"], parts[retrained(plan, arch, one.seed)]["test"]))
+            alone = [parts[retrained(plan, arch, one.seed)]["test"]] if plan.alone else []
+            row.append(Point(shares[arch], each["test"], *alone))
         table.append(row)
     return table
 
@@ -322,7 +324,7 @@ def a1_judge(plan: Plan, parts: Parts) -> Report:
     notes = []
     for device in size_of(plan).devices:
         found = {name: points(plan, parts, types, device) for name, types in spaces_of(plan).items()}
-        for kind in ("inherited", "alone"):
+        for kind in ("inherited", "alone") if plan.alone else ("inherited",):
             volumes = {name: _volumes(rows, kind, found) for name, rows in found.items()}
             best = max((name for name in volumes if name != "hybrid"), key=lambda name: np.mean(volumes[name]))
             question = f"{device}, accuracy {kind}: hypervolume of hybrid > of {best}, the best single type"
@@ -339,7 +341,8 @@ def a1_judge(plan: Plan, parts: Parts) -> Report:
     notes.append("one pass a step, so equal passes and equal steps are one comparison")
     scale = (
         f"{data.sentence(plan.images, plan.quick)}; {SPACE}, five slots; {plan.passes:,} path passes a supernet, "
-        f"{size_of(plan).evaluations} evaluations a window, alone {plan.passes // 4:,} steps; {plan.seeds} seeds"
+        f"{size_of(plan).evaluations} evaluations a window, "
+        f"{f'alone {plan.passes // 4:,} steps' if plan.alone else 'nothing trained alone'}; {plan.seeds} seeds"
     )
     return Report(scale, verdicts, tables, notes)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,15 @@ CONVEX = {
     "convex, uniform": Trainer("convex_combination", 2.6, learn=False),
 }
 PROPOSED = "union (V1)"
+HYBRIDS = (PROPOSED, "progressive (V2)", "channel split (V3)", "sandwich", "spos, then union")
+RIVALS = ("set sampling", "spos")
+
+
+def compared(plan: Plan) -> dict[str, Trainer]:
+    """The trainings that A3 and A4 compare."""
+    if unknown := [name for name in plan.only if name not in TRAINERS]:
+        raise ValueError(f"no training {unknown[0]!r}; known: {'; '.join(TRAINERS)}")
+    return {name: trainer for name, trainer in TRAINERS.items() if name in (plan.only or TRAINERS)}
 
 
 def space(plan: Plan) -> Space:
@@ -112,7 +122,7 @@ def scale(plan: Plan) -> str:
         f"{data.sentence(plan.images, plan.quick)}; {SPACE} with five slots of four types, {found.size:,} "
         f"architectures; "
         f"{plan.passes:,} path passes or {plan.passes // 4:,} steps of 64 images; {len(archs(plan))} architectures; "
-        f"{plan.seeds} seeds"
+        f"{plan.seeds} seeds{'' if plan.alone else '; nothing trained alone'}"
     )
 
 
@@ -156,30 +166,40 @@ def a2_judge(plan: Plan, parts: Parts) -> Report:
 
 def a3_parts(plan: Plan, _: Parts) -> list[Part]:
     """Every strategy on both axes, and the truth."""
-    supernets = [each for axis in AXES for trainer in TRAINERS.values() for each in trained(plan, trainer, axis)]
-    return [*supernets, *(each for seeds in truth(plan, archs(plan)) for each in seeds)]
+    supernets = [each for axis in AXES for trainer in compared(plan).values() for each in trained(plan, trainer, axis)]
+    return [*supernets, *(each for seeds in truth(plan, archs(plan) if plan.alone else []) for each in seeds)]
 
 
 def a3_judge(plan: Plan, parts: Parts) -> Report:
     """Hybrid strategies against set sampling, with the rank correlation and its ceiling beside it."""
-    table = np.array([[parts[each]["test"] for each in seeds] for seeds in truth(plan, archs(plan))])
-    real = table.mean(1)
     verdicts, rows = [], []
     for axis in AXES:
-        found = {name: trained(plan, trainer, axis) for name, trainer in TRAINERS.items()}
+        found = {name: trained(plan, trainer, axis) for name, trainer in compared(plan).items()}
         for name, runs in found.items():
-            taus = mean_interval([kendall(parts[each]["search"], real) for each in runs])
-            mean = mean_interval(means(parts, runs))
             steps, passes = (float(np.mean([parts[each][key] for each in runs])) for key in AXES)
-            gap = mean.value - float(real.mean())
-            best = 100 * float(np.mean(chosen(parts, runs)))
-            rows.append([axis, name, steps, passes, mean.line(100, sign=""), best, taus.line(), f"{100 * gap:+.2f}"])
-        for hybrid in ("union (V1)", "progressive (V2)", "channel split (V3)", "sandwich", "spos, then union"):
-            for rival in ("set sampling", "spos"):
+            mean, best = mean_interval(means(parts, runs)), 100 * float(np.mean(chosen(parts, runs)))
+            rows.append([axis, name, steps, passes, mean.line(100, sign=""), best, *beside(plan, parts, runs)])
+        for hybrid, rival in product(HYBRIDS, RIVALS):
+            if hybrid in found and rival in found:
                 difference = paired(means(parts, found[hybrid]), means(parts, found[rival]))
                 verdicts.append(verdict(f"{hybrid} > {rival}, equal {axis}", difference))
-    columns = ("equal", "training", "steps", "passes", "mean %", "chosen %", "tau", "minus alone")
-    return Report(scale(plan), verdicts, [Table("inherited weights, test split", columns, rows), controls(plan, table)])
+    columns = ["equal", "training", "steps", "passes", "mean %", "chosen %"] + ["tau", "minus alone"] * plan.alone
+    table = Table("inherited weights, test split", columns, rows)
+    return Report(scale(plan), verdicts, [table, controls(plan, real(plan, parts))] if plan.alone else [table])
+
+
+def real(plan: Plan, parts: Parts) -> Any:
+    """[architectures][seeds]: the test accuracy of the common set, trained alone."""
+    return np.array([[parts[each]["test"] for each in seeds] for seeds in truth(plan, archs(plan))])
+
+
+def beside(plan: Plan, parts: Parts, runs: Sequence[Part]) -> list[str]:
+    """Rank correlation with the truth, and how far the mean lies from it, where there is a truth."""
+    if not plan.alone:
+        return []
+    alone = real(plan, parts).mean(1)
+    taus = mean_interval([kendall(parts[each]["search"], alone) for each in runs])
+    return [taus.line(), f"{100 * (np.mean(means(parts, runs)) - alone.mean()):+.2f}"]
 
 
 def controls(plan: Plan, table: Any) -> Table:
@@ -209,8 +229,10 @@ def five(plan: Plan) -> list[int]:
 
 def a4_parts(plan: Plan, _: Parts) -> list[Part]:
     """Every strategy at equal steps, and the five architectures alone."""
+    if not plan.alone:
+        raise ValueError("A4 is a comparison with training alone; leave --inherited out")
     members = [archs(plan)[i] for i in five(plan)]
-    supernets = [each for trainer in TRAINERS.values() for each in trained(plan, trainer, "steps")]
+    supernets = [each for trainer in compared(plan).values() for each in trained(plan, trainer, "steps")]
     return [*supernets, *(each for seeds in truth(plan, members) for each in seeds)]
 
 
@@ -220,7 +242,7 @@ def a4_judge(plan: Plan, parts: Parts) -> Report:
     members = [archs(plan)[i] for i in places]
     real = np.array([[parts[each]["test"] for each in seeds] for seeds in truth(plan, members)]).T
     verdicts, rows = [], []
-    for name, trainer in TRAINERS.items():
+    for name, trainer in compared(plan).items():
         got = np.array([[parts[each]["test"][i] for i in places] for each in trained(plan, trainer, "steps")])
         gaps = got - real
         found = paired(gaps.mean(1) + 0.005, np.zeros(len(gaps)))

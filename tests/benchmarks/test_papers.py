@@ -238,8 +238,8 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(truth, "tabular", lambda: made)
 
 
-def quick(name: str, folder: Path) -> dict[str, Any]:
-    assert main([name, "--quick", "--workers", "1", "--out", str(folder)]) == 0
+def quick(name: str, folder: Path, *options: str) -> dict[str, Any]:
+    assert main([name, "--quick", "--workers", "1", "--out", str(folder), *options]) == 0
     written: dict[str, Any] = json.loads((folder / f"{name}-quick.json").read_text())
     return written
 
@@ -264,10 +264,40 @@ def test_the_quick_version_runs_and_goes_on(
     assert quick(name, tmp_path) == first
 
 
+@pytest.mark.slow
+def test_a_shorter_study_trains_only_what_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the studies read scikit-learn's digits")
+    found = quick("A3", tmp_path, "--inherited", "--only", "union (V1)", "--only", "set sampling")
+    questions = [verdict["question"] for verdict in found["verdicts"]]
+    assert questions == [f"union (V1) > set sampling, equal {axis}" for axis in ("steps", "passes")]
+    assert [(row[0], row[1]) for table in found["tables"] for row in table["rows"]] == [
+        (axis, name) for axis in ("steps", "passes") for name in ("set sampling", "union (V1)")
+    ]
+    assert "nothing trained alone" in found["scale"]
+    assert {name.partition("-")[0] for name in found["parts"]} == {"supernet"}
+
+
+@pytest.mark.slow
+def test_fronts_of_inherited_weights_need_nothing_trained_alone(tmp_path: Path) -> None:
+    for module in ("sklearn", "onnxruntime", "openvino"):
+        pytest.importorskip(module)
+    found = quick("A1", tmp_path, "--inherited")
+    assert {verdict["question"].split(":")[0] for verdict in found["verdicts"]} == {
+        f"{device}, accuracy inherited" for device in ("openvino-cpu", "onnxruntime-cpu")
+    }
+    assert {name.partition("-")[0] for name in found["parts"]} == {"fronts", "latencies"}
+
+
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path)]
     assert main(["Z9", *out]) == 2
     assert capsys.readouterr().err.startswith("benchmarks.papers: no study 'Z9'; known: ")
     assert main(["A2", "--data", str(tmp_path / "none"), *out]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert main(["A3", "--only", "unoin", *out]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks.papers: no training 'unoin'; known: spos; ")
+    assert main(["A4", "--inherited", *out]) == 2
+    assert (
+        capsys.readouterr().err == "benchmarks.papers: A4 is a comparison with training alone; leave --inherited out\n"
+    )
     assert Plan().smallest.quick
