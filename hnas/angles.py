@@ -94,14 +94,15 @@ class Table:
         self._reads = self._probe({split.branch: split.context for split in study.supernet.splits.values()})
         self._checked = False
 
-    def angles(self, rows: Rows) -> Floats:
-        """[children]: the angle of each child, in radians."""
+    def angles(self, rows: Rows, *, fixed: bool = True) -> Floats:
+        """[children]: the angle of each child, in radians; not ``fixed``: without what lies in no slot."""
         blocks = self._of(rows)
         counts = self._multiplicities(rows)
-        total = sum((blocks[slot] * counts[:, [k]] for k, slot in enumerate(self.slots)), blocks[FIXED].copy())
+        own = sum((blocks[slot] * counts[:, [k]] for k, slot in enumerate(self.slots)), np.zeros((len(rows), 3)))
+        total = own + blocks[FIXED]
         if not self._checked and len(rows):
             self._check(rows[:CHECKED], total[:CHECKED])
-        return _angle(total)
+        return _angle(total if fixed else own)
 
     def blocks(self, rows: Rows) -> Floats:
         """[children, slots]: the angle of each slot's block alone; NaN where it has no weights or is inactive."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.papers
-from benchmarks.papers.parts import Part, Parts
+from benchmarks.papers.parts import Part, Parts, versions
 from benchmarks.papers.report import Report
 
 SEEDS, PASSES = 5, 2400
@@ -94,6 +94,8 @@ class Claim:
             "seeds": plan.seeds,
             "passes": plan.passes,
             **self.judge(plan, parts).to_json(),
+            "versions": versions(),
+            "data": sorted({f"{of['name']} {of['digest']}" for of in (each.setting["of"] for each in needed)}),
             "parts": [each.name for each in needed],
             "seconds": round(parts.seconds(needed), 1),
         }

@@ -133,13 +133,12 @@ def d3_parts(plan: Plan, _: Parts) -> list[Part]:
 def d3_judge(plan: Plan, parts: Parts) -> Report:
     """The true accuracy of what is found: shrunken minus full, and minus shrunken at random."""
     table = truth.tabular()
-    place = {arch: k for k, arch in enumerate(table.archs)}
     space = space_of(tabular.SPACE, {})
     verdicts, rows = [], []
     for strategy in HOSTS:
         found: dict[str | None, list[float]] = {}
         for by in (None, *EVIDENCE):
-            at = [place[space.arch(parts[each]["arch"])] for each in searched(plan, strategy, by)]
+            at = [table.place[space.arch(parts[each]["arch"])] for each in searched(plan, strategy, by)]
             found[by] = [float(table.real[k]) for k in at]
             sizes = [parts[each]["size"] for each in searched(plan, strategy, by)]
             params = float(np.mean([table.params[k] for k in at]))
@@ -173,11 +172,10 @@ def d4_parts(plan: Plan, _: Parts) -> list[Part]:
 def d4_judge(plan: Plan, parts: Parts) -> Report:
     """Tau within the shrunken space, and the accuracy of what is chosen, split minus shared."""
     table = truth.tabular()
-    place = {arch: k for k, arch in enumerate(table.archs)}
     space = space_of(tabular.SPACE, {})
 
     def judged(result: Result) -> tuple[float, float, float]:
-        real = [float(table.real[place[space.arch(arch)]]) for arch in result["archs"]]
+        real = [float(table.real[table.place[space.arch(arch)]]) for arch in result["archs"]]
         chosen = real[int(np.argmax(result["search"]))]
         return kendall(result["search"], real), chosen, float(np.mean(result["search"]))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
 from typing import Any
@@ -26,12 +26,13 @@ HOLDS, FAILS, UNSEEN = "holds", "does not hold", "no difference seen"
 
 @dataclass(frozen=True)
 class Interval:
-    """``value`` with the ends of its 95 % interval, from ``n`` units (seeds or architectures)."""
+    """``value`` with the ends of its 95 % interval, from ``n`` seeds or architectures; units: each seed's own."""
 
     value: float
     low: float
     high: float
     n: int
+    units: tuple[float, ...] = ()
 
     def line(self, scale: float = 1.0, digits: int = 2, sign: str = "+") -> str:
         """For a person: value [low, high], each times ``scale``; sign: "" for what is no difference."""
@@ -40,7 +41,9 @@ class Interval:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, rounded to six digits; an end that is infinite is null."""
-        return {key: round(v, 6) if math.isfinite(v) else None for key, v in asdict(self).items()}
+        ends = {key: getattr(self, key) for key in ("value", "low", "high", "n")}
+        found: dict[str, Any] = {key: round(v, 6) if math.isfinite(v) else None for key, v in ends.items()}
+        return found | {"units": [round(x, 6) for x in self.units]}
 
 
 def judge(interval: Interval, above: float = 0.0) -> str:
@@ -66,13 +69,14 @@ def mean_interval(values: ArrayLike) -> Interval:
     n = len(x)
     mean = float(x.mean())
     if n < 2:
-        return Interval(mean, -math.inf, math.inf, n)
+        return Interval(mean, -math.inf, math.inf, n, tuple(map(float, x)))
     rng = np.random.default_rng(0)
     means = x[rng.integers(0, n, (SAMPLES * 5, n))].mean(1)
     tail = (1 + CONFIDENCE) / 2
     low, high = np.quantile(means, [1 - tail, tail])
     widen = student_quantile(tail, n - 1) / NormalDist().inv_cdf(tail) * math.sqrt(n / (n - 1))
-    return Interval(mean, mean - widen * (mean - float(low)), mean + widen * (float(high) - mean), n)
+    ends = mean - widen * (mean - float(low)), mean + widen * (float(high) - mean)
+    return Interval(mean, *ends, n, tuple(map(float, x)))
 
 
 def paired(a: ArrayLike, b: ArrayLike) -> Interval:

@@ -32,9 +32,7 @@ SHARED = 32  # random architectures whose moments are pooled where norms are not
 METRICS = (
     "accuracy",
     "accuracy, not recalibrated",
-    "angle, raw",
-    "angle, block",
-    "angle, standardised",
+    *(f"angle, {form}" for form in angle.FORMS),
     "rank sum: accuracy + angle",
     "rank sum: accuracy + standardised",
 )

@@ -6,7 +6,7 @@ import csv
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,20 @@ Floats = NDArray[np.float64]
 class Truth:
     """Every architecture of a space trained alone.
 
-    accuracy: [architectures, seeds] on the test split; macs, params, latency_ms: [architectures].
+    accuracy, search: [architectures, seeds], on the test and on the search split; the others: [architectures].
     """
 
     archs: Sequence[Arch]
     accuracy: Floats
+    search: Floats
     macs: Floats
     params: Floats
     latency_ms: Floats
+
+    @cached_property
+    def place(self) -> dict[Arch, int]:
+        """Where in the columns an architecture stands."""
+        return {arch: k for k, arch in enumerate(self.archs)}
 
     @property
     def real(self) -> Floats:
@@ -44,7 +50,8 @@ def tabular() -> Truth:
     rows = table()
     columns = [[row.macs, row.params, row.latency_ms or float("nan")] for row in rows.values()]
     macs, params, latency = np.array(columns, float).T
-    return Truth(tuple(rows), np.array([row.test for row in rows.values()]), macs, params, latency)
+    test, search = (np.array([getattr(row, split) for row in rows.values()]) for split in ("test", "search"))
+    return Truth(tuple(rows), test, search, macs, params, latency)
 
 
 def published(file: Path, archs: Sequence[Arch]) -> dict[str, Floats]:

@@ -16,7 +16,8 @@ from hnas.children import Rows
 from hnas.space import Arch, Option, Space
 from hnas.study import Study
 
-FORMS = ("raw", "block", "standardised")
+FORMS = ("raw", "block", "standardised", "slots")
+WHOLE = ("raw", "slots")  # of the whole child, not of blocks
 
 
 def scores(
@@ -36,6 +37,7 @@ def scores(
     1. "raw": the mean angle of the children that contain it, as published.
     2. "block": the mean angle of its own weights alone.
     3. "standardised": 2., less the mean over all slots of its type, in deviations; a type without weights scores 0.
+    4. "slots": 1. without what every child has (stem, classifier, reduction blocks), which turns, too.
 
     balance: an option ("identity") whose number in a child is drawn first. The rest is of ``hnas.angles.Table``.
     """
@@ -43,8 +45,8 @@ def scores(
     names = shrinking.scored(study, space)
     table = Table(study, space, reference=reference, graph=graph, vectors=vectors)
     rows = angles.sample(space, samples, seed, balance)
-    if form == "raw":
-        values = table.angles(rows)
+    if form in WHOLE:
+        values = table.angles(rows, fixed=form == "raw")
         found = _means(space, names, rows, dict.fromkeys(names, values))
         return {key: value for key, value in found.items() if np.isfinite(value)}
     own = _own(table, space, rows, names)
@@ -68,8 +70,8 @@ def of(
     space = space or study.supernet.space
     table = Table(study, space, reference=reference, graph=graph, vectors=vectors)
     rows = children.rows_of(space, archs)
-    if form == "raw":
-        return table.angles(rows)
+    if form in WHOLE:
+        return table.angles(rows, fixed=form == "raw")
     blocks = table.blocks(rows)
     if form == "standardised":
         names = [f"{slot}.op" for slot in space.slots]

@@ -234,7 +234,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     macs = np.array([sum(hash(o) % 7 + 1 for o in map(len, map(str, arch.values()))) for arch in archs], float)
     accuracy = 0.8 + 0.01 * macs[:, None] + rng.normal(0, 0.02, (len(archs), 4))
-    made = truth.Truth(tuple(archs), accuracy, macs, macs * 3, macs / 9)
+    made = truth.Truth(tuple(archs), accuracy, accuracy - 0.02, macs, macs * 3, macs / 9)
     monkeypatch.setattr(truth, "tabular", lambda: made)
 
 

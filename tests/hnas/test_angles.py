@@ -53,9 +53,10 @@ def test_balance_draws_the_number_of_identities_uniformly():
 # --- angle ------------------------------------------------------------------------------------------------------------
 
 
-def laid_out(study: Study, arch: Arch, axes: int = 2) -> float:
-    """The angle by its definition: all weights of the child one after the other."""
+def laid_out(study: Study, arch: Arch, axes: int = 2, within: tuple[str, ...] = ("",)) -> float:
+    """The angle by its definition: all weights of the child one after the other, or those below ``within``."""
     then, now = study.weights(arch, "initial"), study.weights(arch)
+    now = {name: weight for name, weight in now.items() if name.startswith(within)}
     first, second = (
         torch.cat([weights[name].detach().double().flatten() for name in now if now[name].ndim >= axes])
         for weights in (then, now)
@@ -71,6 +72,17 @@ def test_the_additive_form_is_the_angle_of_the_concatenation(make, axes):
     table = Table(study, study.supernet.space, vectors=axes == 1)
     found = table.angles(children.rows_of(study.supernet.space, archs))
     assert found == pytest.approx([laid_out(study, arch, axes) for arch in archs], abs=1e-7)
+
+
+@pytest.mark.parametrize("make", [tiny.space, digits])
+def test_the_angle_of_slots_leaves_out_what_every_child_has(make):
+    study = turned(make())
+    space = study.supernet.space
+    archs = [space.sample(Random(seed)) for seed in range(8)]
+    found = angle.of(study, archs, form="slots")
+    within = tuple(f"{slot}." for slot in space.slots)
+    assert found == pytest.approx([laid_out(study, arch, within=within) for arch in archs], abs=1e-7)
+    assert not np.allclose(found, angle.of(study, archs), atol=1e-4)
 
 
 def test_the_additive_form_follows_copies_and_another_reference():
