@@ -68,6 +68,7 @@ def shrink(
     spread: float = 0.5,
     force: bool = False,
     whole: Space | None = None,
+    legal: Callable[[Space], bool] | None = None,
     stage: int = 0,
 ) -> tuple[Space, tuple[Edit, ...]]:
     """The space less its ``drop`` worst options (all where None) of those that score ``threshold`` or less.
@@ -75,7 +76,8 @@ def shrink(
     An option without a score stays. One whose removal would break a guard is passed over, and the next one goes:
     1. a choice keeps at least ``keep`` options, always;
     2. an operation type does not vanish from more than a share ``spread`` of the slots that offer it in ``whole``
-       (default: ``space``, before this call), unless ``force``.
+       (default: ``space``, before this call), unless ``force``;
+    3. what is left is ``legal``, if given: such as that some member still fits a budget.
     """
     if drop is None and threshold is None:
         raise ValueError("nothing says what to drop; give drop (how many) or threshold (the highest score that goes)")
@@ -92,7 +94,10 @@ def shrink(
             still = sum(option in left.choices[slot].options for slot in offered[option])
             if len(offered[option]) - still + 1 > spread * len(offered[option]):
                 continue
-        left = left.without(name, option)
+        smaller = left.without(name, option)
+        if legal is not None and not legal(smaller):
+            continue
+        left = smaller
         edits.append(Edit("drop", name, option, float(scores[name, option]), stage))
     return left, tuple(edits)
 
@@ -139,6 +144,7 @@ def run(
     force: bool = False,
     back: int = 0,
     until: int = 1,
+    legal: Callable[[Space], bool] | None = None,
     after: Callable[[Space, Sequence[Edit], int], Sequence[Edit]] | None = None,
     extra: dict[str, nn.Parameter] | None = None,
     log: list[Edit] | None = None,
@@ -148,16 +154,16 @@ def run(
     """Train on ``space``, score, shrink, and again, a stage for each schedule; the last stage only trains.
 
     It also ends where ``until`` members or fewer are left, or nothing may be dropped. back: how many dropped options
-    return at each stage, for one more hearing. after: edits that follow a stage's, given the shrunken space. extra: the
-    architecture parameters that ``pick`` has, trained with it; they follow the space (``hnas.paths.follow``). Finished
-    stages answer from the study's journal under ``name``, which has to say everything that the scores hang on. ``log``
-    receives the edits, ``advance`` each step of a stage, ``say`` a line for each stage.
+    return at each stage, for one more hearing. legal: of ``shrink``. after: edits that follow a stage's, given the
+    shrunken space. extra: the architecture parameters that ``pick`` has, trained with it; they follow the space
+    (``hnas.paths.follow``). Finished stages answer from the study's journal under ``name``, which has to say everything
+    that the scores hang on. ``log`` receives the edits, ``advance`` each step of a stage, ``say`` a line a stage.
     """
     if drop is not None and back >= drop:
         raise ValueError(f"{back} options return for {drop} that go: the space would never shrink; let fewer return")
     whole, say = space, say or (lambda _: None)
     past = [] if log is None else log
-    rules = {"threshold": threshold, "keep": keep, "spread": spread, "force": force, "whole": whole}
+    rules = {"threshold": threshold, "keep": keep, "spread": spread, "force": force, "whole": whole, "legal": legal}
     for stage, (schedule, last) in enumerate(_ahead(schedules)):
         study.train(pick, schedule, space=space, extra=extra, advance=advance, say=say)
         if last or space.size <= until or not _open(space):

@@ -291,11 +291,16 @@ def search_work(plan: Plan) -> float:
 
 @dataclass(frozen=True)
 class Point:
-    """A chosen architecture: measured latency as a share of the largest's, test accuracy inherited and alone (or 0)."""
+    """A chosen architecture: measured latency as a share of the largest's; test accuracy inherited and alone (or 0).
+
+    The same on the search split is what the best single type is chosen by.
+    """
 
     latency: float
     inherited: float
+    inherited_search: float
     alone: float = 0.0
+    alone_search: float = 0.0
 
 
 def points(plan: Plan, parts: Parts, types: Sequence[str], device: str) -> list[list[Point | None]]:
@@ -311,8 +316,8 @@ def points(plan: Plan, parts: Parts, types: Sequence[str], device: str) -> list[
                 row.append(None)
                 continue
             arch = whole.arch(each["arch"])
-            alone = [parts[retrained(plan, arch, one.seed)]["test"]] if plan.alone else []
-            row.append(Point(shares[arch], each["test"], *alone))
+            alone = parts[retrained(plan, arch, one.seed)] if plan.alone else {"test": 0.0, "search": 0.0}
+            row.append(Point(shares[arch], each["test"], each["accuracy"], alone["test"], alone["search"]))
         table.append(row)
     return table
 
@@ -326,7 +331,8 @@ def a1_judge(plan: Plan, parts: Parts) -> Report:
         found = {name: points(plan, parts, types, device) for name, types in spaces_of(plan).items()}
         for kind in ("inherited", "alone") if plan.alone else ("inherited",):
             volumes = {name: _volumes(rows, kind, found) for name, rows in found.items()}
-            best = max((name for name in volumes if name != "hybrid"), key=lambda name: np.mean(volumes[name]))
+            searched = {name: np.mean(_volumes(rows, f"{kind}_search", found)) for name, rows in found.items()}
+            best = max((name for name in found if name != "hybrid"), key=searched.__getitem__)
             question = f"{device}, accuracy {kind}: hypervolume of hybrid > of {best}, the best single type"
             verdicts.append(verdict(question, paired(volumes["hybrid"], volumes[best]), "of the box"))
             rows = [[name, float(np.mean(volumes[name])), *_windows(found[name], kind)] for name in found]

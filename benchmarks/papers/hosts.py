@@ -152,7 +152,8 @@ def d3_judge(plan: Plan, parts: Parts) -> Report:
     columns = ("host", "space", "accuracy alone % [95 %]", "params", "architectures")
     notes = [f"the best architecture of the table has {best:.2f} %, the mean one {mean:.2f} %"]
     notes.append("shrinking and host share the path passes; DARTS and P-DARTS are not among the hosts yet")
-    return Report(scale(plan), verdicts, [Table("what each search ends with", columns, rows)], notes)
+    how = f"{plan.passes:,} passes a search, of which shrinking takes {SHARE:.0%}; up to {SCORED} architectures scored"
+    return Report(scale(plan, how), verdicts, [Table("what each search ends with", columns, rows)], notes)
 
 
 # --- D4 ---------------------------------------------------------------------------------------------------------------
@@ -195,7 +196,9 @@ def d4_judge(plan: Plan, parts: Parts) -> Report:
     ]
     before = parts[every[0]]["before"]
     note = f"split or not, the weights in use stay below the {before:,} of the supernet before shrinking"
-    return Report(scale(plan), verdicts, [Table("means over seeds", ("weights", *names, "parameters"), rows)], [note])
+    how = f"{plan.passes:,} single-path steps, of which shrinking takes {SHARE:.0%}"
+    tables = [Table("means over seeds", ("weights", *names, "parameters"), rows)]
+    return Report(scale(plan, how), verdicts, tables, [note])
 
 
 CLAIMS = (

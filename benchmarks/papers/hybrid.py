@@ -115,14 +115,14 @@ def _base(plan: Plan) -> dict[str, Any]:
     return {"of": data.described(plan.images, plan.quick), "quick": plan.quick}
 
 
-def scale(plan: Plan) -> str:
-    """What a verdict of this file holds for."""
-    found = space(plan)
+def scale(plan: Plan, axes: Sequence[str] = AXES, judged: int = 0) -> str:
+    """What a verdict of this file holds for; judged: how many architectures, where not the whole common set."""
+    spent = {"steps": f"{plan.passes // 4:,} steps", "passes": f"{plan.passes:,} path passes"}
     return (
-        f"{data.sentence(plan.images, plan.quick)}; {SPACE} with five slots of four types, {found.size:,} "
-        f"architectures; "
-        f"{plan.passes:,} path passes or {plan.passes // 4:,} steps of 64 images; {len(archs(plan))} architectures; "
-        f"{plan.seeds} seeds{'' if plan.alone else '; nothing trained alone'}"
+        f"{data.sentence(plan.images, plan.quick)}; {SPACE} with five slots of four types, {space(plan).size:,} "
+        f"architectures; {' or '.join(spent[axis] for axis in axes)} of 64 images; "
+        f"{judged or len(archs(plan))} architectures judged; {plan.seeds} seeds"
+        f"{'' if plan.alone else '; nothing trained alone'}"
     )
 
 
@@ -250,7 +250,7 @@ def a4_judge(plan: Plan, parts: Parts) -> Report:
         rows.append([name, *(f"{100 * gap:+.2f}" for gap in gaps.mean(0))])
     sizes = [f"{costs(space(plan), arch)['macs'] / 1e3:,.0f} k" for arch in members]
     title = "inherited minus alone at equal steps, points, by multiply-accumulates"
-    return Report(scale(plan), verdicts, [Table(title, ("training", *sizes), rows)])
+    return Report(scale(plan, ("steps",), len(places)), verdicts, [Table(title, ("training", *sizes), rows)])
 
 
 CLAIMS = (

@@ -293,7 +293,7 @@ def d5_judge(plan: Plan, parts: Parts) -> Report:
         for name in (BLOCK, STANDARD, SLOTS):
             verdicts.append(verdict(f"{name} > raw, {where}", paired(taus[name], taus[ANGLE]), "tau"))
     columns = ("space", "metric", "tau [95 % over seeds]", "of the seeds' mean [95 % over architectures]")
-    both = f"{hybrid.scale(plan)}. And: {scale(plan)}"
+    both = f"{hybrid.scale(plan, ('passes',))}. And: {scale(plan)}"
     return Report(both, verdicts, [Table("tau with training alone", columns, rows), hybrid.controls(plan, table)])
 
 

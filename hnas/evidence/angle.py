@@ -49,10 +49,10 @@ def scores(
         values = table.angles(rows, fixed=form == "raw")
         found = _means(space, names, rows, dict.fromkeys(names, values))
         return {key: value for key, value in found.items() if np.isfinite(value)}
-    own = _own(table, space, rows, names)
+    own = _own(table, space, rows, [f"{slot}.op" for slot in space.slots])  # decided slots are part of a type's mean
     if form == "standardised":
-        return angles.standardise(own)
-    return {key: value for key, value in own.items() if np.isfinite(value)}
+        own = angles.standardise(own)
+    return {key: value for key, value in own.items() if key[0] in names and np.isfinite(value)}
 
 
 def of(

@@ -60,6 +60,8 @@ def shrink(
     force: bool = False,
     back: int = 0,
     seed: int = 0,
+    windows: Mapping[str, Window] | None = None,
+    cost: str = "latency_ms",
     extra: dict[str, nn.Parameter] | None = None,
     log: list[Edit] | None = None,
     advance: Callable[[int, float], None] | None = None,
@@ -87,9 +89,18 @@ def shrink(
             reference = study.snapshot()
         return unsharing.unshare(study, space, p_max=p_max, seed=seed, stage=stage) if p_max else ()
 
-    name = f"pwsnas/{options}/{rules}/{restart}/{p_max}"
+    def legal(space: Space) -> bool:
+        """Whether some member still fits; angles know nothing of costs."""
+        try:
+            evolution.meets(study, space, windows, cost, seed)
+        except ValueError:
+            return False
+        return True
+
+    name = f"pwsnas/{options}/{rules}/{restart}/{p_max}" + (f"/{windows}/{cost}" if windows else "")
     follow: dict[str, Any] = {"extra": extra, "log": log, "advance": advance, "say": say}
-    return shrinking.run(study, space, evidence, stages, pick, name=name, after=after, **follow, **rules)
+    follow |= {"after": after, "legal": legal if windows else None}
+    return shrinking.run(study, space, evidence, stages, pick, name=name, **follow, **rules)
 
 
 def search(
@@ -115,7 +126,8 @@ def search(
 
     stages: schedules in place of ``schedules(steps)``. host, host_schedule: a training strategy that goes on in the
     shrunken space; the published comparison trains its hosts anew there, which is a new study of that space. extra: the
-    architecture parameters of ``pick`` or of ``host``, which follow the space from stage to stage.
+    architecture parameters of ``pick`` or of ``host``, which follow the space from stage to stage. windows: an
+    operation without which no architecture would be inside them is not dropped, however little it has turned.
     rules: the rest of ``shrink``. drop: operations a stage, the number of types unless given. until: members at which
     shrinking ends, ``end(space)`` unless given. restart: once more operations than this are gone, angles are measured
     from the weights of that moment, once. p_max: the budget of ``hnas.unsharing.unshare``; None or 0: no un-sharing,
@@ -124,8 +136,9 @@ def search(
     """
     shrinking.refuse_foreign(study, space)
     evolution.meets(study, space, windows, cost, seed)
-    space = shrink(study, space, stages or schedules(steps), pick, seed=seed, extra=extra, say=say, **rules)
+    bound: dict[str, Any] = {"windows": windows, "cost": cost, "seed": seed}
+    space = shrink(study, space, stages or schedules(steps), pick, extra=extra, say=say, **bound, **rules)
     if host_schedule is not None:
         study.train(host or pick, host_schedule, space=space, extra=extra, say=say)
-    bounds: dict[str, Any] = {"windows": windows, "cost": cost, "evaluations": evaluations, "seconds": seconds}
-    yield from evolution.search(study, space, population=population, seed=seed, reject=True, **bounds)
+    limits: dict[str, Any] = {"evaluations": evaluations, "seconds": seconds, "population": population}
+    yield from evolution.search(study, space, reject=True, **bound, **limits)

@@ -179,6 +179,19 @@ def test_raw_angles_condemn_a_slow_type_and_standardised_ones_do_not():
     assert np.diff(angle.of(study, [here, elsewhere], form="standardised")) > 0
 
 
+def test_a_type_that_is_open_in_one_slot_is_held_against_the_slots_that_are_decided():
+    study = planted(digits(), *BAD)
+    space = digits()
+    for slot in space.slots:
+        if f"{slot}.op" != BAD[0]:
+            for option in space.choices[f"{slot}.op"].options:
+                space = space.without(f"{slot}.op", option) if option != BAD[1] else space
+    found = angle.scores(study, space, samples=50, form="standardised")
+    assert {name for name, _ in found} == {BAD[0]}
+    assert worst(found) == BAD
+    assert found[BAD] < -1
+
+
 def test_standardised_values_have_no_mean_and_one_deviation_a_type():
     values = {
         ("a.op", "x"): 1.0,

@@ -6,6 +6,7 @@ from itertools import islice
 
 import pytest
 
+from benchmarks.papers import tabular
 from hnas import paths
 from hnas.journal import Journal
 from hnas.shrinking import replay
@@ -109,6 +110,18 @@ def test_pwsnas_without_un_sharing_is_angle_based_shrinking_alone():
     assert {edit.kind for edit in log} == {"drop"}
     assert len(log) % 5 == 0, "as many a stage as there are types"
     assert study.supernet.splits == {}
+
+
+@pytest.mark.parametrize("fit", [6, 31, 121])
+def test_pwsnas_keeps_the_operations_that_a_window_needs(fit):
+    study = known()
+    space = study.supernet.space
+    prices = sorted(latency(arch).value for arch in tabular.enumerated(space))
+    window = {"latency_ms": Window(high=prices[fit - 1])}
+    found = list(pwsnas.search(study, space, windows=window, evaluations=10, population=4, p_max=None, force=True))
+    assert study.spaces[-1].size < space.size
+    assert found
+    assert all(c.metrics["latency_ms"] <= prices[fit - 1] for c in found)
 
 
 def test_pwsnas_measures_from_later_weights_once_enough_is_gone(monkeypatch):
