@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from itertools import count
@@ -22,9 +21,8 @@ from hnas import distributed, evidence, spaces, strategies
 from hnas.cost import Cost, Price
 from hnas.cost.flops import macs
 from hnas.cost.roofline import roofline
-from hnas.distillation import DIVERGENCES
-from hnas.evidence.angle import FORMS
 from hnas.files import locked, read_json
+from hnas.grammar import LOSS, READERS, SCHEDULE, SHRINK, check, complaint
 from hnas.journal import Journal
 from hnas.paths import types
 from hnas.recipes import Recipe
@@ -37,20 +35,7 @@ from hnas.training import Pick, Schedule, make, save
 if TYPE_CHECKING:
     from hnas.shrinking import Edit
 
-# The keys of a recipe's sections, by who reads them.
-IMAGES = ("size", "channels", "flip", "shift")
-STREAM = ("size", "channels", "flip", "workers", "area", "randaugment", "skip")
-READERS = {"memory": IMAGES, "folder": STREAM, "webdataset": STREAM}
-LOSS = ("smoothing", "distil", "divergence")
-SHRINK = ("evidence", "drop", "threshold", "keep", "spread", "force", "back", "until")
-PASSED = ("study", "space", "stages", "pick", "extra", "log", "advance", "say", "cost", "graph")  # no keys of a recipe
 JOURNAL = "training.jsonl"
-SCHEDULE = tuple(f.name for f in fields(Schedule) if f.name != "cycles")
-WHOLE = (
-    *("size", "batch", "shift", "workers", "drop", "keep", "back", "until"),
-    *("samples", "evaluations", "population", "ranks", "restart", "seed"),
-)
-CYCLES = ("epochs", "rate", "restarts")
 
 
 def run(
@@ -73,9 +58,9 @@ def run(
     resume: go on from the checkpoint in ``out``; a run that has ended is not repeated, its record is returned.
     Returns the record that is also written: accuracies are top-1 on the test split, with calibrated norms.
     """
-    _check(recipe)
-    if epochs is not None and (complaint := _complaint("epochs", epochs)):
-        raise ValueError(f"epochs is {epochs}; expected {complaint}")
+    check(recipe)
+    if epochs is not None and (expected := complaint("epochs", epochs)):
+        raise ValueError(f"epochs is {epochs}; expected {expected}")
     which = alone.to_json() if isinstance(alone, Arch) else alone
     wanted = {"recipe": recipe.to_json(), "epochs": epochs, "alone": which}
     if (ended := _ended(out, {**wanted, "seed": seed}, resume)) is not None:
@@ -169,7 +154,9 @@ def _shrink(study: Study, recipe: Recipe, cycles: list[Schedule], pick: Pick, fo
     space = study.supernet.space
     rules = {key: value for key, value in recipe.shrink.items() if key not in ("evidence", "method", "device")}
     if "method" not in recipe.shrink:
-        name, scores = json.dumps(recipe.shrink, sort_keys=True), evidence.load(recipe.shrink["evidence"]).scores
+        kind, name = recipe.shrink["evidence"], json.dumps({"seed": study.seed, **recipe.shrink}, sort_keys=True)
+        options = {key: rules.pop(key) for key in tuple(rules) if key not in SHRINK}
+        scores = partial(evidence.load(kind).scores, **_given(kind, options, study.seed, follow["extra"]))
         return shrinking.run(study, space, scores, cycles, pick, name=name, **follow, **rules)
     method = strategies.load(recipe.shrink["method"]).shrink
     if "cost" in signature(method).parameters:
@@ -180,6 +167,20 @@ def _shrink(study: Study, recipe: Recipe, cycles: list[Schedule], pick: Pick, fo
         rules["windows"] = {name: Window(*bounds) for name, bounds in rules.get("windows", {}).items()}
     left: Space = method(study, space, cycles, pick, **follow, **rules)
     return left
+
+
+def _given(kind: str, options: Mapping[str, Any], seed: int, extra: Mapping[str, nn.Parameter]) -> dict[str, Any]:
+    """What an evidence is called with: a recipe's options, and unless they say so the run's seed; a strategy's logits.
+
+    The same for each of its parts. ``extra`` itself is handed on, as it follows the space.
+    """
+    takes = signature(evidence.load(kind).scores).parameters
+    offered = {"seed": seed, **({"logits": extra} if extra else {})}
+    given = {key: value for key, value in offered.items() if key in takes} | dict(options)
+    if "parts" in takes:
+        parts = options.get("parts", takes["parts"].default)
+        given["parts"] = {part: _given(part, own, seed, extra) for part, own in parts.items()}
+    return given
 
 
 def _costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
@@ -216,92 +217,6 @@ def named(space: Space, which: Arch | str) -> Arch:
     if which.startswith("random:") and which[7:].isdigit():
         return space.sample(Random(int(which[7:])))
     raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
-
-
-def _check(recipe: Recipe) -> None:
-    """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
-    train = ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine", "precision")
-    if (reader := recipe.data.get("reader", "memory")) not in tuple(READERS):
-        raise ValueError(f"recipe {recipe.name}: no reader {reader!r}; known: {', '.join(READERS)}")
-    known = {"data": ("reader", *READERS[reader]), "train": train, "shrink": _shrink_keys(recipe)}
-    for section, keys in known.items():
-        for key in getattr(recipe, section):
-            if key not in keys:
-                raise ValueError(f"recipe {recipe.name}: [{section}] has no key {key!r}; known: {', '.join(keys)}")
-            value = getattr(recipe, section)[key]
-            if complaint := _complaint(key, value):
-                raise ValueError(f"recipe {recipe.name}: {key} is {value!r}; expected {complaint}")
-    for key in ("strategy", "epochs"):
-        if key not in recipe.train:
-            raise ValueError(f"recipe {recipe.name}: [train] lacks {key!r}")
-    _check_strategy(recipe)
-
-
-def _shrink_keys(recipe: Recipe) -> tuple[str, ...]:
-    """The keys of [shrink]: those of the loop, or of a published method's ``shrink``; ValueError for no such method."""
-    if (method := recipe.shrink.get("method")) is None:
-        return SHRINK
-    shrink = vars(strategies.load(method)).get("shrink") if method in strategies.names() else None
-    if shrink is None:
-        known = ", ".join(name for name in strategies.names() if hasattr(strategies.load(name), "shrink"))
-        raise ValueError(f"recipe {recipe.name}: no method {method!r} to shrink by; known: {known}")
-    takes = signature(shrink).parameters
-    return ("method", *(["device"] if "cost" in takes else []), *(key for key in takes if key not in PASSED))
-
-
-def _check_strategy(recipe: Recipe) -> None:
-    """ValueError for a strategy that does not train, for options that it does not take, and for unknown evidence."""
-    if recipe.shrink and "method" not in recipe.shrink:
-        if not ("evidence" in recipe.shrink and {"drop", "threshold"} & set(recipe.shrink)):
-            raise ValueError(f"recipe {recipe.name}: [shrink] needs evidence, and drop or threshold; or a method")
-        required = signature(evidence.load(name := recipe.shrink["evidence"]).scores).parameters.values()
-        if lacks := [each.name for each in required if each.kind is each.KEYWORD_ONLY and each.default is each.empty]:
-            raise ValueError(f"recipe {recipe.name}: {name} needs a {lacks[0]}; give the method that has one, padnas")
-    for device in (recipe.shrink.get("device"), recipe.train.get("options", {}).get("latency")):
-        if isinstance(device, str):
-            hw_profiles.load(device)
-    pick = getattr(strategies.load(recipe.train["strategy"]), "pick", None)
-    if pick is None:
-        raise ValueError(f"recipe {recipe.name}: the strategy {recipe.train['strategy']!r} searches, it does not train")
-    takes = list(signature(pick).parameters)[3:]
-    if recipe.shrink and recipe.train.get("combine", "sum") != "sum":
-        raise ValueError(f"recipe {recipe.name}: with [shrink] gradients add up; leave combine out of [train]")
-    for key in recipe.train.get("options", {}):
-        if key not in takes or key == "extra":
-            raise ValueError(f"recipe {recipe.name}: {key!r} is no option of that strategy; known: {', '.join(takes)}")
-
-
-def _complaint(key: str, value: Any) -> str | None:
-    """What the value of a recipe's key must be, where it is something else."""
-    if key == "options":
-        return None if isinstance(value, dict) else "a table of the strategy's options"
-    named = {"combine": ("sum", "project"), "precision": ("fp32", "bf16"), "divergence": DIVERGENCES, "form": FORMS}
-    words = named.get(key)
-    if words is not None:
-        return None if value in words else " or ".join(f'"{word}"' for word in words)
-    if key == "windows":
-        pairs = isinstance(value, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values())
-        right = pairs and all(type(p) in (int, float) and not math.isnan(p) for pair in value.values() for p in pair)
-        return None if right else "a table of costs, each [low, high]"
-    if key in ("flip", "skip", "force", "reader", "strategy", "evidence", "method", "device", "balance"):
-        kind, name = (bool, "true or false") if key in ("flip", "skip", "force") else (str, "a name in quotes")
-        return None if isinstance(value, kind) else name
-    if key == "randaugment":
-        pair = isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
-        return None if pair and 1 <= value[0] <= 15 and 1 <= value[1] < 30 else "[operations to 15, magnitude to 29]"
-    if key == "restarts":
-        pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
-        right = pairs and not any(_complaint("epochs", part) for pair in value for part in pair)
-        return None if right else "a list of [epochs, rate]"
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if key == "channels":
-        return None if number and value in (1, 3) else "1 (grey) or 3 (RGB)"
-    if key in WHOLE:
-        least = 0 if key in ("shift", "workers", "back", "restart", "seed") else 1
-        return None if number and isinstance(value, int) and value >= least else f"a whole number from {least} on"
-    if key in (*LOSS, "area", "spread", "threshold"):
-        return None if number and 0 <= value <= 1 else "a share between 0 and 1"
-    return None if number and (value > 0 or (key != "epochs" and value == 0)) else "a finite number above 0"
 
 
 def _schedule(recipe: Recipe, task: Classification, epochs: float | None) -> Schedule:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hnas import experiment, ops, recipes, spaces, strategies
+from hnas import grammar, ops, recipes, spaces, strategies
 from hnas.ops.slot import Slot
 from hnas.space import Arch, Choice, Option, Space
 from hnas.supernet import Supernet
@@ -235,7 +235,7 @@ def strategy_picks_paths_or_says_why(name: str, space: Space) -> None:
 def recipe_names_what_exists(name: str) -> None:
     """A recipe's keys are all read by somebody, its strategy trains, and its space takes its arguments."""
     recipe = recipes.load(name)
-    experiment._check(recipe)
+    grammar.check(recipe)
     assert hasattr(strategies.load(recipe.train["strategy"]), "pick")
     arguments = dict(recipe.space)
     space = spaces.load(arguments.pop("name"))(**arguments)

@@ -22,7 +22,8 @@ def scores(
 ) -> dict[tuple[str, Option], float]:
     """The worth of every operation.
 
-    1. with ``logits`` (slot -> one for each option of ``space``): the softmax of a slot's.
+    1. with ``logits`` (slot -> one for each of its ``hnas.paths.types``): the softmax of a slot's. A divided option has
+       none, therefore no score, and so stays.
     2. without: the root mean square of the weights of ``out``, of all its weights where none is called so. An operation
        without weights has no score, and so stays.
 
@@ -35,7 +36,7 @@ def scores(
         slot, options = name.removesuffix(".op"), space.choices[name].options
         if logits is not None:
             worth = paths.alpha(space, slot, logits).detach().double().softmax(0)
-            found |= {(name, option): float(w) for option, w in zip(options, worth, strict=True)}
+            found |= {(name, kind): float(w) for kind, w in zip(paths.types(space, slot), worth, strict=True)}
             continue
         for option in options:
             found[name, option] = _size({n: w for n, w in weights.items() if n.startswith(f"{slot}.{option}.")})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hnas import evidence, paths
+from hnas import evidence, paths, shrinking
 from hnas.evidence import angle, chance, magnitude, one_shot_accuracy, pareto_frequency, rank_sum
 from hnas.pareto import Candidate
 from hnas.space import Arch, Space
@@ -89,6 +89,24 @@ def test_magnitude_of_architecture_parameters_is_their_softmax():
     found = magnitude.scores(study, space, logits=logits)
     assert worst(found) == BAD
     assert sum(found["blocks.0.op", o] for o in space.choices["blocks.0.op"].options) == pytest.approx(1.0)
+
+
+def test_magnitude_scores_no_divided_option_where_there_are_logits():
+    space = tiny.space(divisions=("convnext+mbconv", "attention+fusedconv"))
+    logits = paths.alphas(space)
+    slot = next(
+        slot for slot in space.slots if len(paths.types(space, slot)) < len(space.choices[f"{slot}.op"].options)
+    )
+    poor = paths.types(space, slot)[1]
+    with torch.no_grad():
+        logits[slot][1] = -9.0
+    found = magnitude.scores(turned(space), space, logits=logits)
+    assert worst(found) == (f"{slot}.op", poor)
+    assert {kind for name, kind in found if name == f"{slot}.op"} == set(paths.types(space, slot))
+    left, [edit] = shrinking.shrink(space, found, 1)
+    assert (edit.choice, edit.option) == (f"{slot}.op", poor)
+    divided = {option for option in space.choices[edit.choice].options if paths.DIVIDED in str(option)}
+    assert divided <= set(left.choices[edit.choice].options), "what has no score stays"
 
 
 def test_the_rank_sum_finds_what_is_poor_by_every_evidence():

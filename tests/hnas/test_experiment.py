@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hnas import checkpoint, experiment
+from hnas import checkpoint, evidence, experiment
 from hnas.files import locked
-from hnas.paths import types
+from hnas.paths import alphas, types
 from hnas.recipes import Recipe
 from hnas.recipes import load as load_recipe
 from hnas.shrinking import Edit, replay
@@ -90,26 +91,6 @@ def test_a_recipe_with_a_wrong_key_is_one_line(tmp_path, source, given, message)
     with pytest.raises(ValueError, match=message) as caught:
         experiment.run(given, source, tmp_path / "out")
     assert one_line(caught)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[space", "recipe broken: "),
-        ("[train]\nepochs = 1", r"no name in \[space\]"),
-        ("[space]\nname = 'x'\n[other]", r"unknown section \[other\]"),
-    ],
-)
-def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
-    from hnas import recipes
-
-    file = tmp_path / "broken.toml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=message) as caught:
-        recipes.load(str(file))
-    assert one_line(caught)
-    with pytest.raises(FileNotFoundError, match="no recipe file"):
-        recipes.load(str(tmp_path / "absent.toml"))
 
 
 # --- shrinking between cycles -----------------------------------------------------------------------------------------
@@ -209,6 +190,84 @@ def test_a_subnet_of_a_shrunken_space_trains_alone_by_its_name_there(tmp_path, s
     assert load(tmp_path / "alone")[0].space.largest == experiment.named(space, "random:5")
 
 
+def scoring(kind: str, **options) -> Recipe:
+    return replace(recipe(restarts=[[1, 0.1]], epochs=0.1), shrink={"evidence": kind, "drop": 1, **options})
+
+
+@pytest.fixture
+def asked(monkeypatch) -> dict[str, dict]:
+    """What each evidence was called with, by its name."""
+    found: dict[str, dict] = {}
+
+    def listen(name: str, scores):
+        @wraps(scores)
+        def heard(study, space, **options):
+            found[name] = options
+            return scores(study, space, **options)
+
+        return heard
+
+    for name in evidence.names():
+        module = evidence.load(name)
+        monkeypatch.setattr(module, "scores", listen(name, module.scores))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        (
+            scoring("angle", form="block", samples=4, balance="mbconv"),
+            {"angle": {"form": "block", "samples": 4, "balance": "mbconv", "seed": 7}},
+        ),
+        (scoring("chance"), {"chance": {"seed": 7}}),
+        (scoring("chance", seed=0), {"chance": {"seed": 0}}),
+        (scoring("one_shot_accuracy", samples=1), {"one_shot_accuracy": {"samples": 1, "seed": 7}}),
+        (scoring("magnitude", standardised=True), {"magnitude": {"standardised": True}}),
+        (
+            scoring("rank_sum", parts={"angle": {"samples": 4, "form": "standardised"}, "chance": {"seed": 2}}),
+            {"angle": {"samples": 4, "form": "standardised", "seed": 7}, "chance": {"seed": 2}},
+        ),
+        (scoring("rank_sum"), {"angle": {"seed": 7}, "one_shot_accuracy": {"seed": 7}}),
+    ],
+)
+def test_an_evidence_gets_the_options_of_its_recipe_and_the_seed_of_the_run(tmp_path, source, asked, given, called):
+    experiment.run(given, source, tmp_path / "out", seed=7)
+    whole = asked.pop("rank_sum", None)
+    assert asked == called
+    assert whole in (None, {"parts": called})
+
+
+def test_magnitude_in_a_recipe_goes_by_the_logits_of_its_strategy(tmp_path, source, asked, monkeypatch):
+    """Nothing searches in the warm-up, so the logits are those that were planted."""
+    whole = load_space()
+    slot = whole.slots[0]
+    for given in (scoring("magnitude"), scoring("rank_sum", parts={"magnitude": {}})):
+        made = alphas(whole)
+        with torch.no_grad():
+            made[slot][1] = -3.0
+        monkeypatch.setattr(proxylessnas, "extra", lambda _, made=made: made)
+        train = {**given.train, "strategy": "proxylessnas", "options": {"warmup": 1.0}}
+        record = experiment.run(replace(given, train=train), source, tmp_path / given.shrink["evidence"])
+        assert asked["magnitude"]["logits"] is made
+        [edit] = record["edits"]
+        assert (edit["choice"], edit["option"]) == (f"{slot}.op", types(whole, slot)[1])
+
+
+def test_a_run_is_not_resumed_with_other_options_of_its_evidence(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
+
+    def die(done: int, steps: int, loss: float) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(scoring("angle", form="block"), source, tmp_path / "out", advance=die)
+    with pytest.raises(ValueError, match="choose another --out") as caught:
+        experiment.run(scoring("angle", form="raw"), source, tmp_path / "out", resume=True)
+    assert one_line(caught)
+
+
 PUBLISHED = {
     "padnas": {"evaluations": 8, "population": 4, "ranks": 2, "threshold": 0.1, "force": True},
     "pwsnas": {"samples": 20, "drop": 4, "until": 10, "form": "standardised", "p_max": 1.5},
@@ -263,32 +322,6 @@ def test_padnas_in_a_recipe_goes_by_the_window_of_a_device(tmp_path, source, mon
     assert one_line(caught)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (replace(recipe(combine="project"), shrink=SHRINK), r"with \[shrink\] gradients add up; leave combine out"),
-        (replace(recipe(), shrink={"method": "sandwich"}), "no method 'sandwich' to shrink by; known: padnas, pwsnas"),
-        (published("pwsnas", device="pixel-3"), r"\[shrink\] has no key 'device'; known: method, samples, form"),
-        (published("padnas", evidence="angle"), r"\[shrink\] has no key 'evidence'; known: method, device, windows"),
-        (published("padnas", windows={"latency_ms": 3}), r"expected a table of costs, each \[low, high\]"),
-        (published("padnas", device="abacus"), "abacus"),
-        (published("pwsnas", form="round"), "form is 'round'; expected \"raw\" or"),
-        (replace(recipe(), shrink={"evidence": "pareto_frequency", "drop": 1}), "needs a search; give the method"),
-        (replace(recipe(), shrink={"evidence": "angle"}), r"\[shrink\] needs evidence, and drop or threshold"),
-        (replace(recipe(), shrink={**SHRINK, "evidence": "hearsay"}), "no evidence 'hearsay'"),
-        (replace(recipe(), shrink={**SHRINK, "drop": 0}), "drop is 0; expected a whole number from 1 on"),
-        (recipe(options={"paths": 2, "pats": 3}), "'pats' is no option of that strategy; known: paths"),
-        (recipe(strategy="evolution"), "the strategy 'evolution' searches, it does not train"),
-        (recipe(combine="max"), 'combine is \'max\'; expected "sum" or "project"'),
-        (recipe(divergence="js"), 'divergence is \'js\'; expected "kl" or "alpha"'),
-    ],
-)
-def test_a_recipe_that_asks_for_what_is_not_there_is_one_line(tmp_path, source, given, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        experiment.run(given, source, tmp_path / "out")
-    assert one_line(caught)
-
-
 def test_a_folder_that_another_run_holds_is_refused(tmp_path, source):
     with locked(tmp_path / "out"), pytest.raises(ValueError, match="another run is at work") as caught:
         experiment.run(recipe(), source, tmp_path / "out")
@@ -313,12 +346,3 @@ def test_a_supernet_with_split_branches_loads_with_equal_bits(tmp_path):
 def test_the_shipped_recipe_is_the_one_that_made_the_shipped_supernet():
     assets = Path(experiment.__file__).parent / "assets" / "fashion"
     assert load(assets)[1]["recipe"] == load_recipe("fashion").to_json()
-
-
-@pytest.mark.parametrize("method", [*PUBLISHED, "proxylessnas"])
-def test_the_recipe_of_a_published_method_in_its_page_is_one(tmp_path, method):
-    page = Path(__file__).parents[2] / "docs/methods" / f"{method}.md"
-    (tmp_path / f"{method}.toml").write_text(page.read_text().split("```toml\n")[1].split("```")[0])
-    shown = load_recipe(str(tmp_path / f"{method}.toml"))
-    experiment._check(shown)
-    assert method in (shown.shrink.get("method"), shown.train["strategy"])
