@@ -1,4 +1,4 @@
-"""What a training run can go back to: its state in memory, the last good one, and the file that survives a kill."""
+"""What a training run can go back to: its state in memory, the last good ones, and the file that survives a kill."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,11 @@ from hnas.supernet import Supernet
 
 SECONDS = 45.0  # between two checkpoints
 GOOD = 100  # steps between two states that a run may fall back to
-RECENT = 8  # losses whose median says where a run stands; one bad batch does not move it
+RECENT = 8  # losses that say where a run stands; one bad batch, or one good one, does not move it
 ROW = 3  # steps in a row that are not finite before the state is doubted
-SKIPS = 20  # skipped steps or falls back that a run may have
+SKIPS = 20  # steps that may go wrong, skipped or with the state back, ...
+SPAN = 1000  # ... within so many
+TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # what a guard knows, beside the kept states
 ADVICE = "lower the learning rate or look at the data"
 
 
@@ -36,6 +38,8 @@ class State:
         for parameter in self.extra.values():
             parameter.grad = torch.zeros_like(parameter)
         self.step_extra(rate=0.0)  # makes Adam's moments, so that they can be saved and restored from the first step on
+        for own in self._adam.state.values() if self._adam else ():
+            own["step"].zero_()  # and that was none: the first real step is a fresh Adam's
 
     @torch.no_grad()
     def step_extra(self, among: Mapping[str, Sequence[int]] | None = None, *, rate: float = 3e-3) -> None:
@@ -89,72 +93,119 @@ class State:
 class Guard:
     """Skips steps that are not finite, and takes a run back that has jumped out of its valley.
 
-    A run has jumped where the median of its last losses is above twice the one at the last good state and half a nat.
-    ``say`` gets one line each time.
+    The level is the median of the ``GOOD`` losses before a state was kept, and at first of the ``RECENT`` first ones.
+    A run has jumped where each of its ``RECENT`` last losses is above the limit:
+
+    1. twice the level and half a nat;
+    2. half way from the level to the first losses, once the level is below half of those, where that is less and still
+       half a nat above the level: it is back to about where it began.
+
+    While the median of these is above it no state is kept. The newest of two kept states comes back. It may have been
+    ruined just before it was kept: where it brings no calm, the one before comes back. ``say`` gets a line each time.
+    Diverged where that does not help, or more than ``SKIPS`` of ``SPAN`` steps go wrong; the state is then a kept one.
     """
 
     def __init__(self, state: State, say: Callable[[str], None] | None = None) -> None:
         self.state = state
         self.say = say or (lambda _: None)
         self.losses: list[float] = []
-        self.level = math.inf
-        self.skips = 0
+        self.kinds: list[object] = []
+        self.first = self.level = math.inf
+        self.wrong: list[int] = []
         self.row = 0
-        self.good: dict[str, Tensor] = {}
-        self._keep()
+        self.doubt = False  # a state came back and no calm has followed yet
+        self.kept: dict[int, dict[str, Tensor]] = {}  # after so many steps; the newest last
+        self._keep(0)
 
-    def saw(self, step: int, loss: float) -> None:
-        """Take note of a finished step and its loss."""
+    def saw(self, step: int, loss: float, kind: object = None) -> None:
+        """Take note of a finished step and its loss.
+
+        kind: of path, as JSON. One that was never seen has a level of its own: a mixture of all types stands elsewhere
+        than the single paths before it.
+        """
         self.row = 0
-        self.losses = [*self.losses[-RECENT + 1 :], loss]
-        if len(self.losses) < RECENT:
+        if kind not in self.kinds:
+            self.kinds.append(kind)
+            self.losses, self.level = [], math.inf
+        self.losses = [*self.losses[-GOOD + 1 :], loss]
+        recent = self.losses[-RECENT:]
+        if len(recent) < RECENT:
             return
-        now = statistics.median(self.losses)
-        if now > 2 * self.level + 0.5:
-            self._back(step, f"the loss has jumped from {self.level:.3g} to {now:.3g}")
-        elif (step + 1) % GOOD == 0:
+        now = statistics.median_low(recent)
+        if math.isinf(self.level):
             self.level = now
-            self._keep()
+            self.first = now if math.isinf(self.first) else self.first
+        limit = self._limit()
+        if min(recent) > limit:
+            self._back(step, f"the loss has jumped from {self.level:.3g} to {now:.3g}")
+        elif now <= limit:
+            self.doubt = False
+            if (step + 1) % GOOD == 0:
+                self.level = statistics.median_low(self.losses)
+                self._keep(step + 1)
 
     def skip(self, step: int, reason: str) -> None:
         """Take note of a step that ended before its time; three in a row mean that the state is bad."""
         self.row += 1
-        if self.row == 2 * ROW:
-            raise Diverged(f"{reason} at step {step}, as in the {self.row - 1} steps before; {ADVICE}")
-        if self.row == ROW:
-            self._back(step, reason)
-        else:
+        if self.row % ROW:
             self._count(step, reason)
             self.say(f"step {step} skipped: {reason}")
+        elif self.row > ROW and len(self.kept) == 1:
+            self._give_up(f"{reason} at step {step}, as in the {self.row - 1} steps before")
+        else:
+            self._back(step, reason)
 
     def end(self, steps: int) -> None:
-        """Diverged where a run of ``steps`` steps has skipped most of them."""
-        if 2 * self.skips > steps:
-            raise Diverged(f"{self.skips} of {steps} steps were not finite; {ADVICE}")
+        """Diverged where most of a run's ``steps`` steps went wrong; a long run has given up before."""
+        if 2 * len(self.wrong) > steps:
+            raise Diverged(f"{len(self.wrong)} of {steps} steps were not finite; {ADVICE}")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The kept states by step and name; not a copy."""
+        return {f"good/{step}/{name}": tensor for step, kept in self.kept.items() for name, tensor in kept.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """What a resumed run must know, beside the good state."""
-        return {"losses": self.losses, "level": self.level, "skips": self.skips, "row": self.row}
+        """What a resumed run must know, beside the kept states."""
+        return {**{name: getattr(self, name) for name in TOLD}, "kept": list(self.kept)}
 
-    def from_json(self, record: Mapping[str, Any], good: dict[str, Tensor]) -> None:
-        """Stand where another guard stood."""
-        self.losses, self.level = list(record["losses"]), record["level"]
-        self.skips, self.row = record["skips"], record["row"]
-        self.good = good
+    def from_json(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Stand where another guard stood that had these ``tensors``."""
+        for name in TOLD:
+            setattr(self, name, record[name])
+        heads = {step: f"good/{step}/" for step in record["kept"]}
+        self.kept = {k: {n.removeprefix(h): t for n, t in tensors.items() if n.startswith(h)} for k, h in heads.items()}
 
-    def _keep(self) -> None:
-        self.good = {name: tensor.detach().clone() for name, tensor in self.state.tensors().items()}
+    def _limit(self) -> float:
+        back = (self.level + self.first) / 2 if self.level < self.first / 2 else math.inf
+        return min(2 * self.level + 0.5, max(back, self.level + 0.5))
+
+    def _keep(self, step: int) -> None:
+        if len(self.kept) == 2:  # before the copy is made: there are never more
+            del self.kept[min(self.kept)]
+        self.kept[step] = {name: tensor.detach().clone() for name, tensor in self.state.tensors().items()}
 
     def _count(self, step: int, reason: str) -> None:
-        self.skips += 1
-        if self.skips > SKIPS:
-            raise Diverged(f"{reason} at step {step}, after {SKIPS} other steps that went wrong; {ADVICE}")
+        self.wrong = [*(other for other in self.wrong if other > step - SPAN), step]
+        if len(self.wrong) > SKIPS:
+            self._give_up(f"{reason} at step {step}, after {SKIPS} others of the last {SPAN} that went wrong")
 
     def _back(self, step: int, reason: str) -> None:
         self._count(step, reason)
-        self.state.restore(self.good)
-        self.losses = []
+        self._return()
         self.say(f"after step {step} the last good state is back: {reason}")
+
+    def _return(self) -> None:
+        if self.doubt and len(self.kept) == 2:
+            del self.kept[max(self.kept)]
+        self.doubt = True
+        self.state.restore(self.kept[max(self.kept)])
+        self.losses = []
+
+    def _give_up(self, reason: str) -> NoReturn:
+        """Diverged, with the last good state back, as if the steps after it had not been."""
+        self._return()
+        self.wrong, self.row = [step for step in self.wrong if step < max(self.kept)], 0
+        raise Diverged(f"{reason}; {ADVICE}")
 
 
 class Checkpoint:
@@ -169,9 +220,8 @@ class Checkpoint:
         """Write what ``step`` finished steps have led to, if it is time, or the last."""
         if self.file is None or not (last or time.monotonic() - self._saved > SECONDS):
             return
-        tensors = {**state.tensors(), **{f"good/{name}": tensor for name, tensor in guard.good.items()}}
         record = {"step": str(step), "identity": self.identity, "guard": json.dumps(guard.to_json())}
-        write_tensors(self.file, tensors, record)
+        write_tensors(self.file, state.tensors() | guard.tensors(), record)
         self._saved = time.monotonic()
 
     def restore(self, state: State, guard: Guard) -> int:
@@ -182,11 +232,12 @@ class Checkpoint:
         if record.get("identity") != self.identity:
             differ = "recipe, space, data or seed differ"
             raise ValueError(f"{self.file} belongs to another run ({differ}); choose another --out")
+        told = json.loads(record["guard"])
         own = {name: tensor.shape for name, tensor in state.tensors().items()}
-        expected = own | {f"good/{name}": shape for name, shape in own.items()}
+        kept = told.get("kept", [])
+        expected = own | {f"good/{k}/{name}": shape for k in kept for name, shape in own.items()}
         if {name: tensor.shape for name, tensor in tensors.items()} != expected:
             raise ValueError(f"{self.file} holds other tensors than this space has; choose another --out")
         state.restore(tensors)
-        good = {name.removeprefix("good/"): t for name, t in tensors.items() if name.startswith("good/")}
-        guard.from_json(json.loads(record["guard"]), good)
+        guard.from_json(told, tensors)
         return int(record["step"])

@@ -101,7 +101,7 @@ def train(
 
     A step whose loss or gradient is not finite is skipped; where the loss jumps and stays up, the last good state comes
     back (``Guard``); ``say`` gets a line each time, with the operation that it came from where one can be told.
-    RuntimeError where that happens too often.
+    RuntimeError where that happens too often, with the last good state in the checkpoint.
 
     precision: "bf16" computes forward and loss in bfloat16 (torch.autocast); weights, moments and gradients of weights
     stay float32. Within ``distributed.group`` each rank takes its part of every batch and rank 0 writes the checkpoint.
@@ -117,30 +117,35 @@ def train(
         record = Checkpoint(checkpoint, {**own, "task": task.to_json(), "space": space.to_json(), "of": identity})
         guard = Guard(state, say)
         start = record.restore(state, guard) if resume else 0
-        distributed.begin(start, [*state.tensors().values(), *guard.good.values()])
-        for step in range(start, schedule.steps):
-            if schedule.begins(step):
-                optimiser.reset()
-            paths = pick(space, Random(f"{seed}/{begin + step}"), step / schedule.steps)
-            trained = [path for path in paths if path.searches is None]
-            try:
-                batch = distributed.batch(task, begin + step)
-                loss, archs = gradients(state, task, batch, trained, combine, precision)
-                optimiser.step(schedule.at(step), [supernet.where(arch) for arch in archs], schedule.clip)
-                state.step_extra()
-                supernet.changed()
-                for path in paths:
-                    if path.searches is not None:
-                        search(state, task, path, begin + step, len(batch[1]), precision)
-            except Diverged as error:
-                state.clear()
-                guard.skip(step, str(error))
-            else:
-                guard.saw(step, loss)
-                if advance:
-                    advance(step + 1, loss)
+        distributed.begin(start, [*state.tensors().values(), *guard.tensors().values()])
+        try:
+            for step in range(start, schedule.steps):
+                if schedule.begins(step):
+                    optimiser.reset()
+                paths = pick(space, Random(f"{seed}/{begin + step}"), step / schedule.steps)
+                trained = [path for path in paths if path.searches is None]
+                try:
+                    batch = distributed.batch(task, begin + step)
+                    loss, archs = gradients(state, task, batch, trained, combine, precision)
+                    optimiser.step(schedule.at(step), [supernet.where(arch) for arch in archs], schedule.clip)
+                    state.step_extra()
+                    supernet.changed()
+                    for path in paths:
+                        if path.searches is not None:
+                            search(state, task, path, begin + step, len(batch[1]), precision)
+                except Diverged as error:
+                    state.clear()
+                    guard.skip(step, str(error))
+                else:
+                    guard.saw(step, loss, [[path.teaches, path.gates is not None] for path in trained[:1]])
+                    if advance:
+                        advance(step + 1, loss)
+                if distributed.rank() == 0:
+                    record.save(state, guard, step + 1, last=step + 1 == schedule.steps)
+        except Diverged:  # the guard has given up, and the state is the newest that it kept
             if distributed.rank() == 0:
-                record.save(state, guard, step + 1, last=step + 1 == schedule.steps)
+                record.save(state, guard, max(guard.kept), last=True)
+            raise
         guard.end(schedule.steps)
 
 
