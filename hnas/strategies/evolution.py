@@ -30,6 +30,7 @@ from hnas.study import Study
 Genes = NDArray[np.int64]
 UNKNOWN = 1e9  # the violation of a candidate without a cost
 TRIES = 100  # draws for one member inside the windows, as often as pymoo mates for one offspring
+IDLE = 10  # generations without a new architecture that end a search
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def search(
     not both; what the journal has is no further one). The same seed and journal give the same sequence.
     reject: whatever is outside a cost window is drawn again, as in the paper, instead of being yielded and bred from
     while nothing better is there; what is rejected is priced too, and counts nowhere. ValueError if nothing is inside.
+    It also ends where ``IDLE`` generations in a row bring nothing new: a small space has no more.
     """
     windows = windows or {}
     _check(study, windows, cost, evaluations, seconds)
@@ -85,8 +87,9 @@ def search(
     )
     algorithm.setup(problem, seed=seed, termination=("n_gen", 10**9))
     scored: dict[Arch, Candidate] = {}
-    while (asked := algorithm.ask()) is not None and len(asked):
-        rows, violations = [], []
+    idle = 0
+    while len(scored) < space.size and idle < IDLE and (asked := algorithm.ask()) is not None and len(asked):
+        rows, violations, before = [], [], len(scored)
         for genes in asked.get("X"):
             arch = decode(space, genes)
             if arch not in scored:
@@ -100,6 +103,7 @@ def search(
             violations.append([violation(scored[arch], windows)])
         Evaluator().eval(StaticProblem(problem, F=np.array(rows), G=np.array(violations)), asked)
         algorithm.tell(infills=asked)
+        idle = idle + 1 if len(scored) == before else 0
 
 
 def meets(study: Study, space: Space, windows: Mapping[str, Window] | None, cost: str, seed: int = 0) -> Arch:

@@ -229,3 +229,22 @@ def test_a_replay_sees_what_the_journal_has_though_no_time_is_left():
 def test_a_search_that_could_not_mean_anything_is_one_line(options, message):
     with pytest.raises(ValueError, match=message):
         found(**options)
+
+
+SMALL = plain({f"c{k}": Choice(tuple(range(3))) for k in range(3)})
+
+
+@pytest.mark.parametrize("fit", [1, 5, 14, 27])
+def test_a_search_for_more_than_a_window_holds_ends(fit: int):
+    study = FakeStudy()
+    members = [SMALL.arch({f"c{k}": i // 3**k % 3 for k in range(3)}) for i in range(27)]
+    prices = sorted(study.price(arch, "latency_ms").value for arch in members)
+    window = {"latency_ms": Window(high=prices[fit - 1])}
+    found = list(search(study, SMALL, windows=window, evaluations=100, population=8, reject=True))
+    assert fit / 2 <= len(found) <= fit
+    assert len({each.arch for each in found}) == len(found)
+
+
+def test_a_search_for_more_than_a_space_holds_ends():
+    found = list(search(FakeStudy(), SMALL, evaluations=100, population=8))
+    assert 24 <= len({each.arch for each in found}) == len(found) <= 27
