@@ -55,7 +55,8 @@ CONVEX = {
 }
 PROPOSED = "union (V1)"
 HYBRIDS = (PROPOSED, "progressive (V2)", "channel split (V3)", "sandwich", "spos, then union")
-RIVALS = ("set sampling", "spos")
+RIVAL = "spos"  # the simplest of all
+RIVALS = ("set sampling", RIVAL)
 
 
 def compared(plan: Plan) -> dict[str, Trainer]:
@@ -183,6 +184,10 @@ def a3_judge(plan: Plan, parts: Parts) -> Report:
             if hybrid in found and rival in found:
                 difference = paired(means(parts, found[hybrid]), means(parts, found[rival]))
                 verdicts.append(verdict(f"{hybrid} > {rival}, equal {axis}", difference))
+        for hybrid in HYBRIDS:
+            if hybrid in found and RIVAL in found:
+                difference = paired(chosen(parts, found[hybrid]), chosen(parts, found[RIVAL]))
+                verdicts.append(verdict(f"what a search chooses: {hybrid} > {RIVAL}, equal {axis}", difference))
     columns = ["equal", "training", "steps", "passes", "mean %", "chosen %"] + ["tau", "minus alone"] * plan.alone
     table = Table("inherited weights, test split", columns, rows)
     return Report(scale(plan), verdicts, [table, controls(plan, real(plan, parts))] if plan.alone else [table])
