@@ -61,7 +61,7 @@ def progressive(images: Path | None, seed: int, *, of: Mapping[str, str], passes
     task = data.named(of, images, seed, quick)
     whole = space_of(tabular.SPACE, {})
     window = middle(whole)
-    evaluations, members = (12, 16) if quick else (EVALUATIONS, MEMBERS)
+    evaluations, limit = (12, 16) if quick else (EVALUATIONS, MEMBERS)
     studies: dict[str, tuple[Study, Space, list[Candidate]]] = {}
     for name, shares in STAGES.items():
         study = Study(Supernet(whole, seed), task, {"macs": counted}, seed=seed)
@@ -73,10 +73,10 @@ def progressive(images: Path | None, seed: int, *, of: Mapping[str, str], passes
         how |= {"windows": {"macs": window}, "cost": "macs", "stages": stages, "log": log, "seed": seed}
         ended = [each for each in padnas.search(study, whole, **how) if "accuracy" in each.metrics]
         studies[name] = study, shrinking.replay(log, whole), ended
-    common = within(studies["PAD (two)"][1], window, members)
+    common = within(studies["PAD (two)"][1], window, limit)
     found: Result = {"common": [arch.to_json() for arch in common], "window": [window.low, window.high]}
     for name, (study, space, ended) in studies.items():
-        own = within(space, window, members)
+        own = within(space, window, limit)
         good = pareto_frequency.select(ended, "macs", RANKS)
         found[name] = {
             "options": {choice: list(each.options) for choice, each in space.choices.items()},
