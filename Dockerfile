@@ -40,6 +40,7 @@ RUN PATH="/opt/hnas/bin:${PATH}" TENSORRT_MODULE=tensorrt TRT_OSSPATH=/build/Ten
     && find build -name 'tensorrt-*.whl' -exec /opt/hnas/bin/pip install --no-cache-dir --no-deps {} +
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
 COPY hw_profiles hw_profiles
 COPY export export
 COPY hnas hnas
@@ -67,6 +68,7 @@ ARG PIP_EXTRA_INDEX_URL
 RUN python -m venv /opt/hnas
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
 COPY hw_profiles hw_profiles
 COPY export export
 COPY hnas hnas

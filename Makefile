@@ -17,13 +17,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-PACKAGES := hnas export hw_profiles benchmarks
 # A process a core, at most four: each holds torch and every runtime. Tests of one file share its fixtures, so stay together.
 PYTEST = HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The profile names the backend, and the extra NAME-convert is what builds for it; an unknown target gets the search's
 # packages only and is refused, in one line, by hnas-deploy itself.
-BACKEND = $(BIN)/python -c 'import sys, hw_profiles; print(hw_profiles.load(sys.argv[1]).backend)' '$(TARGET)' 2>/dev/null
+BACKEND = $(BIN)/python -c 'import sys; from hnas import hw_profiles; print(hw_profiles.load(sys.argv[1]).backend)' '$(TARGET)' 2>/dev/null
 
 deploy: $(STAMPS)/created
 	@backend=$$($(BACKEND) || true); $(MAKE) --silent "$(STAMPS)/search$${backend:+,$$backend-convert}"
@@ -43,7 +42,7 @@ ruff: $(STAMPS)/all,dev
 	$(BIN)/ruff format --check .
 
 types: $(STAMPS)/all,dev
-	$(BIN)/mypy --strict $(PACKAGES:%=-p %)
+	$(BIN)/mypy --strict -p hnas
 
 imports: $(STAMPS)/all,dev
 	$(BIN)/lint-imports

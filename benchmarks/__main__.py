@@ -2,6 +2,6 @@
 
 import sys
 
-from benchmarks.cli import main
+from hnas.benchmarks.cli import main
 
 sys.exit(main())

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.check import Options
-    from benchmarks.contrast import Contrast
-    from benchmarks.records import Report
-    from benchmarks.session import Progress
+    from hnas.benchmarks.gate.check import Options
+    from hnas.benchmarks.gate.contrast import Contrast
+    from hnas.benchmarks.gate.records import Report
+    from hnas.benchmarks.gate.session import Progress
 
 CODES = "exit codes: 0 holds, 1 fails, 2 usage or a broken bundle, 3 runtime missing, 4 inconclusive, 70 internal error"
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def failed(line: str, code: int) -> None:
         junit = getattr(arguments, "junit", None)
         if junit is not None:
-            from benchmarks import records
+            from hnas.benchmarks.gate import records
             from hnas.files import write_text
 
             with suppress(ValueError, OSError):  # where it cannot be written, the line said so, or the code must do
@@ -126,7 +126,7 @@ def shape(text: str) -> tuple[int, ...]:
 
 def options(arguments: argparse.Namespace) -> Options:
     """The options record of the parsed arguments."""
-    from benchmarks.check import Options
+    from hnas.benchmarks.gate.check import Options
 
     return Options(
         min_speedup=arguments.min_speedup,
@@ -141,8 +141,8 @@ def options(arguments: argparse.Namespace) -> Options:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """``hnas-bench check``."""
-    from benchmarks import records
-    from benchmarks.check import check
+    from hnas.benchmarks.gate import records
+    from hnas.benchmarks.gate.check import check
     from hnas.files import write_text
 
     if arguments.junit:
@@ -161,8 +161,8 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """``hnas-bench compare``; it judges nothing, so it ends with 0."""
-    from benchmarks import records
-    from benchmarks.contrast import contrast
+    from hnas.benchmarks.gate import records
+    from hnas.benchmarks.gate.contrast import contrast
 
     with progress() as show:
         found = contrast((arguments.a, arguments.b), arguments.input_shape, options(arguments), show)

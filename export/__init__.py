@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.artifact import Artifact
-    from export.assignment import compile_mixed
-    from export.compiler import Compiler
-    from export.errors import ExportError, Unavailable
-    from export.inspection import Inspection
-    from export.measurement import Comparison, Measurement, compare, compare_many, measure
-    from export.pipeline import compile, load
-    from export.profiling import layers
-    from export.slowdown import slower_layers
-    from export.verification import LIMITS, Check, Limits, check
-    from export.worker import Worker
+    from hnas.export.compiling.assignment import compile_mixed
+    from hnas.export.compiling.compiler import Compiler
+    from hnas.export.compiling.pipeline import compile, load
+    from hnas.export.device.artifact import Artifact
+    from hnas.export.device.errors import ExportError, Unavailable
+    from hnas.export.diagnosis.profiling import layers
+    from hnas.export.proof.inspection import Inspection
+    from hnas.export.proof.measurement import Comparison, Measurement, compare, compare_many, measure
+    from hnas.export.proof.slowdown import slower_layers
+    from hnas.export.proof.verification import LIMITS, Check, Limits, check
+    from hnas.export.remote.worker import Worker
 
 __all__ = [
     "LIMITS",
@@ -45,25 +45,25 @@ __all__ = [
 ]
 
 _HOME = {
-    "artifact": ("Artifact",),
-    "assignment": ("compile_mixed",),
-    "compiler": ("Compiler",),
-    "errors": ("ExportError", "Unavailable"),
-    "inspection": ("Inspection",),
-    "measurement": ("Comparison", "Measurement", "compare", "compare_many", "measure"),
-    "pipeline": ("compile", "load"),
-    "profiling": ("layers",),
-    "slowdown": ("slower_layers",),
-    "verification": ("LIMITS", "Check", "Limits", "check"),
-    "worker": ("Worker",),
+    "device.artifact": ("Artifact",),
+    "compiling.assignment": ("compile_mixed",),
+    "compiling.compiler": ("Compiler",),
+    "device.errors": ("ExportError", "Unavailable"),
+    "proof.inspection": ("Inspection",),
+    "proof.measurement": ("Comparison", "Measurement", "compare", "compare_many", "measure"),
+    "compiling.pipeline": ("compile", "load"),
+    "diagnosis.profiling": ("layers",),
+    "proof.slowdown": ("slower_layers",),
+    "proof.verification": ("LIMITS", "Check", "Limits", "check"),
+    "remote.worker": ("Worker",),
 }
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _HOME.items():
         if name in names:
-            return getattr(import_module(f"export.{module}"), name)
-    raise AttributeError(f"module 'export' has no attribute {name!r}")
+            return getattr(import_module(f"hnas.export.{module}"), name)
+    raise AttributeError(f"module 'hnas.export' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

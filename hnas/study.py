@@ -19,7 +19,7 @@ from hnas.pareto import Candidate
 from hnas.space import Arch, Space
 from hnas.supernet import Stats, Supernet, norms
 from hnas.tasks import Task
-from hnas.training import Pick, Schedule, train
+from hnas.training.loop import Pick, Schedule, train
 
 CHUNK = 500  # images a forward pass of calibration and scoring; memory, not mathematics
 
@@ -62,7 +62,7 @@ class Study:
         """Train the supernet on the paths that ``pick`` draws from ``space``, a part of its own (or all of it).
 
         With a ``folder`` the weights are kept there after each call: a replay loads what is finished, and goes on from
-        the checkpoint of what is not. The other arguments are those of ``hnas.training.train``.
+        the checkpoint of what is not. The other arguments are those of ``hnas.training.loop.train``.
         """
         self._trained += 1
         train(

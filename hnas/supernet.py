@@ -128,8 +128,8 @@ class Supernet(nn.Module):
 
         Copies begin as the original, so every subnet answers as before, bit for bit; from then on they train apart.
         The first option keeps the original, as do options that are not listed, an inactive context and a relaxed one.
-        Copies are ordinary parameters of the union, under ``copies``. ``hnas.training.train`` begins each call with
-        moments of zero, so there are none to copy.
+        Copies are ordinary parameters of the union, under ``copies``. ``hnas.training.loop.train`` begins each call
+        with moments of zero, so there are none to copy.
         """
         if reason := self._unsplittable(branch, context, options):
             raise ValueError(f"{branch} cannot be split by {context}: {reason}")

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hnas import grammar, ops, recipes, spaces, strategies
+from hnas import ops, recipes, spaces, strategies
 from hnas.ops.slot import Slot
+from hnas.recipes import schema as grammar
 from hnas.space import Arch, Choice, Option, Space
 from hnas.supernet import Supernet
 

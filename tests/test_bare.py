@@ -32,7 +32,7 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new virtual environment with the wheel of a copy of the tree and the onnxruntime extra, pinned."""
     folder = tmp_path_factory.mktemp("bare")
-    venv, source, pins = folder / "venv", folder / "source", ROOT / "constraints.txt"
+    venv, source, pins = folder / "venv", folder / "hnas", ROOT / "constraints.txt"
     assert run(sys.executable, "-m", "venv", venv, folder=folder).returncode == 0
     python = venv / "bin" / "python"
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "-c", pins)
@@ -42,8 +42,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    for name in ("hnas", "export", "hw_profiles", "benchmarks"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("src", "hnas", "export", "hw_profiles", "benchmarks"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     done = run(*pip, f"{source}[onnxruntime]", folder=folder)
     assert done.returncode == 0, done.stderr
     return venv
@@ -56,12 +56,14 @@ def test_the_base_and_one_runtime_stay_under_the_limit(environment: Path) -> Non
 
 def test_it_imports_without_torch_and_has_every_data_file(environment: Path) -> None:
     code = (
-        "import importlib.util, export, hnas, benchmarks, benchmarks.cli, hw_profiles\n"
+        "import importlib.util, hnas.benchmarks.cli\n"
+        "from hnas import export, hw_profiles\n"
         "assert importlib.util.find_spec('torch') is None\n"
         "assert hw_profiles.load('jetson').backend == 'tensorrt'\n"
         "from importlib.resources import files\n"
-        "assert all((files(name) / 'py.typed').is_file() for name in ('hnas', 'export', 'hw_profiles', 'benchmarks'))\n"
-        "from export import backends\n"
+        "folders = ('', 'export', 'hw_profiles', 'benchmarks')\n"
+        "assert all((files('hnas') / path / 'py.typed').is_file() for path in folders)\n"
+        "from hnas.export import backends\n"
         "assert backends.load('onnxruntime').missing() is None\n"
         "assert 'hnas[openvino]' in backends.load('openvino').missing()\n"
     )
@@ -72,15 +74,70 @@ def test_it_imports_without_torch_and_has_every_data_file(environment: Path) -> 
 def test_every_packaged_data_file_arrives(environment: Path) -> None:
     """TOML, assets and typing markers are package data; a forgotten pattern shows here and nowhere else."""
     (installed,) = environment.glob("lib/python*/site-packages")
-    packages = ("hnas", "export", "hw_profiles", "benchmarks")
+    folders = {"hnas": "hnas", **{name: f"hnas/{name}" for name in ("export", "hw_profiles", "benchmarks")}}
     data = [
-        path.relative_to(ROOT)
-        for package in packages
-        for path in (ROOT / package).rglob("*")
+        Path(installed_as, path.relative_to(ROOT / folder))
+        for folder, installed_as in folders.items()
+        for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     ]
+    assert len(data) > 300
     assert not [str(path) for path in data if not (installed / path).is_file()]
-    assert not (installed / "tests").exists()
+
+
+def test_one_name_is_installed(environment: Path) -> None:
+    (installed,) = environment.glob("lib/python*/site-packages")
+    assert not [name for name in ("export", "hw_profiles", "benchmarks", "tests", "src") if (installed / name).exists()]
+
+
+OWN_NAMES = """
+import benchmarks, export, tests, hw_profiles  # the user's own
+assert export.MINE and benchmarks.MINE and tests.MINE and hw_profiles.MINE
+from hnas import export as ours
+from hnas.export import backends
+from hnas.export.remote.worker import describe
+from hnas.export.remote.transports import local
+print(sorted(backends.names()), describe("onnxruntime", local)[1])
+"""
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_a_user_may_have_an_export_of_their_own(environment: Path, tmp_path: Path, editable: bool) -> None:
+    """A script beside ``export.py``, ``benchmarks.py`` and ``tests/`` reaches ours, and so do the workers it starts."""
+    for name in ("export.py", "benchmarks.py", "hw_profiles.py", "tests/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("MINE = True\n")
+    (tmp_path / "script.py").write_text(OWN_NAMES)
+    python = linked(environment, tmp_path / "venv") if editable else environment / "bin" / "python"
+    done = run(python, "script.py", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "onnxruntime" in done.stdout
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_python_in_the_parent_of_the_clone_finds_the_package(environment: Path, tmp_path: Path, editable: bool) -> None:
+    """The clone is called hnas as well; the folder must not be taken for the package."""
+    clone = environment.parent / "hnas"
+    python = linked(environment, tmp_path / "venv") if editable else environment / "bin" / "python"
+    assert clone.is_dir()
+    code = "import hnas, hnas.hw_profiles; assert hnas.__file__, hnas.__path__; hnas.hw_profiles.load('jetson')"
+    done = run(python, "-c", code, folder=clone.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def linked(environment: Path, venv: Path) -> Path:
+    """A second environment with the copied tree as an editable install, and the first one's other packages."""
+    (packages,) = environment.glob("lib/python*/site-packages")
+    assert run(sys.executable, "-m", "venv", venv, folder=environment.parent).returncode == 0
+    python = venv / "bin" / "python"
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-e")
+    done = run(*pip, environment.parent / "hnas", folder=environment.parent)
+    assert done.returncode == 0, done.stderr
+    (own,) = venv.glob("lib/python*/site-packages")
+    for name in ("numpy", "numpy.libs", "onnxruntime", *(path.name for path in packages.glob("*.dist-info"))):
+        if (packages / name).exists() and not name.startswith("hnas"):
+            (own / name).exists() or (own / name).symlink_to(packages / name)
+    return python
 
 
 @pytest.mark.parametrize("arguments", [("hnas-bench", "--help"), ("hnas-deploy", "--help"), ("hnas-deploy", "targets")])

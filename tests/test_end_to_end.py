@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from export import zoo
+from hnas.export.bundle import bundle as zoo
 from tests.hnas import photos
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
     "hnas-train": "from hnas.cli import train_main as main",
     "hnas-deploy": "from hnas.cli import deploy_main as main",
-    "hnas-bench": "from benchmarks.cli import main",
+    "hnas-bench": "from hnas.benchmarks.cli import main",
 }
 
 

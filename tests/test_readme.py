@@ -22,13 +22,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import hw_profiles
-from benchmarks import arm64, fuzz
-from benchmarks import export as race
-from benchmarks.cli import main as bench_main
-from benchmarks.papers import __main__ as papers
-from export import backends
+from hnas import hw_profiles
+from hnas.benchmarks.cli import main as bench_main
+from hnas.benchmarks.costs import arm64
+from hnas.benchmarks.fuzz import command as fuzz
+from hnas.benchmarks.papers import __main__ as papers
+from hnas.benchmarks.peers import command as race
 from hnas.cli import COMMANDS, deploy_main, train_main
+from hnas.export import backends
 from tests.conftest import need
 
 ROOT = Path(__file__).resolve().parent.parent

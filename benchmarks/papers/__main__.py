@@ -1,4 +1,4 @@
-"""``python -m benchmarks.papers STUDY``: put a published claim to the test and print the verdict."""
+"""``python -m hnas.benchmarks.papers STUDY``: put a published claim to the test and print the verdict."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.papers import claims
-from benchmarks.papers.claims import PASSES, SEEDS, Claim, Plan
-from benchmarks.papers.parts import Parts
-from benchmarks.papers.report import show
+from hnas.benchmarks.papers import catalogue
+from hnas.benchmarks.papers.claims import PASSES, SEEDS, Claim, Plan
+from hnas.benchmarks.papers.parts import Parts
+from hnas.benchmarks.papers.printing import show
 from hnas.files import write_json
 
 USAGE = 2
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run, print and write."""
-    found = claims.find()
+    found = catalogue.find()
     wanted = list(found) if arguments.study == "all" else [arguments.study]
     if unknown := [name for name in wanted if name not in found]:
         raise ValueError(f"no study {unknown[0]!r}; known: {', '.join(found)}, all")
@@ -81,7 +81,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 
 def parser() -> argparse.ArgumentParser:
     """The grammar of the command."""
-    top = argparse.ArgumentParser("python -m benchmarks.papers", description=main.__doc__)
+    top = argparse.ArgumentParser("python -m hnas.benchmarks.papers", description=main.__doc__)
     top.add_argument("study", metavar="STUDY", help="A1 ... D5, or all")
     top.add_argument("--quick", action="store_true", help="so small that only the machinery is tested")
     top.add_argument("--seeds", type=positive, metavar="N", help=f"runs of each setting (default {SEEDS})")
@@ -106,7 +106,7 @@ def positive(text: str) -> int:
 
 def complain(line: str, code: int) -> int:
     """Print one line to stderr and give the exit code back."""
-    print(f"benchmarks.papers: {line}", file=sys.stderr)  # noqa: T201 - one line, without rich
+    print(f"hnas.benchmarks.papers: {line}", file=sys.stderr)  # noqa: T201 - one line, without rich
     return code
 
 

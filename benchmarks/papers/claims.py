@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import benchmarks.papers
-from benchmarks.papers.parts import Part, Parts, versions
-from benchmarks.papers.report import Report
+from hnas.benchmarks.papers.parts import Part, Parts, versions
+from hnas.benchmarks.papers.report import Report
 
 SEEDS, PASSES = 5, 2400
 QUICK_SEEDS, QUICK_PASSES = 2, 24
@@ -99,12 +96,3 @@ class Claim:
             "parts": [each.name for each in needed],
             "seconds": round(parts.seconds(needed), 1),
         }
-
-
-def find() -> dict[str, Claim]:
-    """Every claim of every file of this folder that has ``CLAIMS``, by name."""
-    found: dict[str, Claim] = {}
-    for module in sorted(m.name for m in pkgutil.iter_modules(benchmarks.papers.__path__) if m.name != "__main__"):
-        claims = getattr(importlib.import_module(f"benchmarks.papers.{module}"), "CLAIMS", ())
-        found |= {claim.name: claim for claim in claims}
-    return dict(sorted(found.items()))

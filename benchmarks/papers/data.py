@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from hnas.data.images import ImageData, Preprocessing, load
 from hnas.tasks.classification import Classification
 from hnas.tasks.digits import digits
-from hnas.tasks.images import ImageData, Preprocessing, load
 
 SIDE = 14
 TRAIN = 12_000  # images of Fashion-MNIST that are trained on

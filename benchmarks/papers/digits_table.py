@@ -1,4 +1,4 @@
-"""``python -m benchmarks.papers.digits_table``: train every architecture of ``tabular_digits`` alone; write the table.
+"""Train every architecture of ``tabular_digits`` alone: ``python -m hnas.benchmarks.papers.digits_table``.
 
 Accuracies on the test and the search split for each seed, parameters, multiply-accumulates, and the latency in ONNX
 Runtime, each architecture in turns with the largest. Architectures that differ only in where their identities stand are
@@ -27,13 +27,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-import export
-import hw_profiles
-from benchmarks.papers.parts import Parts, Result, part, versions
-from benchmarks.papers.statistics import ceiling
-from export import backends
-from export.machine import Machine
+from hnas import export, hw_profiles
+from hnas.benchmarks.papers.parts import Parts, Result, part, versions
+from hnas.benchmarks.papers.statistics import ceiling
 from hnas.cost.flops import macs, parameters
+from hnas.export import backends
+from hnas.export.device.machine import Machine
 from hnas.files import write_text
 from hnas.space import Arch, Space
 from hnas.spaces.tabular_digits import LAYERS, TYPES, arch_of, tabular_digits
@@ -42,7 +41,7 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification
 from hnas.tasks.digits import digits
-from hnas.training import Schedule, train
+from hnas.training.loop import Schedule, train
 
 # By a pilot of 20 architectures and 2 seeds: of 60 to 200 steps, batches of 64 to 256 and rates of 0.1 to 1 these gave
 # architectures that differ by 6 times as much (in standard deviations) as the seeds of one.
@@ -226,7 +225,7 @@ def _extract(study: Study, arch: Arch) -> torch.nn.Module:
 
 def parser() -> argparse.ArgumentParser:
     """The grammar of the command."""
-    top = argparse.ArgumentParser("python -m benchmarks.papers.digits_table", description=main.__doc__)
+    top = argparse.ArgumentParser("python -m hnas.benchmarks.papers.digits_table", description=main.__doc__)
     top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, as JSON")
     top.add_argument(
         "--seeds", type=_positive, default=SEEDS, metavar="N", help="trainings of each (default %(default)s)"
@@ -246,10 +245,10 @@ def _positive(text: str) -> int:
 
 
 def _complain(line: str, code: int) -> int:
-    print(f"benchmarks.papers.digits_table: {line}", file=sys.stderr)  # noqa: T201 - one line, without rich
+    print(f"hnas.benchmarks.papers.digits_table: {line}", file=sys.stderr)  # noqa: T201 - one line, without rich
     return code
 
 
 if __name__ == "__main__":
     # By its own name: parts are named after the module of their function, which here would be __main__.
-    sys.exit(importlib.import_module("benchmarks.papers.digits_table").main())
+    sys.exit(importlib.import_module("hnas.benchmarks.papers.digits_table").main())

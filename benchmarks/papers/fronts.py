@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import export
-from benchmarks.papers import data
-from benchmarks.papers.claims import Claim, Plan
-from benchmarks.papers.hybrid import SPACE
-from benchmarks.papers.parts import Part, Parts, Result, part
-from benchmarks.papers.report import Report, Table, verdict
-from benchmarks.papers.statistics import hypervolume, paired
-from benchmarks.papers.supernets import EVALUATION, alone, common, small_hybrid, space_of, train
+from hnas import export
+from hnas.benchmarks.papers import data
+from hnas.benchmarks.papers.claims import Claim, Plan
+from hnas.benchmarks.papers.hybrid import SPACE
+from hnas.benchmarks.papers.parts import Part, Parts, Result, part
+from hnas.benchmarks.papers.report import Report, Table, verdict
+from hnas.benchmarks.papers.statistics import hypervolume, paired
+from hnas.benchmarks.papers.supernets import EVALUATION, alone, common, small_hybrid, space_of, train
 from hnas.cost import Price
 from hnas.space import Arch, Option
 from hnas.strategies.evolution import Window, search

@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.papers import data, tabular, truth
-from benchmarks.papers.claims import Claim, Plan
-from benchmarks.papers.parts import Part, Parts, Result, part
-from benchmarks.papers.pwsnas import digits, scale
-from benchmarks.papers.report import Report, Table, verdict
-from benchmarks.papers.statistics import kendall, mean_interval, paired
-from benchmarks.papers.supernets import RATE, space_of, train
-from hnas import evidence, shrinking, unsharing
+from hnas.benchmarks.papers import data, tabular, truth
+from hnas.benchmarks.papers.claims import Claim, Plan
+from hnas.benchmarks.papers.parts import Part, Parts, Result, part
+from hnas.benchmarks.papers.pwsnas import digits, scale
+from hnas.benchmarks.papers.report import Report, Table, verdict
+from hnas.benchmarks.papers.statistics import kendall, mean_interval, paired
+from hnas.benchmarks.papers.supernets import RATE, space_of, train
+from hnas.shrinking import evidence, unsharing
+from hnas.shrinking import loop as shrinking
 from hnas.space import Arch, Space
 from hnas.strategies import spos
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Schedule
+from hnas.training.loop import Schedule
 
 HOSTS = ("spos", "fairnas", "proxylessnas")
 EVIDENCE: dict[str, dict[str, Any]] = {

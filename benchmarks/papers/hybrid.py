@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.papers import data
-from benchmarks.papers.claims import Claim, Plan
-from benchmarks.papers.parts import Part, Parts, part
-from benchmarks.papers.report import Report, Table, Verdict, verdict
-from benchmarks.papers.statistics import ceiling, kendall, mean_interval, paired
-from benchmarks.papers.supernets import EVALUATION, alone, common, costs, small_hybrid, space_of, supernet
+from hnas.benchmarks.papers import data
+from hnas.benchmarks.papers.claims import Claim, Plan
+from hnas.benchmarks.papers.parts import Part, Parts, part
+from hnas.benchmarks.papers.report import Report, Table, Verdict, verdict
+from hnas.benchmarks.papers.statistics import ceiling, kendall, mean_interval, paired
+from hnas.benchmarks.papers.supernets import EVALUATION, alone, common, costs, small_hybrid, space_of, supernet
 from hnas.space import Arch, Space
 
 SPACE = "hybrid_vision"

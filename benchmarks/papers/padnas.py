@@ -10,24 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.papers import data, tabular, truth
-from benchmarks.papers.claims import Claim, Plan
-from benchmarks.papers.hosts import some
-from benchmarks.papers.parts import Part, Parts, Result, part
-from benchmarks.papers.pwsnas import digits, scale
-from benchmarks.papers.report import Report, Table, verdict
-from benchmarks.papers.statistics import ceiling, kendall, mean_interval, paired
-from benchmarks.papers.supernets import RATE, space_of, train
-from hnas import shrinking
+from hnas.benchmarks.papers import data, tabular, truth
+from hnas.benchmarks.papers.claims import Claim, Plan
+from hnas.benchmarks.papers.hosts import some
+from hnas.benchmarks.papers.parts import Part, Parts, Result, part
+from hnas.benchmarks.papers.pwsnas import digits, scale
+from hnas.benchmarks.papers.report import Report, Table, verdict
+from hnas.benchmarks.papers.statistics import ceiling, kendall, mean_interval, paired
+from hnas.benchmarks.papers.supernets import RATE, space_of, train
 from hnas.cost import Price
-from hnas.evidence import pareto_frequency
 from hnas.pareto import Candidate
+from hnas.shrinking import loop as shrinking
+from hnas.shrinking.evidence import pareto_frequency
 from hnas.space import Arch, Option, Space
 from hnas.strategies import padnas
 from hnas.strategies.evolution import Window, search
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Schedule
+from hnas.training.loop import Schedule
 
 # The shares of the path passes before and after each pruning, as 120, 80 and 40 epochs; in sum the same for all.
 STAGES = {"I (no pruning)": (1.0,), "P (one)": (2 / 3, 1 / 3), "PAD (two)": (1 / 2, 1 / 3, 1 / 6)}

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.papers import data, hybrid, tabular, truth
-from benchmarks.papers.claims import Claim, Plan
-from benchmarks.papers.parts import Part, Parts, part
-from benchmarks.papers.report import Report, Table, Verdict, verdict
-from benchmarks.papers.statistics import ceiling, kendall, kendall_interval, mean_interval, paired, partial_kendall
-from benchmarks.papers.supernets import costs, space_of, supernet
-from hnas.evidence import angle
+from hnas.benchmarks.papers import data, hybrid, tabular, truth
+from hnas.benchmarks.papers.claims import Claim, Plan
+from hnas.benchmarks.papers.parts import Part, Parts, part
+from hnas.benchmarks.papers.report import Report, Table, Verdict, verdict
+from hnas.benchmarks.papers.statistics import ceiling, kendall, kendall_interval, mean_interval, paired, partial_kendall
+from hnas.benchmarks.papers.supernets import costs, space_of, supernet
+from hnas.shrinking.evidence import angle
 from hnas.space import Arch, Option, Space
 
 EPOCHS = (1, 2, 5, 10, 20, 50, 100, 200)  # the last is the whole budget

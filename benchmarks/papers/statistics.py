@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from export.measurement import student_quantile
+from hnas.export.proof.measurement import student_quantile
 
 Array = NDArray[np.float64]
 

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.papers import data
-from benchmarks.papers.parts import Result
 from hnas import spaces, strategies
+from hnas.benchmarks.papers import data
+from hnas.benchmarks.papers.parts import Result
 from hnas.cost.flops import macs, parameters
-from hnas.evidence import angle
+from hnas.shrinking.evidence import angle
 from hnas.space import Arch, Space
-from hnas.step import Path
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Pick, Schedule
+from hnas.training.loop import Pick, Schedule
+from hnas.training.step import Path
 
 RATE = 0.1  # of every strategy; tuned for none of them
 EVALUATION = 20.0  # path passes that the calibration and scoring of one subnet takes, about

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.papers import data
-from benchmarks.papers.parts import Result
-from benchmarks.papers.supernets import space_of, train
-from hnas import shrinking
-from hnas.angles import Graph
-from hnas.evidence import angle
+from hnas.benchmarks.papers import data
+from hnas.benchmarks.papers.parts import Result
+from hnas.benchmarks.papers.supernets import space_of, train
+from hnas.shrinking import loop as shrinking
+from hnas.shrinking.angles import Graph
+from hnas.shrinking.evidence import angle
 from hnas.space import Arch, Option, Space
 from hnas.spaces import nasbench201
 from hnas.study import Study

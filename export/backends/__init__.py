@@ -1,23 +1,28 @@
-"""What runs an artifact: one file a runtime, found by its name, imported only when asked for."""
+"""Find what compiles for a runtime: one folder a runtime, found by its name, imported only when asked for.
+
+``backends.load("openvino").compile(...)``; ``backends.inspector("openvino").layers(...)``.
+"""
 
 import pkgutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from export.artifact import Artifact
-    from export.onnx_source import OnnxSource
-    from export.program import Program
-    from export.runtimes import Runner
-    from hw_profiles import Device
+    from hnas.export.device.artifact import Artifact
+    from hnas.export.device.runtimes import Runner
+    from hnas.export.graph.program import Program
+    from hnas.export.onnx.source import OnnxSource
+    from hnas.export.proof.inspection import Layer
+    from hnas.hw_profiles import Device
 
 
 class Backend(Protocol):
-    """A module of this folder. Importing it needs no runtime; compiling and loading do.
+    """The module ``convert`` of a folder here. Importing it needs no runtime; compiling and loading do.
 
     ``precisions`` are those it can compile to, fp32 first; ``requires`` are the extras that install its runtime;
     ``no_onnx`` is why it cannot start from an ONNX file, empty where it can.
@@ -52,13 +57,37 @@ class Backend(Protocol):
         """Open an artifact in this process, at exactly its precision and threads."""
 
 
+class Inspector(Protocol):
+    """The module ``inspector`` of a folder here: a runtime's own view of an artifact.
+
+    ``FUSES`` says in words what the runtime can join to a kernel.
+    """
+
+    FUSES: str
+
+    def layers(self, artifact: "Artifact", inputs: "Sequence[NDArray[Any]]", runs: int) -> "list[Layer]":
+        """Return the layers of ``artifact`` in the order they run, timed over ``runs`` calls on ``inputs``."""
+
+
 def names() -> tuple[str, ...]:
-    """The backends, by file name."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """Return the name of every backend, which is the name of its folder."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 
 
 def load(name: str) -> Backend:
-    """The backend ``name``, imported only now; ValueError for an unknown one."""
+    """Return the backend ``name``, imported only now. Raise ValueError for an unknown one."""
     if name not in names():
         raise ValueError(f"no backend {name!r}; known: {', '.join(names())}")
-    return cast("Backend", import_module(f"{__name__}.{name}"))
+    return cast("Backend", import_module(f"{__name__}.{name}.convert"))
+
+
+def inspectable() -> tuple[str, ...]:
+    """Return the backends whose runtime reports its layers."""
+    return tuple(name for name in names() if find_spec(f"{__name__}.{name}.inspector"))
+
+
+def inspector(name: str) -> Inspector:
+    """Return the inspector of the backend ``name``, imported only now. Raise ValueError where there is none."""
+    if name not in inspectable():
+        raise ValueError(f"{name} does not report its layers; known: {', '.join(inspectable())}")
+    return cast("Inspector", import_module(f"{__name__}.{name}.inspector"))

@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from hnas.cli.arguments import HOST, PRECISION, Parser
 from hnas.cli.ending import guarded
 
 COMMANDS = {
@@ -18,22 +19,12 @@ COMMANDS = {
     "run": "a bundle on an image file",
     "verify": "a bundle's files against the network in torch; what fails made small",
 }
-PRECISION = "auto, fp32, fp16, bf16, int8, mixed (int8, blocks in float) or w8 (weights alone; default: the device's)"
-HOST = "verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]"
 EXAMPLES = """examples:
   hnas-deploy --target openvino-cpu
   hnas-deploy --target jetson --max-latency 5ms --out runs/robot
   hnas-deploy --target raspberry-pi-5 --host ssh://pi@raspberrypi
   hnas-deploy --target onnxruntime-cpu --supernet trained/ --data photos/ --min-accuracy 92%
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """The message alone, exit code 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def deploy_main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +99,7 @@ def _deploy(options: dict[str, Any]) -> int:
 
     as_json, dry = options.pop("json"), options.pop("dry_run")
     target, resume = options.pop("target"), options.pop("resume")
-    import hw_profiles
+    from hnas import hw_profiles
 
     hw_profiles.load(target)  # the likeliest slip is answered before torch is imported
     from hnas import deployment
@@ -137,7 +128,9 @@ def _train(parsed: argparse.Namespace) -> int:
     recipe = recipes.load(parsed.recipe)
     import torch
 
-    from hnas import distributed, experiment, training
+    from hnas import distributed
+    from hnas.recipes import run as experiment
+    from hnas.training import loop as training
 
     if parsed.threads is not None:
         if parsed.threads < 1:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnas import report
-from hnas.cli import HOST, PRECISION
+from hnas.cli.arguments import HOST, PRECISION
 
 if TYPE_CHECKING:
-    from export.artifact import Artifact
+    from hnas.export.device.artifact import Artifact
 
 
 def run(name: str, arguments: Sequence[str], parser: type[argparse.ArgumentParser]) -> int:
@@ -22,7 +22,7 @@ def run(name: str, arguments: Sequence[str], parser: type[argparse.ArgumentParse
 
 
 def _targets(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
-    import hw_profiles
+    from hnas import hw_profiles
 
     own = parser("hnas-deploy targets", description="The devices that --target takes.")
     own.add_argument("--json", action="store_true", help="as JSON on standard output")
@@ -42,7 +42,7 @@ def _targets(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int
 
 
 def _doctor(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
-    from export import backends
+    from hnas.export import backends
 
     own = parser("hnas-deploy doctor", description="Which backends run here, and the line that installs the others.")
     own.add_argument("--json", action="store_true", help="as JSON on standard output")
@@ -62,8 +62,8 @@ def _doctor(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
 
 
 def _show(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
-    from export import zoo
-    from export.schema import read_json
+    from hnas.export.bundle import bundle as zoo
+    from hnas.export.device.records import read_json
 
     own = parser("hnas-deploy show", description="Check every byte of a bundle and print its card.")
     own.add_argument("bundle", type=Path, metavar="DIR")
@@ -81,8 +81,8 @@ def _show(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
 
 
 def _show_layers(artifact: Artifact, *, as_json: bool) -> int:
-    from export.inspection import COLUMNS
-    from export.profiling import layers
+    from hnas.export.diagnosis.profiling import layers
+    from hnas.export.proof.inspection import COLUMNS
 
     found = layers(artifact)
     if as_json:
@@ -96,9 +96,9 @@ def _show_layers(artifact: Artifact, *, as_json: bool) -> int:
 def _run(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     import numpy as np
 
-    from export import zoo
-    from export.worker import Worker
-    from hnas.tasks.images import Preprocessing
+    from hnas.data.images import Preprocessing
+    from hnas.export.bundle import bundle as zoo
+    from hnas.export.remote.worker import Worker
 
     own = parser("hnas-deploy run", description="Classify an image file with a bundle.")
     own.add_argument("bundle", type=Path, metavar="DIR")
@@ -147,7 +147,7 @@ def _export(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     if (network is None) == (options["model"] is None):
         own.error("give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE")
     options["model"] = options["model"] or network
-    import hw_profiles
+    from hnas import hw_profiles
 
     hw_profiles.load(options["target"])  # the likeliest slip is answered before torch is imported
     from hnas.deployment.static import export_static

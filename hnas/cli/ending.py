@@ -60,7 +60,7 @@ def ending(error: BaseException, resumes: bool = False) -> tuple[str, int]:
         return " ".join(str(error).splitlines()), USAGE
     if isinstance(error, MemoryError):
         return "out of memory; smaller images, batches or fewer threads need less", 1
-    from export.errors import one_line
+    from hnas.export.device.errors import one_line
 
     hint = "" if os.environ.get(DEBUG) else f" with what {DEBUG}=1 shows"
     return f"internal error, please report it{hint}: {one_line(error)}", INTERNAL

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hnas.cost import Cost, Price
+from hnas.hw_profiles import Device
 from hnas.space import Arch, Space
-from hw_profiles import Device
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8": 4}  # of an activation; w8 has only its weights in int8
 # A kernel of its own without arithmetic that the counter knows: it reads and writes.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from export.zoo import Bundle
 from hnas.deployment import bundling
 from hnas.deployment.build import Stage, limited_compiler
 from hnas.deployment.bundling import Result
@@ -16,6 +15,7 @@ from hnas.deployment.plan import Plan, resolve
 from hnas.deployment.proving import best_of
 from hnas.deployment.searching import costs_of, finalists, tried
 from hnas.deployment.source import open_source
+from hnas.export.bundle.bundle import Bundle
 from hnas.memory import reuse_memory
 from hnas.study import Study
 

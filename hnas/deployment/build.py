@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-import export
-from export import backends
-from export.artifact import Artifact
-from export.compiler import Compiler
-from export.errors import Disconnected, ExportError, Unfaithful
-from export.measurement import Comparison
-from export.quantisation import LADDER
-from export.verification import Check, check
-from export.worker import Worker
+from hnas import export
+from hnas.export import backends
+from hnas.export.compiling.compiler import Compiler
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import Disconnected, ExportError, Unfaithful
+from hnas.export.int8.policy import LADDER
+from hnas.export.proof.measurement import Comparison
+from hnas.export.proof.verification import Check, check
+from hnas.export.remote.worker import Worker
 from hnas.journal import Journal
 
 Inputs = tuple[NDArray[Any], ...]

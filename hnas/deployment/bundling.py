@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from export import zoo
-from export.artifact import Artifact
-from export.manifest import Accuracy, Data, Input, Latency, Manifest, Mixed, Prediction, Space, Speedup
-from export.measurement import Comparison
-from export.slowdown import Slowdown
-from export.zoo import Bundle
 from hnas.cost import Price
 from hnas.deployment.build import Built, Refused, Row, interval
 from hnas.deployment.plan import Plan
 from hnas.deployment.source import Source
+from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import Bundle
+from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Manifest, Mixed, Prediction, Space, Speedup
+from hnas.export.device.artifact import Artifact
+from hnas.export.proof.measurement import Comparison
+from hnas.export.proof.slowdown import Slowdown
 from hnas.pareto import Candidate
 from hnas.space import Arch
 

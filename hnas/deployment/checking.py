@@ -12,21 +12,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from export import reproduction, zoo
-from export.artifact import Artifact
-from export.errors import ExportError
-from export.fusion import noise
-from export.manifest import Manifest
-from export.onnx_source import SUFFIX, Original
-from export.pipeline import verify
-from export.program import capture
-from export.trial import Bench, Call, Setting, Verdict
-from export.verification import Check
-from export.zoo import Bundle
 from hnas.deployment.given import given
 from hnas.deployment.network import Arrays, read_calibration
 from hnas.deployment.pricing import samples
 from hnas.deployment.source import Source, open_source
+from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import Bundle
+from hnas.export.bundle.manifest import Manifest
+from hnas.export.compiling.pipeline import verify
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import ExportError
+from hnas.export.diagnosis import reproduction
+from hnas.export.diagnosis.trial import Bench, Call, Setting, Verdict
+from hnas.export.graph.fusion import noise
+from hnas.export.graph.program import capture
+from hnas.export.onnx.source import SUFFIX, Original
+from hnas.export.proof.verification import Check
 from hnas.space import Arch
 from hnas.study import Study
 

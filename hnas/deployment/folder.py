@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from export.errors import ExportError
 from hnas.deployment.plan import Plan
 from hnas.deployment.source import Source
+from hnas.export.device.errors import ExportError
 from hnas.files import locked, read_json, write_json
 from hnas.journal import Journal
 

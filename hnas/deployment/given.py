@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export import backends
-from export.errors import ExportError
-from export.fusion import fuse
-from export.onnx_source import SUFFIX, Original
-from export.program import capture
 from hnas.cost.onnx_graph import kernels
 from hnas.cost.roofline import Kernel, trace
 from hnas.deployment.network import load, sizes
 from hnas.deployment.plan import Plan
+from hnas.export import backends
+from hnas.export.device.errors import ExportError
+from hnas.export.graph.fusion import fuse
+from hnas.export.graph.program import capture
+from hnas.export.onnx.source import SUFFIX, Original
 
 
 @dataclass(frozen=True, eq=False)

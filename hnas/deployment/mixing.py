@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import export
-from export.errors import ExportError, Unavailable
-from export.manifest import Mixed
-from export.slowdown import Slowdown, attainable
+from hnas import export
 from hnas.deployment.build import Built, Refused, Row, mixed_record
 from hnas.deployment.plan import Plan
+from hnas.export.bundle.manifest import Mixed
+from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.proof.slowdown import Slowdown, attainable
 
 WORST = 4  # slower stretches that are named
 WORTH = 0.95  # of the time of fp32: what each layer in its faster precision must promise, for blocks to be tried

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.errors import one_line
-from export.program import module_of
+from hnas.export.device.errors import one_line
+from hnas.export.graph.program import module_of
 
 Arrays = tuple[NDArray[Any], ...]
 _COMPLEX = (torch.complex32, torch.complex64, torch.complex128)

@@ -8,16 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import hw_profiles
-from export import backends
-from export.artifact import Artifact
-from export.errors import Unavailable
-from export.machine import Machine
-from export.transports import Transport, local
-from export.worker import Worker
-from hnas import units
+from hnas import hw_profiles, units
 from hnas.deployment.site import Site, visit
-from hw_profiles import Device
+from hnas.export import backends
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import Unavailable
+from hnas.export.device.machine import Machine
+from hnas.export.remote.transports import Transport, local
+from hnas.export.remote.worker import Worker
+from hnas.hw_profiles import Device
 
 EVALUATIONS = 32
 GUARD = 0.01  # of top-1: what a lower precision may lose on the search images, and what the default goal may lose

@@ -18,23 +18,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import export
-from export import backends
-from export.artifact import Artifact
-from export.compiler import Compiler
-from export.errors import ExportError, Unavailable
-from export.fusion import fuse
-from export.machine import Machine
-from export.measurement import compare, measure
-from export.program import Program, capture
-from export.worker import Worker
+from hnas import export
 from hnas.cost import Price
 from hnas.deployment.site import Site
+from hnas.export import backends
+from hnas.export.compiling.compiler import Compiler
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.machine import Machine
+from hnas.export.graph.fusion import fuse
+from hnas.export.graph.program import Program, capture
+from hnas.export.proof.measurement import compare, measure
+from hnas.export.remote.worker import Worker
 from hnas.files import scratch
+from hnas.hw_profiles import Device
 from hnas.journal import Journal
 from hnas.space import Arch, Shape
 from hnas.study import Study
-from hw_profiles import Device
 
 QUANTISED = 32  # calibration images of a candidate that is only timed
 FAILED = "failed/"  # what the journal's keys of subnets without a latency begin with

@@ -10,12 +10,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from export.compiler import Compiler
-from export.errors import ExportError, Unavailable
-from export.manifest import Mixed
-from export.measurement import Comparison, compare_many
-from export.schema import decode, encode
-from export.slowdown import Slowdown
 from hnas.cost import Price
 from hnas.cost.roofline import roofline
 from hnas.deployment import mixing
@@ -38,6 +32,12 @@ from hnas.deployment.bundling import Result
 from hnas.deployment.folder import Unreachable
 from hnas.deployment.plan import GUARD, Plan
 from hnas.deployment.pricing import fitting, samples
+from hnas.export.bundle.manifest import Mixed
+from hnas.export.compiling.compiler import Compiler
+from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.records import decode, encode
+from hnas.export.proof.measurement import Comparison, compare_many
+from hnas.export.proof.slowdown import Slowdown
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
 from hnas.study import Study

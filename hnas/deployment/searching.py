@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from export.compiler import Compiler
-from export.errors import ExportError
 from hnas.cost import Cost, Price
 from hnas.cost.flops import parameters
 from hnas.cost.roofline import BYTES, roofline
@@ -16,6 +14,8 @@ from hnas.deployment.build import Stage
 from hnas.deployment.folder import Unreachable
 from hnas.deployment.plan import GUARD, Plan
 from hnas.deployment.pricing import Measured, failures
+from hnas.export.compiling.compiler import Compiler
+from hnas.export.device.errors import ExportError
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
 from hnas.study import Study

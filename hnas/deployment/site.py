@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from export import transports
-from export.artifact import Artifact
-from export.machine import Machine
-from export.transports import Transport
-from export.worker import Worker, describe
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.machine import Machine
+from hnas.export.remote import transports
+from hnas.export.remote.transports import Transport
+from hnas.export.remote.worker import Worker, describe
 
 PATIENCE = {"tensorrt": 1800.0}  # seconds until an artifact is open, where opening may build an engine on a small board
 

@@ -10,10 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hnas.data.images import Preprocessing
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, classification
-from hnas.tasks.images import Preprocessing
-from hnas.training import load
+from hnas.training.loop import load
 
 HELD = ("calibration", "search", "test")
 

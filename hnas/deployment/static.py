@@ -12,15 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import export
-from export import zoo
-from export.compiler import Compiler
-from export.errors import ExportError
-from export.manifest import Input, Manifest, Mixed
-from export.measurement import Comparison, compare_many
-from export.onnx_source import made_from
-from export.slowdown import Slowdown
-from export.verification import Check
+from hnas import export
 from hnas.cost import Price
 from hnas.cost.roofline import Kernel, latency_ms
 from hnas.deployment import bundling, mixing
@@ -42,7 +34,15 @@ from hnas.deployment.folder import workshop
 from hnas.deployment.given import Given, given
 from hnas.deployment.network import SEED, Arrays, read_calibration
 from hnas.deployment.plan import Plan, resolve
-from hw_profiles import Device
+from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.manifest import Input, Manifest, Mixed
+from hnas.export.compiling.compiler import Compiler
+from hnas.export.device.errors import ExportError
+from hnas.export.onnx.source import made_from
+from hnas.export.proof.measurement import Comparison, compare_many
+from hnas.export.proof.slowdown import Slowdown
+from hnas.export.proof.verification import Check
+from hnas.hw_profiles import Device
 
 AGAINST = "the same network in fp32 on the same backend"
 

@@ -1,7 +1,7 @@
 """Four slots of five types for 8 x 8 digits: 625 architectures, so small that each of them was trained alone.
 
-What they reach is shipped as a table (``table``), which ``python -m benchmarks.papers.digits_table`` makes again: a
-ground truth for everything that claims to rank architectures or operations.
+What they reach is shipped as a table (``table``), which ``python -m hnas.benchmarks.papers.digits_table`` makes again:
+a ground truth for everything that claims to rank architectures or operations.
 
 The stem is pointwise and the end a global mean: what a network sees of the neighbourhood of a pixel, its four slots
 have found. That spreads the accuracies, so that ranks mean something.

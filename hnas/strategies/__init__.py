@@ -3,7 +3,7 @@
 A file that trains has ``pick(space, rng, progress=0.0, **options)``, the paths of one step, and keeps no state; where
 it has architecture parameters, also ``extra(space)``, which makes what ``pick`` takes as ``extra``. A file that
 searches has ``search(study, space, ...)``. None names a layer: slots come from ``Space.slots``, types from
-``hnas.paths``.
+``hnas.sampling.draws``.
 """
 
 from __future__ import annotations

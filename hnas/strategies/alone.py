@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from hnas.space import Space
-from hnas.step import Path
+from hnas.training.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[Path, ...]:

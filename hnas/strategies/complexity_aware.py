@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas import complexity
+from hnas.sampling import complexity
 from hnas.space import Space
-from hnas.step import Path
+from hnas.training.step import Path
 
 
 def bank_at(progress: float, banks: int, sweeps: int) -> int:

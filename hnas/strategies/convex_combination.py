@@ -11,9 +11,9 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.paths import alpha, alphas, gates, relaxed, types, uniform
+from hnas.sampling.draws import alpha, alphas, gates, relaxed, types, uniform
 from hnas.space import Space
-from hnas.step import Path
+from hnas.training.step import Path
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.paths import DIVIDED, IDENTITY, exclusive, only, relaxed, widest
+from hnas.sampling.draws import DIVIDED, IDENTITY, exclusive, only, relaxed, widest
 from hnas.space import Option, Space
-from hnas.step import Path
+from hnas.training.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3, imitate: float = 0.0) -> tuple[Path, ...]:

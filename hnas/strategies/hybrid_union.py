@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.paths import even, exclusive, relaxed, smallest, types, widest
+from hnas.sampling.draws import even, exclusive, relaxed, smallest, types, widest
 from hnas.space import Space
-from hnas.step import Path
+from hnas.training.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: int | None = None) -> tuple[Path, ...]:

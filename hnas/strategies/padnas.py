@@ -12,15 +12,15 @@ from typing import Any
 
 from torch import nn
 
-from hnas import shrinking
-from hnas.evidence import pareto_frequency
 from hnas.pareto import Candidate
-from hnas.shrinking import Edit
+from hnas.shrinking import loop as shrinking
+from hnas.shrinking.evidence import pareto_frequency
+from hnas.shrinking.loop import Edit
 from hnas.space import Space
 from hnas.strategies import evolution, spos
 from hnas.strategies.evolution import Window
 from hnas.study import Study
-from hnas.training import Pick, Schedule
+from hnas.training.loop import Pick, Schedule
 
 SHARES = (120, 80, 40)  # epochs of the paper's stages
 RATES = (0.5, 0.1, 0.1)  # and their learning rates
@@ -92,9 +92,9 @@ def search(
     good architectures is ``threshold`` or less. windows, cost, evaluations, population: of every search; a candidate
     outside a window is drawn again. seconds: of the last search alone, for what hangs on the clock would not replay.
     rules: the rest of ``shrink``. threshold, ranks: see there the defaults, which are the paper's. spread, force: the
-    guard of ``hnas.shrinking.shrink``; the paper has none, which is ``force=True``. back: how many pruned operations
-    return after each pruning, the likeliest first; the paper's prunes for good. extra: the architecture parameters of
-    ``pick``, which follow the space. ``log`` receives the edits.
+    guard of ``hnas.shrinking.loop.shrink``; the paper has none, which is ``force=True``. back: how many pruned
+    operations return after each pruning, the likeliest first; the paper's prunes for good. extra: the architecture
+    parameters of ``pick``, which follow the space. ``log`` receives the edits.
     """
     if evaluations is None:
         raise ValueError("padnas searches once a stage and needs a number of evaluations for each; give evaluations")

@@ -18,10 +18,10 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.paths import alpha, alphas, gates, order, relaxed, types, uniform
+from hnas.sampling.draws import alpha, alphas, gates, order, relaxed, types, uniform
 from hnas.space import Arch, Space
-from hnas.step import Path
 from hnas.study import Study
+from hnas.training.step import Path
 
 Latencies = Mapping[str, Mapping[str, float]]  # slot -> type -> what it costs there
 

@@ -14,16 +14,17 @@ from typing import Any
 
 from torch import nn
 
-from hnas import shrinking, unsharing
-from hnas.angles import Graph, Snapshot
-from hnas.evidence import angle
 from hnas.pareto import Candidate
-from hnas.shrinking import Edit
+from hnas.shrinking import loop as shrinking
+from hnas.shrinking import unsharing
+from hnas.shrinking.angles import Graph, Snapshot
+from hnas.shrinking.evidence import angle
+from hnas.shrinking.loop import Edit
 from hnas.space import Option, Space
 from hnas.strategies import evolution, spos
 from hnas.strategies.evolution import Window
 from hnas.study import Study
-from hnas.training import Pick, Schedule
+from hnas.training.loop import Pick, Schedule
 
 SHARES = (100, 5)  # epochs of the first stage and of each later one
 END = 1_000_000  # members that are left when ABS stops
@@ -130,9 +131,9 @@ def search(
     operation without which no architecture would be inside them is not dropped, however little it has turned.
     rules: the rest of ``shrink``. drop: operations a stage, the number of types unless given. until: members at which
     shrinking ends, ``end(space)`` unless given. restart: once more operations than this are gone, angles are measured
-    from the weights of that moment, once. p_max: the budget of ``hnas.unsharing.unshare``; None or 0: no un-sharing,
-    which is ABS. samples, form, graph, balance: of ``hnas.evidence.angle``. spread, force, back: of
-    ``hnas.shrinking``; ABS is ``force=True``. ``log`` receives the edits.
+    from the weights of that moment, once. p_max: the budget of ``hnas.shrinking.unsharing.unshare``; None or 0: no
+    un-sharing, which is ABS. samples, form, graph, balance: of ``hnas.shrinking.evidence.angle``. spread, force, back:
+    of ``hnas.shrinking.loop``; ABS is ``force=True``. ``log`` receives the edits.
     """
     shrinking.refuse_foreign(study, space)
     evolution.meets(study, space, windows, cost, seed)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.paths import exclusive
+from hnas.sampling.draws import exclusive
 from hnas.space import Space
-from hnas.step import Path
+from hnas.training.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3) -> tuple[Path, ...]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.paths import even, relaxed, types, uniform
+from hnas.sampling.draws import even, relaxed, types, uniform
 from hnas.space import Space
-from hnas.step import Path
+from hnas.training.step import Path
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, most: int | None = None) -> tuple[Path, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from random import Random
 
 from hnas.space import Space
-from hnas.step import Path
 from hnas.strategies import hybrid_union, spos
+from hnas.training.step import Path
 
 
 def pick(

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hnas.data.images import ImageData, Pixels, Preprocessing, load
 from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
 from hnas.space import Shape
-from hnas.tasks.images import ImageData, Pixels, Preprocessing, load
 
 
 @dataclass(frozen=True)

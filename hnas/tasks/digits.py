@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hnas.data.images import ImageData, Preprocessing
 from hnas.tasks.classification import Classification
-from hnas.tasks.images import ImageData, Preprocessing
 
 SIDE = 8
 # How many images each split has, in the order in which one fixed permutation hands them out.

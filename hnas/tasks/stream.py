@@ -1,6 +1,6 @@
 """Classification of a data set that is larger than memory: read, decoded and augmented in worker processes.
 
-The batch of a step depends on seed and step alone: an epoch is dealt to lanes (``hnas.tasks.sources``), a batch takes
+The batch of a step depends on seed and step alone: an epoch is dealt to lanes (``hnas.data.sources``), a batch takes
 equally many examples from each, and processes and workers share the lanes. A run that resumes skips ahead in the
 listing and decodes nothing for it.
 """
@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from hnas.data.images import ImageData, Labels, Pixels, Preprocessing, opened
+from hnas.data.sources import Example, Files, Shards, Source, folders, read, shards
 from hnas.space import Shape
 from hnas.tasks.classification import Classification
-from hnas.tasks.images import ImageData, Labels, Pixels, Preprocessing, opened
-from hnas.tasks.sources import Example, Files, Shards, Source, folders, read, shards
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,11 +11,11 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from export.artifact import Artifact, Tensor, digest_files
-from export.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Speedup
-from export.verification import check
-from export.zoo import write
-from hnas.tasks import images
+from hnas.data import images
+from hnas.export.bundle.bundle import write
+from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Speedup
+from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.proof.verification import check
 
 SIZE, IMAGES = 28, 120
 PREPROCESSING = images.Preprocessing((SIZE, SIZE), (SIZE, SIZE), (0.5,), (0.5,))

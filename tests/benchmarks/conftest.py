@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import session
-from export.artifact import Artifact
+from hnas.benchmarks.gate import session
+from hnas.export.device.artifact import Artifact
 
 
 @pytest.fixture

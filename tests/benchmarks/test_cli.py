@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import cli
+from hnas.benchmarks import cli
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_wrong_usage_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) 
 
 def test_help_names_the_exit_codes_and_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from benchmarks.cli import main\n"
+        "import sys; from hnas.benchmarks.cli import main\n"
         "try: main(['check', '--help'])\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('numpy', 'rich', 'torch', 'export', 'hnas') if name in sys.modules])"
+        "print([name for name in ('numpy', 'rich', 'torch', 'hnas.export', 'hnas.study') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "0 holds, 1 fails" in done.stdout

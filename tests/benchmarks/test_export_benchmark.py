@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import export as command
-from benchmarks import export_nets
-from benchmarks.export_nets import parts
-from benchmarks.export_race import limits, making, timing
-from benchmarks.export_race.cases import OURS, Case, Folder, cases, makers
-from benchmarks.export_race.peers import PEERS, Peer
-from benchmarks.export_race.verdicts import best, is_slower, verdicts
-from export.backends import openvino
+from hnas.benchmarks.peers import command, limits, making, timing
+from hnas.benchmarks.peers import nets as export_nets
+from hnas.benchmarks.peers.cases import OURS, Case, Folder, cases, makers
+from hnas.benchmarks.peers.nets import parts
+from hnas.benchmarks.peers.tools import PEERS, Peer
+from hnas.benchmarks.peers.verdicts import best, is_slower, verdicts
+from hnas.export.backends.openvino import convert as openvino
 from tests.conftest import need
 
 SPENT = {"seconds": 60.0, "peak_mb": 2000, "parameters": 5_400_000, "worker_ms": {"tflite": 3.0}}

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import fuzz
-from benchmarks.fuzzing.cases import CALLS, EACH, SPACES, Ask, asks, network
-from export import backends, onnx_file, reproduction
-from export.trial import Setting
 from hnas import spaces
+from hnas.benchmarks.fuzz import command as fuzz
+from hnas.benchmarks.fuzz.cases import CALLS, EACH, SPACES, Ask, asks, network
+from hnas.export import backends
+from hnas.export.diagnosis import reproduction
+from hnas.export.diagnosis.trial import Setting
+from hnas.export.onnx import file as onnx_file
 from tests.conftest import need
 from tests.export import faults
 
@@ -77,7 +79,7 @@ def test_a_planted_fault_is_found_reduced_and_saved(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(fuzz, "SECONDS", 3.0)
     # The first network in which hard-swish matters, asked by the one backend that has the fault.
     number = next(n for n in range(1, 200, 2) if "aten.hardswish.default" in network(0, n).program(1)[0].operators())
-    monkeypatch.setattr("benchmarks.fuzzing.cases.asks", lambda *_: [Ask(Setting("onnxruntime"))] * EACH)
+    monkeypatch.setattr("hnas.benchmarks.fuzz.cases.asks", lambda *_: [Ask(Setting("onnxruntime"))] * EACH)
     result = fuzz.fuzz([number * EACH], 0, ("onnxruntime",), out=tmp_path)
     (find,) = result["finds"]
     assert (find["outcome"], find["batch"], find["case"]) == ("mismatch", 1, number * EACH)

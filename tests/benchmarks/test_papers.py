@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from benchmarks.papers import claims, parts, report, statistics, supernets, tabular, truth
-from benchmarks.papers.__main__ import main
-from benchmarks.papers.claims import Plan
-from benchmarks.papers.parts import Part, Parts, part
-from benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval
 from hnas import spaces
-from hnas.step import Path as Pass
+from hnas.benchmarks.papers import catalogue, parts, printing, report, statistics, supernets, tabular, truth
+from hnas.benchmarks.papers.__main__ import main
+from hnas.benchmarks.papers.claims import Plan
+from hnas.benchmarks.papers.parts import Part, Parts, part
+from hnas.benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval
+from hnas.training.step import Path as Pass
 
-FOUND = claims.find()
+FOUND = catalogue.find()
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
@@ -93,11 +93,11 @@ def test_the_page_has_the_verdicts_of_the_committed_records() -> None:
     records = report.results()
     assert records
     page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
-    assert report.markdown(records) in page, "paste the output of python -m benchmarks.papers.report into the page"
+    assert report.markdown(records) in page, "paste the output of python -m hnas.benchmarks.papers.report into the page"
     for name, record in records.items():
         assert not record["quick"], name
-        assert record["seeds"] >= report.FEWEST, name
-        assert name.partition("-")[0] == record["claim"] in claims.find()
+        assert record["seeds"] >= printing.FEWEST, name
+        assert name.partition("-")[0] == record["claim"] in catalogue.find()
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_processes_give_the_results_of_one(tmp_path: Path) -> None:
 ENDLESS = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from benchmarks.papers.parts import end_with_parent
+from hnas.benchmarks.papers.parts import end_with_parent
 pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
 print(pool.submit(os.getpid).result(), flush=True)
 time.sleep(60)
@@ -291,13 +291,14 @@ def test_fronts_of_inherited_weights_need_nothing_trained_alone(tmp_path: Path) 
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path)]
     assert main(["Z9", *out]) == 2
-    assert capsys.readouterr().err.startswith("benchmarks.papers: no study 'Z9'; known: ")
+    assert capsys.readouterr().err.startswith("hnas.benchmarks.papers: no study 'Z9'; known: ")
     assert main(["A2", "--data", str(tmp_path / "none"), *out]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["A3", "--only", "unoin", *out]) == 2
-    assert capsys.readouterr().err.startswith("benchmarks.papers: no training 'unoin'; known: spos; ")
+    assert capsys.readouterr().err.startswith("hnas.benchmarks.papers: no training 'unoin'; known: spos; ")
     assert main(["A4", "--inherited", *out]) == 2
     assert (
-        capsys.readouterr().err == "benchmarks.papers: A4 is a comparison with training alone; leave --inherited out\n"
+        capsys.readouterr().err
+        == "hnas.benchmarks.papers: A4 is a comparison with training alone; leave --inherited out\n"
     )
     assert Plan().smallest.quick

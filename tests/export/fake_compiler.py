@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from export import compiling
-from export.backends import reference
-from export.transports import local
+from hnas.export.backends.reference import convert as reference
+from hnas.export.compiling import conversion as compiling
+from hnas.export.remote.transports import local
 
 place, lost, where = local.place, local.lost, local.where
 
 
 def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
     """As the local transport, but this module."""
-    assert module == "export.compiling"
+    assert module == "hnas.export.compiling.conversion"
     return local.start(__name__, environment)
 
 

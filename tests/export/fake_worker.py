@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from export import serving
-from export.artifact import Artifact, Tensor, digest_files
-from export.transports import local
+from hnas.export.device import serve_artifacts as serving
+from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.remote.transports import local
 
 
 def fake_artifact(folder: Path, fake: str = "", outputs: tuple[Tensor, ...] = (), **notes: object) -> Artifact:
@@ -30,7 +30,7 @@ def fake_artifact(folder: Path, fake: str = "", outputs: tuple[Tensor, ...] = ()
 
 def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
     """As the local transport, but this module."""
-    assert module == "export.serving"
+    assert module == "hnas.export.device.serve_artifacts"
     return local.start(__name__, environment)
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from export import onnx_file
-from export.program import Program
+from hnas.export.graph.program import Program
+from hnas.export.onnx import file as onnx_file
 
 aten = torch.ops.aten
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from export.fusion import noise
-from export.program import capture
+from hnas.export.graph.fusion import noise
+from hnas.export.graph.program import capture
 
 
 class Apply(nn.Module):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from export.compiler import Compiler
 from hnas.deployment.build import limited_compiler
+from hnas.export.compiling.compiler import Compiler
 from tests.hnas import photos
 
 
@@ -18,7 +18,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the ``photos`` and the supernet ``trained`` on them; tests must not write into it."""
     import torch
 
-    from hnas import experiment, recipes
+    from hnas import recipes
+    from hnas.recipes import run as experiment
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hnas import complexity, ops, recipes, spaces, strategies
+from hnas import ops, recipes, spaces, strategies
+from hnas.sampling import complexity
 from tests import contracts
 from tests.hnas import tiny
 

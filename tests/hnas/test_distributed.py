@@ -21,16 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hnas import checkpoint as checkpoints
-from hnas import distributed, training
+from hnas import distributed
 from hnas.files import read_tensors, write_tensors
 from hnas.ops.conv import BatchNorm
 from hnas.space import Space
-from hnas.step import Path as Pass
 from hnas.strategies import proxylessnas, sandwich
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Schedule, train
+from hnas.training import checkpoint as checkpoints
+from hnas.training import loop as training
+from hnas.training.loop import Schedule, train
+from hnas.training.step import Path as Pass
 from tests.hnas import tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,7 +53,7 @@ def gated(logits: nn.Parameter) -> training.Pick:
         arch = space.sample(rng)
         slot = next(slot for slot in space.slots if f"{slot}.op" in arch)
         both = space.choices[f"{slot}.op"].options[:2]
-        paths = pytest.importorskip("hnas.paths")
+        paths = pytest.importorskip("hnas.sampling.draws")
         return (Pass(paths.relaxed(space, arch, {slot: both}), {slot: logits.softmax(0)}),)
 
     return pick

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hnas import recipes, spaces
+from hnas.data.images import Preprocessing
 from hnas.space import Arch, Space
 from hnas.strategies import sandwich
 from hnas.study import Study, calibrate
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification
-from hnas.tasks.images import Preprocessing
-from hnas.training import Schedule, train
+from hnas.training.loop import Schedule, train
 from tests.hnas import tiny
 
 SPACES = {

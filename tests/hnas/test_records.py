@@ -17,7 +17,7 @@ from hnas.space import Arch
 from hnas.strategies import sandwich
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training import Schedule
+from hnas.training.loop import Schedule
 from tests.hnas import tiny
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from hnas import study as study_module
 from hnas.files import read_tensors, write_tensors
 from hnas.ops.slot import Slot
-from hnas.optimiser import MaskedSGD
 from hnas.space import Arch, Space
 from hnas.strategies import sandwich
 from hnas.study import Study
 from hnas.supernet import Stats, Supernet, norms
-from hnas.training import Schedule, save, train
+from hnas.training.loop import Schedule, save, train
+from hnas.training.optimiser import MaskedSGD
 from tests.hnas import tiny
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from torch import nn
 
 from hnas import spaces
+from hnas.data.images import ImageData, Preprocessing
 from hnas.space import Arch, Choice, Space
 from hnas.tasks.classification import Classification
-from hnas.tasks.images import ImageData, Preprocessing
 
 ARGUMENTS: dict[str, Any] = {
     "classes": 4,

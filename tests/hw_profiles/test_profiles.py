@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import hw_profiles
-from hw_profiles import Device
+from hnas import hw_profiles
+from hnas.hw_profiles import Device
 
 # The devices that are promised; a new file needs no line here.
 PROMISED = {

@@ -1,0 +1,1 @@
+"""Measure what single parts of the program cost."""

@@ -1,0 +1,179 @@
+"""``python -m hnas.benchmarks.costs.supernet``: what sharing costs, in one run on the machine at hand.
+
+1. A sandwich step of the supernet against the same five subnets as plain modules with torch's own SGD: the same batch,
+   in turns, new subnets in every step. The supernet pays for its views and masks; building the plain modules is free.
+2. The view of a subnet that was seen before, and skeleton and view of one that was not, in the space of 22 layers.
+3. Angle scores of all operations of that space, from 1,000 samples each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from random import Random
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hnas import spaces
+from hnas.export.proof.measurement import ratio_interval
+from hnas.memory import channels_last, reuse_memory
+from hnas.shrinking.evidence import angle
+from hnas.space import Arch
+from hnas.strategies import sandwich
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.training.optimiser import MaskedSGD
+
+BATCH, RATE, CLASSES = 128, 0.1, 10
+LAYERS = "padnas_mobile"  # the space of 22 layers
+
+
+def step_of_supernet(supernet: Supernet, optimiser: MaskedSGD, archs: Sequence[Arch], x: Tensor, y: Tensor) -> None:
+    """Train the subnets on one batch, the first teaching the others."""
+    _backward([partial(supernet, arch) for arch in archs], supernet.space, archs, x, y)
+    optimiser.step(RATE, [supernet.where(arch) for arch in archs])
+    supernet.changed()
+
+
+def step_of_modules(
+    nets: Sequence[nn.Module], optimiser: torch.optim.Optimizer, space: Any, archs: Sequence[Arch], x: Tensor, y: Tensor
+) -> None:
+    """The same with networks of their own weights."""
+    _backward(nets, space, archs, x, y)
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def _backward(
+    nets: Sequence[Callable[[Tensor], Tensor]], space: Any, archs: Sequence[Arch], x: Tensor, y: Tensor
+) -> None:
+    teacher = None
+    for net, arch in zip(nets, archs, strict=True):
+        (shape,) = space.example(arch)
+        sized = F.interpolate(x, shape[-2:]) if x.shape[-2:] != shape[-2:] else x
+        outputs = net(channels_last(sized))
+        target = y if teacher is None else teacher
+        F.cross_entropy(outputs, target).backward()  # type: ignore[no-untyped-call]
+        teacher = outputs.detach().softmax(1) if teacher is None else teacher
+
+
+def steps(count: int, advance: Callable[[], None]) -> list[tuple[float, float]]:
+    """Seconds of (plain modules, supernet) for each of ``count`` steps, the order at random."""
+    space = spaces.load("hybrid_vision")()
+    supernet, rng = Supernet(space, 0), Random(0)
+    for parameter in supernet.union.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    optimiser = MaskedSGD(dict(supernet.union.named_parameters()))
+    (shape,) = space.example(space.largest)
+    found = []
+    for step in range(count + 2):
+        archs = [path.arch for path in sandwich.pick(space, rng)]
+        nets = [_plain(supernet, arch) for arch in archs]
+        own = torch.optim.SGD(
+            [p for net in nets for p in net.parameters()], RATE, 0.9, nesterov=True, weight_decay=5e-4
+        )
+        x, y = torch.randn(BATCH, *shape), torch.randint(CLASSES, (BATCH,))
+        turns = {
+            "plain": lambda: step_of_modules(nets, own, space, archs, x, y),  # noqa: B023 - called in this turn
+            "ours": lambda: step_of_supernet(supernet, optimiser, archs, x, y),  # noqa: B023
+        }
+        order = rng.sample(sorted(turns), 2)
+        seconds = {name: _seconds(turns[name]) for name in order}
+        if step >= 2:  # both have warmed up
+            found.append((seconds["plain"], seconds["ours"]))
+            advance()
+    return found
+
+
+def _plain(supernet: Supernet, arch: Arch) -> nn.Module:
+    """The subnet as a plain module in training mode, with a copy of the weights in the same memory layout."""
+    view = supernet.view(arch)
+    net = supernet.space.build(arch).train()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.copy_(view[name])
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def views(count: int) -> tuple[float, float]:
+    """Median milliseconds of a cached view, and of skeleton and view of a new subnet, in the space of 22 layers."""
+    space = spaces.load(LAYERS)()
+    supernet = Supernet(space, 0)
+    archs = [space.sample(Random(seed)) for seed in range(count)]
+    fresh = [_seconds(partial(supernet.view, arch)) for arch in archs]
+    again = [_seconds(partial(supernet.view, arch)) for arch in archs]
+    return 1e3 * statistics.median(again), 1e3 * statistics.median(fresh)
+
+
+def angles() -> tuple[float, int]:
+    """Seconds of the angle scores of all operations of the space of 22 layers, and how many those are."""
+    space = spaces.load(LAYERS)()
+    study = Study(Supernet(space, 0), cast("Any", None))  # weights alone are looked at
+    begun = perf_counter()
+    found = angle.scores(study, space, samples=1000)
+    return perf_counter() - begun, len(found)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = perf_counter()
+    call()
+    return perf_counter() - begun
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("steps", total=total)
+        yield lambda: bar.advance(task)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure all three and print them."""
+    parser = argparse.ArgumentParser("python -m hnas.benchmarks.costs.supernet", description=__doc__)
+    parser.add_argument("--steps", type=int, default=40, help="pairs of steps that are timed (default 40)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    reuse_memory()
+    with _progress(Console(stderr=True), options.steps) as advance:
+        pairs = np.array(steps(options.steps, advance))
+    ratio, low, high = ratio_interval(np.log(pairs[:, 1] / pairs[:, 0]).reshape(1, -1))
+    cached, fresh = views(100)
+    seconds, operations = angles()
+    found = {
+        "step": {
+            "ratio": ratio,
+            "low": low,
+            "high": high,
+            "pairs": len(pairs),
+            "plain_ms": 1e3 * float(np.median(pairs[:, 0])),
+        },
+        "view_ms": {"cached": cached, "uncached": fresh},
+        "angle": {"seconds": seconds, "operations": operations},
+    }
+    if options.json:
+        print(json.dumps(found, indent=1))  # noqa: T201 - the output
+        return 0
+    say = Console().print
+    say(f"sandwich step  {ratio:.3f}x [{low:.3f}, {high:.3f}] the time of plain modules, {len(pairs)} pairs of steps")
+    say(f"view           {cached:.2f} ms of a subnet seen before, {fresh:.1f} ms with its skeleton (medians, {LAYERS})")
+    say(f"angle scores   {seconds:.2f} s for {operations} operations, 1,000 samples each")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What a case is: a network, and how one backend is asked about it; all of it follows from a seed and a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hnas import spaces
+from hnas.benchmarks.fuzz.drawn import draw
+from hnas.export.diagnosis.trial import Call, Setting
+from hnas.export.graph.fusion import passes_for
+from hnas.export.graph.program import Program, capture
+from hnas.ops.conv import BatchNorm
+from hnas.study import calibrate
+from hnas.supernet import Supernet
+
+EACH = 8  # cases of one network: capturing it is paid once
+CALLS = 4  # of a case, at batch 1
+
+# Small members of every kind of space, their options on.
+SPACES: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("hybrid_vision", {"resolutions": (12, 15, 20), "head": 32}),
+    ("hybrid_vision", {"resolutions": (14, 16), "activations": ("relu", "hardswish", "gelu"), "head": 24}),
+    ("hybrid_vision", {"resolutions": (16,), "norm": "layer", "squeeze": True, "channels": 3, "head": 32}),
+    (
+        "hybrid_vision",
+        {"resolutions": (16, 19), "divisions": ("mbconv+fusedconv", "convnext+mbconv"), "stem_stride": 2, "head": 16},
+    ),
+    ("padnas_mobile", {"resolution": 16, "stem_stride": 1, "width": 0.25, "classes": 10}),
+    ("padnas_mobile", {"resolution": 24, "width": 0.25, "large": True, "classes": 10}),
+    ("nasbench201", {"resolution": 12}),
+    ("nasbench201", {"resolution": 16, "channels": 3, "width": 4, "cells": 2}),
+    ("tabular_digits", {}),
+    ("mobilenetv3", {"resolution": 28, "width": 0.25}),
+)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One backend, one precision, some passes, one batch size."""
+
+    setting: Setting
+    batch: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network and inputs for it; ``title`` says where it is from."""
+
+    title: str
+    net: nn.Module
+    calls: tuple[Call, ...]
+
+    def program(self, batch: int) -> tuple[Program, list[Call]]:
+        """Captured at a batch size, and the calls at that size."""
+        calls = [
+            tuple(torch.cat(values) for values in zip(*self.calls[start : start + batch], strict=True))
+            for start in range(0, len(self.calls), batch)
+        ]
+        return capture(self.net, calls[0]), calls
+
+
+def network(seed: int, number: int) -> Network:
+    """Network ``number`` of a seed; every second one is drawn operator by operator, the rest are members of spaces."""
+    rng = Random(f"{seed}/{number}")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(rng.getrandbits(32))
+        if number % 2:
+            net, shapes = draw(rng)
+            title = "drawn"
+        else:
+            name, arguments = SPACES[number // 2 % len(SPACES)]
+            net, shapes = _member(SPACES.index((name, arguments)), rng)
+            title = name
+        calls = tuple(tuple(_picture(shape, index) for shape in shapes) for index in range(CALLS))
+    return Network(title, net, calls)
+
+
+def asks(seed: int, number: int, backends: Sequence[str]) -> list[Ask]:
+    """The cases of network ``number``: every backend in fp32, passes on and off, another batch, and int8."""
+    rng = Random(f"{seed}/{number}/asks")
+    found = [Ask(Setting(backend)) for backend in backends]
+    found.append(Ask(Setting("reference", passes=_some_passes(rng, rng.choice(backends)))))
+    while len(found) < EACH:
+        backend, batch = rng.choice(backends), rng.choice((1, 1, 2, 4))
+        precision = "int8" if len(found) >= EACH - 2 else "fp32"
+        passes = _some_passes(rng, backend) if batch == 1 and rng.random() < 0.6 else None
+        found.append(Ask(Setting(backend, precision, passes=passes), batch))
+    return found
+
+
+def _some_passes(rng: Random, backend: str) -> tuple[str, ...]:
+    """None of the backend's passes, one alone, all but one, or any of them."""
+    names = tuple(each.__name__ for each in passes_for(backend))
+    kind = rng.randrange(4)
+    one = rng.choice(names)
+    if kind == 0:
+        return ()
+    if kind == 1:
+        return (one,)
+    return tuple(name for name in names if (name != one if kind == 2 else rng.random() < 0.5))
+
+
+@cache
+def _supernet(index: int) -> Supernet:
+    """A supernet whose norms learned something: branches that begin at zero would hide what is in them."""
+    name, arguments = SPACES[index]
+    supernet = Supernet(spaces.load(name)(**arguments), seed=index)
+    with torch.random.fork_rng(devices=[]):  # it is made once, in whichever case comes first
+        torch.manual_seed(index)
+        for module in supernet.union.modules():
+            if isinstance(module, BatchNorm | nn.LayerNorm):
+                nn.init.uniform_(module.weight, 0.2, 0.8)
+                nn.init.normal_(module.bias, 0.0, 0.2)
+    return supernet
+
+
+def _member(index: int, rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
+    supernet = _supernet(index)
+    arch = supernet.space.sample(rng)
+    shapes = supernet.space.example(arch)
+    chunk = tuple(torch.cat([_picture(shape, index) for index in range(16)]) for shape in shapes)
+    return supernet.extract(arch, calibrate(supernet, arch, [chunk], 16)), shapes
+
+
+def _picture(shape: tuple[int, ...], index: int) -> Tensor:
+    """A map that varies slowly, as images do, with some noise on it; every third is noise alone."""
+    if len(shape) < 3 or index % 3 == 2:
+        return torch.randn(1, *shape)
+    coarse = torch.randn(1, shape[0], 4, 4)
+    return F.interpolate(coarse, shape[1:], mode="bicubic", align_corners=True) + 0.1 * torch.randn(1, *shape)

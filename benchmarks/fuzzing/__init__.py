@@ -1,1 +1,0 @@
-"""Random networks, and what is asked of each: the parts of ``python -m benchmarks.fuzz``."""

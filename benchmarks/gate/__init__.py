@@ -1,0 +1,1 @@
+"""Re-measure bundles and decide whether their claims hold: `hnas-bench`."""

@@ -1,0 +1,125 @@
+"""What compiling costs: one net through every CPU backend in both precisions, and a warm worker's share of a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+NET = "mobilenetv3"  # 5.5 M parameters
+PERIOD = 0.05  # seconds between two looks at the memory
+JOBS = 12
+
+
+def limits(net: str = NET, backends: tuple[str, ...] = ("onnxruntime", "openvino", "tflite")) -> dict[str, Any]:
+    """Seconds and peak memory (RSS of a fresh process and of all that it starts, together), milliseconds of a worker.
+
+    Imports, network, conversion, calibration and verification are in the seconds; memory that processes share is
+    counted once for each.
+    """
+    begun, peak = time.monotonic(), 0
+    with subprocess.Popen((sys.executable, "-m", __name__, net, *backends), stdout=subprocess.PIPE, text=True) as child:
+        while child.poll() is None:
+            peak = max(peak, sum(map(_rss, _family(child.pid))))
+            time.sleep(PERIOD)
+        assert child.stdout is not None
+        said = child.stdout.read().splitlines()
+    if child.returncode or not said:
+        return {"net": net, "error": f"the process ended with {child.returncode}"}
+    found: dict[str, Any] = json.loads(said[-1])
+    whole = time.monotonic() - begun - found.pop("worker_seconds")
+    return {"net": net, "seconds": round(whole, 1), "peak_mb": round(peak / 2**20), **found}
+
+
+def _family(process: int) -> list[int]:
+    """A process and all that it started, and they."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            fields = _read(entry / "stat").rpartition(")")[2].split()
+            if fields:
+                parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [process]
+    for each in found:
+        found += parents.get(each, [])
+    return found
+
+
+def _rss(process: int) -> int:
+    """Bytes in memory."""
+    fields = _read(Path(f"/proc/{process}/statm")).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:  # it has ended
+        return ""
+
+
+def _compile_all(name: str, backends: list[str]) -> dict[str, Any]:
+    """Both precisions on every backend, then what a warm worker adds to opening and running an artifact."""
+    import torch
+
+    from hnas import export
+    from hnas.benchmarks.peers import nets as export_nets
+
+    torch.set_num_threads(1)
+    net = export_nets.load(name)
+    steps, workers = dict[str, float](), dict[str, float]()
+    with TemporaryDirectory() as folder:
+        for backend in backends:
+            for precision in ("fp32", "int8"):
+                begun = time.monotonic()
+                export.compile(
+                    net.module,
+                    net.examples,
+                    device=f"{backend}-cpu",
+                    precision=precision,
+                    calibration=net.calibration if precision == "int8" else None,
+                    recover="auto" if precision == "int8" else None,
+                    path=Path(folder) / f"{backend}-{precision}",
+                )
+                steps[f"{backend} {precision}"] = round(time.monotonic() - begun, 2)
+        begun = time.monotonic()
+        for backend in backends:
+            workers[backend] = round(_overhead(Path(folder) / f"{backend}-fp32", net.evidence[0]), 1)
+        spent = time.monotonic() - begun
+    parameters = sum(value.numel() for value in net.module.parameters())
+    return {"parameters": parameters, "steps": steps, "worker_ms": workers, "worker_seconds": spent}
+
+
+def _overhead(path: Path, inputs: Any) -> float:
+    """Milliseconds that a job (open an artifact, run it once) takes longer in a warm worker than in this process."""
+    from hnas import export
+
+    def here() -> None:
+        export.load(export.Artifact.read(path))(*inputs)
+
+    with export.Worker(path) as worker:
+
+        def there() -> None:
+            worker.open(path)
+            worker(*inputs)
+
+        here()
+        pairs = [(_seconds(here), _seconds(there)) for _ in range(JOBS)]
+    return 1e3 * statistics.median(there - here for here, there in pairs)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    print(json.dumps(_compile_all(sys.argv[1], sys.argv[2:])))  # noqa: T201 - the answer to the parent

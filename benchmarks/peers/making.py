@@ -1,0 +1,123 @@
+"""``python -m hnas.benchmarks.peers.making``: one network by one maker, in a process that may die or be killed.
+
+It is slow and minds no neighbours: nothing that it does is timed but itself.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from hnas import export
+from hnas.benchmarks.peers import nets as export_nets
+from hnas.benchmarks.peers.cases import OURS, PRECISIONS, Case, Folder
+from hnas.benchmarks.peers.nets.parts import Net
+from hnas.benchmarks.peers.tools import PEERS
+from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.errors import one_line
+
+LIMIT = 900.0  # seconds for one maker and network, both precisions
+
+
+def make_apart(folder: Folder, net: str, backend: str, maker: str, limit: float = LIMIT) -> None:
+    """Let a process of its own make both precisions; whatever becomes of it is noted for each of them."""
+    peer = PEERS[backend].get(maker)
+    reason = peer.missing if peer is not None else None
+    if reason is None:
+        arguments = (sys.executable, "-m", __name__, str(folder.path), net, backend, maker)
+        try:
+            done = subprocess.run(arguments, capture_output=True, text=True, timeout=limit, check=False)
+            last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "")
+            reason = f"its process ended with {done.returncode}: {last[:160]}"
+        except subprocess.TimeoutExpired:
+            reason = f"not finished in {limit:g} s"
+    for precision in PRECISIONS:
+        case = Case(net, backend, precision)
+        if folder.made(case, maker) is None:
+            folder.write_made(case, maker, {"error": reason})
+
+
+def make(folder: Folder, name: str, backend: str, maker: str) -> None:
+    """Make both precisions here, and note for each what it took and how far its outputs are from the module's."""
+    net = export_nets.load(name)
+    with torch.no_grad():
+        expected = [_arrays(net.module(*map(torch.from_numpy, sample))) for sample in net.evidence]
+    for precision in PRECISIONS:
+        case, begun = Case(name, backend, precision), perf_counter()
+        path = folder.model(case, maker)
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record: dict[str, Any]
+        try:
+            artifact = _ours(net, case, path) if maker == OURS else _theirs(net, case, path, maker, expected)
+            record = {"seconds": round(perf_counter() - begun, 2)}
+            with export.Worker(artifact) as worker:
+                found = export.check(expected, worker.outputs(net.evidence), precision)
+            record |= {"sqnr_db": found.sqnr_db, "max_error": found.max_error, "bytes": artifact.size_bytes}
+        except Exception as error:  # noqa: BLE001 - a converter raises whatever it likes; the row says so
+            record = {"error": one_line(error, 300)}
+        record["rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        folder.write_made(case, maker, record)
+    folder.write_inputs(name, net.evidence[0])
+
+
+def _ours(net: Net, case: Case, path: Path) -> Artifact:
+    return export.compile(
+        net.module,
+        net.examples,
+        device=f"{case.backend}-cpu",
+        precision=case.precision,
+        calibration=net.calibration if case.precision == "int8" else None,
+        evidence=net.evidence,
+        threads=1,
+        path=path,
+        recover="auto" if case.precision == "int8" else None,  # as it is, where that verifies
+    )
+
+
+def _theirs(net: Net, case: Case, path: Path, maker: str, expected: Sequence[Any]) -> Artifact:
+    """The peer's model with a record of ours beside it, so that the same worker opens it at the same settings."""
+    peer, sample = PEERS[case.backend][maker], net.evidence[0]
+    path.mkdir()
+    if case.precision == "fp32":
+        peer.convert(net.module, net.examples, path / peer.files[0])
+    else:
+        source = path.with_name("fp32") / peer.files[0]
+        if not source.is_file():
+            raise ValueError("there is no fp32 model to quantise")
+        peer.quantise(source, net.calibration, path / peer.files[0])
+    artifact = Artifact(
+        path=path,
+        backend=case.backend,
+        precision=case.precision,
+        device=f"{case.backend}-cpu",
+        threads=1,
+        inputs=_tensors("input", sample),
+        outputs=_tensors("output", expected[0]),
+        files=digest_files(path, *peer.files),
+        notes={"layout": peer.layout(sample)} if peer.channels_last else {},
+    )
+    artifact.write()
+    return artifact
+
+
+def _arrays(outputs: Any) -> tuple[Any, ...]:
+    values = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    return tuple(value.numpy() for value in values)
+
+
+def _tensors(stem: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(f"{stem}{index}", value.shape, str(value.dtype)) for index, value in enumerate(values))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    make(Folder(Path(sys.argv[1])), *sys.argv[2:])

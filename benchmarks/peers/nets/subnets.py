@@ -1,0 +1,37 @@
+"""Subnets of the shipped supernet, spread over its space: what a search would hand to the compiler."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+
+from hnas.benchmarks.peers.nets.parts import Net
+from hnas.data import images as pictures
+from hnas.deployment.source import open_source
+from hnas.space import Arch, Space
+from hnas.study import Study
+
+SEEDS = {"subnet_a": 1, "subnet_b": 2, "subnet_c": 3}
+NAMES = ("subnet_smallest", *SEEDS, "subnet_largest")
+
+
+def load(name: str, samples: int) -> Net:
+    """The subnet with its own weights and moments, on images that it was never trained on."""
+    source = open_source(None, None)
+    space = source.supernet.space
+    arch = _arch(space, name)
+    module = source.supernet.extract(arch, Study(source.supernet, source.task).calibrate(arch)).eval()
+    ((_, height, width),) = space.example(arch)
+    prepare = source.task.preprocessing.at((height, width))
+    known, other = (
+        tuple((np.ascontiguousarray(prepare(image[None])),) for image in pictures.load(None, split).images[:samples])
+        for split in ("calibration", "search")
+    )
+    return Net(module, known, other)
+
+
+def _arch(space: Space, name: str) -> Arch:
+    if name in SEEDS:
+        return space.sample(Random(SEEDS[name]))
+    return space.smallest if name == "subnet_smallest" else space.largest

@@ -1,0 +1,118 @@
+"""What the times say of the promises: each one line, *holds*, *fails* or *not seen*, with the cases that decide it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from hnas.benchmarks.peers.cases import OURS
+
+Result = Mapping[str, Any]  # a measured case
+FASTER, FAITHFUL = 0.90, 90.0  # median ratio in int8; least dB in fp32
+SECONDS, MEGABYTES, WORKER_MS = 120.0, 3000.0, 150.0
+TIE_DB = 0.05  # what one decimal shows as equal
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A promise and what became of it; ``cases`` are those against it."""
+
+    promise: str
+    outcome: str
+    line: str
+    cases: tuple[str, ...] = ()
+
+
+def verdicts(results: Sequence[Result], limits: Mapping[str, Any] | None) -> list[Verdict]:
+    """All promises, judged on the cases that were measured."""
+    found = [_never_slower(results), _much_faster(results), _as_exact(results), _faithful(results)]
+    return [*found, *_limits(limits)]
+
+
+def best(result: Result) -> Mapping[str, Any] | None:
+    """The fastest peer of a case: the row of the largest ratio of our time by theirs."""
+    rows = [row for row in result["rows"] if "ratio" in row]
+    return max(rows, key=lambda row: float(row["ratio"]), default=None)
+
+
+def is_slower(result: Result) -> bool:
+    """Our time by the best peer's has its whole interval above 1, and is above what the artifact itself shows."""
+    row = best(result)
+    return row is not None and row["low"] > 1.0 and row["ratio"] > max(result["noise"]["high"], 1.0)
+
+
+def _never_slower(results: Sequence[Result]) -> Verdict:
+    judged = [result for result in results if best(result) is not None]
+    against = [f"{_title(r)}: {_figures(best(r))} of {(best(r) or {})['maker']}'s" for r in judged if is_slower(r)]
+    return _all("never slower than the best peer, beyond the noise floor", len(judged), against)
+
+
+def _much_faster(results: Sequence[Result]) -> Verdict:
+    promise = f"in int8, median of our time by the best peer's at most {FASTER:.2f}"
+    ratios = [float(row["ratio"]) for r in results if r["precision"] == "int8" and (row := best(r)) is not None]
+    if not ratios:
+        return Verdict(promise, "not seen", "no int8 case was measured")
+    found = median(ratios)
+    return Verdict(promise, "holds" if found <= FASTER else "fails", f"{found:.3f} over {len(ratios)} cases")
+
+
+def _as_exact(results: Sequence[Result]) -> Verdict:
+    judged, against = 0, list[str]()
+    for result in results:
+        own = _own(result)
+        theirs = [row for row in result["rows"] if row["maker"] != OURS and "sqnr_db" in row]
+        if result["precision"] != "int8" or "sqnr_db" not in own or not theirs:
+            continue
+        judged += 1
+        row = max(theirs, key=lambda each: float(each["sqnr_db"]))
+        if own["sqnr_db"] < row["sqnr_db"] - TIE_DB:
+            against.append(f"{_title(result)}: {own['sqnr_db']:.1f} dB, {row['maker']} {row['sqnr_db']:.1f}")
+    return _all("int8 at least as exact as the best peer", judged, against)
+
+
+def _faithful(results: Sequence[Result]) -> Verdict:
+    rows = [(result, _own(result)) for result in results if result["precision"] == "fp32"]
+    against = [
+        f"{_title(result)}: {row.get('error') or format(row['sqnr_db'], '.1f') + ' dB'}"
+        for result, row in rows
+        if not float(row.get("sqnr_db", 0.0)) >= FAITHFUL
+    ]
+    return _all(f"fp32 at least {FAITHFUL:g} dB", len(rows), against)
+
+
+def _limits(limits: Mapping[str, Any] | None) -> list[Verdict]:
+    compiling = f"a 5 M net through three backends in both precisions in {SECONDS:g} s and {MEGABYTES / 1e3:g} GB"
+    working = f"a warm worker costs a job at most {WORKER_MS:g} ms"
+    if limits is None or "error" in limits:
+        why = "not measured" if limits is None else str(limits["error"])
+        return [Verdict(compiling, "not seen", why), Verdict(working, "not seen", why)]
+    within = limits["seconds"] <= SECONDS and limits["peak_mb"] <= MEGABYTES
+    took = f"{limits['seconds']:.0f} s, {limits['peak_mb'] / 1e3:.2f} GB, {limits['parameters'] / 1e6:.1f} M parameters"
+    each = ", ".join(f"{name} {value:.0f} ms" for name, value in limits["worker_ms"].items())
+    quick = max(limits["worker_ms"].values()) <= WORKER_MS
+    return [Verdict(compiling, _word(within), took), Verdict(working, _word(quick), each)]
+
+
+def _all(promise: str, judged: int, against: Sequence[str]) -> Verdict:
+    if not judged:
+        return Verdict(promise, "not seen", "no case was measured")
+    line = f"{judged - len(against)} of {judged} cases"
+    return Verdict(promise, _word(not against), line, tuple(against))
+
+
+_word: Callable[[bool], str] = {True: "holds", False: "fails"}.__getitem__
+
+
+def _own(result: Result) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(row for row in result["rows"] if row["maker"] == OURS)
+    return found
+
+
+def _title(result: Result) -> str:
+    return f"{result['net']}, {result['backend']}, {result['precision']}"
+
+
+def _figures(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -1,0 +1,1 @@
+"""Compile for ONNX Runtime on a CPU."""

@@ -1,0 +1,60 @@
+"""ONNX Runtime's view: the nodes of the optimised graph, as its profiler saw them run."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from hnas.export.device.signature import fit
+from hnas.export.proof.inspection import Layer, role, typical
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact
+
+FUSES = "ONNX Runtime ends a convolution with relu, clip, leaky relu, sigmoid, tanh or hard sigmoid, with nothing else"
+_TYPES = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "uint8": "u8", "int8": "i8", "double": "f64"}
+_EVENT = "_kernel_time"
+
+
+def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
+    """The nodes that ran, with the runner's settings; ``parts`` stay empty: a fused node has its first one's name."""
+    import onnxruntime as ort
+
+    from hnas.export.device.runtimes.onnxruntime import session_options
+
+    with TemporaryDirectory() as folder:
+        options = session_options(artifact.threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = ort.InferenceSession(str(artifact.model), options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+        feed = dict(zip(names, fit(inputs, artifact.inputs), strict=True))
+        for _ in range(runs):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    return from_events(events)
+
+
+def from_events(events: Iterable[Mapping[str, Any]]) -> list[Layer]:
+    """The layers in a profile: the events of kernels, those of one node put together, in the order of the first run."""
+    times: dict[str, list[float]] = defaultdict(list)
+    seen: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            times[event["name"]].append(float(event["dur"]))
+            seen.setdefault(event["name"], event["args"])
+    return [_layer(name.removesuffix(_EVENT), args, typical(times[name])) for name, args in seen.items()]
+
+
+def _layer(name: str, args: Mapping[str, Any], microseconds: float) -> Layer:
+    kind = args["op_name"]
+    types = [next(iter(value)) for value in args.get("input_type_shape", []) if value]
+    precision = next((_TYPES[given] for given in types if given in _TYPES), "")
+    provider = args.get("provider", "").removesuffix("ExecutionProvider")
+    return Layer(name, kind, role(kind), precision, microseconds, provider)

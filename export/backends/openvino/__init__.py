@@ -1,0 +1,1 @@
+"""Compile for OpenVINO on a CPU."""

@@ -1,0 +1,281 @@
+"""OpenVINO on the CPU: model.xml and model.bin, in fp32, bf16, int8, or with the weights alone in int8."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partialmethod
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.errors import ExportError, Unavailable, one_line
+from hnas.export.device.machine import Machine
+from hnas.export.device.records import JSON
+from hnas.export.device.runtimes.openvino import load, missing, require, versions
+from hnas.export.device.signals import signal_stack_kept
+from hnas.export.graph.marks import kept_float
+from hnas.export.graph.samples import Arrays, samples
+from hnas.export.onnx.names import openvino_nodes
+from hnas.export.onnx.source import OnnxSource, signature
+from hnas.export.remote.quiet import quiet
+from hnas.hw_profiles import Override
+
+if TYPE_CHECKING:
+    import openvino
+    from numpy.typing import NDArray
+
+    from hnas.export.graph.program import Program
+    from hnas.hw_profiles import Device
+
+__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
+
+precisions: tuple[str, ...] = ("fp32", "bf16", "int8", "w8")
+requires: tuple[str, ...] = ("openvino",)
+no_onnx = ""
+
+MODEL = "model.xml"
+TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations: large above zero, hardly below it
+FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that leave biases as int8 wants them
+
+
+def compile(
+    program: Program | OnnxSource,
+    path: Path,
+    *,
+    precision: str,
+    device: Device,
+    threads: int,
+    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
+) -> Artifact:
+    """Write model.xml and model.bin; int8 takes ``calibration``, bf16 a CPU that has it."""
+    import openvino
+
+    require(precision)
+    inputs, outputs = signature(program)
+    data = samples(calibration, inputs) if precision == "int8" else None
+    notes: dict[str, JSON] = {}
+    found = dict(versions())
+    if isinstance(program, OnnxSource):
+        model, kept = _read(program), list[str]()
+    else:
+        from hnas.export.backends.openvino.fixes import mended
+        from hnas.export.backends.openvino.fixes_int8 import spared
+
+        program = mended(program) if data is None else spared(mended(program), data)
+        model = _convert(program, inputs, outputs)
+        kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
+        found["torch"] = version("torch")
+    if data is not None:
+        fitted = bool(FITTED & {name for name, count in program.fired if count})
+        override = device.quantisation.get("openvino", Override())
+        model, notes["quantisation"] = _quantise(model, data, override, kept, fitted=fitted)
+        found["nncf"] = version("nncf")
+    if precision == "w8":
+        model, notes["quantisation"] = _compress(model)
+        found["nncf"] = version("nncf")
+    openvino.save_model(model, path / MODEL, compress_to_fp16=False)
+    artifact = Artifact(
+        path=path,
+        backend="openvino",
+        precision=precision,
+        device=device.name,
+        threads=threads,
+        inputs=inputs,
+        outputs=outputs,
+        files=digest_files(path, MODEL, "model.bin"),
+        versions=found,
+        notes=notes,
+    )
+    artifact.write()
+    return artifact
+
+
+def _convert(program: Program, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> openvino.Model:
+    """The OpenVINO model of ``program`` with static shapes and our names.
+
+    ``openvino.convert_model`` traces twice, walks every submodule and reports each call over the network; a flat trace
+    handed to the same front end gives the same graph about ten times sooner, which is what a search waits for.
+    """
+    import openvino
+    import torch
+    from openvino import _offline_transformations as offline
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with quiet(), torch.no_grad():
+        try:
+            traced = torch.jit.trace(_flat(program), program.inputs, check_trace=False)  # type: ignore[no-untyped-call]
+            frozen = torch.jit.freeze(traced.eval(), optimize_numerics=False)
+            decoder = TorchScriptPythonDecoder(frozen, example_input=program.inputs, skip_freeze=True)
+            front = FrontEndManager().load_by_framework("pytorch")
+            model = front.convert(front.load(decoder))
+        except RuntimeError as error:
+            raise ExportError(f"openvino cannot convert this graph: {one_line(error)}") from error
+    for parameter, tensor in zip(model.get_parameters(), inputs, strict=True):
+        parameter.set_element_type(openvino.Type(tensor.dtype))  # left open where an operator takes any type
+        parameter.set_partial_shape(openvino.PartialShape(list(tensor.shape)))
+        parameter.output(0).get_tensor().set_names({tensor.name})
+    model.validate_nodes_and_infer_types()
+    for result, tensor in zip(model.get_results(), outputs, strict=True):
+        result.output(0).get_tensor().set_names({tensor.name})
+    offline.apply_moc_transformations(model, cf=False)
+    return model
+
+
+def _read(source: OnnxSource) -> openvino.Model:
+    """The OpenVINO model of an ONNX file, in the order and by the names of its inputs and outputs."""
+    from openvino import _offline_transformations as offline
+    from openvino.frontend import FrontEndManager
+
+    try:
+        front = FrontEndManager().load_by_framework("onnx")
+        model = front.convert(front.load(source.path))
+    except Exception as error:  # its failures are of no common type
+        if lacking := re.search(r"No conversion rule found for operations: (.+)", str(error)):
+            raise ExportError(f"openvino has no {lacking[1]}; onnxruntime would take it") from error
+        raise ExportError(f"openvino cannot convert {source.name}: {one_line(error)}") from error
+    ends = [*zip(model.inputs, source.inputs, strict=False), *zip(model.outputs, source.outputs, strict=False)]
+    if len(ends) != len(source.inputs + source.outputs) or any(t.name not in end.get_names() for end, t in ends):
+        raise ExportError(f"openvino reads other inputs or outputs from {source.name} than it states")
+    offline.apply_moc_transformations(model, cf=False)
+    return model
+
+
+def _flat(program: Program) -> Any:
+    """The program's graph with all tensors at the top: tracing costs a millisecond for every submodule."""
+    from torch import fx
+
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(program.module.graph, {}))
+    state = dict(program.module.state_dict(keep_vars=True))
+    names = {name: f"tensor_{index}" for index, name in enumerate(state)}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.target = names[str(node.target)]
+    return fx.GraphModule({names[name]: value.detach() for name, value in state.items()}, graph).eval()
+
+
+def _quantise(
+    model: openvino.Model, data: Sequence[Arrays], override: Override, kept: Sequence[str], *, fitted: bool
+) -> tuple[openvino.Model, JSON]:
+    """The int8 model by NNCF with the operators ``kept`` in float, and the policy under which it was made.
+
+    Ranges are minmax over all samples: NNCF's default averages the extremes of the samples and clips every input that
+    is more than average (21 dB against 38 dB on a net with two inputs). Attention needs the transformer scheme, but
+    without its smoothing, which moves the range of the activations into the weights: 18 dB against 43 dB on a hybrid.
+    Activations are symmetric, which is 3 % sooner on small nets and on attention. Behind a hard swish, a SiLU or a GELU
+    they are not: half of the levels would lie below a tail of -0.4 (22 dB against 19 dB on a MobileNetV3).
+    Biases are corrected layer by layer: the fast correction left a trained net of fused convolutions 1.3 points short.
+    Some graphs it cannot follow that way (a KeyError of its own); those take the fast one.
+    They are not where an edit has ``fitted`` them for int8 already: NNCF would take that out again, 3 dB on a hybrid.
+    NNCF gives the first layers 7 bits for CPUs whose int8 sums overflow; where they do not, that is 2 dB for nothing.
+    """
+    nncf = _nncf()
+    transformer, narrow = _has_attention(model), _overflows()
+    symmetric = transformer or not _has_tails(model)
+    types = sorted({op.get_type_name() for op in model.get_ops()} & set(override.leave_float))
+    advanced = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=_ranges(override.ranges or "minmax"),
+        overflow_fix=nncf.OverflowFix.FIRST_LAYER if narrow else nncf.OverflowFix.DISABLE,
+        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+        disable_bias_correction=fitted,
+    )
+    options: dict[str, Any] = {
+        "subset_size": len(data),
+        "preset": nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
+        "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
+        "ignored_scope": nncf.IgnoredScope(names=[*kept], types=types),
+        "advanced_parameters": advanced,
+    }
+    correction = "before" if fitted else "layer by layer"
+    with quiet(), signal_stack_kept(), _without_progress():
+        try:
+            quantised = nncf.quantize(model, nncf.Dataset(data, list), fast_bias_correction=False, **options)
+        except KeyError:
+            correction = "fast"
+            quantised = nncf.quantize(model, nncf.Dataset(data, list), fast_bias_correction=True, **options)
+    return quantised, {
+        "quantiser": "nncf",
+        "model_type": "transformer" if transformer else "default",
+        "smoothing": False,
+        "activations": "symmetric" if symmetric else "asymmetric",
+        "bias_correction": correction,
+        "first_layer_bits": 7 if narrow else 8,
+        "ranges": override.ranges or "minmax",
+        "float": [*types],
+        "samples": len(data),
+    }
+
+
+def _has_attention(model: openvino.Model) -> bool:
+    """Whether two activations are multiplied as matrices behind a softmax, or by the fused operator."""
+    ops = model.get_ops()
+    types = {op.get_type_name() for op in ops}
+    sources = [[value.get_node() for value in op.input_values()] for op in ops if op.get_type_name() == "MatMul"]
+    products = [pair for pair in sources if not any(source.get_type_name() == "Constant" for source in pair)]
+    return "ScaledDotProductAttention" in types or ("Softmax" in types and bool(products))
+
+
+def _has_tails(model: openvino.Model) -> bool:
+    """Whether an activation of the model is large above zero and hardly below it."""
+    return not TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
+
+
+def _overflows() -> bool:
+    """Whether this CPU adds products of u8 and s8 in pairs of 16 bits, as x86 does without its VNNI instructions."""
+    known = Machine.here().instructions
+    return "avx2" in known and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(known)
+
+
+def _ranges(method: str) -> Any:
+    """NNCF's estimator for a method; ValueError for one that it has not."""
+    from nncf.quantization import range_estimator as nncf_ranges
+
+    if method == "minmax":
+        return nncf_ranges.RangeEstimatorParametersSet.MINMAX
+    if method != "percentile":
+        raise ValueError(f"openvino calibrates by minmax or percentile, got {method!r}; see the device's profile")
+    kinds, means = nncf_ranges.StatisticsType, nncf_ranges.AggregatorType
+    one = nncf_ranges.StatisticsCollectorParameters(
+        statistics_type=kinds.QUANTILE, aggregator_type=means.MEAN, quantile_outlier_prob=1e-4
+    )
+    return nncf_ranges.RangeEstimatorParameters(min=one, max=one)
+
+
+def _compress(model: openvino.Model) -> tuple[openvino.Model, JSON]:
+    """The model with its weights alone in int8, per output channel, and what was done.
+
+    The runtime keeps those of matrix products in int8, and folds those of convolutions back to float when it opens the
+    file. Zero points would gain nothing: 44 dB with and without them on small transformers.
+    """
+    nncf = _nncf()
+    with quiet(), signal_stack_kept(), _without_progress():
+        compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    return compressed, {"quantiser": "nncf", "weights": "s8 per channel", "activations": "f32"}
+
+
+def _nncf() -> Any:
+    """NNCF, told to report nothing; Unavailable where it is not installed."""
+    os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported: no report over the network
+    try:
+        import nncf
+    except ImportError:
+        raise Unavailable("nncf is not installed; pip install 'hnas[openvino-convert]'") from None
+    return nncf
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """NNCF draws a bar for each of its steps and has no setting for it."""
+    from nncf.common.logging.track_progress import track
+
+    draw = track.__init__
+    track.__init__ = partialmethod(draw, disable=True)
+    try:
+        yield
+    finally:
+        track.__init__ = draw

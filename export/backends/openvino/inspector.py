@@ -1,0 +1,58 @@
+"""OpenVINO's view: the execution graph of the compiled model, with its performance counters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hnas.export.device.signature import fit
+from hnas.export.proof.inspection import Layer, role, typical
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact
+
+FUSES = "OpenVINO joins arithmetic and activations to a convolution or matrix product where nothing else reads it"
+_NOTHING = ("Const", "Constant", "Parameter", "Input", "Result", "Output")
+
+
+def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
+    """The steps of the execution graph that ran, with the settings of the runner; ``parts`` are the model's layers."""
+    import openvino
+
+    from hnas.export.device.runtimes.openvino import compiled_model, require
+
+    require(artifact.precision)
+    compiled = compiled_model(artifact, PERF_COUNT=True)
+    request = compiled.create_infer_request()
+    for index, value in enumerate(fit(inputs, artifact.inputs)):
+        request.set_input_tensor(index, openvino.Tensor(value))
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(runs):
+        request.infer()
+        for counter in request.get_profiling_info():
+            if counter.status == openvino.ProfilingInfo.Status.EXECUTED:
+                times[counter.node_name].append(counter.real_time.total_seconds() * 1e6)
+    steps = compiled.get_runtime_model().get_ordered_ops()
+    said = {step.get_friendly_name(): {k: v.astype(str) for k, v in step.get_rt_info().items()} for step in steps}
+    return [
+        _layer(name, info, typical(times[name]))
+        for name, info in said.items()
+        if name in times and info.get("layerType") not in _NOTHING
+    ]
+
+
+def _layer(name: str, info: dict[str, str], microseconds: float) -> Layer:
+    kind, parts = info.get("layerType", ""), [part for part in info.get("originalLayersNames", "").split(",") if part]
+    precision = _arithmetic(info)
+    implementation = info.get("primitiveType", "").removesuffix(f"_{precision.upper()}").removesuffix(f"_{precision}")
+    product = any(word in part for part in parts for word in ("MatMul", "Convolution"))  # a subgraph may hold one
+    return Layer(name, kind, "kernel" if product else role(kind), precision, microseconds, implementation, tuple(parts))
+
+
+def _arithmetic(info: dict[str, str]) -> str:
+    """The type that a layer computes in: its runtimePrecision, or that of its code where weights alone are in int8."""
+    floating = info.get("layerType") == "FullyConnected" and info.get("primitiveType", "").endswith("_f32")
+    return "f32" if floating else info.get("runtimePrecision", "")

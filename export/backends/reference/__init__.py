@@ -1,0 +1,1 @@
+"""Store a program for eager torch, the definition of a right answer."""

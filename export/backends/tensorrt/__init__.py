@@ -1,0 +1,1 @@
+"""Compile for TensorRT."""

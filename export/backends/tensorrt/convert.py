@@ -1,0 +1,168 @@
+"""TensorRT: model.onnx in fp32, fp16 or explicit int8, and the engine that the device builds from it.
+
+An engine fits one GPU architecture and one TensorRT version, so it is built where it runs. What travels is the ONNX
+file: it is verified in ONNX Runtime, and its notes say how to build it and what it fits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
+from hnas.export.backends.tensorrt import rules as tensorrt_rules
+from hnas.export.backends.tensorrt.inspector import from_json
+from hnas.export.device.artifact import Artifact, digest_files
+from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.records import JSON
+from hnas.export.device.runtimes.tensorrt import ENGINE, load, missing, versions
+from hnas.export.device.trtexec import FLAGS
+from hnas.export.graph.samples import samples
+from hnas.export.onnx.quantiser import QDQ
+from hnas.export.onnx.source import OnnxSource, signature
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hnas.export.graph.program import Program
+    from hnas.hw_profiles import Device
+
+__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
+
+precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+requires: tuple[str, ...] = ("tensorrt",)
+no_onnx = ""
+
+MODEL = "model.onnx"
+OPSET = 17  # what TensorRT 8.5 to 10 parse; opset 20 needs TensorRT 10, that is JetPack 6.1
+RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
+# Symmetric s8 and no int32 biases: TensorRT has no other zero point than 0, and its parser takes no int32 dequantise.
+POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=True, bias=False)
+
+
+def compile(
+    program: Program | OnnxSource,
+    path: Path,
+    *,
+    precision: str,
+    device: Device,
+    threads: int,
+    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
+) -> Artifact:
+    """Write model.onnx in opset 17 (or a foreign file's, if older), float32 at its ends; needs no TensorRT.
+
+    int8 takes ``calibration``. ExportError when the device's TensorRT is older than an operator of the graph.
+    """
+    if precision not in precisions:
+        raise ValueError(f"tensorrt runs {', '.join(precisions)}, got {precision!r}")
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
+    from hnas.export.onnx import file as onnx_file
+
+    inputs, outputs = signature(program)
+    build = _build_note(precision, device)
+    notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
+    if precision == "int8":
+        data = samples(calibration, inputs)
+        policy = POLICY.on(device.quantisation.get("tensorrt"))
+        notes["quantisation"] = {**policy.to_json(), "samples": len(data)}
+        onnx_file.put_int8(program, path / MODEL, inputs, outputs, data, policy, OPSET)
+    else:
+        if precision == "fp16" and not isinstance(program, OnnxSource):
+            program = _half(program)
+        onnx_file.put(program, path / MODEL, inputs, outputs, newest=OPSET)
+        if precision == "fp16" and isinstance(program, OnnxSource):
+            onnx_file.halve(path / MODEL)
+    build["opset"] = onnx_file.opset(path / MODEL)
+    if slow := _check(path / MODEL, precision, device.toolchain):
+        notes["slow"] = slow
+    build.update(tensorrt_rtx.note(path / MODEL))
+    artifact = Artifact(
+        path=path,
+        backend="tensorrt",
+        precision=precision,
+        device=device.name,
+        threads=threads,
+        inputs=inputs,
+        outputs=outputs,
+        files=digest_files(path, MODEL),
+        versions=onnx_file.versions(program),
+        notes=notes,
+    )
+    artifact.write()
+    return artifact
+
+
+def _build_note(precision: str, device: Device) -> dict[str, JSON]:
+    """How the device builds its engine, and the versions it fits, from the device's profile."""
+    known = {name: str(device.toolchain[name]) for name in ("JetPack", "TensorRT") if name in device.toolchain}
+    return {
+        "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join(FLAGS[precision])}",
+        "compute_capability": device.compute_capability,
+        "rule": RULE,
+        **known,
+    }
+
+
+def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str]:
+    """What TensorRT would run badly; ExportError when the newest one of the device would refuse the file."""
+    found = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
+    refused, slow = tensorrt_rules.check(path, precision, max(found, default=None))
+    if refused:
+        raise ExportError("; ".join(refused))
+    return list(slow)
+
+
+def summary(report: Mapping[str, JSON]) -> dict[str, JSON]:
+    """What a device said of the engine that it built, in figures: builds, precision of the layers, reformats."""
+    layers = from_json(report["layers"])
+    medians = [float(build["median_ms"]) for build in report["builds"]]
+    moved = sum(layer.role == "layout" for layer in layers)
+    computing = Counter(layer.precision or "unknown" for layer in layers if layer.role != "layout")
+    return {
+        "sm": report["sm"],
+        "tensorrt": report["tensorrt"],
+        "built_by": report["by"],
+        "build_seconds": [build["seconds"] for build in report["builds"]],
+        "build_medians_ms": medians,
+        "spread": max(medians) / min(medians) - 1,
+        "layers": len(layers),
+        "reformats": moved,
+        "precisions": dict(computing),
+    }
+
+
+def _half(program: Program) -> Program:
+    """The program in fp16 between its ends; ExportError when a weight is out of fp16's range."""
+    import torch
+    from torch import fx
+    from torch.fx.node import map_aggregate
+
+    from hnas.export.graph.program import rebuild
+
+    aten, half, single = torch.ops.aten, torch.float16, torch.float32
+    graph = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in program.module.graph.nodes:
+        if node.op == "output":
+            (found,) = node.args
+            values = [nodes[value] for value in (found if isinstance(found, tuple | list) else [found])]
+            ends = [graph.call_function(aten.to.dtype, (value, single)) for value in values]
+            graph.output(tuple(ends) if isinstance(found, tuple | list) else ends[0])
+            continue
+        nodes[node] = copy = graph.node_copy(node, lambda value: nodes[value])
+        copy.args = map_aggregate(copy.args, lambda value: half if value is single else value)
+        copy.kwargs = map_aggregate(copy.kwargs, lambda value: half if value is single else value)
+        if node.op == "placeholder" and node.meta["val"].dtype == single:
+            nodes[node] = graph.call_function(aten.to.dtype, (copy, half))
+    module = fx.GraphModule(dict(program.module.state_dict()), graph)
+    module = rebuild(module, graph).half()
+    for name, value in module.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise ExportError(f"weight {name} is out of the range of fp16; choose fp32 or int8")
+    return replace(program, module=module)

@@ -1,0 +1,88 @@
+"""TensorRT's view: what the engine inspector and ``trtexec --exportLayerInfo --exportProfile`` say of an engine.
+
+Layers have their formats and tactics only where the engine was built with detailed profiling verbosity.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hnas.export.device.errors import ExportError
+from hnas.export.proof.inspection import Layer, Role, role
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact
+    from hnas.export.device.records import JSON
+
+FUSES = "TensorRT joins pointwise operators into one kernel, and into a convolution where that ends with them"
+# The words of "Format/Datatype": "Row major linear FP32", "Thirty-two wide channel vectorized row major Int8 format".
+_TYPES = {"fp32": "f32", "float": "f32", "fp16": "f16", "half": "f16", "bf16": "bf16", "int8": "i8", "fp8": "f8"}
+
+
+def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
+    """The layers of the engine of this machine, built if there is none; without times, which trtexec exports."""
+    import tensorrt
+
+    from hnas.export.device import runtimes
+
+    del inputs, runs
+    runner: Any = runtimes.load("tensorrt").load(artifact)
+    inspector = runner._engine.create_engine_inspector()
+    said = inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON)
+    return from_json(json.loads(said))
+
+
+def from_json(information: JSON, profile: JSON = None) -> list[Layer]:
+    """The layers in a file of ``--exportLayerInfo``, with the times in one of ``--exportProfile``.
+
+    1. {"Layers": [{"Name", "LayerType", "Inputs", "Outputs", "TacticName", "Metadata"}, ...]}: detailed verbosity.
+    2. {"Layers": ["name", ...]}: the default verbosity; only names, and reformats by their names.
+    3. Anything else: ExportError in one line.
+    """
+    listed = information.get("Layers") if isinstance(information, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(entry, dict | str) for entry in listed):
+        raise ExportError("layer information has no list 'Layers'; it is what trtexec --exportLayerInfo writes")
+    times = _times(profile)
+    return [_layer(entry if isinstance(entry, dict) else {"Name": entry}, times) for entry in listed]
+
+
+def _times(profile: JSON) -> dict[str, float]:
+    """Microseconds by layer: the first entry of a profile counts the runs, each other one is a layer."""
+    if profile is None:
+        return {}
+    if not isinstance(profile, list) or not all(isinstance(entry, dict) for entry in profile):
+        raise ExportError("the profile is no list of layers; it is what trtexec --exportProfile writes")
+    found = [(entry.get("name"), entry.get("medianMs", entry.get("averageMs"))) for entry in profile]
+    return {name: float(ms) * 1e3 for name, ms in found if isinstance(name, str) and isinstance(ms, int | float)}
+
+
+def _layer(entry: Mapping[str, Any], times: Mapping[str, float]) -> Layer:
+    name, kind = str(entry.get("Name", "")), str(entry.get("LayerType", ""))
+    types = [_precision(end) for side in ("Inputs", "Outputs") for end in _ends(entry, side)]
+    tactic = str(entry.get("TacticName", entry.get("TacticValue", "")))
+    parts = [part.strip() for part in name.split(" + ")] if " + " in name else []
+    precision = next(filter(None, types), "")
+    return Layer(name, kind or "unknown", _role(name, kind), precision, times.get(name), tactic, tuple(parts))
+
+
+def _ends(entry: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
+    found = entry.get(side)
+    return [end for end in found if isinstance(end, dict)] if isinstance(found, list) else []
+
+
+def _precision(end: Mapping[str, Any]) -> str:
+    """The type in an end's words: the last word in TensorRT 8 and 9, "Datatype" or the like in later ones."""
+    said = " ".join(str(end.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")).lower()
+    return next((short for word, short in _TYPES.items() if word in said), "")
+
+
+def _role(name: str, kind: str) -> Role:
+    if kind.lower() in ("reformat", "noop") or name.startswith(("Reformatting CopyNode", "reformat", "Reformat")):
+        return "layout"
+    if kind in ("Scale", "PointWise", "PointWiseV2", "ElementWise"):
+        return "arithmetic"
+    return role(kind)

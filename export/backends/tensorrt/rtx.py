@@ -1,0 +1,194 @@
+"""Whether TensorRT-RTX parses an ONNX file and builds engines of it, which takes no GPU; nothing is run.
+
+It is TensorRT's parser and builder for PCs: what it refuses, a Jetson's TensorRT is likely to refuse as well. What it
+builds has been parsed and built for TensorRT-RTX, and that is all that is known: it knows no Jetson (SM87) as a target.
+
+    python -m hnas.export.backends.tensorrt.rtx ARTIFACT|MODEL.onnx ... [--sm 86 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import hnas
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.records import JSON, decode, encode
+
+TARGETS = ("80", "86", "89", "120")  # SM75 is known, too: it has no FP32 GEMM, so most fp32 files are refused
+PATIENCE = 600.0  # seconds for all targets of one file
+_MODULE = "tensorrt_rtx_bindings"
+_ROOT = str(Path(hnas.__file__).absolute().parents[1])  # where hnas was imported from
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one file: ``parse`` is why it was refused at once; ``built`` and ``refused`` are by SM."""
+
+    version: str
+    parse: str = ""
+    built: Mapping[str, float] = field(default_factory=dict)  # seconds
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Parsed, and built for every target that was asked for."""
+        return not self.parse and not self.refused
+
+    def line(self) -> str:
+        """The verdict in one line."""
+        name = f"TensorRT-RTX {self.version}"
+        if self.parse:
+            return f"refused by the parser of {name}: {self.parse}"
+        built = f"parsed and built for {name} ({', '.join(f'SM{sm}' for sm in self.built)})" if self.built else ""
+        refused = "; ".join(f"SM{sm} refused: {reason}" for sm, reason in self.refused.items())
+        return "; ".join(filter(None, [built or f"parsed by {name}", refused]))
+
+
+def missing() -> str | None:
+    """None where TensorRT-RTX is installed, else the line that installs it."""
+    return None if find_spec(_MODULE) else "TensorRT-RTX is not installed; pip install 'hnas[tensorrt-rtx]'"
+
+
+def check(model: Path, targets: Sequence[str] = TARGETS) -> Verdict:
+    """Parse ``model`` and build it for each SM of ``targets``, in a process of its own.
+
+    Unavailable where TensorRT-RTX is missing; ExportError where it crashes or hangs; ValueError for an unknown target.
+    """
+    lacking = missing()
+    if lacking is not None:
+        raise Unavailable(lacking)
+    search = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": search}
+    command = [sys.executable, "-P", "-m", "hnas.export.backends.tensorrt.rtx", "--child", str(model.resolve())]
+    try:
+        done = subprocess.run(
+            [*command, "--sm", *targets], capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise ExportError(f"TensorRT-RTX did not build {model.name} in {PATIENCE:g} s") from None
+    if done.returncode < 0:
+        raise ExportError(f"TensorRT-RTX died with {signal.Signals(-done.returncode).name} on {model.name}")
+    said = (done.stderr.strip() or "no reason given").splitlines()[-1][:200]
+    if done.returncode == 2:
+        raise ValueError(said)
+    if done.returncode:
+        raise ExportError(f"TensorRT-RTX failed on {model.name}: {said}")
+    return decode(Verdict, json.loads(done.stdout.splitlines()[-1]), "TensorRT-RTX's verdict")
+
+
+def note(model: Path) -> dict[str, JSON]:
+    """For an artifact's build note: the verdict in one line, where TensorRT-RTX is installed."""
+    if missing() is not None:
+        return {}
+    try:
+        return {"tensorrt_rtx": check(model).line()}
+    except ExportError as error:  # a second opinion, not a condition
+        return {"tensorrt_rtx": str(error)}
+
+
+def _judge(model: Path, targets: Sequence[str]) -> Verdict:
+    """In the child: nothing is kept of what is built."""
+    import tensorrt_rtx_bindings as trt
+
+    errors: list[str] = []
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                errors.append(message)
+
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(model)):
+        found = [parser.get_error(index) for index in range(parser.num_errors)]
+        return Verdict(trt.__version__, "; ".join(dict.fromkeys(map(_said, found))) or "no reason given")
+    built, refused = {}, {}
+    for sm in targets:
+        errors.clear()
+        config = builder.create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), 0)
+        start = perf_counter()
+        if builder.build_serialized_network(network, config) is None:
+            refused[sm] = _reason(errors[0]) if errors else "no reason given"
+        else:
+            built[sm] = round(perf_counter() - start, 3)
+    return Verdict(trt.__version__, "", built, refused)
+
+
+def _said(error: Any) -> str:
+    where = f"{error.node_operator()} {error.node_name()}: " if error.node_name() else ""
+    return where + _reason(error.desc())
+
+
+def _reason(text: str) -> str:
+    """What is wrong, without the places in NVIDIA's sources."""
+    text = re.sub(r"\[[\w./]+\.\w+:[^\]]*\]\s*|\s*In \w+ at \S+|\bI?\w+::\w+: ", "", " ".join(text.split()))
+    return text.strip()[:240]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command, one line a file: 0 all passed, 1 one was refused, 2 wrong use, 3 TensorRT-RTX is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hnas.export.backends.tensorrt.rtx", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a folder with artifact.json, or an ONNX file"
+    )
+    parser.add_argument("--sm", nargs="+", default=TARGETS, metavar="SM", help=f"default: {' '.join(TARGETS)}")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    lacking = missing()
+    if lacking is not None:
+        print(lacking, file=sys.stderr)  # noqa: T201 - a command
+        return 3
+    if options.child:
+        import tensorrt_rtx_bindings as trt
+
+        known = [name[2:] for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
+        unknown = [sm for sm in options.sm if sm not in known]
+        if unknown:
+            parser.error(f"no target SM{unknown[0]}; TensorRT-RTX knows {', '.join(sorted(known, key=int))}")
+        print(json.dumps(encode(_judge(options.paths[0], options.sm))))  # noqa: T201 - the parent reads it
+        return 0
+    passed = True
+    for path in options.paths:
+        try:
+            verdict = check(_model(path), options.sm)
+        except (OSError, ValueError) as error:
+            print(f"{path}: {error}", file=sys.stderr)  # noqa: T201 - a command
+            return 2
+        except ExportError as error:
+            verdict = Verdict("", str(error))
+        print(f"{path}: {verdict.line()}")  # noqa: T201 - a command
+        passed = passed and verdict.passed
+    return 0 if passed else 1
+
+
+def _model(path: Path) -> Path:
+    model = Artifact.read(path).model
+    if model.suffix != ".onnx":
+        raise ValueError("this is no ONNX file; TensorRT's artifacts have one")
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Compile for LiteRT (TensorFlow Lite) on a CPU."""

@@ -1,0 +1,152 @@
+"""LiteRT (TensorFlow Lite) with XNNPACK on the CPU: model.tflite, in fp32 or int8, channels last inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from hnas.export.backends.tflite.delegation import pieces
+from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.errors import Unavailable
+from hnas.export.device.records import JSON
+from hnas.export.device.runtimes.tflite import load, missing, to_runtime, versions
+from hnas.export.device.signature import describe
+from hnas.export.graph.marks import kept_float
+from hnas.export.graph.samples import Arrays, samples
+from hnas.hw_profiles import Override
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hnas.export.graph.program import Program
+    from hnas.hw_profiles import Device
+
+__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
+
+precisions: tuple[str, ...] = ("fp32", "int8")
+requires: tuple[str, ...] = ("tflite",)
+no_onnx = "its file is written from the torch graph, channels last"
+
+MODEL = "model.tflite"
+NHWC = (0, 2, 3, 1)
+RANGES = "mse"  # 0.5 to 1.3 dB above minmax on MobileNets, a U-Net and a ConvNeXt, -0.6 to 1.8 dB on searched subnets
+# Operators that stay float, tried in order until int8 leaves the graph in as few pieces as fp32: sums whose scales are
+# too far apart for XNNPACK are told beforehand, so the second is for runtimes that are pickier than the one at hand.
+LEFT: tuple[frozenset[str], ...] = (frozenset(), frozenset({"ADD", "SUB", "MEAN"}))
+
+
+def compile(
+    program: Program,
+    path: Path,
+    *,
+    precision: str,
+    device: Device,
+    threads: int,
+    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
+) -> Artifact:
+    """Write model.tflite, which takes 4-D inputs channels last; int8 takes ``calibration`` and keeps float at its ends.
+
+    1. The emitter covers the program: it writes the model, in milliseconds and with the runtime alone.
+    2. It does not: litert-torch converts, ai-edge-quantizer quantises, and ``notes["lacks"]`` names the operator.
+
+    ``notes["layout"]`` has the permutation of every input (None: as it is); outputs are in the module's own layout.
+    Unavailable names what is not installed; ValueError where case 2 is asked to keep single blocks in float.
+    """
+    if precision not in precisions:
+        raise ValueError(f"tflite runs {', '.join(precisions)} on a CPU, got {precision!r}")
+    inputs, outputs = describe(program)
+    data = samples(calibration, inputs) if precision == "int8" else None
+    override = device.quantisation.get("tflite", Override())
+    from hnas.export.backends.tflite.writer import Unsupported
+
+    try:
+        notes, tools = _emit(program, path / MODEL, data, override), dict[str, str]()
+    except Unsupported as error:
+        notes, tools = _convert(program, path / MODEL, data, override, _layout(inputs), str(error))
+    notes["layout"] = _layout(inputs)
+    notes["delegates"], notes["undelegated"] = pieces(path / MODEL)
+    artifact = Artifact(
+        path=path,
+        backend="tflite",
+        precision=precision,
+        device=device.name,
+        threads=threads,
+        inputs=inputs,
+        outputs=outputs,
+        files=digest_files(path, MODEL),
+        versions={**versions(), "torch": version("torch"), **tools},
+        notes=notes,
+    )
+    artifact.write()
+    return artifact
+
+
+def _layout(inputs: Sequence[Tensor]) -> list[JSON]:
+    """Channels last for what has four dimensions, None (as it is) for the rest."""
+    return [list(NHWC) if len(tensor.shape) == 4 else None for tensor in inputs]
+
+
+def _emit(program: Program, model: Path, data: Sequence[Arrays] | None, override: Override) -> dict[str, JSON]:
+    """Write the model by our own emitter; Unsupported names what it lacks."""
+    from hnas.export.backends.tflite import writer as emitter
+    from hnas.export.int8.calibration import activation_ranges
+
+    whole = emitter.prepared(program)
+    if data is None:
+        model.write_bytes(emitter.emit(whole))
+        return {}
+    emitter.lower(whole)  # what is lacking is told before calibrating
+    method = override.ranges or RANGES
+    ranges = activation_ranges(whole, data, method)
+    for more in LEFT:
+        left = more.union(override.leave_float)
+        model.write_bytes(emitter.emit(whole, ranges, leave=left))
+        if pieces(model) == (1, 0) or pieces(model) <= _float_pieces(whole):
+            break
+    return {
+        "quantisation": {
+            "quantiser": "hnas.export.backends.tflite.writer",
+            "float": sorted(left),
+            "activations": "s8",
+            "weights": "s8 per channel",
+            "ranges": method,
+            "samples": len(data),
+        }
+    }
+
+
+def _float_pieces(whole: Program) -> tuple[int, int]:
+    from hnas.export.backends.tflite import writer as emitter
+
+    with TemporaryDirectory() as folder:
+        model = Path(folder) / MODEL
+        model.write_bytes(emitter.emit(whole))
+        return pieces(model)
+
+
+def _convert(
+    program: Program, model: Path, data: Sequence[Arrays] | None, override: Override, layout: list[JSON], lacks: str
+) -> tuple[dict[str, JSON], dict[str, str]]:
+    """Write the model by LiteRT's own converter and quantiser; notes and the versions of the two."""
+    from hnas.export.backends.tflite import litert
+
+    if data is not None and kept_float(program):
+        raise ValueError(f"tflite cannot keep single blocks in float here: our writer has no {lacks}; keep none")
+    if data is not None and override.ranges not in ("", "minmax"):
+        raise ValueError(f"tflite calibrates by minmax alone here, got {override.ranges!r}: our writer has no {lacks}")
+    notes: dict[str, JSON] = {"converter": "litert-torch", "lacks": lacks}
+    try:
+        if data is None:
+            litert.convert(program, model, layout)
+        else:
+            with TemporaryDirectory() as folder:
+                source = Path(folder) / MODEL
+                litert.convert(program, source, layout)
+                fed = [to_runtime(each, layout) for each in data]
+                notes["quantisation"] = litert.quantise(source, model, fed, override.leave_float)
+    except Unavailable as error:
+        raise Unavailable(f"our TFLite emitter has no {lacks}, and {error}") from None
+    return notes, litert.versions(quantiser=data is not None)

@@ -1,0 +1,110 @@
+"""LiteRT's view: the operators that ran, XNNPACK's with the kernels it chose, from the runtime's own profiler.
+
+A runtime without one (tflite-runtime, another major version) tells the operators of the file, and which of them XNNPACK
+took; there are no times then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hnas.export.backends.tflite.profiler import Ran, profile
+from hnas.export.device.errors import ExportError
+from hnas.export.device.signature import fit
+from hnas.export.proof.inspection import Layer, Role, role, typical
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact
+
+FUSES = "XNNPACK takes relu and relu6 into what is before them; a built-in kernel is several times slower than its own"
+_TYPES = {"float32": "f32", "float16": "f16", "int8": "i8", "uint8": "u8"}
+# XNNPACK's "Convolution (NHWC, QC8) IGEMM": what, of which types, by which kernel. QD8 is float around int8.
+_WORDS = re.compile(r"(?P<kind>[^(]+?) \((?:\w+)(?:, (?P<type>\w+))?[^)]*\) ?(?P<kernel>.*)")
+_PRECISIONS = {"F32": "f32", "F16": "f16", "BF16": "bf16", "QS8": "i8", "QC8": "i8", "QD8": "i8", "QU8": "u8"}
+_TABLE = "Invalid Unary Op"  # so XNNPACK calls the table that it makes of dequantise, any function, quantise
+_ROLES: Mapping[str, Role] = {
+    "Convert": "quantise",
+    "Copy": "layout",
+    "Clamp": "activation",
+    _TABLE: "activation",
+    **dict.fromkeys(
+        ("Subtract", "Multiply", "Divide", "Square", "Square Root", "Reciprocal Square Root"), "arithmetic"
+    ),
+}
+_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
+_THEIRS = ("Convolution", "Fully Connected", "Deconvolution", "Batch Matrix Multiply")
+
+
+def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
+    """The operators in the order they ran; ``implementation`` tells XNNPACK's, with its kernel, from built-in ones."""
+    from hnas.export.device.runtimes import tflite
+
+    opened = tflite.interpreter(artifact.model, artifact.threads)
+    tensors = {int(detail["index"]): detail for detail in opened.get_tensor_details()}
+    operators = opened._get_ops_details()  # no public call tells it
+    values = tflite.to_runtime(fit(inputs, artifact.inputs), artifact.notes.get("layout"))
+    names = [str(tensors[index]["name"]) for index in tflite.indices(opened.get_input_details())]
+    try:
+        ran = profile(artifact.model, dict(zip(names, values, strict=True)), artifact.threads, runs)
+    except ExportError:
+        ends = {int(detail["index"]) for detail in opened.get_output_details()}
+        return from_operators(operators, tensors, ends)
+    return from_profile(ran, _products(operators, tensors))
+
+
+def from_profile(runs: Sequence[Sequence[Ran]], products: Sequence[str] = ()) -> list[Layer]:
+    """The layers of a profile; ``products`` are the names of the file's convolutions and products in order.
+
+    XNNPACK forgets names. Its own convolutions and products get those where they are as many, the rest has its number.
+    """
+    times = zip(*([operator.microseconds for operator in run] for run in runs), strict=True)
+    found = [_ran(operator, typical(map(float, each))) for operator, each in zip(runs[0], times, strict=True)]
+    theirs = [number for number, layer in enumerate(found) if layer.kind in (*_THEIRS, *_PRODUCTS)]
+    names = dict(zip(theirs, products, strict=True)) if len(theirs) == len(products) else {}
+    return [replace(layer, name=names.get(number, f"#{number + 1}")) for number, layer in enumerate(found)]
+
+
+def _ran(operator: Ran, microseconds: float) -> Layer:
+    if not operator.delegated:
+        return Layer("", operator.name, role(operator.name), "", microseconds, "built-in kernel")
+    words = _WORDS.fullmatch(operator.name)
+    kind, type_, kernel = words.group("kind", "type", "kernel") if words else (operator.name, "", "")
+    said = "Table" if kind == _TABLE else kind
+    precision, where = _PRECISIONS.get(type_ or "", ""), f"XNNPACK {kernel}".strip()
+    return Layer("", said, _ROLES.get(kind) or role(kind), precision, microseconds, where)
+
+
+def _products(operators: Sequence[Mapping[str, Any]], tensors: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Names of the file's convolutions and products; none where the graph is in pieces, whose order is their own."""
+    if sum(operator["op_name"] == "DELEGATE" for operator in operators) != 1:
+        return []
+    made = [min(map(int, operator["outputs"])) for operator in operators if operator["op_name"] in _PRODUCTS]
+    return [str(tensors.get(index, {}).get("name", "")) for index in made]
+
+
+def from_operators(
+    operators: Sequence[Mapping[str, Any]], tensors: Mapping[int, Mapping[str, Any]], ends: set[int]
+) -> list[Layer]:
+    """The layers of a graph after delegation: its pieces are listed behind the operators that they replace."""
+    pieces = [operator for operator in operators if operator["op_name"] == "DELEGATE"]
+    made = {int(index) for piece in pieces for index in piece["outputs"]}
+    wanted = {int(index) for piece in pieces for index in piece["inputs"]} | ends
+    found = []
+    for operator in operators:
+        if operator["op_name"] == "DELEGATE":
+            continue
+        outputs = {int(index) for index in operator["outputs"]}
+        alone = not pieces or bool(outputs & wanted and not outputs & made)
+        first = tensors.get(min(outputs, default=-1), {})
+        precision = _TYPES.get(np.dtype(first["dtype"]).name, "") if "dtype" in first else ""
+        kind = str(operator["op_name"])
+        where = "built-in kernel" if alone else "XNNPACK"
+        found.append(Layer(str(first.get("name", "")), kind, role(kind), precision, None, where))
+    return found

@@ -1,0 +1,126 @@
+"""From a program to a TFLite model, in fp32 or int8, with nothing but the runtime's own schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from hnas.export.backends.tflite.writer import dense, elementwise, shapes, spatial
+from hnas.export.backends.tflite.writer.int8 import quantise
+from hnas.export.backends.tflite.writer.layout import NHWC, Placed, plain
+from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Range, Unsupported, operator_name, read
+from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant, pack
+from hnas.export.backends.tflite.writer.rewrites import simplify
+from hnas.export.graph.marks import FLOAT
+from hnas.export.graph.nodes import aten, bound, constant_value, edit, shape_of
+from hnas.export.graph.program import Program
+
+__all__ = ["Unsupported", "emit", "lower", "pack", "prepared"]
+
+LOWERINGS: Mapping[str, Lowering] = {
+    **spatial.LOWERINGS,
+    **elementwise.LOWERINGS,
+    **shapes.LOWERINGS,
+    **dense.LOWERINGS,
+}
+
+
+def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: frozenset[str] = frozenset()) -> bytes:
+    """The model of a program that is ``prepared``: 4-D inputs channels last, outputs as the program gives them.
+
+    ranges: of every activation by the name of its node; with them the model computes in int8 where XNNPACK can,
+    between float ends. leave: operators, in the schema's words, that stay float all the same, as do nodes that are
+    marked so. Unsupported names what is lacking.
+    """
+    model = lower(program, ranges)
+    if ranges is not None:
+        quantise(model, leave)
+    return pack(model)
+
+
+def prepared(program: Program) -> Program:
+    """The program with the weight and bias of every layer norm as operators of their own; calibrate this one.
+
+    What a layer norm gives before them has a range that way, and they can go into the weights that follow.
+    """
+
+    def rewrite(module: torch.fx.GraphModule) -> int:
+        found = [node for node in module.graph.nodes if operator_name(node) == "layer_norm"]
+        return sum(_take_out(module, node) for node in found)
+
+    return edit(program, "separate_layer_norm", rewrite)
+
+
+def _take_out(module: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
+    given = bound(node)
+    parts = [(aten.mul.Tensor, given["weight"]), (aten.add.Tensor, given["bias"])]
+    last, readers = node, list(node.users)
+    for target, part in parts:
+        if part is None:
+            continue
+        with module.graph.inserting_after(last):
+            last = module.graph.call_function(target, (last, part))
+        last.meta["val"] = node.meta["val"]
+    if last is node:
+        return False
+    for reader in readers:
+        reader.replace_input_with(node, last)
+    node.args, node.kwargs = (given["input"], given["normalized_shape"], None, None, given["eps"]), {}
+    return True
+
+
+def lower(program: Program, ranges: Mapping[str, Range] | None = None) -> Model:
+    """The program in the runtime's operators, in float; Unsupported names what is lacking."""
+    graph = Graph(program, ranges or {})
+    for node in program.module.graph.nodes:
+        if node.op == "placeholder":
+            graph.values[node] = _input(graph, node)
+        elif node.op == "get_attr":
+            graph.values[node] = read(constant_value(program.module, node))
+        elif node.op == "call_function":
+            known = len(graph.model.operators)
+            graph.values[node] = graph.fold(node) or _lowered(graph, node)
+            for operator in graph.model.operators[known:]:
+                operator.kept = bool(node.meta.get(FLOAT))
+        elif node.op == "output":
+            results = node.args[0] if isinstance(node.args[0], tuple | list) else (node.args[0],)
+            graph.model.outputs = [_output(graph, result) for result in results]
+    simplify(graph.model)
+    return graph.model
+
+
+def _lowered(graph: Graph, node: torch.fx.Node) -> Placed | list[Placed]:
+    name = operator_name(node)
+    if name not in LOWERINGS:
+        raise Unsupported(name)
+    values = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
+    for value in values:
+        if value.dtype != torch.float32 or 0 in value.shape or not value.ndim:
+            raise Unsupported(f"{name} in {str(value.dtype).removeprefix('torch.')}{list(value.shape)}")
+    return LOWERINGS[name](graph, node)
+
+
+def _input(graph: Graph, node: torch.fx.Node) -> Placed:
+    value = node.meta["val"]
+    dtype, shape = str(value.dtype).removeprefix("torch."), shape_of(node)
+    if dtype not in ("float32", "int32", "int64") or 0 in shape:
+        raise Unsupported(f"an input in {dtype}{list(shape)}")
+    order = NHWC if len(shape) == 4 else plain(len(shape))
+    made = Value(tuple(shape[axis] for axis in order), dtype, range=graph.range_of(node))
+    graph.model.inputs.append(made)
+    return Placed(made, order)
+
+
+def _output(graph: Graph, node: torch.fx.Node) -> Value:
+    """The tensor of a result in the graph's order; what is an input, a constant or another result is copied."""
+    value = graph.at(node, plain(len(shape_of(node))))
+    if value.data is not None or value in graph.model.inputs or value in graph.model.outputs:
+        zero = constant(np.zeros(1, np.float32))
+        if value.data is not None:
+            raise Unsupported("an output that is constant")
+        made = Value(value.shape, value.dtype, range=value.range)
+        graph.model.operators.append(Operator("ADD", [value, zero], [made]))
+        return made
+    return value

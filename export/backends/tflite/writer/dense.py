@@ -1,0 +1,191 @@
+"""Matrix products and what stands between them: linear, attention, norms, softmax, reductions, embeddings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from hnas.export.backends.tflite.writer.layout import Order, Placed, plain
+from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
+from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.graph.nodes import shape_of
+
+MASKED = -1e9  # stands for the infinity of a mask: its exponential is 0 all the same
+REDUCTIONS = {"mean": "MEAN", "sum": "SUM", "amax": "REDUCE_MAX"}
+
+
+def linear(graph: Graph, node: fx.Node) -> Placed:
+    """linear with a constant weight, on the last axis; the others stay as they lie."""
+    given = arguments(node)
+    weight = graph.constant(given["weight"], "linear with a weight")
+    bias = None if given["bias"] is None else constant(graph.constant(given["bias"], "a bias"))
+    return _product(graph, node, graph.placed(given["input"]), constant(weight), bias)
+
+
+def matmul(graph: Graph, node: fx.Node) -> Placed:
+    """matmul and bmm of two activations, or of one with a constant matrix, which is a linear without bias."""
+    left, right = graph.placed(node.args[0]), graph.placed(node.args[1])
+    if min(len(left.order), len(right.order)) < 2:
+        raise Unsupported("matmul with a vector")
+    if right.value.data is not None and len(right.order) == 2:
+        weight = constant(np.asarray(graph.moves.moved(right, (1, 0)).data))
+        return _product(graph, node, left, weight, None)
+    if len(left.order) != len(right.order):
+        raise Unsupported("matmul of different ranks")
+    return Placed(_multiplied(graph, left, right, shape_of(node), node), plain(len(left.order)))
+
+
+def addmm(graph: Graph, node: fx.Node) -> Placed:
+    """bias + x @ constant matrix."""
+    given = arguments(node)
+    weight = graph.constant(given["mat2"], "addmm with a matrix").T
+    if (given["alpha"], given["beta"]) != (1, 1) or len(shape_of(given["self"])) != 1:
+        raise Unsupported("addmm with factors or a matrix to add")
+    bias = constant(graph.constant(given["self"], "a bias"))
+    return _product(graph, node, graph.placed(given["mat1"]), constant(weight), bias)
+
+
+def attention(graph: Graph, node: fx.Node) -> Placed:
+    """scaled_dot_product_attention; the scale goes into the query, and later into what makes it."""
+    given = arguments(node)
+    if given["is_causal"] or given["enable_gqa"] or len(shape_of(node)) < 3:
+        raise Unsupported("scaled_dot_product_attention with is_causal or enable_gqa")
+    query, key, value = (graph.placed(given[name]) for name in ("query", "key", "value"))
+    factor = given["scale"] or 1 / math.sqrt(query.shape[-1])
+    seen = graph.range_of(query.value)
+    spread = None if seen is None else (factor * seen[0], factor * seen[1])
+    scale = constant(np.array([factor], np.float32))
+    scaled = Placed(graph.add("MUL", [query.value, scale], query.value.shape, spread), query.order)
+    rank = len(query.order)
+    shape = (*shape_of(node)[:-1], key.shape[-2])
+    turned = key.permuted((*range(rank - 2), rank - 1, rank - 2))
+    scores = _multiplied(graph, scaled, turned, shape, None)
+    if given["attn_mask"] is not None:
+        mask = graph.constant(given["attn_mask"], "attention with a mask")
+        mask = np.where(mask, 0.0, MASKED) if mask.dtype == bool else np.maximum(mask, MASKED)
+        scores = graph.add("ADD", [scores, constant(mask.astype(np.float32))], shape)
+    weights = Placed(graph.add("SOFTMAX", [scores], shape, beta=1.0), plain(rank))
+    return Placed(_multiplied(graph, weights, value, shape_of(node), node), plain(rank))
+
+
+def softmax(graph: Graph, node: fx.Node) -> Placed:
+    """softmax over one axis, which is brought to the end."""
+    x, dim = graph.placed(node.args[0]), arguments(node)["dim"]
+    order = _last(x.order, dim % len(x.order))
+    value = graph.moves.moved(x, order)
+    return Placed(graph.add("SOFTMAX", [value], value.shape, node, beta=1.0), order)
+
+
+def layer_norm(graph: Graph, node: fx.Node) -> Placed:
+    """layer_norm over its last axes: (x - mean) / sqrt(variance + eps); ``prepared`` has taken its weight out."""
+    given, x = arguments(node), graph.placed(node.args[0])
+    rank, count = len(x.order), len(given["normalized_shape"])
+    axes = constant(sorted(x.axis(axis) for axis in range(rank - count, rank)))
+    shape = x.value.shape
+    small = [1 if axis >= rank - count else size for axis, size in zip(x.order, shape, strict=True)]
+    mean = graph.add("MEAN", [x.value, axes], small, keepDims=True)
+    centred = graph.add("SUB", [x.value, mean], shape)
+    square = graph.add("SQUARE", [centred], shape)
+    variance = graph.add("MEAN", [square, axes], small, keepDims=True)
+    raised = graph.add("ADD", [variance, constant(np.array([given["eps"]], np.float32))], small)
+    inverse = graph.add("RSQRT", [raised], small)
+    if given["weight"] is not None or given["bias"] is not None:
+        raise Unsupported("layer_norm with a weight, which the program was not prepared for")
+    return Placed(graph.add("MUL", [centred, inverse], shape, node), x.order)
+
+
+def batch_norm(graph: Graph, node: fx.Node) -> Placed:
+    """batch_norm that no layer took up: a factor and an offset for each channel."""
+    given = arguments(node)
+    if given["training"] or given["running_mean"] is None:
+        raise Unsupported("batch_norm on the moments of the batch")
+    names = ("running_mean", "running_var", "weight", "bias")
+    parts = [None if given[name] is None else graph.constant(given[name], name).astype(np.float64) for name in names]
+    mean, variance, gamma, beta = parts
+    assert mean is not None
+    assert variance is not None
+    factor = (1.0 if gamma is None else gamma) / np.sqrt(variance + given["eps"])
+    offset = (0.0 if beta is None else beta) - mean * factor
+    x, rank = graph.placed(given["input"]), len(shape_of(node))
+    shape = (1, -1, *[1] * (rank - 2))
+    value = x.value
+    for kind, numbers in (("MUL", factor), ("ADD", offset)):
+        operand = Placed(constant(numbers.astype(np.float32).reshape(shape)), plain(rank))
+        value = graph.add(kind, [value, graph.spread(operand, rank, x.order)], value.shape, node)
+    return Placed(value, x.order)
+
+
+def reduction(graph: Graph, node: fx.Node) -> Placed:
+    """mean, sum, amax over some axes or all."""
+    given, x = arguments(node), graph.placed(node.args[0])
+    rank = len(x.order)
+    dims = given.get("dim")
+    gone = {dim % rank for dim in ([dims] if isinstance(dims, int) else dims or range(rank))}
+    keep = bool(given.get("keepdim", False))
+    order = x.order if keep else _renumbered(x.order, gone)
+    shape = [1 if axis in gone else size for axis, size in zip(x.order, x.value.shape, strict=True)]
+    if not keep:
+        shape = [size for axis, size in zip(x.order, shape, strict=True) if axis not in gone]
+    axes = constant(sorted(x.axis(dim) for dim in gone))
+    return Placed(graph.add(REDUCTIONS[operator_name(node)], [x.value, axes], shape, node, keepDims=keep), order)
+
+
+def embedding(graph: Graph, node: fx.Node) -> Placed:
+    """Rows of a constant table."""
+    table = graph.constant(node.args[0], "embedding with a table")  # type: ignore[arg-type]
+    rows = graph.at(node.args[1], plain(len(shape_of(node)) - 1))
+    shape = shape_of(node)
+    return Placed(graph.add("GATHER", [constant(table), rows], shape, node), plain(len(shape)))
+
+
+def _product(graph: Graph, node: fx.Node, x: Placed, weight: Value, bias: Value | None) -> Placed:
+    """FULLY_CONNECTED over the graph's last axis; the others keep their order."""
+    rank = len(x.order)
+    order = _last(x.order, rank - 1)
+    value = graph.moves.moved(x, order)
+    shape = (*value.shape[:-1], weight.shape[0])
+    inputs = [value, weight, bias] if bias is not None else [value, weight]
+    made = graph.add("FULLY_CONNECTED", inputs, shape, node, keepNumDims=rank != 2)
+    return Placed(made, order)
+
+
+def _multiplied(graph: Graph, left: Placed, right: Placed, shape: tuple[int, ...], like: Any) -> Value:
+    """BATCH_MATMUL in plain order; an operand that lies transposed is read so."""
+    rank = len(left.order)
+    swapped = (*range(rank - 2), rank - 1, rank - 2)
+    lie_swapped = [_lies(each, swapped) for each in (left, right)]
+    pairs = zip((left, right), lie_swapped, strict=True)
+    values = [graph.moves.moved(each, swapped if turned else plain(rank)) for each, turned in pairs]
+    return graph.add("BATCH_MATMUL", values, shape, like, adjX=lie_swapped[0], adjY=lie_swapped[1])
+
+
+def _lies(x: Placed, swapped: Order) -> bool:
+    """Whether the last two axes lie the other way round, so that plain order would cost a transpose."""
+    positions = [axis for axis in x.order if x.shape[axis] != 1]
+    wide = [axis for axis in swapped[-2:] if x.shape[axis] != 1]
+    return len(wide) == 2 and positions.index(wide[0]) < positions.index(wide[1])
+
+
+def _last(order: Order, axis: int) -> Order:
+    return (*(each for each in order if each != axis), axis)
+
+
+def _renumbered(order: Order, gone: set[int]) -> Order:
+    left = [axis for axis in order if axis not in gone]
+    return tuple(sorted(left).index(axis) for axis in left)
+
+
+LOWERINGS: dict[str, Lowering] = {
+    **dict.fromkeys(REDUCTIONS, reduction),
+    **dict.fromkeys(("matmul", "bmm"), matmul),
+    **dict.fromkeys(("softmax", "_softmax"), softmax),
+    "linear": linear,
+    "addmm": addmm,
+    "scaled_dot_product_attention": attention,
+    "layer_norm": layer_norm,
+    "batch_norm": batch_norm,
+    "embedding": embedding,
+}

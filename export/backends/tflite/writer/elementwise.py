@@ -1,0 +1,154 @@
+"""Operators on each element: arithmetic and activations, in whatever order their operands lie."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from hnas.export.backends.tflite.writer.layout import Placed
+from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
+from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.graph.nodes import shape_of
+
+BINARY = {"add": "ADD", "sub": "SUB", "mul": "MUL", "div": "DIV", "maximum": "MAXIMUM", "minimum": "MINIMUM"}
+UNARY = {"relu": "RELU", "relu6": "RELU6", "sigmoid": "LOGISTIC", "tanh": "TANH", "hardswish": "HARD_SWISH"}
+UNARY |= {"sqrt": "SQRT", "rsqrt": "RSQRT", "exp": "EXP", "log": "LOG", "neg": "NEG", "abs": "ABS", "square": "SQUARE"}
+UNARY |= {"sin": "SIN", "cos": "COS"}
+CLAMPS: dict[Any, str] = {(0, None): "RELU", (0, 6): "RELU6", (-1, 1): "RELU_N1_TO_1"}
+POWERS = {2.0: "SQUARE", 0.5: "SQRT", -0.5: "RSQRT"}
+
+
+def binary(graph: Graph, node: fx.Node) -> Placed:
+    """add, sub, mul, div, maximum, minimum with broadcasting; dividing by a constant is multiplying."""
+    given, name = arguments(node), operator_name(node)
+    left, right = given["self"], given["other"]
+    if given.get("rounding_mode") is not None:
+        raise Unsupported("div that rounds")
+    if name in ("add", "sub") and _is_zero(graph, right, node, left):
+        return graph.placed(left)
+    if name == "add" and _is_zero(graph, left, node, right):
+        return graph.placed(right)
+    operands, order = graph.together(node, [left, right])
+    if given.get("alpha", 1) != 1:
+        factor = constant(np.array([given["alpha"]], np.float32))
+        operands[1] = _combine(graph, "MUL", operands[1], factor)
+    if name == "div" and operands[1].data is not None:
+        name, operands[1] = "mul", constant((1.0 / operands[1].data.astype(np.float64)).astype(np.float32))
+    shape = tuple(shape_of(node)[axis] for axis in order)
+    return Placed(graph.add(BINARY[name], operands, shape, node), order)
+
+
+def reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
+    """rsub: other - self."""
+    given = arguments(node)
+    if given["alpha"] != 1:
+        raise Unsupported("rsub with alpha")
+    operands, order = graph.together(node, [given["other"], given["self"]])
+    return Placed(graph.add("SUB", operands, tuple(shape_of(node)[axis] for axis in order), node), order)
+
+
+def unary(graph: Graph, node: fx.Node) -> Placed:
+    """One operator of the runtime for one of the graph's."""
+    return _like(graph, node, UNARY[operator_name(node)])
+
+
+def gelu(graph: Graph, node: fx.Node) -> Placed:
+    """gelu, of the error function or of tanh."""
+    return _like(graph, node, "GELU", approximate=arguments(node)["approximate"] == "tanh")
+
+
+def leaky_relu(graph: Graph, node: fx.Node) -> Placed:
+    """leaky_relu with any slope."""
+    return _like(graph, node, "LEAKY_RELU", alpha=float(arguments(node)["negative_slope"]))
+
+
+def silu(graph: Graph, node: fx.Node) -> Placed:
+    """x * sigmoid(x)."""
+    x = graph.placed(node.args[0])
+    gate = graph.add("LOGISTIC", [x.value], x.value.shape, (0.0, 1.0))
+    return Placed(graph.add("MUL", [x.value, gate], x.value.shape, node), x.order)
+
+
+def hard_sigmoid(graph: Graph, node: fx.Node) -> Placed:
+    """relu6(x + 3) / 6: the runtime has no operator for it."""
+    x = graph.placed(node.args[0])
+    three, sixth = (constant(np.array([number], np.float32)) for number in (3.0, 1 / 6))
+    raised = graph.add("ADD", [x.value, three], x.value.shape, (0.0, 6.0), fusedActivationFunction=3)
+    return Placed(graph.add("MUL", [raised, sixth], x.value.shape, node), x.order)
+
+
+def clamp(graph: Graph, node: fx.Node) -> Placed:
+    """clamp, clamp_min, clamp_max and hardtanh with numbers for bounds."""
+    given = arguments(node)
+    low, high = given.get("min", given.get("min_val")), given.get("max", given.get("max_val"))
+    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
+        raise Unsupported("clamp with bounds from the graph")
+    x = graph.placed(given["self"])
+    value = x.value
+    if (low, high) in CLAMPS:
+        return _like(graph, node, CLAMPS[low, high])
+    for kind, limit in (("MAXIMUM", low), ("MINIMUM", high)):
+        if limit is not None and math.isfinite(limit):
+            value = graph.add(kind, [value, constant(np.array([limit], np.float32))], value.shape, node)
+    return Placed(value, x.order)
+
+
+def reciprocal(graph: Graph, node: fx.Node) -> Placed:
+    """1 / x."""
+    x = graph.placed(node.args[0])
+    return Placed(graph.add("DIV", [constant(np.ones(1, np.float32)), x.value], x.value.shape, node), x.order)
+
+
+def power(graph: Graph, node: fx.Node) -> Placed:
+    """pow with a number for exponent; the roots and the square have operators of their own."""
+    exponent = arguments(node)["exponent"]
+    if isinstance(exponent, fx.Node):
+        raise Unsupported("pow with an exponent from the graph")
+    if float(exponent) in POWERS:
+        return _like(graph, node, POWERS[float(exponent)])
+    x = graph.placed(node.args[0])
+    if exponent == 3:
+        square = graph.add("SQUARE", [x.value], x.value.shape)
+        return Placed(graph.add("MUL", [square, x.value], x.value.shape, node), x.order)
+    inputs = [x.value, constant(np.array(exponent, np.float32))]
+    return Placed(graph.add("POW", inputs, x.value.shape, node), x.order)
+
+
+def same(graph: Graph, node: fx.Node) -> Placed:
+    """What has no effect in eval mode."""
+    return graph.placed(node.args[0])
+
+
+def _like(graph: Graph, node: fx.Node, kind: str, **options: Any) -> Placed:
+    x = graph.placed(node.args[0])
+    return Placed(graph.add(kind, [x.value], x.value.shape, node, **options), x.order)
+
+
+def _combine(graph: Graph, kind: str, left: Value, right: Value) -> Value:
+    if left.data is not None and right.data is not None:
+        return constant(left.data * right.data)
+    return graph.add(kind, [left, right], left.shape)
+
+
+def _is_zero(graph: Graph, operand: Any, node: fx.Node, other: Any) -> bool:
+    """Whether a sum with ``operand`` is the other operand as it is."""
+    data = graph.placed(operand).value.data
+    return data is not None and isinstance(other, fx.Node) and shape_of(other) == shape_of(node) and not data.any()
+
+
+LOWERINGS: dict[str, Lowering] = {
+    **dict.fromkeys(BINARY, binary),
+    **dict.fromkeys(UNARY, unary),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), clamp),
+    **dict.fromkeys(("dropout", "clone", "contiguous", "alias", "detach"), same),
+    "rsub": reversed_subtraction,
+    "gelu": gelu,
+    "leaky_relu": leaky_relu,
+    "silu": silu,
+    "hardsigmoid": hard_sigmoid,
+    "pow": power,
+    "reciprocal": reciprocal,
+}

@@ -1,0 +1,156 @@
+"""Where a value lies: operators of the graph name axes in PyTorch's order, the runtime wants channels last.
+
+No transpose is written for a permutation. A value keeps the order in which its axes lie (``Placed``), a permute only
+renames them, and a tensor is moved when an operator needs it in an order that it is not in: at most once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant
+
+Order = tuple[int, ...]
+
+NHWC: Order = (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A value of the graph: axis i of the tensor is the graph's axis ``order[i]``."""
+
+    value: Value
+    order: Order
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in the graph's order of axes."""
+        return tuple(self.value.shape[self.order.index(axis)] for axis in range(len(self.order)))
+
+    def axis(self, axis: int) -> int:
+        """Where the graph's ``axis`` lies."""
+        return self.order.index(axis % len(self.order))
+
+    def permuted(self, dims: Sequence[int]) -> Placed:
+        """The permutation of the graph's axes, without moving anything."""
+        inverse = np.argsort([dim % len(dims) for dim in dims])
+        return Placed(self.value, tuple(int(inverse[axis]) for axis in self.order))
+
+
+def plain(rank: int) -> Order:
+    """The graph's own order."""
+    return tuple(range(rank))
+
+
+def channels_last(rank: int) -> Order:
+    """Axis 1 at the end."""
+    return (0, *range(2, rank), 1) if rank > 2 else plain(rank)
+
+
+class Moves:
+    """Writes transposes and reshapes into ``model``, each at most once."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._known: dict[tuple[Value, str, tuple[int, ...]], Value] = {}
+
+    def moved(self, placed: Placed, order: Order) -> Value:
+        """The tensor with its axes in ``order``: as it is, reshaped where only axes of 1 move, or transposed."""
+        steps = tuple(placed.order.index(axis) for axis in order)
+        value = placed.value
+        if steps == plain(len(steps)):
+            return value
+        shape = tuple(value.shape[step] for step in steps)
+        if value.data is not None:
+            return self._once(value, "TRANSPOSE", steps, shape)
+        real = [step for step in steps if value.shape[step] != 1]
+        if real == sorted(real):
+            return self._once(value, "RESHAPE", shape, shape)
+        return self._once(value, "TRANSPOSE", steps, shape)
+
+    def reshaped(self, placed: Placed, shape: Sequence[int], wanted: Order | None = None) -> Placed:
+        """The value in another shape of the graph; transposed first where the new axes would lie in pieces.
+
+        ``wanted`` is the order that is best for those who read it, taken where it costs nothing more.
+        """
+        shape = tuple(int(size) for size in shape)
+        if shape == placed.shape:
+            return placed
+        wanted = wanted or plain(len(shape))
+        groups = _groups(placed.shape, shape)
+        walk = _walk(placed, groups)
+        if walk is None:
+            before = _walk(Placed(Value(tuple(shape[axis] for axis in wanted)), wanted), [(b, a) for a, b in groups])
+            order = _complete(before or plain(len(placed.shape)), placed.shape)
+            placed = Placed(self.moved(placed, order), order)
+            walk = _walk(placed, groups)
+            assert walk is not None
+        order = _order(walk, shape, wanted)
+        sizes = tuple(shape[axis] for axis in order)
+        return Placed(self._once(placed.value, "RESHAPE", sizes, sizes), order)
+
+    def _once(self, value: Value, kind: str, argument: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+        key = (value, kind, argument)
+        if key not in self._known:
+            if value.data is not None:
+                data = value.data.transpose(argument) if kind == "TRANSPOSE" else value.data.reshape(shape)
+                self._known[key] = constant(data)
+            elif value.shape == shape and kind == "RESHAPE":
+                self._known[key] = value
+            else:
+                made = Value(shape, value.dtype, range=value.range)
+                options = {"newShape": np.array(shape, np.int32)} if kind == "RESHAPE" else {}
+                self._model.operators.append(Operator(kind, [value, constant(argument)], [made], options))
+                self._known[key] = made
+        return self._known[key]
+
+
+Group = tuple[list[int], list[int]]  # axes before, axes after: they hold the same elements in the same sequence
+
+
+def _groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
+    """The smallest runs of axes with equal products; axes of 1 belong to none."""
+    left = [axis for axis, size in enumerate(before) if size != 1]
+    right = [axis for axis, size in enumerate(after) if size != 1]
+    groups: list[Group] = []
+    while left or right:
+        ours, theirs = [left.pop(0)], [right.pop(0)]
+        while (a := prod(before[axis] for axis in ours)) != (b := prod(after[axis] for axis in theirs)):
+            if a < b:
+                ours.append(left.pop(0))
+            else:
+                theirs.append(right.pop(0))
+        groups.append((ours, theirs))
+    return groups
+
+
+def _walk(placed: Placed, groups: Sequence[Group]) -> list[int] | None:
+    """The new axes in the sequence in which they lie, or None where a group lies in pieces."""
+    shape = placed.shape
+    lie = [axis for axis in placed.order if shape[axis] != 1]
+    found: list[int] = []
+    starts = {ours[0]: (ours, theirs) for ours, theirs in groups}
+    while lie:
+        ours, theirs = starts.get(lie[0], ([], []))
+        if not ours or lie[: len(ours)] != ours:
+            return None
+        found += theirs
+        del lie[: len(ours)]
+    return found
+
+
+def _order(walk: Sequence[int], shape: Sequence[int], wanted: Order) -> Order:
+    """An order with the real axes in the sequence of ``walk``: the wanted one, the plain one, or what is near it."""
+    for order in (wanted, plain(len(shape))):
+        if [axis for axis in order if shape[axis] != 1] == list(walk):
+            return order
+    return _complete(walk, shape)
+
+
+def _complete(walk: Sequence[int], shape: Sequence[int]) -> Order:
+    """``walk`` with the axes of 1 that it lacks in front."""
+    return (*(axis for axis in range(len(shape)) if axis not in walk), *walk)

@@ -1,0 +1,168 @@
+"""What the lowering of every operator has at hand: the values so far, constants, broadcasting, and how to add one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from hnas.export.backends.tflite.writer.layout import Moves, Order, Placed, channels_last, plain
+from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant
+from hnas.export.graph.nodes import bound, constant_value, shape_of
+from hnas.export.graph.program import Program
+
+Range = tuple[float, float]
+Lowering = Callable[["Graph", fx.Node], "Placed | list[Placed]"]
+
+# They read and write channels last whatever the others would like.
+SPATIAL = {"conv1d", "conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"}
+SPATIAL |= {"upsample_nearest2d", "upsample_bilinear2d"}
+# They take any order, and pass on what those who read them want.
+FLUID = {"add", "sub", "mul", "div", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "tanh", "silu", "gelu"}
+FLUID |= {"cat", "batch_norm", "constant_pad_nd", "pad", "clamp", "hardtanh", "leaky_relu", "slice"}
+
+
+class Unsupported(Exception):
+    """An operator, or a use of one, that the emitter does not write; the text names it."""
+
+
+class Graph:
+    """The program's values as tensors of the model that is being written."""
+
+    def __init__(self, program: Program, ranges: Mapping[str, Range]) -> None:
+        self.model = Model()
+        self.moves = Moves(self.model)
+        self.module, self._ranges = program.module, ranges
+        self.values: dict[fx.Node, Placed | list[Placed]] = {}
+        self._wanted: dict[fx.Node, Order | None] = {}
+
+    def placed(self, node: Any) -> Placed:
+        """The value of a node, or of a number."""
+        if isinstance(node, fx.Node):
+            found = self.values[node]
+            assert isinstance(found, Placed)
+            return found
+        return Placed(constant(np.array(node, np.float32)), ())
+
+    def at(self, node: Any, order: Order) -> Value:
+        """The tensor of a node with its axes in ``order``."""
+        return self.moves.moved(self.placed(node), order)
+
+    def constant(self, node: fx.Node | None, what: str) -> NDArray[Any]:
+        """The numbers of a node that has to be a constant."""
+        value = self.placed(node).value if node is not None else None
+        if value is None or value.data is None:
+            raise Unsupported(f"{what} that is computed in the graph")
+        return np.asarray(self.moves.moved(self.placed(node), plain(len(value.shape))).data)
+
+    def add(
+        self,
+        kind: str,
+        inputs: Sequence[Value | None],
+        shape: Sequence[int],
+        like: fx.Node | Range | Value | None = None,
+        **options: Any,
+    ) -> Value:
+        """The one output of a new operator; ``like`` has its range: a node of the graph, another value, or known."""
+        made = Value(tuple(int(size) for size in shape), range=self.range_of(like))
+        self.model.operators.append(Operator(kind, list(inputs), [made], options))
+        return made
+
+    def range_of(self, like: fx.Node | Range | Value | None) -> Range | None:
+        """What a value was seen to take; None where nobody looked."""
+        if isinstance(like, fx.Node):
+            return self._ranges.get(like.name)
+        return like.range if isinstance(like, Value) else like
+
+    def wanted(self, node: fx.Node) -> Order:
+        """The order of axes that those who read ``node`` want it in."""
+        rank = len(shape_of(node))
+        return self._asked(node, 8) or plain(rank)
+
+    def _asked(self, node: fx.Node, depth: int) -> Order | None:
+        if node not in self._wanted:
+            self._wanted[node] = None
+            for user in node.users:
+                name = operator_name(user)
+                found = None
+                if name in SPATIAL and user.args[0] is node:
+                    found = channels_last(len(shape_of(node)))
+                elif name in FLUID and depth and shape_of(user)[1:2] == shape_of(node)[1:2]:
+                    found = self._asked(user, depth - 1)
+                if found is not None and len(found) == len(shape_of(node)):
+                    self._wanted[node] = found
+                    break
+        return self._wanted[node]
+
+    def together(self, node: fx.Node, operands: Sequence[Any]) -> tuple[list[Value], Order]:
+        """The operands of an elementwise operator as tensors that broadcast as in the graph, and their common order.
+
+        The largest operand stays as it lies; among equals, the one that lies as the result is wanted.
+        """
+        rank = len(shape_of(node))
+        known = [self.placed(operand) for operand in operands]
+        full = [each for each in known if each.value.data is None and len(each.order) == rank]
+        wanted = self.wanted(node)
+        largest = max(full, key=lambda each: (np.prod(each.value.shape), each.order == wanted), default=None)
+        order = wanted if largest is None else largest.order
+        return [self.spread(each, rank, order) for each in known], order
+
+    def spread(self, placed: Placed, rank: int, order: Order) -> Value:
+        """The tensor at ``rank`` axes in ``order``, without the leading axes of 1 that broadcasting adds by itself."""
+        shape = (1,) * (rank - len(placed.order)) + placed.shape
+        if placed.value.data is None and len(placed.order) < rank and order == plain(rank):
+            return self.moves.moved(placed, plain(len(placed.order)))
+        value = self.moves.moved(self.moves.reshaped(placed, shape, order), order)
+        if value.data is None:
+            return value
+        first = next((axis for axis, size in enumerate(value.shape) if size != 1), rank)
+        return constant(value.data.reshape(value.shape[first:] or (1,)))
+
+    def fold(self, node: fx.Node) -> Placed | None:
+        """The node's value where everything that it reads is constant."""
+        sources = [self.values.get(source) for source in node.all_input_nodes]
+        known = [each.value.data is not None for each in sources if isinstance(each, Placed)]
+        if node.target in _SHAPES_ALONE:
+            known = [True] * len(sources)
+        if len(known) != len(sources) or not all(known):
+            return None
+
+        def tensor(source: fx.Node) -> Tensor:
+            placed = self.values[source]
+            if source.op == "get_attr":
+                return constant_value(self.module, source)
+            assert isinstance(placed, Placed)
+            if placed.value.data is None:
+                return torch.empty(shape_of(source))
+            return torch.from_numpy(np.array(self.moves.moved(placed, plain(len(placed.order))).data))
+
+        assert callable(node.target)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), tensor)
+        result = node.target(*args, **kwargs)
+        return read(result) if isinstance(result, Tensor) else None
+
+
+_SHAPES_ALONE = {torch.ops.aten.zeros_like.default, torch.ops.aten.ones_like.default}
+
+
+def read(tensor: Tensor) -> Placed:
+    """A constant of the graph."""
+    return Placed(constant(tensor.detach().contiguous().numpy()), plain(tensor.ndim))
+
+
+def operator_name(node: fx.Node) -> str:
+    """The ATen name without overload, "" for what is no call."""
+    if node.op != "call_function":
+        return ""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target).split(".")[1]
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return bound(node)

@@ -1,0 +1,165 @@
+"""Operators that only move: most of them rename axes and write nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx
+
+from hnas.export.backends.tflite.writer.layout import Placed, plain
+from hnas.export.backends.tflite.writer.lowering import FLUID, Graph, Lowering, arguments, operator_name
+from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.graph.nodes import shape_of
+
+PARTS = 4  # of what XNNPACK splits at once
+JOINED = 5  # of what it joins at once
+
+
+def reshape(graph: Graph, node: fx.Node) -> Placed:
+    """Every change of shape that keeps the elements in their sequence."""
+    return graph.moves.reshaped(graph.placed(node.args[0]), shape_of(node), graph.wanted(node))
+
+
+def permute(graph: Graph, node: fx.Node) -> Placed:
+    """permute, transpose, t, mT: axes get other names."""
+    x, given = graph.placed(node.args[0]), arguments(node)
+    rank = len(x.order)
+    dims = list(given.get("dims") or range(rank))
+    if operator_name(node) != "permute" and rank > 1:
+        first, second = given.get("dim0", -2) % rank, given.get("dim1", -1) % rank  # t and mT turn the last two
+        dims[first], dims[second] = second, first
+    return x.permuted(dims)
+
+
+def expand(graph: Graph, node: fx.Node) -> Placed:
+    """Left to those who broadcast; written out for others."""
+    x = graph.placed(node.args[0])
+    shape = shape_of(node)
+    if x.shape == shape or all(operator_name(user) in FLUID - {"cat"} for user in node.users):
+        return x
+    order = plain(len(x.order))
+    inputs = [graph.moves.moved(x, order), constant(shape)]
+    return Placed(graph.add("BROADCAST_TO", inputs, shape, node), plain(len(shape)))
+
+
+def concatenate(graph: Graph, node: fx.Node) -> Placed:
+    """cat, in the order in which its parts lie."""
+    given = arguments(node)
+    parts, order = graph.together(node, [part for part in given["tensors"] if 0 not in shape_of(part)])
+    if any(part.data is not None for part in parts):  # spread() strips leading axes of 1 from constants
+        parts = [graph.at(part, order) for part in given["tensors"]]
+    axis = order.index(given["dim"] % len(order))
+    while len(parts) > JOINED:
+        parts = [_joined(graph, node, parts[:JOINED], axis), *parts[JOINED:]]
+    return Placed(_joined(graph, node, parts, axis), order)
+
+
+def stack(graph: Graph, node: fx.Node) -> Placed:
+    """cat along a new axis."""
+    given, shape = arguments(node), list(shape_of(node))
+    axis = given["dim"] % len(shape)
+    shape[axis] = 1
+    order = graph.wanted(node)
+    parts = [graph.moves.reshaped(graph.placed(part), shape, order) for part in given["tensors"]]
+    values = [graph.moves.moved(part, parts[0].order) for part in parts]
+    while len(values) > JOINED:
+        values = [_joined(graph, node, values[:JOINED], parts[0].axis(axis)), *values[JOINED:]]
+    return Placed(_joined(graph, node, values, parts[0].axis(axis)), parts[0].order)
+
+
+def cut(graph: Graph, node: fx.Node) -> Placed:
+    """slice: SLICE, or STRIDED_SLICE where it takes steps."""
+    given, x = arguments(node), graph.placed(node.args[0])
+    size = x.shape[given["dim"]]
+    start, end, _ = slice(given["start"], given["end"]).indices(size)
+    if given["step"] == 1:
+        return _sliced(graph, node, x, given["dim"], start, end - start)
+    axis = x.axis(given["dim"])
+    begin, until, steps = [0] * len(x.order), list(x.value.shape), [1] * len(x.order)
+    begin[axis], until[axis], steps[axis] = start, end, given["step"]
+    shape = tuple(shape_of(node)[each] for each in x.order)
+    inputs = [x.value, constant(begin), constant(until), constant(steps)]
+    return Placed(graph.add("STRIDED_SLICE", inputs, shape, node), x.order)
+
+
+def select(graph: Graph, node: fx.Node) -> Placed:
+    """One index of an axis, which goes."""
+    given, x = arguments(node), graph.placed(node.args[0])
+    dim = given["dim"] % len(x.order)
+    taken = _sliced(graph, node, x, dim, given["index"] % x.shape[dim], 1)
+    return _without(graph, taken, dim)
+
+
+def split(graph: Graph, node: fx.Node) -> list[Placed]:
+    """split, split_with_sizes, chunk: SPLIT where the parts are equal, few and all read, else a SLICE for each."""
+    given, x = arguments(node), graph.placed(node.args[0])
+    dim = given["dim"] % len(x.order)
+    sizes = [int(value.shape[dim]) for value in node.meta["val"]]
+    read = {user.args[1] for user in node.users}
+    shape = list(x.value.shape)
+    if len(set(sizes)) == 1 and 1 < len(sizes) <= PARTS and len(read) == len(sizes):
+        axis = x.axis(dim)
+        shape[axis] = sizes[0]
+        graph.add("SPLIT", [constant([axis]), x.value], shape, x.value, numSplits=len(sizes))
+        operator = graph.model.operators[-1]
+        operator.output += [Value(tuple(shape), range=x.value.range) for _ in sizes[1:]]
+        return [Placed(value, x.order) for value in operator.output]
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    parts = zip(range(len(sizes)), starts, sizes, strict=True)
+    return [_sliced(graph, None, x, dim, start, size) if index in read else x for index, start, size in parts]
+
+
+def unbind(graph: Graph, node: fx.Node) -> list[Placed]:
+    """Every index of an axis by itself."""
+    x, dim = graph.placed(node.args[0]), arguments(node)["dim"]
+    count = x.shape[dim]
+    parts = [_sliced(graph, None, x, dim, index, 1) for index in range(count)]
+    return [_without(graph, part, dim % len(x.order)) for part in parts]
+
+
+def item(graph: Graph, node: fx.Node) -> Placed:
+    """One of several results."""
+    source, index = node.args
+    found = graph.values[source]  # type: ignore[index]
+    assert isinstance(found, list)
+    assert isinstance(index, int)
+    return found[index]
+
+
+def _sliced(graph: Graph, node: fx.Node | None, x: Placed, dim: int, start: int, size: int) -> Placed:
+    axis = x.axis(dim)
+    begin, shape = [0] * len(x.order), list(x.value.shape)
+    begin[axis], shape[axis] = start, size
+    if x.value.data is not None:
+        return Placed(constant(x.value.data.take(range(start, start + size), axis)), x.order)
+    if tuple(shape) == x.value.shape:
+        return x
+    inputs = [x.value, constant(begin), constant(shape)]
+    return Placed(graph.add("SLICE", inputs, shape, node or x.value), x.order)
+
+
+def _without(graph: Graph, x: Placed, dim: int) -> Placed:
+    """``x`` without its axis ``dim``, which has one element."""
+    order = tuple(axis - (axis > dim) for axis in x.order if axis != dim)
+    return graph.moves.reshaped(x, [size for axis, size in enumerate(x.shape) if axis != dim], order)
+
+
+def _joined(graph: Graph, node: fx.Node, parts: Sequence[Value], axis: int) -> Value:
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    return graph.add("CONCATENATION", parts, shape, node, axis=axis)
+
+
+_RESHAPES = ("reshape", "view", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze")
+LOWERINGS: dict[str, Lowering] = {
+    **dict.fromkeys(_RESHAPES, reshape),
+    **dict.fromkeys(("permute", "transpose", "t", "mT"), permute),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
+    "expand": expand,
+    "cat": concatenate,
+    "stack": stack,
+    "slice": cut,
+    "select": select,
+    "unbind": unbind,
+    "getitem": item,
+}

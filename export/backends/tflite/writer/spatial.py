@@ -1,0 +1,225 @@
+"""Operators over maps: convolutions, pooling, resizing. All of them read and write channels last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from hnas.export.backends.tflite.writer.layout import NHWC, Placed
+from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
+from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.graph.nodes import shape_of
+
+SAME, VALID = 0, 1  # the schema's words for padding
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def convolution(graph: Graph, node: fx.Node) -> Placed:
+    """conv1d and conv2d with any stride, dilation and groups; weights are constant.
+
+    1. As many groups as channels: DEPTHWISE_CONV_2D. 2. Else: CONV_2D, in groups where there are some.
+    3. One dimension: as two, of height 1.
+    """
+    given = arguments(node)
+    flat = len(shape_of(node)) == 3
+    weight = graph.constant(given["weight"], "convolution with a weight")
+    x = graph.placed(given["input"])
+    shape = list(shape_of(node))
+    if flat:
+        weight, shape = weight[:, :, None], [*shape[:2], 1, shape[2]]
+        x = graph.moves.reshaped(x, (*x.shape[:2], 1, x.shape[2]), NHWC)
+    stride, dilation = (_pair(given[name], 1, flat) for name in ("stride", "dilation"))
+    source = graph.moves.moved(x, NHWC)
+    before = _before(given["padding"], weight.shape[2:], dilation, flat)
+    extent = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    source, padding = _padded(graph, source, extent, stride, before, shape[2:], 0.0)
+    options = {"strideH": stride[0], "strideW": stride[1], "padding": padding}
+    options |= {"dilationHFactor": dilation[0], "dilationWFactor": dilation[1]}
+    channels = source.shape[-1]
+    kind, filters = "CONV_2D", weight.transpose(0, 2, 3, 1)
+    if given["groups"] == channels > 1:
+        kind, filters = "DEPTHWISE_CONV_2D", weight.transpose(1, 2, 3, 0)
+        options["depthMultiplier"] = len(weight) // channels
+    bias = _bias(graph, given["bias"], len(weight))
+    sizes = (shape[0], *shape[2:], shape[1])
+    made = Placed(graph.add(kind, [source, constant(filters), bias], sizes, node, **options), NHWC)
+    return graph.moves.reshaped(made, shape_of(node), (0, 2, 1)) if flat else made
+
+
+def transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
+    """conv_transpose2d, as far as TRANSPOSE_CONV cuts its edges: none, or kernel - stride in equal halves."""
+    given = arguments(node)
+    weight = graph.constant(given["weight"], "transposed convolution with a weight")
+    stride, dilation, padding, more = (
+        _pair(given[name], default)
+        for name, default in (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0))
+    )
+    cuts = [2 * p == k - s for p, k, s in zip(padding, weight.shape[2:], stride, strict=True)]
+    if given["groups"] != 1 or any(more) or set(dilation) != {1} or (any(padding) and not all(cuts)):
+        raise Unsupported("transposed convolution with groups, dilation or this padding")
+    n, channels, height, width = shape_of(node)
+    shape = (n, height, width, channels)
+    inputs = [constant(shape), constant(weight.transpose(1, 2, 3, 0)), graph.at(given["input"], NHWC)]
+    inputs.append(_bias(graph, given["bias"], channels))
+    options = {"strideH": stride[0], "strideW": stride[1], "padding": SAME if all(cuts) else VALID}
+    return Placed(graph.add("TRANSPOSE_CONV", inputs, shape, node, **options), NHWC)
+
+
+def pooling(graph: Graph, node: fx.Node) -> Placed:
+    """max_pool2d and avg_pool2d; padding that the runtime does not do by itself is written out.
+
+    An average that leaves the padding out is only supported where the runtime pads by itself, as it leaves it out.
+    """
+    given, largest = arguments(node), operator_name(node) == "max_pool2d"
+    window = _pair(given["kernel_size"], 1)
+    stride = _pair(given["stride"] or window, 1)
+    before = _pair(given["padding"], 0)
+    if given.get("divisor_override") is not None or set(_pair(given.get("dilation", 1), 1)) != {1}:
+        raise Unsupported(f"{operator_name(node)} with a dilation or a divisor of its own")
+    source = graph.at(given["self"], NHWC)
+    sizes = shape_of(node)[2:]
+    with_border = not largest and any(before) and given["count_include_pad"]
+    padding = None if with_border else _own_padding(source.shape[1:3], window, stride, before, sizes)
+    if padding is None:
+        if given["ceil_mode"] or not (largest or with_border):
+            raise Unsupported(f"{operator_name(node)} with this padding")
+        fill = LOWEST if largest and not _is_positive(given["self"]) else 0.0
+        source, padding = _explicit(graph, source, window, stride, before, sizes, fill), VALID
+    options = {"filterHeight": window[0], "filterWidth": window[1], "padding": padding}
+    options |= {"strideH": stride[0], "strideW": stride[1]}
+    shape = (source.shape[0], *sizes, source.shape[3])
+    return Placed(graph.add("MAX_POOL_2D" if largest else "AVERAGE_POOL_2D", [source], shape, node, **options), NHWC)
+
+
+def adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
+    """adaptive_avg_pool2d to one position, which is a mean, or to sizes that divide the map's."""
+    source = graph.at(node.args[0], NHWC)
+    sizes, maps = shape_of(node)[2:], source.shape[1:3]
+    shape = (source.shape[0], *sizes, source.shape[3])
+    if sizes == (1, 1):
+        return Placed(graph.add("MEAN", [source, constant([1, 2])], shape, node, keepDims=True), NHWC)
+    if any(whole % part for whole, part in zip(maps, sizes, strict=True)):
+        raise Unsupported(f"adaptive_avg_pool2d of {list(maps)} to {list(sizes)}")
+    height, width = (whole // part for whole, part in zip(maps, sizes, strict=True))
+    options = {"filterHeight": height, "filterWidth": width, "strideH": height, "strideW": width, "padding": VALID}
+    return Placed(graph.add("AVERAGE_POOL_2D", [source], shape, node, **options), NHWC)
+
+
+def nearest(graph: Graph, node: fx.Node) -> Placed:
+    """upsample_nearest2d by 2: four copies side by side and one DEPTH_TO_SPACE; XNNPACK has no nearest resize."""
+    source = graph.at(node.args[0], NHWC)
+    n, channels, height, width = shape_of(node)
+    if (height, width) != (2 * source.shape[1], 2 * source.shape[2]):
+        raise Unsupported("upsample_nearest2d by another factor than 2")
+    wide = graph.add("CONCATENATION", [source] * 4, (*source.shape[:3], 4 * channels), node, axis=3)
+    return Placed(graph.add("DEPTH_TO_SPACE", [wide], (n, height, width, channels), node, blockSize=2), NHWC)
+
+
+def bilinear(graph: Graph, node: fx.Node) -> Placed:
+    """upsample_bilinear2d to any size."""
+    given = arguments(node)
+    source = graph.at(given["input"], NHWC)
+    n, channels, height, width = shape_of(node)
+    options = {"alignCorners": given["align_corners"], "halfPixelCenters": not given["align_corners"]}
+    inputs = [source, constant([height, width])]
+    return Placed(graph.add("RESIZE_BILINEAR", inputs, (n, height, width, channels), node, **options), NHWC)
+
+
+def pad(graph: Graph, node: fx.Node) -> Placed:
+    """constant_pad_nd and F.pad with a constant, in any order of axes."""
+    given = arguments(node)
+    if given.get("mode", "constant") != "constant":
+        raise Unsupported(f"pad in mode {given['mode']!r}")
+    x, pads = graph.placed(given["self"]), list(given["pad"])
+    edges = [(0, 0)] * len(x.order)
+    for index in range(len(pads) // 2):
+        edges[-1 - index] = (pads[2 * index], pads[2 * index + 1])
+    if min(pads) < 0:
+        raise Unsupported("pad that cuts off")
+    inputs = [x.value, constant([list(edges[axis]) for axis in x.order])]
+    shape = [size + sum(edges[axis]) for size, axis in zip(x.value.shape, x.order, strict=True)]
+    if not given["value"]:
+        return Placed(graph.add("PAD", inputs, shape, node), x.order)
+    fill = constant(np.array(given["value"], np.float32))
+    return Placed(graph.add("PADV2", [*inputs, fill], shape, node), x.order)
+
+
+def _bias(graph: Graph, node: fx.Node | None, channels: int) -> Value:
+    return constant(np.zeros(channels, np.float32) if node is None else graph.constant(node, "a bias"))
+
+
+def _pair(value: Any, default: int, flat: bool = False) -> tuple[int, int]:
+    """Height and width of an argument; of a one-dimensional operator the height is 1, ``default`` for paddings."""
+    found = [int(each) for each in (value if isinstance(value, list | tuple) else [value])] or [default]
+    if flat:
+        return default, found[-1]
+    return found[0], found[-1]
+
+
+def _before(value: Any, window: Sequence[int], dilation: Sequence[int], flat: bool) -> tuple[int, int]:
+    """The padding before each axis, spelled out or as a word."""
+    if not isinstance(value, str):
+        return _pair(value, 0, flat)
+    whole = [(k - 1) * d if value == "same" else 0 for k, d in zip(window, dilation, strict=True)]
+    return whole[0] // 2, whole[1] // 2
+
+
+Sizes = Sequence[int]  # of height and width
+
+
+def _own_padding(maps: Sizes, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes) -> int | None:
+    """The word for which the runtime reads exactly what the graph does; None where there is none."""
+    if not any(before):
+        fits = all((m - w) // s + 1 == o for m, w, s, o in zip(maps, window, stride, sizes, strict=True))
+        if fits:
+            return VALID
+    for m, w, s, b, o in zip(maps, window, stride, before, sizes, strict=True):
+        total = max((math.ceil(m / s) - 1) * s + w - m, 0)
+        if total // 2 != b or math.ceil(m / s) != o:
+            return None
+    return SAME
+
+
+def _padded(
+    graph: Graph, source: Value, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes, fill: float
+) -> tuple[Value, int]:
+    own = _own_padding(source.shape[1:3], window, stride, before, sizes)
+    if own is not None:
+        return source, own
+    return _explicit(graph, source, window, stride, before, sizes, fill), VALID
+
+
+def _explicit(
+    graph: Graph, source: Value, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes, fill: float
+) -> Value:
+    """The map with its border written out, no wider than it is read."""
+    ends = zip(source.shape[1:3], window, stride, before, sizes, strict=True)
+    after = [max(0, (o - 1) * s + w - m - b) for m, w, s, b, o in ends]
+    edges = [(0, 0), *zip(before, after, strict=True), (0, 0)]
+    shape = [size + sum(edge) for size, edge in zip(source.shape, edges, strict=True)]
+    inputs = [source, constant([list(edge) for edge in edges])]
+    if fill:
+        return graph.add("PADV2", [*inputs, constant(np.array(fill, np.float32))], shape)
+    return graph.add("PAD", inputs, shape, source)
+
+
+def _is_positive(node: Any) -> bool:
+    return operator_name(node) in ("relu", "relu6", "sigmoid", "hardsigmoid")
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "conv1d": convolution,
+    "conv2d": convolution,
+    "conv_transpose2d": transposed_convolution,
+    "max_pool2d": pooling,
+    "avg_pool2d": pooling,
+    "adaptive_avg_pool2d": adaptive_pooling,
+    "upsample_nearest2d": nearest,
+    "upsample_bilinear2d": bilinear,
+    "constant_pad_nd": pad,
+    "pad": pad,
+}

@@ -1,0 +1,215 @@
+"""What a manifest says: frozen records, which are the only statement of the schema of ``manifest.json``.
+
+Every figure carries what it takes to be believed or doubted: kind, unit, percentile, batch, threads, n, interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from hnas.export.device.artifact import check_files, check_name
+from hnas.export.device.machine import Machine
+from hnas.export.device.records import JSON
+from hnas.export.proof.slowdown import Slowdown
+from hnas.export.proof.verification import Check
+
+Kind: TypeAlias = Literal["measured", "predicted"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network eats; ``preprocessing`` turns an image into it, None where that is the user's own business."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    preprocessing: Mapping[str, JSON] | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of ``n`` images of ``split`` that are right: the subnet's in fp32, the artifact's own, the baseline's.
+
+    ``interval`` is that of ``artifact`` at 95 %.
+    """
+
+    metric: str
+    n: int
+    split: str
+    subnet_fp32: float
+    artifact: float
+    interval: tuple[float, float]
+    baseline: float | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("n", self.n, 1)
+        for name in ("subnet_fp32", "artifact", "baseline"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, expected 0 to 1")
+        _ordered("artifact", self.interval[0], self.artifact, self.interval[1])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the device's profile says, in ms; ``kind`` keeps it from being read as a measurement."""
+
+    value: float
+    low: float
+    high: float
+    kind: Literal["predicted"] = "predicted"
+
+    def __post_init__(self) -> None:
+        _ordered("value", self.low, self.value, self.high)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The latency of one call, with all that a number must say of itself; ``n`` is the number of timed calls."""
+
+    kind: Kind
+    value: float
+    low: float
+    high: float
+    batch: int
+    threads: int
+    n: int
+    unit: Literal["ms"] = "ms"
+    percentile: int = 50
+    confidence: float | None = 0.95  # None for a prediction, whose band is no interval
+    p90: float | None = None
+    p99: float | None = None
+    predicted: Prediction | None = None
+
+    def __post_init__(self) -> None:
+        _ordered("value", self.low, self.value, self.high)
+        _at_least("batch", self.batch, 1)
+        _at_least("threads", self.threads, 1)
+        _at_least("n", self.n, 1 if self.kind == "measured" else 0)
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """By which factor the artifact is faster than ``against``."""
+
+    value: float
+    low: float
+    high: float
+    against: str
+    kind: Kind
+    processes: int = 1
+    confidence: float | None = 0.95
+
+    def __post_init__(self) -> None:
+        _ordered("value", self.low, self.value, self.high)
+        if self.low <= 0:
+            raise ValueError(f"low is {self.low:g}, expected more than 0")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set behind the figures: sha256 of each split that was used."""
+
+    name: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space that the architecture is a member of, and the sha256 of the supernet's weights ("": not known)."""
+
+    name: str
+    arguments: Mapping[str, JSON] = field(default_factory=dict)
+    supernet: str = ""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """int8 with blocks in float, tried as one more candidate: why, and what became of it.
+
+    ``sensitivity_db`` is the signal to noise of the outputs with that block alone in int8, ``trials`` how many
+    assignments were compiled. All of it is empty where none was accepted; the artifact's notes list each.
+    """
+
+    why: str
+    outcome: str
+    blocks_in_float: tuple[str, ...] = ()
+    sensitivity_db: Mapping[str, float] = field(default_factory=dict)
+    trials: int = 0
+
+    def line(self) -> str:
+        """One line for a person."""
+        found, blocks = ", ".join(self.blocks_in_float), len(self.sensitivity_db)
+        said = f" {found} in float, of {blocks} blocks, after {self.trials} trials;" if found else ""
+        return f"mixed precision was tried because {self.why}:{said} {self.outcome}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is, how it was made, and what was seen when it was checked.
+
+    ``arch`` and ``space`` are None for a network that no search found, ``input`` for one that has several or none.
+    ``slowdown`` says where int8 lost to the precision that was kept, ``mixed`` whether blocks in float were tried.
+    ``source`` is the artifact's own note of that name, where it was made from an ONNX file.
+    ``zoo.write`` fills in ``baseline``, ``size_bytes`` (of the artifact's files) and ``files``. There is none of a
+    network that did not pass its verification.
+    """
+
+    name: str
+    created: str  # ISO 8601 with a time zone
+    task: str
+    target: str
+    backend: str
+    precision: str
+    arch: Mapping[str, JSON] | None
+    space: Space | None
+    labels: tuple[str, ...]
+    input: Input | None
+    accuracy: Accuracy | None
+    verification: Check
+    latency: Latency
+    speedup: Speedup | None
+    machine: Machine
+    versions: Mapping[str, str]
+    seeds: Mapping[str, int]
+    data: Data | None
+    reproduce: str
+    build: Mapping[str, JSON] | None = None
+    slowdown: Slowdown | None = None
+    mixed: Mixed | None = None
+    source: Mapping[str, JSON] | None = None
+    licence: str = ""
+    artifact: str = "artifact"
+    baseline: str | None = None
+    size_bytes: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise ValueError(f"name is {self.name!r}, expected printable text")
+        try:
+            zoned = datetime.fromisoformat(self.created).tzinfo is not None
+        except ValueError:
+            zoned = False
+        if not zoned:
+            raise ValueError(f"created is {self.created[:40]!r}, expected an ISO 8601 time with its zone")
+        if not self.verification.passed:
+            raise ValueError(f"verification did not pass: {self.verification.line()}")
+        for folder in filter(None, (self.artifact, self.baseline)):
+            check_name(folder)
+        check_files(self.files)
+        _at_least("size_bytes", self.size_bytes, 0)
+
+
+def _ordered(name: str, low: float, value: float, high: float) -> None:
+    if not (0 <= low <= value <= high and math.isfinite(high)):
+        raise ValueError(f"{name} is {value:g} outside of its interval {low:g} to {high:g}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}, expected {least} or more")

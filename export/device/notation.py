@@ -1,0 +1,75 @@
+"""The nodes of an ATen graph as plain JSON and back: what is stored, and what travels to another process."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any, Mapping
+
+if TYPE_CHECKING:
+    from torch import fx
+
+
+def write_node(node: fx.Node) -> dict[str, Any]:
+    """Name, kind, target and arguments of a node; ValueError for an argument that JSON has no word for."""
+    arguments = {"args": write(node.args), "kwargs": {name: write(value) for name, value in node.kwargs.items()}}
+    target = "getitem" if node.target is operator.getitem else str(node.target)
+    return {"name": node.name, "op": node.op, "target": target, **arguments}
+
+
+def write(value: Any) -> Any:
+    """An argument as JSON: lists stay lists, whatever JSON has no word for is an object with one key."""
+    import torch
+    from torch import fx
+
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, (tuple, list)):
+        return [write(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return {"float": str(value)}
+    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
+        return {"torch": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise ValueError(f"an argument of type {type(value).__name__} cannot be written")
+
+
+def read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+    """The argument that ``write`` wrote; ``nodes`` are those that were read before it."""
+    import torch
+
+    if isinstance(value, list):
+        return [read(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "node":
+        return nodes[content]
+    if kind == "float" and content in ("inf", "-inf"):
+        return float(content)
+    if kind == "device" and content == "cpu":
+        return torch.device("cpu")
+    if kind == "torch" and isinstance(getattr(torch, content, None), (torch.dtype, torch.layout, torch.memory_format)):
+        return getattr(torch, content)
+    raise ValueError(f"unknown argument {kind}: {content!r}")
+
+
+def read_operator(target: str, kwargs: Mapping[str, Any]) -> Any:
+    """The ATen operator of that name, as in aten.conv2d.default; nothing else can be named.
+
+    None that writes, and not the one that opens files. Names of ``kwargs`` become code, so they must be the operator's.
+    """
+    import torch
+
+    if target == "getitem" and not kwargs:
+        return operator.getitem
+    namespace, name, overload = target.split(".")
+    packet = getattr(torch.ops.aten, name, None)
+    if namespace == "aten" and name != "from_file" and packet is not None and overload in packet.overloads():
+        found = getattr(packet, overload)
+        known = {argument.name for argument in found._schema.arguments}
+        if not found._schema.is_mutable and known.issuperset(kwargs):
+            return found
+    raise ValueError(f"operator {target!r} is not allowed here")

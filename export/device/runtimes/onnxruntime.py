@@ -1,0 +1,80 @@
+"""ONNX Runtime on the CPU: opens model.onnx, whatever its precision."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Callable
+
+from hnas.export.device.signature import fit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact
+
+
+def missing() -> str | None:
+    """None where onnxruntime is installed, else the line that installs it."""
+    if find_spec("onnxruntime"):
+        return None
+    line = "onnxruntime is not installed; pip install 'hnas[onnxruntime]'"
+    return line + " (on a device: onnxruntime alone) or choose another backend"
+
+
+def versions() -> dict[str, str]:
+    """The version of onnxruntime."""
+    try:
+        return {"onnxruntime": version("onnxruntime")}
+    except PackageNotFoundError:  # builds for a device have names of their own
+        import onnxruntime
+
+        return {"onnxruntime": onnxruntime.__version__}
+
+
+def load(artifact: Artifact) -> OnnxRuntime:
+    """Open ``artifact`` on the CPU provider alone, with exactly its threads."""
+    return OnnxRuntime(artifact)
+
+
+class OnnxRuntime:
+    """A Runner: one session that runs its nodes one after the other."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        import onnxruntime as ort
+
+        options = session_options(artifact.threads)
+        self.artifact = artifact
+        self._session = ort.InferenceSession(str(artifact.model), options, providers=["CPUExecutionProvider"])
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """The outputs for ``inputs``."""
+        values = fit(inputs, self.artifact.inputs)
+        return tuple(self._session.run(self._outputs, dict(zip(self._inputs, values))))
+
+    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+        """A call on ``inputs``, which are bound to the session once."""
+        binding = self._session.io_binding()
+        values = fit(inputs, self.artifact.inputs)
+        for name, value in zip(self._inputs, values):
+            binding.bind_cpu_input(name, value)
+        for name in self._outputs:
+            binding.bind_output(name)
+        run = self._session.run_with_iobinding
+        return lambda _alive=values: run(binding)  # type: ignore[misc]
+
+
+def session_options(threads: int) -> Any:
+    """Everything that is pinned: threads, and nodes one after the other."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # An idle pool that spins takes the core from whatever it is compared with.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options

@@ -1,0 +1,103 @@
+"""Run a stored ATen graph in eager torch, the definition of a right answer for every other runtime."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+
+from hnas.export.device.notation import read, read_operator
+from hnas.export.device.records import check_version, read_json
+from hnas.export.device.signature import fit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact
+
+SCHEMA = 1
+GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
+
+
+def missing() -> str | None:
+    """None where torch and safetensors are installed, else the line that installs them."""
+    if find_spec("torch") and find_spec("safetensors"):
+        return None
+    return "torch and safetensors are not installed; pip install 'hnas[search]' or choose another backend"
+
+
+def versions() -> dict[str, str]:
+    """The version of torch."""
+    return {"torch": version("torch")}
+
+
+def load(artifact: Artifact) -> Reference:
+    """Read the graph back; ValueError for one that names anything but ATen operators."""
+    return Reference(artifact)
+
+
+class Reference:
+    """A Runner. It sets torch's thread count for the whole process, which is why workers have one runtime each."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        torch.set_num_threads(artifact.threads)
+        self.artifact = artifact
+        self.module = _read_graph(artifact.path / GRAPH, load_file(artifact.path / WEIGHTS))
+
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """The outputs for ``inputs``."""
+        outputs = self._run(self._tensors(inputs))
+        return tuple(value.numpy() for value in ((outputs,) if not isinstance(outputs, tuple) else outputs))
+
+    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+        """A call on ``inputs``, converted once."""
+        tensors = self._tensors(inputs)
+        return lambda: self._run(tensors)
+
+    def _run(self, tensors: tuple[torch.Tensor, ...]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self.module(*tensors)
+
+    def _tensors(self, inputs: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+        import torch
+
+        return tuple(torch.from_numpy(value.copy()) for value in fit(inputs, self.artifact.inputs))
+
+
+def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    import torch
+    from torch import fx
+
+    record = read_json(path)
+    check_version(record, str(path), SCHEMA)
+    root, graph, nodes = torch.nn.Module(), fx.Graph(), dict[str, fx.Node]()
+    names: dict[str, str] = {}
+    try:
+        for entry in record["nodes"]:
+            args = tuple(read(value, nodes) for value in entry["args"])
+            kwargs = {name: read(value, nodes) for name, value in entry["kwargs"].items()}
+            op, target = entry["op"], entry["target"]
+            if op == "call_function":
+                nodes[entry["name"]] = graph.call_function(read_operator(target, kwargs), args, kwargs)
+            elif op == "placeholder":
+                nodes[entry["name"]] = graph.placeholder(f"input_{len(nodes)}")
+            elif op == "get_attr":
+                if target not in names:
+                    names[target] = f"weight_{len(names)}"
+                    root.register_buffer(names[target], weights[target])
+                nodes[entry["name"]] = graph.get_attr(names[target])
+            elif op == "output":
+                graph.output(tuple(args[0]) if isinstance(args[0], list) else args[0])
+            else:
+                raise ValueError(f"unknown kind of node {op!r}")
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path}: not a graph of ATen operators: {type(error).__name__} {error}") from None
+    return fx.GraphModule(root, graph)

@@ -1,0 +1,242 @@
+"""TensorRT: builds the engine of model.onnx on the GPU at hand, keeps it, and runs it.
+
+An engine fits one GPU architecture and one TensorRT version, so it is built where it runs, several times, as the
+tactics that are chosen depend on measurements: the fastest is kept, and the spread is told. Python's bindings come with
+JetPack; where they are missing, trtexec does the same, more slowly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from importlib.util import find_spec
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, Callable, Mapping
+
+import numpy as np
+
+from hnas.export.device import cudart, trtexec
+from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.records import read_json
+from hnas.export.device.serve_files import cache
+from hnas.export.device.signature import fit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact, Tensor
+
+ENGINE, SIDECAR, LAYERS = "model.engine", "model.engine.json", "layers.json"
+BUILDS = 3
+ENOUGH = 180.0  # seconds of building after which no further engine is begun
+WORKSPACE_MB = 1024
+_CALLS = 30  # timed calls of an engine that was just built
+
+
+def missing() -> str | None:
+    """None where TensorRT can run here, else the line that says how to get it."""
+    if not (find_spec("tensorrt") or trtexec.find()):
+        return "tensorrt is not installed; on a Jetson it comes with JetPack, or deploy with --host ssh://USER@DEVICE"
+    if cudart.library() is None:
+        return "libcudart is not there; on a Jetson it comes with JetPack's CUDA"
+    return None
+
+
+def versions() -> dict[str, str]:
+    """The version of tensorrt, where it is installed."""
+    return {"tensorrt": _here()["tensorrt"]} if missing() is None else {}
+
+
+def engine_folder(artifact: Artifact) -> Path:
+    """Where this machine keeps the engine of ``artifact``: not beside it, as a bundle holds only what it lists."""
+    return cache() / "engines" / artifact.digest
+
+
+def load(artifact: Artifact) -> Any:
+    """Open the engine of ``artifact``, built now if there is none; ExportError for one that does not fit here."""
+    message = missing()
+    if message is not None:
+        raise Unavailable(message)
+    folder, here = engine_folder(artifact), _here()
+    if (folder / ENGINE).is_file():
+        check_engine(read_json(folder / SIDECAR), {"model": artifact.digest, **here})
+    else:
+        build(artifact, here)
+    report = {**read_json(folder / SIDECAR), "layers": json.loads((folder / LAYERS).read_text("utf-8"))}
+    opened = TensorRt if find_spec("tensorrt") else trtexec.TrtExec
+    return opened(artifact, folder / ENGINE, report)
+
+
+def check_engine(record: Mapping[str, Any], here: Mapping[str, str]) -> None:
+    """ExportError unless the engine's sidecar says that it is of this model, for this GPU and this TensorRT."""
+    for key, name in (("sm", "SM"), ("tensorrt", "TensorRT"), ("model", "model")):
+        if record.get(key) != here[key]:
+            found, wanted = str(record.get(key))[:12], here[key][:12]
+            raise ExportError(f"the engine is for {name} {found}, here is {wanted}; delete {ENGINE} and build it here")
+
+
+def build(artifact: Artifact, here: Mapping[str, str]) -> None:
+    """Build up to BUILDS engines and keep the fastest in ``engine_folder``, with a sidecar of what it fits.
+
+    The first build uses the timing cache that is kept for this GPU and TensorRT, the others measure every tactic anew.
+    The sidecar holds seconds and median of each build, and TensorRT's own information on the layers.
+    """
+    folder = engine_folder(artifact)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = cache() / "engines" / f"timing-{here['sm']}-{here['tensorrt']}.cache"
+    with_bindings = find_spec("tensorrt") is not None
+    begun, builds, best = monotonic(), [], float("inf")
+    for index in range(BUILDS):
+        if index and monotonic() - begun > ENOUGH:
+            break
+        part, timing = folder / f".{ENGINE}.{os.getpid()}", kept if index == 0 else folder / f".timing.{os.getpid()}"
+        timing.unlink() if index and timing.is_file() else None
+        start = monotonic()
+        layers = (_build if with_bindings else _build_by_tool)(artifact, part, timing, here)
+        took = monotonic() - start
+        median = _median(artifact, part)
+        builds.append({"seconds": round(took, 2), "median_ms": median * 1e3})
+        if median < best:
+            best = median
+            part.replace(folder / ENGINE)
+            (folder / LAYERS).write_text(layers)
+    record = {"model": artifact.digest, "precision": artifact.precision, **here, "builds": builds}
+    record["by"] = "python" if with_bindings else "trtexec"
+    (folder / SIDECAR).write_text(json.dumps(record, indent=1) + "\n")
+    for left in folder.glob(".*"):
+        left.unlink()
+
+
+def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
+    """Build one engine by the Python bindings; TensorRT's information on its layers, as JSON."""
+    import tensorrt as trt
+
+    logger = _Logger.create(trt)
+    builder = trt.Builder(logger)
+    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # gone in TensorRT 10: it is implied
+    network = builder.create_network(0 if explicit is None else 1 << int(explicit))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(artifact.model.read_bytes()):
+        said = parser.get_error(0).desc()
+        raise ExportError(f"TensorRT {here['tensorrt']} cannot parse {artifact.model.name}: {said}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_MB * 2**20)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
+    if artifact.precision in ("fp16", "int8"):
+        config.set_flag(trt.BuilderFlag.FP16)
+    if artifact.precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    config.set_timing_cache(config.create_timing_cache(timing.read_bytes() if timing.is_file() else b""), False)
+    made = builder.build_serialized_network(network, config)
+    if made is None:
+        raise ExportError(f"TensorRT {here['tensorrt']} cannot build {artifact.model.name}: {logger.last}")
+    engine.write_bytes(bytes(made))
+    timing.write_bytes(bytes(config.get_timing_cache().serialize()))
+    inspector = trt.Runtime(logger).deserialize_cuda_engine(engine.read_bytes()).create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _build_by_tool(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
+    layers = engine.with_name(f".{LAYERS}")
+    old = tuple(map(int, here["tensorrt"].split(".")[:2])) < (8, 6)
+    trtexec.build(artifact.model, engine, timing, layers, artifact.precision, WORKSPACE_MB, old=old)
+    return layers.read_text()
+
+
+def _median(artifact: Artifact, engine: Path) -> float:
+    """Seconds of one call of an engine on zeros: enough to tell two engines of one net apart."""
+    inputs = [np.zeros(tensor.shape, tensor.dtype) for tensor in artifact.inputs]
+    if not find_spec("tensorrt"):
+        return float(np.median(trtexec.TrtExec(artifact, engine, {}).times(inputs, _CALLS)))
+    call, times = TensorRt(artifact, engine, {}).bind(*inputs), []
+    for _ in range(2 * _CALLS):
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    return float(np.median(times[_CALLS:]))
+
+
+class TensorRt:
+    """A Runner: one execution context on one CUDA stream; ``bind`` times the kernels, not the copies.
+
+    ``report`` is the engine's sidecar.
+    """
+
+    def __init__(self, artifact: Artifact, engine: Path, report: Mapping[str, Any]) -> None:
+        import tensorrt as trt
+
+        self.artifact, self.report = artifact, report
+        self._logger = _Logger.create(trt)
+        self._engine = trt.Runtime(self._logger).deserialize_cuda_engine(engine.read_bytes())
+        if self._engine is None:
+            raise ExportError(f"TensorRT cannot open {engine.name}: {self._logger.last}")
+        self._context = self._engine.create_execution_context()
+        self._stream, self._wait = cudart.stream()
+        self._places: dict[str, int] = {}
+        self._finalizer = weakref.finalize(self, _free, self._places)
+        for tensor in (*artifact.inputs, *artifact.outputs):
+            self._places[tensor.name] = cudart.allocate(_bytes(tensor))
+            self._context.set_tensor_address(tensor.name, self._places[tensor.name])
+
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """The outputs for ``inputs``."""
+        self.bind(*inputs)()
+        outputs = []
+        for tensor in self.artifact.outputs:
+            value = np.empty(tensor.shape, tensor.dtype)
+            cudart.copy(value.ctypes.data, self._places[tensor.name], value.nbytes, cudart.TO_HOST)
+            outputs.append(value)
+        return tuple(outputs)
+
+    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+        """A call on ``inputs``, which are copied to the device once; it returns when the GPU is done."""
+        for tensor, value in zip(self.artifact.inputs, fit(inputs, self.artifact.inputs)):
+            cudart.copy(self._places[tensor.name], value.ctypes.data, value.nbytes, cudart.TO_DEVICE)
+
+        def call() -> None:
+            if not self._context.execute_async_v3(self._stream):
+                raise ExportError(f"TensorRT failed: {self._logger.last}")
+            self._wait()
+
+        return call
+
+
+class _Logger:
+    """TensorRT's logger, which keeps the last error for our one line instead of printing pages."""
+
+    @staticmethod
+    def create(trt: Any) -> Any:
+        class Logger(trt.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.last = "no reason given"
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    self.last = message.splitlines()[0]
+
+        return Logger()
+
+
+def _bytes(tensor: Tensor) -> int:
+    return int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
+
+
+def _free(places: dict[str, int]) -> None:
+    for place in places.values():
+        cudart.free(place)
+
+
+def _here() -> dict[str, str]:
+    """The GPU architecture and TensorRT version of this machine: what an engine is tied to."""
+    if find_spec("tensorrt"):
+        import tensorrt
+
+        version = str(tensorrt.__version__)
+    else:
+        version = trtexec.version(trtexec.run("--help"))
+    return {"sm": cudart.architecture(), "tensorrt": version}

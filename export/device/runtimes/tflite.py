@@ -1,0 +1,117 @@
+"""LiteRT (TensorFlow Lite) with XNNPACK on the CPU: opens model.tflite."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence, Tuple
+
+import numpy as np
+
+from hnas.export.device.signature import fit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from hnas.export.device.artifact import Artifact
+    from hnas.export.device.records import JSON
+
+Sample = Tuple["NDArray[Any]", ...]
+
+
+def missing() -> str | None:
+    """None where a LiteRT runtime is installed, else the line that installs it."""
+    if find_spec("ai_edge_litert") or find_spec("tflite_runtime"):
+        return None
+    line = "ai-edge-litert is not installed; pip install 'hnas[tflite]'"
+    return line + " (on a device: ai-edge-litert or tflite-runtime alone) or choose another backend"
+
+
+def versions() -> dict[str, str]:
+    """The version of the runtime that would be used."""
+    name = "ai-edge-litert" if find_spec("ai_edge_litert") else "tflite-runtime"
+    return {name: version(name)}
+
+
+def load(artifact: Artifact) -> TfLite:
+    """Open ``artifact`` with XNNPACK and exactly its threads."""
+    return TfLite(artifact)
+
+
+class TfLite:
+    """A Runner: one interpreter. It takes and gives the module's own layout; ``bind`` times the runtime's."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self._layout = artifact.notes.get("layout")
+        self._interpreter = interpreter(artifact.model, artifact.threads)
+        self._inputs = indices(self._interpreter.get_input_details())
+        self._outputs = indices(self._interpreter.get_output_details())
+
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """The outputs for ``inputs``."""
+        self.bind(*inputs)()
+        return tuple(self._interpreter.get_tensor(index) for index in self._outputs)
+
+    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+        """A call on ``inputs``, which are transposed and set once."""
+        values = to_runtime(fit(inputs, self.artifact.inputs), self._layout)
+        if len(values) != len(self._inputs):
+            raise ValueError(f"the model takes {len(self._inputs)} inputs, got {len(values)}")
+        for index, value in zip(self._inputs, values):
+            self._interpreter.set_tensor(index, value)
+        invoke: Callable[[], object] = self._interpreter.invoke
+        return invoke
+
+
+def interpreter(model: Path, threads: int) -> Any:
+    """The interpreter of ``model``, ready to be invoked; XNNPACK is its default delegate."""
+    if find_spec("ai_edge_litert"):
+        from ai_edge_litert.interpreter import Interpreter
+    else:
+        from tflite_runtime.interpreter import Interpreter
+    with _quiet_stderr("INFO: Created TensorFlow Lite XNNPACK delegate for CPU."):  # no setting silences it
+        opened = Interpreter(str(model), num_threads=threads)
+        opened.allocate_tensors()
+    return opened
+
+
+def indices(details: Sequence[dict[str, Any]]) -> list[int]:
+    """The tensors in the order of the module's: the converter numbers them, a foreign file's order is its own."""
+    numbers = [re.search(r"_(\d+)(_output)?(:0)?$", detail["name"]) for detail in details]
+    order = {detail["index"]: int(found[1]) for detail, found in zip(details, numbers) if found}
+    indices = [int(detail["index"]) for detail in details]
+    return sorted(indices, key=order.__getitem__) if len(order) == len(details) else indices
+
+
+def to_runtime(sample: Sample, layout: JSON) -> Sample:
+    """The arrays in the layout that the flatbuffer takes."""
+    permutations = layout if isinstance(layout, list) else [None] * len(sample)
+    pairs = zip(sample, permutations)
+    return tuple(np.ascontiguousarray(value.transpose(order)) if order else value for value, order in pairs)
+
+
+@contextmanager
+def _quiet_stderr(*lines: str) -> Iterator[None]:
+    """Within it, exactly these ``lines`` of compiled code on stderr are dropped; all others come when it ends.
+
+    For calls of milliseconds only: whatever else writes there in the meantime waits as well.
+    """
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            buffer.seek(0)
+            for line in buffer:
+                if line.decode(errors="replace").strip() not in lines:
+                    os.write(2, line)

@@ -1,0 +1,164 @@
+"""Where files arrive on a device: whole and unchanged or not at all; what was cut off goes on where it stopped.
+
+``python -m hnas.export.device.serve_files`` serves a parent's `hnas.export.remote.upload` over its stdin and stdout
+(plain Python 3.8, numpy). An artifact lies in a folder that is named by its content. Bytes go to the same folder with
+``.part`` at its end, which takes the name when every file has its sha256; two parents that send the same artifact write
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+from hnas.export.device.artifact import check_files, digest_file, verify_files
+from hnas.export.device.errors import ExportError
+from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
+
+KEPT = 2**30  # bytes of artifacts that stay for the next time; the rest goes, the longest unused first
+SPARE = 2**24  # bytes that are left free on the disk: runtimes unpack and compile
+
+
+def cache() -> Path:
+    """What hnas keeps on a device: $XDG_CACHE_HOME/hnas or ~/.cache/hnas; it may be removed at any time."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "hnas"
+
+
+class Store:
+    """The artifacts on this machine."""
+
+    def __init__(self) -> None:
+        self._root = cache() / "artifacts"
+
+    def do_begin(self, header: Header, _: Arrays) -> Frame:
+        """Make ready for ``files`` [[name, bytes, sha256], ...] under ``digest``.
+
+        ``path`` is the folder if all is there already, else None; ``have`` is how many bytes of each file have come.
+        """
+        files = {name: sha for name, _, sha in header["files"]}
+        check_files(files)
+        whole, part = self._folders(header)
+        if whole.is_dir():
+            try:
+                verify_files(whole, files)
+                os.utime(whole)
+                return {"path": str(whole)}, ()
+            except ValueError:  # the disk forgot
+                shutil.rmtree(whole)
+        with _disk(whole):
+            part.mkdir(parents=True, exist_ok=True)
+            os.utime(part)
+            for name, size, sha in header["files"]:
+                self._borrow(part / name, name, size, sha)
+            have = [min(size, _size(part / name)) for name, size, _ in header["files"]]
+            wanted = sum(size for _, size, _ in header["files"]) - sum(have)
+            make_room(self._root, keep=part, bytes_wanted=wanted)
+        return {"path": None, "have": have}, ()
+
+    def do_write(self, header: Header, arrays: Arrays) -> Frame:
+        """Put bytes (uint8) into the file ``name`` at ``offset``."""
+        check_files({header["name"]: "0" * 64})
+        _, part = self._folders(header)
+        path = part / header["name"]
+        with _disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                offset, left = int(header["offset"]), memoryview(arrays[0].tobytes())
+                while left:
+                    written = os.pwrite(descriptor, left, offset)
+                    offset, left = offset + written, left[written:]
+            finally:
+                os.close(descriptor)
+        return {}, ()
+
+    def do_finish(self, header: Header, _: Arrays) -> Frame:
+        """Hold every file against its sha256 and publish the folder: ``path``; ``spoiled`` files are gone instead."""
+        whole, part = self._folders(header)
+        files = {name: sha for name, _, sha in header["files"]}
+        check_files(files)
+        if not part.is_dir() and whole.is_dir():  # somebody else finished it
+            return {"path": str(whole), "spoiled": []}, ()
+        spoiled = [name for name, sha in files.items() if digest_file(part, name) != sha]
+        for name in spoiled:
+            (part / name).unlink()
+        if spoiled:
+            return {"path": None, "spoiled": spoiled}, ()
+        with _disk(whole):
+            for name in files:
+                _settle(part / name)
+            part.rename(whole)
+        return {"path": str(whole), "spoiled": []}, ()
+
+    def _borrow(self, path: Path, name: str, size: int, sha: str) -> None:
+        """Take over a file that another artifact holds already: the same model with other words beside it."""
+        for folder in () if path.exists() else self._root.iterdir():
+            found = folder / name
+            if found.is_file() and _size(found) == size and digest_file(folder, name) == sha:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(found, path)
+                except OSError:  # Android forbids it
+                    shutil.copyfile(str(found), str(path))
+                return
+
+    def _folders(self, header: Header) -> tuple[Path, Path]:
+        digest = header["digest"]
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"digest is {digest!r}, expected a sha256")
+        return self._root / digest, self._root / (digest + ".part")
+
+
+def make_room(root: Path, *, keep: Path, bytes_wanted: int) -> None:
+    """Remove the longest unused folders beyond ``KEPT``, or where the disk is short; ExportError if it stays short."""
+    older = sorted((f for f in root.iterdir() if f != keep), key=lambda folder: folder.stat().st_mtime)
+    sizes = {folder: sum(map(_size, folder.rglob("*"))) for folder in older}
+    for folder in older:
+        free = shutil.disk_usage(root).free - SPARE
+        if sum(sizes.values()) + bytes_wanted <= KEPT and free >= bytes_wanted:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        del sizes[folder]
+    free = shutil.disk_usage(root).free - SPARE
+    if free < bytes_wanted:
+        mend = "make room there and run it again, it goes on where it stopped"
+        raise ExportError(f"the disk at {root} has {_mb(max(0, free))} free, {_mb(bytes_wanted)} are needed; {mend}")
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Within it, what the disk refuses is one line that says where and how it goes on."""
+    try:
+        yield
+    except OSError as error:
+        where = f"cannot write {path}: {error.strerror or error}"
+        raise ExportError(f"{where}; mend that and run it again, it goes on where it stopped") from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
+def _settle(path: Path) -> None:
+    """Bytes that are in the folder's final name must survive the plug being pulled."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    serve(dispatch(Store()))

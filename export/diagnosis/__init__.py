@@ -1,0 +1,1 @@
+"""Explain failures: try one backend, shrink a failing program, name unsupported operators, profile layers."""

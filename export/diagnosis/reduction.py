@@ -1,0 +1,186 @@
+"""A program that fails, made as small as it still fails: delta debugging over the captured graph.
+
+What "fails" means is the caller's; the moves know graphs alone. Zeller and Hildebrandt, Simplifying and Isolating
+Failure-Inducing Input, 2002, with the structure of a graph in place of lines of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+import torch
+from torch import Tensor, fx
+
+from hnas.export.graph.program import Program
+from hnas.export.graph.subgraph import Call, Change, Part, carve, is_tensor, made_from
+
+Fails = Callable[[Program, Sequence[Call]], bool]
+
+SECONDS = 120.0  # of a reduction; every candidate is compiled and run
+
+Move = Callable[[Part, "Search"], Part]
+
+
+def reduce(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: float = SECONDS) -> Part:
+    """The smallest program and calls found that still fail: no worse than those given, and local in every move.
+
+    ``fails`` gets a program whose example inputs are the first of the calls; what it raises ends the reduction. Moves,
+    in turns until none helps or ``seconds`` are over:
+
+    1. Fewer calls.
+    2. An earlier end: an intermediate value becomes the output (bisected).
+    3. A later beginning: intermediate values become inputs, with what they were on each call (bisected).
+    4. A part goes whose value has the shape and type of one that it is made from.
+    5. One size less everywhere: channels, map, batch, kernel.
+
+    ValueError where the program given does not fail.
+    """
+    with torch.no_grad():
+        best = carve(Part(program, tuple(calls)))
+        search = Search(fails, monotonic() + seconds)
+        if best is None or not fails(best.program, best.calls):
+            raise ValueError("the program does not fail as it is; there is nothing to reduce")
+        before = None
+        while best.size != before and not search.over:
+            before = best.size
+            for move in MOVES:
+                best = move(best, search)
+        return best
+
+
+@dataclass
+class Search:
+    """The question that every candidate is put to, and when there is no time left to ask."""
+
+    fails: Fails
+    end: float
+    refuted: set[str] = field(default_factory=set)  # digests of candidates that did not fail
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return monotonic() > self.end
+
+    def accepts(self, candidate: Part | None, than: Part) -> bool:
+        """Whether a candidate is smaller than what there is, computes finite values, and fails."""
+        if candidate is None or self.over or candidate.size >= than.size:
+            return False
+        known = f"{candidate.program.digest}/{len(candidate.calls)}"
+        if known in self.refuted:
+            return False
+        failed = self.fails(candidate.program, candidate.calls)
+        if not failed:
+            self.refuted.add(known)
+        return failed
+
+    def boldest(self, best: Part, count: int, make: Callable[[int], Part | None]) -> Part:
+        """The candidate of the lowest index that fails, by bisection: as if all above it did as well."""
+        low, high = -1, count
+        while high - low > 1:
+            middle = (low + high) // 2
+            candidate = make(middle)
+            if candidate is not None and self.accepts(candidate, best):
+                best, high = candidate, middle
+            else:
+                low = middle
+        return best
+
+    def first(self, best: Part, candidates: Iterator[Part | None]) -> Part | None:
+        """The first candidate that is accepted."""
+        return next((each for each in candidates if each is not None and self.accepts(each, best)), None)
+
+
+def _fewer_calls(best: Part, search: Search) -> Part:
+    """Halves, as long as one of them fails."""
+    while len(best.calls) > 1:
+        half = len(best.calls) // 2
+        parts = (best.calls[:half], best.calls[half:])
+        found = search.first(best, (carve(Part(best.program, part)) for part in parts))
+        if found is None:
+            return best
+        best = found
+    return best
+
+
+def _earlier_end(best: Part, search: Search) -> Part:
+    if len(best.ends) > 1:
+        best = search.first(best, (carve(best, (end,)) for end in best.ends)) or best
+    nodes = [node for node in best.operators if is_tensor(node)]
+    return search.boldest(best, len(nodes), lambda index: carve(best, (nodes[index],)))
+
+
+def _later_beginning(best: Part, search: Search) -> Part:
+    nodes = best.operators
+
+    def make(index: int) -> Part | None:
+        behind = set(nodes[len(nodes) - 1 - index :])
+        cuts = {source for node in behind for source in node.all_input_nodes} - behind
+        cuts = {node for node in cuts if node.op == "call_function"}
+        return carve(best, cuts=cuts) if all(map(is_tensor, cuts)) else None
+
+    return search.boldest(best, len(nodes) - 1, make)
+
+
+def _dropped_parts(best: Part, search: Search) -> Part:
+    """The longest parts first; each in turn until none can go."""
+
+    def candidates() -> Iterator[Part | None]:
+        order = list(best.program.module.graph.nodes)
+        place = {node: index for index, node in enumerate(order)}
+        pairs = [(node, source) for node in best.operators for source in _alike(node)]
+        for node, source in sorted(pairs, key=lambda pair: place[pair[1]] - place[pair[0]]):
+            yield carve(best, instead={node: source})
+        for node in best.operators:  # one operator that computes what others read becomes an input
+            if is_tensor(node):
+                yield carve(best, cuts={node})
+
+    while (found := search.first(best, candidates())) is not None:
+        best = found
+    return best
+
+
+def _smaller_sizes(best: Part, search: Search) -> Part:
+    def candidates() -> Iterator[Part | None]:
+        values = [*best.calls[0], *best.program.module.state_dict().values()]
+        for old in sorted({size for value in values for size in value.shape if size > 1}, reverse=True):
+            for new in dict.fromkeys((1, 2, old // 2, old - 1 if old < 9 else 1)):
+                if new < old:
+                    yield from (_resized(best, change) for change in _changes(old, new))
+
+    while (found := search.first(best, candidates())) is not None:
+        best = found
+    return best
+
+
+MOVES: tuple[Move, ...] = (_fewer_calls, _earlier_end, _later_beginning, _dropped_parts, _smaller_sizes)
+
+
+def _changes(old: int, new: int) -> Iterator[Change]:
+    for arguments in (True, False):
+        yield Change(old, new, None, arguments, multiples=True)
+        yield Change(old, new, None, arguments)
+        yield from (Change(old, new, axis, arguments) for axis in range(4))
+
+
+def _resized(best: Part, change: Change) -> Part | None:
+    calls = tuple(tuple(change.cut(value, True) for value in call) for call in best.calls)
+    if change.axis is not None and all(
+        old.shape == new.shape for old, new in zip(best.calls[0], calls[0], strict=True)
+    ):
+        return None
+    return carve(Part(best.program, calls), change=change)
+
+
+def _alike(node: fx.Node) -> Iterator[fx.Node]:
+    """What a node is made from that has its own shape and type, constants left out."""
+    if not is_tensor(node):
+        return
+    value = node.meta["val"]
+    needed, _ = made_from((node,), (), {})
+    for source in needed - {node}:
+        other = source.meta.get("val")
+        same = isinstance(other, Tensor) and other.shape == value.shape and other.dtype == value.dtype
+        if same and source.op != "get_attr":
+            yield source

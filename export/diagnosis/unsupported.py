@@ -1,0 +1,68 @@
+"""Which operators of a program a backend cannot take, and which backends can: each is asked about each one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor, fx
+
+from hnas import hw_profiles
+from hnas.export import backends
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import ExportError
+from hnas.export.graph.fusion import fuse, passes_for
+from hnas.export.graph.program import Program
+from hnas.export.graph.subgraph import Part, carve
+from hnas.export.remote.worker import Worker
+
+CPUS = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu"}  # whom one can ask here
+
+
+def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -> str | None:
+    """The operators of ``program`` that backend ``name`` cannot take, and who could; None where each alone is taken.
+
+    An operator is tried with the values that it has in the program, through conversion by ``convert``, opening and one
+    call. It takes seconds, and is asked only where compiling has failed.
+    """
+    if name not in CPUS:
+        return None
+    refused = [(operator, part) for operator, part in _alone(program) if not _takes(name, part, convert)]
+    if not refused:
+        return None
+    others = [other for other in CPUS if other != name and backends.load(other).missing() is None]
+    able = [other for other in others if all(_takes(other, part, convert) for _, part in refused)]
+    who = f"{' and '.join(able)} would take it" if able else f"nor have {' and '.join(others) or 'others'}"
+    return f"{name} has no {', '.join(operator for operator, _ in refused)}; {who}"
+
+
+def _alone(program: Program) -> Iterator[tuple[str, Part]]:
+    """Each kind of operator once, by name: where it first occurs, its inputs recorded."""
+    whole, seen = Part(program, (program.inputs,)), set[str]()
+    for node in whole.operators:
+        name = str(node.target).removesuffix(".default")
+        if name not in seen and name.startswith("aten."):
+            seen.add(name)
+            sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+            part = carve(whole, _tensors(node), cuts=sources)
+            if part is not None:
+                yield name, part
+
+
+def _tensors(node: fx.Node) -> Sequence[fx.Node]:
+    """The node, or what is taken of it where it gives several tensors."""
+    return [node] if isinstance(node.meta.get("val"), Tensor) else [*node.users]
+
+
+def _takes(name: str, part: Part, convert: Callable[..., Artifact]) -> bool:
+    with TemporaryDirectory() as folder:
+        try:
+            fused = fuse(part.program, passes_for(name))
+            profile = hw_profiles.load(CPUS[name])
+            made = convert(name, fused, Path(folder), precision="fp32", device=profile, threads=1, calibration=None)
+            with Worker(made, timeout=60) as worker:
+                worker.outputs([tuple(value.numpy() for value in part.calls[0])])
+        except ExportError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Capture a torch module as an ATen graph, and rewrite that graph exactly."""

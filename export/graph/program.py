@@ -1,0 +1,236 @@
+"""The border: a static module comes in, and from here on there is only its ATen graph."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from hnas.export.device.errors import ExportError, one_line
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A module as an ATen graph in eval mode, with the inputs it was captured on.
+
+    ``module`` takes as many tensors as there are ``inputs`` and returns one tensor, or a flat tuple of them. Nobody
+    mutates it: a pass copies. ``fired`` tells which passes made this program and how often each of them fired.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[Tensor, ...]
+    fired: tuple[tuple[str, int], ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs as a flat tuple, without gradients."""
+        with torch.no_grad():
+            return as_tuple(self.module(*inputs))
+
+    def arrays(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """As ``__call__``, from numpy to numpy."""
+        return tuple(output.numpy() for output in self(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs)))
+
+    def operators(self) -> dict[str, int]:
+        """How often the graph calls each operator, by name: what the golden tests compare."""
+        names = [str(node.target) for node in self.module.graph.nodes if node.op == "call_function"]
+        return {name: names.count(name) for name in sorted(set(names))}
+
+    @property
+    def digest(self) -> str:
+        """sha256 over graph, shapes and types but not over values: equal digests take equal time."""
+        state = [(name, tuple(value.shape), str(value.dtype)) for name, value in self.module.state_dict().items()]
+        inputs = [(tuple(value.shape), str(value.dtype)) for value in self.inputs]
+        return hashlib.sha256(repr((self.module.code, state, inputs)).encode()).hexdigest()
+
+
+def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
+    """The program of ``module`` in eval mode; the module itself is left as it was.
+
+    1. Outputs are one tensor or a flat tuple or list of tensors; anything else is refused.
+    2. NaN in any weight or output, infinity in a parameter: refused. An output may be infinite, as masks are.
+    3. Writing in place into a value of its own: made functional.
+    4. Writing into a buffer or an input (counters, batch norm in training mode): refused; an artifact has no memory.
+
+    ValueError when the inputs do not fit the module, ExportError for everything else.
+    """
+    values = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values) or "nothing"
+        raise ValueError(f"example inputs must be tensors, got {kinds}")
+    values = tuple(value.detach().clone().contiguous() for value in values)
+    _refuse_bad_weights(module)
+    with evaluating(module), torch.no_grad():
+        _refuse_bad_outputs(module, values)
+        try:
+            graph_module = _exported(module, values)
+        except ExportError:
+            raise
+        except Exception as error:  # torch.export fails in ways without a common type
+            raise ExportError(f"torch.export cannot capture {type(module).__name__}: {one_line(error)}") from error
+    return Program(_plain(graph_module), values)
+
+
+def module_of(network: nn.Module | torch.export.ExportedProgram) -> nn.Module:
+    """The module itself; an exported program as a module of its own, so that both take the same way from here.
+
+    ValueError for anything else, ExportError for a program whose shapes are dynamic.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    if not isinstance(network, torch.export.ExportedProgram):
+        raise ValueError(f"a network is a torch.nn.Module or an ExportedProgram, got {type(network).__name__}")
+    if network.range_constraints:
+        names = ", ".join(map(str, network.range_constraints))
+        raise ExportError(f"the program was exported with dynamic shapes ({names}); export it with static ones")
+    return _plain(_functional(_unlifted(network)))
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+    program = torch.export.export(module, inputs)
+    graph_module = _functional(_unlifted(program))
+    if not _mutations(graph_module):
+        return graph_module
+    with warnings.catch_warnings():  # torch uses what it has itself deprecated
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        program = program.run_decompositions({})
+    signature = program.graph_signature
+    written = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    if written:
+        raise ExportError(f"the module writes into {', '.join(written)} in eval mode; an artifact has no memory")
+    return _unlifted(program)
+
+
+def _unlifted(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode for a while; afterwards every part is in the mode it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    """One tensor or a flat tuple or list of them, as a tuple; ExportError for anything else."""
+    values = (outputs,) if isinstance(outputs, Tensor) else outputs
+    if isinstance(values, tuple | list) and values and all(isinstance(value, Tensor) for value in values):
+        return tuple(values)
+    got = type(values).__name__
+    if isinstance(values, tuple | list):
+        got = f"a {got} of {', '.join(type(value).__name__ for value in values) or 'nothing'}"
+    raise ExportError(f"a module must return one tensor or a flat tuple of tensors, got {got}")
+
+
+def rebuild(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """A graph module with the state that ``graph`` still reads; the tensors are shared, so they must stay constant."""
+    for node in graph.nodes:
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    graph.lint()
+    return fx.GraphModule(module, graph)
+
+
+def _refuse_bad_weights(module: nn.Module) -> None:
+    for name, value in module.named_parameters():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ExportError(f"parameter {name} holds NaN or infinity; train or load the weights again")
+    for name, buffer in module.named_buffers():  # a mask may hold infinities
+        if buffer.is_floating_point() and bool(torch.isnan(buffer).any()):
+            raise ExportError(f"buffer {name} holds NaN; calibrate or load the weights again")
+
+
+def _refuse_bad_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    try:
+        outputs = module(*(value.clone() for value in inputs))
+    except Exception as error:  # the user's own code may raise anything
+        shapes = ", ".join(f"{list(value.shape)} {value.dtype}" for value in inputs)
+        what = f"{type(module).__name__} does not take the example inputs ({shapes})"
+        raise ValueError(f"{what}: {one_line(error)}") from error
+    for index, output in enumerate(as_tuple(outputs)):
+        if output.is_floating_point() and bool(torch.isnan(output).any()):
+            raise ExportError(f"output {index} of {type(module).__name__} holds NaN on the example inputs")
+
+
+def _mutations(module: fx.GraphModule) -> list[fx.Node]:
+    calls = [node for node in module.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    return [node for node in calls if node.target._schema.is_mutable]
+
+
+def _functional(module: fx.GraphModule) -> fx.GraphModule:
+    """Rename in-place operators where that is all it takes: what they write is theirs alone, and no view of another.
+
+    Decomposing would do it as well, but takes batch norm and dropout apart; it remains for the hard cases.
+    """
+    for node in _mutations(module):
+        _, name, overload = str(node.target).split(".")
+        functional = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+        known = functional is not None and overload in functional.overloads()
+        if known and isinstance(node.args[0], fx.Node) and _owns_value(node.args[0]):
+            node.target = getattr(functional, overload)
+    return module
+
+
+def _owns_value(node: fx.Node) -> bool:
+    """True when one operator reads what ``node`` made, and made as a tensor of its own."""
+    if len(node.users) != 1 or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return not any(result.alias_info for result in node.target._schema.returns)
+
+
+def _plain(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy without guards and pytrees: tensors in, one tensor or a flat tuple out; weights are its own."""
+    graph = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            continue  # shape guards; the runners check shapes themselves
+        if node.op == "output":
+            values = tuple(nodes[value] for value in node.args[0])
+            graph.output(values[0] if len(values) == 1 else values)
+        elif node.op == "call_function" and node.target is aten._native_batch_norm_legit_no_training.default:
+            *tensors, momentum, eps = (nodes[value] if isinstance(value, fx.Node) else value for value in node.args)
+            args = (*tensors, False, momentum, eps, False)
+            nodes[node] = graph.create_node("call_function", aten.batch_norm.default, args, {}, node.name)
+            nodes[node].meta["val"] = node.meta["val"][0]
+        elif _is_batch_norm_item(node):
+            nodes[node] = nodes[node.args[0]]
+        else:
+            nodes[node] = graph.node_copy(node, lambda value: nodes[value])
+    plain = rebuild(module, graph)
+    _own_state(plain)
+    return plain
+
+
+def _is_batch_norm_item(node: fx.Node) -> bool:
+    source = node.args[0] if node.op == "call_function" and node.args else None
+    return isinstance(source, fx.Node) and source.target is aten._native_batch_norm_legit_no_training.default
+
+
+def _own_state(module: fx.GraphModule) -> None:
+    """Detach the graph's tensors from the user's module: training it further must not change the program."""
+    parameters: dict[int, nn.Parameter] = {}  # tied weights stay tied
+    buffers: dict[int, Tensor] = {}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                own = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+                part._parameters[name] = parameters.setdefault(id(parameter), own)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = buffers.setdefault(id(buffer), buffer.detach().clone())

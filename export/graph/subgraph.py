@@ -1,0 +1,203 @@
+"""A part of a program as a program of its own: fewer operators, or smaller sizes, and inputs that were recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hnas.export.graph.nodes import aten, constant_value
+from hnas.export.graph.program import Program
+
+Call = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A program and calls of it, the first of which is its example."""
+
+    program: Program
+    calls: tuple[Call, ...]
+
+    @property
+    def operators(self) -> list[fx.Node]:
+        """Its calls of operators, in order."""
+        return [node for node in self.program.module.graph.nodes if node.op == "call_function"]
+
+    @property
+    def ends(self) -> tuple[fx.Node, ...]:
+        """The nodes that are its outputs."""
+        (output,) = (node for node in self.program.module.graph.nodes if node.op == "output")
+        found: Any = output.args[0]
+        return tuple(found) if isinstance(found, tuple | list) else (found,)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """What a reduction lowers: operators, then values in weights and one call, then calls."""
+        weights = sum(value.numel() for value in self.program.module.state_dict().values())
+        values = weights + sum(value.numel() for value in self.calls[0])
+        return len(self.operators), values, len(self.calls)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Sizes of ``old`` become ``new``: everywhere, or on one ``axis`` of the inputs; in arguments too, or not.
+
+    ``multiples``: so does each multiple of it, in proportion.
+    """
+
+    old: int
+    new: int
+    axis: int | None = None
+    arguments: bool = True
+    multiples: bool = False
+
+    def of(self, size: int) -> int:
+        """The size that takes the place of ``size``."""
+        if self.multiples and size and size % self.old == 0:
+            return size // self.old * self.new
+        return self.new if size == self.old else size
+
+    def cut(self, value: Tensor, is_input: bool) -> Tensor:
+        """The leading part of a tensor with the sizes that are left to it."""
+        for axis, size in enumerate(value.shape):
+            if self.axis is None or (is_input and axis == self.axis):
+                value = value.narrow(axis, 0, self.of(size))
+        return value.clone(memory_format=torch.contiguous_format)
+
+    def argument(self, value: Any) -> Any:
+        """An argument of an operator, with the sizes in it: of a reshape, of groups."""
+        if isinstance(value, tuple | list):
+            return type(value)(self.argument(part) for part in value)
+        return self.of(value) if self.arguments and type(value) is int else value
+
+
+def carve(
+    whole: Part,
+    ends: Sequence[fx.Node] | None = None,
+    *,
+    cuts: Collection[fx.Node] = (),
+    instead: Mapping[fx.Node, fx.Node] | None = None,
+    change: Change | None = None,
+) -> Part | None:
+    """The part of a graph between ``cuts``, whose recorded values become inputs, and ``ends`` (None: all of its own).
+
+    Weights are copies. ``instead``: nodes whose readers read another one. None where nothing of the inputs is left, and
+    where the part does not run or gives anything but finite values.
+    """
+    module, instead, ends = whole.program.module, instead or {}, ends or whole.ends
+    needed, begins = made_from(ends, cuts, instead)
+    order = [node for node in module.graph.nodes if node in needed]
+    inputs = [node for node in order if node in begins]
+    if not inputs:
+        return None
+    try:
+        calls = whole.calls if not cuts else tuple(_recorded(whole, call, inputs) for call in whole.calls)
+        if not cuts:
+            places = [node for node in module.graph.nodes if node.op == "placeholder"]
+            chosen = [places.index(node) for node in inputs]
+            calls = tuple(tuple(call[index] for index in chosen) for call in calls)
+        part = _copied(module, order, inputs, ends, instead, change)
+        program = Program(part, calls[0])
+        _describe(program)
+        outputs = [output for call in calls for output in program(*call)]
+    except Exception:  # noqa: BLE001  # a size that does not fit raises whatever its operator likes
+        return None
+    finite = all(bool(torch.isfinite(value).all()) for value in outputs if value.is_floating_point())
+    return Part(program, calls) if finite else None
+
+
+def made_from(
+    ends: Sequence[fx.Node], cuts: Collection[fx.Node], instead: Mapping[fx.Node, fx.Node]
+) -> tuple[set[fx.Node], set[fx.Node]]:
+    """The nodes that ``ends`` are made from, and those of them that are inputs."""
+    needed: set[fx.Node] = set()
+    begins: set[fx.Node] = set()
+    left = [instead.get(end, end) for end in ends]
+    while left:
+        node = left.pop()
+        if node in needed:
+            continue
+        needed.add(node)
+        if node in cuts or node.op == "placeholder":
+            begins.add(node)
+        else:
+            left += [instead.get(source, source) for source in node.all_input_nodes]
+    return needed, begins
+
+
+def _copied(
+    module: fx.GraphModule,
+    order: Sequence[fx.Node],
+    inputs: Sequence[fx.Node],
+    ends: Sequence[fx.Node],
+    instead: Mapping[fx.Node, fx.Node],
+    change: Change | None,
+) -> fx.GraphModule:
+    root, graph = nn.Module(), fx.Graph()
+    copies = {node: graph.placeholder(f"input_{index}") for index, node in enumerate(inputs)}
+    names: dict[str, str] = {}
+    for node in order:
+        if node in copies:
+            continue
+        if node.op == "get_attr":
+            target = str(node.target)
+            if target not in names:
+                names[target] = f"constant_{len(names)}"
+                value = constant_value(module, node).detach()
+                root.register_buffer(names[target], change.cut(value, False) if change else value.clone())
+            copies[node] = graph.get_attr(names[target])
+            continue
+        copies[node] = graph.node_copy(node, lambda source: copies[instead.get(source, source)])
+        if node.target is aten.view.default:  # which counts on strides that a recorded value does not have
+            copies[node].target = aten.reshape.default
+        if change is not None:
+            args = tuple(change.argument(value) for value in copies[node].args)
+            kwargs = {name: change.argument(value) for name, value in copies[node].kwargs.items()}
+            copies[node].args, copies[node].kwargs = args, kwargs
+    values = tuple(copies[instead.get(end, end)] for end in ends)
+    graph.output(values[0] if len(values) == 1 else values)
+    graph.lint()
+    return fx.GraphModule(root, graph)
+
+
+def _recorded(whole: Part, call: Call, nodes: Sequence[fx.Node]) -> Call:
+    """What ``nodes`` are on a call."""
+    values: dict[fx.Node, Any] = {}
+    _Recorder(whole.program.module, set(nodes), values).run(*call)
+    return tuple(values[node].clone(memory_format=torch.contiguous_format) for node in nodes)
+
+
+def _describe(program: Program) -> None:
+    """Give every node the shape and type of its value, as capturing does: passes and emitters read them."""
+    values: dict[fx.Node, Any] = {}
+    _Recorder(program.module, set(program.module.graph.nodes), values).run(*program.inputs)
+    for node, value in values.items():
+        if node.op != "output":
+            node.meta["val"] = _shape(value)
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, wanted: Collection[fx.Node], values: dict[fx.Node, Any]) -> None:
+        super().__init__(module)
+        self._wanted, self._found = wanted, values
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self._wanted:
+            self._found[n] = value
+        return value
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_shape(part) for part in value)
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Whether the value of a described node is one tensor."""
+    return isinstance(node.meta.get("val"), Tensor)

@@ -1,0 +1,145 @@
+"""A program as one header and plain bytes, and back to the last name: so it travels to the process that converts it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hnas.export.device.errors import ExportError
+from hnas.export.device.frames import Arrays, Header
+from hnas.export.device.notation import read, read_operator, write_node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from hnas.export.graph.program import Program
+
+
+def pack(program: Program) -> tuple[Header, Arrays]:
+    """The graph, the marks of its nodes and the places of its tensors as JSON; and every tensor's bytes, once.
+
+    Kept: names, order, arguments, types and shapes of values, memory order, tied tensors, marks of ``keep_float``, the
+    passes that fired. Not kept: from which lines of code a node came. ExportError names what has no word in JSON.
+    """
+    from hnas.export.graph.marks import FLOAT
+    from hnas.export.graph.nodes import constant_value
+
+    tensors: dict[int, tuple[int, Tensor]] = {}  # by identity, which the entry keeps alive
+
+    def number(value: Tensor) -> int:
+        return tensors.setdefault(id(value), (len(tensors), value))[0]
+
+    nodes, state = [], {}
+    for node in program.module.graph.nodes:
+        try:
+            entry = write_node(node)
+            if node.op == "call_function":
+                read_operator(entry["target"], entry["kwargs"])
+        except ValueError as error:
+            raise ExportError(f"node {node.name} cannot go to another process: {error}") from None
+        if node.op == "get_attr":
+            state[entry["target"]] = number(constant_value(program.module, node))
+        nodes.append({**entry, "value": _describe(node.meta.get("val")), "float": bool(node.meta.get(FLOAT))})
+    inputs = [number(value) for value in program.inputs]
+    laid = [_lay(value) for _, value in tensors.values()]
+    header = {
+        "nodes": nodes,
+        "state": state,
+        "inputs": inputs,
+        "tensors": [described for described, _ in laid],
+        "fired": [list(pair) for pair in program.fired],
+        "training": program.module.training,
+    }
+    return header, tuple(data for _, data in laid)
+
+
+def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
+    """The program that ``pack`` packed; ValueError for a graph of anything but ATen operators."""
+    from torch import fx, nn
+
+    from hnas.export.graph.marks import FLOAT
+    from hnas.export.graph.program import Program
+
+    tensors = [_tensor(described, data) for described, data in zip(header["tensors"], arrays, strict=True)]
+    root, graph, nodes = nn.Module(), fx.Graph(), dict[str, fx.Node]()
+    for name, index in header["state"].items():
+        _register(root, name, tensors[index])
+    for entry in header["nodes"]:
+        args = tuple(read(value, nodes) for value in entry["args"])
+        kwargs = {name: read(value, nodes) for name, value in entry["kwargs"].items()}
+        op, target = entry["op"], entry["target"]
+        if op == "output":
+            args = (tuple(args[0]) if isinstance(args[0], list) else args[0],)
+        if op == "call_function":
+            target = read_operator(target, kwargs)
+        node = graph.create_node(op, target, args, kwargs, entry["name"])
+        value = tensors[header["state"][target]] if op == "get_attr" else _value(entry["value"])
+        if value is not None:
+            node.meta["val"] = value
+        if entry["float"]:
+            node.meta[FLOAT] = True
+        nodes[entry["name"]] = node
+    root.train(header["training"])
+    fired = tuple((str(name), int(count)) for name, count in header["fired"])
+    return Program(fx.GraphModule(root, graph), tuple(tensors[index] for index in header["inputs"]), fired)
+
+
+def _lay(value: Tensor) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    """A tensor's description and its bytes in the order of its memory; what has gaps or overlaps becomes contiguous."""
+    import torch
+
+    plain = value.detach()
+    order = sorted(range(plain.ndim), key=plain.stride, reverse=True)
+    if not plain.permute(order).is_contiguous():
+        plain, order = plain.contiguous(), list(range(plain.ndim))
+    data = plain.permute(order).reshape(-1).view(torch.uint8).numpy()
+    return {**_describe(plain), "parameter": isinstance(value, torch.nn.Parameter)}, data
+
+
+def _tensor(described: dict[str, Any], data: np.ndarray[Any, Any]) -> Tensor:
+    import torch
+
+    flat = torch.from_numpy(data).view(getattr(torch, described["dtype"]))
+    value = flat.as_strided(described["shape"], described["stride"])
+    return torch.nn.Parameter(value, requires_grad=False) if described["parameter"] else value
+
+
+def _describe(value: Any) -> Any:
+    """Shape, stride and type of a tensor, lists of those; None for whatever is no tensor."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        name = str(value.dtype).removeprefix("torch.")
+        return {"shape": list(value.shape), "stride": list(value.stride()), "dtype": name}
+    return [_describe(part) for part in value] if isinstance(value, tuple | list) else None
+
+
+def _value(described: Any) -> Any:
+    """A stand-in without memory for a value that was described."""
+    import torch
+
+    if isinstance(described, list):
+        return tuple(_value(part) for part in described)
+    if described is None:
+        return None
+    dtype = getattr(torch, described["dtype"])
+    return torch.empty_strided(described["shape"], described["stride"], dtype=dtype, device="meta")
+
+
+def _register(root: torch.nn.Module, name: str, value: Tensor) -> None:
+    """Give ``root`` a tensor at a dotted name."""
+    import torch
+
+    *path, leaf = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, torch.nn.Module())
+        root = getattr(root, part)
+    if isinstance(value, torch.nn.Parameter):
+        root.register_parameter(leaf, value)
+    else:
+        root.register_buffer(leaf, value)

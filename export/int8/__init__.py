@@ -1,0 +1,1 @@
+"""Quantise: calibration ranges, the common policy, and the recovery of accuracy."""

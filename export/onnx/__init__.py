@@ -1,0 +1,1 @@
+"""Read, check, write and quantise ONNX files."""

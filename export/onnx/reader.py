@@ -1,0 +1,162 @@
+"""The process that reads a foreign ONNX file: it checks it, leaves a clean copy of it, and runs it as it was written.
+
+``python -m hnas.export.onnx.reader`` serves a parent's `hnas.export.onnx.source.Original` over its stdin and stdout.
+The file runs in ONNX Runtime with every rewriting of the graph switched off, which makes it a reference for the same
+runtime with them on; where that is not installed, in ONNX's own evaluator, which is slow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hnas.export.device.artifact import Tensor
+from hnas.export.device.errors import ExportError, one_line
+from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
+from hnas.export.device.records import encode
+from hnas.export.device.serve_artifacts import limit_memory
+from hnas.export.graph.samples import drawn
+from hnas.export.onnx import checks as onnx_checks
+from hnas.export.onnx.source import UNTOUCHED, OnnxSource
+
+Run = Callable[[dict[str, Any]], Any]  # values by name to a list of outputs
+
+
+class Reading:
+    """What the process holds between requests: the file, ready to run."""
+
+    def __init__(self) -> None:
+        self._source: OnnxSource | None = None
+        self._run: Run | None = None
+
+    def do_read(self, header: Header, arrays: Arrays) -> Frame:
+        """Check the file at ``path`` within ``memory_mb``, run it, leave it at ``copy``; inputs where none came.
+
+        Those that came fix the sizes that the file leaves open; so do ``shapes``.
+        """
+        limit_memory(header["memory_mb"])
+        path, copy = Path(header["path"]), Path(header["copy"])
+        shapes = header["shapes"]
+        given = [(tuple(shape), "") for shape in shapes] if shapes else None
+        given = [(value.shape, str(value.dtype)) for value in arrays] or given
+        try:
+            file = onnx_checks.read(path)
+            inputs = onnx_checks.fix_inputs(file, given)
+        except (AttributeError, TypeError) as error:  # what is no UTF-8 is parsed to bytes, which no name is
+            raise ValueError(f"{path.name} is no valid ONNX file: a name in it is no text") from error
+        examples = arrays or drawn(inputs)
+        _write(file, copy)
+        names = [value.name for value in file.model.graph.output]
+        self._run, by = _runner(copy, path.name, names)
+        notes = {**file.notes, "held_against": by, "passes": UNTOUCHED}
+        self._source = OnnxSource(str(copy), path.name, inputs, (), notes)
+        stated = _stated(path.name, names, self._outputs(examples, " on its example inputs"))
+        if onnx_checks.fix_outputs(file, stated):
+            _write(file, copy)
+        self._source = replace(self._source, outputs=stated, notes={**notes, "changes": file.changes})
+        return {"source": encode(self._source)}, () if arrays else examples
+
+    def do_run(self, _: Header, arrays: Arrays) -> Frame:
+        """The outputs for the inputs that came; ValueError where their sizes are others than on the example inputs."""
+        assert self._source is not None
+        outputs, stated = self._outputs(arrays), self._source.outputs
+        for value, tensor in zip(outputs, stated, strict=True):
+            if value.shape != tensor.shape:
+                both = f"{list(tensor.shape)} on the example inputs, {list(value.shape)} on others"
+                raise ValueError(f"{tensor.name} of {self._source.name} is {both}; an artifact has fixed sizes")
+        return {}, outputs
+
+    def do_nan(self, _: Header, arrays: Arrays) -> Frame:
+        """The first ``value`` of the graph that is NaN for the inputs that came; empty where none is."""
+        import onnx
+
+        assert self._source is not None
+        model, every = onnx.load(self._source.path), Path(self._source.path).with_name("every.onnx")
+        names = [name for node in model.graph.node for name in node.output if name]
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        onnx.save(model, every)
+        values = self._outputs(arrays, run=_runner(every, self._source.name, names)[0])
+        pairs = zip(names, values, strict=True)
+        return {"value": next((name for name, v in pairs if v.dtype.kind == "f" and np.isnan(v).any()), "")}, ()
+
+    def _outputs(self, arrays: Arrays, where: str = "", run: Run | None = None) -> Arrays:
+        run = run or self._run
+        assert self._source is not None
+        assert run is not None
+        name, tensors = self._source.name, self._source.inputs
+        try:
+            outputs = run({tensor.name: value for tensor, value in zip(tensors, arrays, strict=True)})
+        except Exception as error:  # a runtime raises whatever it likes
+            raise ExportError(f"{name} does not run{where}: {_reason(error)}") from error
+        odd = next((value for value in outputs if not isinstance(value, np.ndarray)), None)
+        if odd is not None:
+            raise ExportError(f"{name} gives a {type(odd).__name__}; an artifact gives tensors of numbers")
+        return tuple(outputs)
+
+
+def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[Tensor, ...]:
+    """What the outputs are; ExportError for NaN among them."""
+    for name, value in zip(names, outputs, strict=True):
+        if value.dtype.kind == "f" and np.isnan(value).any():
+            raise ExportError(f"output {name} of {file} holds NaN on its example inputs")
+    return tuple(Tensor(name, value.shape, str(value.dtype)) for name, value in zip(names, outputs, strict=True))
+
+
+def _write(file: onnx_checks.File, copy: Path) -> None:
+    """The original's own bytes where nothing had to be changed."""
+    copy.write_bytes(file.model.SerializeToString() if file.changes else file.data)
+
+
+def _runner(copy: Path, name: str, outputs: list[str]) -> tuple[Run, str]:
+    """What runs the file, and the words for it."""
+    if not find_spec("onnxruntime"):
+        return _evaluator(copy, outputs)
+    import onnxruntime as ort
+
+    from hnas.export.device.runtimes.onnxruntime import session_options
+
+    options = session_options(os.cpu_count() or 1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a runtime raises whatever it likes
+        raise ExportError(f"ONNX Runtime, which judges artifacts, does not open {name}: {_reason(error)}") from error
+    by = f"onnxruntime {version('onnxruntime')}, graph optimisations off"
+    return lambda feed: session.run(outputs, feed), by
+
+
+def _evaluator(copy: Path, outputs: list[str]) -> tuple[Run, str]:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(onnx.load(copy))
+    return lambda feed: evaluator.run(outputs, feed), f"onnx {version('onnx')}, reference evaluator"
+
+
+def _reason(error: Exception) -> str:
+    """The operator or opset that the runtime lacks, where that is it; else its own words without places in its code."""
+    text = " ".join(str(error).split())
+    if found := re.search(r"([\w.]+)[:.](\w+)\(-?\d+\) is not a registered function/op", text):
+        return f"it has no operator {found[2]} of the domain {found[1]}"
+    if found := re.search(r"Could not find an implementation for (\w+)\((\d+)\)", text):
+        return f"it has no {found[1]} of opset {found[2]} for these types"
+    if found := re.search(r"Opset (\d+) is under development.* till opset (\d+)", text):
+        return f"it knows opset {found[2]}, the file is of opset {found[1]}"
+    node = re.search(r"while running (\w+) node", text)
+    plain = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", text)
+    plain = re.sub(r"^.*/onnxruntime_src/\S+ .*\) (?=[A-Z])", "", plain)
+    return (f"{node[1]}: " if node else "") + one_line(type(error)(plain)).partition(": ")[2]
+
+
+if __name__ == "__main__":
+    serve(dispatch(Reading()))

@@ -1,1 +1,0 @@
-"""The passes: each takes a program and returns another that computes the same. `export.fusion` runs them."""

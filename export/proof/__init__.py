@@ -1,0 +1,1 @@
+"""Verify and measure artifacts, and explain what was measured. No torch."""

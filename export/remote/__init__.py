@@ -1,0 +1,1 @@
+"""Run work in other processes and on other machines: workers, uploads, transports."""

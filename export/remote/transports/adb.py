@@ -1,0 +1,220 @@
+"""A worker on a phone, by the user's own `adb`: our half in a Python that is there, or TFLite's own tool without one.
+
+Nothing of ours has to be there, and nothing is installed: all that is left is in /data/local/tmp/hnas.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from hnas.export.device.errors import Disconnected, ExportError, Unavailable
+from hnas.export.remote.bootstrap import install, last_line
+from hnas.export.remote.transports import local
+from hnas.export.remote.upload import Sender
+
+FOLDER = "/data/local/tmp"  # where the shell user of a phone may write and execute
+TOOLS = ("hnas/benchmark_model", "benchmark_model", "android_aarch64_benchmark_model")
+_TERMUX = "/data/data/com.termux/files"
+_ADDRESS = re.compile(r"adb://(?P<serial>[\w.:\[\]%-]*)(?P<path>/.*)?")  # nothing in it can be taken for an option
+_STATES = {
+    "unauthorized": "unlock it, and allow USB debugging for this computer",
+    "authorizing": "unlock it, and allow USB debugging for this computer",
+    "offline": "plug it in again, or: adb reconnect offline",
+    "no permissions": "this user may not open the USB device; add a udev rule (Debian's adb brings them)",
+}
+_PATIENCE = 60.0  # seconds for an answer of a shell there
+_PROBE = """
+import sys, numpy
+from importlib.util import find_spec
+runtimes = ("ai_edge_litert", "tflite_runtime", "onnxruntime")
+sys.exit(sys.version_info < (3, 8) or not any(map(find_spec, runtimes)))
+"""
+
+
+class Python(NamedTuple):
+    """One on a phone: ``path`` (a word of a shell), behind ``launcher``, with ``settings`` in its environment."""
+
+    path: str
+    settings: str = ""
+    launcher: str = ""
+
+    def words(self, environment: Mapping[str, str] = MappingProxyType({})) -> str:
+        """What starts it, for a shell."""
+        more = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+        return " ".join(filter(None, [self.launcher, "env", self.settings, *more, self.path]))
+
+
+def connect(address: str) -> Host:
+    """The phone at ``adb://SERIAL[/path/of/python]``; ``adb://`` is the only one. Unavailable in one line otherwise."""
+    return Host(address)
+
+
+class Phone:
+    """A device that `adb` lists, by its serial: a shell there."""
+
+    def __init__(self, serial: str) -> None:
+        self.serial, self.where = serial, f"adb://{serial}"
+
+    def words(self, text: str) -> list[str]:
+        """The command that runs ``text`` in a shell there, with the bytes of three pipes as they are.
+
+        adb's own failures end with 0 (the connection went away) or 1, so no command there ends with these.
+        """
+        return ["adb", "-s", self.serial, "shell", "-T", f"({text}); c=$?; exit $((c < 2 ? c + 64 : c))"]
+
+    def lost(self, code: int) -> bool:
+        """Whether a command of ``words`` that ended with ``code`` ended because the connection did."""
+        return code in (0, 1, 255) or code < 0
+
+    def shell(self, text: str, data: bytes = b"") -> bytes:
+        """What ``text`` prints there, with ``data`` as its input; ExportError if it fails, Disconnected."""
+        try:
+            done = subprocess.run(self.words(text), input=data, capture_output=True, check=False, timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Disconnected(f"{self.where} gave no answer in {_PATIENCE:g} s") from None
+        said = last_line(done.stderr)
+        if self.lost(done.returncode):
+            raise Disconnected(f"the connection to {self.where} was lost" + (f": {said}" if said else ""))
+        if done.returncode != 64:
+            raise ExportError(said or last_line(done.stdout) or f"a command there ended with {done.returncode}")
+        return done.stdout
+
+
+class Host:
+    """One phone. ValueError for no such address; Unavailable where adb or the phone is missing, or has nothing to run.
+
+    Its Python (3.8 or newer, with numpy and a runtime) runs our half as over ssh. One without such a Python, but with
+    TFLite's ``benchmark_model`` below ``FOLDER``, is asked through that tool: see `hnas.export.remote.phone_tool`.
+    """
+
+    def __init__(self, address: str) -> None:
+        serial, wished = _parse(address)
+        self._phone = Phone(_choose(serial))
+        self.where = self._phone.where
+        if "shell_v2" not in _adb("-s", self._phone.serial, "features").split():
+            raise Unavailable(f"{self.where} has no binary shell; Android 7 or newer is needed")
+        self._python, self.tool = self._found(wished)
+        self._program: str | None = None
+        self._sender = Sender(self)
+        if self._python:
+            self._install()
+
+    def close(self) -> None:
+        """End what runs there."""
+        self._sender.close()
+
+    def start(self, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """``python -m module`` on the phone, with pipes; where it has only the tool, a process here that drives it."""
+        self._connected()
+        if not self._python:
+            there = {"HNAS_PHONE": self._phone.serial, "HNAS_TOOL": self.tool}
+            return local.start("hnas.export.remote.phone_tool", {**environment, **there})
+        words = f"{self._python.words(environment)} {shlex.quote(self._install())} {module}"
+        return subprocess.Popen(
+            self._phone.words(words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+
+    def place(self, path: Path) -> str:
+        """Bring the artifact at ``path`` to the phone, unless it is there; the tool's process brings it by itself."""
+        return self._sender.place(path) if self._python else str(path.resolve())
+
+    def lost(self, code: int) -> bool:
+        """Whether the connection ended the process."""
+        return self._phone.lost(code) if self._python else False
+
+    def _install(self) -> str:
+        assert self._python is not None
+        if self._program is None:
+            self._program = install(self.where, self._python.words(), self._phone.words, self._phone.lost)
+        return self._program
+
+    def _connected(self) -> None:
+        """Disconnected unless it is still listed; one on the network is dialled again."""
+        serial = self._phone.serial
+        if _devices().get(serial) != "device" and ":" in serial:
+            _adb("connect", serial)
+        state = _devices().get(serial, "gone")
+        if state != "device":
+            raise Disconnected(f"{self.where} is {state}; {_STATES.get(state, 'plug it in and run it again')}")
+
+    def _found(self, wished: str) -> tuple[Python | None, str]:
+        """The Python that runs our half and the path of the tool, each where there is one; Unavailable for neither."""
+        here = f"XDG_CACHE_HOME={FOLDER}"
+        if wished:
+            return Python(shlex.quote(wished), here), ""
+        pythons = [
+            Python(f"{FOLDER}/python/bin/python3", here),
+            Python("python3", here),
+            Python(
+                f"{_TERMUX}/usr/bin/python3", f"HOME={_TERMUX}/home", "run-as com.termux"
+            ),  # a debug build lets adb in
+        ]
+        tests = [f"{python.words()} -c {shlex.quote(_PROBE)} >/dev/null 2>&1 </dev/null" for python in pythons]
+        ways = "".join(f"if {test}; then echo hnas python {i}; else " for i, test in enumerate(tests))
+        tools = " ".join(f"{FOLDER}/{tool}" for tool in TOOLS)
+        look = f"for t in {tools}; do if [ -x $t ]; then echo hnas tool $t; fi; done"
+        said = self._phone.shell(f"{ways} :; {'fi; ' * len(tests)}{look}").decode("utf-8", "replace")
+        python, tool = (re.search(rf"^hnas {kind} (\S+)", said, re.MULTILINE) for kind in ("python", "tool"))
+        if python is None and tool is None:
+            lacks = "no Python 3.8 with numpy and a TFLite runtime"
+            mend = f"adb push benchmark_model {FOLDER}, adb shell chmod +x {FOLDER}/benchmark_model"
+            raise Unavailable(f"{self.where} has {lacks}, and no {FOLDER}/benchmark_model of TFLite; {mend}")
+        return pythons[int(python[1])] if python else None, tool[1] if tool else ""
+
+
+def _parse(address: str) -> tuple[str, str]:
+    """(serial or '', path of the Python or ''); ValueError for no address."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or found["serial"].startswith("-") or not address.isprintable():
+        raise ValueError(f"host is {address!r}, expected adb://[serial][/path/of/python]")
+    return found["serial"], found["path"] or ""
+
+
+def _choose(serial: str) -> str:
+    """The serial of the phone that is meant and ready; Unavailable in one line for each way in which there is none."""
+    if shutil.which("adb") is None:
+        raise Unavailable("adb is not installed; apt-get install adb, or Android's SDK platform tools")
+    listed = _devices()
+    if serial and serial not in listed and ":" in serial:  # one on the network
+        _adb("connect", serial)
+        listed = _devices()
+    if not listed:
+        raise Unavailable("adb sees no device; plug it in and turn on USB debugging, or: adb connect HOST:PORT")
+    if not serial and len(listed) > 1:
+        raise Unavailable(f"adb sees {len(listed)} devices; name one: {', '.join(f'adb://{name}' for name in listed)}")
+    serial = serial or next(iter(listed))
+    if serial not in listed:
+        raise Unavailable(f"adb sees no device {serial!r}; known: {', '.join(listed)}")
+    if listed[serial] != "device":
+        mend = _STATES.get(listed[serial], "start Android on it")
+        raise Unavailable(f"adb://{serial} is {listed[serial]}; {mend}")
+    return serial
+
+
+def _devices() -> dict[str, str]:
+    """The serial and state of every device that adb lists."""
+    found = re.findall(r"^(\S+)\s+(no permissions|\w+)", _adb("devices"), re.MULTILINE)
+    return {serial: state for serial, state in found if serial not in ("List", "*")}
+
+
+def _adb(*words: str) -> str:
+    """What ``adb`` prints; ExportError where it cannot reach its own server."""
+    try:
+        done = subprocess.run(["adb", *words], capture_output=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"adb {words[0]} gave no answer in {_PATIENCE:g} s; try: adb kill-server") from None
+    if done.returncode and words[0] != "connect":
+        raise Unavailable(f"adb {words[0]} failed: {last_line(done.stderr)}")
+    return done.stdout.decode("utf-8", "replace")

@@ -1,0 +1,36 @@
+"""A worker on this machine: a new process of the same Python."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import hnas
+
+where = ""
+_ROOT = str(Path(hnas.__file__).absolute().parents[1])  # where hnas was imported from
+
+
+def start(module: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """``python -m module`` with pipes, in a session of its own: Ctrl-C reaches the parent only, which closes it."""
+    search = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],  # -P: an export.py in the user's folder must not be taken for ours
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env={**os.environ, "PYTHONPATH": search, **environment},
+        start_new_session=True,
+    )
+
+
+def place(path: Path) -> str:
+    """The path itself: the worker sees the same files."""
+    return str(path.resolve())
+
+
+def lost(_code: int) -> bool:
+    """Never: there is no connection."""
+    return False

@@ -1,0 +1,1 @@
+"""Read data sets from disk. No torch."""

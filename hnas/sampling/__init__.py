@@ -1,0 +1,1 @@
+"""Draw the subnets that a training step uses."""

@@ -1,0 +1,1 @@
+"""Shrink a search space by evidence, and undo weight sharing."""

@@ -1,0 +1,1 @@
+"""Train a supernet: the loop, its steps, optimiser and checkpoints."""

@@ -1,0 +1,93 @@
+"""TensorRT-RTX's parser and builder on what the tensorrt backend writes; skipped where the wheel is not installed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
+from hnas.export.backends.tensorrt.rtx import Verdict, check
+from hnas.export.device.errors import ExportError, Unavailable
+
+installed = pytest.mark.skipif(tensorrt_rtx.missing() is not None, reason="pip install 'hnas[tensorrt-rtx]'")
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small convolutional net as the tensorrt backend writes it, by precision."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from torch import nn
+
+    from hnas import export
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.Hardswish(), nn.Conv2d(16, 16, 3, padding=1, groups=16)]
+    net = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 8)).eval()
+    x, folder = torch.randn(4, 3, 32, 32), tmp_path_factory.mktemp("nets")
+    made = {}
+    for precision in ("fp32", "fp16", "int8"):
+        data = {"calibration": [(x.numpy(),)]} if precision == "int8" else {}
+        artifact = export.compile(net, (x[:1],), device="jetson", precision=precision, path=folder / precision, **data)
+        made[precision] = artifact.path
+        told = artifact.notes["build"].get("tensorrt_rtx")
+        assert (told is None) == (tensorrt_rtx.missing() is not None)
+    return made
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_what_we_write_is_parsed_and_built(nets: dict[str, Path], precision: str) -> None:
+    found = check(nets[precision] / "model.onnx", ("86", "89"))
+    assert found.passed, found.line()
+    assert list(found.built) == ["86", "89"]
+    assert found.line() == f"parsed and built for TensorRT-RTX {found.version} (SM86, SM89)"
+
+
+@installed
+@pytest.mark.slow
+def test_what_is_refused_is_named(nets: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    assert tensorrt_rtx.main([str(nets["fp32"]), "--sm", "75"]) == 1  # no FP32 GEMM there
+    assert "SM75 refused: " in capsys.readouterr().out
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4, 4]) for name in "xy"]
+    node = onnx.helper.make_node("Det", ["x"], ["y"], name="volume")
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "det.onnx")
+    assert tensorrt_rtx.main([str(tmp_path / "det.onnx")]) == 1
+    assert "refused by the parser of TensorRT-RTX" in (said := capsys.readouterr().out)
+    assert "Det" in said
+    (tmp_path / "cut.onnx").write_bytes((nets["fp32"] / "model.onnx").read_bytes()[:1000])
+    assert not check(tmp_path / "cut.onnx", ("86",)).passed
+    with pytest.raises(ValueError, match=r"no target SM87; TensorRT-RTX knows SM75|no target SM87; .* knows 75, 80"):
+        check(nets["fp32"] / "model.onnx", ("87",))
+
+
+def test_without_it_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tensorrt_rtx, "_MODULE", "nowhere_to_be_found")
+    assert tensorrt_rtx.note(tmp_path / "m.onnx") == {}
+    assert tensorrt_rtx.main(["m.onnx"]) == 3
+    with pytest.raises(Unavailable, match=r"^TensorRT-RTX is not installed; pip install 'hnas\[tensorrt-rtx\]'$"):
+        check(tmp_path / "m.onnx")
+
+
+def test_a_crash_is_one_line_and_no_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(tensorrt_rtx, "_MODULE", "json")
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ExportError, match=r"^TensorRT-RTX died with SIGSEGV on m\.onnx$"):
+        check(tmp_path / "m.onnx")
+    assert tensorrt_rtx.note(tmp_path / "m.onnx") == {"tensorrt_rtx": "TensorRT-RTX died with SIGSEGV on m.onnx"}
+
+
+def test_a_verdict_says_all_in_one_line() -> None:
+    assert Verdict("1.7", "no Det").line() == "refused by the parser of TensorRT-RTX 1.7: no Det"
+    both = Verdict("1.7", "", {"86": 0.1}, {"75": "no GEMM"})
+    assert both.line() == "parsed and built for TensorRT-RTX 1.7 (SM86); SM75 refused: no GEMM"
+    assert not both.passed
+    assert Verdict("1.7", "", {}, {"75": "a"}).line() == "parsed by TensorRT-RTX 1.7; SM75 refused: a"

@@ -1,0 +1,167 @@
+"""The int8 that runtimes share: calibration data, attention, the ONNX quantiser."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hnas import hw_profiles
+from hnas.export import backends
+from hnas.export.backends.openvino import convert as openvino
+from hnas.export.device.artifact import Tensor
+from hnas.export.device.signature import describe
+from hnas.export.graph.fusion import fuse
+from hnas.export.graph.program import Program, capture
+from hnas.export.graph.samples import samples
+from hnas.export.int8.calibration import activation_ranges
+from hnas.export.onnx import file as onnx_file
+from hnas.export.onnx.quantiser import QDQ, quantise_onnx
+from hnas.hw_profiles import Override
+from tests.conftest import need
+from tests.export import nets
+
+POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="u8", symmetric=False, bias=True)
+
+
+def openvino_model(program: Program) -> Any:
+    need("openvino", backends.load("openvino").missing())
+    return openvino._convert(program, *describe(program))
+
+
+@pytest.mark.parametrize("name", nets.SHAPES)
+def test_attention_is_two_activations_multiplied_behind_a_softmax(name: str) -> None:
+    model = openvino_model(fuse(capture(*nets.build(name))))
+    assert openvino._has_attention(model) == (name == "hybrid")
+    assert openvino._has_tails(model) == (name in ("mobilenet", "convnext", "hybrid"))
+
+
+def test_attention_spelled_out_is_attention() -> None:
+    class Plain(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(x.relu() @ x.sigmoid().transpose(1, 2), -1) @ x.tanh()
+
+    assert openvino._has_attention(openvino_model(capture(Plain(), torch.randn(1, 4, 4))))
+
+
+def test_softmax_over_classes_is_no_attention() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(-1))
+    assert not openvino._has_attention(openvino_model(capture(net, torch.randn(1, 4))))
+
+
+@pytest.mark.parametrize("calibration", [None, []])
+def test_no_calibration_is_refused(calibration: list[tuple[np.ndarray, ...]] | None) -> None:
+    with pytest.raises(ValueError, match="int8 needs calibration inputs"):
+        samples(calibration, [Tensor("x", (1, 2), "float32")])
+
+
+def test_calibration_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^inputs are float32\[1, 3\], the artifact takes float32\[1, 2\]$"):
+        samples([(np.zeros((1, 3), np.float32),)], [Tensor("x", (1, 2), "float32")])
+
+
+def test_products_of_two_activations_stay_float(tmp_path: Path) -> None:
+    """Case 2 of ``quantise_onnx``."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    program = capture(*nets.build("hybrid"))
+    inputs, outputs = describe(program)
+    onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
+    sample = tuple(value.numpy() for value in program.inputs)
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], POLICY, program)
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    products = [[made.get(name) for name in node.input] for node in graph.node if node.op_type == "MatMul"]
+    assert len(products) == 2
+    assert "DequantizeLinear" not in {kind for product in products for kind in product}
+    assert "DequantizeLinear" in made.values()
+
+
+def test_sums_that_only_float_operators_read_stay_float(tmp_path: Path) -> None:
+    """Case 3 of ``quantise_onnx``: the sum before the layer norm, not that before the linear layer."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    class Residual(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Linear(8, 8) for _ in range(3))
+            self.norm = torch.nn.LayerNorm(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.norm(x + self.a(x))
+            return self.c(y + self.b(y)).sigmoid()
+
+    program = capture(Residual(), torch.randn(2, 8))
+    onnx_file.write(program, tmp_path / "float.onnx", *describe(program))
+    sample = tuple(value.numpy() for value in program.inputs)
+    policy = replace(POLICY, operators=(*POLICY.operators, "Add"))
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], policy, program)
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    readers = {name: node.op_type for node in graph.node for name in node.input}
+    sums = [readers[node.output[0]] for node in graph.node if node.op_type == "Add"]
+    assert sums == ["LayerNormalization", "QuantizeLinear"]
+    assert made[next(node for node in graph.node if node.op_type == "Gemm").input[0]] == "DequantizeLinear"
+
+
+def test_policy_says_everything_that_decides_the_numbers() -> None:
+    assert POLICY.to_json() == {
+        "operators": ["Conv", "Gemm", "MatMul"],
+        "activations": "u8",
+        "symmetric": False,
+        "bias": True,
+        "ranges": "minmax",
+        "weights": "s8 per channel",
+    }
+
+
+def test_a_device_takes_operators_out_of_the_policy_and_changes_its_ranges() -> None:
+    changed = POLICY.on(Override(leave_float=("MatMul", "Softmax"), ranges="mse"))
+    assert changed == replace(POLICY, operators=("Conv", "Gemm"), ranges="mse")
+    assert POLICY.on(None) is POLICY
+    assert POLICY.on(Override()) == POLICY
+
+
+def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
+    """Case 5 of ``quantise_onnx``: an input with one outlier in ten thousand gets the scale of the rest."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    program = fuse(capture(*nets.build("mobilenet")))
+    inputs, outputs = describe(program)
+    onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
+    data = [(np.random.default_rng(seed).normal(size=(1, 3, 16, 16)).astype(np.float32),) for seed in range(60)]
+    data[0][0][0, 0, 0, 0] = 500.0
+    scales = {}
+    for method in ("minmax", "percentile"):
+        ranges = activation_ranges(program, data, method)
+        quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", data, POLICY, program, ranges)
+        graph = onnx.load(tmp_path / "int8.onnx").graph
+        (name,) = [node.input[1] for node in graph.node if node.input[0] == "x"]
+        (scale,) = [onnx.numpy_helper.to_array(value) for value in graph.initializer if value.name == name]
+        scales[method] = float(scale)
+    assert scales["minmax"] == pytest.approx((500 + 4) / 255, rel=0.02)
+    assert scales["percentile"] < 20 / 255
+
+
+@pytest.mark.parametrize(("activation", "lowest"), [(torch.nn.ReLU, -3.0), (torch.nn.Hardswish, -1.0)])
+def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
+    activation: type[torch.nn.Module], lowest: float, tmp_path: Path
+) -> None:
+    """An input from -1 to 3 has symmetric numbers, but in a network with a hard swish."""
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3), activation(), torch.nn.Conv2d(8, 4, 1)).eval()
+    x = np.linspace(-1, 3, 72, dtype=np.float32).reshape(1, 2, 6, 6)
+    device = hw_profiles.load("openvino-cpu")
+    program = capture(net, torch.from_numpy(x))
+    made = backends.load("openvino").compile(
+        program, tmp_path, precision="int8", device=device, threads=1, calibration=[(x,)]
+    )
+    assert made.notes["quantisation"]["activations"] == ("symmetric" if lowest < -1 else "asymmetric")  # type: ignore[index,call-overload]
+    operators = openvino.Core().read_model(made.model).get_ops()
+    numbers = [op for op in operators if op.get_type_name() == "FakeQuantize"]
+    (first,) = [op for op in numbers if op.input_value(0).get_node().get_type_name() == "Parameter"]
+    assert first.input_value(1).get_node().get_data().item() == pytest.approx(lowest, rel=0.02)

@@ -1,0 +1,382 @@
+"""Images as arrays: IDX files, folders of images, and preprocessing that is the same everywhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hnas.data import images
+from hnas.data.images import Preprocessing, load, read_idx, triangle, write_idx
+from hnas.tasks.classification import classification
+from tests.hnas import tiny
+
+HELD = {"calibration": 10, "search": 20}
+
+
+@pytest.fixture
+def idx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four IDX files: 100 training and 16 test images, each with its own pixel values."""
+    monkeypatch.setattr(images, "HELD", HELD)
+    for prefix, n in (("train", 100), ("t10k", 16)):
+        pixels = np.random.default_rng(n).integers(0, 256, (n, 12, 12), np.uint8)
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", pixels)
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", (np.arange(n) % 10).astype(np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two classes of 60 small images in several formats and modes."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for k in range(60):
+            pixels = rng.integers(0, 256, (9 + k % 4, 8, 3), np.uint8)
+            mode = ("RGB", "L", "RGBA", "P")[k % 4]
+            Image.fromarray(pixels).convert(mode).save(tmp_path / name / f"{label}{k}.png")
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+# --- IDX --------------------------------------------------------------------------------------------------------------
+
+
+@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=4), packed=st.booleans())
+def test_idx_files_are_read_as_written(tmp_path_factory, shape, packed):
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    file = tmp_path_factory.mktemp("idx") / "a.gz"
+    write_idx(file, array)
+    if not packed:
+        plain = file.with_suffix("")
+        plain.write_bytes(gzip.decompress(file.read_bytes()))
+        file = plain
+    assert np.array_equal(read_idx(file), array)
+
+
+def test_an_idx_file_is_written_with_the_same_bytes_each_time(tmp_path):
+    for name in "ab":
+        write_idx(tmp_path / f"{name}.gz", np.arange(12, dtype=np.uint8).reshape(3, 4))
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+
+
+HEADER = struct.pack(">HBB2I", 0, 8, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        HEADER[:3],
+        HEADER[:7],
+        HEADER,
+        HEADER + bytes(11),
+        HEADER + bytes(13),
+        struct.pack(">HBB2I", 1, 8, 2, 3, 4) + bytes(12),
+        struct.pack(">HBB2I", 0, 13, 2, 3, 4) + bytes(12),
+        b"PK\x03\x04 something else altogether",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+def test_a_spoilt_idx_file_is_one_line(tmp_path, content, packed):
+    file = tmp_path / ("a.gz" if packed else "a")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match="is not a whole IDX file") as caught:
+        read_idx(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b[:5], lambda b: b"x" + b, lambda b: b[:20] + b[30:]])
+def test_a_spoilt_gzip_is_one_line(tmp_path, spoil):
+    file = tmp_path / "a.gz"
+    write_idx(file, np.random.default_rng(0).integers(0, 256, (30, 30), np.uint8))
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(ValueError, match="is not a whole IDX file"):
+        read_idx(file)
+
+
+def test_splits_are_disjoint_fixed_and_whole(idx):
+    found = {split: load(idx, split) for split in images.SPLITS}
+    assert {split: len(data) for split, data in found.items()} == {"train": 70, **HELD, "test": 16}
+    seen = [image.tobytes() for data in found.values() for image in data.images]
+    assert len(set(seen)) == 116
+    assert {split: load(idx, split).digest for split in found} == {split: data.digest for split, data in found.items()}
+    assert len({data.digest for data in found.values()}) == 4
+    assert all(data.classes == images.FASHION for data in found.values())
+
+
+def test_splits_agree_on_the_classes_where_one_lacks_the_last_class(idx):
+    labels = np.zeros(100, np.uint8)
+    labels[0] = 6
+    write_idx(idx / "train-labels-idx1-ubyte.gz", labels)
+    assert {load(idx, split).classes for split in ("train", *HELD)} == {tuple("0123456")}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "train-labels-idx1-ubyte.gz").unlink(), "lacks train-images-idx3-ubyte or train-labels"),
+        (lambda f: write_idx(f / "train-labels-idx1-ubyte.gz", np.zeros(3, np.uint8)), r"labels \[3\]"),
+        (lambda f: write_idx(f / "train-images-idx3-ubyte.gz", np.zeros((2, 2), np.uint8)), r"images \[2, 2\]"),
+    ],
+)
+def test_idx_files_that_do_not_fit_are_one_line(idx, change, message):
+    change(idx)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load(idx, "train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [0, 59])
+def test_too_few_training_images_are_one_line(idx, n):
+    write_idx(idx / "train-images-idx3-ubyte.gz", np.zeros((n, 12, 12), np.uint8))
+    write_idx(idx / "train-labels-idx1-ubyte.gz", np.zeros(n, np.uint8))
+    with pytest.raises(ValueError, match=r"too few; 30 are held out|hold no images"):
+        load(idx, "train")
+
+
+# --- folders of images ------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_split_in_the_same_way_on_every_run_and_wherever_it_lies(photographs, tmp_path_factory):
+    moved = tmp_path_factory.mktemp("elsewhere") / "copy"
+    found = {split: load(photographs, split, (8, 8), 3) for split in images.SPLITS}
+    photographs.rename(moved)
+    for split, data in found.items():
+        again = load(moved, split, (8, 8), 3)
+        assert again.digest == data.digest
+        assert data.images.shape[1:] == (8, 8, 3)
+        assert data.classes == ("cat", "dog")
+    assert sum(len(data) for data in found.values()) == 120
+
+
+def test_an_image_more_leaves_the_others_where_they_were(photographs):
+    names = [f.relative_to(photographs).as_posix() for f in photographs.rglob("*.png")]
+    before = {name: images.split_of(name) for name in names}
+    Image.new("L", (8, 8)).save(photographs / "cat" / "new.png")
+    assert {name: images.split_of(name) for name in names} == before
+    assert set(before.values()) == set(images.SPLITS)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "truncated", "broken chunk"])
+def test_an_unreadable_image_is_one_line(photographs, content):
+    file = next(f for f in sorted(photographs.rglob("*.png")) if images.split_of(f"cat/{f.name}") == "train")
+    whole = file.read_bytes()
+    spoilt = {"truncated": whole[:-40], "broken chunk": whole[:20] + b"\xff\xff" + whole[22:]}
+    file.write_bytes(spoilt[content] if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=f"{file.name} is no image that can be read") as caught:
+        load(photographs, "train", (8, 8), 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_images_for_a_split_are_one_line(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
+    taken = {images.split_of(f"{name}/1.png") for name in ("cat", "dog")}
+    for split in set(images.SPLITS) - taken:
+        with pytest.raises(ValueError, match=f"none of its 2 images falls into the split '{split}'; add images"):
+            load(tmp_path, split, (8, 8), 1)
+
+
+@pytest.mark.parametrize("make", [lambda f: None, lambda f: (f / "cat").mkdir(), lambda f: (f / "a.txt").touch()])
+def test_a_folder_without_images_is_one_line(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(ValueError, match="holds neither IDX files nor two sub-folders of images"):
+        load(tmp_path, "train")
+
+
+def test_folders_and_splits_that_are_not_there_are_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--data takes a folder"):
+        load(tmp_path / "nowhere", "train")
+    with pytest.raises(ValueError, match="no split 'valid'; known: train, calibration, search, test"):
+        load(tmp_path, "valid")
+    with pytest.raises(ValueError, match="the shipped images hold no training split"):
+        load(None, "train")
+
+
+GREY = np.repeat(np.linspace(0, 65535, 12).astype(np.uint16)[None], 8, axis=0)  # [8, 12], from black to white
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_read_by_their_upper_eight(tmp_path, suffix, channels):
+    Image.fromarray(GREY).save(tmp_path / f"deep.{suffix}")
+    Image.fromarray((GREY >> 8).astype(np.uint8)).save(tmp_path / "plain.png")
+    files = (tmp_path / f"deep.{suffix}", tmp_path / "plain.png")
+    deep, plain = (images._decode(file, (8, 12), channels) for file in files)
+    assert np.array_equal(deep, plain)
+    assert len(np.unique(deep)) == 12
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_32_bits_have_no_scale_and_are_one_line(tmp_path, kind):
+    Image.fromarray(GREY.astype(kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match=r"deep.tif is no image that can be read: its pixels have 32 bits"):
+        images._decode(tmp_path / "deep.tif", (8, 12), 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_photograph_is_turned_as_its_exif_tag_says(tmp_path, orientation, kind):
+    upright = np.arange(96).reshape(8, 12).astype(kind) * (np.iinfo(kind).max // 96)
+    held = {  # what a camera stores that was held in each of the eight ways
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(held)).save(tmp_path / "photo.png", exif=exif)
+    found = Preprocessing((8, 12), (8, 12), (0.0,), (1.0,)).read(tmp_path / "photo.png")
+    eight = upright if kind is np.uint8 else upright >> 8
+    assert np.array_equal(found[..., 0], eight)
+
+
+def test_more_images_than_memory_holds_are_one_line(photographs):
+    with pytest.raises(ValueError, match=r"images of 100000 x 100000 x 3 need \d+ GB; choose a smaller size"):
+        load(photographs, "train", (100_000, 100_000), 3)
+
+
+# --- preprocessing ----------------------------------------------------------------------------------------------------
+
+
+def naive(pixels: np.ndarray, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Scale, triangle filter and normalise, one output value at a time, in float64."""
+
+    def taps(old: int, new: int, k: int) -> list[tuple[int, float]]:
+        step = old / new
+        centre, reach = (k + 0.5) * step - 0.5, max(step, 1.0)
+        found = [(j, max(0.0, 1 - abs(j - centre) / reach)) for j in range(old)]
+        total = sum(w for _, w in found)
+        return [(j, w / total) for j, w in found if w > 0]
+
+    n, height, width, channels = pixels.shape
+    out = np.zeros((n, channels, *size))
+    for i, c, y, x in np.ndindex(*out.shape):
+        rows, columns = taps(height, size[0], y), taps(width, size[1], x)
+        value = sum(u * v * float(pixels[i, a, b, c]) for a, u in rows for b, v in columns)
+        out[i, c, y, x] = (value / 255 - mean[c]) / std[c]
+    return out
+
+
+@pytest.mark.parametrize("size", [(7, 9), (5, 6), (11, 12), (3, 9)])
+def test_preprocessing_equals_a_naive_loop(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 7, 9, 3), np.uint8)
+    mean, std = (0.4, 0.5, 0.3), (0.2, 0.25, 0.3)
+    ready = Preprocessing((7, 9), size, mean, std)(pixels)
+    assert ready.dtype == np.float32
+    assert ready.flags.c_contiguous
+    np.testing.assert_allclose(ready, naive(pixels, size, mean, std), atol=2e-6)
+
+
+@given(old=st.integers(1, 60), new=st.integers(1, 60))
+def test_rows_of_a_triangle_filter_sum_to_one(old, new):
+    matrix = triangle(old, new)
+    assert matrix.shape == (new, old)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    assert (matrix >= 0).all()
+    if old == new:
+        assert np.array_equal(matrix, np.eye(old, dtype=np.float32))
+
+
+def test_an_image_alone_is_prepared_as_among_others():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 28, 28, 3), np.uint8)
+    ready = Preprocessing((28, 28), (20, 24), (0.4, 0.5, 0.3), (0.2, 0.25, 0.3))
+    assert np.array_equal(ready(pixels), np.concatenate([ready(pixels[i : i + 1]) for i in range(9)]))
+
+
+def test_preprocessing_survives_json_bit_for_bit():
+    ready = Preprocessing((28, 28), (20, 24), (0.2861,), (0.353,))
+    again = Preprocessing.from_json(json.loads(json.dumps(ready.to_json())))
+    assert again == ready
+    assert again.at((28, 28)).size == (28, 28)
+    pixels = tiny.data(4, 0, 28).images
+    assert np.array_equal(again(pixels), ready(pixels))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": [28]},
+        {"size": [0, 28]},
+        {"std": [0.0]},
+        {"std": [-1.0]},
+        {"std": []},
+        {"mean": [0.1, 0.2]},
+        {"mean": ["a"]},
+        {"mean": None},
+        {"mean": [float("nan")]},
+        {"std": [float("inf")]},
+        {"base": [10**9, 10**9]},
+        {"size": [4097, 28]},
+        {"size": [float("inf"), 28]},
+        {"mean": [0.1, 0.1], "std": [0.2, 0.2]},
+    ],
+)
+def test_impossible_preprocessing_is_one_line(change):
+    record = {**Preprocessing((28, 28), (28, 28), (0.3,), (0.4,)).to_json(), **change}
+    with pytest.raises(ValueError, match="preprocessing") as caught:
+        Preprocessing.from_json(record)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="recorded as base, size, mean and std"):
+        Preprocessing.from_json({})
+
+
+@pytest.mark.parametrize("shape", [(12, 12, 1), (2, 12, 12, 3), (2, 1, 12, 12)])
+def test_pixels_of_another_shape_or_type_are_one_line(shape):
+    ready = Preprocessing((12, 12), (12, 12), (0.3,), (0.4,))
+    with pytest.raises(ValueError, match=r"images are uint8 \[N, H, W, 1\]; got"):
+        ready(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match="got float32"):
+        ready(np.zeros((2, 12, 12, 1), np.float32))
+
+
+# --- the task ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_depends_on_its_step_alone_and_an_epoch_sees_every_image_once():
+    task = tiny.task(shift=0)
+    first = [task.batch(step) for step in range(8)]
+    for step in (5, 0, 7):
+        again = task.batch(step)
+        assert np.array_equal(again[0], first[step][0])
+        assert again[1].equal(first[step][1])
+    for epoch in (first[:4], first[4:]):
+        seen = sorted(image.tobytes() for batch, _ in epoch for image in batch)
+        assert seen == sorted(image.tobytes() for image in task.splits["train"].images)
+
+
+def test_augmentation_flips_and_shifts_with_edges_repeated():
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(64, 0)
+    moved = tiny.task(flip=True, shift=2)._augment(pixels, np.random.default_rng(0))
+    possible = {
+        np.pad(image, ((2, 2), (2, 2)), mode="edge")[y : y + 8, x : x + 8].tobytes()
+        for image in (pixels[0, :, :, 0], pixels[0, :, ::-1, 0])
+        for y in range(5)
+        for x in range(5)
+    }
+    assert {image.tobytes() for image in moved} <= possible
+    assert len({image.tobytes() for image in moved}) > 20
+
+
+def test_a_task_takes_mean_and_deviation_from_its_training_images(idx):
+    task = classification(idx, size=12)
+    pixels = task.splits["train"].images / 255
+    assert task.preprocessing.mean == (round(float(pixels.mean()), 4),)
+    assert task.preprocessing.std == (round(float(pixels.std()), 4),)
+    (x,) = task.inputs(task.splits["train"].images, [(1, 12, 12)])
+    assert abs(float(x.mean())) < 1e-3
+    assert abs(float(x.std()) - 1) < 1e-3

@@ -1,0 +1,103 @@
+"""The one flag for a person with a Jetson, on a stand-in: sshd here, and a trtexec that computes in ONNX Runtime.
+
+What is proved is the way there and back: the answers are a stand-in's, and nothing here is a figure of a Jetson.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hnas.cli import deploy_main
+from hnas.deployment import static
+from hnas.export import backends
+from hnas.export.bundle import bundle as zoo
+from tests.conftest import need
+from tests.export.loopback import SSHD, Loopback, loopback
+
+pytestmark = [
+    pytest.mark.skipif(SSHD is None, reason="sshd is not installed; apt-get install openssh-server"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler for the stand-in of libcudart"),
+    pytest.mark.slow,
+]
+CUDART = """
+int cudaDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? 8 : 7;
+    return device;
+}
+"""
+TOOL = """#!{python}
+import json, os, shutil, sys
+options = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:])
+print("&&&& RUNNING TensorRT.trtexec [TensorRT v8602] # trtexec")
+if "onnx" in options:
+    shutil.copy(options["onnx"], options["saveEngine"])
+    open(options["timingCacheFile"], "w").write("tactics")
+    layers = [{{"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{{"Format/Datatype": "Row major FP16"}}]}}]
+    json.dump({{"Layers": layers}}, open(options["exportLayerInfo"], "w"))
+if "loadEngine" in options:
+    import numpy, onnxruntime
+    if "exportTimes" in options:
+        runs = [{{"startComputeMs": i, "endComputeMs": i + 0.5}} for i in range(int(options["iterations"]))]
+        json.dump(runs, open(options["exportTimes"], "w"))
+    if "exportOutput" in options:
+        session = onnxruntime.InferenceSession(options["loadEngine"], providers=["CPUExecutionProvider"])
+        place, name = session.get_inputs()[0], session.get_outputs()[0].name
+        x = numpy.fromfile(options["loadInputs"].partition(":")[2], numpy.float32).reshape(place.shape)
+        (y,) = session.run(None, {{place.name: x}})
+        json.dump([{{"name": name, "values": y.ravel().tolist()}}], open(options["exportOutput"], "w"))
+"""
+NET = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+"""
+
+
+@pytest.fixture
+def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "cudart.c").write_text(CUDART)
+    library = tmp_path / "lib" / "libcudart.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "cudart.c"], check=True)
+    tool = tmp_path / "tools" / "trtexec"
+    tool.parent.mkdir()
+    tool.write_text(TOOL.format(python=sys.executable))
+    tool.chmod(0o755)
+    there = {"PATH": f"{tool.parent}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(library.parent)}
+    with loopback(tmp_path / "board", **there) as board:
+        monkeypatch.setenv("PATH", f"{board.bin}:{os.environ['PATH']}")
+        yield board
+
+
+def test_a_net_is_built_verified_and_measured_there(
+    jetson: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(static, "PROCESSES", 1)
+    monkeypatch.setattr(static, "BLOCKS", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynet.py").write_text(NET)
+    words = ["export", "--model", "mynet:net", "--input", "1x1x8x8", "--target", "jetson", "--out", "run", "--json"]
+    assert deploy_main([*words, "--host", f"{jetson.address}{sys.executable}"]) == 0, capsys.readouterr().err
+    assert "measured in turns on ssh://board" in json.loads(capsys.readouterr().out)["footnote"]
+    manifest = zoo.read(tmp_path / "run" / "bundle").manifest
+    assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson", "fp16", "measured")
+    assert manifest.latency.value == pytest.approx(0.5)
+    assert manifest.versions["tensorrt"] == "8.6.2"
+    assert manifest.build is not None
+    engine = manifest.build["engine"]
+    assert (engine["sm"], engine["built_by"], engine["precisions"]) == ("87", "trtexec", {"f16": 1})
+    assert len(engine["build_medians_ms"]) == 3
+    assert len(list((jetson.cache / "engines").glob("*/model.engine"))) == 2  # fp32, the baseline, and fp16

@@ -1,0 +1,295 @@
+"""Where int8 is slow or loses too much: what is blamed, when blocks in float are tried, real artifacts with them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hnas
+from hnas import export
+from hnas.deployment import build, mixing, proving
+from hnas.deployment.build import Built, Images, Refused, Row, build_each, build_mixed, seen
+from hnas.deployment.plan import Plan, resolve
+from hnas.export import backends
+from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.manifest import Mixed
+from hnas.export.compiling.compiler import Compiler
+from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
+from hnas.export.proof.inspection import Inspection, Layer
+from hnas.export.proof.slowdown import Slowdown, Slower
+from hnas.journal import Journal
+from hnas.space import Arch
+from tests.conftest import need
+from tests.hnas.deployment.test_judge import built, compared
+
+# --- what is blamed ---------------------------------------------------------------------------------------------------
+
+
+def plan(precision: str = "auto", target: str = "onnxruntime-cpu") -> Plan:
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    return resolve(target, precision=precision)
+
+
+def rows(**ratios: float) -> list[Row]:
+    """A row for each precision with its speed; int8 first loses nothing."""
+    return [Row(built(name, 0.9), compared(ratio), "") for name, ratio in ratios.items()]
+
+
+def layers(precision: str, *times: float) -> Inspection:
+    kernels = tuple(Layer(f"conv{i}", "Conv", "kernel", "", time) for i, time in enumerate(times))
+    return Inspection("reference", precision, 1, 10, kernels)
+
+
+def test_nothing_is_profiled_where_int8_is_faster_or_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "layers", lambda _: pytest.fail("int8 is not slower"))
+    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=1.5), 1) is None
+    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=1.5), 0) is None  # refused for its accuracy
+    assert mixing.slowdown(plan(), rows(fp32=1.0, bf16=2.0), 1) is None
+    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=0.9), None) is None
+
+
+def test_int8_that_is_slower_than_what_is_kept_has_its_layers_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"fp32": layers("fp32", 10.0, 10.0), "bf16": layers("bf16", 5.0, 6.0), "int8": layers("int8", 3.0, 20.0)}
+    monkeypatch.setattr(export, "layers", lambda artifact: seen[artifact.precision])
+    found = mixing.slowdown(plan(), rows(fp32=1.0, int8=0.8), 0)
+    assert found is not None
+    assert (found.against, found.ratio, found.attainable) == ("fp32", pytest.approx(0.8), pytest.approx(13 / 20))
+    assert [(each.name, each.lost_us) for each in found.layers] == [("conv1", 10.0)]
+    other = mixing.slowdown(plan(), rows(fp32=1.0, bf16=2.0, int8=1.5), 1)
+    assert other is not None
+    assert other.headline() == "int8 is slower here than bf16 (x0.75)"
+
+
+def test_a_runtime_that_tells_no_layers_leaves_the_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(_: Any) -> Inspection:
+        raise Unavailable("no profiler")
+
+    monkeypatch.setattr(export, "layers", silent)
+    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=0.5), 0) == Slowdown("fp32", 0.5)
+
+
+def test_the_layers_of_real_artifacts_are_named(tmp_path: Path) -> None:
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    net, x = Planted(factor=1.0), torch.randn(1, 3, 16, 16)
+    common: Any = {"device": "onnxruntime-cpu", "threads": 1, "keep_float": ()}
+    made = [
+        export.compile(net, x, precision="fp32", path=tmp_path / "fp32", **common),
+        export.compile(net, x, precision="int8", path=tmp_path / "int8", calibration=[(x,)], evidence=[(x,)], **common),
+    ]
+    slow = [Row(Built(made[0], built("fp32").check, {}), compared(1.0), "kept"),
+            Row(Built(made[1], built("int8").check, {}), compared(0.5), "")]  # fmt: skip
+    found = mixing.slowdown(plan(), slow, 0)
+    assert found is not None
+    assert found.attainable is not None
+    assert 0 < found.attainable <= 1
+    assert found.line().startswith("int8 is slower here than fp32 (x0.50)")
+    assert all(each.lost_us > 0 for each in found.layers)
+
+
+# --- when blocks in float are tried -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_case_1_another_device_or_no_int8(precision: str) -> None:
+    failed = [Refused("int8", "no", unfaithful=True)]
+    assert mixing.reason(plan(precision, "raspberry-pi-5"), [], failed, None) is None
+    if precision == "fp32":
+        assert mixing.reason(plan(precision), [], failed, None) is None
+
+
+def test_case_2_asked_for() -> None:
+    assert mixing.reason(plan("mixed"), rows(int8=3.0), [], None) == "it was asked for"
+
+
+def test_case_3_slower_only_where_it_may_pay() -> None:
+    slow = Slowdown("fp32", 0.9, (), 0.7)
+    assert mixing.reason(plan(), [], [], slow) == "int8 is slower here than fp32 (x0.90)"
+    for other in (replace(slow, attainable=0.97), replace(slow, attainable=None), replace(slow, against="bf16")):
+        assert mixing.reason(plan(), [], [], other) is None
+
+
+def test_case_4_int8_that_fails_or_loses_too_much() -> None:
+    assert mixing.reason(plan(), rows(fp32=1.0), [Refused("int8", "?", unfaithful=True)], None) is not None
+    assert mixing.reason(plan(), rows(fp32=1.0), [Refused("int8", "the converter died")], None) is None
+    assert mixing.reason(plan(), rows(fp32=1.0, int8=2.0), [], None, floor=0.9) is None
+    said = mixing.reason(plan("int8"), rows(int8=2.0), [], None, floor=0.95)
+    assert said == "int8 reaches 90.00% on the search images (at least 95.00% is asked)"
+
+
+def test_an_attempt_is_an_artifact_with_blocks_in_float_or_a_line() -> None:
+    def fails() -> Built:
+        raise ExportError("no mixed precision is accepted")
+
+    def gone() -> Built:
+        raise Unavailable("no onnxruntime")
+
+    assert mixing.attempt(fails) == "no mixed precision is accepted"
+    assert mixing.attempt(lambda: built("int8")) == "no block in float made it faster"
+    with pytest.raises(Unavailable):
+        mixing.attempt(gone)
+
+
+def test_the_only_precision_may_be_unfaithful_where_something_else_is_tried() -> None:
+    def make(_: str) -> Built:
+        raise Unfaithful("int8 fails")
+
+    assert build_each(("int8",), make, lambda _: None, spare=True) == ([], [Refused("int8", "int8 fails", True)])
+    with pytest.raises(Unfaithful):
+        build_each(("int8",), make, lambda _: None)
+
+
+def test_mixed_is_for_this_machine() -> None:
+    with pytest.raises(ValueError, match=r"^mixed precision is chosen by times measured on this machine, and jet"):
+        resolve("jetson", precision="mixed")
+    found = plan("mixed")
+    assert (found.precisions, found.searched, found.mixes) == (("int8",), "int8", True)
+    assert ("precisions", "int8, and blocks in float where that is better") in found.lines()
+    assert not plan("fp32").mixes
+
+
+# --- real artifacts ---------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Hardswish())
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(self.first(x))
+
+
+class Planted(nn.Module):
+    """Residual blocks; in one a channel is a thousand times the others behind a hard swish, which no rung undoes."""
+
+    def __init__(self, width: int = 8, factor: float = 1000.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(Block(width), Block(width))
+        self.head = nn.Linear(width, 5)
+        with torch.no_grad():
+            first, second = self.blocks[1].first[0], self.blocks[1].second
+            first.weight[0] *= factor
+            first.bias[0] *= factor
+            second.weight *= 5
+            second.weight[:, 0] /= factor
+            self.head.bias -= self(torch.randn(64, 3, 16, 16)).mean(0)  # every class is somebody's
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def images_of(net: nn.Module, count: int = 64) -> Images:
+    """Random images whose labels are what the network itself says of them."""
+    split = {name: torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+             for seed, name in enumerate(("calibration", "search", "test"))}  # fmt: skip
+    with torch.no_grad():
+        expected = {name: net(x).numpy() for name, x in split.items()}
+    calls = {name: [(x[i : i + 1].numpy(),) for i in range(count)] for name, x in split.items()}
+    labels = {name: scores.argmax(1).astype(np.int64) for name, scores in expected.items()}
+    return Images(calls["calibration"], calls["search"], calls["test"], labels, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+def test_blocks_in_float_hold_what_int8_alone_loses(
+    backend: str, tmp_path: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(backend, backends.load(backend).missing())
+    monkeypatch.setattr(build, "TRIALS", 4)
+    net = Planted().eval()
+    images, floor = images_of(net), 0.96
+    common: Any = {"device": f"{backend}-cpu", "threads": 1, "compiler": compiler}
+    try:
+        alone = build.build(net, images, precision="int8", path=tmp_path / "int8", **common).accuracy["search"]
+    except Unfaithful:
+        alone = 0.0
+    assert alone < floor
+    found = build_mixed(net, images, floor, path=tmp_path / "mixed", **common)
+    assert found.label == "mixed"
+    assert found.accuracy["search"] >= floor
+    assert found.check.passed
+    assert sorted(found.accuracy) == ["search", "test"]
+    record = mixing.record("it loses", Row(found, None, "kept"))
+    assert "blocks.1.second" in record.blocks_in_float
+    assert min(record.sensitivity_db, key=lambda name: record.sensitivity_db[name]) == "blocks.1.second"
+    assert record.trials <= build.TRIALS
+    assert found.artifact.notes["quantisation"]["blocks_in_float"] == list(record.blocks_in_float)  # type: ignore[index,call-overload]
+
+
+@pytest.mark.slow
+def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
+    quick: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8 of this supernet is fine, so its share of right images is said to be lower; all artifacts are real."""
+    need("onnxruntime", backends.load("onnxruntime").missing())
+
+    def lower(artifact: export.Artifact, *given: Any) -> Built:
+        found, table = seen(artifact, *given), artifact.notes.get("quantisation", {})
+        if artifact.precision == "fp32" or len(table.get("blocks_in_float", ())) >= 2:  # type: ignore[union-attr,arg-type]
+            return found
+        return replace(found, accuracy={name: share - 0.5 for name, share in found.accuracy.items()})
+
+    monkeypatch.setattr(build, "seen", lower)
+    monkeypatch.setattr(build, "LADDER", ("bias",))
+    monkeypatch.setattr(build, "TRIALS", 6)
+    options = {"target": "onnxruntime-cpu", "precision": "int8", "budget": "3evals", "out": "run"}
+    options |= {"supernet": trained / "trained", "data": trained / "photos"}
+    found = hnas.deploy(**options)  # type: ignore[arg-type]
+    assert [row.built.label for row in found.result.rows] == ["int8", "mixed"]
+    assert "loses" in found.result.rows[0].verdict
+    manifest = zoo.read("run/bundle").manifest
+    assert (manifest.precision, "-mixed-" in manifest.name) == ("int8", True)
+    assert manifest.mixed is not None
+    assert manifest.mixed.why.startswith("int8 reaches ")
+    assert manifest.mixed.outcome == "kept"
+    assert len(manifest.mixed.blocks_in_float) >= 2
+    assert set(manifest.mixed.blocks_in_float) < set(manifest.mixed.sensitivity_db)
+    said = found.to_json()
+    assert said["notes"] == [manifest.mixed.line()]
+    assert said["rows"][-1]["precision"] == "mixed"
+    assert manifest.mixed.line() in zoo.card(manifest)
+    for name in ("build", "build_mixed", "compare_many"):
+        monkeypatch.setattr(proving, name, pytest.fail)
+    again = hnas.deploy(**options, resume=True)  # type: ignore[arg-type]
+    assert json.dumps(again.to_json()) == json.dumps(said)
+
+
+def test_what_cannot_be_kept_says_everything_that_was_tried() -> None:
+    tried = Row(built("int8", 0.8), None, "not taken: loses 10.0 points")
+    mixed = Mixed("int8 reaches 80.00%", "no mixed precision is accepted")
+    found: Any = {"arch": Arch({}), "best": None, "refused": (Refused("int8", "it fails"),), "accuracies": {}}
+    some = proving.Proof(rows=(tried,), predicted={}, mixed=mixed, **found)
+    assert some.objections == ["int8: loses 10.0 points", mixed.line()]
+    none = proving.Proof(rows=(), predicted={}, **found)
+    assert (none.objections, none.speed) == (["int8: it fails"], 0.0)
+
+
+def test_what_was_blamed_once_is_answered_from_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slowdown("fp32", 0.9, (Slower("norm", "MVN", 1.0, 9.0, ("2 Convert",)),), 0.8)
+    bench: Any = SimpleNamespace(plan=None, study=SimpleNamespace(journal=Journal()))
+    proof = proving.Proof(Arch({}), (), None, (), {}, {})
+    monkeypatch.setattr(mixing, "slowdown", lambda *_: slow)
+    assert proving._blamed(bench, proof).slowdown == slow
+    monkeypatch.setattr(mixing, "slowdown", lambda *_: pytest.fail("it is in the journal"))
+    assert proving._blamed(bench, proof).slowdown == slow
+
+
+def test_a_manifest_says_why_and_what() -> None:
+    kept = Mixed("int8 alone does not verify", "kept", ("stem", "head"), {"stem": 12.0, "body": 30.0, "head": 11.0}, 4)
+    assert kept.line() == (
+        "mixed precision was tried because int8 alone does not verify: "
+        "stem, head in float, of 3 blocks, after 4 trials; kept"
+    )
+    refused = Mixed("it was asked for", "no block in float made it faster")
+    assert refused.line() == "mixed precision was tried because it was asked for: no block in float made it faster"

@@ -1,0 +1,107 @@
+"""What a recipe may say: every other word is refused in one line, before anything is read or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+from hnas import recipes, strategies
+from hnas.recipes import schema as grammar
+from hnas.shrinking import evidence
+from tests.hnas.recipes.test_run import PUBLISHED, SHRINK, published, recipe, scoring
+from tests.hnas.training.test_training import one_line
+
+
+def test_the_options_of_every_strategy_and_evidence_are_typed():
+    for module in (*map(strategies.load, strategies.names()), *map(evidence.load, evidence.names())):
+        for function in {"pick", "scores"} & set(vars(module)):
+            for name, kind in grammar.takes(getattr(module, function)).items():
+                default = signature(getattr(module, function)).parameters[name].default
+                assert default is None or isinstance(default, Mapping) or grammar.fits(default, kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[space", "recipe broken: "),
+        ("[train]\nepochs = 1", r"no name in \[space\]"),
+        ("[space]\nname = 'x'\n[other]", r"unknown section \[other\]"),
+    ],
+)
+def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
+    file = tmp_path / "broken.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        recipes.load(str(file))
+    assert one_line(caught)
+    with pytest.raises(FileNotFoundError, match="no recipe file"):
+        recipes.load(str(tmp_path / "absent.toml"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (replace(recipe(combine="project"), shrink=SHRINK), r"with \[shrink\] gradients add up; leave combine out"),
+        (replace(recipe(), shrink={"method": "sandwich"}), "no method 'sandwich' to shrink by; known: padnas, pwsnas"),
+        (
+            published("pwsnas", devise="pixel-3"),
+            r"\[shrink\] has no key 'devise'; known: method, device, samples, form",
+        ),
+        (published("padnas", evidence="angle"), r"\[shrink\] has no key 'evidence'; known: method, device, windows"),
+        (published("padnas", windows={"latency_ms": 3}), r"expected a table of costs, each \[low, high\]"),
+        (published("padnas", device="abacus"), "abacus"),
+        (published("pwsnas", form="round"), "form is 'round'; expected \"raw\" or"),
+        (replace(recipe(), shrink={"evidence": "pareto_frequency", "drop": 1}), "needs a search; give the method"),
+        (replace(recipe(), shrink={"evidence": "angle"}), r"\[shrink\] needs evidence, and drop or threshold"),
+        (replace(recipe(), shrink={**SHRINK, "evidence": "hearsay"}), "no evidence 'hearsay'"),
+        (replace(recipe(), shrink={**SHRINK, "drop": 0}), "drop is 0; expected a whole number from 1 on"),
+        (recipe(options={"paths": 2, "pats": 3}), r"\[train.options\] has no key 'pats'; known: paths"),
+        (recipe(strategy="spos", options={"paths": 2}), r"\[train.options\] has no key 'paths'; known: none"),
+        (recipe(strategy="proxylessnas", options={"extra": {}}), "has no key 'extra'; known: latency, weight, warmup"),
+        (recipe(options={"paths": 2.5}), "paths is 2.5; expected a whole number from 0 on"),
+        (recipe(options={"paths": True}), "paths is True; expected a whole number from 0 on"),
+        (recipe(strategy="hybrid_union", options={"paths": "2"}), "paths is '2'; expected a whole number from 0 on"),
+        (
+            recipe(strategy="hybrid_progressive", options={"imitate": [1]}),
+            r"imitate is \[1\]; expected a finite number",
+        ),
+        (recipe(strategy="proxylessnas", options={"weight": float("nan")}), "weight is nan; expected a finite number"),
+        (recipe(strategy="proxylessnas", options={"latency": 3}), "latency is 3; expected a table, each a table"),
+        (recipe(strategy="proxylessnas", options={"latency": {"a": {"b": "c"}}}), "finite number or a name in quotes"),
+        (scoring("angle", sample=3), r"\[shrink\] has no key 'sample'; known: evidence, .*, samples, form, vectors"),
+        (scoring("angle", samples=2.5), "samples is 2.5; expected a whole number from 1 on"),
+        (scoring("angle", form="round"), "form is 'round'; expected \"raw\" or"),
+        (scoring("angle", vectors=1), "vectors is 1; expected true or false"),
+        (scoring("angle", graph="cell"), r"\[shrink\] has no key 'graph'"),
+        (scoring("magnitude", logits={}), r"\[shrink\] has no key 'logits'; known: evidence, .*, until, standardised"),
+        (scoring("one_shot_accuracy", split="test"), 'split is \'test\'; expected "search" or "calibration"'),
+        (scoring("rank_sum", parts=["angle"]), r"parts is \['angle'\]; expected a table, each a table"),
+        (scoring("rank_sum", parts={"angles": {}}), "no evidence 'angles'; known: angle, chance"),
+        (
+            scoring("rank_sum", parts={"angle": {"seeds": 1}}),
+            r"\[shrink.parts.angle\] has no key 'seeds'; known: samples",
+        ),
+        (scoring("rank_sum", parts={"angle": {"samples": "3"}}), "samples is '3'; expected a whole number from 1 on"),
+        (scoring("rank_sum", parts={"pareto_frequency": {}}), "pareto_frequency needs a search; give the method"),
+        (recipe(strategy="evolution"), "the strategy 'evolution' searches, it does not train"),
+        (recipe(combine="max"), 'combine is \'max\'; expected "sum" or "project"'),
+        (recipe(divergence="js"), 'divergence is \'js\'; expected "kl" or "alpha"'),
+    ],
+)
+def test_a_recipe_that_asks_for_what_is_not_there_is_one_line(given, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        grammar.check(given)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize("method", [*PUBLISHED, "proxylessnas"])
+def test_the_recipe_of_a_published_method_in_its_page_is_one(tmp_path, method):
+    page = Path(__file__).parents[3] / "docs/methods" / f"{method}.md"
+    (tmp_path / f"{method}.toml").write_text(page.read_text().split("```toml\n")[1].split("```")[0])
+    shown = recipes.load(str(tmp_path / f"{method}.toml"))
+    grammar.check(shown)
+    assert method in (shown.shrink.get("method"), shown.train["strategy"])

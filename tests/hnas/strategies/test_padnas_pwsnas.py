@@ -1,0 +1,197 @@
+"""PAD-NAS and PWSNAS whole: stages, drops, splits, the last search, and a run that was killed."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from hnas.benchmarks.papers import tabular
+from hnas.journal import Journal
+from hnas.sampling import draws as paths
+from hnas.shrinking.loop import replay
+from hnas.space import Choice, Space
+from hnas.strategies import evolution, padnas, pwsnas
+from hnas.strategies.evolution import Window
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.training.loop import Schedule
+from tests.hnas import tiny
+from tests.hnas.planted import BAD, digits, known, latency, one_line
+
+STEP = Schedule(((1, 0.05),))
+
+
+# --- PAD-NAS ----------------------------------------------------------------------------------------------------------
+
+PAD = {"evaluations": 60, "population": 12, "ranks": 3, "force": True}
+INSIDE = {"latency_ms": Window(high=3.6)}
+
+
+def test_padnas_drops_what_no_good_architecture_takes():
+    study, log = known(), []
+    found = list(padnas.search(study, study.supernet.space, windows=INSIDE, log=log, **PAD))
+    assert [space.size < before.size for before, space in zip(study.spaces, study.spaces[1:], strict=False)] == [
+        True
+    ] * 2
+    assert BAD in [(edit.choice, edit.option) for edit in log]
+    assert all(edit.score <= 0.01 for edit in log)
+    assert not any(c.arch.get(BAD[0]) == BAD[1] for c in found)
+    assert all(c.arch in study.spaces[-1] and c.metrics["latency_ms"] <= 3.6 and "accuracy" in c.metrics for c in found)
+
+
+def test_padnas_in_stages_differs_from_one_shot():
+    """What plain single path training and one search would not do: its last search is in a smaller space."""
+    study = known()
+    space = study.supernet.space
+    plain = {c.arch for c in evolution.search(study, space, windows=INSIDE, evaluations=60, population=12, reject=True)}
+    pruned = {c.arch for c in padnas.search(study, space, windows=INSIDE, **PAD)}
+    assert any(arch not in study.spaces[-1] for arch in plain)
+    assert all(arch in study.spaces[-1] for arch in pruned)
+
+
+def test_padnas_stages_are_the_papers():
+    stages = padnas.schedules(2400, 0.5)
+    assert [s.steps for s in stages] == [1200, 800, 400]
+    assert [s.cycles[0][1] for s in stages] == pytest.approx([0.5, 0.1, 0.1])
+    assert sum(s.steps for s in padnas.schedules(1001)) == 1001
+    with pytest.raises(ValueError, match="5 steps cannot be divided as 120:80:40"):
+        padnas.schedules(5)
+
+
+def test_padnas_trains_its_supernet(tmp_path):
+    """Without fakes, killed and resumed: the same candidates, and nothing is trained twice."""
+    space = digits()
+    whole = list(padnas.search(real(space), space, steps=6, **{**PAD, "evaluations": 8}))
+    part = real(space, tmp_path)
+    list(islice(padnas.search(part, space, steps=6, **{**PAD, "evaluations": 8}), 2))
+    part.journal.close()
+    again = real(space, tmp_path)
+    assert list(padnas.search(again, space, steps=6, **{**PAD, "evaluations": 8})) == whole
+    again.journal.close()
+
+
+def real(space: Space, folder=None) -> Study:
+    journal = Journal(folder / "journal.jsonl") if folder else Journal()
+    return Study(Supernet(space), tiny.task(), {"latency_ms": latency}, journal, folder=folder)
+
+
+# --- PWSNAS -----------------------------------------------------------------------------------------------------------
+
+PWS = {"evaluations": 10, "population": 6, "samples": 20}
+
+
+def test_pwsnas_shrinks_splits_and_searches(tmp_path):
+    space, log = digits(), []
+    small = paths.only(space, dict.fromkeys(space.slots, ("identity", "conv1", "conv3")))
+    study = real(space)
+    options = {**PWS, "steps": 4, "until": 30, "log": log}
+    whole = list(pwsnas.search(study, small, **options))
+    left = replay(log, small)
+    assert left.size <= 30
+    assert {edit.kind for edit in log} == {"drop", "split"}
+    assert all(c.arch in left for c in whole)
+    first, part = list(log), real(space, tmp_path)
+    log.clear()
+    list(islice(pwsnas.search(part, small, **options), 3))
+    part.journal.close()
+    log.clear()
+    again = real(space, tmp_path)
+    assert list(pwsnas.search(again, small, **options)) == whole
+    again.journal.close()
+    assert log == first
+    assert again.supernet.splits == study.supernet.splits != {}
+
+
+def test_pwsnas_without_un_sharing_is_angle_based_shrinking_alone():
+    space, log = digits(), []
+    study = real(space)
+    list(pwsnas.search(study, space, steps=2, until=200, p_max=None, log=log, **PWS))
+    assert {edit.kind for edit in log} == {"drop"}
+    assert len(log) % 5 == 0, "as many a stage as there are types"
+    assert study.supernet.splits == {}
+
+
+@pytest.mark.parametrize("fit", [6, 31, 121])
+def test_pwsnas_keeps_the_operations_that_a_window_needs(fit):
+    study = known()
+    space = study.supernet.space
+    prices = sorted(latency(arch).value for arch in tabular.enumerated(space))
+    window = {"latency_ms": Window(high=prices[fit - 1])}
+    found = list(pwsnas.search(study, space, windows=window, evaluations=10, population=4, p_max=None, force=True))
+    assert study.spaces[-1].size < space.size
+    assert found
+    assert all(c.metrics["latency_ms"] <= prices[fit - 1] for c in found)
+
+
+def test_pwsnas_measures_from_later_weights_once_enough_is_gone(monkeypatch):
+    space, references = digits(), []
+    from hnas.shrinking.evidence import angle
+
+    true = angle.scores
+    monkeypatch.setattr(angle, "scores", lambda *a, reference, **k: references.append(reference) or true(*a, **k))
+    list(pwsnas.search(real(space), space, steps=2, until=20, drop=2, restart=3, p_max=None, **PWS))
+    assert references[:2] == [None, None]
+    assert references[2] is not None
+    assert all(reference is references[2] for reference in references[2:])
+
+
+def test_pwsnas_lets_a_host_go_on_in_what_is_left():
+    study, picks = known(), []
+    train = study.train
+    study.train = lambda pick, schedule, **k: picks.append((pick, schedule, k["space"])) or train(pick, schedule, **k)
+    host = paths.exclusive
+    list(pwsnas.search(study, study.supernet.space, host=host, host_schedule=STEP, until=60, p_max=None, **PWS))
+    assert picks[-1][:2] == (host, STEP)
+    assert picks[-1][2].size <= 60
+    assert host not in [pick for pick, _, _ in picks[:-1]]
+
+
+def test_pwsnas_stages_and_end_are_the_papers():
+    first, *later = islice(pwsnas.schedules(1000, 0.25), 4)
+    assert (first.steps, [s.steps for s in later]) == (1000, [50] * 3)
+    assert pwsnas.end(digits()) == 9
+    big = {f"{k}.op": Choice(tuple(range(7))) for k in range(21)}
+    assert pwsnas.end(Space("big", {}, big, None, None, lambda _: (), lambda _: None)) == 823543
+    assert pwsnas.end(Space("huge", {}, {**big, "x.op": Choice(tuple(range(99)))}, *[None] * 4)) == 10**6
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", [padnas, pwsnas], ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("case", ["window", "foreign", "nan"])
+def test_bad_input_is_one_line_and_loses_nothing(strategy, case):
+    study = known()
+    space, windows, message = study.supernet.space, INSIDE, None
+    if case == "window":
+        windows, message = {"latency_ms": Window(high=0.5)}, r"no architecture meets latency_ms in \[-inf, 0.5\]"
+    elif case == "foreign":
+        space, message = tiny.space(), "'hybrid_vision' is no part of the study's space 'tabular_digits': resolution=8"
+    else:
+        next(iter(study.supernet.union.parameters())).data.view(-1)[0] = float("nan")
+        message = "holds NaN or infinite weights"
+    before = study.snapshot()
+    with pytest.raises(ValueError, match=message) as caught:
+        list(strategy.search(study, space, windows=windows, evaluations=10, population=4))
+    assert one_line(caught)
+    assert all(weight.equal(before[name]) or case == "nan" for name, weight in study.snapshot().items())
+    assert len(study.spaces) == (case == "nan"), "what can be known before training is said before training"
+
+
+@pytest.mark.parametrize("strategy", [padnas, pwsnas], ids=lambda module: module.__name__.rpartition(".")[2])
+def test_a_space_of_one_architecture_is_trained_and_answered(strategy):
+    space = digits()
+    lone = space.alone(space.largest)
+    study = known(lone)
+    assert [c.arch for c in strategy.search(study, lone, evaluations=5, population=4)] == [space.largest]
+    assert len(study.spaces) == 1
+    with pytest.raises(ValueError, match="no architecture meets latency_ms") as caught:
+        list(strategy.search(study, lone, windows={"latency_ms": Window(high=0.5)}, evaluations=5))
+    assert one_line(caught)
+
+
+def test_padnas_needs_a_number_of_evaluations():
+    study = known()
+    with pytest.raises(ValueError, match="give evaluations"):
+        list(padnas.search(study, study.supernet.space, evaluations=None, seconds=1.0))

@@ -1,0 +1,310 @@
+"""Training gives the same bits every time, survives a kill, and says in one line what is wrong with a file."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hnas.files import read_json, read_tensors, write_json, write_tensors
+from hnas.strategies import alone, sandwich
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.training import checkpoint as checkpoints
+from hnas.training.loop import Schedule, load, save, train
+from hnas.training.optimiser import MaskedSGD
+from tests.hnas import tiny
+
+ROOT = Path(__file__).resolve().parents[3]
+STEPS = Schedule(((6, 0.1),))
+
+
+def trained(schedule: Schedule = STEPS, **options) -> Supernet:
+    supernet = Supernet(tiny.space(), seed=options.get("seed", 0))
+    train(supernet, tiny.task(), sandwich.pick, schedule, **options)
+    return supernet
+
+
+def equal(a: Supernet, b: Supernet) -> bool:
+    pairs = zip(a.union.named_parameters(), b.union.named_parameters(), strict=True)
+    return all(n == m and torch.equal(p, q) for (n, p), (m, q) in pairs)
+
+
+def stopped_at(step: int, checkpoint: Path, monkeypatch, **options) -> None:
+    """A run that checkpoints after every step and dies as ``step`` ends."""
+    monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
+
+    def die(done: int, loss: float) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=checkpoint, advance=die, **options)
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
+    return "\n" not in str(error.value)
+
+
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_give_equal_bits_and_another_seed_does_not():
+    first = trained()
+    torch.manual_seed(99)  # nothing may depend on torch's own generator
+    assert equal(first, trained())
+    assert not equal(first, trained(seed=1))
+
+
+def test_training_learns():
+    supernet = trained(Schedule(((40, 0.1),)))
+    assert Study(supernet, tiny.task()).accuracy(supernet.space.largest, "test") > 0.9
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(4, checkpoint, monkeypatch)
+    assert read_tensors(checkpoint)[1]["step"] == "3"
+    steps = []
+    resumed = trained(checkpoint=checkpoint, resume=True, advance=lambda done, loss: steps.append(done))
+    assert steps == [4, 5, 6]
+    assert equal(resumed, trained())
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    code = f"""
+import os, signal, torch
+from pathlib import Path
+from hnas.training import checkpoint
+from tests.hnas.training import test_training
+torch.set_num_threads(1)
+checkpoint.SECONDS = -1.0
+die = lambda done, loss: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
+test_training.trained(checkpoint=Path({str(checkpoint)!r}), advance=die)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert equal(trained(checkpoint=checkpoint, resume=True), trained())
+
+
+def test_without_a_checkpoint_resuming_starts_at_the_beginning(tmp_path):
+    assert equal(trained(checkpoint=tmp_path / "checkpoint.safetensors", resume=True), trained())
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(3, checkpoint, monkeypatch)
+    (tmp_path / f".{checkpoint.name}.1").write_bytes(b"half a file")
+    assert equal(trained(checkpoint=checkpoint, resume=True), trained())
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["seed", "schedule", "data", "space"])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, change):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(2, checkpoint, monkeypatch)
+    task, space = tiny.task(), tiny.space()
+    if change == "data":
+        task.splits["train"] = tiny.data(64, 9)
+    if change == "space":
+        space = space.without("resolution", 8)  # the same weights, another sampler
+    schedule = Schedule(((7, 0.1),)) if change == "schedule" else STEPS
+    options = {"checkpoint": checkpoint, "resume": True, "seed": int(change == "seed")}
+    with pytest.raises(ValueError, match=r"belongs to another run.*choose another --out") as caught:
+        train(Supernet(space), task, sandwich.pick, schedule, **options)
+    assert one_line(caught)
+
+
+def test_a_checkpoint_with_other_tensors_is_refused(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(2, checkpoint, monkeypatch)
+    tensors, metadata = read_tensors(checkpoint)
+    tensors.popitem()
+    write_tensors(checkpoint, tensors, metadata)
+    with pytest.raises(ValueError, match="holds other tensors than this space has"):
+        trained(checkpoint=checkpoint, resume=True)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_checkpoint_is_one_line(tmp_path, monkeypatch, keep):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(2, checkpoint, monkeypatch)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="is no whole safetensors file") as caught:
+        trained(checkpoint=checkpoint, resume=True)
+    assert one_line(caught)
+
+
+class Broken:
+    """A task whose loss is not finite, for the teacher or for a student, in some of the steps."""
+
+    def __init__(self, student: bool, steps: range = range(100)) -> None:
+        self.task, self.student, self.steps, self.step = tiny.task(), student, steps, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self.task, name)
+
+    def batch(self, step: int):
+        self.step = step
+        return self.task.batch(step)
+
+    def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        loss = self.task.loss(outputs, labels, teacher)
+        broken = (teacher is not None) == self.student and self.step in self.steps
+        return loss * float("inf") if broken else loss
+
+
+@pytest.mark.parametrize("student", [False, True], ids=["teacher", "student"])
+def test_a_loss_that_is_not_finite_stops_in_one_line(student):
+    supernet = Supernet(tiny.space())
+    with pytest.raises(RuntimeError, match="the loss is inf at step 5, as in the 5 steps before; lower the") as caught:
+        train(supernet, Broken(student), sandwich.pick, STEPS)
+    assert one_line(caught)
+    assert equal(supernet, Supernet(tiny.space()))
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_said():
+    said: list[str] = []
+    supernet = Supernet(tiny.space())
+    train(supernet, Broken(True, range(2, 4)), sandwich.pick, STEPS, say=said.append)
+    assert said == [f"step {step} skipped: the loss is inf" for step in (2, 3)]
+    assert not equal(supernet, Supernet(tiny.space()))
+    assert all(bool(torch.isfinite(p).all()) for p in supernet.parameters())
+
+
+def test_a_loss_that_jumps_and_stays_up_brings_the_last_good_state_back(monkeypatch):
+    monkeypatch.setattr(checkpoints, "GOOD", 10)
+    said: list[str] = []
+    supernet = Supernet(tiny.space())
+    kept: list[dict[str, Tensor]] = []
+
+    def ruin(step: int, loss: float) -> None:
+        if step == 20:
+            kept.append({name: p.detach().clone() for name, p in supernet.union.named_parameters()})
+            with torch.no_grad():
+                supernet.union.classifier.bias.copy_(torch.tensor([40.0, -40.0, 40.0, -40.0]))
+        if said and len(kept) == 1:
+            kept.append({})
+            assert all(torch.equal(p, kept[0][name]) for name, p in supernet.union.named_parameters())
+
+    train(supernet, tiny.task(), sandwich.pick, Schedule(((40, 1e-6),)), advance=ruin, say=said.append)
+    assert len(said) == 1
+    assert "the last good state is back: the loss has jumped from" in said[0]
+    assert len(kept) == 2
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lone", [False, True], ids=["supernet", "alone"])
+def test_a_saved_supernet_loads_with_equal_bits(tmp_path, lone):
+    space = tiny.space().alone(tiny.space().largest) if lone else tiny.space().without("resolution", 8)
+    supernet = Supernet(space, seed=3)
+    train(supernet, tiny.task(), (alone if lone else sandwich).pick, Schedule(((1, 0.1),)))
+    save(supernet, tmp_path, {"steps": 1})
+    again, record = load(tmp_path)
+    assert equal(supernet, again)
+    assert record["steps"] == 1
+    assert again.space.to_json() == space.to_json()
+    task = tiny.task()
+    outputs = [Study(net, task).outputs(space.largest, "search")[0] for net in (supernet, again)]
+    assert torch.equal(*outputs)
+
+
+def spoil(folder: Path, how: str) -> None:
+    file, record = folder / "supernet.safetensors", folder / "supernet.json"
+    tensors, metadata = read_tensors(file)
+    first = next(iter(tensors))
+    if how == "truncated weights":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif how == "no weights":
+        file.unlink()
+    elif how == "truncated record":
+        record.write_text(record.read_text()[:-20])
+    elif how == "deep record":
+        record.write_text("[" * 100_000)
+    elif how == "foreign record":
+        record.write_text("[1]")
+    elif how == "another schema":
+        write_json(record, {**read_json(record), "schema": 2})
+    elif how == "nan":
+        tensors[first].view(-1)[0] = float("nan")
+        write_tensors(file, tensors, metadata)
+    elif how == "shape":
+        write_tensors(file, {**tensors, first: tensors[first][:1]}, metadata)
+    elif how == "missing":
+        write_tensors(file, {name: t for name, t in tensors.items() if name != first}, metadata)
+    elif how == "unknown":
+        write_tensors(file, {**tensors, "stray": torch.zeros(1)}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated weights", "is no whole safetensors file"),
+        ("no weights", "no file "),
+        ("truncated record", "cannot be read as JSON"),
+        ("deep record", "cannot be read as JSON: nested too deeply"),
+        ("foreign record", "holds a JSON list, expected an object"),
+        ("another schema", "is no supernet record of schema 1"),
+        ("nan", "holds NaN or infinite weights"),
+        ("shape", "should be .*, found .*; it is another space's supernet"),
+        ("missing", "found nothing; it is another space's supernet"),
+        ("unknown", "stray is no parameter of the space 'hybrid_vision'"),
+    ],
+)
+def test_a_spoilt_folder_is_one_line(tmp_path, how, message):
+    save(Supernet(tiny.space()), tmp_path, {})
+    spoil(tmp_path, how)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load(tmp_path)
+    assert one_line(caught)
+
+
+def test_a_folder_that_is_not_there_says_what_is_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--supernet takes what hnas-train --out wrote"):
+        load(tmp_path / "nowhere")
+
+
+def test_the_schedule_warms_up_peaks_and_ends():
+    schedule = Schedule(((100, 0.2),), warmup=0.1, final=0.01)
+    rates = [schedule.at(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.02 * k for k in range(1, 11)])
+    assert max(rates) == pytest.approx(0.2)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.2 * 0.01, rel=0.1)
+
+
+def test_a_restart_begins_a_cycle_from_its_own_rate():
+    schedule = Schedule(((10, 0.2), (5, 0.1)), warmup=0.1)
+    assert schedule.steps == 15
+    assert [step for step in range(15) if schedule.begins(step)] == [0, 10]
+    assert schedule.at(9) < 0.02
+    assert schedule.at(10) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="ends after 15 steps"):
+        schedule.at(15)
+
+
+def test_moments_begin_at_zero_in_every_cycle(monkeypatch):
+    begun, done = [], []
+    forget = MaskedSGD.reset
+
+    def reset(self: MaskedSGD) -> None:
+        forget(self)
+        assert not any(bool(moment.any()) for moment in self.moments.values())
+        begun.append(len(done))
+
+    monkeypatch.setattr(MaskedSGD, "reset", reset)
+    supernet = Supernet(tiny.space())
+    train(
+        supernet, tiny.task(), sandwich.pick, Schedule(((2, 0.1), (2, 0.1))), advance=lambda step, _: done.append(step)
+    )
+    assert begun == [0, 2]
