@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from hnas.benchmarks.gate.records import Report
     from hnas.benchmarks.gate.session import Progress
 
-CODES = "exit codes: 0 holds, 1 fails, 2 usage or a broken bundle, 3 runtime missing, 4 inconclusive, 70 internal error"
-UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_CODES = (
+    "exit codes: 0 holds, 1 fails, 2 usage or a broken bundle, 3 runtime missing, 4 inconclusive, 70 internal error"
+)
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The grammar of the command."""
-    top = argparse.ArgumentParser("hnas-bench", description="Do the speedups still hold?", epilog=CODES)
+    top = argparse.ArgumentParser("hnas-bench", description="Do the speedups still hold?", epilog=_CODES)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    check = commands.add_parser("check", help="re-prove a bundle's claim on this machine", epilog=CODES)
+    check = commands.add_parser("check", help="re-prove a bundle's claim on this machine", epilog=_CODES)
     check.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that hnas-deploy wrote")
     check.add_argument(
         "--min-speedup",
@@ -59,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--data", type=Path, metavar="DIR", help="images, where the package does not ship them")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system, errors too")
-    check.set_defaults(run=run_check)
+    check.set_defaults(run=_run_check)
     measuring(check)
 
     compare = commands.add_parser("compare", help="time any two artifacts side by side, and compare their outputs")
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="1x3x224x224",
         help="shape of an input, float32; once for each input (default: what the artifacts say)",
     )
-    compare.set_defaults(run=run_compare, min_speedup=None, here=False, data=None, host=None)
+    compare.set_defaults(run=_run_compare, min_speedup=None, here=False, data=None, host=None)
     measuring(compare)
     return top
 
@@ -94,8 +96,8 @@ def measuring(command: argparse.ArgumentParser) -> None:
 
 def seconds(text: str) -> float:
     """A span such as 60s, 500ms, 2m, 1h or plain seconds."""
-    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
-    return positive(text.removesuffix(unit)) * UNITS.get(unit, 1.0)
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    return positive(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
 
 
 def positive(text: str) -> float:
@@ -139,7 +141,7 @@ def options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def run_check(arguments: argparse.Namespace) -> int:
+def _run_check(arguments: argparse.Namespace) -> int:
     """``hnas-bench check``."""
     from hnas.benchmarks.gate import records
     from hnas.benchmarks.gate.check import check
@@ -155,11 +157,11 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_line(records.to_text(report.to_json()))
     else:
-        print_report(report)
+        _print_report(report)
     return report.verdict.exit_code
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
+def _run_compare(arguments: argparse.Namespace) -> int:
     """``hnas-bench compare``; it judges nothing, so it ends with 0."""
     from hnas.benchmarks.gate import records
     from hnas.benchmarks.gate.contrast import contrast
@@ -169,7 +171,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_line(records.to_text(found.to_json()))
     else:
-        print_contrast(found)
+        _print_contrast(found)
     return 0
 
 
@@ -194,7 +196,7 @@ def write_line(text: str) -> None:
     print(text)  # noqa: T201 - what the command is for
 
 
-def print_report(report: Report) -> None:
+def _print_report(report: Report) -> None:
     """The check as a person reads it: what is claimed, what was seen, the verdict last."""
     claim, verdict, evidence = report.evidence.claim, report.verdict, report.evidence
     rows = [("bundle", f"{claim.name}: {claim.target}, {claim.backend}, {claim.precision}")]
@@ -210,19 +212,19 @@ def print_report(report: Report) -> None:
     if evidence.speed:
         rows.append(("seen", evidence.speed.line()))
     rows += [(part.name, f"{part.outcome}: {part.line}") for part in verdict.parts]
-    print_rows([*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")])
+    _print_rows([*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")])
 
 
-def print_contrast(found: Contrast) -> None:
+def _print_contrast(found: Contrast) -> None:
     """The comparison as a person reads it."""
     sides = [
         (name, f"{side.path}: {side.backend}, {side.precision}, threads {side.threads}, median {side.median_ms:.3f} ms")
         for name, side in (("a", found.a), ("b", found.b))
     ]
-    print_rows([*sides, ("b is faster", found.ratio.line()), ("outputs of b", found.difference.line())])
+    _print_rows([*sides, ("b is faster", found.ratio.line()), ("outputs of b", found.difference.line())])
 
 
-def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Two columns; the verdict in its colour where stdout is a terminal, whole lines in a log."""
     from rich.console import Console
     from rich.text import Text

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from hnas.tasks import Task
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-CONTINUE = "the same command with --resume continues"
+_CONTINUE = "the same command with --resume continues"
 # How long a rank waits for another that scores or writes a checkpoint. A process that dies is noticed at once: its
 # connection closes; only a machine that falls silent takes as long.
-TIMEOUT_S = 1800.0
+_TIMEOUT_S = 1800.0
 
 _DEVICE: ContextVar[str] = ContextVar("_DEVICE", default="cpu")
 _TOGETHER: ContextVar[bool] = ContextVar("_TOGETHER", default=False)
@@ -41,7 +41,7 @@ class RankLost(RuntimeError):
 
 
 @contextmanager
-def group(device: str = "cpu", timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+def group(device: str = "cpu", timeout_s: float = _TIMEOUT_S) -> Iterator[None]:
     """Be one of the processes that torchrun started, for as long as the context lasts; without torchrun, be alone.
 
     device: "cpu" talks through gloo, "cuda" through nccl, with one GPU a process. ValueError for another device or one
@@ -264,7 +264,7 @@ def _sum(tensor: Tensor) -> None:
 
 
 def _stopped(number: int, frame: object) -> None:  # noqa: ARG001 - what the signal module gives
-    raise RankLost(f"rank {_who()}: torchrun has stopped this process, as it does when another one ends; {CONTINUE}")
+    raise RankLost(f"rank {_who()}: torchrun has stopped this process, as it does when another one ends; {_CONTINUE}")
 
 
 @contextmanager
@@ -277,7 +277,9 @@ def _readers() -> Iterator[None]:
             raise
         reason = next(iter(str(error).splitlines())).rstrip(". ")
         what = "memory was short, or torchrun has stopped all processes"
-        raise RankLost(f"rank {_who()}: a process that reads images has ended: {what} ({reason}); {CONTINUE}") from None
+        raise RankLost(
+            f"rank {_who()}: a process that reads images has ended: {what} ({reason}); {_CONTINUE}"
+        ) from None
 
 
 def _who() -> str:
@@ -293,4 +295,4 @@ def _one_line(what: str) -> Iterator[None]:
         raise
     except RuntimeError as error:  # every error of torch.distributed is one
         reason = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
-        raise RankLost(f"rank {_who()}: {what}: {reason}; {CONTINUE}") from None
+        raise RankLost(f"rank {_who()}: {what}: {reason}; {_CONTINUE}") from None

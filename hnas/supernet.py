@@ -19,7 +19,7 @@ from torch.func import functional_call
 from hnas.ops.conv import BatchNorm
 from hnas.space import Arch, Option, Space
 
-COPIES = "copies"  # where the union keeps the copies of split branches
+_COPIES = "copies"  # where the union keeps the copies of split branches
 
 Index = tuple[slice, ...]
 
@@ -42,7 +42,7 @@ class Split:
 
 
 @dataclass
-class Skeleton:
+class _Skeleton:
     """An architecture on the meta device, where in the supernet its parameters lie, and the gates that it takes."""
 
     net: nn.Module
@@ -69,7 +69,7 @@ class Supernet(nn.Module):
         for path, module in self.union.named_modules():
             _refuse_transient(path, module)
         self.splits: dict[str, Split] = {}
-        self._skeletons: OrderedDict[Arch, Skeleton] = OrderedDict()
+        self._skeletons: OrderedDict[Arch, _Skeleton] = OrderedDict()
         self._bound = skeletons
         self._index()
 
@@ -134,9 +134,9 @@ class Supernet(nn.Module):
         if reason := self._unsplittable(branch, context, options):
             raise ValueError(f"{branch} cannot be split by {context}: {reason}")
         split = Split(branch, context, tuple(dict.fromkeys(options)))
-        if not hasattr(self.union, COPIES):
-            self.union.add_module(COPIES, nn.ModuleDict())
-        copies = self.union.get_submodule(COPIES)
+        if not hasattr(self.union, _COPIES):
+            self.union.add_module(_COPIES, nn.ModuleDict())
+        copies = self.union.get_submodule(_COPIES)
         for k in range(1, len(split.options)):
             twin = copy.deepcopy(self._owners[branch])
             twin.zero_grad()
@@ -146,9 +146,9 @@ class Supernet(nn.Module):
 
     def origin(self, name: str) -> str:
         """The name under which a member knows the union's parameter ``name``: itself, but for a copy's."""
-        if not name.startswith(f"{COPIES}."):
+        if not name.startswith(f"{_COPIES}."):
             return name
-        twin, _, rest = name.removeprefix(f"{COPIES}.").partition(".")
+        twin, _, rest = name.removeprefix(f"{_COPIES}.").partition(".")
         return f"{twin.rpartition('@')[0].replace('/', '.')}.{rest}"
 
     def changed(self) -> None:
@@ -166,7 +166,7 @@ class Supernet(nn.Module):
         known = self.space.choices[context].options if context in self.space.choices else ()
         own = {id(p) for name, p in self._parameters_by_name.items() if name.startswith(f"{branch}.")}
         tied = [n for n, p in self._parameters_by_name.items() if id(p) in own and not n.startswith(f"{branch}.")]
-        if not own or branch.startswith(f"{COPIES}."):
+        if not own or branch.startswith(f"{_COPIES}."):
             return f"it is no branch with weights in the space {self.space.name!r}"
         if not known:
             return f"that is no choice of the space {self.space.name!r}"
@@ -186,16 +186,16 @@ class Supernet(nn.Module):
             if split is not None:
                 option = arch.get(split.context)
                 k = split.options.index(option) if option in split.options else 0
-                return f"{COPIES}.{_twin(split.branch, k)}{name[end:]}" if k else name
+                return f"{_COPIES}.{_twin(split.branch, k)}{name[end:]}" if k else name
             end = name.find(".", end + 1)
         return name
 
-    def _skeleton(self, arch: Arch) -> Skeleton:
+    def _skeleton(self, arch: Arch) -> _Skeleton:
         if arch in self._skeletons:
             self._skeletons.move_to_end(arch)
             return self._skeletons[arch]
         with torch.device("meta"):
-            skeleton = Skeleton(self.space.build(arch))
+            skeleton = _Skeleton(self.space.build(arch))
         for path, member in skeleton.net.named_modules(remove_duplicate=False):
             _refuse_transient(path, member)
             prefix = f"{path}." if path else ""
@@ -242,7 +242,7 @@ def _twin(branch: str, k: int) -> str:
     return f"{branch.replace('.', '/')}@{k}"
 
 
-def _moments(skeleton: Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
+def _moments(skeleton: _Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
     """``stats``, if it holds every moment of the architecture and no other."""
     moments = stats.moments if stats is not None else {}
     if {name: tensor.shape for name, tensor in moments.items()} != skeleton.moments:

@@ -35,11 +35,11 @@ from hnas.export.remote.transports.emulated import Emulated
 from hnas.export.remote.worker import Worker
 
 BACKENDS = ("onnxruntime", "tflite")
-WHEELS = ("numpy", "onnxruntime", "ai-edge-litert")
+_WHEELS = ("numpy", "onnxruntime", "ai-edge-litert")
 PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")  # of Debian
-PLATFORMS = tuple(f"manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_17", "2014"))
+_PLATFORMS = tuple(f"manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_17", "2014"))
 CPU = "cortex-a76"  # the core of a Raspberry Pi 5: dot products, half precision
-CPUINFO = """processor\t: 0
+_CPUINFO = """processor\t: 0
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
 CPU implementer\t: 0x41
@@ -53,7 +53,7 @@ _PATIENCE = 1200.0  # seconds for one answer: an emulator takes its time
 
 
 @dataclass(frozen=True)
-class Finding:
+class _Finding:
     """One artifact: arm64's outputs against those of the same runtime here, and instructions of one call."""
 
     path: str
@@ -105,7 +105,7 @@ def prepare() -> Path:
     if not found:
         raise Unavailable("Debian's arm64 packages brought no Python")
     (root / "proc").mkdir(exist_ok=True)
-    (root / "proc/cpuinfo").write_text(CPUINFO)
+    (root / "proc/cpuinfo").write_text(_CPUINFO)
     versions = _wheels(part / "site", found[0].name.removeprefix("python"))
     counting = _plugin(part / "count.so")
     record = {"python": f"usr/bin/{found[0].name}", "versions": versions, "counting": counting}
@@ -114,7 +114,7 @@ def prepare() -> Path:
     return part.rename(home())
 
 
-def examine(path: Path, transport: Emulated, counter: Path | None, runs: int) -> Finding:
+def examine(path: Path, transport: Emulated, counter: Path | None, runs: int) -> _Finding:
     """Run the artifact at ``path`` here and there. ValueError for one of another runtime, ExportError."""
     artifact = Artifact.read(path)
     if artifact.backend not in BACKENDS:
@@ -129,7 +129,7 @@ def examine(path: Path, transport: Emulated, counter: Path | None, runs: int) ->
         cost = None if counter is None else instructions(there, samples[0], counter, runs)
     found = verification.check(expected, got, artifact.precision)
     figures = found.max_error, found.sqnr_db, found.passed
-    return Finding(str(path), artifact.backend, artifact.precision, *figures, cost)
+    return _Finding(str(path), artifact.backend, artifact.precision, *figures, cost)
 
 
 def instructions(worker: Worker, inputs: Sequence[object], counter: Path, runs: int) -> int:
@@ -144,7 +144,7 @@ def instructions(worker: Worker, inputs: Sequence[object], counter: Path, runs: 
     return round(((totals[2] - totals[1]) - (totals[1] - totals[0])) / runs)
 
 
-def emulated(folder: Path) -> tuple[Emulated, Path | None]:
+def _emulated(folder: Path) -> tuple[Emulated, Path | None]:
     """The transport to an arm64 Python, and the file that counts its instructions, if they can be counted."""
     lacking = missing()
     if lacking is not None:
@@ -192,13 +192,13 @@ def _debian(root: Path) -> None:
 def _wheels(site: Path, python: str) -> dict[str, str]:
     """Unpack the wheels for ``python`` on arm64, in the versions that are here where they are."""
     versions = {}
-    for name in WHEELS:
+    for name in _WHEELS:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
     wanted = [f"{name}=={found}" for name, found in versions.items()]
-    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
     how = ["--no-deps", "--only-binary=:all:", *platforms, "--python-version", python, "--implementation", "cp"]
     with tempfile.TemporaryDirectory() as folder:
         _do([sys.executable, "-m", "pip", "download", "-q", *how, "-d", folder, *wanted])
@@ -266,7 +266,7 @@ def parser() -> argparse.ArgumentParser:
 def _examine_all(options: argparse.Namespace) -> int:
     passed = True
     with tempfile.TemporaryDirectory(prefix="hnas-arm64-") as folder:
-        transport, counter = emulated(Path(folder))
+        transport, counter = _emulated(Path(folder))
         for path in (part for given in options.paths for part in _parts(given)):
             found = examine(path, transport, counter, options.runs)
             write_line(json.dumps(asdict(found)) if options.json else found.line())

@@ -40,14 +40,14 @@ BATCH, RATE, CLASSES = 128, 0.1, 10
 LAYERS = "padnas_mobile"  # the space of 22 layers
 
 
-def step_of_supernet(supernet: Supernet, optimiser: MaskedSGD, archs: Sequence[Arch], x: Tensor, y: Tensor) -> None:
+def _step_of_supernet(supernet: Supernet, optimiser: MaskedSGD, archs: Sequence[Arch], x: Tensor, y: Tensor) -> None:
     """Train the subnets on one batch, the first teaching the others."""
     _backward([partial(supernet, arch) for arch in archs], supernet.space, archs, x, y)
     optimiser.step(RATE, [supernet.where(arch) for arch in archs])
     supernet.changed()
 
 
-def step_of_modules(
+def _step_of_modules(
     nets: Sequence[nn.Module], optimiser: torch.optim.Optimizer, space: Any, archs: Sequence[Arch], x: Tensor, y: Tensor
 ) -> None:
     """The same with networks of their own weights."""
@@ -87,8 +87,8 @@ def steps(count: int, advance: Callable[[], None]) -> list[tuple[float, float]]:
         )
         x, y = torch.randn(BATCH, *shape), torch.randint(CLASSES, (BATCH,))
         turns = {
-            "plain": lambda: step_of_modules(nets, own, space, archs, x, y),  # noqa: B023 - called in this turn
-            "ours": lambda: step_of_supernet(supernet, optimiser, archs, x, y),  # noqa: B023
+            "plain": lambda: _step_of_modules(nets, own, space, archs, x, y),  # noqa: B023 - called in this turn
+            "ours": lambda: _step_of_supernet(supernet, optimiser, archs, x, y),  # noqa: B023
         }
         order = rng.sample(sorted(turns), 2)
         seconds = {name: _seconds(turns[name]) for name in order}

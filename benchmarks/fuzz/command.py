@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnxruntime", "openvino", "tflite")
 JOURNAL, FINDS = "cases.jsonl", "finds"
-ALIKE = 2  # reductions of finds that look alike before they are reduced
+_ALIKE = 2  # reductions of finds that look alike before they are reduced
 SECONDS = 60.0  # of one reduction
 
 
 @dataclass(frozen=True)
-class Done:
+class _Done:
     """A case and its outcome: of `hnas.export.diagnosis.trial.Verdict`, or "lost" where the whole run died in it."""
 
     case: int
@@ -138,7 +138,7 @@ class Subject:
         self.asks: list[Ask] = asks(seed, number, backends)
         self._programs: dict[int, Any] = {}
 
-    def case(self, case: int, bench: Bench, journal: Journal) -> Done:
+    def case(self, case: int, bench: Bench, journal: Journal) -> _Done:
         """Ask, and where the answer is a fault reduce and save it."""
         from hnas.benchmarks.fuzz.cases import EACH
         from hnas.export.device.errors import one_line
@@ -154,11 +154,11 @@ class Subject:
             program, calls = self._captured(ask.batch)
             verdict = bench.judge(program, calls, ask.setting, self._expected(ask.batch), self._exact)
         except Exception as error:  # noqa: BLE001  # whatever capturing or judging raises is a find as well
-            return Done(**named, outcome="broken", line=one_line(error))
+            return _Done(**named, outcome="broken", line=one_line(error))
         saved, line = None, verdict.line
-        if verdict.failed and journal.folder is not None and journal.alike(ask.setting.words(), verdict.line) < ALIKE:
+        if verdict.failed and journal.folder is not None and journal.alike(ask.setting.words(), verdict.line) < _ALIKE:
             saved, line = _save(journal.folder / f"case-{case:06d}", program, calls, ask, bench, verdict)
-        return Done(
+        return _Done(
             **named,
             outcome=verdict.outcome,
             line=line,
@@ -204,7 +204,7 @@ class Journal:
     """The finished cases of a seed, in a file that a kill leaves readable; in memory alone without a folder."""
 
     def __init__(self, out: Path | None, seed: int, backends: Sequence[str]) -> None:
-        self.done: dict[int, Done] = {}
+        self.done: dict[int, _Done] = {}
         self.folder = None if out is None else out / FINDS
         self._file = None if out is None else out / JOURNAL
         self._head = {"seed": seed, "backends": list(backends)}
@@ -212,7 +212,7 @@ class Journal:
             self._read(self._file)
 
     @property
-    def finds(self) -> list[Done]:
+    def finds(self) -> list[_Done]:
         """The faults among them."""
         return [done for done in self.done.values() if done.found]
 
@@ -225,7 +225,7 @@ class Journal:
         """Say which case is at work: should this process die in it a second time, a later run calls it lost."""
         self._append({"begun": case})
 
-    def add(self, done: Done) -> None:
+    def add(self, done: _Done) -> None:
         """A finished case."""
         self.done[done.case] = done
         self._append(asdict(done))
@@ -250,17 +250,17 @@ class Journal:
         if not records or records[0] != self._head:
             raise ValueError(f"{file} is of another seed or other backends; choose another --out")
         begun = Counter(record["begun"] for record in records[1:] if "begun" in record)
-        self.done = {record["case"]: Done(**record) for record in records[1:] if "case" in record}
+        self.done = {record["case"]: _Done(**record) for record in records[1:] if "case" in record}
         for case, times in begun.items():
             if times > 1 and case not in self.done:  # once may have been a kill from outside
-                self.add(Done(case, "", "", 1, "lost", "the process that compiled it died twice"))
+                self.add(_Done(case, "", "", 1, "lost", "the process that compiled it died twice"))
 
 
 def _words(line: str) -> str:
     return "".join(letter for letter in line.partition(" (")[0] if letter.isalpha())
 
 
-def summary(done: Sequence[Done], seed: int, fresh: int, spent: float) -> dict[str, Any]:
+def summary(done: Sequence[_Done], seed: int, fresh: int, spent: float) -> dict[str, Any]:
     """Counts by outcome, refusals by their words, and the finds."""
     refused = Counter(each.line for each in done if each.outcome == "refused")
     by = Counter(" ".join(each.setting.split(",")[0].split()) for each in done)

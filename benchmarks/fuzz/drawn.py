@@ -36,7 +36,7 @@ class Net(nn.Module):
             y = step(values[-1])
             if index in self.joins:
                 other, how = self.joins[index]
-                y = JOINS[how](y, values[other + 1])
+                y = _JOINS[how](y, values[other + 1])
             if self.gate is not None and facts is not None and index == len(self.steps) // 2:
                 y = y * torch.sigmoid(self.gate(facts))[:, : y.shape[1], None, None]
             values.append(y)
@@ -44,7 +44,7 @@ class Net(nn.Module):
         return results[0] if len(results) == 1 else results
 
 
-JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: b - a,
     "mul": lambda a, b: a * b,
@@ -54,7 +54,7 @@ JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "scaled": lambda a, b: torch.add(a, b, alpha=0.5),
 }
 
-POINTWISE: dict[str, Step] = {
+_POINTWISE: dict[str, Step] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "hardswish": F.hardswish,
@@ -84,7 +84,7 @@ POINTWISE: dict[str, Step] = {
     "spelled_silu": lambda x: x * torch.sigmoid(x),
 }
 
-SHAPING: dict[str, Step] = {
+_SHAPING: dict[str, Step] = {
     "shuffle": lambda x: x.reshape(x.shape[0], 2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2),
     "transpose": lambda x: x.transpose(2, 3),
     "back_and_forth": lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
@@ -108,7 +108,7 @@ SHAPING: dict[str, Step] = {
 }
 
 
-class Applied(nn.Module):
+class _Applied(nn.Module):
     """A function as a step."""
 
     def __init__(self, function: Step) -> None:
@@ -120,7 +120,7 @@ class Applied(nn.Module):
         return self.function(x)
 
 
-class LastNorm(nn.Module):
+class _LastNorm(nn.Module):
     """LayerNorm over channels, by permutes as ConvNeXt has it; with a linear layer between them or not."""
 
     def __init__(self, channels: int, linear: bool) -> None:
@@ -205,7 +205,7 @@ def draw(rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
             joined = _join(rng, y, values)
             if joined is not None:
                 joins[len(steps)] = joined
-                y = JOINS[joined[1]](y, values[joined[0] + 1])
+                y = _JOINS[joined[1]](y, values[joined[0] + 1])
         except (RuntimeError, ValueError):  # it does not fit this map
             joins.pop(len(steps), None)
             continue
@@ -265,11 +265,11 @@ def _convolution(rng: Random, x: Tensor) -> nn.Module:
     if rng.random() < 0.25:
         pads = tuple(rng.randint(0, 2) for _ in range(4))
         value = 0.0 if rng.random() < 0.8 else 0.5
-        parts.insert(0, Applied(lambda x: F.pad(x, pads, value=value)))
+        parts.insert(0, _Applied(lambda x: F.pad(x, pads, value=value)))
     if rng.random() < 0.6:
         parts.append(_norm(cout))
     if rng.random() < 0.7:
-        parts.append(Applied(POINTWISE[rng.choice(tuple(POINTWISE))]))
+        parts.append(_Applied(_POINTWISE[rng.choice(tuple(_POINTWISE))]))
     if rng.random() < 0.15:
         parts.append(_norm(cout))
     return nn.Sequential(*parts)
@@ -324,11 +324,11 @@ def _padded(rng: Random, _: Tensor) -> nn.Module:
     pads = tuple(rng.randint(-1 if rng.random() < 0.1 else 0, 2) for _ in range(4))
     mode = rng.choice(("constant", "constant", "constant", "reflect", "replicate"))
     value = rng.choice((0.0, 0.0, 1.0, -2.0)) if mode == "constant" else None
-    return Applied(lambda x: F.pad(x, pads, mode, value))
+    return _Applied(lambda x: F.pad(x, pads, mode, value))
 
 
 def _function(table: dict[str, Step]) -> Callable[[Random, Tensor], nn.Module]:
-    return lambda rng, _: Applied(table[rng.choice(tuple(table))])
+    return lambda rng, _: _Applied(table[rng.choice(tuple(table))])
 
 
 def _attention(rng: Random, x: Tensor) -> nn.Module:
@@ -338,13 +338,13 @@ def _attention(rng: Random, x: Tensor) -> nn.Module:
 
 STEPS: dict[str, tuple[float, Callable[[Random, Tensor], nn.Module]]] = {
     "convolution": (10, _convolution),
-    "pointwise": (2, _function(POINTWISE)),
-    "shaping": (2, _function(SHAPING)),
+    "pointwise": (2, _function(_POINTWISE)),
+    "shaping": (2, _function(_SHAPING)),
     "pool": (1.5, _pool),
     "transposed": (0.7, _transposed),
     "larger": (0.7, _larger),
     "padded": (0.7, _padded),
-    "last_norm": (0.7, lambda rng, x: LastNorm(x.shape[1], rng.random() < 0.5)),
+    "last_norm": (0.7, lambda rng, x: _LastNorm(x.shape[1], rng.random() < 0.5)),
     "gated": (1, lambda rng, x: Gated(x.shape[1], rng.random() < 0.5, rng.random() < 0.5)),
     "attention": (0.5, _attention),
     "norm": (0.5, lambda _, x: _norm(x.shape[1])),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hnas.export.device.machine import Machine
     from hnas.export.remote.transports import Transport
 
-TIMING_SHARE = 0.8
+_TIMING_SHARE = 0.8
 """The part of the time that timing may take where images are there to be counted afterwards."""
 
 CHUNK = 100
@@ -83,8 +83,8 @@ def check(path: Path, options: Options, progress: session.Progress) -> Report:
             require_runtime(artifact.backend)
         images = find_images(bundle.manifest, options.data)
         if baseline is not None and gate.threshold(claim, options.min_speedup) is not None:
-            span = clock.left * (TIMING_SHARE if isinstance(images, Images) else 1.0)
-            timed = time_both(baseline, artifact, span, options, progress, transport)
+            span = clock.left * (_TIMING_SHARE if isinstance(images, Images) else 1.0)
+            timed = _time_both(baseline, artifact, span, options, progress, transport)
         accuracy = count(artifact, artifact.backend, images, claim.images, clock, progress, transport)
     else:
         runtime = str(artifact.notes.get("verify_with") or artifact.backend)
@@ -154,7 +154,7 @@ def require_runtime(backend: str) -> None:
         raise Unavailable(reason)
 
 
-def time_both(
+def _time_both(
     baseline: Artifact,
     artifact: Artifact,
     seconds: float,
@@ -236,19 +236,19 @@ def count(
     total, hits, seen = len(images.labels), 0, 0
     if total < planned:
         return Accuracy(None, 0, planned, f"the split has {total} images, the claim was made on {planned}")
-    if reason := unfit(artifact, (images.prepare.channels, *images.prepare.size)):
+    if reason := _unfit(artifact, (images.prepare.channels, *images.prepare.size)):
         return Accuracy(None, 0, planned, reason)
     with Worker(artifact, backend=runtime, transport=transport or local) as worker:
         while seen < total and (seen == 0 or clock.left > 0):
             stop = min(seen + CHUNK, total)
             lot = Images(images.pixels[seen:stop], images.labels[seen:stop], images.prepare)
-            hits += hits_of(worker.outputs, lot, artifact.inputs[0].shape[0])
+            hits += _hits_of(worker.outputs, lot, artifact.inputs[0].shape[0])
             seen = stop
             progress(f"accuracy, {seen} of {total} images", seen / total)
     return Accuracy(hits / seen, seen, planned, versions=versions(runtime))
 
 
-def unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
+def _unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
     """Why the artifact cannot name the classes of images [C, H, W], or None: its record is not to be trusted."""
     read = artifact.inputs[0].shape
     if not 1 <= next(iter(read), 0) <= BATCH:
@@ -261,7 +261,7 @@ def unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
     return None
 
 
-def hits_of(outputs: Callable[[Iterable[session.Inputs]], list[session.Inputs]], images: Images, batch: int) -> int:
+def _hits_of(outputs: Callable[[Iterable[session.Inputs]], list[session.Inputs]], images: Images, batch: int) -> int:
     """How many labels the network names; it takes ``batch`` images at once, so the last lot is padded."""
     import numpy as np
 

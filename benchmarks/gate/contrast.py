@@ -22,7 +22,7 @@ SAMPLES = 16
 
 
 @dataclass(frozen=True)
-class Difference:
+class _Difference:
     """How far the outputs of b lie from those of a; without figures, ``reason`` says why they cannot be compared."""
 
     max_error: float | None
@@ -38,7 +38,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Side:
+class _Side:
     """What one of the two is, and the median of its times over all processes in milliseconds."""
 
     path: str
@@ -52,10 +52,10 @@ class Side:
 class Contrast:
     """The finished comparison of a and b."""
 
-    a: Side
-    b: Side
+    a: _Side
+    b: _Side
     ratio: Ratio
-    difference: Difference
+    difference: _Difference
     seed: int
     seconds: float
 
@@ -131,13 +131,13 @@ def shown(inputs: Inputs) -> str:
     return ", ".join(f"{'x'.join(map(str, tensor.shape))} {tensor.dtype}" for tensor in inputs)
 
 
-def differ(a: Artifact, b: Artifact, read: tuple[Inputs, Inputs], seed: int) -> Difference:
+def differ(a: Artifact, b: Artifact, read: tuple[Inputs, Inputs], seed: int) -> _Difference:
     """The largest difference and the signal-to-noise ratio of b's outputs against a's, each from its own process."""
     from hnas.export.proof import verification
     from hnas.export.remote.worker import Worker
 
     if shown(read[0]) != shown(read[1]):
-        return Difference(None, None, 0, f"a reads {shown(read[0])}, b reads {shown(read[1])}")
+        return _Difference(None, None, 0, f"a reads {shown(read[0])}, b reads {shown(read[1])}")
     samples = [check.seeded_inputs(read[0], seed + index) for index in range(SAMPLES)]
     with Worker(a) as first:
         expected = first.outputs(samples)
@@ -145,14 +145,14 @@ def differ(a: Artifact, b: Artifact, read: tuple[Inputs, Inputs], seed: int) -> 
         got = second.outputs(samples)
     shapes = [[output.shape for output in outputs[0]] for outputs in (expected, got)]
     if shapes[0] != shapes[1]:
-        return Difference(None, None, 0, f"outputs have shapes {shapes[0]} and {shapes[1]}")
+        return _Difference(None, None, 0, f"outputs have shapes {shapes[0]} and {shapes[1]}")
     found = verification.check(expected, got, "fp32")  # its limits are not used: these are two networks, not one
     if not math.isfinite(found.max_error):
-        return Difference(None, None, len(samples), "an output of b is not finite where that of a is")
-    return Difference(found.max_error, found.sqnr_db, len(samples))
+        return _Difference(None, None, len(samples), "an output of b is not finite where that of a is")
+    return _Difference(found.max_error, found.sqnr_db, len(samples))
 
 
-def side(path: Path, artifact: Artifact, ratio: Ratio, turn: int) -> Side:
+def side(path: Path, artifact: Artifact, ratio: Ratio, turn: int) -> _Side:
     """One side of the finished comparison; ``turn`` is 0 for a and 1 for b."""
     times = [pair[turn] for pairs in ratio.rounds for pair in pairs]
-    return Side(str(path), artifact.backend, artifact.precision, artifact.threads, statistics.median(times) * 1e3)
+    return _Side(str(path), artifact.backend, artifact.precision, artifact.threads, statistics.median(times) * 1e3)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 Outcome = Literal["holds", "fails", "inconclusive", "not checked"]
 
-EXIT_CODES: Mapping[str, int] = {"holds": 0, "fails": 1, "inconclusive": 4}
+_EXIT_CODES: Mapping[str, int] = {"holds": 0, "fails": 1, "inconclusive": 4}
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         """0 holds, 1 fails, 4 inconclusive."""
-        return EXIT_CODES[self.outcome]
+        return _EXIT_CODES[self.outcome]
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def run(
     blocks, began = FEWEST_BLOCKS, clock.spent
     for index in range(processes):
         if index:
-            cost = cost_of(rounds[-1], blocks, clock.spent - began)
+            cost = _cost_of(rounds[-1], blocks, clock.spent - began)
             if not cost.affordable(clock.left):
                 break
             blocks = max(FEWEST_BLOCKS, cost.affordable(clock.left / (processes - index)))
@@ -137,7 +137,7 @@ def run(
     return [pool([one.pairs for one in each], planned=processes, seed=seed) for each in zip(*rounds, strict=True)]
 
 
-def cost_of(round_: Sequence[Comparison], blocks: int, elapsed: float) -> Cost:
+def _cost_of(round_: Sequence[Comparison], blocks: int, elapsed: float) -> Cost:
     """What a round of ``blocks`` cost: the timed calls are the blocks', everything else is the start's."""
     timed = min(elapsed, sum(round_[0].a.times) + sum(sum(one.b.times) for one in round_))
     return Cost(elapsed - timed, timed / blocks)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from hnas.benchmarks.gate.records import Claim, Evidence, Outcome, Part, Ratio, Verdict
 
-TOLERANCE = 0.9
+_TOLERANCE = 0.9
 """Without ``--min-speedup`` a claim holds at 0.9 of its interval's low end: one process start of the very same file may
 differ from the next by 7 to 15 %, and a gate that fails without a change in the code is soon ignored."""
 
-START_SPREAD = 1.15
+_START_SPREAD = 1.15
 """How much one start of a process was seen to differ from the next; it stands in where only one was started."""
 
-FLIPS = 0.005
+_FLIPS = 0.005
 """The share of images that may be lost to another CPU or runtime version: its kernels round otherwise, and an image on
 the edge between two classes changes sides. On 2,000 images that is 10; a broken kernel loses hundreds."""
 
@@ -24,16 +24,16 @@ def threshold(claim: Claim, min_speedup: float | None) -> float | None:
 
     1. ``--min-speedup`` is given: that.
     2. The bundle claims no speedup: none.
-    3. The claim's whole interval is above 1: ``TOLERANCE`` of its low end, but never below 1.
+    3. The claim's whole interval is above 1: ``_TOLERANCE`` of its low end, but never below 1.
        A claim to be faster is not held by something slower.
-    4. Otherwise: ``TOLERANCE`` of its low end.
+    4. Otherwise: ``_TOLERANCE`` of its low end.
     """
     if min_speedup is not None:
         return min_speedup
     if claim.speedup is None:
         return None
     low = claim.speedup[0]
-    return max(1.0, TOLERANCE * low) if low > 1 else TOLERANCE * low
+    return max(1.0, _TOLERANCE * low) if low > 1 else _TOLERANCE * low
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -95,9 +95,9 @@ def judge_ratio(speed: Ratio, noise: Ratio, asked: float) -> tuple[Outcome, str]
     3. The interval's low end reaches it: holds.
     4. The interval's high end is below it: fails.
 
-    From a single process the interval is taken ``START_SPREAD`` wider on both sides.
+    From a single process the interval is taken ``_START_SPREAD`` wider on both sides.
     """
-    factor = START_SPREAD if speed.processes == 1 else 1.0
+    factor = _START_SPREAD if speed.processes == 1 else 1.0
     low, high = speed.low / factor, speed.high * factor
     figures = f"{speed.value:.3f}x [{low:.3f}, {high:.3f}]"
     if low < asked <= high:
@@ -117,7 +117,7 @@ def judge_accuracy(evidence: Evidence) -> Part:
     1. No accuracy is claimed: not checked.
     2. The images are missing, or are others than the claim's: not checked, with the reason.
     3. Time ran out before the last image: inconclusive.
-    4. Fewer hits than claimed, by more than ``allowance``: fails.
+    4. Fewer hits than claimed, by more than ``_allowance``: fails.
     5. As many, or more, or fewer within the allowance: holds, and says which.
     """
     claim, seen = evidence.claim, evidence.accuracy
@@ -129,7 +129,7 @@ def judge_accuracy(evidence: Evidence) -> Part:
     if seen.n < seen.planned:
         line = f"time ran out after {seen.n} of {seen.planned} images ({seen.value:.2%} so far); raise --max-time"
         return Part("accuracy", "inconclusive", line)
-    allowed, why = allowance(evidence)
+    allowed, why = _allowance(evidence)
     lost = claimed - seen.hits
     figures = f"{seen.hits} of {seen.n} images right ({seen.value:.2%}), claimed {claimed}"
     if lost > allowed:
@@ -137,14 +137,14 @@ def judge_accuracy(evidence: Evidence) -> Part:
     return Part("accuracy", "holds", f"{figures}{f'; {why}' if lost else ''}")
 
 
-def allowance(evidence: Evidence) -> tuple[int, str]:
+def _allowance(evidence: Evidence) -> tuple[int, str]:
     """How many hits fewer than claimed are no failure, and why.
 
     1. The CPU and the runtime are those of the claim: none.
-    2. The CPU is another, or the runtime's version: ``FLIPS`` of the images, one at least.
+    2. The CPU is another, or the runtime's version: ``_FLIPS`` of the images, one at least.
     """
     claim, seen = evidence.claim, evidence.accuracy
-    some = max(1, int(FLIPS * seen.n))
+    some = max(1, int(_FLIPS * seen.n))
     if claim.cpu != evidence.cpu:
         return some, "this is another CPU than the claim's"
     for name, version in seen.versions.items():

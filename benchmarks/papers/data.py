@@ -19,7 +19,7 @@ from hnas.tasks.classification import Classification
 from hnas.tasks.digits import digits
 
 SIDE = 14
-TRAIN = 12_000  # images of Fashion-MNIST that are trained on
+_TRAIN = 12_000  # images of Fashion-MNIST that are trained on
 QUICK = {"train": 512, "calibration": 128, "search": 128, "test": 128}
 OPTIONS: dict[str, dict[str, Any]] = {
     "fashion-14": {"flip": True, "shift": 1, "batch_size": 64},
@@ -69,7 +69,7 @@ def _splits(images: Path | None, quick: bool) -> tuple[dict[str, ImageData], Pre
     splits = {}
     for split in ("train", "calibration", "search", "test"):
         data = load(images, split)
-        limit = TRAIN if split == "train" else len(data)
+        limit = _TRAIN if split == "train" else len(data)
         splits[split] = _first(ImageData(_halved(data.images[:limit]), data.labels[:limit], data.classes), split, quick)
     pixels = splits["train"].images / 255
     side = (SIDE, SIDE)

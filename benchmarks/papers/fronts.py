@@ -29,15 +29,15 @@ from hnas.supernet import Supernet
 Floats = NDArray[np.float64]
 
 FREE = "identity"
-SINGLES = ("mbconv", "fusedconv", "convnext")
-HYBRID = (FREE, "convnext", "mbconv", "fusedconv")
+_SINGLES = ("mbconv", "fusedconv", "convnext")
+_HYBRID = (FREE, "convnext", "mbconv", "fusedconv")
 DEVICES = ("openvino-cpu", "onnxruntime-cpu")
 FITTED = 96  # architectures that the latency model is fitted on
 TOGETHER = 16  # measured in one session with the largest
 BLOCKS = 6  # turns of each in a session
 SHARES = (0.1, 0.35, 0.65, 1.0)  # the windows end at these quantiles of random hybrids
 EVALUATIONS = 60  # of a search in one window
-STRATEGY = "spos"  # one pass a step: equal passes and equal steps are the same for every space
+_STRATEGY = "spos"  # one pass a step: equal passes and equal steps are the same for every space
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Small:
     """What a quick run has less of."""
 
     devices: tuple[str, ...] = DEVICES
-    singles: tuple[str, ...] = SINGLES
+    singles: tuple[str, ...] = _SINGLES
     fitted: int = FITTED
     shares: tuple[float, ...] = SHARES
     evaluations: int = EVALUATIONS
@@ -105,7 +105,7 @@ def fronts(
     space = space_of(SPACE, arguments)
     task = data.named(of, images, seed, quick)
     trained = Study(Supernet(space, seed), task, seed=seed)
-    found: Result = {**train(trained, STRATEGY, {}, {"passes": passes}), "chosen": {}}
+    found: Result = {**train(trained, _STRATEGY, {}, {"passes": passes}), "chosen": {}}
     for device, model in models.items():
 
         def cost(arch: Arch, model: Mapping[str, float] = model) -> Price:
@@ -221,7 +221,7 @@ def searches(plan: Plan, parts: Parts, types: Sequence[str]) -> list[Part]:
 
 def spaces_of(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Name -> types: the hybrid space and the single ones, which may skip a slot too."""
-    return {"hybrid": HYBRID, **{kind: (FREE, kind) for kind in size_of(plan).singles}}
+    return {"hybrid": _HYBRID, **{kind: (FREE, kind) for kind in size_of(plan).singles}}
 
 
 def finalists(plan: Plan, parts: Parts, device: str) -> list[Arch]:
@@ -247,7 +247,7 @@ def retrained(plan: Plan, arch: Arch, seed: int) -> Part:
     return part(alone, seed, work=work, **_base(plan), **setting, arch=arch.to_json())
 
 
-def a1_parts(plan: Plan, parts: Parts) -> list[Part]:
+def _a1_parts(plan: Plan, parts: Parts) -> list[Part]:
     """Latencies for the model; then searches; then latencies of what they chose, and its training alone."""
     devices = size_of(plan).devices
     wanted = [each for device in devices for each in measured(plan, sampled(plan), device)]
@@ -266,9 +266,9 @@ def a1_parts(plan: Plan, parts: Parts) -> list[Part]:
     return wanted
 
 
-def a1_later(plan: Plan, parts: Parts) -> dict[str, float]:
+def _a1_later(plan: Plan, parts: Parts) -> dict[str, float]:
     """The work of the searches, and of what they will have chosen."""
-    searched = [each for each in a1_parts(plan, parts) if each.run is fronts]
+    searched = [each for each in _a1_parts(plan, parts) if each.run is fronts]
     if searched and all(each in parts for each in searched):
         return {}
     small = size_of(plan)
@@ -290,7 +290,7 @@ def search_work(plan: Plan) -> float:
 
 
 @dataclass(frozen=True)
-class Point:
+class _Point:
     """A chosen architecture: measured latency as a share of the largest's; test accuracy inherited and alone (or 0).
 
     The same on the search split is what the best single type is chosen by.
@@ -303,26 +303,26 @@ class Point:
     alone_search: float = 0.0
 
 
-def points(plan: Plan, parts: Parts, types: Sequence[str], device: str) -> list[list[Point | None]]:
+def points(plan: Plan, parts: Parts, types: Sequence[str], device: str) -> list[list[_Point | None]]:
     """[seeds][windows]"""
     whole = space_of(SPACE, small_hybrid(plan.images))
     known = finalists(plan, parts, device)
     shares = dict(zip(known, shares_of(plan, parts, known, device), strict=True))
-    table: list[list[Point | None]] = []
+    table: list[list[_Point | None]] = []
     for one in searches(plan, parts, types):
-        row: list[Point | None] = []
+        row: list[_Point | None] = []
         for each in parts[one]["chosen"][device]:
             if each is None:
                 row.append(None)
                 continue
             arch = whole.arch(each["arch"])
             alone = parts[retrained(plan, arch, one.seed)] if plan.alone else {"test": 0.0, "search": 0.0}
-            row.append(Point(shares[arch], each["test"], each["accuracy"], alone["test"], alone["search"]))
+            row.append(_Point(shares[arch], each["test"], each["accuracy"], alone["test"], alone["search"]))
         table.append(row)
     return table
 
 
-def a1_judge(plan: Plan, parts: Parts) -> Report:
+def _a1_judge(plan: Plan, parts: Parts) -> Report:
     """Hypervolume of hybrid minus that of the best single type, for each device; and each window by itself."""
     verdicts, tables = [], []
     archs = sampled(plan)
@@ -353,7 +353,7 @@ def a1_judge(plan: Plan, parts: Parts) -> Report:
     return Report(scale, verdicts, tables, notes)
 
 
-def _volumes(rows: list[list[Point | None]], kind: str, every: Mapping[str, list[list[Point | None]]]) -> list[float]:
+def _volumes(rows: list[list[_Point | None]], kind: str, every: Mapping[str, list[list[_Point | None]]]) -> list[float]:
     """The hypervolume for each seed, as a share of the box that holds the points of all spaces."""
     points = [point for table in every.values() for row in table for point in row if point]
     low, high = (f(getattr(point, kind) for point in points) for f in (min, max))
@@ -367,7 +367,7 @@ def _volumes(rows: list[list[Point | None]], kind: str, every: Mapping[str, list
     return found
 
 
-def _windows(rows: list[list[Point | None]], kind: str) -> list[str]:
+def _windows(rows: list[list[_Point | None]], kind: str) -> list[str]:
     """Mean accuracy and latency over seeds, in each window."""
     shown = []
     for window in zip(*rows, strict=True):
@@ -386,8 +386,8 @@ CLAIMS = (
         "hybrid against single types at equal measured latency",
         "a hybrid supernet yields architectures that are better than any found in a supernet of one operation",
         "the hypervolume (accuracy, measured latency) is larger than the best single type's in the paired interval",
-        a1_parts,
-        a1_judge,
-        a1_later,
+        _a1_parts,
+        _a1_judge,
+        _a1_later,
     ),
 )

@@ -34,8 +34,8 @@ EVIDENCE: dict[str, dict[str, Any]] = {
 }
 SHARE = 0.4  # of the path passes, for shrinking
 STAGES = (0.6, 0.15, 0.15, 0.1)  # of that; the last is not followed by a drop
-DROP = 4  # operations after each of the others, of 20
-SCORED = 160  # architectures that a host scores, where it has no logits
+_DROP = 4  # operations after each of the others, of 20
+_SCORED = 160  # architectures that a host scores, where it has no logits
 
 
 def host(
@@ -66,7 +66,7 @@ def host(
         best = {slot: int(np.argmax(logits)) for slot, logits in found["logits"].items()}
         arch = left.arch({f"{slot}.op": left.choices[f"{slot}.op"].options[k] for slot, k in best.items()})
     else:
-        arch = max(some(left, 16 if quick else SCORED, seed), key=study.accuracy)
+        arch = max(some(left, 16 if quick else _SCORED, seed), key=study.accuracy)
     return {**found, "arch": arch.to_json(), "size": left.size}
 
 
@@ -84,7 +84,7 @@ def shrunken(study: Study, by: str, passes: int) -> Space:
     options = dict(EVIDENCE[by]) if by == "rank_sum" else {**EVIDENCE[by], "seed": study.seed}
     stages = [Schedule(((max(1, round(passes * share)), RATE),)) for share in STAGES]
     scores = partial(evidence.load(by).scores, **options)
-    return shrinking.run(study, study.supernet.space, scores, stages, spos.pick, name=by, drop=DROP, force=True)
+    return shrinking.run(study, study.supernet.space, scores, stages, spos.pick, name=by, drop=_DROP, force=True)
 
 
 def unshared(
@@ -105,7 +105,7 @@ def unshared(
     sizes = {name: p.numel() for name, p in study.supernet.union.named_parameters()}
     used = sum(sizes[name] for name in shrinking.living(study.supernet, space))
     train(study, "spos", {}, {"passes": passes - round(SHARE * passes)}, space=space)
-    members = some(space, 16 if quick else SCORED, seed)
+    members = some(space, 16 if quick else _SCORED, seed)
     scores = [study.accuracy(arch) for arch in members]
     return {
         "archs": [arch.to_json() for arch in members],
@@ -121,17 +121,17 @@ def unshared(
 
 def searched(plan: Plan, strategy: str, by: str | None) -> list[Part]:
     """One search for every seed."""
-    work = plan.passes + 4 * SCORED
+    work = plan.passes + 4 * _SCORED
     setting: dict[str, Any] = {"strategy": strategy, "by": by, "passes": plan.passes}
     return [part(host, seed, work=work, **digits(plan), **setting) for seed in range(plan.seeds)]
 
 
-def d3_parts(plan: Plan, _: Parts) -> list[Part]:
+def _d3_parts(plan: Plan, _: Parts) -> list[Part]:
     """Every host on the full space and on those that each evidence leaves."""
     return [each for strategy in HOSTS for by in (None, *EVIDENCE) for each in searched(plan, strategy, by)]
 
 
-def d3_judge(plan: Plan, parts: Parts) -> Report:
+def _d3_judge(plan: Plan, parts: Parts) -> Report:
     """The true accuracy of what is found: shrunken minus full, and minus shrunken at random."""
     table = truth.tabular()
     space = space_of(tabular.SPACE, {})
@@ -153,16 +153,16 @@ def d3_judge(plan: Plan, parts: Parts) -> Report:
     columns = ("host", "space", "accuracy alone % [95 %]", "params", "architectures")
     notes = [f"the best architecture of the table has {best:.2f} %, the mean one {mean:.2f} %"]
     notes.append("shrinking and host share the path passes; DARTS and P-DARTS are not among the hosts yet")
-    how = f"{plan.passes:,} passes a search, of which shrinking takes {SHARE:.0%}; up to {SCORED} architectures scored"
+    how = f"{plan.passes:,} passes a search, of which shrinking takes {SHARE:.0%}; up to {_SCORED} architectures scored"
     return Report(scale(plan, how), verdicts, [Table("what each search ends with", columns, rows)], notes)
 
 
 # --- D4 ---------------------------------------------------------------------------------------------------------------
 
 
-def d4_parts(plan: Plan, _: Parts) -> list[Part]:
+def _d4_parts(plan: Plan, _: Parts) -> list[Part]:
     """Shared and split, for every seed."""
-    work = plan.passes + 4 * SCORED
+    work = plan.passes + 4 * _SCORED
     setting: dict[str, Any] = {"passes": plan.passes}
     return [
         part(unshared, seed, work=work, **digits(plan), **setting, split=split)
@@ -171,7 +171,7 @@ def d4_parts(plan: Plan, _: Parts) -> list[Part]:
     ]
 
 
-def d4_judge(plan: Plan, parts: Parts) -> Report:
+def _d4_judge(plan: Plan, parts: Parts) -> Report:
     """Tau within the shrunken space, and the accuracy of what is chosen, split minus shared."""
     table = truth.tabular()
     space = space_of(tabular.SPACE, {})
@@ -181,7 +181,7 @@ def d4_judge(plan: Plan, parts: Parts) -> Report:
         chosen = real[int(np.argmax(result["search"]))]
         return kendall(result["search"], real), chosen, float(np.mean(result["search"]))
 
-    every = d4_parts(plan, parts)
+    every = _d4_parts(plan, parts)
     shared, split = ([judged(parts[each]) for each in some] for some in (every[: plan.seeds], every[plan.seeds :]))
     names = ("tau in the shrunken space", "accuracy alone of the chosen", "mean one-shot accuracy")
     verdicts = []
@@ -208,15 +208,15 @@ CLAIMS = (
         "shrinking helps whatever search follows",
         "SPOS, FairNAS and ProxylessNAS find better architectures in the space shrunken by the angle",
         "accuracy alone of what is found: shrunken > full space AND > shrunken at random, in the paired interval",
-        d3_parts,
-        d3_judge,
+        _d3_parts,
+        _d3_judge,
     ),
     Claim(
         "D4",
         "less sharing ranks better",
         "splitting the weights of surviving operations, paid for by the dropped ones, ranks architectures better",
         "tau in the shrunken space is higher split than shared, at no more weights than before shrinking",
-        d4_parts,
-        d4_judge,
+        _d4_parts,
+        _d4_judge,
     ),
 )

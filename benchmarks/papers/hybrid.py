@@ -22,13 +22,13 @@ from hnas.space import Arch, Space
 
 SPACE = "hybrid_vision"
 COMMON = 16  # architectures on which everything is compared
-BUDGETS = 5  # of them, for A4
+_BUDGETS = 5  # of them, for A4
 DIVISIONS = ["convnext+mbconv", "mbconv+fusedconv"]  # for V3
-AXES = ("steps", "passes")
+_AXES = ("steps", "passes")
 
 
 @dataclass(frozen=True)
-class Trainer:
+class _Trainer:
     """A strategy and how it is run; ``passes`` a step, about, only to estimate the time."""
 
     strategy: str
@@ -39,27 +39,27 @@ class Trainer:
 
 
 TRAINERS = {
-    "spos": Trainer("spos"),
-    "spos x4": Trainer("spos", 4, times=4),
-    "set sampling": Trainer("set_sampling", 2),
-    "fairnas": Trainer("fairnas", 4),
-    "sandwich": Trainer("sandwich", 5),
-    "union (V1)": Trainer("hybrid_union", 8),
-    "progressive (V2)": Trainer("hybrid_progressive", 4.2),
-    "channel split (V3)": Trainer("channel_split", 6, divided=True),
-    "spos, then union": Trainer("spos_then_hybrid", 3.3),
+    "spos": _Trainer("spos"),
+    "spos x4": _Trainer("spos", 4, times=4),
+    "set sampling": _Trainer("set_sampling", 2),
+    "fairnas": _Trainer("fairnas", 4),
+    "sandwich": _Trainer("sandwich", 5),
+    "union (V1)": _Trainer("hybrid_union", 8),
+    "progressive (V2)": _Trainer("hybrid_progressive", 4.2),
+    "channel split (V3)": _Trainer("channel_split", 6, divided=True),
+    "spos, then union": _Trainer("spos_then_hybrid", 3.3),
 }
-CONVEX = {
-    "convex, learned": Trainer("convex_combination", 2.6),
-    "convex, uniform": Trainer("convex_combination", 2.6, learn=False),
+_CONVEX = {
+    "convex, learned": _Trainer("convex_combination", 2.6),
+    "convex, uniform": _Trainer("convex_combination", 2.6, learn=False),
 }
-PROPOSED = "union (V1)"
-HYBRIDS = (PROPOSED, "progressive (V2)", "channel split (V3)", "sandwich", "spos, then union")
-RIVAL = "spos"  # the simplest of all
-RIVALS = ("set sampling", RIVAL)
+_PROPOSED = "union (V1)"
+_HYBRIDS = (_PROPOSED, "progressive (V2)", "channel split (V3)", "sandwich", "spos, then union")
+_RIVAL = "spos"  # the simplest of all
+_RIVALS = ("set sampling", _RIVAL)
 
 
-def compared(plan: Plan) -> dict[str, Trainer]:
+def compared(plan: Plan) -> dict[str, _Trainer]:
     """The trainings that A3 and A4 compare."""
     if unknown := [name for name in plan.only if name not in TRAINERS]:
         raise ValueError(f"no training {unknown[0]!r}; known: {'; '.join(TRAINERS)}")
@@ -81,7 +81,7 @@ def budget(plan: Plan, axis: str) -> dict[str, int]:
     return {"passes": plan.passes} if axis == "passes" else {"steps": plan.passes // 4}
 
 
-def trained(plan: Plan, trainer: Trainer, axis: str) -> list[Part]:
+def trained(plan: Plan, trainer: _Trainer, axis: str) -> list[Part]:
     """A supernet for every seed, scored on the common set."""
     total = budget(plan, axis)
     work = total.get("passes", 0) or total["steps"] * trainer.passes
@@ -116,7 +116,7 @@ def _base(plan: Plan) -> dict[str, Any]:
     return {"of": data.described(plan.images, plan.quick), "quick": plan.quick}
 
 
-def scale(plan: Plan, axes: Sequence[str] = AXES, judged: int = 0) -> str:
+def scale(plan: Plan, axes: Sequence[str] = _AXES, judged: int = 0) -> str:
     """What a verdict of this file holds for; judged: how many architectures, where not the whole common set."""
     spent = {"steps": f"{plan.passes // 4:,} steps", "passes": f"{plan.passes:,} path passes"}
     return (
@@ -140,23 +140,23 @@ def chosen(parts: Parts, wanted: Sequence[Part]) -> list[float]:
 # --- A2 ---------------------------------------------------------------------------------------------------------------
 
 
-def a2_parts(plan: Plan, _: Parts) -> list[Part]:
+def _a2_parts(plan: Plan, _: Parts) -> list[Part]:
     """Convex combination, learned and uniform, against one-hot strategies, on both axes."""
-    names = {**CONVEX, "spos": TRAINERS["spos"], PROPOSED: TRAINERS[PROPOSED]}
-    return [each for axis in AXES for trainer in names.values() for each in trained(plan, trainer, axis)]
+    names = {**_CONVEX, "spos": TRAINERS["spos"], _PROPOSED: TRAINERS[_PROPOSED]}
+    return [each for axis in _AXES for trainer in names.values() for each in trained(plan, trainer, axis)]
 
 
-def a2_judge(plan: Plan, parts: Parts) -> Report:
+def _a2_judge(plan: Plan, parts: Parts) -> Report:
     """How far the mean one-hot subnet of a mixture lies below that of the proposed strategy."""
     verdicts: list[Verdict] = []
     rows = []
-    for axis in AXES:
-        proposed = means(parts, trained(plan, TRAINERS[PROPOSED], axis))
-        for name, trainer in {**CONVEX, "spos": TRAINERS["spos"], PROPOSED: TRAINERS[PROPOSED]}.items():
+    for axis in _AXES:
+        proposed = means(parts, trained(plan, TRAINERS[_PROPOSED], axis))
+        for name, trainer in {**_CONVEX, "spos": TRAINERS["spos"], _PROPOSED: TRAINERS[_PROPOSED]}.items():
             found = means(parts, trained(plan, trainer, axis))
             rows.append([axis, name, 100 * float(np.mean(found)), 100 * float(np.max(found))])
-            if name in CONVEX:
-                question = f"{name} is more than 10 points below {PROPOSED}, equal {axis}"
+            if name in _CONVEX:
+                question = f"{name} is more than 10 points below {_PROPOSED}, equal {axis}"
                 verdicts.append(verdict(question, paired(proposed, found), above=0.10))
     table = Table("one-hot subnets, test accuracy in %", ("equal", "training", "mean", "best seed"), rows)
     return Report(scale(plan), verdicts, [table])
@@ -165,29 +165,29 @@ def a2_judge(plan: Plan, parts: Parts) -> Report:
 # --- A3 ---------------------------------------------------------------------------------------------------------------
 
 
-def a3_parts(plan: Plan, _: Parts) -> list[Part]:
+def _a3_parts(plan: Plan, _: Parts) -> list[Part]:
     """Every strategy on both axes, and the truth."""
-    supernets = [each for axis in AXES for trainer in compared(plan).values() for each in trained(plan, trainer, axis)]
+    supernets = [each for axis in _AXES for trainer in compared(plan).values() for each in trained(plan, trainer, axis)]
     return [*supernets, *(each for seeds in truth(plan, archs(plan) if plan.alone else []) for each in seeds)]
 
 
-def a3_judge(plan: Plan, parts: Parts) -> Report:
+def _a3_judge(plan: Plan, parts: Parts) -> Report:
     """Hybrid strategies against set sampling, with the rank correlation and its ceiling beside it."""
     verdicts, rows = [], []
-    for axis in AXES:
+    for axis in _AXES:
         found = {name: trained(plan, trainer, axis) for name, trainer in compared(plan).items()}
         for name, runs in found.items():
-            steps, passes = (float(np.mean([parts[each][key] for each in runs])) for key in AXES)
+            steps, passes = (float(np.mean([parts[each][key] for each in runs])) for key in _AXES)
             mean, best = mean_interval(means(parts, runs)), 100 * float(np.mean(chosen(parts, runs)))
             rows.append([axis, name, steps, passes, mean.line(100, sign=""), best, *beside(plan, parts, runs)])
-        for hybrid, rival in product(HYBRIDS, RIVALS):
+        for hybrid, rival in product(_HYBRIDS, _RIVALS):
             if hybrid in found and rival in found:
                 difference = paired(means(parts, found[hybrid]), means(parts, found[rival]))
                 verdicts.append(verdict(f"{hybrid} > {rival}, equal {axis}", difference))
-        for hybrid in HYBRIDS:
-            if hybrid in found and RIVAL in found:
-                difference = paired(chosen(parts, found[hybrid]), chosen(parts, found[RIVAL]))
-                verdicts.append(verdict(f"what a search chooses: {hybrid} > {RIVAL}, equal {axis}", difference))
+        for hybrid in _HYBRIDS:
+            if hybrid in found and _RIVAL in found:
+                difference = paired(chosen(parts, found[hybrid]), chosen(parts, found[_RIVAL]))
+                verdicts.append(verdict(f"what a search chooses: {hybrid} > {_RIVAL}, equal {axis}", difference))
     columns = ["equal", "training", "steps", "passes", "mean %", "chosen %"] + ["tau", "minus alone"] * plan.alone
     table = Table("inherited weights, test split", columns, rows)
     return Report(scale(plan), verdicts, [table, controls(plan, real(plan, parts))] if plan.alone else [table])
@@ -229,10 +229,10 @@ def controls(plan: Plan, table: Any) -> Table:
 def five(plan: Plan) -> list[int]:
     """The places in the common set, which is ordered by multiply-accumulates, of five budgets."""
     last = len(archs(plan)) - 1
-    return sorted({round(last * share / (BUDGETS - 1)) for share in range(BUDGETS)})
+    return sorted({round(last * share / (_BUDGETS - 1)) for share in range(_BUDGETS)})
 
 
-def a4_parts(plan: Plan, _: Parts) -> list[Part]:
+def _a4_parts(plan: Plan, _: Parts) -> list[Part]:
     """Every strategy at equal steps, and the five architectures alone."""
     if not plan.alone:
         raise ValueError("A4 is a comparison with training alone; leave --inherited out")
@@ -241,7 +241,7 @@ def a4_parts(plan: Plan, _: Parts) -> list[Part]:
     return [*supernets, *(each for seeds in truth(plan, members) for each in seeds)]
 
 
-def a4_judge(plan: Plan, parts: Parts) -> Report:
+def _a4_judge(plan: Plan, parts: Parts) -> Report:
     """Inherited minus alone, at equal steps, for each strategy; the mean over five budgets, paired by seed."""
     places = five(plan)
     members = [archs(plan)[i] for i in places]
@@ -264,23 +264,23 @@ CLAIMS = (
         "a convex combination of types does not train subnets",
         "weights trained under a convex combination of operations are useless to the subnet of one of them",
         "the mean one-hot subnet, norms recalibrated, is more than 10 points below that of the union teacher",
-        a2_parts,
-        a2_judge,
+        _a2_parts,
+        _a2_judge,
     ),
     Claim(
         "A3",
         "hybrid strategies against set sampling",
         "sampling sets of operations does not train a hybrid supernet; the proposed method does",
         "the mean subnet of union (V1) or progressive (V2) is better than set sampling's at equal steps",
-        a3_parts,
-        a3_judge,
+        _a3_parts,
+        _a3_judge,
     ),
     Claim(
         "A4",
         "one training, many budgets",
         "subnets of all sizes and types are usable without retraining",
         "over five budgets, inherited minus alone at equal steps is at least -0.5 points",
-        a4_parts,
-        a4_judge,
+        _a4_parts,
+        _a4_judge,
     ),
 )

@@ -34,7 +34,7 @@ STAGES = {"I (no pruning)": (1.0,), "P (one)": (2 / 3, 1 / 3), "PAD (two)": (1 /
 RANKS = 4  # non-domination ranks that are counted; the paper's 9 are of thousands of architectures
 EVALUATIONS, POPULATION = 120, 32
 MEMBERS = 100  # of a final space, at most
-SEARCHES = 5
+_SEARCHES = 5
 
 
 def counted(arch: Arch) -> Price:
@@ -101,7 +101,7 @@ def frequencies(images: Path | None, seed: int, *, of: Mapping[str, str], passes
         "pareto": lambda s: ranked(study, whole, window, evaluations, s),
         "single": lambda s: genetic(study, whole, window, evaluations, s),
     }
-    seeds = range(2 if quick else SEARCHES)
+    seeds = range(2 if quick else _SEARCHES)
     return {name: [list(shares(whole, run(s)).values()) for s in seeds] for name, run in searches.items()}
 
 
@@ -160,20 +160,20 @@ def shares(space: Space, chosen: Sequence[Candidate]) -> dict[tuple[str, Option]
 # --- B1 ---------------------------------------------------------------------------------------------------------------
 
 
-def b1_parts(plan: Plan, _: Parts) -> list[Part]:
+def _b1_parts(plan: Plan, _: Parts) -> list[Part]:
     """The three supernets of every seed."""
     work = 3 * plan.passes + 12 * (EVALUATIONS + 2 * MEMBERS)
     return [part(progressive, seed, work=work, **digits(plan), passes=plan.passes) for seed in range(plan.seeds)]
 
 
-def b1_judge(plan: Plan, parts: Parts) -> Report:
+def _b1_judge(plan: Plan, parts: Parts) -> Report:
     """Tau on a common set and on each one's own front; the architectures of the final space; the gap to alone."""
     table, space = truth.tabular(), space_of(tabular.SPACE, {})
 
     def places(archs: Sequence[Mapping[str, Any]]) -> list[int]:
         return [table.place[space.arch(arch)] for arch in archs]
 
-    runs = [parts[each] for each in b1_parts(plan, parts)]
+    runs = [parts[each] for each in _b1_parts(plan, parts)]
     found: dict[str, dict[str, list[float]]] = {}
     rows = []
     for name in STAGES:
@@ -259,17 +259,17 @@ def _controls(table: truth.Truth, runs: Sequence[Result]) -> Table:
 # --- B2 ---------------------------------------------------------------------------------------------------------------
 
 
-def b2_parts(plan: Plan, _: Parts) -> list[Part]:
+def _b2_parts(plan: Plan, _: Parts) -> list[Part]:
     """A supernet for every seed, searched by both."""
     work = plan.passes + 3 * 625
     return [part(frequencies, seed, work=work, **digits(plan), passes=plan.passes) for seed in range(plan.seeds)]
 
 
-def b2_judge(plan: Plan, parts: Parts) -> Report:
+def _b2_judge(plan: Plan, parts: Parts) -> Report:
     """Spread of the operator frequencies over search seeds, and their entropy."""
     space = space_of(tabular.SPACE, {})
     options = [len(choice.options) for choice in space.choices.values()]
-    runs = [parts[each] for each in b2_parts(plan, parts)]
+    runs = [parts[each] for each in _b2_parts(plan, parts)]
     spread = {name: [float(np.std(run[name], axis=0, ddof=1).mean()) for run in runs] for name in runs[0]}
     entropy = {name: [_entropy(np.array(run[name]), options) for run in runs] for name in runs[0]}
     rows = [
@@ -287,8 +287,8 @@ def b2_judge(plan: Plan, parts: Parts) -> Report:
         verdict("the distribution is sparser by Pareto ranks", paired(entropy["single"], entropy["pareto"]), "entropy"),
     ]
     columns = ("search", "sd of p over search seeds", "entropy of a slot (1: even)")
-    title = f"operator frequencies over {SEARCHES} search seeds of one supernet"
-    how = f"{plan.passes:,} single-path steps; {EVALUATIONS} evaluations a search, {SEARCHES} searches a supernet"
+    title = f"operator frequencies over {_SEARCHES} search seeds of one supernet"
+    how = f"{plan.passes:,} single-path steps; {EVALUATIONS} evaluations a search, {_SEARCHES} searches a supernet"
     return Report(scale(plan, how), verdicts, [Table(title, columns, rows)])
 
 
@@ -310,15 +310,15 @@ CLAIMS = (
         "pruning the space by Pareto frequency",
         "random architectures of the pruned space are better than those of the full one; ranking improves by stage",
         "random-in-final > random-in-full in the paired interval (the robust claim); tau on the own front rises",
-        b1_parts,
-        b1_judge,
+        _b1_parts,
+        _b1_judge,
     ),
     Claim(
         "B2",
         "frequencies by NSGA-II against single-objective evolution",
         "the operator distribution that NSGA-II gives varies far less with the seed, and is sparser",
         "the sd of p over search seeds is smaller in the paired interval over supernets",
-        b2_parts,
-        b2_judge,
+        _b2_parts,
+        _b2_judge,
     ),
 )

@@ -18,19 +18,19 @@ from hnas.benchmarks.papers.supernets import costs, space_of, supernet
 from hnas.shrinking.evidence import angle
 from hnas.space import Arch, Option, Space
 
-EPOCHS = (1, 2, 5, 10, 20, 50, 100, 200)  # the last is the whole budget
-EARLY = 2
+_EPOCHS = (1, 2, 5, 10, 20, 50, 100, 200)  # the last is the whole budget
+_EARLY = 2
 ACCURACY, ANGLE, BLOCK, STANDARD, SLOTS = "accuracy", *(f"angle, {form}" for form in angle.FORMS)
-RANK_SUM = "rank sum: accuracy + angle"
+_RANK_SUM = "rank sum: accuracy + angle"
 CELLS = 100  # of NAS-Bench-201
-CELL_EPOCHS = (2, 20, 200)
+_CELL_EPOCHS = (2, 20, 200)
 EVALUATION = 6.0  # path passes that ranking one small architecture takes, about
 
 
-def checkpoints(plan: Plan, of: Sequence[int] = EPOCHS) -> dict[int, int]:
+def checkpoints(plan: Plan, of: Sequence[int] = _EPOCHS) -> dict[int, int]:
     """Epoch -> step, for single paths; a quick run has two."""
-    epochs = (EARLY, EPOCHS[-1]) if plan.quick else of
-    return {epoch: max(1, round(plan.passes * epoch / EPOCHS[-1])) for epoch in epochs}
+    epochs = (_EARLY, _EPOCHS[-1]) if plan.quick else of
+    return {epoch: max(1, round(plan.passes * epoch / _EPOCHS[-1])) for epoch in epochs}
 
 
 def rankings(plan: Plan) -> list[Part]:
@@ -78,7 +78,7 @@ def scale(plan: Plan, how: str = "") -> str:
 # --- D1 ---------------------------------------------------------------------------------------------------------------
 
 
-def d1_parts(plan: Plan, _: Parts) -> list[Part]:
+def _d1_parts(plan: Plan, _: Parts) -> list[Part]:
     """The rankings, and those of cells where the published accuracies are at hand."""
     return [*rankings(plan), *(cells(plan) if plan.nasbench else [])]
 
@@ -86,7 +86,7 @@ def d1_parts(plan: Plan, _: Parts) -> list[Part]:
 def cells(plan: Plan) -> list[Part]:
     """Supernets of NAS-Bench-201-like cells on the images at hand; the accuracies are of other images."""
     archs = [arch.to_json() for arch in drawn_cells(plan)]
-    steps = list(checkpoints(plan, CELL_EPOCHS).values())
+    steps = list(checkpoints(plan, _CELL_EPOCHS).values())
     setting: dict[str, Any] = {"space": "nasbench201", "arguments": cell_arguments(plan), "archs": archs}
     of: dict[str, Any] = {"of": data.described(plan.images, plan.quick), "quick": plan.quick}
     work = 4 * plan.passes + 4 * EVALUATION * len(archs) * len(steps)
@@ -105,7 +105,7 @@ def drawn_cells(plan: Plan) -> list[Arch]:
     return [space.sample(rng) for _ in range(8 if plan.quick else CELLS)]
 
 
-def d1_judge(plan: Plan, parts: Parts) -> Report:
+def _d1_judge(plan: Plan, parts: Parts) -> Report:
     """Tau of every metric over the epochs, with controls."""
     real = reality(plan)
     runs = [parts[each]["values"] for each in rankings(plan)]
@@ -113,13 +113,13 @@ def d1_judge(plan: Plan, parts: Parts) -> Report:
         epoch: {name: [kendall(run[str(step)][name], real["real"]) for run in runs] for name in tabular.METRICS}
         for epoch, step in checkpoints(plan).items()
     }
-    last, early = found[EPOCHS[-1]], found[EARLY]
+    last, early = found[_EPOCHS[-1]], found[_EARLY]
     params = kendall(real["params"], real["real"])
     questions: list[tuple[str, Sequence[float], Sequence[float]]] = [
         ("angle > accuracy, last epoch", last[ANGLE], last[ACCURACY]),
-        (f"angle > accuracy, epoch {EARLY}", early[ANGLE], early[ACCURACY]),
-        ("rank sum > accuracy, last epoch", last[RANK_SUM], last[ACCURACY]),
-        ("rank sum > angle, last epoch", last[RANK_SUM], last[ANGLE]),
+        (f"angle > accuracy, epoch {_EARLY}", early[ANGLE], early[ACCURACY]),
+        ("rank sum > accuracy, last epoch", last[_RANK_SUM], last[ACCURACY]),
+        ("rank sum > angle, last epoch", last[_RANK_SUM], last[ANGLE]),
         ("angle > params, last epoch", last[ANGLE], [params] * plan.seeds),
         ("angle of slots > angle, last epoch", last[SLOTS], last[ANGLE]),
         ("recalibrated > not recalibrated, last epoch", last[ACCURACY], last[tabular.METRICS[1]]),
@@ -132,7 +132,7 @@ def d1_judge(plan: Plan, parts: Parts) -> Report:
     if plan.nasbench:
         taus = _published(plan, parts)
         tables.append(_cells(taus))
-        for column, last in taus[EPOCHS[-1]].items():
+        for column, last in taus[_EPOCHS[-1]].items():
             for metric, rival in ((BLOCK, "params"), (BLOCK, ACCURACY), (SLOTS, ANGLE)):
                 question = f"cells, {column}: {metric} > {rival}, last epoch"
                 verdicts.append(verdict(question, paired(last[metric], last[rival]), "tau"))
@@ -150,7 +150,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def _controls(real: Mapping[str, Any], runs: Sequence[Any], plan: Plan) -> Table:
     """What any metric has to beat, and what none can exceed."""
-    step = str(checkpoints(plan)[EPOCHS[-1]])
+    step = str(checkpoints(plan)[_EPOCHS[-1]])
     active = [sum(option != "identity" for option in arch.values()) for arch in members(plan)]
     rows: list[list[str | float]] = [["noise ceiling: halves of the seeds", ceiling(real["accuracy"])]]
     rows += [[name, kendall(real[name], real["real"])] for name in ("params", "macs", "latency")]
@@ -174,7 +174,7 @@ def _published(plan: Plan, parts: Parts) -> dict[int, dict[str, dict[str, list[f
     controls["convolutions"] = [sum("conv" in str(option) for option in arch.values()) for arch in archs]
     controls["random"] = np.random.default_rng(0).random(len(archs)).tolist()
     found: dict[int, dict[str, dict[str, list[float]]]] = {}
-    for epoch, step in checkpoints(plan, CELL_EPOCHS).items():
+    for epoch, step in checkpoints(plan, _CELL_EPOCHS).items():
         runs = [parts[each]["values"][str(step)] for each in cells(plan)]
         found[epoch] = {
             column: {name: [kendall(run[name], real) for run in runs] for name in tabular.METRICS}
@@ -197,7 +197,7 @@ def _cells(taus: Mapping[int, Mapping[str, Mapping[str, Sequence[float]]]]) -> T
 # --- D2 ---------------------------------------------------------------------------------------------------------------
 
 
-def d2_parts(plan: Plan, _: Parts) -> list[Part]:
+def _d2_parts(plan: Plan, _: Parts) -> list[Part]:
     """The rankings, and a mixture whose logits are the evidence by magnitude."""
     return [*rankings(plan), *mixtures(plan)]
 
@@ -209,7 +209,7 @@ def mixtures(plan: Plan) -> list[Part]:
     return [part(supernet, s, work=plan.passes, **digits(plan), **setting, **how) for s in range(plan.seeds)]
 
 
-def d2_judge(plan: Plan, parts: Parts) -> Report:
+def _d2_judge(plan: Plan, parts: Parts) -> Report:
     """Of the truly best third of operations, how many each evidence drops when it drops two thirds."""
     space, archs = space_of(tabular.SPACE, {}), members(plan)
     table = truth.tabular()
@@ -218,7 +218,7 @@ def d2_judge(plan: Plan, parts: Parts) -> Report:
     best, drop = order[: len(order) // 3], 2 * len(order) // 3
     found: dict[str, list[int]] = {}
     for epoch, step in checkpoints(plan).items():
-        if epoch not in (EARLY, EPOCHS[-1]):
+        if epoch not in (_EARLY, _EPOCHS[-1]):
             continue
         for name in tabular.METRICS:
             runs = [parts[each]["values"][str(step)][name] for each in rankings(plan)]
@@ -229,7 +229,7 @@ def d2_judge(plan: Plan, parts: Parts) -> Report:
     for name, values in (("params", table.params), ("multiply-accumulates", table.macs)):
         found[name] = [tabular.lost(space, tabular.by_operation(table.archs, values), best, drop)]
     rows = [[name, float(np.mean(lost)), " ".join(map(str, lost[: plan.seeds]))] for name, lost in found.items()]
-    last = f", epoch {EPOCHS[-1]}"
+    last = f", epoch {_EPOCHS[-1]}"
     chance = [float(np.mean(found["random"]))] * plan.seeds
     rivals: dict[str, Sequence[float]] = {
         "accuracy": found[ACCURACY + last],
@@ -262,13 +262,13 @@ def _random(worth: Mapping[tuple[str, Option], float], seed: int) -> dict[tuple[
 # --- D5 ---------------------------------------------------------------------------------------------------------------
 
 
-def d5_parts(plan: Plan, _: Parts) -> list[Part]:
+def _d5_parts(plan: Plan, _: Parts) -> list[Part]:
     """Supernets and truth of the hybrid space, and the rankings of the tabular one."""
     alone = [each for seeds in hybrid.truth(plan, hybrid.archs(plan)) for each in seeds]
     return [*hybrid.trained(plan, hybrid.TRAINERS["spos"], "passes"), *alone, *rankings(plan)]
 
 
-def d5_judge(plan: Plan, parts: Parts) -> Report:
+def _d5_judge(plan: Plan, parts: Parts) -> Report:
     """The raw angle against two that do not compare types with each other, in two spaces of mixed types."""
     table = np.array([[parts[p]["test"] for p in seeds] for seeds in hybrid.truth(plan, hybrid.archs(plan))])
     runs = [parts[each] for each in hybrid.trained(plan, hybrid.TRAINERS["spos"], "passes")]
@@ -277,7 +277,7 @@ def d5_judge(plan: Plan, parts: Parts) -> Report:
         "hybrid": {name: [kendall(run["angles"][form], table.mean(1)) for run in runs] for form, name in forms.items()}
     }
     found["hybrid"][ACCURACY] = [kendall(run["search"], table.mean(1)) for run in runs]
-    step, real = str(checkpoints(plan)[EPOCHS[-1]]), reality(plan)["real"]
+    step, real = str(checkpoints(plan)[_EPOCHS[-1]]), reality(plan)["real"]
     ranked = [parts[each]["values"][step] for each in rankings(plan)]
     names = (*forms.values(), ACCURACY)
     found["tabular_digits"] = {name: [kendall(run[name], real) for run in ranked] for name in names}
@@ -303,23 +303,23 @@ CLAIMS = (
         "the angle ranks architectures",
         "the angle ranks as well as one-shot accuracy, from the first epochs on, and varies less with the seed",
         "tau(angle) > tau(accuracy) in the paired interval over seeds; params, MACs, random are controls",
-        d1_parts,
-        d1_judge,
+        _d1_parts,
+        _d1_judge,
     ),
     Claim(
         "D2",
         "the angle keeps the best operations",
         "dropping two thirds of the operations by their angle loses none of the best, by accuracy or magnitude many",
         "fewer of the truly best third are lost by the angle, in the paired interval over seeds",
-        d2_parts,
-        d2_judge,
+        _d2_parts,
+        _d2_judge,
     ),
     Claim(
         "D5",
         "the angle in a space of mixed types",
         "not in the papers: types turn at different speeds, so the raw angle should compare types, not operations",
         "tau of the angle standardised by type, or by blocks, is higher than the raw one's in the paired interval",
-        d5_parts,
-        d5_judge,
+        _d5_parts,
+        _d5_judge,
     ),
 )

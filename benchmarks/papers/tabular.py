@@ -28,7 +28,7 @@ from hnas.supernet import Stats, Supernet
 
 Floats = NDArray[np.float64]
 SPACE = "tabular_digits"
-SHARED = 32  # random architectures whose moments are pooled where norms are not calibrated
+_SHARED = 32  # random architectures whose moments are pooled where norms are not calibrated
 METRICS = (
     "accuracy",
     "accuracy, not recalibrated",
@@ -101,7 +101,7 @@ def unprepared(study: Study, archs: Sequence[Arch]) -> Floats:
     """
     rng = Random("moments")
     space = study.supernet.space
-    drawn = [study.calibrate(space.sample(rng)).moments for _ in range(SHARED)]
+    drawn = [study.calibrate(space.sample(rng)).moments for _ in range(_SHARED)]
     pooled: dict[str, torch.Tensor] = {}
     for name in {name for moments in drawn for name in moments}:
         if name.endswith(".running_mean"):

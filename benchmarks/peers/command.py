@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, folder: Folder) -> int:
     results = []
     if options.phase in ("measure", "all"):
         blocks, processes = (2, 1) if options.quick else (options.blocks, options.processes)
-        for case in console_progress(console, cases(nets, backends, precisions), "measuring"):
+        for case in _console_progress(console, cases(nets, backends, precisions), "measuring"):
             results.append(timing.measured(folder, case, blocks=blocks, processes=processes))
         if folder.limits() is None and not options.quick:
             folder.write_limits(limits.limits(backends=tuple(BACKENDS)))
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace, folder: Folder) -> int:
 def build(folder: Folder, nets: Sequence[str], backends: Sequence[str], *, again: bool, console: Console) -> None:
     """Let every maker make what is not there yet."""
     jobs = [(net, backend, maker) for net in nets for backend in backends for maker in makers(backend)]
-    for net, backend, maker in console_progress(console, jobs, "building"):
+    for net, backend, maker in _console_progress(console, jobs, "building"):
         known = [folder.made(case, maker) for case in cases([net], [backend], PRECISIONS)]
         if None in known or (again and maker == OURS):
             for case in cases([net], [backend], PRECISIONS):
@@ -91,7 +91,7 @@ def build(folder: Folder, nets: Sequence[str], backends: Sequence[str], *, again
             making.make_apart(folder, net, backend, maker)
 
 
-def console_progress(console: Console, items: Sequence[Any], what: str) -> Any:
+def _console_progress(console: Console, items: Sequence[Any], what: str) -> Any:
     """The items, with a bar where somebody looks."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         yield from bar.track(items, description=what)

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 NET = "mobilenetv3"  # 5.5 M parameters
-PERIOD = 0.05  # seconds between two looks at the memory
-JOBS = 12
+_PERIOD = 0.05  # seconds between two looks at the memory
+_JOBS = 12
 
 
 def limits(net: str = NET, backends: tuple[str, ...] = ("onnxruntime", "openvino", "tflite")) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def limits(net: str = NET, backends: tuple[str, ...] = ("onnxruntime", "openvino
     with subprocess.Popen((sys.executable, "-m", __name__, net, *backends), stdout=subprocess.PIPE, text=True) as child:
         while child.poll() is None:
             peak = max(peak, sum(map(_rss, _family(child.pid))))
-            time.sleep(PERIOD)
+            time.sleep(_PERIOD)
         assert child.stdout is not None
         said = child.stdout.read().splitlines()
     if child.returncode or not said:
@@ -111,7 +111,7 @@ def _overhead(path: Path, inputs: Any) -> float:
             worker(*inputs)
 
         here()
-        pairs = [(_seconds(here), _seconds(there)) for _ in range(JOBS)]
+        pairs = [(_seconds(here), _seconds(there)) for _ in range(_JOBS)]
     return 1e3 * statistics.median(there - here for here, there in pairs)
 
 

@@ -50,7 +50,7 @@ class Peer:
         return [NHWC if self.channels_last and array.ndim == 4 else None for array in sample]
 
 
-def torch_onnx(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
+def _torch_onnx(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
     """``torch.onnx.export`` with its defaults; one file."""
     import torch
 
@@ -75,7 +75,7 @@ def quantize_static(source: Path, data: Sequence[Sample], model: Path) -> None:
     quantization.quantize_static(str(source), str(model), Reader())
 
 
-def olive_int8(source: Path, data: Sequence[Sample], model: Path) -> None:
+def _olive_int8(source: Path, data: Sequence[Sample], model: Path) -> None:
     """Olive's OnnxStaticQuantization with its defaults, on the same samples."""
     os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # read when olive is imported
     import onnxruntime
@@ -119,7 +119,7 @@ def convert_model(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model
     openvino.save_model(converted, model, compress_to_fp16=False)
 
 
-def nncf_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
+def _nncf_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
     """``nncf.quantize`` with its defaults."""
     import nncf
     import openvino
@@ -139,7 +139,7 @@ def litert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path)
     litert_torch.convert(wrapped, given).export(str(model))
 
 
-def ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
+def _ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
     """ai-edge-quantizer's own static recipe, in and out in float as everybody's here."""
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer, recipe, recipe_manager
@@ -162,13 +162,13 @@ _ONNX = ("onnx", "onnxscript", "onnxruntime")
 # By runtime, then by name: what makes models for it. The first word of a row in the table is this name.
 PEERS: dict[str, dict[str, Peer]] = {
     "onnxruntime": {
-        "torch.onnx": Peer(("model.onnx",), _ONNX, torch_onnx, quantize_static),
-        "olive": Peer(("model.onnx",), (*_ONNX, "olive"), torch_onnx, olive_int8),
+        "torch.onnx": Peer(("model.onnx",), _ONNX, _torch_onnx, quantize_static),
+        "olive": Peer(("model.onnx",), (*_ONNX, "olive"), _torch_onnx, _olive_int8),
     },
-    "openvino": {"ov+nncf": Peer(("model.xml", "model.bin"), ("openvino", "nncf"), convert_model, nncf_quantize)},
+    "openvino": {"ov+nncf": Peer(("model.xml", "model.bin"), ("openvino", "nncf"), convert_model, _nncf_quantize)},
     "tflite": {
         "litert-torch": Peer(
-            ("model.tflite",), ("litert_torch", "ai_edge_quantizer"), litert, ai_edge_quantize, channels_last=True
+            ("model.tflite",), ("litert_torch", "ai_edge_quantizer"), litert, _ai_edge_quantize, channels_last=True
         )
     },
 }

@@ -42,7 +42,7 @@ class Unpinned(Process):
         return times
 
 
-class Serving:
+class _Serving:
     """What the process answers."""
 
     def do_open(self, header: Header, _: Arrays) -> Frame:
@@ -95,4 +95,4 @@ _CALLS: dict[str, Callable[[Artifact, Arrays], Callable[[], object]]] = {
 }
 
 if __name__ == "__main__":
-    serve(dispatch(Serving()))
+    serve(dispatch(_Serving()))

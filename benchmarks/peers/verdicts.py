@@ -12,7 +12,7 @@ from hnas.benchmarks.peers.cases import OURS
 Result = Mapping[str, Any]  # a measured case
 FASTER, FAITHFUL = 0.90, 90.0  # median ratio in int8; least dB in fp32
 SECONDS, MEGABYTES, WORKER_MS = 120.0, 3000.0, 150.0
-TIE_DB = 0.05  # what one decimal shows as equal
+_TIE_DB = 0.05  # what one decimal shows as equal
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _as_exact(results: Sequence[Result]) -> Verdict:
             continue
         judged += 1
         row = max(theirs, key=lambda each: float(each["sqnr_db"]))
-        if own["sqnr_db"] < row["sqnr_db"] - TIE_DB:
+        if own["sqnr_db"] < row["sqnr_db"] - _TIE_DB:
             against.append(f"{_title(result)}: {own['sqnr_db']:.1f} dB, {row['maker']} {row['sqnr_db']:.1f}")
     return _all("int8 at least as exact as the best peer", judged, against)
 

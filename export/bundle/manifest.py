@@ -17,7 +17,7 @@ from hnas.export.device.records import JSON
 from hnas.export.proof.slowdown import Slowdown
 from hnas.export.proof.verification import Check
 
-Kind: TypeAlias = Literal["measured", "predicted"]
+_Kind: TypeAlias = Literal["measured", "predicted"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Prediction:
 class Latency:
     """The latency of one call, with all that a number must say of itself; ``n`` is the number of timed calls."""
 
-    kind: Kind
+    kind: _Kind
     value: float
     low: float
     high: float
@@ -100,7 +100,7 @@ class Speedup:
     low: float
     high: float
     against: str
-    kind: Kind
+    kind: _Kind
     processes: int = 1
     confidence: float | None = 0.95
 

@@ -22,7 +22,7 @@ from hnas.export.proof.measurement import compare
 if TYPE_CHECKING:
     import torch
 
-SENSED = 32  # calibration samples on which blocks are ranked
+_SENSED = 32  # calibration samples on which blocks are ranked
 TURNS = 10  # blocks of the comparison that times an assignment
 
 
@@ -59,7 +59,7 @@ def compile_mixed(
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
     target, samples = free_path(Path(path)), list(calibration)
     program, images = prepared(network, example_inputs, samples, backend or profile.backend)
-    levels = sensitivities(program, images[:SENSED])
+    levels = sensitivities(program, images[:_SENSED])
     with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:
         built: dict[tuple[str, ...], Artifact] = {}
 

@@ -18,7 +18,7 @@ from hnas.export.device.records import JSON, check_version, decode, encode, read
 
 SCHEMA = 1
 RECORD = "artifact.json"
-BARE = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "tflite"}  # suffix of a model file -> its backend
+_BARE = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "tflite"}  # suffix of a model file -> its backend
 LARGEST = 2**28  # values of a tensor: 1 GiB of float32
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CHUNK = 2**20
@@ -167,9 +167,9 @@ def verify_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _bare(path: Path) -> Artifact:
     """The fp32 artifact of one model file; OpenVINO's weights beside it belong to it."""
-    if path.suffix not in BARE:
-        raise ValueError(f"{path} is not a model file; known: {', '.join(BARE)}, or a folder with {RECORD}")
-    backend = BARE[path.suffix]
+    if path.suffix not in _BARE:
+        raise ValueError(f"{path} is not a model file; known: {', '.join(_BARE)}, or a folder with {RECORD}")
+    backend = _BARE[path.suffix]
     names = [path.name]
     if path.suffix == ".xml" and path.with_suffix(".bin").is_file():
         names.append(path.with_suffix(".bin").name)

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 JSON = Any  # whatever json.loads may give: narrow it before use
 T = TypeVar("T")
 
-MAX_BYTES = 16 * 2**20  # a record is small; a larger file is not one
+_MAX_BYTES = 16 * 2**20  # a record is small; a larger file is not one
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # X | Y is younger than some devices
 _NAMES: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
@@ -39,8 +39,8 @@ def read_json(path: Path) -> JSON:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a plain file")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
         value = json.loads(path.read_text("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair would fail later, wherever it is shown
         return value

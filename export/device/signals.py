@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stack(ctypes.Structure):
+class _Stack(ctypes.Structure):
     """``stack_t`` of sigaltstack(2), as Linux lays it out."""
 
     _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
-def signal_stack() -> Stack | None:
+def signal_stack() -> _Stack | None:
     """The stack that this thread has for signals; None where the system has no such thing."""
-    library, found = ctypes.CDLL(None), Stack()
+    library, found = ctypes.CDLL(None), _Stack()
     known = hasattr(library, "sigaltstack") and library.sigaltstack(None, ctypes.byref(found)) == 0
     return found if known else None
 

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-RUNS = 30
+_RUNS = 30
 
 
 def layers(
     artifact: Artifact | Path | str,
     inputs: Sequence[NDArray[Any]] | None = None,
     *,
-    runs: int = RUNS,
+    runs: int = _RUNS,
     threads: int | None = None,
     timeout: float = 120.0,
 ) -> Inspection:
@@ -60,7 +60,7 @@ def layers(
     return Inspection.from_json(reply["inspection"])
 
 
-class Inspecting:
+class _Inspecting:
     """What the process answers."""
 
     def do_inspect(self, header: Header, arrays: Arrays) -> Frame:
@@ -93,4 +93,4 @@ class Inspecting:
 
 
 if __name__ == "__main__":
-    serve(dispatch(Inspecting()))
+    serve(dispatch(_Inspecting()))

@@ -29,7 +29,7 @@ Call = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class _Reproduction:
     """What failed, and how: ``outcome`` and ``line`` of the trial in which it did, ``torch`` its version."""
 
     setting: Setting
@@ -81,11 +81,11 @@ def write(folder: Path, program: Program, calls: Sequence[Call], setting: Settin
     write_json(folder / RECORD, {"schema": SCHEMA, **record, "torch": version("torch")})
 
 
-def read(folder: Path) -> tuple[Program, list[Call], Reproduction]:
+def read(folder: Path) -> tuple[Program, list[Call], _Reproduction]:
     """What ``write`` saved; ValueError in one line for anything else."""
     value = read_json(folder / RECORD)
     check_version(value, str(folder / RECORD), SCHEMA)
-    record = decode(Reproduction, value, str(folder / RECORD))
+    record = decode(_Reproduction, value, str(folder / RECORD))
     artifact = Artifact.read(folder / PROGRAM)
     if artifact.backend != "reference":
         raise ValueError(f"{folder / PROGRAM} is of {artifact.backend}, expected a program of reference")
@@ -94,7 +94,7 @@ def read(folder: Path) -> tuple[Program, list[Call], Reproduction]:
     return capture(module, calls[0]), calls, record
 
 
-def rerun(folder: Path) -> tuple[Verdict, Reproduction]:
+def rerun(folder: Path) -> tuple[Verdict, _Reproduction]:
     """The trial of a saved failure once more, and what it was."""
     program, calls, record = read(folder)
     with Bench() as bench:

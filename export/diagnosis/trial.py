@@ -37,11 +37,11 @@ DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite
 DEVICES["reference"] = "onnxruntime-cpu"  # torch runs anywhere
 
 # What a runtime may lose beyond the coarser of two simulations: it rounds where they do not, and scales differ.
-MARGIN_DB = 10.0
-GRID_DB = 40.0  # no more is asked of eight bits: on few values a simulation is exact by chance
-WIDER = (1.0, 1.07)  # grids that are tried: what is exact by chance on one is not on the other
-EXACT_DB = 110.0  # of eager float32 against float64; a program that reaches less amplifies any rounding
-SLACK_DB = 15.0  # below its own float32 rounding, for a program that amplifies it
+_MARGIN_DB = 10.0
+_GRID_DB = 40.0  # no more is asked of eight bits: on few values a simulation is exact by chance
+_WIDER = (1.0, 1.07)  # grids that are tried: what is exact by chance on one is not on the other
+_EXACT_DB = 110.0  # of eager float32 against float64; a program that reaches less amplifies any rounding
+_SLACK_DB = 15.0  # below its own float32 rounding, for a program that amplifies it
 
 
 @dataclass(frozen=True)
@@ -215,17 +215,17 @@ def limit_db(program: Program, calls: Sequence[Call], precision: str, exact: flo
     if precision != "int8":
         exact = min(exact, exactness_db(program, calls))
         table = LIMITS[precision].sqnr_db
-        return table if exact >= EXACT_DB else min(table, exact - SLACK_DB)
+        return table if exact >= _EXACT_DB else min(table, exact - _SLACK_DB)
     data = [tuple(value.numpy() for value in call) for call in calls]
     ranges = activation_ranges(program, data)
     expected = [program(*call) for call in calls]
-    reached = [GRID_DB]
-    for factor in WIDER:
+    reached = [_GRID_DB]
+    for factor in _WIDER:
         wider = {name: (low * factor, high * factor) for name, (low, high) in ranges.items()}
         rounded = simulate(program, wider)
         every = [_rounded_everywhere(rounded, wider, call) for call in calls]
         reached += [sqnr_db(expected, outputs(rounded, data)), sqnr_db(expected, every)]
-    return min(reached) - MARGIN_DB
+    return min(reached) - _MARGIN_DB
 
 
 def exactness_db(program: Program, calls: Sequence[Call]) -> float:

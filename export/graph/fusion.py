@@ -25,7 +25,7 @@ from hnas.export.graph.program import Program
 Pass = Callable[[Program], Program]
 
 LIMIT = 1e-4  # largest error of a pass, as a part of the output's spread
-ROUNDINGS = 10  # or as often what float32 rounds by itself, in a program that amplifies that
+_ROUNDINGS = 10  # or as often what float32 rounds by itself, in a program that amplifies that
 
 _CLEAN: tuple[Pass, ...] = (drop_dropout, fold_constants, fuse_activations)
 _ORDER: tuple[Pass, ...] = (merge_reshapes, cancel_permutes)
@@ -66,7 +66,7 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
     """Run the passes in order, each one verified against its input; ExportError names a pass that changed the outputs.
 
     Verified on the example inputs and on one seeded random draw (zeros as example would hide any error). The largest
-    error is ``LIMIT``, or ``ROUNDINGS`` times what float32 makes of the program, where that is more.
+    error is ``LIMIT``, or ``_ROUNDINGS`` times what float32 makes of the program, where that is more.
     """
     probes = [program.inputs, noise(program.inputs, seed=0)]
     expected = [program(*probe) for probe in probes]
@@ -79,7 +79,7 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
         name = candidate.fired[-1][0]
         for probe, want, have in zip(probes, expected, got, strict=True):
             error = _relative_error(want, have)
-            if not error <= LIMIT and not error <= (limit := max(LIMIT, ROUNDINGS * _rounding(program, probe, want))):
+            if not error <= LIMIT and not error <= (limit := max(LIMIT, _ROUNDINGS * _rounding(program, probe, want))):
                 raise ExportError(f"{name} changed the output: error {error:.1e} of its spread (limit {limit:g})")
         program, expected = candidate, got
     return program

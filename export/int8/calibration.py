@@ -20,10 +20,10 @@ from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Arrays, samples
 
 Range = tuple[float, float]  # the lowest and the highest value
-Histogram = NDArray[np.float64]  # counts of BINS equal bins over a range
+_Histogram = NDArray[np.float64]  # counts of BINS equal bins over a range
 
 BINS = 2048
-COUNTED = 32  # calls in a histogram: a map has thousands of values in each, and a search pays for them all
+_COUNTED = 32  # calls in a histogram: a map has thousands of values in each, and a search pays for them all
 LEVELS = 256  # of int8
 KEPT = 0.9999  # of all values: what "percentile" leaves inside
 
@@ -65,7 +65,7 @@ def activation_ranges(program: Program, data: Sequence[Arrays], method: str = "m
         if name in counts:
             counts[name] += torch.histc(value.float(), BINS, *seen[name])
 
-    observe(program, calls[:: -(-len(calls) // COUNTED)], count)
+    observe(program, calls[:: -(-len(calls) // _COUNTED)], count)
     return {name: reduce(counts[name].numpy(), found) if name in counts else found for name, found in seen.items()}
 
 
@@ -98,7 +98,7 @@ def _extremes(name: str, value: Tensor) -> Range:
     return _extremes(name, finite)
 
 
-def _percentile(counts: Histogram, seen: Range) -> Range:
+def _percentile(counts: _Histogram, seen: Range) -> Range:
     """The range without (1 - KEPT) / 2 of the values at either end; a pile of equal values, as of ReLU, stays whole."""
     shares = np.cumsum(counts) / counts.sum()
     tail = (1.0 - KEPT) / 2
@@ -108,7 +108,7 @@ def _percentile(counts: Histogram, seen: Range) -> Range:
     return float(edges[min(first, BINS - 1)]), float(edges[min(last, BINS - 1) + 1])
 
 
-def _entropy(counts: Histogram, seen: Range) -> Range:
+def _entropy(counts: _Histogram, seen: Range) -> Range:
     """The range clipped to the threshold of the least divergence; magnitudes have half the levels, as in the source."""
     top = max(abs(seen[0]), abs(seen[1]))
     centres = np.abs(_centres(seen))
@@ -120,7 +120,7 @@ def _entropy(counts: Histogram, seen: Range) -> Range:
     return max(seen[0], -threshold), min(seen[1], threshold)
 
 
-def _divergence(magnitudes: Histogram, bins: int) -> float:
+def _divergence(magnitudes: _Histogram, bins: int) -> float:
     """KL divergence of the first ``bins``, clipped values added to the last, from their LEVELS / 2 level form."""
     inside = magnitudes[:bins]
     wanted = inside.copy()
@@ -137,7 +137,7 @@ def _divergence(magnitudes: Histogram, bins: int) -> float:
     return float(np.sum(p[held] * np.log(p[held] / np.maximum(q[held], 1e-12))))
 
 
-def _mse(counts: Histogram, seen: Range) -> Range:
+def _mse(counts: _Histogram, seen: Range) -> Range:
     """The range of the least squared error: its two ends are shrunk in turns, each over a grid of 64 steps."""
     centres, (low, high) = _centres(seen), seen
     shrunk = np.linspace(1.0, 1 / 64, 64)
@@ -149,7 +149,7 @@ def _mse(counts: Histogram, seen: Range) -> Range:
     return low, high
 
 
-def _least(ends: Histogram, error: Callable[[float], float]) -> float:
+def _least(ends: _Histogram, error: Callable[[float], float]) -> float:
     """The end of the least error; those behind one of four times that are not tried: clipping only gets worse."""
     best, least = float(ends[0]), math.inf
     for end in map(float, ends):
@@ -161,7 +161,7 @@ def _least(ends: Histogram, error: Callable[[float], float]) -> float:
     return best
 
 
-def _error(centres: Histogram, counts: Histogram, low: float, high: float) -> float:
+def _error(centres: _Histogram, counts: _Histogram, low: float, high: float) -> float:
     """Squared error of the histogram on LEVELS levels that cover ``low``, ``high`` and 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     step = (high - low) / (LEVELS - 1)
@@ -169,12 +169,12 @@ def _error(centres: Histogram, counts: Histogram, low: float, high: float) -> fl
     return float(np.sum(counts * np.square(centres - rounded)))
 
 
-def _centres(seen: Range) -> Histogram:
+def _centres(seen: Range) -> _Histogram:
     edges = np.linspace(*seen, BINS + 1)
     return (edges[1:] + edges[:-1]) / 2
 
 
-METHODS: Mapping[str, Callable[[Histogram, Range], Range] | None] = {
+METHODS: Mapping[str, Callable[[_Histogram, Range], Range] | None] = {
     "minmax": None,
     "percentile": _percentile,
     "entropy": _entropy,

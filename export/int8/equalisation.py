@@ -25,7 +25,7 @@ from hnas.export.int8.calibration import observe
 
 LAYERS = CONVOLUTIONS | LINEAR
 # f(s x) = s f(x) for s > 0, channel by channel. Not ReLU6, hard-swish, SiLU, GELU: these know a scale.
-HOMOGENEOUS = frozenset(
+_HOMOGENEOUS = frozenset(
     {
         *(aten.relu.default, aten.leaky_relu.default),
         *(aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default),
@@ -80,7 +80,7 @@ def _ends(node: fx.Node) -> list[fx.Node] | None:
     for user in node.users:
         if user.target in LAYERS and user.args[0] is node and _constant(user) and _single(user):
             ends.append(user)
-        elif user.target in HOMOGENEOUS and user.args[0] is node:
+        elif user.target in _HOMOGENEOUS and user.args[0] is node:
             further = _ends(user)
             if further is None:
                 return None

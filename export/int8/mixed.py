@@ -16,7 +16,7 @@ from hnas.export.int8.simulation import outputs, readers, simulate, sqnr_db
 
 MOST = 16  # blocks
 TRIALS = 32  # assignments that are tried; each costs a build and a measurement
-GAIN = 0.98  # of the time; a block goes to float for speed alone only for more than that
+_GAIN = 0.98  # of the time; a block goes to float for speed alone only for more than that
 
 
 def blocks(program: Program, most: int = MOST) -> dict[str, tuple[str, ...]]:
@@ -130,7 +130,7 @@ def assign(
         return None, tried
     # The last of them stays: without it the artifact was refused.
     back, forth = reversed(chosen.kept[:-1]), order[len(chosen.kept) :]
-    for name, least in [*((name, 1.0) for name in back), *((name, GAIN) for name in forth)][: trials - len(tried)]:
+    for name, least in [*((name, 1.0) for name in back), *((name, _GAIN) for name in forth)][: trials - len(tried)]:
         changed = tuple(each for each in order if (each in chosen.kept) != (each == name))
         if len(changed) == len(order):
             continue

@@ -21,16 +21,16 @@ from hnas.export.int8.calibration import Range, activation_ranges
 from hnas.export.int8.simulation import LARGEST, Layer, activations, layers, quantised, readers, rounded, steps
 
 BYTES = 1 << 30  # of activations held at once; fewer samples are used where it would be more
-POSITIONS = 128  # of a convolution's output that are looked at, for each sample
+_POSITIONS = 128  # of a convolution's output that are looked at, for each sample
 SWEEPS = 20  # over the columns of a weight; most layers are done after a few
 
 Inputs = Sequence[Tensor]
 Fitted = tuple[Tensor, Tensor]  # weight and bias
-Fit = Callable[["Job"], Fitted]
+_Fit = Callable[["_Job"], Fitted]
 
 
 @dataclass(frozen=True)
-class Job:
+class _Job:
     """A layer to fit: its inputs in the float program, and those it will have in int8, for every sample."""
 
     layer: Layer
@@ -56,7 +56,7 @@ def correct_biases(program: Program, data: Sequence[Arrays], ranges: Mapping[str
     2. A weight that is shared or computed: left alone.
     """
 
-    def fit(job: Job) -> Fitted:
+    def fit(job: _Job) -> Fitted:
         return job.layer.weight, job.shift(rounded(job.layer.weight))
 
     return _fitted(program, data, ranges, "correct_biases", fit)
@@ -74,7 +74,7 @@ def round_weights(program: Program, data: Sequence[Arrays], ranges: Mapping[str,
     3. A weight that is shared or computed: left alone.
     """
 
-    def fit(job: Job) -> Fitted:
+    def fit(job: _Job) -> Fitted:
         weight = _turned(job) if _unfoldable(job.layer) else rounded(job.layer.weight)
         return weight, job.shift(weight)
 
@@ -82,7 +82,7 @@ def round_weights(program: Program, data: Sequence[Arrays], ranges: Mapping[str,
 
 
 def _fitted(
-    program: Program, data: Sequence[Arrays], ranges: Mapping[str, Range] | None, name: str, fit: Fit
+    program: Program, data: Sequence[Arrays], ranges: Mapping[str, Range] | None, name: str, fit: _Fit
 ) -> Program:
     ranges = activation_ranges(program, data) if ranges is None else ranges
 
@@ -103,7 +103,7 @@ def _affordable(module: fx.GraphModule, data: Sequence[Arrays]) -> Sequence[Arra
 
 
 def _walk(
-    module: fx.GraphModule, data: Sequence[Arrays], ranges: Mapping[str, Range], fit: Fit
+    module: fx.GraphModule, data: Sequence[Arrays], ranges: Mapping[str, Range], fit: _Fit
 ) -> dict[fx.Node, Fitted]:
     """Run the float and the quantised graph side by side, one node for all samples, and fit each layer on the way."""
     known = {layer.node: layer for layer in layers(module)}
@@ -140,7 +140,7 @@ def _walk(
             if node in known:
                 layer = known[node]
                 seen = [read(layer.source, value) for value in coarse[layer.source]]
-                found[node] = fit(Job(layer, exact[layer.source], seen))
+                found[node] = fit(_Job(layer, exact[layer.source], seen))
                 coarse[node] = [run(layer, value, rounded(found[node][0]), found[node][1]) for value in seen]
             else:
                 coarse[node] = run_node(node, coarse, read)
@@ -183,7 +183,7 @@ def _columns(layer: Layer, x: Tensor) -> Tensor:
     return unfolded.movedim(0, 1).reshape(layer.groups, unfolded.shape[1] // layer.groups, -1)
 
 
-def _turned(job: Job) -> Tensor:
+def _turned(job: _Job) -> Tensor:
     """The weight on its grid, turned column by column to the side that lessens the squared error of the output.
 
     With ``H`` the inputs' covariance and ``R`` the covariance of inputs and error, turning column j by d changes the
@@ -216,7 +216,7 @@ def _turned(job: Job) -> Tensor:
     return (nearest * scale).reshape(layer.weight.shape).to(layer.weight.dtype)
 
 
-def _moments(job: Job) -> tuple[Tensor, Tensor]:
+def _moments(job: _Job) -> tuple[Tensor, Tensor]:
     """Covariance of the coarse inputs [groups, in, in], and of float outputs and coarse inputs [groups, out, in]."""
     layer = job.layer
     generator = torch.Generator().manual_seed(0)
@@ -224,7 +224,7 @@ def _moments(job: Job) -> tuple[Tensor, Tensor]:
     for x, coarse in zip(job.exact, job.coarse, strict=True):
         columns = _columns(layer, coarse)
         output = layer.weight.reshape(layer.groups, -1, columns.shape[1]) @ _columns(layer, x)
-        places = torch.randperm(columns.shape[2], generator=generator)[:POSITIONS]
+        places = torch.randperm(columns.shape[2], generator=generator)[:_POSITIONS]
         seen.append(columns[:, :, places])
         wanted.append(output[:, :, places])
     inputs, outputs = torch.cat(seen, 2).double(), torch.cat(wanted, 2).double()

@@ -31,7 +31,7 @@ QUANTISED = frozenset(
         *("QLinearConv", "QLinearMatMul", "MatMulNBits"),
     ]
 )
-RANDOM = frozenset(
+_RANDOM = frozenset(
     ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"]
 )
 LAYERS = frozenset(  # an infinite weight of theirs is a fault, while a mask may hold infinities
@@ -185,7 +185,7 @@ def _check_operators(file: File) -> None:
     if found := {name: counts[name] for name in sorted(QUANTISED & set(counts))}:
         said = ", ".join(f"{count} {name}" for name, count in found.items())
         raise ValueError(f"{file.name} is quantised already ({said}); give the float file that it was made from")
-    if drawing := sorted(RANDOM & set(counts)):
+    if drawing := sorted(_RANDOM & set(counts)):
         raise ValueError(f"{file.name} draws random numbers ({', '.join(drawing)}): no artifact can be held against it")
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from hnas.export.graph.program import Program
 
-QDQ_OPSET = 13  # the first with scales per channel
-MAKERS = ("torch", "onnxscript")
-TORCH_OPSETS = (18, 20)  # torch writes invalid graphs when asked for less than 18
+_QDQ_OPSET = 13  # the first with scales per channel
+_MAKERS = ("torch", "onnxscript")
+_TORCH_OPSETS = (18, 20)  # torch writes invalid graphs when asked for less than 18
 
 
 def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Sequence[Tensor], opset: int = 20) -> None:
@@ -44,7 +44,7 @@ def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Seque
                 torch.export.export(program.module, program.inputs),
                 program.inputs,
                 dynamo=True,
-                opset_version=max(opset, TORCH_OPSETS[0]),
+                opset_version=max(opset, _TORCH_OPSETS[0]),
                 input_names=[tensor.name for tensor in inputs],
                 output_names=[tensor.name for tensor in outputs],
                 verbose=False,
@@ -55,7 +55,7 @@ def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Seque
     assert exported is not None
     _drop_origins(exported.model)
     exported.save(str(path))
-    if opset < TORCH_OPSETS[0]:
+    if opset < _TORCH_OPSETS[0]:
         _restate(path, opset)
 
 
@@ -74,7 +74,7 @@ def put(
     ExportError where it cannot.
     """
     if not isinstance(program, OnnxSource):
-        write(program, path, inputs, outputs, newest or TORCH_OPSETS[1])
+        write(program, path, inputs, outputs, newest or _TORCH_OPSETS[1])
         return
     own = int(program.notes["opset"].get("ai.onnx", oldest))
     opset = max(oldest, own if newest is None else min(own, newest))
@@ -104,7 +104,7 @@ def put_int8(
 
         ranges = activation_ranges(program, data, policy.ranges)
     source = path.with_name("float.onnx")
-    put(program, source, inputs, outputs, oldest=QDQ_OPSET, newest=newest)
+    put(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
     quantise_onnx(source, path, data, policy, program, ranges)
     source.unlink()
 
@@ -125,7 +125,7 @@ def halve(path: Path) -> None:
 
 def versions(program: Program | OnnxSource) -> dict[str, str]:
     """The versions of what writes a file."""
-    return {name: version(name) for name in (*(() if isinstance(program, OnnxSource) else MAKERS), "onnx")}
+    return {name: version(name) for name in (*(() if isinstance(program, OnnxSource) else _MAKERS), "onnx")}
 
 
 def opset(path: Path) -> int:

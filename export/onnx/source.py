@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SUFFIX = ".onnx"
 UNTOUCHED = "torch-level passes were not applied: an ONNX file goes straight to the backend"
 SECONDS = 900.0  # for reading, and for each run
-MEMORY_MB = 2048  # at the least; else half of the machine's
+_MEMORY_MB = 2048  # at the least; else half of the machine's
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Original(Process):
         if not find_spec("onnx"):
             raise Unavailable("onnx is not installed; pip install 'hnas[onnxruntime-convert]'")
         self._folder = TemporaryDirectory(prefix="hnas-onnx-")
-        memory = max(MEMORY_MB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**21)
+        memory = max(_MEMORY_MB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**21)
         super().__init__(
             f"the reader of {path.name}",
             "hnas.export.onnx.reader",

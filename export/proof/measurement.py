@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hnas.export.remote.transports import Transport
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Contender: TypeAlias = "Runner | Worker | Artifact | Path | str"
+_Contender: TypeAlias = "Runner | Worker | Artifact | Path | str"
 Inputs: TypeAlias = "Sequence[Array] | Callable[[Artifact], Sequence[Array]]"  # a function where shapes differ
 Timer: TypeAlias = Callable[[int, int], Array]  # (calls, untimed calls before them) -> seconds of each
 
@@ -188,7 +188,7 @@ class Comparison:
 
 
 def measure(
-    runner: Contender,
+    runner: _Contender,
     inputs: Sequence[Array],
     *,
     runs: int = 200,
@@ -209,15 +209,15 @@ def measure(
     return Measurement(tuple(times.tolist()), opened.batch, opened.threads, warmup.calls, warmup.settled, seed)
 
 
-def compare(a: Contender, b: Contender, inputs: Inputs, **session: Any) -> Comparison:
+def compare(a: _Contender, b: _Contender, inputs: Inputs, **session: Any) -> Comparison:
     """By which factor ``b`` is faster than ``a``: ``compare_many`` of the two, with its options."""
     (comparison,) = compare_many(a, [b], inputs, **session)
     return comparison
 
 
 def compare_many(
-    baseline: Contender,
-    candidates: Sequence[Contender],
+    baseline: _Contender,
+    candidates: Sequence[_Contender],
     inputs: Inputs,
     *,
     blocks: int = 20,
@@ -342,7 +342,7 @@ class _Opened(NamedTuple):
     threads: int
 
 
-def _open(contender: Contender, inputs: Inputs, stack: ExitStack, transport: Transport) -> _Opened:
+def _open(contender: _Contender, inputs: Inputs, stack: ExitStack, transport: Transport) -> _Opened:
     """A contender ready to be timed on its inputs; artifacts and paths get a Worker that ends with ``stack``."""
     if isinstance(contender, Artifact | Path | str):
         artifact = contender if isinstance(contender, Artifact) else Artifact.read(contender)

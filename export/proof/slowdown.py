@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hnas.export.proof.inspection import Inspection, Layer
 
 NOISE = 0.02  # of the float artifact's time; what a layer lost below that is not named
-FLOATS = ("fp32", "fp16", "bf16")
+_FLOATS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def attainable(before: Inspection, int8: Inspection) -> float:
 
 def _set_against(before: Inspection, int8: Inspection) -> list[Slower]:
     """Every stretch, or every kind of layer, in both precisions."""
-    if before.precision not in FLOATS or int8.precision != "int8" or before.backend != int8.backend:
+    if before.precision not in _FLOATS or int8.precision != "int8" or before.backend != int8.backend:
         got = f"{before.backend} {before.precision} and {int8.backend} {int8.precision}"
         raise ValueError(f"slower_layers compares float with int8 in one backend, got {got}")
     if not before.microseconds or int8.microseconds is None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 Outputs = Sequence[tuple[NDArray[Any], ...]]
 
-JUDGED_FROM = 50  # images; below that one flip moves the agreement by more than the limits leave room for
-NO_NOISE_DB = 200.0  # stands for equal outputs; an infinity would not survive JSON
+_JUDGED_FROM = 50  # images; below that one flip moves the agreement by more than the limits leave room for
+_NO_NOISE_DB = 200.0  # stands for equal outputs; an infinity would not survive JSON
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Check:
 
     @property
     def _judged(self) -> bool:
-        return self.agreement is not None and self.n >= JUDGED_FROM
+        return self.agreement is not None and self.n >= _JUDGED_FROM
 
     @property
     def _disagrees(self) -> bool:
@@ -67,7 +67,7 @@ class Check:
             return f"{self.precision} fails on {self.n} samples: the output is not finite where the module's is"
         figures = [f"max error {self.max_error:.1e}", f"SQNR {self.sqnr_db:.1f} dB (limit {self.limits.sqnr_db:g})"]
         if self.agreement is not None:
-            limit = f"limit {self.limits.agreement:.1%}" if self._judged else f"not judged below {JUDGED_FROM}"
+            limit = f"limit {self.limits.agreement:.1%}" if self._judged else f"not judged below {_JUDGED_FROM}"
             figures.append(f"top-1 agreement {self.agreement:.2%} ({limit})")
         return f"{self.precision} {'holds' if self.passed else 'fails'} on {self.n} samples: {', '.join(figures)}"
 
@@ -125,16 +125,16 @@ def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tup
             raise ValueError(f"output shapes differ: {want.shape} from the module, {have.shape} from the artifact")
         finite = np.isfinite(want)
         if not np.isfinite(have[finite]).all() or not np.array_equal(want[~finite], have[~finite], equal_nan=True):
-            return math.inf, -NO_NOISE_DB
+            return math.inf, -_NO_NOISE_DB
         reference = want[finite].astype(np.float64)
         difference = have[finite].astype(np.float64) - reference
         signal += float(np.square(reference).sum())
         noise += float(np.square(difference).sum())
         worst = max(worst, float(np.abs(difference).max(initial=0.0)))
     if noise == 0.0:
-        return worst, NO_NOISE_DB
-    level = 10.0 * math.log10(signal / noise) if signal > 0.0 else -NO_NOISE_DB
-    return worst, max(-NO_NOISE_DB, min(NO_NOISE_DB, level))
+        return worst, _NO_NOISE_DB
+    level = 10.0 * math.log10(signal / noise) if signal > 0.0 else -_NO_NOISE_DB
+    return worst, max(-_NO_NOISE_DB, min(_NO_NOISE_DB, level))
 
 
 def _agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float | None, int]:

@@ -27,7 +27,7 @@ from hnas.export.remote.transports import adb
 from hnas.export.remote.upload import PATIENCE
 
 KEPT = 8  # models that stay on the phone; the longest unused go first
-WARMUP = 5  # calls before the one that is timed
+_WARMUP = 5  # calls before the one that is timed
 PIECE = 2**22  # bytes of one transfer
 _FACTS = "getprop ro.product.manufacturer; getprop ro.product.model; getprop ro.build.version.release; uname -m; nproc"
 
@@ -61,7 +61,7 @@ class Tool:
         artifact = Artifact.read(header["path"])
         self._net = tflite.TfLite(artifact)
         self._model, self._threads, self._fed = self._bring(artifact), int(header["threads"]), ""
-        return {"report": {"by": "benchmark_model", "clock": f"one call of a process, after {WARMUP}"}}, ()
+        return {"report": {"by": "benchmark_model", "clock": f"one call of a process, after {_WARMUP}"}}, ()
 
     def do_bind(self, _: Header, arrays: Arrays) -> Frame:
         """Make the inputs that came those that are timed."""
@@ -92,7 +92,7 @@ class Tool:
 
     def _command(self) -> str:
         flags = f"--graph={self._model} --num_threads={self._threads} --use_xnnpack=true --num_runs=1 --min_secs=0"
-        return f"touch {self._model}; {self._path} {flags} --warmup_runs={WARMUP} --warmup_min_secs=0 {self._fed}"
+        return f"touch {self._model}; {self._path} {flags} --warmup_runs={_WARMUP} --warmup_min_secs=0 {self._fed}"
 
     def _bring(self, artifact: Artifact) -> str:
         """The model's path there: what was cut goes on where it stopped, and takes its name with the right sha256."""

@@ -19,7 +19,7 @@ COMMANDS = {
     "run": "a bundle on an image file",
     "verify": "a bundle's files against the network in torch; what fails made small",
 }
-EXAMPLES = """examples:
+_EXAMPLES = """examples:
   hnas-deploy --target openvino-cpu
   hnas-deploy --target jetson --max-latency 5ms --out runs/robot
   hnas-deploy --target raspberry-pi-5 --host ssh://pi@raspberrypi
@@ -50,7 +50,7 @@ def _deploy_parser() -> Parser:
     parser = Parser(
         "hnas-deploy",
         description="Search a trained supernet for a device and leave a folder that runs there, with proof.",
-        epilog=f"commands:\n{commands}\n\n{EXAMPLES}",
+        epilog=f"commands:\n{commands}\n\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -9,7 +9,7 @@ from collections.abc import Callable
 DEBUG = "HNAS_DEBUG"
 USAGE, UNAVAILABLE, INTERRUPTED = 2, 3, 130
 INTERNAL = 70  # sysexits.h: an internal software error
-CONTINUES = "; the same command with --resume continues"
+_CONTINUES = "; the same command with --resume continues"
 _OURS = ("hnas", "export", "benchmarks", "hw_profiles")
 
 
@@ -50,12 +50,12 @@ def ending(error: BaseException, resumes: bool = False) -> tuple[str, int]:
     6. Anything else (KeyError, TypeError, what torch raises, ...) is a fault of the program: 70.
     """
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted{CONTINUES if resumes else ''}", INTERRUPTED
+        return f"interrupted{_CONTINUES if resumes else ''}", INTERRUPTED
     if isinstance(error, ModuleNotFoundError) and (error.name or _OURS[0]).partition(".")[0] not in _OURS:
         return f"{error.name} is not installed; pip install 'hnas[search]' (hnas-deploy doctor says more)", UNAVAILABLE
     if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] in _OURS:
         again = resumes and getattr(error, "resumable", False)
-        return str(error) + (CONTINUES if again else ""), int(getattr(error, "code", 1))
+        return str(error) + (_CONTINUES if again else ""), int(getattr(error, "code", 1))
     if isinstance(error, ValueError | OSError):
         return " ".join(str(error).splitlines()), USAGE
     if isinstance(error, MemoryError):

@@ -12,7 +12,7 @@ from hnas.cost.roofline import Kernel
 if TYPE_CHECKING:
     import onnx
 
-RECURRENT = ("LSTM", "GRU", "RNN")
+_RECURRENT = ("LSTM", "GRU", "RNN")
 # A kernel of its own without arithmetic that is counted: it reads and writes.
 MOVES = ("Softmax", "LogSoftmax", "ReduceMean", "GlobalAveragePool", "LayerNormalization", "InstanceNormalization")
 
@@ -52,6 +52,6 @@ def _flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if node.op_type in ("Gemm", "MatMul"):
         turned = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
         return 2 * prod(out) * first[0 if turned else -1]
-    if node.op_type in RECURRENT:  # for every step and sample, each weight once
+    if node.op_type in _RECURRENT:  # for every step and sample, each weight once
         return 2 * prod(first[:2]) * (prod(second) + prod(known[2]))
     return 0

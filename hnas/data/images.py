@@ -34,7 +34,7 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 HELD = {"calibration": 1000, "search": 2000}
 # Of a folder: shares of a hash of each file's name. What is left is trained on.
 SHARES = {"test": 0.10, "search": 0.10, "calibration": 0.05}
-LONGEST = 4096  # pixels of a side; a record that asks for more is a mistake or an attack
+_LONGEST = 4096  # pixels of a side; a record that asks for more is a mistake or an attack
 LARGEST = 2**34  # bytes of all decoded images of a split
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
@@ -108,11 +108,11 @@ class Preprocessing:
             mean, std = (tuple(float(v) for v in record[key]) for key in ("mean", "std"))
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError("preprocessing is recorded as base, size, mean and std; this record is not") from None
-        sizes = len(base) == 2 and len(size) == 2 and 1 <= min(base + size) <= max(base + size) <= LONGEST
+        sizes = len(base) == 2 and len(size) == 2 and 1 <= min(base + size) <= max(base + size) <= _LONGEST
         scales = len(mean) == len(std) in (1, 3) and min(std) > 0 and all(map(math.isfinite, mean + std))
         if not sizes or not scales:
             found = str(dict(record))[:200]
-            raise ValueError(f"preprocessing has impossible values (sides are 1 to {LONGEST}): {found}")
+            raise ValueError(f"preprocessing has impossible values (sides are 1 to {_LONGEST}): {found}")
         return cls((base[0], base[1]), (size[0], size[1]), mean, std)
 
 

@@ -25,7 +25,7 @@ from hnas.files import read_json
 
 BUFFER = 512  # examples that a lane of shards holds back and mixes; places in the shard, not pixels
 LARGEST = 64 << 20  # bytes of one image in a shard; more is a mistake or an attack
-TESTS = ("val", "validation", "test")  # what the folder beside "train" may be called
+_TESTS = ("val", "validation", "test")  # what the folder beside "train" may be called
 
 
 class Example(NamedTuple):
@@ -204,7 +204,7 @@ def folders(root: Path) -> tuple[Files, dict[str, Files]]:
        lowest hashes are held out, at most as many as of an IDX set and at most the shares of case 2.
     2. root/CLASS/...: divided as ``hnas.data.images.load`` does, file by file the same.
     """
-    tests = [root / name for name in TESTS if (root / name).is_dir()]
+    tests = [root / name for name in _TESTS if (root / name).is_dir()]
     if not (root / "train").is_dir() or not tests:
         listing = _listing(root)
         place = [split_of(name.decode("utf-8", "surrogateescape")) for name in listing.names.tolist()]
@@ -237,7 +237,7 @@ def shards(root: Path) -> tuple[Shards, dict[str, Shards]]:
     shards ({"shard-000000.tar": 1000}) saves counting their headers.
     """
     classes = _classes(root / "classes.txt")
-    tests = [root / name for name in TESTS if (root / name).is_dir()]
+    tests = [root / name for name in _TESTS if (root / name).is_dir()]
     apart = (root / "train").is_dir() and bool(tests)
     files = sorted((root / "train" if apart else root).glob("*.tar"))
     if len(files) < (3 if apart else 4):

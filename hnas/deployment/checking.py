@@ -32,7 +32,7 @@ from hnas.space import Arch
 from hnas.study import Study
 
 COUNT = 256  # inputs that a file is held to
-REDUCED = 16  # of them, with which a failing network is reduced: each candidate is compiled and run on all
+_REDUCED = 16  # of them, with which a failing network is reduced: each candidate is compiled and run on all
 NOISE = 32  # seeded inputs where there are no real ones
 
 
@@ -157,7 +157,7 @@ def _reduced(subject: Subject, folder: Path) -> dict[str, Any]:
     if isinstance(subject.net, Original):
         raise ValueError("--reduce cuts torch graphs, which an ONNX file has not; leave it out")
     setting = Setting(artifact.backend, artifact.precision, artifact.device)
-    calls: list[Call] = [tuple(map(torch.from_numpy, call)) for call in subject.inputs[:REDUCED]]
+    calls: list[Call] = [tuple(map(torch.from_numpy, call)) for call in subject.inputs[:_REDUCED]]
     program = capture(subject.net, calls[0])
     with Bench(timeout=120.0) as bench:
         verdict: Verdict = bench.judge(program, calls, setting)

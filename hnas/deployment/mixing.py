@@ -12,7 +12,7 @@ from hnas.export.bundle.manifest import Mixed
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.proof.slowdown import Slowdown, attainable
 
-WORST = 4  # slower stretches that are named
+_WORST = 4  # slower stretches that are named
 WORTH = 0.95  # of the time of fp32: what each layer in its faster precision must promise, for blocks to be tried
 
 
@@ -32,7 +32,7 @@ def slowdown(plan: Plan, rows: Sequence[Row], best: int | None) -> Slowdown | No
         return found
     try:
         before, after = (export.layers(row.built.artifact) for row in (kept, int8))
-        worst = export.slower_layers(before, after)[:WORST]
+        worst = export.slower_layers(before, after)[:_WORST]
         return replace(found, layers=worst, attainable=attainable(before, after))
     except (ExportError, ValueError):  # what it lost is known all the same
         return found

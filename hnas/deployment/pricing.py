@@ -66,7 +66,7 @@ def program(study: Study, arch: Arch) -> Program:
     return fuse(capture(net, [torch.from_numpy(x) for x in sample(study, arch)]))
 
 
-def cache_file() -> Path:
+def _cache_file() -> Path:
     """Where latencies live between runs: $XDG_CACHE_HOME/hnas or ~/.cache/hnas."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "hnas" / "latency.jsonl"
@@ -111,7 +111,7 @@ class Measured:
         self.folder = self._stack.enter_context(scratch())
         self._baseline: Worker | None = None
         self._candidate: Worker | None = None
-        self._cache = open_cache()
+        self._cache = _open_cache()
         self._stack.callback(self._cache.close)
 
     def __call__(self, arch: Arch) -> Price:
@@ -208,9 +208,9 @@ def failures(study: Study) -> list[str]:
     return [str(line) for key, line in study.journal.entries.items() if key.startswith(FAILED)]
 
 
-def open_cache() -> Journal:
+def _open_cache() -> Journal:
     """The cache; one that cannot be written or read is set aside: it saves time and decides nothing."""
-    file = cache_file()
+    file = _cache_file()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -20,7 +20,7 @@ from hnas.pareto import Candidate, front
 from hnas.space import Arch
 from hnas.study import Study
 
-SLACK = 0.003  # of top-1: about what int8 takes; of a subnet that is nearer to the goal int8 would seldom be kept
+_SLACK = 0.003  # of top-1: about what int8 takes; of a subnet that is nearer to the goal int8 would seldom be kept
 FINALISTS = 3  # how many subnets are built, one after the other, until one keeps every window as an artifact
 
 
@@ -93,7 +93,7 @@ def finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Can
         return ahead[:FINALISTS]
     goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - 1e-9
     within = [c for c in ahead if c.metrics["accuracy"] >= goal] or ahead[-1:]
-    slack = SLACK if plan.precisions != ("fp32",) else 0.0
+    slack = _SLACK if plan.precisions != ("fp32",) else 0.0
     return sorted(within, key=lambda c: c.metrics["accuracy"] < goal + slack)[:FINALISTS]  # stable: by latency in each
 
 

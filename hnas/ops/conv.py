@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from hnas import distributed
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "hardswish": nn.Hardswish,
@@ -18,9 +18,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def activation(name: str) -> nn.Module:
     """The activation called ``name``."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"no activation {name!r}; known: {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"no activation {name!r}; known: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]()
 
 
 def round8(channels: float) -> int:

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("space", "data", "train", "shrink")
+_SECTIONS = ("space", "data", "train", "shrink")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def _parse(name: str, text: str) -> Recipe:
         record = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {name}: {error}") from None
-    unknown = [key for key, section in record.items() if key not in SECTIONS or not isinstance(section, dict)]
+    unknown = [key for key, section in record.items() if key not in _SECTIONS or not isinstance(section, dict)]
     if unknown or not isinstance(record.get("space", {}).get("name"), str):
         wrong = f"unknown section [{unknown[0]}]" if unknown else "no name in [space]"
-        raise ValueError(f"recipe {name}: {wrong}; sections are {', '.join(SECTIONS)}")
+        raise ValueError(f"recipe {name}: {wrong}; sections are {', '.join(_SECTIONS)}")
     return Recipe(name, record["space"], record.get("data", {}), record.get("train", {}), record.get("shrink", {}))

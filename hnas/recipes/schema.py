@@ -22,11 +22,11 @@ from hnas.training.loop import Schedule
 
 # The keys of a recipe's sections, by who reads them.
 IMAGES = ("size", "channels", "flip", "shift")
-STREAM = ("size", "channels", "flip", "workers", "area", "randaugment", "skip")
-READERS = {"memory": IMAGES, "folder": STREAM, "webdataset": STREAM}
+_STREAM = ("size", "channels", "flip", "workers", "area", "randaugment", "skip")
+READERS = {"memory": IMAGES, "folder": _STREAM, "webdataset": _STREAM}
 LOSS = ("smoothing", "distil", "divergence")
 SHRINK = ("evidence", "drop", "threshold", "keep", "spread", "force", "back", "until")
-PASSED = (  # no keys of a recipe
+_PASSED = (  # no keys of a recipe
     *("study", "space", "stages", "pick", "progress", "extra"),
     *("log", "advance", "say", "cost", "graph"),
 )
@@ -35,13 +35,13 @@ WHOLE = (
     *("size", "batch", "shift", "workers", "drop", "keep", "back", "until"),
     *("samples", "evaluations", "population", "ranks", "restart", "seed"),
 )
-CYCLES = ("epochs", "rate", "restarts")
-WORDS = {int: "a whole number from 0 on", float: "a finite number", bool: "true or false", str: "a name in quotes"}
+_CYCLES = ("epochs", "rate", "restarts")
+_WORDS = {int: "a whole number from 0 on", float: "a finite number", bool: "true or false", str: "a name in quotes"}
 
 
 def check(recipe: Recipe) -> None:
     """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
-    train = ("strategy", *CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine", "precision")
+    train = ("strategy", *_CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine", "precision")
     if (reader := recipe.data.get("reader", "memory")) not in tuple(READERS):
         raise ValueError(f"recipe {recipe.name}: no reader {reader!r}; known: {', '.join(READERS)}")
     _check_keys(recipe, "[data]", recipe.data, dict.fromkeys(("reader", *READERS[reader])))
@@ -73,7 +73,7 @@ def _shrink_keys(recipe: Recipe) -> dict[str, Any]:
         known = ", ".join(name for name in strategies.names() if hasattr(strategies.load(name), "shrink"))
         raise ValueError(f"recipe {recipe.name}: no method {method!r} to shrink by; known: {known}")
     parameters = signature(shrink).parameters
-    keys = ("method", *(["device"] if "cost" in parameters else []), *(key for key in parameters if key not in PASSED))
+    keys = ("method", *(["device"] if "cost" in parameters else []), *(key for key in parameters if key not in _PASSED))
     return dict.fromkeys(keys)
 
 
@@ -81,7 +81,7 @@ def takes(function: Callable[..., Any]) -> dict[str, Any]:
     """The options of ``function`` that a TOML file can express, with their types."""
     found = signature(function, eval_str=True).parameters.values()
     options = {each.name: each.annotation for each in found if each.default is not each.empty}
-    return {name: kind for name, kind in options.items() if name not in PASSED and _in_words(kind)}
+    return {name: kind for name, kind in options.items() if name not in _PASSED and _in_words(kind)}
 
 
 def _check_strategy(recipe: Recipe) -> None:
@@ -169,4 +169,4 @@ def _in_words(kind: Any) -> str:
     if get_origin(kind) is Mapping:
         inner = get_args(kind)[1]
         return "a table" if inner is Any else f"a table, each {_in_words(inner)}" if _in_words(inner) else ""
-    return WORDS.get(kind, "")
+    return _WORDS.get(kind, "")

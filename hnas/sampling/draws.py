@@ -20,7 +20,7 @@ from hnas.space import Arch, Choice, Option, Space
 IDENTITY = "identity"
 DIVIDED = "+"
 
-Logits = Mapping[str, Tensor | Sequence[float]]
+_Logits = Mapping[str, Tensor | Sequence[float]]
 Size = Callable[[str, Choice, Random], Option]
 
 
@@ -37,7 +37,7 @@ def smallest(name: str, choice: Choice, rng: Random) -> Option:
 
 
 def exclusive(
-    space: Space, rng: Random, paths: int, logits: Logits | None = None, size: Size | None = None
+    space: Space, rng: Random, paths: int, logits: _Logits | None = None, size: Size | None = None
 ) -> list[Arch]:
     """``paths`` members that differ in the type of every slot, as far as its options reach.
 

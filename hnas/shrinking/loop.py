@@ -22,7 +22,7 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.loop import Pick, Schedule
 
-Scores = Mapping[tuple[str, Option], float]  # (choice, option) -> worth; the lowest goes first
+_Scores = Mapping[tuple[str, Option], float]  # (choice, option) -> worth; the lowest goes first
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Edit:
 
 def shrink(
     space: Space,
-    scores: Scores,
+    scores: _Scores,
     drop: int | None = None,
     *,
     threshold: float | None = None,
@@ -132,7 +132,7 @@ def replay(log: Iterable[Edit], space: Space, *, whole: Space | None = None, sup
 def run(
     study: Study,
     space: Space,
-    evidence: Callable[[Study, Space], Scores],
+    evidence: Callable[[Study, Space], _Scores],
     schedules: Iterable[Schedule],
     pick: Pick,
     *,
@@ -229,7 +229,7 @@ def living(supernet: Supernet, space: Space) -> tuple[str, ...]:
 def _decide(
     study: Study,
     space: Space,
-    evidence: Callable[[Study, Space], Scores],
+    evidence: Callable[[Study, Space], _Scores],
     drop: int | None,
     rules: Mapping[str, Any],
     back: int,
@@ -252,7 +252,7 @@ def _ahead(schedules: Iterable[Schedule]) -> Iterable[tuple[Schedule, bool]]:
         current = following
 
 
-def _order(space: Space, scores: Scores) -> list[tuple[str, Option]]:
+def _order(space: Space, scores: _Scores) -> list[tuple[str, Option]]:
     """The scored options of ``space``, worst first; equal ones in the order of the space."""
     places = [(name, option) for name, choice in space.choices.items() for option in choice.options]
     for (name, option), score in scores.items():

@@ -21,7 +21,7 @@ from hnas.study import Study
 
 
 @dataclass(frozen=True)
-class Proposal:
+class _Proposal:
     """A split that could be made, and why.
 
     degree: members of the space that use the branch; conflict: 1 - mean cosine of its gradients between contexts, in
@@ -51,7 +51,7 @@ def degree(space: Space, name: str, option: Option) -> int:
     return members((option, nothing)) - members((nothing,))
 
 
-def proposals(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> list[Proposal]:
+def proposals(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> list[_Proposal]:
     """Every branch of a slot with the types of the slot before as contexts, the most shared and torn first.
 
     Branches that are split already, have no weights, or whose context has one type are left out, as are the shares of a
@@ -69,7 +69,7 @@ def proposals(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> l
                 continue
             torn = conflict(study, space, name, option, context, draws=draws, seed=seed)
             shared = degree(space, name, option)
-            found.append(Proposal(branch, context, options, shared, torn, size * (len(options) - 1)))
+            found.append(_Proposal(branch, context, options, shared, torn, size * (len(options) - 1)))
     return sorted(found, key=lambda proposal: -proposal.worth)
 
 

@@ -17,7 +17,7 @@ from hnas.spaces.hybrid_vision import initialise
 
 # kernel, expanded channels, channels out, squeeze-excite, activation, stride (MobileNetV3-Small, table 2, from its
 # second row on; the first reductions are left out because the images are small)
-ROWS = (
+_ROWS = (
     (3, 16, 16, True, "relu", 1),
     (3, 72, 24, False, "relu", 2),
     (3, 88, 24, False, "relu", 1),
@@ -57,7 +57,7 @@ class MobileNetV3(nn.Module):
         cin = round8(16 * width)
         self.stem = ConvNorm(channels, cin, 3, 1, act="hardswish")
         blocks = []
-        for kernel, hidden, cout, squeeze, act, stride in ROWS:
+        for kernel, hidden, cout, squeeze, act, stride in _ROWS:
             cout = round8(cout * width)
             blocks.append(Bottleneck(cin, kernel, round8(hidden * width), cout, squeeze, act, stride))
             cin = cout

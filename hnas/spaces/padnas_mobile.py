@@ -22,9 +22,9 @@ from hnas.spaces.hybrid_vision import HybridVision, Stage, initialise
 STAGES = ((16, 1, 1), (32, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
 STEM, HEAD = 32, 1280
 LARGE_STEM, LARGE_SECOND = 16, 24  # what is narrower in the large space: the stem and the second stage
-KERNELS = (3, 5, 7)
+_KERNELS = (3, 5, 7)
 EXPANSIONS, LARGE_EXPANSIONS = (3, 6), (1, 2, 3, 4, 5, 6)
-FIRST_EXPANSION = 1  # of the first stage, whose only layer chooses a kernel
+_FIRST_EXPANSION = 1  # of the first stage, whose only layer chooses a kernel
 ACT = "relu6"
 
 
@@ -53,8 +53,8 @@ def padnas_mobile(
         wide[1] = round8(width * LARGE_SECOND)
     choices: dict[str, Choice] = {}
     for s, (_, depth, _) in enumerate(STAGES):
-        expansions = (FIRST_EXPANSION,) if s == 0 else LARGE_EXPANSIONS if large else EXPANSIONS
-        types = tuple(f"k{k}e{e}" for e in expansions for k in KERNELS)
+        expansions = (_FIRST_EXPANSION,) if s == 0 else LARGE_EXPANSIONS if large else EXPANSIONS
+        types = tuple(f"k{k}e{e}" for e in expansions for k in _KERNELS)
         choices |= {
             f"stages.{s}.blocks.{b}.op": Choice(types if b == 0 else ("identity", *types)) for b in range(depth)
         }

@@ -27,10 +27,10 @@ from hnas.pareto import Candidate
 from hnas.space import Arch, Space
 from hnas.study import Study
 
-Genes = NDArray[np.int64]
-UNKNOWN = 1e9  # the violation of a candidate without a cost
+_Genes = NDArray[np.int64]
+_UNKNOWN = 1e9  # the violation of a candidate without a cost
 TRIES = 100  # draws for one member inside the windows, as often as pymoo mates for one offspring
-IDLE = 10  # generations without a new architecture that end a search
+_IDLE = 10  # generations without a new architecture that end a search
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def search(
     not both; what the journal has is no further one). The same seed and journal give the same sequence.
     reject: whatever is outside a cost window is drawn again, as in the paper, instead of being yielded and bred from
     while nothing better is there; what is rejected is priced too, and counts nowhere. ValueError if nothing is inside.
-    It also ends where ``IDLE`` generations in a row bring nothing new: a small space has no more.
+    It also ends where ``_IDLE`` generations in a row bring nothing new: a small space has no more.
     """
     windows = windows or {}
     _check(study, windows, cost, evaluations, seconds)
@@ -88,7 +88,7 @@ def search(
     algorithm.setup(problem, seed=seed, termination=("n_gen", 10**9))
     scored: dict[Arch, Candidate] = {}
     idle = 0
-    while len(scored) < space.size and idle < IDLE and (asked := algorithm.ask()) is not None and len(asked):
+    while len(scored) < space.size and idle < _IDLE and (asked := algorithm.ask()) is not None and len(asked):
         rows, violations, before = [], [], len(scored)
         for genes in asked.get("X"):
             arch = decode(space, genes)
@@ -99,7 +99,7 @@ def search(
                 scored[arch] = _score(study, arch, windows)
                 done += 1
                 yield scored[arch]
-            rows.append([-scored[arch].metrics.get("accuracy", 0.0), min(scored[arch].metrics[cost], UNKNOWN)])
+            rows.append([-scored[arch].metrics.get("accuracy", 0.0), min(scored[arch].metrics[cost], _UNKNOWN)])
             violations.append([violation(scored[arch], windows)])
         Evaluator().eval(StaticProblem(problem, F=np.array(rows), G=np.array(violations)), asked)
         algorithm.tell(infills=asked)
@@ -123,11 +123,11 @@ def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
     An infinite cost is one that could not be had: such a candidate is further outside than any other.
     """
     if not np.isfinite(list(candidate.metrics.values())).all():
-        return UNKNOWN
+        return _UNKNOWN
     return sum(window.excess(candidate.metrics.get(name, 0.0)) for name, window in windows.items())
 
 
-def decode(space: Space, genes: Genes) -> Arch:
+def decode(space: Space, genes: _Genes) -> Arch:
     """The member whose active choices take the options at these indices."""
     wanted = {name: choice.options[int(g)] for (name, choice), g in zip(space.choices.items(), genes, strict=True)}
     return space.arch({name: wanted[name] for name in wanted})
@@ -188,7 +188,7 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
         self.space = space
         self.inside = inside
 
-    def _do(self, _: Any, n_samples: int, *__: Any, random_state: Any = None, **___: Any) -> Genes:
+    def _do(self, _: Any, n_samples: int, *__: Any, random_state: Any = None, **___: Any) -> _Genes:
         choices = self.space.choices
         top = {name: len(choice.options) - 1 for name, choice in choices.items()}
         rows = [dict.fromkeys(choices, 0), top]
@@ -222,7 +222,7 @@ class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
         super().__init__()
         self.sizes = np.array([len(choice.options) for choice in space.choices.values()])
 
-    def _do(self, _: Any, X: Genes, *__: Any, random_state: Any = None, **___: Any) -> Genes:
+    def _do(self, _: Any, X: _Genes, *__: Any, random_state: Any = None, **___: Any) -> _Genes:
         active = max(1, int((self.sizes > 1).sum()))
         fresh = (random_state.random(X.shape) * self.sizes).astype(np.int64)
         return np.where(random_state.random(X.shape) < 4.0 / active, fresh, X)

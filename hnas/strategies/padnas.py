@@ -23,7 +23,7 @@ from hnas.study import Study
 from hnas.training.loop import Pick, Schedule
 
 SHARES = (120, 80, 40)  # epochs of the paper's stages
-RATES = (0.5, 0.1, 0.1)  # and their learning rates
+_RATES = (0.5, 0.1, 0.1)  # and their learning rates
 
 
 def schedules(steps: int, rate: float = 0.1, **changes: Any) -> tuple[Schedule, ...]:
@@ -32,7 +32,7 @@ def schedules(steps: int, rate: float = 0.1, **changes: Any) -> tuple[Schedule, 
         raise ValueError(f"{steps} steps cannot be divided as {':'.join(map(str, SHARES))}; give at least 6")
     lengths = [round(steps * share / sum(SHARES)) for share in SHARES[:-1]]
     lengths.append(steps - sum(lengths))
-    rates = [rate * share / RATES[0] for share in RATES]
+    rates = [rate * share / _RATES[0] for share in _RATES]
     return tuple(Schedule(((n, r),), **changes) for n, r in zip(lengths, rates, strict=True))
 
 

@@ -28,7 +28,7 @@ from hnas.training.loop import Pick, Schedule
 
 SHARES = (100, 5)  # epochs of the first stage and of each later one
 END = 1_000_000  # members that are left when ABS stops
-RESTART = 50  # dropped operations after which ABS measures angles from the weights as they are then
+_RESTART = 50  # dropped operations after which ABS measures angles from the weights as they are then
 
 
 def schedules(steps: int, rate: float = 0.1, **changes: Any) -> Iterator[Schedule]:
@@ -55,7 +55,7 @@ def shrink(
     balance: Option | None = None,
     drop: int | None = None,
     until: int | None = None,
-    restart: int = RESTART,
+    restart: int = _RESTART,
     p_max: float | None = 1.5,
     spread: float = 0.5,
     force: bool = False,

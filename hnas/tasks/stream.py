@@ -33,10 +33,10 @@ from hnas.tasks.classification import Classification
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Listing = Callable[[Path], tuple[Files | Shards, Mapping[str, Files | Shards]]]
+_Listing = Callable[[Path], tuple[Files | Shards, Mapping[str, Files | Shards]]]
 
-READERS: dict[str, Listing] = {"folder": folders, "webdataset": shards}
-LANES = 64  # at most: a shard that each holds open, and the ways in which processes and workers may share
+READERS: dict[str, _Listing] = {"folder": folders, "webdataset": shards}
+_LANES = 64  # at most: a shard that each holds open, and the ways in which processes and workers may share
 MEMORY = 1 << 30  # bytes of a held-out split that are kept decoded; a larger one is decoded each time
 ROW = 100  # images in a row that may be unreadable where unreadable ones are skipped
 # Of ImageNet by channel, as published with its networks; one grey channel has their mean.
@@ -249,8 +249,8 @@ class Stream(Classification):
 
     @cached_property
     def lanes(self) -> int:
-        """The most lanes, up to ``LANES``, that the batch divides into and the source can fill."""
-        most = min(LANES, self.source.units, self.batch_size)
+        """The most lanes, up to ``_LANES``, that the batch divides into and the source can fill."""
+        most = min(_LANES, self.source.units, self.batch_size)
         return next(lanes for lanes in range(most, 0, -1) if self.batch_size % lanes == 0)
 
     @property

@@ -19,12 +19,12 @@ from hnas.training.optimiser import Diverged, MaskedSGD
 
 SECONDS = 45.0  # between two checkpoints
 GOOD = 100  # steps between two states that a run may fall back to
-RECENT = 8  # losses that say where a run stands; one bad batch, or one good one, does not move it
+_RECENT = 8  # losses that say where a run stands; one bad batch, or one good one, does not move it
 ROW = 3  # steps in a row that are not finite before the state is doubted
 SKIPS = 20  # steps that may go wrong, skipped or with the state back, ...
-SPAN = 1000  # ... within so many
-TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # what a guard knows, beside the kept states
-ADVICE = "lower the learning rate or look at the data"
+_SPAN = 1000  # ... within so many
+_TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # what a guard knows, beside the kept states
+_ADVICE = "lower the learning rate or look at the data"
 
 
 class State:
@@ -93,8 +93,8 @@ class State:
 class Guard:
     """Skips steps that are not finite, and takes a run back that has jumped out of its valley.
 
-    The level is the median of the ``GOOD`` losses before a state was kept, and at first of the ``RECENT`` first ones.
-    A run has jumped where each of its ``RECENT`` last losses is above the limit:
+    The level is the median of the ``GOOD`` losses before a state was kept, and at first of the ``_RECENT`` first ones.
+    A run has jumped where each of its ``_RECENT`` last losses is above the limit:
 
     1. twice the level and half a nat;
     2. half way from the level to the first losses, once the level is below half of those, where that is less and still
@@ -102,7 +102,7 @@ class Guard:
 
     While the median of these is above it no state is kept. The newest of two kept states comes back. It may have been
     ruined just before it was kept: where it brings no calm, the one before comes back. ``say`` gets a line each time.
-    Diverged where that does not help, or more than ``SKIPS`` of ``SPAN`` steps go wrong; the state is then a kept one.
+    Diverged where that does not help, or more than ``SKIPS`` of ``_SPAN`` steps go wrong; the state is then a kept one.
     """
 
     def __init__(self, state: State, say: Callable[[str], None] | None = None) -> None:
@@ -128,8 +128,8 @@ class Guard:
             self.kinds.append(kind)
             self.losses, self.level = [], math.inf
         self.losses = [*self.losses[-GOOD + 1 :], loss]
-        recent = self.losses[-RECENT:]
-        if len(recent) < RECENT:
+        recent = self.losses[-_RECENT:]
+        if len(recent) < _RECENT:
             return
         now = statistics.median_low(recent)
         if math.isinf(self.level):
@@ -158,7 +158,7 @@ class Guard:
     def end(self, steps: int) -> None:
         """Diverged where most of a run's ``steps`` steps went wrong; a long run has given up before."""
         if 2 * len(self.wrong) > steps:
-            raise Diverged(f"{len(self.wrong)} of {steps} steps were not finite; {ADVICE}")
+            raise Diverged(f"{len(self.wrong)} of {steps} steps were not finite; {_ADVICE}")
 
     def tensors(self) -> dict[str, Tensor]:
         """The kept states by step and name; not a copy."""
@@ -166,11 +166,11 @@ class Guard:
 
     def to_json(self) -> dict[str, Any]:
         """What a resumed run must know, beside the kept states."""
-        return {**{name: getattr(self, name) for name in TOLD}, "kept": list(self.kept)}
+        return {**{name: getattr(self, name) for name in _TOLD}, "kept": list(self.kept)}
 
     def from_json(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Stand where another guard stood that had these ``tensors``."""
-        for name in TOLD:
+        for name in _TOLD:
             setattr(self, name, record[name])
         heads = {step: f"good/{step}/" for step in record["kept"]}
         self.kept = {k: {n.removeprefix(h): t for n, t in tensors.items() if n.startswith(h)} for k, h in heads.items()}
@@ -185,9 +185,9 @@ class Guard:
         self.kept[step] = {name: tensor.detach().clone() for name, tensor in self.state.tensors().items()}
 
     def _count(self, step: int, reason: str) -> None:
-        self.wrong = [*(other for other in self.wrong if other > step - SPAN), step]
+        self.wrong = [*(other for other in self.wrong if other > step - _SPAN), step]
         if len(self.wrong) > SKIPS:
-            self._give_up(f"{reason} at step {step}, after {SKIPS} others of the last {SPAN} that went wrong")
+            self._give_up(f"{reason} at step {step}, after {SKIPS} others of the last {_SPAN} that went wrong")
 
     def _back(self, step: int, reason: str) -> None:
         self._count(step, reason)
@@ -205,7 +205,7 @@ class Guard:
         """Diverged, with the last good state back, as if the steps after it had not been."""
         self._return()
         self.wrong, self.row = [step for step in self.wrong if step < max(self.kept)], 0
-        raise Diverged(f"{reason}; {ADVICE}")
+        raise Diverged(f"{reason}; {_ADVICE}")
 
 
 class Checkpoint:

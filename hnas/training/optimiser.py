@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hnas.supernet import Index
 
-Used = Mapping[str, tuple[nn.Parameter, Index | None]]
+_Used = Mapping[str, tuple[nn.Parameter, Index | None]]
 
 
 class Diverged(RuntimeError):
@@ -44,7 +44,7 @@ class MaskedSGD:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, rate: float, used: Iterable[Used], clip: float | None = None) -> float:
+    def step(self, rate: float, used: Iterable[_Used], clip: float | None = None) -> float:
         """One update from the gradients at hand; returns their norm before clipping. Gradients are cleared.
 
         Diverged, with every weight as it was, where the gradients are not finite.
@@ -73,7 +73,7 @@ class MaskedSGD:
         self.clear()
         return norm
 
-    def _parts(self, used: Iterable[Used]) -> dict[str, Tensor | None]:
+    def _parts(self, used: Iterable[_Used]) -> dict[str, Tensor | None]:
         """For each used parameter: None when all of it was used, else the mask of what was."""
         boxes: dict[str, list[Index] | None] = {}
         for view in used:

@@ -53,7 +53,7 @@ class Inverted(nn.Module):
         return x + y if self.residual else y
 
 
-class Mobile(nn.Module):
+class _Mobile(nn.Module):
     """Stem of stride 2, the blocks, a last 1x1 convolution, mean, classifier of 1,000 classes."""
 
     def __init__(self, blocks: Sequence[nn.Module], stem: int, cout: int, head: int, act: str, hidden: int = 0) -> None:
@@ -73,14 +73,14 @@ def mobilenet_v2() -> nn.Module:
     """3.5 M parameters, ReLU6."""
     stages = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 32, 3, 2, 3), (6, 64, 4, 2, 3)]
     stages += [(6, 96, 3, 1, 3), (6, 160, 3, 2, 3), (6, 320, 1, 1, 3)]
-    return Mobile(_stages(stages), 32, 320, 1280, "relu6")
+    return _Mobile(_stages(stages), 32, 320, 1280, "relu6")
 
 
 def efficientnet_lite0() -> nn.Module:
     """4.7 M parameters, ReLU6, kernels of 3 and 5, no squeeze-excite."""
     stages = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3)]
     stages += [(6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)]
-    return Mobile(_stages(stages), 32, 320, 1280, "relu6")
+    return _Mobile(_stages(stages), 32, 320, 1280, "relu6")
 
 
 def mobilenet_v3() -> nn.Module:
@@ -98,7 +98,7 @@ def mobilenet_v3() -> nn.Module:
     for wide, cout, kernel, stride, act, squeeze in rows:
         blocks.append(Inverted(cin, wide, cout, kernel, stride, act, squeeze))
         cin = cout
-    return Mobile(blocks, 16, 160, 960, "hardswish", 1280)
+    return _Mobile(blocks, 16, 160, 960, "hardswish", 1280)
 
 
 def _stages(stages: Sequence[tuple[int, int, int, int, int]]) -> list[nn.Module]:

@@ -40,8 +40,8 @@ def images(make: Callable[[], nn.Module], size: int, samples: int) -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         module = make()
-        spread_norms(module)
-    calibrate_norms(module, torch.from_numpy(np.concatenate(known)))
+        _spread_norms(module)
+    _calibrate_norms(module, torch.from_numpy(np.concatenate(known)))
     return Net(module.eval(), tuple((each,) for each in known), tuple((each,) for each in other))
 
 
@@ -74,7 +74,7 @@ def _tinted(split: str, size: int, count: int) -> NDArray[np.float64]:
     return found
 
 
-def spread_norms(module: nn.Module) -> None:
+def _spread_norms(module: nn.Module) -> None:
     """Factors and offsets of norms: not all 1 and 0, and such that a net of random weights is not chaotic.
 
     With offsets around 0 and whole residual branches the 15 blocks of MobileNetV3 make 9 dB of an input's 46.
@@ -90,7 +90,7 @@ def spread_norms(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def calibrate_norms(module: nn.Module, batch: Tensor) -> None:
+def _calibrate_norms(module: nn.Module, batch: Tensor) -> None:
     """Give every batch norm the moments of ``batch``."""
     module.eval()
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]

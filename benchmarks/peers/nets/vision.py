@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from hnas.benchmarks.peers.nets.mobile import ConvNorm, Inverted
 
 
-class Basic(nn.Module):
+class _Basic(nn.Module):
     """Two 3x3 convolutions and a residual."""
 
     def __init__(self, cin: int, cout: int, stride: int) -> None:
@@ -33,7 +33,7 @@ class ResNet(nn.Module):
         self.stem = nn.Sequential(ConvNorm(3, 64, 7, 2, act="relu"), nn.MaxPool2d(3, 2, 1))
         widths = (64, 64, 64, 128, 128, 256, 256, 512, 512)
         pairs = pairwise(widths)
-        self.blocks = nn.Sequential(*(Basic(cin, cout, 1 if cin == cout else 2) for cin, cout in pairs))
+        self.blocks = nn.Sequential(*(_Basic(cin, cout, 1 if cin == cout else 2) for cin, cout in pairs))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class ResNet(nn.Module):
         return scores
 
 
-class ChannelNorm(nn.LayerNorm):
+class _ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of [N, C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class ChannelNorm(nn.LayerNorm):
         return normed
 
 
-class ConvNeXtBlock(nn.Module):
+class _ConvNeXtBlock(nn.Module):
     """7x7 depthwise convolution, layer norm, two linear layers with a GELU, layer scale."""
 
     def __init__(self, width: int) -> None:
@@ -73,11 +73,11 @@ class ConvNeXt(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths, depths = (40, 80, 160, 320), (2, 2, 6, 2)
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 4), ChannelNorm(widths[0])]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 4), _ChannelNorm(widths[0])]
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             if index:
-                layers += [ChannelNorm(widths[index - 1]), nn.Conv2d(widths[index - 1], width, 2, 2)]
-            layers += [ConvNeXtBlock(width) for _ in range(depth)]
+                layers += [_ChannelNorm(widths[index - 1]), nn.Conv2d(widths[index - 1], width, 2, 2)]
+            layers += [_ConvNeXtBlock(width) for _ in range(depth)]
         self.features, self.norm = nn.Sequential(*layers), nn.LayerNorm(widths[-1])
         self.classifier = nn.Linear(widths[-1], 1000)
 

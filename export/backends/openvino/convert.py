@@ -38,7 +38,7 @@ requires: tuple[str, ...] = ("openvino",)
 no_onnx = ""
 
 MODEL = "model.xml"
-TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations: large above zero, hardly below it
+_TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations: large above zero, hardly below it
 FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that leave biases as int8 wants them
 
 
@@ -222,7 +222,7 @@ def _has_attention(model: openvino.Model) -> bool:
 
 def _has_tails(model: openvino.Model) -> bool:
     """Whether an activation of the model is large above zero and hardly below it."""
-    return not TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
+    return not _TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
 
 
 def _overflows() -> bool:

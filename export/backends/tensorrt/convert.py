@@ -40,7 +40,7 @@ no_onnx = ""
 
 MODEL = "model.onnx"
 OPSET = 17  # what TensorRT 8.5 to 10 parse; opset 20 needs TensorRT 10, that is JetPack 6.1
-RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
+_RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
 # Symmetric s8 and no int32 biases: TensorRT has no other zero point than 0, and its parser takes no int32 dequantise.
 POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=True, bias=False)
 
@@ -104,7 +104,7 @@ def _build_note(precision: str, device: Device) -> dict[str, JSON]:
     return {
         "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join(FLAGS[precision])}",
         "compute_capability": device.compute_capability,
-        "rule": RULE,
+        "rule": _RULE,
         **known,
     }
 

@@ -27,7 +27,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON, decode, encode
 
-TARGETS = ("80", "86", "89", "120")  # SM75 is known, too: it has no FP32 GEMM, so most fp32 files are refused
+_TARGETS = ("80", "86", "89", "120")  # SM75 is known, too: it has no FP32 GEMM, so most fp32 files are refused
 PATIENCE = 600.0  # seconds for all targets of one file
 _MODULE = "tensorrt_rtx_bindings"
 _ROOT = str(Path(hnas.__file__).absolute().parents[1])  # where hnas was imported from
@@ -62,7 +62,7 @@ def missing() -> str | None:
     return None if find_spec(_MODULE) else "TensorRT-RTX is not installed; pip install 'hnas[tensorrt-rtx]'"
 
 
-def check(model: Path, targets: Sequence[str] = TARGETS) -> Verdict:
+def check(model: Path, targets: Sequence[str] = _TARGETS) -> Verdict:
     """Parse ``model`` and build it for each SM of ``targets``, in a process of its own.
 
     Unavailable where TensorRT-RTX is missing; ExportError where it crashes or hangs; ValueError for an unknown target.
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a folder with artifact.json, or an ONNX file"
     )
-    parser.add_argument("--sm", nargs="+", default=TARGETS, metavar="SM", help=f"default: {' '.join(TARGETS)}")
+    parser.add_argument("--sm", nargs="+", default=_TARGETS, metavar="SM", help=f"default: {' '.join(_TARGETS)}")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     lacking = missing()

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import onnx
 
-SINCE = {"LayerNormalization": (8, 6), "GroupNormalization": (8, 6), "Mod": (8, 5), "OneHot": (8, 5), "NonZero": (8, 5)}
+_SINCE = {
+    "LayerNormalization": (8, 6),
+    "GroupNormalization": (8, 6),
+    "Mod": (8, 5),
+    "OneHot": (8, 5),
+    "NonZero": (8, 5),
+}
 ABSENT = frozenset(  # in every version up to 10
     [
         *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear"),
@@ -23,22 +29,22 @@ ABSENT = frozenset(  # in every version up to 10
         *("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
     ]
 )
-ABSENT_8_5 = ABSENT | {
+_ABSENT_8_5 = ABSENT | {
     *("Bernoulli", "BitShift", "BlackmanWindow", "Compress", "DFT", "HammingWindow", "HannWindow", "Hardmax", "IsInf"),
     *("MelWeightMatrix", "STFT", "Unique"),
 }
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what tensor cores run
-VECTOR = {"fp16": 8, "int8": 16}  # channels of a vector there; fewer are padded
+_VECTOR = {"fp16": 8, "int8": 16}  # channels of a vector there; fewer are padded
 
 
-class Findings(NamedTuple):
+class _Findings(NamedTuple):
     """``refused``: TensorRT would not build this. ``slow``: it would, but not well. One sentence each."""
 
     refused: tuple[str, ...]
     slow: tuple[str, ...]
 
 
-def check(path: Path, precision: str, newest: tuple[int, ...] | None) -> Findings:
+def check(path: Path, precision: str, newest: tuple[int, ...] | None) -> _Findings:
     """What is wrong with the file for a device whose newest TensorRT is ``newest`` (None: unknown).
 
     Refused:
@@ -59,15 +65,15 @@ def check(path: Path, precision: str, newest: tuple[int, ...] | None) -> Finding
     graph = onnx.load(path).graph
     refused = [*_operators(graph, newest), *_shapes(graph), *_constants(graph)]
     slow = [*_vectors(graph, precision), *(_half_quantised(graph) if precision == "int8" else ())]
-    return Findings(tuple(dict.fromkeys(refused)), tuple(dict.fromkeys(slow)))
+    return _Findings(tuple(dict.fromkeys(refused)), tuple(dict.fromkeys(slow)))
 
 
 def _operators(graph: onnx.GraphProto, newest: tuple[int, ...] | None) -> Iterator[str]:
     for name in sorted({f"{node.domain}.{node.op_type}" for node in graph.node if node.domain not in ("", "ai.onnx")}):
         yield f"TensorRT has no {name}; choose a net without it"
     for name in sorted({node.op_type for node in graph.node}):
-        since = SINCE.get(name)
-        if name in (ABSENT_8_5 if newest and newest <= (8, 5) else ABSENT):
+        since = _SINCE.get(name)
+        if name in (_ABSENT_8_5 if newest and newest <= (8, 5) else ABSENT):
             yield f"TensorRT has no {name}; choose a net without it"
         if since and newest and newest < since:
             wanted, there = ".".join(map(str, since)), ".".join(map(str, newest))
@@ -107,7 +113,7 @@ def _constants(graph: onnx.GraphProto) -> Iterator[str]:
 
 def _vectors(graph: onnx.GraphProto, precision: str) -> Iterator[str]:
     """Case 7; depthwise convolutions do not run on tensor cores and are left out."""
-    if precision not in VECTOR:
+    if precision not in _VECTOR:
         return
     shapes = {value.name: tuple(value.dims) for value in graph.initializer}
     made = {name: node for node in graph.node for name in node.output}
@@ -115,11 +121,11 @@ def _vectors(graph: onnx.GraphProto, precision: str) -> Iterator[str]:
     for node in graph.node:
         shape = shapes.get(_weight(node, made)) if node.op_type in LAYERS else None
         group = next((a.i for a in node.attribute if a.name == "group"), 1)
-        if shape is not None and group == 1 and any(size % VECTOR[precision] for size in shape[:2]):
+        if shape is not None and group == 1 and any(size % _VECTOR[precision] for size in shape[:2]):
             odd.append(shape)
     if odd:
         example = "x".join(map(str, odd[0]))
-        what = f"{len(odd)} layer(s) have channels that are no multiple of {VECTOR[precision]} (one is {example})"
+        what = f"{len(odd)} layer(s) have channels that are no multiple of {_VECTOR[precision]} (one is {example})"
         yield f"{what}: {precision} vectors are padded there"
 
 

@@ -35,7 +35,7 @@ NHWC = (0, 2, 3, 1)
 RANGES = "mse"  # 0.5 to 1.3 dB above minmax on MobileNets, a U-Net and a ConvNeXt, -0.6 to 1.8 dB on searched subnets
 # Operators that stay float, tried in order until int8 leaves the graph in as few pieces as fp32: sums whose scales are
 # too far apart for XNNPACK are told beforehand, so the second is for runtimes that are pickier than the one at hand.
-LEFT: tuple[frozenset[str], ...] = (frozenset(), frozenset({"ADD", "SUB", "MEAN"}))
+_LEFT: tuple[frozenset[str], ...] = (frozenset(), frozenset({"ADD", "SUB", "MEAN"}))
 
 
 def compile(
@@ -101,7 +101,7 @@ def _emit(program: Program, model: Path, data: Sequence[Arrays] | None, override
     emitter.lower(whole)  # what is lacking is told before calibrating
     method = override.ranges or RANGES
     ranges = activation_ranges(whole, data, method)
-    for more in LEFT:
+    for more in _LEFT:
         left = more.union(override.leave_float)
         model.write_bytes(emitter.emit(whole, ranges, leave=left))
         if pieces(model) == (1, 0) or pieces(model) <= _float_pieces(whole):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # What XNNPACK has int8 kernels for and what does not fall out of its delegate. Never on it: HARD_SWISH and the parts of
 # LayerNorm (no int8 kernels: a small MobileNetV3 in fourteen pieces, not one, and ten times slower), GELU, SOFTMAX and
 # BATCH_MATMUL (the same), MEAN (noise in place of a signal where the sum before it stayed float).
-CORE: tuple[str, ...] = (
+_CORE: tuple[str, ...] = (
     "CONV_2D",
     "DEPTHWISE_CONV_2D",
     "FULLY_CONNECTED",
@@ -31,10 +31,10 @@ CORE: tuple[str, ...] = (
     "MUL",
     "RESHAPE",
 )
-CORE += ("TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "LOGISTIC", "TANH")
+_CORE += ("TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "LOGISTIC", "TANH")
 # ADD is right for residuals and wrong for the epsilon of a LayerNorm: the first list that leaves the graph in one piece
 # is taken.
-POLICIES = ((*CORE, "ADD"), CORE)
+_POLICIES = ((*_CORE, "ADD"), _CORE)
 
 
 def versions(*, quantiser: bool) -> dict[str, str]:
@@ -82,7 +82,7 @@ def quantise(source: Path, target: Path, data: Sequence[Arrays], leave: Sequence
     key, names = _signature(source)
     fed = {key: [dict(zip(names, sample, strict=True)) for sample in data]}
     operators: tuple[str, ...] = ()
-    for policy in POLICIES:
+    for policy in _POLICIES:
         operators = tuple(operator for operator in policy if operator not in leave)
         recipe = recipe_manager.RecipeManager()
         for operator in operators:

@@ -32,12 +32,12 @@ def versions() -> dict[str, str]:
         return {"onnxruntime": onnxruntime.__version__}
 
 
-def load(artifact: Artifact) -> OnnxRuntime:
+def load(artifact: Artifact) -> _OnnxRuntime:
     """Open ``artifact`` on the CPU provider alone, with exactly its threads."""
-    return OnnxRuntime(artifact)
+    return _OnnxRuntime(artifact)
 
 
-class OnnxRuntime:
+class _OnnxRuntime:
     """A Runner: one session that runs its nodes one after the other."""
 
     def __init__(self, artifact: Artifact) -> None:

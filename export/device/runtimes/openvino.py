@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 # OpenVINO computes fp32 models in bfloat16 wherever the CPU can. Our artifacts mean what their precision says, so the
 # hint is set even where it repeats the default; what is not int8 in an int8 artifact is f32.
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "w8": "f32"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "w8": "f32"}
 # Where weights alone are in int8, OpenVINO rounds the activations that meet them to int8, too, in groups of 32.
-EXACT: dict[str, dict[str, Any]] = {"w8": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}}
+_EXACT: dict[str, dict[str, Any]] = {"w8": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}}
 
 
 def missing() -> str | None:
@@ -40,13 +40,13 @@ def versions() -> dict[str, str]:
         return {"openvino": str(openvino.get_version())}
 
 
-def load(artifact: Artifact) -> OpenVino:
+def load(artifact: Artifact) -> _OpenVino:
     """Open ``artifact`` with exactly its precision and threads; Unavailable for bf16 on a CPU without it."""
     require(artifact.precision)
-    return OpenVino(artifact)
+    return _OpenVino(artifact)
 
 
-class OpenVino:
+class _OpenVino:
     """A Runner: one compiled model, one stream, one request."""
 
     def __init__(self, artifact: Artifact) -> None:
@@ -84,11 +84,11 @@ def compiled_model(artifact: Artifact, **more: Any) -> Any:
 def settings(artifact: Artifact) -> dict[str, Any]:
     """Everything that is pinned: precision, that of activations too, threads, one stream."""
     return {
-        "INFERENCE_PRECISION_HINT": HINTS[artifact.precision],
+        "INFERENCE_PRECISION_HINT": _HINTS[artifact.precision],
         "INFERENCE_NUM_THREADS": artifact.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        **EXACT.get(artifact.precision, {}),
+        **_EXACT.get(artifact.precision, {}),
     }
 
 
@@ -96,8 +96,8 @@ def require(precision: str) -> None:
     """Unavailable when this CPU cannot compute in ``precision``: OpenVINO would silently use another one."""
     import openvino
 
-    if precision not in HINTS:
-        raise ValueError(f"openvino runs {', '.join(HINTS)} on a CPU, got {precision!r}")
+    if precision not in _HINTS:
+        raise ValueError(f"openvino runs {', '.join(_HINTS)} on a CPU, got {precision!r}")
     with signal_stack_kept():
         abilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in abilities:

@@ -34,12 +34,12 @@ def versions() -> dict[str, str]:
     return {"torch": version("torch")}
 
 
-def load(artifact: Artifact) -> Reference:
+def load(artifact: Artifact) -> _Reference:
     """Read the graph back; ValueError for one that names anything but ATen operators."""
-    return Reference(artifact)
+    return _Reference(artifact)
 
 
-class Reference:
+class _Reference:
     """A Runner. It sets torch's thread count for the whole process, which is why workers have one runtime each."""
 
     def __init__(self, artifact: Artifact) -> None:

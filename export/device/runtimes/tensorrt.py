@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 ENGINE, SIDECAR, LAYERS = "model.engine", "model.engine.json", "layers.json"
 BUILDS = 3
-ENOUGH = 180.0  # seconds of building after which no further engine is begun
-WORKSPACE_MB = 1024
+_ENOUGH = 180.0  # seconds of building after which no further engine is begun
+_WORKSPACE_MB = 1024
 _CALLS = 30  # timed calls of an engine that was just built
 
 
@@ -66,7 +66,7 @@ def load(artifact: Artifact) -> Any:
     else:
         build(artifact, here)
     report = {**read_json(folder / SIDECAR), "layers": json.loads((folder / LAYERS).read_text("utf-8"))}
-    opened = TensorRt if find_spec("tensorrt") else trtexec.TrtExec
+    opened = _TensorRt if find_spec("tensorrt") else trtexec.TrtExec
     return opened(artifact, folder / ENGINE, report)
 
 
@@ -90,7 +90,7 @@ def build(artifact: Artifact, here: Mapping[str, str]) -> None:
     with_bindings = find_spec("tensorrt") is not None
     begun, builds, best = monotonic(), [], float("inf")
     for index in range(BUILDS):
-        if index and monotonic() - begun > ENOUGH:
+        if index and monotonic() - begun > _ENOUGH:
             break
         part, timing = folder / f".{ENGINE}.{os.getpid()}", kept if index == 0 else folder / f".timing.{os.getpid()}"
         timing.unlink() if index and timing.is_file() else None
@@ -123,7 +123,7 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
         said = parser.get_error(0).desc()
         raise ExportError(f"TensorRT {here['tensorrt']} cannot parse {artifact.model.name}: {said}")
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_MB * 2**20)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_MB * 2**20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
     if artifact.precision in ("fp16", "int8"):
@@ -143,7 +143,7 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
 def _build_by_tool(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
     layers = engine.with_name(f".{LAYERS}")
     old = tuple(map(int, here["tensorrt"].split(".")[:2])) < (8, 6)
-    trtexec.build(artifact.model, engine, timing, layers, artifact.precision, WORKSPACE_MB, old=old)
+    trtexec.build(artifact.model, engine, timing, layers, artifact.precision, _WORKSPACE_MB, old=old)
     return layers.read_text()
 
 
@@ -152,7 +152,7 @@ def _median(artifact: Artifact, engine: Path) -> float:
     inputs = [np.zeros(tensor.shape, tensor.dtype) for tensor in artifact.inputs]
     if not find_spec("tensorrt"):
         return float(np.median(trtexec.TrtExec(artifact, engine, {}).times(inputs, _CALLS)))
-    call, times = TensorRt(artifact, engine, {}).bind(*inputs), []
+    call, times = _TensorRt(artifact, engine, {}).bind(*inputs), []
     for _ in range(2 * _CALLS):
         start = perf_counter()
         call()
@@ -160,7 +160,7 @@ def _median(artifact: Artifact, engine: Path) -> float:
     return float(np.median(times[_CALLS:]))
 
 
-class TensorRt:
+class _TensorRt:
     """A Runner: one execution context on one CUDA stream; ``bind`` times the kernels, not the copies.
 
     ``report`` is the engine's sidecar.

@@ -225,5 +225,5 @@ def _near(value: float, wanted: float) -> bool:
     return math.isclose(value, wanted, rel_tol=1e-4)  # constants are often written with five digits
 
 
-Rule = Callable[[fx.GraphModule, fx.Node], Found | None]
-_RULES: tuple[Rule, ...] = (_bounds, _hardsigmoid, _hardswish, _silu, _gelu)
+_Rule = Callable[[fx.GraphModule, fx.Node], Found | None]
+_RULES: tuple[_Rule, ...] = (_bounds, _hardsigmoid, _hardswish, _silu, _gelu)

@@ -10,7 +10,7 @@ from hnas.export.graph.nodes import aten, bound, constant, constant_value, edit,
 from hnas.export.graph.program import Program
 
 SMALL = 1024  # elements; below that a second copy of a constant costs nothing
-GROWTH = 1 << 16  # elements; a constant that outgrows what it is computed from is not worth more than this
+_GROWTH = 1 << 16  # elements; a constant that outgrows what it is computed from is not worth more than this
 
 _DROPOUTS = {
     aten.dropout.default,
@@ -111,7 +111,7 @@ def _evaluate(module: fx.GraphModule) -> int:
                 result = node.target(*args, **kwargs)
             sources = [values[source] for source in node.all_input_nodes]
             known = sum(value.numel() for value in sources if isinstance(value, Tensor))
-            if not isinstance(result, Tensor) or result.numel() <= max(GROWTH, known):
+            if not isinstance(result, Tensor) or result.numel() <= max(_GROWTH, known):
                 values[node] = result
                 computed.append(node)
     fired = 0

@@ -106,10 +106,10 @@ def _exchange(node: fx.Node) -> bool:
     return True
 
 
-Argument = Callable[[fx.Node, fx.Node], list[int] | None]  # of one change from the first node to the second
+_Argument = Callable[[fx.Node, fx.Node], list[int] | None]  # of one change from the first node to the second
 
 
-def _merge(module: fx.GraphModule, node: fx.Node, family: set[Any], target: Any, argument: Argument) -> bool:
+def _merge(module: fx.GraphModule, node: fx.Node, family: set[Any], target: Any, argument: _Argument) -> bool:
     source = node.args[0]
     assert isinstance(source, fx.Node)
     origin = source.args[0] if source.target in family else source

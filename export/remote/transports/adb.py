@@ -20,7 +20,7 @@ from hnas.export.remote.transports import local
 from hnas.export.remote.upload import Sender
 
 FOLDER = "/data/local/tmp"  # where the shell user of a phone may write and execute
-TOOLS = ("hnas/benchmark_model", "benchmark_model", "android_aarch64_benchmark_model")
+_TOOLS = ("hnas/benchmark_model", "benchmark_model", "android_aarch64_benchmark_model")
 _TERMUX = "/data/data/com.termux/files"
 _ADDRESS = re.compile(r"adb://(?P<serial>[\w.:\[\]%-]*)(?P<path>/.*)?")  # nothing in it can be taken for an option
 _STATES = {
@@ -163,7 +163,7 @@ class Host:
         ]
         tests = [f"{python.words()} -c {shlex.quote(_PROBE)} >/dev/null 2>&1 </dev/null" for python in pythons]
         ways = "".join(f"if {test}; then echo hnas python {i}; else " for i, test in enumerate(tests))
-        tools = " ".join(f"{FOLDER}/{tool}" for tool in TOOLS)
+        tools = " ".join(f"{FOLDER}/{tool}" for tool in _TOOLS)
         look = f"for t in {tools}; do if [ -x $t ]; then echo hnas tool $t; fi; done"
         said = self._phone.shell(f"{ways} :; {'fi; ' * len(tests)}{look}").decode("utf-8", "replace")
         python, tool = (re.search(rf"^hnas {kind} (\S+)", said, re.MULTILINE) for kind in ("python", "tool"))

@@ -13,8 +13,8 @@ from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsuppo
 from hnas.export.backends.tflite.writer.model import Value, constant
 from hnas.export.graph.nodes import shape_of
 
-MASKED = -1e9  # stands for the infinity of a mask: its exponential is 0 all the same
-REDUCTIONS = {"mean": "MEAN", "sum": "SUM", "amax": "REDUCE_MAX"}
+_MASKED = -1e9  # stands for the infinity of a mask: its exponential is 0 all the same
+_REDUCTIONS = {"mean": "MEAN", "sum": "SUM", "amax": "REDUCE_MAX"}
 
 
 def linear(graph: Graph, node: fx.Node) -> Placed:
@@ -65,7 +65,7 @@ def attention(graph: Graph, node: fx.Node) -> Placed:
     scores = _multiplied(graph, scaled, turned, shape, None)
     if given["attn_mask"] is not None:
         mask = graph.constant(given["attn_mask"], "attention with a mask")
-        mask = np.where(mask, 0.0, MASKED) if mask.dtype == bool else np.maximum(mask, MASKED)
+        mask = np.where(mask, 0.0, _MASKED) if mask.dtype == bool else np.maximum(mask, _MASKED)
         scores = graph.add("ADD", [scores, constant(mask.astype(np.float32))], shape)
     weights = Placed(graph.add("SOFTMAX", [scores], shape, beta=1.0), plain(rank))
     return Placed(_multiplied(graph, weights, value, shape_of(node), node), plain(rank))
@@ -130,7 +130,7 @@ def reduction(graph: Graph, node: fx.Node) -> Placed:
     if not keep:
         shape = [size for axis, size in zip(x.order, shape, strict=True) if axis not in gone]
     axes = constant(sorted(x.axis(dim) for dim in gone))
-    return Placed(graph.add(REDUCTIONS[operator_name(node)], [x.value, axes], shape, node, keepDims=keep), order)
+    return Placed(graph.add(_REDUCTIONS[operator_name(node)], [x.value, axes], shape, node, keepDims=keep), order)
 
 
 def embedding(graph: Graph, node: fx.Node) -> Placed:
@@ -179,7 +179,7 @@ def _renumbered(order: Order, gone: set[int]) -> Order:
 
 
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(REDUCTIONS, reduction),
+    **dict.fromkeys(_REDUCTIONS, reduction),
     **dict.fromkeys(("matmul", "bmm"), matmul),
     **dict.fromkeys(("softmax", "_softmax"), softmax),
     "linear": linear,

@@ -13,12 +13,12 @@ from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsuppo
 from hnas.export.backends.tflite.writer.model import Value, constant
 from hnas.export.graph.nodes import shape_of
 
-BINARY = {"add": "ADD", "sub": "SUB", "mul": "MUL", "div": "DIV", "maximum": "MAXIMUM", "minimum": "MINIMUM"}
-UNARY = {"relu": "RELU", "relu6": "RELU6", "sigmoid": "LOGISTIC", "tanh": "TANH", "hardswish": "HARD_SWISH"}
-UNARY |= {"sqrt": "SQRT", "rsqrt": "RSQRT", "exp": "EXP", "log": "LOG", "neg": "NEG", "abs": "ABS", "square": "SQUARE"}
-UNARY |= {"sin": "SIN", "cos": "COS"}
-CLAMPS: dict[Any, str] = {(0, None): "RELU", (0, 6): "RELU6", (-1, 1): "RELU_N1_TO_1"}
-POWERS = {2.0: "SQUARE", 0.5: "SQRT", -0.5: "RSQRT"}
+_BINARY = {"add": "ADD", "sub": "SUB", "mul": "MUL", "div": "DIV", "maximum": "MAXIMUM", "minimum": "MINIMUM"}
+_UNARY = {"relu": "RELU", "relu6": "RELU6", "sigmoid": "LOGISTIC", "tanh": "TANH", "hardswish": "HARD_SWISH"}
+_UNARY |= {"sqrt": "SQRT", "rsqrt": "RSQRT", "exp": "EXP", "log": "LOG", "neg": "NEG", "abs": "ABS", "square": "SQUARE"}
+_UNARY |= {"sin": "SIN", "cos": "COS"}
+_CLAMPS: dict[Any, str] = {(0, None): "RELU", (0, 6): "RELU6", (-1, 1): "RELU_N1_TO_1"}
+_POWERS = {2.0: "SQUARE", 0.5: "SQRT", -0.5: "RSQRT"}
 
 
 def binary(graph: Graph, node: fx.Node) -> Placed:
@@ -38,10 +38,10 @@ def binary(graph: Graph, node: fx.Node) -> Placed:
     if name == "div" and operands[1].data is not None:
         name, operands[1] = "mul", constant((1.0 / operands[1].data.astype(np.float64)).astype(np.float32))
     shape = tuple(shape_of(node)[axis] for axis in order)
-    return Placed(graph.add(BINARY[name], operands, shape, node), order)
+    return Placed(graph.add(_BINARY[name], operands, shape, node), order)
 
 
-def reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
+def _reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
     """rsub: other - self."""
     given = arguments(node)
     if given["alpha"] != 1:
@@ -50,9 +50,9 @@ def reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("SUB", operands, tuple(shape_of(node)[axis] for axis in order), node), order)
 
 
-def unary(graph: Graph, node: fx.Node) -> Placed:
+def _unary(graph: Graph, node: fx.Node) -> Placed:
     """One operator of the runtime for one of the graph's."""
-    return _like(graph, node, UNARY[operator_name(node)])
+    return _like(graph, node, _UNARY[operator_name(node)])
 
 
 def gelu(graph: Graph, node: fx.Node) -> Placed:
@@ -88,15 +88,15 @@ def clamp(graph: Graph, node: fx.Node) -> Placed:
         raise Unsupported("clamp with bounds from the graph")
     x = graph.placed(given["self"])
     value = x.value
-    if (low, high) in CLAMPS:
-        return _like(graph, node, CLAMPS[low, high])
+    if (low, high) in _CLAMPS:
+        return _like(graph, node, _CLAMPS[low, high])
     for kind, limit in (("MAXIMUM", low), ("MINIMUM", high)):
         if limit is not None and math.isfinite(limit):
             value = graph.add(kind, [value, constant(np.array([limit], np.float32))], value.shape, node)
     return Placed(value, x.order)
 
 
-def reciprocal(graph: Graph, node: fx.Node) -> Placed:
+def _reciprocal(graph: Graph, node: fx.Node) -> Placed:
     """1 / x."""
     x = graph.placed(node.args[0])
     return Placed(graph.add("DIV", [constant(np.ones(1, np.float32)), x.value], x.value.shape, node), x.order)
@@ -107,8 +107,8 @@ def power(graph: Graph, node: fx.Node) -> Placed:
     exponent = arguments(node)["exponent"]
     if isinstance(exponent, fx.Node):
         raise Unsupported("pow with an exponent from the graph")
-    if float(exponent) in POWERS:
-        return _like(graph, node, POWERS[float(exponent)])
+    if float(exponent) in _POWERS:
+        return _like(graph, node, _POWERS[float(exponent)])
     x = graph.placed(node.args[0])
     if exponent == 3:
         square = graph.add("SQUARE", [x.value], x.value.shape)
@@ -140,15 +140,15 @@ def _is_zero(graph: Graph, operand: Any, node: fx.Node, other: Any) -> bool:
 
 
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(BINARY, binary),
-    **dict.fromkeys(UNARY, unary),
+    **dict.fromkeys(_BINARY, binary),
+    **dict.fromkeys(_UNARY, _unary),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), clamp),
     **dict.fromkeys(("dropout", "clone", "contiguous", "alias", "detach"), same),
-    "rsub": reversed_subtraction,
+    "rsub": _reversed_subtraction,
     "gelu": gelu,
     "leaky_relu": leaky_relu,
     "silu": silu,
     "hardsigmoid": hard_sigmoid,
     "pow": power,
-    "reciprocal": reciprocal,
+    "reciprocal": _reciprocal,
 }

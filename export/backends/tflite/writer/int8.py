@@ -14,17 +14,17 @@ from hnas.export.backends.tflite.writer.rewrites import FUSION, scale_weights
 
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 # They give elements of their input: the scale stays.
-MOVING = {"RESHAPE", "TRANSPOSE", "SLICE", "SPLIT", "PAD", "MAX_POOL_2D", "DEPTH_TO_SPACE", "CONCATENATION"}
+_MOVING = {"RESHAPE", "TRANSPOSE", "SLICE", "SPLIT", "PAD", "MAX_POOL_2D", "DEPTH_TO_SPACE", "CONCATENATION"}
 # int8 where what they read is: alone they are not worth the change of numbers.
-FOLLOWING = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH", "MEAN", "LEAKY_RELU", "RELU", "RELU6", "AVERAGE_POOL_2D"}
-RECTIFIERS = {"RELU", "RELU6"}  # those that no operator before could end with
+_FOLLOWING = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH", "MEAN", "LEAKY_RELU", "RELU", "RELU6", "AVERAGE_POOL_2D"}
+_RECTIFIERS = {"RELU", "RELU6"}  # those that no operator before could end with
 # Of vectors they stay float: it takes no time, and the state of a recurrent cell keeps what each step adds (8 dB).
-GATES = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH"}
+_GATES = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH"}
 FIXED = {"LOGISTIC": Scale(np.array([1 / 256], np.float32), -128), "TANH": Scale(np.array([1 / 128], np.float32))}
-RATIOS = {"ADD": (-10, 8), "SUB": (-10, 8), "MUL": (-16, 8)}  # powers of 2 between which XNNPACK rescales
+_RATIOS = {"ADD": (-10, 8), "SUB": (-10, 8), "MUL": (-16, 8)}  # powers of 2 between which XNNPACK rescales
 SYMMETRIC, LEVELS = 127, 255
 VALID = 1  # the schema's word for no padding
-SMALL_END = 4096  # weights; a last product of so few stays float: no time, few bytes, and 4 dB of the outputs' noise
+_SMALL_END = 4096  # weights; a last product of so few stays float: no time, few bytes, and 4 dB of the outputs' noise
 
 
 def quantise(model: Model, leave: frozenset[str] = frozenset()) -> None:
@@ -143,7 +143,7 @@ def _choose(model: Model, leave: frozenset[str]) -> set[Operator]:
             chosen.discard(operator)
     for operator in reversed(model.operators):  # what is moved on its way into int8 is moved as int8
         users = [user for value in operator.output for user in model.readers.get(value, [])]
-        may = operator.kind in MOVING - leave and not operator.kept and _fits(operator)
+        may = operator.kind in _MOVING - leave and not operator.kept and _fits(operator)
         if may and users and set(users) <= chosen:
             chosen.add(operator)
     return chosen
@@ -151,18 +151,18 @@ def _choose(model: Model, leave: frozenset[str]) -> set[Operator]:
 
 def _is_small_end(model: Model, operator: Operator) -> bool:
     weight = operator.inputs[1] if operator.kind == "FULLY_CONNECTED" else None
-    return weight is not None and operator.output[0] in model.outputs and math.prod(weight.shape) <= SMALL_END
+    return weight is not None and operator.output[0] in model.outputs and math.prod(weight.shape) <= _SMALL_END
 
 
 def _joins(operator: Operator, integer: set[Value]) -> bool:
     if operator.kind in WEIGHTED:
         weight = operator.inputs[1]
         return weight is not None and weight.data is not None
-    if operator.kind in MOVING:
+    if operator.kind in _MOVING:
         return all(value in integer for value in operator.activations)
-    if operator.kind in GATES and len(operator.output[0].shape) < 3:
+    if operator.kind in _GATES and len(operator.output[0].shape) < 3:
         return False
-    return operator.kind in FOLLOWING and any(value in integer for value in operator.activations)
+    return operator.kind in _FOLLOWING and any(value in integer for value in operator.activations)
 
 
 def _fits(operator: Operator) -> bool:
@@ -170,10 +170,10 @@ def _fits(operator: Operator) -> bool:
     values = [*operator.activations, *operator.output]
     if any(value.range is None or value.dtype != "float32" for value in values):
         return False
-    if operator.kind == "AVERAGE_POOL_2D" or operator.kind not in RATIOS:
+    if operator.kind == "AVERAGE_POOL_2D" or operator.kind not in _RATIOS:
         return operator.kind != "AVERAGE_POOL_2D"
     steps = [_step(value) for value in operator.inputs if value is not None]
-    result, (low, high) = _step(operator.output[0]), RATIOS[operator.kind]
+    result, (low, high) = _step(operator.output[0]), _RATIOS[operator.kind]
     sources = [math.prod(steps)] if operator.kind == "MUL" else steps
     return all(2.0**low <= source / result < 2.0**high for source in sources)
 
@@ -200,10 +200,10 @@ def _widen_joined(model: Model, chosen: set[Operator]) -> None:
         for value in operator.activations:
             while model.is_single(value):
                 maker = model.makers.get(value)
-                if maker is not None and maker.kind in RECTIFIERS:  # the ends of its own range are where it saturates
+                if maker is not None and maker.kind in _RECTIFIERS:  # the ends of its own range are where it saturates
                     break
                 value.range = whole
-                if maker is None or maker.kind not in MOVING:
+                if maker is None or maker.kind not in _MOVING:
                     break
                 (value, *_) = maker.activations
 
@@ -230,9 +230,9 @@ class _Writer:
         write: Callable[[Operator], None] = self._follow
         if operator.kind in WEIGHTED:
             write = self._weighted
-        elif operator.kind in MOVING:
+        elif operator.kind in _MOVING:
             write = self._move
-        elif operator.kind in RECTIFIERS:
+        elif operator.kind in _RECTIFIERS:
             write = self._rectify
         write(operator)
         self._written.append(operator)

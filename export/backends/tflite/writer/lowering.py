@@ -19,8 +19,8 @@ Range = tuple[float, float]
 Lowering = Callable[["Graph", fx.Node], "Placed | list[Placed]"]
 
 # They read and write channels last whatever the others would like.
-SPATIAL = {"conv1d", "conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"}
-SPATIAL |= {"upsample_nearest2d", "upsample_bilinear2d"}
+_SPATIAL = {"conv1d", "conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"}
+_SPATIAL |= {"upsample_nearest2d", "upsample_bilinear2d"}
 # They take any order, and pass on what those who read them want.
 FLUID = {"add", "sub", "mul", "div", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "tanh", "silu", "gelu"}
 FLUID |= {"cat", "batch_norm", "constant_pad_nd", "pad", "clamp", "hardtanh", "leaky_relu", "slice"}
@@ -89,7 +89,7 @@ class Graph:
             for user in node.users:
                 name = operator_name(user)
                 found = None
-                if name in SPATIAL and user.args[0] is node:
+                if name in _SPATIAL and user.args[0] is node:
                     found = channels_last(len(shape_of(node)))
                 elif name in FLUID and depth and shape_of(user)[1:2] == shape_of(node)[1:2]:
                     found = self._asked(user, depth - 1)

@@ -30,8 +30,8 @@ OPTIONS = {  # where the name of the options is not that of the operator
     "LEAKY_RELU": "LeakyReluOptions",
 }
 # The version of an operator is the oldest runtime that knows what is asked of it: here in int8, and in float.
-VERSIONS = {"CONV_2D": (3, 1), "DEPTHWISE_CONV_2D": (3, 2), "FULLY_CONNECTED": (4, 2), "TRANSPOSE_CONV": (3, 1)}
-VERSIONS |= {"QUANTIZE": (2, 1), "RESIZE_BILINEAR": (3, 3), "SUM": (2, 1), "RESHAPE": (1, 1), "BROADCAST_TO": (3, 2)}
+_VERSIONS = {"CONV_2D": (3, 1), "DEPTHWISE_CONV_2D": (3, 2), "FULLY_CONNECTED": (4, 2), "TRANSPOSE_CONV": (3, 1)}
+_VERSIONS |= {"QUANTIZE": (2, 1), "RESIZE_BILINEAR": (3, 3), "SUM": (2, 1), "RESHAPE": (1, 1), "BROADCAST_TO": (3, 2)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,8 @@ class Operator:
         return [value for value in self.inputs if value is not None and value.data is None]
 
 
-Readers = dict[Value, list[Operator]]
-Makers = dict[Value, Operator]
+_Readers = dict[Value, list[Operator]]
+_Makers = dict[Value, Operator]
 
 
 @dataclass(eq=False)
@@ -82,15 +82,15 @@ class Model:
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     operators: list[Operator] = field(default_factory=list)
-    _links: tuple[Readers, Makers] | None = None
+    _links: tuple[_Readers, _Makers] | None = None
 
     @property
-    def readers(self) -> Readers:
+    def readers(self) -> _Readers:
         """Who reads each value; an output of the model is read by nobody, and ``outputs`` tells."""
         return self._linked()[0]
 
     @property
-    def makers(self) -> Makers:
+    def makers(self) -> _Makers:
         """Who makes each value that is neither an input nor a constant."""
         return self._linked()[1]
 
@@ -102,9 +102,9 @@ class Model:
         """Forget who reads and makes what; due after every change of operators."""
         self._links = None
 
-    def _linked(self) -> tuple[Readers, Makers]:
+    def _linked(self) -> tuple[_Readers, _Makers]:
         if self._links is None:
-            readers: Readers = {}
+            readers: _Readers = {}
             for operator in self.operators:
                 for value in dict.fromkeys(operator.activations):
                     readers.setdefault(value, []).append(operator)
@@ -206,7 +206,7 @@ def _operator(schema: Any, operator: Operator, indices: Mapping[Value, int], cod
     made.inputs = np.array([-1 if value is None else indices[value] for value in operator.inputs], np.int32)
     made.outputs = np.array([indices[value] for value in operator.output], np.int32)
     in_int8 = any(value.dtype == "int8" for value in operator.output)
-    version = VERSIONS.get(operator.kind, (2, 1))[0 if in_int8 else 1]
+    version = _VERSIONS.get(operator.kind, (2, 1))[0 if in_int8 else 1]
     code = (getattr(schema.BuiltinOperator, operator.kind), version)
     made.opcodeIndex = codes.setdefault(code, len(codes))
     name = OPTIONS.get(operator.kind) or re.sub(r"(^|_)([A-Z])([A-Z]*)", _capital, operator.kind) + "Options"

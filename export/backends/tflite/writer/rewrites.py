@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Value, constant
 
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
-CARRIERS = {*WEIGHTED, "ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"}  # of a fused activation
+_CARRIERS = {*WEIGHTED, "ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"}  # of a fused activation
 MOVES = {"RESHAPE", "TRANSPOSE"}
 FUSION = "fusedActivationFunction"
 
-Rewrite = Callable[[Model, Operator], bool]
+_Rewrite = Callable[[Model, Operator], bool]
 
 
 def simplify(model: Model) -> None:
     """Run every rewrite until none fires; each changes ``model`` and says whether it did."""
-    while any(_apply(model, rewrite) for rewrite in REWRITES):
+    while any(_apply(model, rewrite) for rewrite in _REWRITES):
         pass
     _sweep(model)
 
 
-def _apply(model: Model, rewrite: Rewrite) -> bool:
+def _apply(model: Model, rewrite: _Rewrite) -> bool:
     """Try one rewrite on every operator; it removes no other than the one it is given."""
     fired = False
     for operator in list(model.operators):
@@ -34,7 +34,7 @@ def _apply(model: Model, rewrite: Rewrite) -> bool:
     return fired
 
 
-def fold_scale(model: Model, operator: Operator) -> bool:
+def _fold_scale(model: Model, operator: Operator) -> bool:
     """MUL or ADD of a constant after a weighted operator: into its weights and bias.
 
     1. The constant is a number or has one entry for each channel of the output.
@@ -65,7 +65,7 @@ def fold_scale(model: Model, operator: Operator) -> bool:
     return True
 
 
-def fold_into_next(model: Model, operator: Operator) -> bool:
+def _fold_into_next(model: Model, operator: Operator) -> bool:
     """MUL or ADD of a number for each channel before FULLY_CONNECTED alone, as after a layer norm: into its weights.
 
     1. MUL: the weights of each input are scaled. 2. ADD: what the weights make of the offset goes into the bias.
@@ -95,13 +95,13 @@ def fold_into_next(model: Model, operator: Operator) -> bool:
     return True
 
 
-def fuse_activation(model: Model, operator: Operator) -> bool:
+def _fuse_activation(model: Model, operator: Operator) -> bool:
     """RELU, RELU6, RELU_N1_TO_1 into the operator before, where nothing else reads what it makes."""
     if operator.kind not in FUSED:
         return False
     source = operator.activations[0]
     maker = model.makers.get(source)
-    if maker is None or maker.kind not in CARRIERS or maker.options.get(FUSION):
+    if maker is None or maker.kind not in _CARRIERS or maker.options.get(FUSION):
         return False
     if not model.is_single(source):
         return False
@@ -110,7 +110,7 @@ def fuse_activation(model: Model, operator: Operator) -> bool:
     return True
 
 
-def merge_moves(model: Model, operator: Operator) -> bool:
+def _merge_moves(model: Model, operator: Operator) -> bool:
     """Moves in a row.
 
     1. RESHAPE after RESHAPE, TRANSPOSE after TRANSPOSE: one.
@@ -149,7 +149,7 @@ def merge_moves(model: Model, operator: Operator) -> bool:
     return False
 
 
-REWRITES: tuple[Rewrite, ...] = (merge_moves, fold_scale, fold_into_next, fuse_activation)
+_REWRITES: tuple[_Rewrite, ...] = (_merge_moves, _fold_scale, _fold_into_next, _fuse_activation)
 
 
 def scale_weights(operator: Operator, numbers: NDArray[np.float32], *, is_offset: bool) -> None:

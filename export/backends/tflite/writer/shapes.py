@@ -12,7 +12,7 @@ from hnas.export.backends.tflite.writer.model import Value, constant
 from hnas.export.graph.nodes import shape_of
 
 PARTS = 4  # of what XNNPACK splits at once
-JOINED = 5  # of what it joins at once
+_JOINED = 5  # of what it joins at once
 
 
 def reshape(graph: Graph, node: fx.Node) -> Placed:
@@ -49,8 +49,8 @@ def concatenate(graph: Graph, node: fx.Node) -> Placed:
     if any(part.data is not None for part in parts):  # spread() strips leading axes of 1 from constants
         parts = [graph.at(part, order) for part in given["tensors"]]
     axis = order.index(given["dim"] % len(order))
-    while len(parts) > JOINED:
-        parts = [_joined(graph, node, parts[:JOINED], axis), *parts[JOINED:]]
+    while len(parts) > _JOINED:
+        parts = [_joined(graph, node, parts[:_JOINED], axis), *parts[_JOINED:]]
     return Placed(_joined(graph, node, parts, axis), order)
 
 
@@ -62,8 +62,8 @@ def stack(graph: Graph, node: fx.Node) -> Placed:
     order = graph.wanted(node)
     parts = [graph.moves.reshaped(graph.placed(part), shape, order) for part in given["tensors"]]
     values = [graph.moves.moved(part, parts[0].order) for part in parts]
-    while len(values) > JOINED:
-        values = [_joined(graph, node, values[:JOINED], parts[0].axis(axis)), *values[JOINED:]]
+    while len(values) > _JOINED:
+        values = [_joined(graph, node, values[:_JOINED], parts[0].axis(axis)), *values[_JOINED:]]
     return Placed(_joined(graph, node, values, parts[0].axis(axis)), parts[0].order)
 
 

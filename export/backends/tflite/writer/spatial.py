@@ -15,7 +15,7 @@ from hnas.export.backends.tflite.writer.model import Value, constant
 from hnas.export.graph.nodes import shape_of
 
 SAME, VALID = 0, 1  # the schema's words for padding
-LOWEST = float(np.finfo(np.float32).min)
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 def convolution(graph: Graph, node: fx.Node) -> Placed:
@@ -50,7 +50,7 @@ def convolution(graph: Graph, node: fx.Node) -> Placed:
     return graph.moves.reshaped(made, shape_of(node), (0, 2, 1)) if flat else made
 
 
-def transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
+def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
     """conv_transpose2d, as far as TRANSPOSE_CONV cuts its edges: none, or kernel - stride in equal halves."""
     given = arguments(node)
     weight = graph.constant(given["weight"], "transposed convolution with a weight")
@@ -87,7 +87,7 @@ def pooling(graph: Graph, node: fx.Node) -> Placed:
     if padding is None:
         if given["ceil_mode"] or not (largest or with_border):
             raise Unsupported(f"{operator_name(node)} with this padding")
-        fill = LOWEST if largest and not _is_positive(given["self"]) else 0.0
+        fill = _LOWEST if largest and not _is_positive(given["self"]) else 0.0
         source, padding = _explicit(graph, source, window, stride, before, sizes, fill), VALID
     options = {"filterHeight": window[0], "filterWidth": window[1], "padding": padding}
     options |= {"strideH": stride[0], "strideW": stride[1]}
@@ -95,7 +95,7 @@ def pooling(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("MAX_POOL_2D" if largest else "AVERAGE_POOL_2D", [source], shape, node, **options), NHWC)
 
 
-def adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
+def _adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
     """adaptive_avg_pool2d to one position, which is a mean, or to sizes that divide the map's."""
     source = graph.at(node.args[0], NHWC)
     sizes, maps = shape_of(node)[2:], source.shape[1:3]
@@ -214,10 +214,10 @@ def _is_positive(node: Any) -> bool:
 LOWERINGS: dict[str, Lowering] = {
     "conv1d": convolution,
     "conv2d": convolution,
-    "conv_transpose2d": transposed_convolution,
+    "conv_transpose2d": _transposed_convolution,
     "max_pool2d": pooling,
     "avg_pool2d": pooling,
-    "adaptive_avg_pool2d": adaptive_pooling,
+    "adaptive_avg_pool2d": _adaptive_pooling,
     "upsample_nearest2d": nearest,
     "upsample_bilinear2d": bilinear,
     "constant_pad_nd": pad,
