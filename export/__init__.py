@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hnas.export.compiling.assignment import compile_mixed
     from hnas.export.compiling.compiler import Compiler
+    from hnas.export.compiling.options import CompileOptions, MixedOptions
     from hnas.export.compiling.pipeline import compile, load
     from hnas.export.device.artifact import Artifact
     from hnas.export.device.errors import ExportError, Unavailable
@@ -26,11 +27,13 @@ __all__ = [
     "Artifact",
     "Check",
     "Comparison",
+    "CompileOptions",
     "Compiler",
     "ExportError",
     "Inspection",
     "Limits",
     "Measurement",
+    "MixedOptions",
     "Unavailable",
     "Worker",
     "check",
@@ -51,6 +54,7 @@ _HOME = {
     "device.errors": ("ExportError", "Unavailable"),
     "proof.inspection": ("Inspection",),
     "proof.measurement": ("Comparison", "Measurement", "compare", "compare_many", "measure"),
+    "compiling.options": ("CompileOptions", "MixedOptions"),
     "compiling.pipeline": ("compile", "load"),
     "diagnosis.profiling": ("layers",),
     "proof.slowdown": ("slower_layers",),

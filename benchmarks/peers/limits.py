@@ -85,8 +85,8 @@ def _compile_all(name: str, backends: list[str]) -> dict[str, Any]:
                     device=f"{backend}-cpu",
                     precision=precision,
                     calibration=net.calibration if precision == "int8" else None,
-                    recover="auto" if precision == "int8" else None,
                     path=Path(folder) / f"{backend}-{precision}",
+                    options=export.CompileOptions(recover="auto" if precision == "int8" else None),
                 )
                 steps[f"{backend} {precision}"] = round(time.monotonic() - begun, 2)
         begun = time.monotonic()

@@ -76,10 +76,10 @@ def _ours(net: Net, case: Case, path: Path) -> Artifact:
         device=f"{case.backend}-cpu",
         precision=case.precision,
         calibration=net.calibration if case.precision == "int8" else None,
-        evidence=net.evidence,
         threads=1,
         path=path,
-        recover="auto" if case.precision == "int8" else None,  # as it is, where that verifies
+        # "auto": without an edit, where that verifies
+        options=export.CompileOptions(evidence=net.evidence, recover="auto" if case.precision == "int8" else None),
     )
 
 

@@ -1,4 +1,7 @@
-"""The artifact in mixed precision: int8 where the guard and the clock allow it, float elsewhere, block by block."""
+"""Choose mixed precision: int8 where accuracy and time allow it, float in the other blocks.
+
+``hnas.export.compile_mixed(net, example_inputs, accept=..., calibration=..., path="net-mixed")``.
+"""
 
 from __future__ import annotations
 
@@ -12,54 +15,70 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hnas import hw_profiles
-from hnas.export.compiling.pipeline import compile, free_path, prepared, published
+from hnas.export.compiling.options import MixedOptions
+from hnas.export.compiling.originals import torch_program
+from hnas.export.compiling.pipeline import compile
+from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
-from hnas.export.int8.mixed import TRIALS, Assignment, assign, sensitivities
+from hnas.export.graph.samples import as_arrays, split
+from hnas.export.int8.mixed import Assignment, assign, sensitivities
 from hnas.export.proof.measurement import compare
 
 if TYPE_CHECKING:
-    import torch
+    from hnas.export.compiling.originals import Module
+    from hnas.export.graph.samples import Sample
 
 _SENSED = 32  # calibration samples on which blocks are ranked
 TURNS = 10  # blocks of the comparison that times an assignment
 
 
 def compile_mixed(
-    network: torch.nn.Module | torch.export.ExportedProgram,
-    example_inputs: Any,
+    network: Module,
+    example_inputs: Sample,
     *,
     accept: Callable[[Artifact], bool],
-    calibration: Iterable[Any],
+    calibration: Iterable[Sample],
     path: Path | str,
     device: str = "openvino-cpu",
-    backend: str | None = None,
-    trials: int = TRIALS,
-    **options: Any,
+    threads: int | None = None,
+    options: MixedOptions = MixedOptions(),
 ) -> Artifact:
-    """The fastest int8 artifact that ``accept`` takes, with as many blocks in float as that needs, in ``path``.
+    """Compile the fastest int8 artifact that ``accept`` takes, with as many blocks in float as that needs.
 
-    ``accept`` judges an artifact that was verified, for example by its accuracy on labelled images. Blocks are ranked
-    by their sensitivity on the calibration samples and tried as `mixed.assign` says, ``trials`` of them at most; times
-    are measured here, each assignment in turns with the first that verifies, which is all int8 as a rule. ``options``
-    are those of ``compile``. Sensitivities, what was tried and what was chosen are in
-    ``notes["quantisation"]["mixed"]``.
+    Example: ``compile_mixed(net, x, accept=lambda made: accuracy(made) > 0.9, calibration=images, path="net-mixed")``.
 
-    1. An assignment that does not verify: refused.
-    2. One whose blocks cannot be kept in float by themselves: refused.
-    3. All in int8 cannot even be converted: its ExportError, as no block is to blame.
+    ``accept``: judges a verified artifact, for example by its accuracy on labelled images.
+    ``options``: those of `compile`, and the number of trials, see `MixedOptions`.
+    The other parameters are those of `compile`.
+
+    Blocks are ranked by their sensitivity on the calibration samples and tried in the order of
+    `hnas.export.int8.mixed.assign`. Times are measured on this machine, each assignment interleaved with the first that
+    verifies, which is usually all int8. ``notes["quantisation"]["mixed"]`` records the sensitivities, the assignments
+    that were tried and the one that was chosen.
+
+    1. An assignment does not verify: refused.
+    2. Its blocks cannot be kept in float one by one: refused.
+    3. The network cannot be converted with all blocks in int8: its ExportError, as no block is the cause.
     4. No assignment but all float is accepted: ExportError.
-    Else as ``compile``.
+
+    Raises:
+        ValueError, Unavailable, ExportError: as `compile`.
     """
     profile = hw_profiles.load(device)
-    if trials < 1:
-        raise ValueError(f"trials is {trials}; it is 1 or more")
+    if options.trials < 1:
+        raise ValueError(f"trials is {options.trials}; it is 1 or more")
+    if options.keep_float:
+        raise ValueError("compile_mixed chooses the blocks that stay in float; leave keep_float out")
     if not profile.local:
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
-    target, samples = free_path(Path(path)), list(calibration)
-    program, images = prepared(network, example_inputs, samples, backend or profile.backend)
-    levels = sensitivities(program, images[:_SENSED])
+    target = free_path(Path(path))
+    (examples,) = as_arrays([example_inputs])
+    samples = split(as_arrays(calibration), examples, "calibration")
+    program = torch_program(network, examples, options.backend or profile.backend)
+    options = replace(options, evidence=None if options.evidence is None else as_arrays(options.evidence))
+    levels = sensitivities(program, samples[:_SENSED])
     with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:
         built: dict[tuple[str, ...], Artifact] = {}
 
@@ -68,55 +87,62 @@ def compile_mixed(
                 built[kept] = compile(
                     network,
                     example_inputs,
-                    precision="int8",
-                    calibration=samples,
-                    keep_float=kept,
                     path=Path(folder) / str(len(built)),
                     device=device,
-                    backend=backend,
-                    **options,
+                    precision="int8",
+                    calibration=samples,
+                    threads=threads,
+                    options=replace(options, keep_float=kept),
                 )
             return built[kept]
 
-        def accepted(kept: tuple[str, ...]) -> bool:
-            try:
-                return accept(artifact(kept))
-            except Unavailable:
-                raise
-            except ExportError as error:
-                if not kept and not isinstance(error, Unfaithful):
-                    raise
-                return False
-
         def time(kept: tuple[str, ...]) -> float:
-            return _time(artifact(kept), next(iter(built.values())), images[0])
+            return _relative_time(artifact(kept), next(iter(built.values())), samples[0])
 
-        chosen, tried = assign(levels, accepted, time, trials)
-        if chosen is None:
+        chosen, tried = assign(levels, lambda kept: _accepted(artifact, accept, kept), time, options.trials)
+        if chosen is None:  # case 4
             raise ExportError(f"no mixed precision is accepted: {len(tried)} assignments of {len(levels)} blocks tried")
-        return _publish(built[chosen.kept], target, levels, tried, chosen)
+        _publish_copy(built[chosen.kept], target, _record(levels, tried, chosen))
+    return Artifact.read(target)
 
 
-def _time(artifact: Artifact, baseline: Artifact, inputs: Sequence[Any]) -> float:
-    """The time of an artifact as a part of the baseline's, in turns with it."""
+def _accepted(
+    make: Callable[[tuple[str, ...]], Artifact], accept: Callable[[Artifact], bool], kept: tuple[str, ...]
+) -> bool:
+    """Return whether the artifact with the blocks ``kept`` in float can be made and is accepted."""
+    try:
+        return accept(make(kept))
+    except Unavailable:
+        raise
+    except ExportError as error:
+        if not kept and not isinstance(error, Unfaithful):  # case 3
+            raise
+        return False  # cases 1 and 2
+
+
+def _relative_time(artifact: Artifact, baseline: Artifact, inputs: Sequence[Any]) -> float:
+    """Return the time of an artifact divided by that of the baseline, measured interleaved."""
     if artifact.path == baseline.path:
         return 1.0
     return 1.0 / compare(baseline, artifact, tuple(np.asarray(value) for value in inputs), blocks=TURNS).ratio
 
 
-def _publish(
-    artifact: Artifact, target: Path, levels: dict[str, float], tried: Sequence[Assignment], chosen: Assignment
-) -> Artifact:
-    """The very files of the chosen artifact in ``target``, with the record of how they were chosen."""
-    quantisation = artifact.notes["quantisation"]
-    assert isinstance(quantisation, dict)
-    record: dict[str, JSON] = {
+def _record(levels: dict[str, float], tried: Sequence[Assignment], chosen: Assignment) -> dict[str, JSON]:
+    """Return how the blocks in float were chosen, for the notes of the artifact."""
+    return {
         "sensitivity_db": {name: round(level, 1) for name, level in levels.items()},
         "float": list(chosen.kept),
         "tried": [{"float": list(each.kept), "accepted": each.accepted, "time": each.time} for each in tried],
     }
-    with published(target) as folder:
-        shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
-        notes: dict[str, JSON] = {**artifact.notes, "quantisation": {**quantisation, "mixed": record}}
+
+
+def _publish_copy(artifact: Artifact, target: Path, record: dict[str, JSON]) -> None:
+    """Publish the files of ``artifact`` at ``target``, with ``record`` in its notes."""
+    quantisation = artifact.notes["quantisation"]
+    assert isinstance(quantisation, dict)
+    notes: dict[str, JSON] = {**artifact.notes, "quantisation": {**quantisation, "mixed": record}}
+    with staging(target) as staged:
+        folder = staged / target.name
+        shutil.copytree(artifact.path, folder)
         replace(artifact, path=folder, notes=notes).write()
-    return Artifact.read(target)
+        publish(folder, target)

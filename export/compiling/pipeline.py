@@ -1,23 +1,26 @@
-"""From a module to an artifact that was proved on its saved file; and from an artifact to something that runs."""
+"""Compile a network to an artifact that was verified on its saved file, and open an artifact.
+
+``hnas.export.compile(net, example_inputs, path="net")``; ``hnas.export.load("net")``.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from hnas import hw_profiles
 from hnas.export import backends
 from hnas.export.compiling.conversion import convert
-from hnas.export.device.artifact import RECORD, Artifact
+from hnas.export.compiling.options import CompileOptions
+from hnas.export.compiling.originals import captured, eager
+from hnas.export.compiling.publishing import free_path, publish, staging
+from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
-from hnas.export.graph.samples import PROBES, as_arrays, split
+from hnas.export.graph.samples import as_arrays, split
 from hnas.export.int8.policy import LADDER
 from hnas.export.onnx.source import OnnxSource, Original
 from hnas.export.proof.verification import LIMITS, Check, check
@@ -26,107 +29,73 @@ from hnas.export.remote.worker import Worker
 if TYPE_CHECKING:
     import torch
 
-    from hnas.export.compiling.compiler import Compiler
+    from hnas.export.compiling.originals import Captured, Network
     from hnas.export.device.runtimes import Runner
     from hnas.export.graph.program import Program
     from hnas.export.graph.samples import Arrays, Sample
-
-    Network: TypeAlias = torch.nn.Module | torch.export.ExportedProgram | Original | Path | str
 
 
 def compile(
     network: Network,
     example_inputs: Sample | None = None,
     *,
+    path: Path | str,
     device: str = "openvino-cpu",
     precision: str = "fp32",
     calibration: Iterable[Sample] | None = None,
-    path: Path | str,
     threads: int | None = None,
-    evidence: Iterable[Sample] | None = None,
-    backend: str | None = None,
-    recover: str | None = None,
-    keep_float: Sequence[str] = (),
-    opened: Callable[[Artifact], Worker] | None = None,
-    compiler: Compiler | None = None,
+    options: CompileOptions = CompileOptions(),
 ) -> Artifact:
-    """The artifact of ``network`` for ``device`` in the folder ``path``, opened in a new process and verified there.
+    """Capture ``network``, fuse and quantise it, compile it for ``device``, and verify the saved file in a new process.
 
-    ``network`` is a module, an exported program, or the path of an ONNX file. Such a file goes to the backend as it is,
-    and its artifact is held against the file itself; it needs no example inputs unless it leaves sizes open, and has no
-    ``recover`` and ``keep_float``, which edit the torch graph.
+    Example: ``compile(net, torch.randn(1, 3, 224, 224), device="openvino-cpu", path="net-fp32")``.
 
-    ``calibration`` are input tuples (torch or numpy; batches are split to the examples' batch size), needed for int8;
-    ``evidence`` are those that the verification runs on: by default the calibration, else the example inputs and a few
-    random ones of the same spread. ``opened`` opens it on a device, where it is verified as well. A failure leaves
-    nothing behind; an older artifact at ``path`` is replaced last.
+    ``network``: a module, an exported program, or the path of an ONNX file. A backend takes an ONNX file as it is, and
+    the artifact is compared with the file itself.
+    ``example_inputs``: a tensor, an array, or a tuple of them, with the shapes and types of one call. An ONNX file
+    needs them only where it leaves sizes open.
+    ``path``: the folder of the artifact. An older artifact there is replaced last; a failure leaves nothing behind.
+    ``device``: the name of a device profile, see `hnas.hw_profiles.names`.
+    ``precision``: "fp32", or another precision that the device and the backend offer, such as "int8".
+    ``calibration``: samples for int8, shaped as ``example_inputs``. Larger batches are split to the batch size of the
+    examples.
+    ``threads``: threads of the runtime. Default: those of the device profile.
+    ``options``: evidence, backend, recovery of int8, blocks in float, see `CompileOptions`.
 
-    ``recover`` edits the network so that int8 loses less: a rung of ``LADDER``, or "auto", which takes the first with
-    which verification holds, none to begin with. ``keep_float`` names blocks that stay in float (`mixed.blocks`).
-
-    ``compiler`` converts in a process of its own, within its limits, to the same bytes; None: in this process.
-
-    ValueError for wrong use, Unavailable for a missing runtime, ExportError when the network cannot be compiled or the
-    artifact does not compute what it does. All of them are one line.
+    Raises:
+        ValueError: wrong use.
+        Unavailable: a missing runtime.
+        ExportError: the network cannot be compiled, or the artifact does not compute what the network does.
     """
-    profile = hw_profiles.load(device)
-    name = _choose(profile, backend, precision)
+    job = _job(device, precision, threads, options)
     target = free_path(Path(path))
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be 1 or more, got {threads}")
     if precision == "int8" and calibration is None:
         raise ValueError("int8 needs calibration batches; pass calibration=..., an iterable of input tuples")
-    rungs = _rungs(recover, precision)
     if isinstance(network, Original | Path | str):
-        _require_plain(name, profile, recover, keep_float)
-    with _opened(network, example_inputs) as (original, examples):
-        images = None if calibration is None else split(as_arrays(calibration), examples, "calibration")
-        proof = None if evidence is None else split(as_arrays(evidence), examples, "evidence")
-        program: Program | OnnxSource
-        if isinstance(original, Original):
-            program, probes = original.source, original.probes
+        _require_plain(job)
+    with captured(network, example_inputs, job.backend, options.keep_float) as source, staging(target) as folder:
+        fitting = None if calibration is None else split(as_arrays(calibration), source.examples, "calibration")
+        proof = None if options.evidence is None else split(as_arrays(options.evidence), source.examples, "evidence")
+        evidence = proof or fitting or source.probes()
+        for rung in job.rungs:
+            program, edits = _recovered(source.program, fitting, rung)
+            artifact = _converted(job, source, program, fitting, folder / (rung or "plain") / target.name)
+            found = _verified(source, artifact, evidence, options.open_worker)
+            if found.passed:
+                break
         else:
-            program = _marked(_program(original, examples, name), keep_float, precision)
-            probes = partial(_probes, program)
-        called, by = _called(original), convert if compiler is None else compiler.convert
-        with published(target) as folder:
-            for rung in rungs:
-                fitted, edits = _recovered(program, images, rung)
-                with _naming(fitted, name, by):
-                    artifact = by(
-                        name,
-                        fitted,
-                        folder,
-                        precision=precision,
-                        device=profile,
-                        threads=profile.threads if threads is None else threads,
-                        calibration=images if precision == "int8" else None,
-                        called=called,
-                    )
-                    samples = proof or images or probes()
-                    found = verify(original, artifact, samples)
-                if found.passed and opened is not None:
-                    found = verify(original, artifact, samples, opened)
-                if found.passed:
-                    break
-            if not found.passed:
-                raise Unfaithful(f"{name} does not compute what {called} does: {found.line()}{_why(original, samples)}")
-            notes = {
-                **artifact.notes,
-                "passes": [list(pair) for pair in program.fired],
-                "verification": found.to_json(),
-            }
-            if isinstance(program, OnnxSource):
-                notes["source"] = dict(program.notes)
-            if edits or keep_float:
-                added = {"recovery": edits, "rung": rung, "blocks_in_float": list(keep_float)}
-                notes["quantisation"] = {**_table(artifact.notes["quantisation"]), **added}
-            replace(artifact, notes=notes).write()
+            cause = source.suspicion(evidence)
+            raise Unfaithful(f"{job.backend} does not compute what {source.name} does: {found.line()}{cause}")
+        replace(artifact, notes=_notes(job, source, artifact, found, edits, rung)).write()
+        publish(artifact.path, target)
     return Artifact.read(target)
 
 
 def load(artifact: Artifact | Path | str) -> Runner:
-    """The artifact, or the one at a path, opened in this process; Unavailable where its runtime is not installed."""
+    """Open an artifact, or the one at a path, in this process, and return a function from arrays to arrays.
+
+    Example: ``(logits,) = load("net-fp32")(image)``. Raise Unavailable where the runtime is not installed.
+    """
     opened = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
     backend = backends.load(opened.backend)
     missing = backend.missing()
@@ -138,20 +107,43 @@ def load(artifact: Artifact | Path | str) -> Runner:
 def verify(
     original: torch.nn.Module | Original,
     artifact: Artifact,
-    evidence: Sequence[Arrays],
-    opened: Callable[[Artifact], Worker] = Worker,
+    samples: Sequence[Arrays],
+    open_worker: Callable[[Artifact], Worker] = Worker,
 ) -> Check:
-    """Compare the saved artifact, in the new process that ``opened`` starts, with the module in eager mode.
+    """Compare the saved artifact, in the new process that ``open_worker`` starts, with the module in eager mode.
 
-    An ONNX file takes the module's place as it was written, without its runtime's rewritings.
+    An ONNX file takes the place of the module, as it was written, without the rewritings of its runtime.
     """
-    expected = original.outputs(evidence) if isinstance(original, Original) else _eager(original, evidence)
-    with opened(Artifact.read(artifact.source)) as worker:
-        return check(expected, worker.outputs(evidence), artifact.precision)
+    expected = original.outputs(samples) if isinstance(original, Original) else eager(original, samples)
+    return _compared(expected, artifact, samples, open_worker)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to compile to. ``rungs`` are the rungs of the recovery ladder to try in order; None: no edit."""
+
+    backend: str
+    device: hw_profiles.Device
+    precision: str
+    threads: int
+    rungs: Sequence[str | None]
+    options: CompileOptions
+
+
+def _job(device: str, precision: str, threads: int | None, options: CompileOptions) -> _Job:
+    """Return the checked job. Raise ValueError for wrong use, Unavailable for a missing runtime."""
+    profile = hw_profiles.load(device)
+    name = _choose(profile, options.backend, precision)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be 1 or more, got {threads}")
+    if options.keep_float and precision != "int8":
+        raise ValueError(f"keep_float keeps blocks out of int8, got precision {precision}; leave it out")
+    rungs = _rungs(options.recover, precision)
+    return _Job(name, profile, precision, profile.threads if threads is None else threads, rungs, options)
 
 
 def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) -> str:
-    """The backend to use; says what is offered where the wish is not."""
+    """Return the name of the backend to use. Raise ValueError that names the choices if there is no such backend."""
     name = backend or profile.backend
     chosen = backends.load(name)
     if name not in (*profile.backends, "reference"):
@@ -161,51 +153,14 @@ def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) ->
     offered = [known for known in chosen.precisions if known in profile.precisions]
     if precision not in offered:
         raise ValueError(f"{profile.name} with {name} has no {precision}; offered: {', '.join(offered)}")
-    # What is built for another device may be built without its runtime: verification then uses another (verify_with).
+    # An artifact for another device may be built without its runtime: verification then uses another (verify_with).
     missing = chosen.missing() if profile.local else None
     if missing is not None:
         raise Unavailable(missing)
     return name
 
 
-def _require_plain(name: str, profile: hw_profiles.Device, recover: str | None, keep_float: Sequence[str]) -> None:
-    """ValueError for what an ONNX file cannot have: a backend that starts from torch, and edits of the torch graph."""
-    if why := backends.load(name).no_onnx:
-        able = [other for other in profile.backends if not backends.load(other).no_onnx]
-        mend = f"pass the torch module, or backend={' or '.join(map(repr, able))}" if able else "pass the torch module"
-        raise ValueError(f"{name} takes no ONNX file: {why}; {mend}")
-    if recover is not None or keep_float:
-        raise ValueError(
-            "recover and keep_float edit the torch graph, which an ONNX file has not; pass the torch module"
-        )
-
-
-@contextmanager
-def _opened(network: Network, examples: Sample | None) -> Iterator[tuple[torch.nn.Module | Original, Arrays]]:
-    """What the artifact is held against, and its example inputs; a file is open for as long as the block."""
-    given = None if examples is None else as_arrays([examples])[0]
-    if isinstance(network, Original):
-        yield network, network.examples if given is None else given
-    elif isinstance(network, Path | str):
-        with Original(Path(network), given) as original:
-            yield original, original.examples
-    elif given is None:
-        raise ValueError("a module does not say what it takes; pass example inputs")
-    else:
-        yield _module_of(network), given
-
-
-def _why(original: torch.nn.Module | Original, samples: Sequence[Arrays]) -> str:
-    """What an artifact may fail of, as the end of a sentence; a module with NaN in it was refused before."""
-    return original.suspicion(samples) if isinstance(original, Original) else ""
-
-
-def _called(original: torch.nn.Module | Original) -> str:
-    return original.name if isinstance(original, Original) else type(original).__name__
-
-
 def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
-    """The rungs to try in turn; None is the network as it is."""
     if recover is None:
         return (None,)
     if recover not in ("auto", *LADDER):
@@ -215,98 +170,51 @@ def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
     return (None, *LADDER) if recover == "auto" else (recover,)
 
 
-def _marked(program: Program, keep_float: Sequence[str], precision: str) -> Program:
-    """The program with the named blocks marked to stay in float; ValueError where all of it does."""
-    if not keep_float:
-        return program
-    if precision != "int8":
-        raise ValueError(f"keep_float keeps blocks out of int8, got precision {precision}; leave it out")
-    from hnas.export.int8.mixed import keep_float as mark
-
-    return mark(program, keep_float)
+def _require_plain(job: _Job) -> None:
+    """Raise ValueError for what an ONNX file cannot have: a backend that needs torch, edits of the torch graph."""
+    if why := backends.load(job.backend).no_onnx:
+        able = [other for other in job.device.backends if not backends.load(other).no_onnx]
+        mend = f"pass the torch module, or backend={' or '.join(map(repr, able))}" if able else "pass the torch module"
+        raise ValueError(f"{job.backend} takes no ONNX file: {why}; {mend}")
+    if job.options.recover is not None or job.options.keep_float:
+        raise ValueError(
+            "recover and keep_float edit the torch graph, which an ONNX file has not; pass the torch module"
+        )
 
 
 def _recovered(
-    program: Program | OnnxSource, images: Sequence[Arrays] | None, rung: str | None
+    program: Program | OnnxSource, samples: Sequence[Arrays] | None, rung: str | None
 ) -> tuple[Program | OnnxSource, list[JSON]]:
-    """The program with the edits of a rung, and what each of them gained."""
-    if rung is None or images is None or isinstance(program, OnnxSource):
+    """Return the program with the edits of a rung, and the record of what each edit gained."""
+    if rung is None or samples is None or isinstance(program, OnnxSource):
         return program, []
     from hnas.export.int8.ladder import recover
 
-    return recover(program, images, rung)
+    return recover(program, samples, rung)
 
 
-def _table(value: JSON) -> dict[str, JSON]:
-    assert isinstance(value, dict)
-    return value
-
-
-def free_path(path: Path) -> Path:
-    """The path, made absolute; ValueError where writing would overwrite something that is no artifact."""
-    path = path.absolute()
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file()):
-        raise ValueError(f"{path} exists and is no artifact; choose an empty or new folder")
-    return path
-
-
-@contextmanager
-def published(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` that takes its place when the block succeeds, and goes when it does not."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise ValueError(f"cannot write to {target.parent}: {error.strerror}") from error
-    try:
-        inner = folder / target.name  # a name that is fit to be shown in errors
-        inner.mkdir()
-        yield inner
-        older = target.rename(folder / "older") if target.exists() else None
-        try:
-            inner.rename(target)
-        except OSError:
-            if older is not None:
-                older.rename(target)
-            raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def prepared(
-    network: torch.nn.Module | torch.export.ExportedProgram,
-    example_inputs: Sample,
-    calibration: Iterable[Sample],
-    backend: str,
-) -> tuple[Program, list[Arrays]]:
-    """The fused program of a network for a backend, and calibration inputs at the batch size of the examples."""
-    examples = as_arrays([example_inputs])[0]
-    images = split(as_arrays(calibration), examples, "calibration")
-    return _program(_module_of(network), examples, backend), images
-
-
-def _module_of(network: torch.nn.Module | torch.export.ExportedProgram) -> torch.nn.Module:
-    from hnas.export.graph.program import module_of
-
-    return module_of(network)
-
-
-def _program(module: torch.nn.Module, examples: Arrays, backend: str) -> Program:
-    """The captured program of the module, fused by the passes of the backend."""
-    import torch
-
-    from hnas.export.graph.fusion import fuse, passes_for
-    from hnas.export.graph.program import capture
-
-    return fuse(capture(module, [torch.from_numpy(part) for part in examples]), passes_for(backend))
+def _converted(
+    job: _Job, source: Captured, program: Program | OnnxSource, samples: Sequence[Arrays] | None, folder: Path
+) -> Artifact:
+    """Return the artifact that the backend writes into the new ``folder``; int8 is quantised on ``samples``."""
+    folder.mkdir(parents=True)
+    by = convert if job.options.compiler is None else job.options.compiler.convert
+    with _naming(program, job.backend, by):
+        return by(
+            job.backend,
+            program,
+            folder,
+            precision=job.precision,
+            device=job.device,
+            threads=job.threads,
+            calibration=samples if job.precision == "int8" else None,
+            called=source.name,
+        )
 
 
 @contextmanager
 def _naming(program: Program | OnnxSource, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
-    """Say which operators of the program the backend cannot take, where it fails because of some.
-
-    Those of an ONNX file the backend names itself.
-    """
+    """Add to an ExportError of the block the operators that the backend lacks. An ONNX file's are named already."""
     try:
         yield
     except Unavailable:
@@ -321,26 +229,41 @@ def _naming(program: Program | OnnxSource, backend: str, by: Callable[..., Artif
         raise
 
 
-def _eager(module: torch.nn.Module, evidence: Sequence[Arrays]) -> list[Arrays]:
-    """What the module itself says, in eval mode; copies go in, as a module may write into its inputs."""
-    import torch
+def _verified(
+    source: Captured, artifact: Artifact, samples: Sequence[Arrays], open_worker: Callable[[Artifact], Worker] | None
+) -> Check:
+    """Compare the artifact with its network on this machine, then, where ``open_worker`` is given, on its device."""
+    expected = source.outputs(samples)
+    found = _compared(expected, artifact, samples, Worker)
+    if found.passed and open_worker is not None:
+        found = _compared(expected, artifact, samples, open_worker)
+    return found
 
-    from hnas.export.graph.program import as_tuple, evaluating
 
-    with evaluating(module), torch.no_grad():
-        runs = [module(*(torch.from_numpy(part.copy()) for part in sample)) for sample in evidence]
-    return [tuple(output.numpy() for output in as_tuple(run)) for run in runs]
+def _compared(
+    expected: Sequence[Arrays],
+    artifact: Artifact,
+    samples: Sequence[Arrays],
+    open_worker: Callable[[Artifact], Worker],
+) -> Check:
+    with open_worker(Artifact.read(artifact.source)) as worker:
+        return check(expected, worker.outputs(samples), artifact.precision)
 
 
-def _probes(program: Program) -> list[Arrays]:
-    """The example inputs and random ones like them, as far as the program is finite on those."""
-    import torch
-
-    from hnas.export.graph.fusion import noise
-
-    probes = [program.inputs]
-    for seed in range(1, PROBES + 1):
-        probe = noise(program.inputs, seed)
-        if all(bool(torch.isfinite(output).all()) for output in program(*probe) if output.is_floating_point()):
-            probes.append(probe)
-    return [tuple(part.numpy() for part in probe) for probe in probes]
+def _notes(
+    job: _Job, source: Captured, artifact: Artifact, found: Check, edits: list[JSON], rung: str | None
+) -> dict[str, JSON]:
+    """Return the notes of the backend, and those of capture, recovery and verification."""
+    program, kept = source.program, list(job.options.keep_float)
+    notes: dict[str, JSON] = {
+        **artifact.notes,
+        "passes": [list(pair) for pair in program.fired],
+        "verification": found.to_json(),
+    }
+    if isinstance(program, OnnxSource):
+        notes["source"] = dict(program.notes)
+    if edits or kept:
+        quantisation = notes["quantisation"]
+        assert isinstance(quantisation, dict)
+        notes["quantisation"] = {**quantisation, "recovery": edits, "rung": rung, "blocks_in_float": kept}
+    return notes

@@ -12,10 +12,10 @@ from hnas.export.graph.nodes import edit
 from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Arrays
 from hnas.export.int8.calibration import activation_ranges
+from hnas.export.int8.policy import TRIALS
 from hnas.export.int8.simulation import outputs, readers, simulate, sqnr_db
 
 MOST = 16  # blocks
-TRIALS = 32  # assignments that are tried; each costs a build and a measurement
 _GAIN = 0.98  # of the time; a block goes to float for speed alone only for more than that
 
 

@@ -2,3 +2,4 @@
 
 # What `hnas.export.int8.ladder` can do for accuracy, cheapest first.
 LADDER = ("bias", "equalise", "round", "finetune")
+TRIALS = 32  # assignments that a choice of mixed precision tries; each costs a build and a measurement

@@ -110,11 +110,9 @@ def build(
         device=device,
         precision=precision,
         calibration=images.calibration[:CALIBRATION] if precision == "int8" else None,
-        evidence=images.search[:EVIDENCE],
         threads=threads,
         path=path,
-        recover=recover,
-        compiler=compiler,
+        options=export.CompileOptions(evidence=images.search[:EVIDENCE], recover=recover, compiler=compiler),
     )
     return seen(artifact, images, ("search", "test"), opened)
 
@@ -136,11 +134,9 @@ def build_mixed(
         accept=accept,
         device=device,
         calibration=images.calibration[:CALIBRATION],
-        evidence=images.search[:EVIDENCE],
         threads=threads,
         path=path,
-        trials=TRIALS,
-        compiler=compiler,
+        options=export.MixedOptions(evidence=images.search[:EVIDENCE], compiler=compiler, trials=TRIALS),
     )
     return seen(artifact, images, ("search", "test"))
 

@@ -150,12 +150,14 @@ def _build(
             device=plan.device.name,
             precision=precision,
             calibration=real,
-            evidence=real,
             threads=plan.threads,
             path=work / precision,
-            recover="auto" if precision == "int8" and net.editable else None,
-            opened=plan.open if plan.site else None,
-            compiler=compiler,
+            options=export.CompileOptions(
+                evidence=real,
+                recover="auto" if precision == "int8" and net.editable else None,
+                open_worker=plan.open if plan.site else None,
+                compiler=compiler,
+            ),
         )
         found = Check.from_json(artifact.notes["verification"])
         if plan.site is None:
@@ -215,8 +217,7 @@ def _build_mixed(net: Given, images: Arrays, plan: Plan, work: Path, compiler: C
         calibration=[_first(images, net.examples, CALIBRATION)],
         threads=plan.threads,
         path=work / "mixed",
-        trials=TRIALS,
-        compiler=compiler,
+        options=export.MixedOptions(compiler=compiler, trials=TRIALS),
     )
     return Built(artifact, Check.from_json(artifact.notes["verification"]), {})
 

@@ -366,7 +366,11 @@ def test_a_file_that_the_runtime_refuses_is_an_export_error(compiled, tmp_path):
 
 def test_a_backend_without_a_view_says_so(net, tmp_path):
     artifact = export.compile(
-        net, torch.randn(1, 3, 12, 12), device="openvino-cpu", backend="reference", path=tmp_path / "a"
+        net,
+        torch.randn(1, 3, 12, 12),
+        device="openvino-cpu",
+        path=tmp_path / "a",
+        options=export.CompileOptions(backend="reference"),
     )
     with pytest.raises(ValueError, match=f"reference does not report its layers; known: {', '.join(names())}"):
         export.layers(artifact)

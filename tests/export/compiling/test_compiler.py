@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -265,8 +266,8 @@ def test_the_bytes_are_those_of_a_conversion_in_this_process(
 
 def test_compile_takes_a_compiler(real: Compiler, tmp_path: Path) -> None:
     net, inputs = nets.build("two_by_two")
-    made = {"backend": "reference", "evidence": [inputs]}
-    one = export.compile(net, inputs, **cast("Any", made), path=tmp_path / "one", compiler=real)
-    two = export.compile(net, inputs, **cast("Any", made), path=tmp_path / "two")
+    options = export.CompileOptions(backend="reference", evidence=[inputs])
+    one = export.compile(net, inputs, path=tmp_path / "one", options=replace(options, compiler=real))
+    two = export.compile(net, inputs, path=tmp_path / "two", options=options)
     assert one.digest == two.digest
     assert one.notes == two.notes

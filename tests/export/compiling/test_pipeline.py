@@ -13,9 +13,10 @@ from torch import nn
 
 from hnas import export
 from hnas.export import backends
-from hnas.export.compiling import pipeline
+from hnas.export.compiling import originals
 from hnas.export.device.artifact import Artifact
 from tests.export import nets
+from tests.export.compile_flat import compile_flat
 
 torch.set_num_threads(1)
 
@@ -28,7 +29,7 @@ def needs(module):
 def compiled(tmp_path: Path, name: str = "two_by_two", **options) -> Artifact:
     net, inputs = nets.build(name)
     options = {"backend": "reference", "path": tmp_path / "artifact", **options}
-    return export.compile(net, inputs, **options)
+    return compile_flat(net, inputs, **options)
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -96,13 +97,13 @@ def test_an_older_artifact_is_replaced_but_nothing_else_is(tmp_path):
 def test_the_module_keeps_its_mode(tmp_path):
     net, inputs = nets.build("two_by_two")
     net.train()
-    export.compile(net, inputs, backend="reference", path=tmp_path / "a")
+    compile_flat(net, inputs, backend="reference", path=tmp_path / "a")
     assert all(part.training for part in net.modules())
 
 
 def test_a_wrong_artifact_is_no_artifact(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        pipeline, "_eager", lambda module, evidence: [(np.ones((1, 5)), np.ones((1, 2, 4, 4)))] * len(evidence)
+        originals, "eager", lambda module, evidence: [(np.ones((1, 5)), np.ones((1, 2, 4, 4)))] * len(evidence)
     )
     with pytest.raises(export.ExportError, match=r"reference does not compute what TwoByTwo does: fp32 fails .* SQNR"):
         compiled(tmp_path)
@@ -121,7 +122,7 @@ def test_a_failing_converter_is_one_line(tmp_path, monkeypatch):
 
 def test_a_failed_attempt_keeps_the_older_artifact(tmp_path, monkeypatch):
     first = compiled(tmp_path)
-    monkeypatch.setattr(pipeline, "_eager", lambda module, evidence: [(np.ones((1, 10)),)] * len(evidence))
+    monkeypatch.setattr(originals, "eager", lambda module, evidence: [(np.ones((1, 10)),)] * len(evidence))
     with pytest.raises(export.ExportError):
         compiled(tmp_path, "resnet")
     assert Artifact.read(first.path).digest == first.digest
@@ -153,10 +154,10 @@ def test_wrong_use_is_one_line(tmp_path, options, message):
 def test_wrong_examples_are_one_line(tmp_path):
     net, _ = nets.build("resnet")
     with pytest.raises(ValueError, match="ResNet does not take the example inputs") as caught:
-        export.compile(net, torch.zeros(1, 5, 16, 16), backend="reference", path=tmp_path / "a")
+        compile_flat(net, torch.zeros(1, 5, 16, 16), backend="reference", path=tmp_path / "a")
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"or an ExportedProgram, got function"):
-        export.compile(lambda x: x, torch.zeros(1), backend="reference", path=tmp_path / "a")
+        compile_flat(lambda x: x, torch.zeros(1), backend="reference", path=tmp_path / "a")
     assert left_behind(tmp_path) == []
 
 
@@ -232,5 +233,5 @@ class Sequence(nn.Module):
 
 
 def test_integer_inputs(tmp_path):
-    artifact = export.compile(Sequence(), torch.randint(0, 11, (1, 6)), backend="reference", path=tmp_path / "a")
+    artifact = compile_flat(Sequence(), torch.randint(0, 11, (1, 6)), backend="reference", path=tmp_path / "a")
     assert artifact.inputs[0].dtype == "int64"

@@ -24,6 +24,7 @@ from hnas.export.int8.rounding import correct_biases, round_weights
 from hnas.export.int8.simulation import layers, outputs, rounded, simulate, sqnr_db, steps
 from tests.conftest import need
 from tests.export import nets
+from tests.export.compile_flat import compile_flat
 
 Sample = tuple[NDArray[np.float32], ...]
 
@@ -272,7 +273,7 @@ def compiled(tmp_path: Path) -> Callable[..., export.Artifact]:
 
     def compile_(**options: object) -> export.Artifact:
         common = {"device": "onnxruntime-cpu", "precision": "int8", "calibration": data, "path": tmp_path / "int8"}
-        return export.compile(net, data[0], **{**common, **options})  # type: ignore[arg-type]
+        return compile_flat(net, data[0], **{**common, **options})
 
     return compile_
 

@@ -235,8 +235,9 @@ def test_what_tflite_does_not_write_itself_keeps_no_block(tmp_path: Path) -> Non
 def test_there_is_nothing_to_keep_out_of_int8_in_float(tmp_path: Path) -> None:
     net, inputs = nets.build("mobilenet")
     need("onnxruntime", backends.load("onnxruntime").missing())
+    kept = export.CompileOptions(keep_float=["stem"])
     with pytest.raises(ValueError, match=r"^keep_float keeps blocks out of int8, got precision fp32"):
-        export.compile(net, inputs, device="onnxruntime-cpu", keep_float=["stem"], path=tmp_path / "a")
+        export.compile(net, inputs, device="onnxruntime-cpu", path=tmp_path / "a", options=kept)
 
 
 @pytest.mark.slow
@@ -278,8 +279,8 @@ def test_all_in_int8_that_cannot_be_converted_ends_it_at_once(monkeypatch: pytes
     need("onnxruntime", backends.load("onnxruntime").missing())
     asked: list[Any] = []
 
-    def failing(*_: Any, keep_float: Any, **__: Any) -> None:
-        asked.append(keep_float)
+    def failing(*_: Any, options: export.CompileOptions, **__: Any) -> None:
+        asked.append(options.keep_float)
         raise reason
 
     monkeypatch.setattr(assignment, "compile", failing)
@@ -294,9 +295,9 @@ def test_all_in_int8_that_cannot_be_converted_ends_it_at_once(monkeypatch: pytes
     assert asked == [()]
     reason = Unfaithful("onnxruntime does not compute what it does")
     with pytest.raises(ExportError, match=r"^no mixed precision is accepted: 3 assignments of \d+ blocks tried"):
-        export.compile_mixed(net, inputs, accept=lambda _: True, trials=3, **common)
+        export.compile_mixed(net, inputs, accept=lambda _: True, options=export.MixedOptions(trials=3), **common)
     with pytest.raises(ValueError, match=r"^trials is 0; it is 1 or more"):
-        export.compile_mixed(net, inputs, accept=lambda _: True, trials=0, **common)
+        export.compile_mixed(net, inputs, accept=lambda _: True, options=export.MixedOptions(trials=0), **common)
 
 
 # --- the assignment ---------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_it_is_offered_where_it_runs(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r" has no w8; offered: fp32"):
             export.compile(net, x, device=device, precision="w8", path=tmp_path / "net")
     with pytest.raises(ValueError, match=r"^recover='bias' is for int8, got precision w8"):
-        export.compile(net, x, precision="w8", recover="bias", path=tmp_path / "net")
+        export.compile(net, x, precision="w8", path=tmp_path / "net", options=export.CompileOptions(recover="bias"))
 
 
 def _compiled(artifact: export.Artifact) -> Any:

@@ -21,6 +21,7 @@ from hnas.export.onnx.quantiser import QDQ
 from hnas.export.onnx.reader import _reason
 from hnas.export.onnx.source import OnnxSource, Original
 from tests.conftest import need
+from tests.export.compile_flat import compile_flat
 from tests.export.onnx_files import chain, convolution, images, model, save, weight
 
 onnx = pytest.importorskip("onnx")
@@ -44,7 +45,7 @@ def test_backends_that_start_from_torch_refuse(tmp_path: Path, by_hand: Path) ->
             said = f"^{backend} takes no ONNX file: {why}; pass the torch module, or backend='o[a-z]+' or 'o[a-z]+'$"
             device = "tflite-cpu" if backend == "tflite" else "openvino-cpu"
             with pytest.raises(ValueError, match=said):
-                export.compile(by_hand, device=device, backend=backend, path=tmp_path / "a")
+                compile_flat(by_hand, device=device, backend=backend, path=tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_backends_that_start_from_torch_refuse(tmp_path: Path, by_hand: Path) ->
 def test_wrong_use_is_one_line(tmp_path: Path, by_hand: Path, options: dict[str, Any], says: str) -> None:
     need("onnxruntime", backends.load("onnxruntime").missing())
     with pytest.raises((ValueError, ExportError), match=says) as caught:
-        export.compile(by_hand, **{"device": "onnxruntime-cpu", "path": tmp_path / "a", **options})
+        compile_flat(by_hand, **{"device": "onnxruntime-cpu", "path": tmp_path / "a", **options})
     assert "\n" not in str(caught.value)
     assert left_behind(tmp_path) == ["hand.onnx"]
 

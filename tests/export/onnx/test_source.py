@@ -159,11 +159,12 @@ def test_a_compiler_of_its_own_writes_the_same_bytes_and_says_the_same(tmp_path:
     options: dict[str, Any] = {"device": "onnxruntime-cpu", "precision": "int8", "calibration": images()}
     here = export.compile(by_hand, path=tmp_path / "here", **options)
     with Compiler(timeout=120) as compiler:
-        there = export.compile(by_hand, path=tmp_path / "there", compiler=compiler, **options)
+        elsewhere = export.CompileOptions(compiler=compiler)
+        there = export.compile(by_hand, path=tmp_path / "there", options=elsewhere, **options)
         if backends.load("openvino").missing() is None:
-            for by in (None, compiler):
+            for chosen in (export.CompileOptions(), elsewhere):
                 with pytest.raises(ExportError, match=r"^openvino has no Det-17; onnxruntime would take it$"):
-                    export.compile(tmp_path / "det.onnx", device="openvino-cpu", path=tmp_path / "a", compiler=by)
+                    export.compile(tmp_path / "det.onnx", device="openvino-cpu", path=tmp_path / "a", options=chosen)
     assert here.digest == there.digest
 
 

@@ -79,10 +79,10 @@ def test_a_runtime_that_tells_no_layers_leaves_the_fact(monkeypatch: pytest.Monk
 def test_the_layers_of_real_artifacts_are_named(tmp_path: Path) -> None:
     need("onnxruntime", backends.load("onnxruntime").missing())
     net, x = Planted(factor=1.0), torch.randn(1, 3, 16, 16)
-    common: Any = {"device": "onnxruntime-cpu", "threads": 1, "keep_float": ()}
+    common: Any = {"device": "onnxruntime-cpu", "threads": 1}
     made = [
         export.compile(net, x, precision="fp32", path=tmp_path / "fp32", **common),
-        export.compile(net, x, precision="int8", path=tmp_path / "int8", calibration=[(x,)], evidence=[(x,)], **common),
+        export.compile(net, x, precision="int8", path=tmp_path / "int8", calibration=[(x,)], **common),
     ]
     slow = [Row(Built(made[0], built("fp32").check, {}), compared(1.0), "kept"),
             Row(Built(made[1], built("int8").check, {}), compared(0.5), "")]  # fmt: skip

@@ -1,0 +1,113 @@
+"""Capture a network: what a backend compiles, and the reference that the artifact is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from hnas.export.graph.samples import PROBES, as_arrays
+from hnas.export.onnx.source import OnnxSource, Original
+
+if TYPE_CHECKING:
+    import torch
+
+    from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Arrays, Sample
+
+    Module: TypeAlias = torch.nn.Module | torch.export.ExportedProgram
+    Network: TypeAlias = Module | Original | Path | str
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Hold a captured network.
+
+    ``program``: the fused graph, or the checked ONNX file, as a backend takes it.
+    ``outputs``: returns the outputs of the original network for each sample: a module in eager mode, or the ONNX file
+    as it was written.
+    ``probes``: returns the example inputs and random inputs like them, where the network is finite on those.
+    ``suspicion``: returns the likely cause of a mismatch, as the end of a sentence; empty if none is known.
+    """
+
+    name: str
+    examples: Arrays
+    program: Program | OnnxSource
+    outputs: Callable[[Sequence[Arrays]], list[Arrays]]
+    probes: Callable[[], list[Arrays]]
+    suspicion: Callable[[Sequence[Arrays]], str]
+
+
+@contextmanager
+def captured(
+    network: Network, example_inputs: Sample | None, backend: str, keep_float: Collection[str] = ()
+) -> Iterator[Captured]:
+    """Yield ``network`` captured, with the blocks of ``keep_float`` marked. An ONNX file stays open for the block."""
+    examples = None if example_inputs is None else as_arrays([example_inputs])[0]
+    if isinstance(network, Original):
+        yield _from_file(network, examples)
+    elif isinstance(network, Path | str):
+        with Original(Path(network), examples) as original:
+            yield _from_file(original, None)
+    elif examples is None:
+        raise ValueError("a module does not say what it takes; pass example inputs")
+    else:
+        yield _from_module(network, examples, backend, keep_float)
+
+
+def _from_file(original: Original, examples: Arrays | None) -> Captured:
+    given = original.examples if examples is None else examples
+    return Captured(
+        original.name, given, original.source, original.outputs, original.probes, suspicion=original.suspicion
+    )
+
+
+def _from_module(network: Module, examples: Arrays, backend: str, keep_float: Collection[str]) -> Captured:
+    from hnas.export.graph.program import module_of
+
+    module = module_of(network)
+    program = torch_program(module, examples, backend)
+    if keep_float:
+        from hnas.export.int8 import mixed
+
+        program = mixed.keep_float(program, keep_float)
+    outputs, probes = partial(eager, module), partial(_probes, program)
+    return Captured(type(module).__name__, examples, program, outputs, probes, suspicion=lambda _: "")
+
+
+def torch_program(network: Module, examples: Arrays, backend: str) -> Program:
+    """Return the captured graph of ``network``, fused by the passes of ``backend``."""
+    import torch
+
+    from hnas.export.graph.fusion import fuse, passes_for
+    from hnas.export.graph.program import capture, module_of
+
+    return fuse(capture(module_of(network), [torch.from_numpy(part) for part in examples]), passes_for(backend))
+
+
+def eager(module: torch.nn.Module, samples: Sequence[Arrays]) -> list[Arrays]:
+    """Return the outputs of ``module`` for each sample, in eval mode."""
+    import torch
+
+    from hnas.export.graph.program import as_tuple, evaluating
+
+    with evaluating(module), torch.no_grad():  # copies, as a module may write into its inputs
+        runs = [module(*(torch.from_numpy(part.copy()) for part in sample)) for sample in samples]
+    return [tuple(output.numpy() for output in as_tuple(run)) for run in runs]
+
+
+def _probes(program: Program) -> list[Arrays]:
+    """Return the example inputs, and random inputs like them on which the program is finite."""
+    import torch
+
+    from hnas.export.graph.fusion import noise
+
+    probes = [program.inputs]
+    for seed in range(1, PROBES + 1):
+        probe = noise(program.inputs, seed)
+        if all(bool(torch.isfinite(output).all()) for output in program(*probe) if output.is_floating_point()):
+            probes.append(probe)
+    return [tuple(part.numpy() for part in probe) for probe in probes]
