@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from hnas.export.device.errors import ExportError, Unavailable
     from hnas.export.diagnosis.profiling import layers
     from hnas.export.proof.inspection import Inspection
-    from hnas.export.proof.measurement import Comparison, Measurement, compare, compare_many, measure
+    from hnas.export.proof.measurement import Comparison, Measurement
     from hnas.export.proof.slowdown import slower_layers
+    from hnas.export.proof.timing import compare, compare_many, measure
     from hnas.export.proof.verification import LIMITS, Check, Limits, check
     from hnas.export.remote.worker import Worker
 
@@ -53,7 +54,8 @@ _HOME = {
     "compiling.compiler": ("Compiler",),
     "device.errors": ("ExportError", "Unavailable"),
     "proof.inspection": ("Inspection",),
-    "proof.measurement": ("Comparison", "Measurement", "compare", "compare_many", "measure"),
+    "proof.measurement": ("Comparison", "Measurement"),
+    "proof.timing": ("compare", "compare_many", "measure"),
     "compiling.options": ("CompileOptions", "MixedOptions"),
     "compiling.pipeline": ("compile", "load"),
     "diagnosis.profiling": ("layers",),

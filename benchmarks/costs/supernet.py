@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hnas import spaces
-from hnas.export.proof.measurement import ratio_interval
+from hnas.export.proof.statistics import ratio_interval
 from hnas.memory import channels_last, reuse_memory
 from hnas.shrinking.evidence import angle
 from hnas.space import Arch

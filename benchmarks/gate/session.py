@@ -56,7 +56,7 @@ def compare_fresh(
 
     The runtime is said, since a worker would open an artifact for another device with the one that verified it.
     """
-    from hnas.export.proof.measurement import compare_many
+    from hnas.export.proof.timing import compare_many
     from hnas.export.remote.transports import local
     from hnas.export.remote.worker import Worker
 
@@ -151,7 +151,7 @@ def pool(rounds: Sequence[Sequence[tuple[float, float]]], *, planned: int, seed:
     """
     import numpy as np
 
-    from hnas.export.proof.measurement import ratio_interval
+    from hnas.export.proof.statistics import ratio_interval
 
     logs = [np.log([a / b for a, b in pairs]).reshape(FEWEST_BLOCKS, -1) for pairs in rounds]
     ratio, low, high = ratio_interval(np.stack([np.median(one, axis=1) for one in logs]), CONFIDENCE, seed)

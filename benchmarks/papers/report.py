@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnas.benchmarks.papers.statistics import Interval, judge
+from hnas.benchmarks.papers.statistics import Interval, judge_interval
 from hnas.export.device.machine import Machine
 
 
@@ -36,7 +36,7 @@ class Verdict:
 
 def verdict(question: str, interval: Interval, unit: str = "points", above: float = 0.0) -> Verdict:
     """The verdict on "the difference is more than ``above``"."""
-    return Verdict(question, judge(interval, above), interval, unit)
+    return Verdict(question, judge_interval(interval, above), interval, unit)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from hnas.benchmarks.peers.cases import OURS, Case, Folder, makers
 from hnas.benchmarks.peers.unpinned import Unpinned
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
-from hnas.export.proof.measurement import Comparison, compare_many
+from hnas.export.proof.measurement import Comparison
+from hnas.export.proof.timing import compare_many
 from hnas.export.remote.worker import Worker
 
 

@@ -24,7 +24,7 @@ from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
 from hnas.export.graph.samples import as_arrays, split
 from hnas.export.int8.mixed import Assignment, assign, sensitivities
-from hnas.export.proof.measurement import compare
+from hnas.export.proof.timing import compare
 
 if TYPE_CHECKING:
     from hnas.export.compiling.originals import Module

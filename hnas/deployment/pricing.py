@@ -28,7 +28,7 @@ from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.machine import Machine
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
-from hnas.export.proof.measurement import compare, measure
+from hnas.export.proof.timing import compare, measure
 from hnas.export.remote.worker import Worker
 from hnas.files import scratch
 from hnas.hw_profiles import Device

@@ -36,8 +36,9 @@ from hnas.export.bundle.manifest import Mixed
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import decode, encode
-from hnas.export.proof.measurement import Comparison, compare_many
+from hnas.export.proof.measurement import Comparison
 from hnas.export.proof.slowdown import Slowdown
+from hnas.export.proof.timing import compare_many
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
 from hnas.study import Study

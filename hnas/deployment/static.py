@@ -39,8 +39,9 @@ from hnas.export.bundle.manifest import Input, Manifest, Mixed
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import ExportError
 from hnas.export.onnx.source import made_from
-from hnas.export.proof.measurement import Comparison, compare_many
+from hnas.export.proof.measurement import Comparison
 from hnas.export.proof.slowdown import Slowdown
+from hnas.export.proof.timing import compare_many
 from hnas.export.proof.verification import Check
 from hnas.hw_profiles import Device
 

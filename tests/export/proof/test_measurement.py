@@ -16,16 +16,10 @@ import pytest
 
 from hnas.export.device import serve_artifacts as serving
 from hnas.export.device.artifact import Artifact
-from hnas.export.proof import measurement
-from hnas.export.proof.measurement import (
-    Comparison,
-    Measurement,
-    compare,
-    compare_many,
-    measure,
-    ratio_interval,
-    student_quantile,
-)
+from hnas.export.proof import timing
+from hnas.export.proof.measurement import Comparison, Measurement
+from hnas.export.proof.statistics import ratio_interval
+from hnas.export.proof.timing import compare, compare_many, measure
 from tests.export import fake_worker
 from tests.export.fake_worker import fake_artifact
 
@@ -150,7 +144,7 @@ def test_processes_that_differ_widen_the_interval(tmp_path: Path, monkeypatch: p
     for seed in range(20):
         workers = Differing(0.05)
         workers.rng = np.random.default_rng(seed)
-        monkeypatch.setattr(measurement, "Worker", workers)
+        monkeypatch.setattr(timing, "Worker", workers)
         found = compare(artifact, artifact.path, X, processes=5, runs=3, seed=seed)
         assert workers.opened == workers.closed == 10
         assert len(found.pairs) == 100
@@ -170,11 +164,6 @@ def test_hierarchical_interval_covers() -> None:
             _, low, high = ratio_interval(logs, 0.95, seed)
             hits += low <= 1 <= high
         assert hits >= 53
-
-
-@pytest.mark.parametrize(("freedom", "value"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (19, 2.0930), (1000, 1.9623)])
-def test_student(freedom: int, value: float) -> None:
-    assert student_quantile(0.975, freedom) == pytest.approx(value, rel=1e-3)
 
 
 def test_a_warm_up_lasts_until_steady() -> None:

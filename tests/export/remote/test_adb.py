@@ -16,7 +16,7 @@ import pytest
 
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Disconnected, ExportError, Unavailable
-from hnas.export.proof.measurement import measure
+from hnas.export.proof.timing import measure
 from hnas.export.remote import transports
 from hnas.export.remote import upload as sending
 from hnas.export.remote.phone_tool import read_times

@@ -17,7 +17,7 @@ import pytest
 
 from hnas.export.device.artifact import Artifact, Tensor, digest_files
 from hnas.export.device.errors import Disconnected, ExportError, Unavailable
-from hnas.export.proof.measurement import compare, measure
+from hnas.export.proof.timing import compare, measure
 from hnas.export.remote import transports
 from hnas.export.remote import upload as sending
 from hnas.export.remote.transports.ssh import Host

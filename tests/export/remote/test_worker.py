@@ -240,7 +240,7 @@ def test_a_dead_parent_ends_a_busy_worker(tmp_path: Path) -> None:
 
 
 def test_neither_end_imports_torch() -> None:
-    modules = "hnas.export.remote.worker, hnas.export.proof.measurement, hnas.export.bundle.bundle"
+    modules = "hnas.export.remote.worker, hnas.export.proof.timing, hnas.export.bundle.bundle"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
