@@ -1,6 +1,6 @@
-"""The command ``hnas-bench``: arguments in, lines for people or JSON for machines out, an exit code for CI.
+"""Run the command ``hnas-bench``: print lines for people or JSON for machines, and return an exit code for CI.
 
-Heavy imports wait until a subcommand runs, so that ``--help`` is quick.
+Heavy modules are imported when a subcommand runs, so ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hnas.benchmarks.gate.check import Options
+    from hnas.benchmarks.gate.check import CheckOptions
     from hnas.benchmarks.gate.contrast import Contrast
-    from hnas.benchmarks.gate.records import Report
+    from hnas.benchmarks.gate.records import GateReport
     from hnas.benchmarks.gate.session import Progress
 
 _CODES = (
@@ -25,8 +25,8 @@ _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code; an error is one line on stderr, and a case in the JUnit file."""
-    arguments = parser().parse_args(argv)
+    """Run one subcommand and return its exit code; an error is one line on stderr and one case in the JUnit file."""
+    arguments = _parser().parse_args(argv)
     from hnas.cli.ending import guarded
 
     def failed(line: str, code: int) -> None:
@@ -35,73 +35,77 @@ def main(argv: Sequence[str] | None = None) -> int:
             from hnas.benchmarks.gate import records
             from hnas.files import write_text
 
-            with suppress(ValueError, OSError):  # where it cannot be written, the line said so, or the code must do
+            with suppress(ValueError, OSError):  # the line on stderr and the exit code already report the error
                 records.require_writable(junit)
                 write_text(junit, records.junit_error(arguments.bundle.name, line, code))
 
     return guarded("hnas-bench", lambda: int(arguments.run(arguments)), failed=failed)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The grammar of the command."""
-    top = argparse.ArgumentParser("hnas-bench", description="Do the speedups still hold?", epilog=_CODES)
+def _parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    top = argparse.ArgumentParser("hnas-bench", description="Do the claimed speedups still hold?", epilog=_CODES)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    check = commands.add_parser("check", help="re-prove a bundle's claim on this machine", epilog=_CODES)
+    check = commands.add_parser("check", help="check the claim of a bundle on this machine", epilog=_CODES)
     check.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that hnas-deploy wrote")
     check.add_argument(
         "--min-speedup",
         type=positive,
         metavar="X",
-        help="speedup to be reached (default: 0.9 of the low end of the claim)",
+        help="speedup to reach (default: 0.9 of the low end of the claim)",
     )
-    check.add_argument("--here", action="store_true", help="judge here even if the claim is of another CPU model")
     check.add_argument(
-        "--host", metavar="URL", help="run it there: ssh://[user@]device[:port][/path/of/python] or adb://[serial]"
+        "--here", action="store_true", help="judge on this machine, even if the claim is for another CPU model"
     )
-    check.add_argument("--data", type=Path, metavar="DIR", help="images, where the package does not ship them")
-    check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for the CI system, errors too")
+    check.add_argument(
+        "--host",
+        metavar="URL",
+        help="run on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]",
+    )
+    check.add_argument("--data", type=Path, metavar="DIR", help="folder of images that the package does not ship")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for CI, with errors too")
     check.set_defaults(run=_run_check)
-    measuring(check)
+    _add_measuring_options(check)
 
-    compare = commands.add_parser("compare", help="time any two artifacts side by side, and compare their outputs")
+    compare = commands.add_parser("compare", help="time two artifacts interleaved, and compare their outputs")
     compare.add_argument("a", type=Path, metavar="A", help="bundle, artifact folder, or .onnx, .xml, .tflite file")
-    compare.add_argument("b", type=Path, metavar="B", help="the other one; the ratio says how many times faster it is")
+    compare.add_argument("b", type=Path, metavar="B", help="the second one; the ratio says how many times faster B is")
     compare.add_argument(
         "--input-shape",
         type=shape,
         action="append",
         default=[],
         metavar="1x3x224x224",
-        help="shape of an input, float32; once for each input (default: what the artifacts say)",
+        help="shape of a float32 input; repeat for each input (default: the shapes that the artifacts state)",
     )
     compare.set_defaults(run=_run_compare, min_speedup=None, here=False, data=None, host=None)
-    measuring(compare)
+    _add_measuring_options(compare)
     return top
 
 
-def measuring(command: argparse.ArgumentParser) -> None:
-    """The options of every subcommand that measures."""
+def _add_measuring_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of every subcommand that measures."""
     command.add_argument(
-        "--max-time", type=seconds, default=60.0, metavar="60s", help="time for all of it (default %(metavar)s)"
+        "--max-time", type=seconds, default=60.0, metavar="60s", help="time limit of the command (default %(metavar)s)"
     )
     command.add_argument(
-        "--processes", type=count, default=5, metavar="N", help="fresh processes of each side (default 5)"
+        "--processes", type=count, default=5, metavar="N", help="fresh processes of each artifact (default 5)"
     )
     command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of inputs, order, bootstrap (default 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of inputs, order and bootstrap (default 0)"
     )
     command.add_argument("--json", action="store_true", help="print the whole record as JSON and nothing else")
 
 
 def seconds(text: str) -> float:
-    """A span such as 60s, 500ms, 2m, 1h or plain seconds."""
+    """Return the seconds of a span such as 60s, 500ms, 2m, 1h, or of a plain number."""
     unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
     return positive(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """Return a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -112,25 +116,25 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
+    """Return a whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """Sizes joined by x, such as 1x3x224x224."""
+    """Return a shape from sizes joined by x, such as 1x3x224x224."""
     try:
         return tuple(count(size) for size in text.split("x"))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1x3x224x224") from None
 
 
-def options(arguments: argparse.Namespace) -> Options:
-    """The options record of the parsed arguments."""
-    from hnas.benchmarks.gate.check import Options
+def _options(arguments: argparse.Namespace) -> CheckOptions:
+    """Return the options record of the parsed arguments."""
+    from hnas.benchmarks.gate.check import CheckOptions
 
-    return Options(
+    return CheckOptions(
         min_speedup=arguments.min_speedup,
         max_time=arguments.max_time,
         processes=arguments.processes,
@@ -142,15 +146,15 @@ def options(arguments: argparse.Namespace) -> Options:
 
 
 def _run_check(arguments: argparse.Namespace) -> int:
-    """``hnas-bench check``."""
+    """Run ``hnas-bench check``."""
     from hnas.benchmarks.gate import records
-    from hnas.benchmarks.gate.check import check
+    from hnas.benchmarks.gate.check import check_bundle
     from hnas.files import write_text
 
     if arguments.junit:
-        records.require_writable(arguments.junit)  # now, not after a minute of measuring
-    with progress() as show:
-        report = check(arguments.bundle, options(arguments), show)
+        records.require_writable(arguments.junit)  # before a minute of measuring
+    with _progress() as show:
+        report = check_bundle(arguments.bundle, _options(arguments), show)
     if arguments.junit:
         name = report.evidence.claim.name
         write_text(arguments.junit, records.junit(name, report.verdict.parts, report.seconds))
@@ -162,12 +166,12 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    """``hnas-bench compare``; it judges nothing, so it ends with 0."""
+    """Run ``hnas-bench compare``; it judges nothing and returns 0."""
     from hnas.benchmarks.gate import records
-    from hnas.benchmarks.gate.contrast import contrast
+    from hnas.benchmarks.gate.contrast import compare_artifacts
 
-    with progress() as show:
-        found = contrast((arguments.a, arguments.b), arguments.input_shape, options(arguments), show)
+    with _progress() as show:
+        found = compare_artifacts((arguments.a, arguments.b), arguments.input_shape, _options(arguments), show)
     if arguments.json:
         write_line(records.to_text(found.to_json()))
     else:
@@ -176,8 +180,8 @@ def _run_compare(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """A bar on stderr that goes away when the work is done; nothing at all where stderr is no terminal."""
+def _progress() -> Iterator[Progress]:
+    """Show a progress bar on stderr while the work runs; show nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield lambda doing, fraction: None  # noqa: ARG005 - the shape of a progress callback
         return
@@ -192,12 +196,12 @@ def progress() -> Iterator[Progress]:
 
 
 def write_line(text: str) -> None:
-    """Plain text to stdout, never wrapped or coloured."""
-    print(text)  # noqa: T201 - what the command is for
+    """Print plain text to stdout, never wrapped or coloured."""
+    print(text)  # noqa: T201 - the output
 
 
-def _print_report(report: Report) -> None:
-    """The check as a person reads it: what is claimed, what was seen, the verdict last."""
+def _print_report(report: GateReport) -> None:
+    """Print a check: the claim, the measurements, and the verdict last."""
     claim, verdict, evidence = report.evidence.claim, report.verdict, report.evidence
     rows = [("bundle", f"{claim.name}: {claim.target}, {claim.backend}, {claim.precision}")]
     if claim.speedup is not None and claim.speedup_value is not None:
@@ -210,13 +214,13 @@ def _print_report(report: Report) -> None:
     if evidence.noise:
         rows.append(("noise", f"baseline against itself {evidence.noise.line()}"))
     if evidence.speed:
-        rows.append(("seen", evidence.speed.line()))
+        rows.append(("measured", evidence.speed.line()))
     rows += [(part.name, f"{part.outcome}: {part.line}") for part in verdict.parts]
     _print_rows([*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")])
 
 
 def _print_contrast(found: Contrast) -> None:
-    """The comparison as a person reads it."""
+    """Print a comparison."""
     sides = [
         (name, f"{side.path}: {side.backend}, {side.precision}, threads {side.threads}, median {side.median_ms:.3f} ms")
         for name, side in (("a", found.a), ("b", found.b))
@@ -225,7 +229,7 @@ def _print_contrast(found: Contrast) -> None:
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Two columns; the verdict in its colour where stdout is a terminal, whole lines in a log."""
+    """Print two columns, with verdicts in colour where stdout is a terminal; lines are never wrapped in a log."""
     from rich.console import Console
     from rich.text import Text
 

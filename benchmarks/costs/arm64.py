@@ -25,7 +25,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from hnas.benchmarks.cli import count, write_line
-from hnas.benchmarks.gate.check import seeded_inputs
+from hnas.benchmarks.gate.session import seeded_inputs
 from hnas.export.bundle import bundle as zoo
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable

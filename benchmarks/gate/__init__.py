@@ -1,1 +1,1 @@
-"""Re-measure bundles and decide whether their claims hold: `hnas-bench`."""
+"""The gate: check the claim of a bundle, or compare two artifacts; the command ``hnas-bench``."""

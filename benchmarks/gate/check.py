@@ -1,11 +1,10 @@
-"""Re-prove a bundle on the machine at hand: read it, time it against its baseline, count its hits, judge.
+"""Check the claim of a bundle on the machine at hand: time it against its baseline, count its hits, judge.
 
-No torch is imported; what runs the networks is the worker of ``export``, one process a session.
+Call ``check_bundle(path, CheckOptions(), progress)``. This module imports no torch: a worker process runs the networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,30 +12,32 @@ from typing import TYPE_CHECKING
 
 from hnas.benchmarks.gate import session
 from hnas.benchmarks.gate import verdict as gate
-from hnas.benchmarks.gate.records import Accuracy, Claim, Evidence, Ratio, Report
+from hnas.benchmarks.gate.accuracy import LabelledSamples, count_hits, find_samples
+from hnas.benchmarks.gate.records import BundleClaim, CountedAccuracy, Evidence, GateReport, Ratio
+from hnas.benchmarks.gate.runtimes import missing_runtime, require_runtime, runtime_versions
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from hnas.data.images import Preprocessing
+    from hnas.export.bundle.bundle import Bundle
     from hnas.export.bundle.manifest import Manifest
-    from hnas.export.device.artifact import Artifact, Tensor
+    from hnas.export.device.artifact import Artifact
     from hnas.export.device.machine import Machine
     from hnas.export.remote.transports import Transport
 
 _TIMING_SHARE = 0.8
-"""The part of the time that timing may take where images are there to be counted afterwards."""
-
-CHUNK = 100
-BATCH = 1024
-"""More images at once are not counted: their number is the bundle's word, and each takes memory."""
+"""The share of the time that timing may take where images are counted afterwards."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What was asked of one check; ``max_time`` in seconds, ``data`` a folder where the package lacks the images.
+class CheckOptions:
+    """The options of one check.
 
-    ``host`` is the address of a device, on which everything runs then.
+    min_speedup: the speedup to reach; None takes the threshold from the claim.
+    max_time: seconds for the whole check.
+    processes: fresh processes of each artifact.
+    here: judge on this machine, even if the claim is for another CPU model or a predicted one.
+    data: folder of the images; None takes the images that the package ships.
+    seed: seed of the inputs, the order and the bootstrap.
+    host: address of the device that runs the artifacts; None is this machine.
     """
 
     min_speedup: float | None = None
@@ -49,67 +50,94 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Images:
-    """What an accuracy is counted on: uint8 [N, H, W, C], labels [N], and what makes them float32 [n, C, h, w].
+class _Place:
+    """The machine that runs the artifacts: how to reach it (None: this machine) and its runtime versions."""
 
-    They are prepared a lot at a time: how large they become is the bundle's word, and all of them may fill no memory.
-    """
-
-    pixels: np.ndarray
-    labels: np.ndarray
-    prepare: Preprocessing
+    transport: Transport | None
+    machine: Machine
+    versions: dict[str, str]
 
 
-def check(path: Path, options: Options, progress: session.Progress) -> Report:
-    """The report on the bundle at ``path``; ValueError or FileNotFoundError in one line for a bundle that is no good.
+def check_bundle(path: Path, options: CheckOptions, progress: session.Progress) -> GateReport:
+    """Return the report on the bundle at ``path``.
 
-    1. The claim is measured, or ``here`` or ``host`` say where the device is: the baseline is timed against itself and
-       against the artifact, then the artifact's hits are counted. ``Unavailable`` if its runtime is missing.
-    2. The claim is predicted: only the hits are counted, by the runtime that verified the artifact, if that is here.
+    1. The claim is measured, or ``here`` or ``host`` names the device. Time the baseline against itself and against the
+       artifact, then count the hits of the artifact.
+    2. The claim is predicted. Count only the hits, with the runtime that verified the artifact, if it is installed.
+
+    Raises:
+        ValueError, FileNotFoundError: the bundle is broken; the message is one line.
+        Unavailable: case 1, and the runtime of the artifact is missing.
+
+    Example::
+
+        report = check_bundle(Path("bundle"), CheckOptions(max_time=30.0), lambda doing, fraction: None)
     """
     from hnas.export.bundle import bundle as zoo
 
     clock = session.Clock(options.max_time)
     bundle = zoo.read(path)
-    artifact, baseline = bundle.artifact(), bundle.baseline()
+    artifact = bundle.artifact()
     if not artifact.inputs:
         raise ValueError(f"{path}: its artifact does not state its inputs, so nothing can be run")
     claim = claim_of(bundle.manifest)
-    timed: tuple[Ratio, Ratio] | None = None
-    transport, machine, found = place(options.host, artifact.backend)
+    place = _find_place(options.host, artifact.backend)
     here = options.here or (options.host is not None and claim.kind == "predicted")
-    if claim.kind == "measured" or here:
-        if options.host is None:
-            require_runtime(artifact.backend)
-        images = find_images(bundle.manifest, options.data)
-        if baseline is not None and gate.threshold(claim, options.min_speedup) is not None:
-            span = clock.left * (_TIMING_SHARE if isinstance(images, Images) else 1.0)
-            timed = _time_both(baseline, artifact, span, options, progress, transport)
-        accuracy = count(artifact, artifact.backend, images, claim.images, clock, progress, transport)
-    else:
-        runtime = str(artifact.notes.get("verify_with") or artifact.backend)
-        images = missing(runtime) or find_images(bundle.manifest, options.data)
-        accuracy = count(artifact, runtime, images, claim.images, clock, progress)
-    noise, speed = timed or (None, None)
+    if claim.kind == "measured" or here:  # case 1
+        timed, accuracy = _measure_claim(bundle, claim, place, options, clock, progress)
+    else:  # case 2
+        timed, accuracy = None, _count_elsewhere(bundle, claim, options, clock, progress)
     if options.host is not None and accuracy.value is not None:
-        accuracy = replace(accuracy, versions=found)
-    evidence = Evidence(claim, machine.processor, here, options.min_speedup, noise, speed, accuracy)
-    return Report(
+        accuracy = replace(accuracy, versions=place.versions)
+    noise, speed = timed or (None, None)
+    evidence = Evidence(claim, place.machine.processor, here, options.min_speedup, noise, speed, accuracy)
+    return GateReport(
         bundle=str(path),
         artifact_digest=artifact.digest,
         evidence=evidence,
-        verdict=gate.judge(evidence),
+        verdict=gate.judge_evidence(evidence),
         seed=options.seed,
         seconds=clock.spent,
-        machine=asdict(machine),
-        versions=found,
+        machine=asdict(place.machine),
+        versions=place.versions,
     )
 
 
-def claim_of(manifest: Manifest) -> Claim:
-    """The claim that a manifest makes, as the gate wants it."""
+def _measure_claim(
+    bundle: Bundle,
+    claim: BundleClaim,
+    place: _Place,
+    options: CheckOptions,
+    clock: session.Clock,
+    progress: session.Progress,
+) -> tuple[tuple[Ratio, Ratio] | None, CountedAccuracy]:
+    """Time the artifact where a speedup is asked for and a baseline exists, then count its hits."""
+    artifact, baseline = bundle.artifact(), bundle.baseline()
+    if place.transport is None:
+        require_runtime(artifact.backend)
+    samples = find_samples(bundle.manifest, options.data)
+    timed = None
+    if baseline is not None and gate.threshold(claim, options.min_speedup) is not None:
+        span = clock.left * (_TIMING_SHARE if isinstance(samples, LabelledSamples) else 1.0)
+        timed = _time_both(baseline, artifact, span, options, progress, place.transport)
+    accuracy = count_hits(artifact, artifact.backend, samples, claim.images, clock, progress, place.transport)
+    return timed, accuracy
+
+
+def _count_elsewhere(
+    bundle: Bundle, claim: BundleClaim, options: CheckOptions, clock: session.Clock, progress: session.Progress
+) -> CountedAccuracy:
+    """Count the hits on this machine, with the runtime that verified the artifact."""
+    artifact = bundle.artifact()
+    runtime = str(artifact.notes.get("verify_with") or artifact.backend)
+    samples = missing_runtime(runtime) or find_samples(bundle.manifest, options.data)
+    return count_hits(artifact, runtime, samples, claim.images, clock, progress)
+
+
+def claim_of(manifest: Manifest) -> BundleClaim:
+    """Return the claim that a manifest makes."""
     speedup, accuracy = manifest.speedup, manifest.accuracy
-    return Claim(
+    return BundleClaim(
         name=manifest.name,
         target=manifest.target,
         backend=manifest.backend,
@@ -126,50 +154,34 @@ def claim_of(manifest: Manifest) -> Claim:
     )
 
 
-def place(host: str | None, backend: str) -> tuple[Transport | None, Machine, dict[str, str]]:
-    """The way to ``host``, what that machine is, and its versions of ``backend``; None is this machine, and no way."""
+def _find_place(host: str | None, backend: str) -> _Place:
+    """Connect to ``host`` and describe it; None is this machine."""
     from hnas.export.device.machine import Machine
     from hnas.export.remote.transports import connect
     from hnas.export.remote.worker import describe
 
     if host is None:
-        return None, Machine.here(), versions(backend)
+        return _Place(None, Machine.here(), runtime_versions(backend))
     transport = connect(host)
-    return transport, *describe(backend, transport)
-
-
-def missing(backend: str) -> str | None:
-    """Why the runtime of ``backend`` cannot run here, with the line that installs it; None where it can."""
-    from hnas.export import backends
-
-    return backends.load(backend).missing()
-
-
-def require_runtime(backend: str) -> None:
-    """``Unavailable``, with the line that installs it, unless the runtime of ``backend`` can run here."""
-    from hnas.export.device.errors import Unavailable
-
-    reason = missing(backend)
-    if reason:
-        raise Unavailable(reason)
+    return _Place(transport, *describe(backend, transport))
 
 
 def _time_both(
     baseline: Artifact,
     artifact: Artifact,
     seconds: float,
-    options: Options,
+    options: CheckOptions,
     progress: session.Progress,
     transport: Transport | None = None,
 ) -> tuple[Ratio, Ratio]:
-    """The baseline against itself, and the artifact against the baseline: this machine's noise, and the speedup.
+    """Return two ratios: the baseline against itself (the noise floor), and the artifact against the baseline.
 
-    Both come from the same blocks, so the noise is that of the very moment in which the speedup was measured.
+    Both come from the same blocks, so the noise is measured at the same time as the speedup.
     """
-    noise, speed = session.run(
+    noise, speed = session.compare_in_rounds(
         baseline,
         (baseline, artifact),
-        lambda each: seeded_inputs(each.inputs, options.seed),
+        lambda each: session.seeded_inputs(each.inputs, options.seed),
         processes=options.processes,
         clock=session.Clock(seconds),
         seed=options.seed,
@@ -177,102 +189,3 @@ def _time_both(
         progress=progress,
     )
     return noise, speed
-
-
-def seeded_inputs(inputs: Sequence[Tensor], seed: int) -> session.Inputs:
-    """Arrays of the shapes and types of ``inputs``: normal values for floats, zeros and ones for the rest."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    found = []
-    for tensor in inputs:
-        floats = tensor.dtype.startswith("float")
-        values = rng.standard_normal(tensor.shape) if floats else rng.integers(0, 2, tensor.shape)
-        found.append(values.astype(tensor.dtype))
-    return tuple(found)
-
-
-def find_images(manifest: Manifest, data: Path | None) -> Images | str:
-    """The first ``n`` images of the split that the claim was made on, or the reason why there are none.
-
-    1. The bundle claims no accuracy, or says nothing of its preprocessing: no images.
-    2. ``data`` is given: that folder, where anything wrong is a ValueError of the reader.
-    3. Otherwise the images that the package ships, if they are the bundle's.
-    4. The images found have another digest than the bundle's: they prove nothing about it.
-    """
-    from hnas.data import images
-
-    claimed, stated = manifest.accuracy, manifest.data
-    if claimed is None or stated is None or manifest.input is None or manifest.input.preprocessing is None:
-        return "the bundle does not say which images its accuracy was counted on, or how they are prepared"
-    prepare = images.Preprocessing.from_json(manifest.input.preprocessing)
-    try:
-        found = images.load(data, claimed.split, prepare.base, len(prepare.mean))
-    except (FileNotFoundError, ValueError):
-        if data is not None:
-            raise
-        return f"the package has no {claimed.split} images; --data DIR says where those of {stated.name!r} are"
-    if found.digest != stated.digests.get(claimed.split):
-        where, hint = (data, "") if data is not None else ("the package", "; --data DIR says where they are")
-        return f"the {claimed.split} images of {where} are not the claim's{hint}"
-    return Images(found.images[: claimed.n], found.labels[: claimed.n], prepare)
-
-
-def count(
-    artifact: Artifact,
-    runtime: str,
-    images: Images | str,
-    planned: int,
-    clock: session.Clock,
-    progress: session.Progress,
-    transport: Transport | None = None,
-) -> Accuracy:
-    """Top-1 of the artifact file over ``images`` in one worker, until time runs out; one chunk is always counted."""
-    from hnas.export.remote.transports import local
-    from hnas.export.remote.worker import Worker
-
-    if isinstance(images, str):
-        return Accuracy(None, 0, planned, images)
-    total, hits, seen = len(images.labels), 0, 0
-    if total < planned:
-        return Accuracy(None, 0, planned, f"the split has {total} images, the claim was made on {planned}")
-    if reason := _unfit(artifact, (images.prepare.channels, *images.prepare.size)):
-        return Accuracy(None, 0, planned, reason)
-    with Worker(artifact, backend=runtime, transport=transport or local) as worker:
-        while seen < total and (seen == 0 or clock.left > 0):
-            stop = min(seen + CHUNK, total)
-            lot = Images(images.pixels[seen:stop], images.labels[seen:stop], images.prepare)
-            hits += _hits_of(worker.outputs, lot, artifact.inputs[0].shape[0])
-            seen = stop
-            progress(f"accuracy, {seen} of {total} images", seen / total)
-    return Accuracy(hits / seen, seen, planned, versions=versions(runtime))
-
-
-def _unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
-    """Why the artifact cannot name the classes of images [C, H, W], or None: its record is not to be trusted."""
-    read = artifact.inputs[0].shape
-    if not 1 <= next(iter(read), 0) <= BATCH:
-        return f"the artifact reads no batch of 1 to {BATCH} images"
-    if read[1:] != image:
-        return f"the artifact reads {list(read[1:])}, its preprocessing makes {list(image)}"
-    gives = [list(tensor.shape) for tensor in artifact.outputs]
-    if not gives or len(gives[0]) != 2 or gives[0][0] != read[0] or not gives[0][1]:
-        return f"the artifact gives {gives}, no scores [{read[0]}, classes]"
-    return None
-
-
-def _hits_of(outputs: Callable[[Iterable[session.Inputs]], list[session.Inputs]], images: Images, batch: int) -> int:
-    """How many labels the network names; it takes ``batch`` images at once, so the last lot is padded."""
-    import numpy as np
-
-    padded = np.concatenate([images.pixels, np.repeat(images.pixels[-1:], -len(images.pixels) % batch, axis=0)])
-    lots = ((images.prepare(padded[start : start + batch]),) for start in range(0, len(padded), batch))
-    scores = np.concatenate([lot[0] for lot in outputs(lots)])[: len(images.labels)]
-    return int((scores.argmax(axis=1) == images.labels).sum())
-
-
-def versions(backend: str) -> dict[str, str]:
-    """What the runtime says of itself; empty where it is not installed, as with a claim for another device."""
-    from hnas.export import backends
-
-    return {} if missing(backend) else dict(backends.load(backend).versions())

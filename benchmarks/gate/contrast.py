@@ -1,4 +1,7 @@
-"""Two artifacts side by side: how much faster one is, and how far their outputs lie apart."""
+"""Compare two artifacts: how much faster one is, and how far their outputs differ.
+
+Call ``compare_artifacts((a, b), shapes, CheckOptions(), progress)``.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from hnas.benchmarks.gate import check, session
+from hnas.benchmarks.gate import session
+from hnas.benchmarks.gate.check import CheckOptions
 from hnas.benchmarks.gate.records import Ratio
+from hnas.benchmarks.gate.runtimes import require_runtime
 
 if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact, Tensor
 
-Inputs: TypeAlias = "tuple[Tensor, ...]"
+_Read: TypeAlias = "tuple[Tensor, ...]"
 
 SAMPLES = 16
-"""Seeded inputs on which outputs are compared."""
+"""How many seeded inputs the outputs are compared on."""
 
 
 @dataclass(frozen=True)
 class _Difference:
-    """How far the outputs of b lie from those of a; without figures, ``reason`` says why they cannot be compared."""
+    """How far the outputs of b differ from those of a; without figures, ``reason`` says why they are not compared."""
 
     max_error: float | None
     sqnr_db: float | None
@@ -31,7 +36,7 @@ class _Difference:
     reason: str = ""
 
     def line(self) -> str:
-        """The difference as a person reads it."""
+        """Return the difference as one line of text."""
         if self.max_error is None or self.sqnr_db is None:
             return f"not compared: {self.reason}"
         return f"max error {self.max_error:.2e}, SQNR {self.sqnr_db:.1f} dB on {self.samples} seeded inputs"
@@ -39,7 +44,7 @@ class _Difference:
 
 @dataclass(frozen=True)
 class _Side:
-    """What one of the two is, and the median of its times over all processes in milliseconds."""
+    """One of the two artifacts, with the median of its times over all processes in milliseconds."""
 
     path: str
     backend: str
@@ -60,12 +65,12 @@ class Contrast:
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """The comparison as plain JSON values, raw times included."""
+        """Return the comparison as plain JSON values, with the raw times."""
         return {"schema": 1, **asdict(self)}
 
 
-def find(path: Path) -> Artifact:
-    """The artifact at ``path``: a bundle's, a folder's own, or a bare .onnx, .xml or .tflite file."""
+def _open_artifact(path: Path) -> Artifact:
+    """Return the artifact at ``path``: a bundle, an artifact folder, or a bare .onnx, .xml or .tflite file."""
     from hnas.export.bundle import bundle as zoo
     from hnas.export.device import artifact
 
@@ -74,71 +79,83 @@ def find(path: Path) -> Artifact:
     return artifact.Artifact.read(path)
 
 
-def contrast(
+def compare_artifacts(
     paths: tuple[Path, Path],
     shapes: Sequence[tuple[int, ...]],
-    options: check.Options,
+    options: CheckOptions,
     progress: session.Progress,
 ) -> Contrast:
-    """Time the two interleaved over fresh processes, and compare their outputs where they read the same inputs.
+    """Time two artifacts interleaved over fresh processes, and compare their outputs where their inputs agree.
 
-    The inputs are those that ``agree`` finds. Times are seconds next to the runtime, not over the pipe to its process.
+    Times are measured next to the runtime, without the pipe to its process.
+
+    paths: bundles, artifact folders or model files.
+    shapes: shapes of float32 inputs; empty takes the inputs that the artifacts state.
+
+    Raises:
+        ValueError: the two read different batches, or neither states its inputs and ``shapes`` is empty.
+        Unavailable: a runtime is missing.
+
+    Example::
+
+        found = compare_artifacts((Path("a"), Path("b.onnx")), [], CheckOptions(), lambda doing, fraction: None)
     """
     clock = session.Clock(options.max_time)
-    a, b = (find(path) for path in paths)
+    a, b = (_open_artifact(path) for path in paths)
     for backend in dict.fromkeys((a.backend, b.backend)):
-        check.require_runtime(backend)
-    read = agree(a, b, shapes)
+        require_runtime(backend)
+    read = _agree_on_inputs(a, b, shapes)
     progress("outputs", 0.0)
-    difference = differ(a, b, read, options.seed)
-    (ratio,) = session.run(
+    difference = _compare_outputs(a, b, read, options.seed)
+    (ratio,) = session.compare_in_rounds(
         a,
         (b,),
-        lambda each: check.seeded_inputs(read[each.digest != a.digest], options.seed),
+        lambda each: session.seeded_inputs(read[each.digest != a.digest], options.seed),
         processes=options.processes,
         clock=session.Clock(clock.left),
         seed=options.seed,
         compare=session.compare_fresh,
         progress=progress,
     )
-    sides = side(paths[0], a, ratio, 0), side(paths[1], b, ratio, 1)
+    sides = _side(paths[0], a, ratio, 0), _side(paths[1], b, ratio, 1)
     return Contrast(*sides, ratio, difference, options.seed, clock.spent)
 
 
-def agree(a: Artifact, b: Artifact, shapes: Sequence[tuple[int, ...]]) -> tuple[Inputs, Inputs]:
-    """The inputs that a and b are run on.
+def _agree_on_inputs(a: Artifact, b: Artifact, shapes: Sequence[tuple[int, ...]]) -> tuple[_Read, _Read]:
+    """Return the inputs that a and b are run on.
 
     1. ``shapes`` is given: float32 inputs of these shapes for both.
-    2. Both state their inputs: each its own; where they differ, only times are compared. Another batch is refused.
-    3. One is a bare model file, which states none: the inputs of the other.
-    4. Both are bare: a ValueError that asks for ``shapes``.
+    2. Neither states its inputs, as bare model files: a ValueError that asks for ``shapes``.
+    3. One is a bare model file: both take the inputs of the other.
+    4. Both state their inputs: each takes its own; where they differ, only times are compared. Different batches are a
+       ValueError.
     """
     from hnas.export.device.artifact import Tensor
 
-    if shapes:
+    if shapes:  # case 1
         same = tuple(Tensor(f"input{index}", shape, "float32") for index, shape in enumerate(shapes))
         return same, same
-    if not a.inputs and not b.inputs:
+    if not a.inputs and not b.inputs:  # case 2
         raise ValueError("bare model files do not state their input shapes; give --input-shape, such as 1x3x224x224")
-    read = a.inputs or b.inputs, b.inputs or a.inputs
+    read = a.inputs or b.inputs, b.inputs or a.inputs  # cases 3, 4
     if [t.shape[:1] for t in read[0]] != [t.shape[:1] for t in read[1]]:
-        raise ValueError(f"the batches differ, nothing to compare: a reads {shown(read[0])}, b {shown(read[1])}")
+        raise ValueError(f"the batches differ, nothing to compare: a reads {_shown(read[0])}, b {_shown(read[1])}")
     return read
 
 
-def shown(inputs: Inputs) -> str:
-    """The inputs as text, such as 1x3x32x32 float32."""
+def _shown(inputs: _Read) -> str:
+    """Return the inputs as text, such as 1x3x32x32 float32."""
     return ", ".join(f"{'x'.join(map(str, tensor.shape))} {tensor.dtype}" for tensor in inputs)
 
 
-def differ(a: Artifact, b: Artifact, read: tuple[Inputs, Inputs], seed: int) -> _Difference:
-    """The largest difference and the signal-to-noise ratio of b's outputs against a's, each from its own process."""
+def _compare_outputs(a: Artifact, b: Artifact, read: tuple[_Read, _Read], seed: int) -> _Difference:
+    """Return the largest error and the signal-to-noise ratio of b's outputs against a's, each from its own process."""
     from hnas.export.proof import verification
     from hnas.export.remote.worker import Worker
 
-    if shown(read[0]) != shown(read[1]):
-        return _Difference(None, None, 0, f"a reads {shown(read[0])}, b reads {shown(read[1])}")
-    samples = [check.seeded_inputs(read[0], seed + index) for index in range(SAMPLES)]
+    if _shown(read[0]) != _shown(read[1]):
+        return _Difference(None, None, 0, f"a reads {_shown(read[0])}, b reads {_shown(read[1])}")
+    samples = [session.seeded_inputs(read[0], seed + index) for index in range(SAMPLES)]
     with Worker(a) as first:
         expected = first.outputs(samples)
     with Worker(b) as second:
@@ -146,13 +163,13 @@ def differ(a: Artifact, b: Artifact, read: tuple[Inputs, Inputs], seed: int) -> 
     shapes = [[output.shape for output in outputs[0]] for outputs in (expected, got)]
     if shapes[0] != shapes[1]:
         return _Difference(None, None, 0, f"outputs have shapes {shapes[0]} and {shapes[1]}")
-    found = verification.check(expected, got, "fp32")  # its limits are not used: these are two networks, not one
+    found = verification.check(expected, got, "fp32")  # its limits are not used: a and b may be two networks
     if not math.isfinite(found.max_error):
         return _Difference(None, None, len(samples), "an output of b is not finite where that of a is")
     return _Difference(found.max_error, found.sqnr_db, len(samples))
 
 
-def side(path: Path, artifact: Artifact, ratio: Ratio, turn: int) -> _Side:
-    """One side of the finished comparison; ``turn`` is 0 for a and 1 for b."""
-    times = [pair[turn] for pairs in ratio.rounds for pair in pairs]
+def _side(path: Path, artifact: Artifact, ratio: Ratio, column: int) -> _Side:
+    """Return one side of the comparison; ``column`` of its pairs of times is 0 for a and 1 for b."""
+    times = [pair[column] for pairs in ratio.rounds for pair in pairs]
     return _Side(str(path), artifact.backend, artifact.precision, artifact.threads, statistics.median(times) * 1e3)

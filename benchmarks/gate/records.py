@@ -1,6 +1,6 @@
-"""What a check of a bundle leaves behind: frozen records, and the JSON and JUnit files a CI system reads.
+"""Hold the records of a check, and write the JSON and JUnit files that a CI system reads.
 
-Nothing here measures or judges: ``check`` fills the evidence, ``gate`` turns it into a verdict.
+Nothing here measures or judges: ``check`` fills the evidence, ``verdict`` judges it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ _EXIT_CODES: Mapping[str, int] = {"holds": 0, "fails": 1, "inconclusive": 4}
 class Ratio:
     """How many times faster the second of two artifacts is, with its bootstrap interval and the raw times.
 
-    ``rounds`` holds, for every fresh process, its pairs (seconds of the first, seconds of the second), each pair from
-    one interleaved block. ``planned`` is how many processes were asked for.
+    value, low, high: the ratio and the ends of its interval.
+    confidence: of the interval, 0 to 1.
+    rounds: for each fresh process, pairs (seconds of the first, seconds of the second), one pair for each block.
+    planned: how many processes were asked for.
     """
 
     value: float
@@ -35,26 +37,26 @@ class Ratio:
 
     @property
     def processes(self) -> int:
-        """How many fresh processes each side really had."""
+        """Return how many fresh processes of each side were run."""
         return len(self.rounds)
 
     @property
     def blocks(self) -> int:
-        """How many interleaved blocks were run, over all processes."""
+        """Return how many interleaved blocks were run, over all processes."""
         return sum(len(pairs) for pairs in self.rounds)
 
     @property
     def cut(self) -> bool:
-        """Whether time ran out before every planned process was started."""
+        """Return whether time ran out before every planned process was started."""
         return self.processes < self.planned
 
     @property
     def spread(self) -> float:
-        """The largest factor by which the interval allows the two sides to differ, 1 or more."""
+        """Return the largest factor by which the two sides may differ within the interval, 1 or more."""
         return max(self.high, 1 / self.low)
 
     def line(self) -> str:
-        """The ratio as a person reads it: value, interval, and what it rests on."""
+        """Return the ratio as one line of text: value, interval, blocks and processes."""
         count = f"{self.processes} process{'' if self.processes == 1 else 'es'}"
         cut = f", cut from {self.planned} for lack of time" if self.cut else ""
         interval = f"{self.confidence:.0%} [{self.low:.3f}, {self.high:.3f}]"
@@ -62,11 +64,15 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What a bundle says of itself, as far as it can be re-proved.
+class BundleClaim:
+    """The claim of a bundle, as far as a check can repeat it. ``None`` means that the bundle claims nothing there.
 
-    ``cpu`` is all that its machine says of its processor, ``versions`` those of the runtime and what built for it.
-    ``speedup`` is (low, high). ``None`` means that the bundle claims nothing there.
+    cpu: the processor of the machine that the claim was made on.
+    kind: "measured" or "predicted".
+    speedup: ends of the interval, (low, high).
+    against: the network that the speedup compares with.
+    accuracy: top-1 of the artifact file over ``images`` images.
+    versions: of the runtime and of the converters.
     """
 
     name: str
@@ -85,15 +91,16 @@ class Claim:
 
     @property
     def hits(self) -> int | None:
-        """How many of its images the claim says are right."""
+        """Return the number of right images that the claim states."""
         return None if self.accuracy is None else round(self.accuracy * self.images)
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Top-1 of the artifact file over ``n`` of ``planned`` images; without a value, ``reason`` says why in one line.
+class CountedAccuracy:
+    """Top-1 of the artifact file, counted over ``n`` of ``planned`` images.
 
-    ``versions`` are those of the runtime that counted.
+    reason: why there is no value, in one line.
+    versions: of the runtime that counted.
     """
 
     value: float | None
@@ -104,26 +111,29 @@ class Accuracy:
 
     @property
     def hits(self) -> int:
-        """How many of the ``n`` images are right."""
+        """Return how many of the ``n`` images are right."""
         return round((self.value or 0.0) * self.n)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything a verdict rests on: the claim, what was asked, and what was seen on the machine at hand."""
+    """Everything that a verdict rests on: the claim, the options, and the measurements on the machine at hand.
 
-    claim: Claim
+    noise: the baseline against itself. speed: the artifact against the baseline.
+    """
+
+    claim: BundleClaim
     cpu: str
     here: bool
     min_speedup: float | None
     noise: Ratio | None
     speed: Ratio | None
-    accuracy: Accuracy
+    accuracy: CountedAccuracy
 
 
 @dataclass(frozen=True)
-class Part:
-    """The outcome of one question, with the one sentence that explains it."""
+class PartVerdict:
+    """The outcome of one part of a check (speedup, accuracy), with one line that explains it."""
 
     name: str
     outcome: Outcome
@@ -131,34 +141,34 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The outcome of a whole check and of each of its parts."""
+class GateVerdict:
+    """The outcome of a check and of each of its parts; ``threshold`` is the speedup to reach."""
 
     outcome: Outcome
-    parts: tuple[Part, ...]
+    parts: tuple[PartVerdict, ...]
     threshold: float | None
 
     @property
     def exit_code(self) -> int:
-        """0 holds, 1 fails, 4 inconclusive."""
+        """Return the exit code: 0 holds, 1 fails, 4 inconclusive."""
         return _EXIT_CODES[self.outcome]
 
 
 @dataclass(frozen=True)
-class Report:
-    """One finished check, complete enough to be judged again from its JSON."""
+class GateReport:
+    """One finished check; its JSON holds enough to judge it again."""
 
     bundle: str
     artifact_digest: str
     evidence: Evidence
-    verdict: Verdict
+    verdict: GateVerdict
     seed: int
     seconds: float
     machine: Mapping[str, object]
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, object]:
-        """The report as plain JSON values; ratios carry their derived figures too."""
+        """Return the report as plain JSON values, with the derived figures of ratios."""
         evidence = asdict(self.evidence)
         for name in ("noise", "speed"):
             ratio: Ratio | None = getattr(self.evidence, name)
@@ -180,26 +190,26 @@ class Report:
         }
 
 
-def junit(name: str, parts: Sequence[Part], seconds: float) -> str:
-    """A JUnit document with one test case a part.
+def junit(name: str, parts: Sequence[PartVerdict], seconds: float) -> str:
+    """Return a JUnit document with one test case for each part.
 
     1. *holds*: a passed case.
     2. *fails*: a case with a ``failure``.
-    3. *inconclusive* and *not checked*: a case that is ``skipped``; the exit code tells them apart.
+    3. *inconclusive* and *not checked*: a ``skipped`` case; the exit code tells the two apart.
     """
     cases = []
     for part in parts:
         case = _case(name, part.name, part.line)
-        if part.outcome == "fails":
+        if part.outcome == "fails":  # case 2
             case.insert(0, ElementTree.Element("failure", {"message": part.line, "type": "fails"}))
-        elif part.outcome != "holds":
+        elif part.outcome != "holds":  # case 3
             case.insert(0, ElementTree.Element("skipped", {"message": f"{part.outcome}: {part.line}"}))
         cases.append(case)
     return _document(cases, seconds)
 
 
 def junit_error(name: str, line: str, code: int) -> str:
-    """A JUnit document of a check that ended with an error instead of a verdict: one case with an ``error``."""
+    """Return the JUnit document of a check that ended with an error: one case with an ``error``."""
     case = _case(name, "check", line)
     case.insert(0, ElementTree.Element("error", {"message": line, "type": f"exit code {code}"}))
     return _document([case], 0.0)
@@ -219,26 +229,26 @@ def _document(cases: Sequence[ElementTree.Element], seconds: float) -> str:
     suite = ElementTree.SubElement(root, "testsuite", {"name": "hnas-bench check", "time": f"{seconds:.3f}", **counts})
     suite.extend(cases)
     ElementTree.indent(root)
-    # XML has no way to write a control character, and a reader would refuse the whole file.
+    # XML cannot hold control characters; a reader would refuse the whole file.
     text = "".join(c for c in ElementTree.tostring(root, encoding="unicode", xml_declaration=True) if _allowed(c))
     return text + "\n"
 
 
 def _allowed(character: str) -> bool:
-    """Whether XML 1.0 has the character."""
+    """Return whether XML 1.0 allows the character."""
     return character in "\t\n" or " " <= character <= "\ud7ff" or "\ue000" <= character not in "\ufffe\uffff"
 
 
 def to_text(record: Mapping[str, object]) -> str:
-    """JSON with two-space indent; not-a-number is refused, since readers differ about it."""
+    """Return JSON with two spaces of indent; raise ValueError for not-a-number, which readers treat differently."""
     return json.dumps(record, indent=2, allow_nan=False)
 
 
 def require_writable(path: Path) -> None:
-    """ValueError in one line unless a file can be put at ``path``; its folder is made."""
+    """Make the folder of ``path``; raise ValueError in one line unless a file can be written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; choose another place") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"cannot write {path}: a folder is there, or its own cannot be written; choose another place")
+        raise ValueError(f"cannot write {path}: it is a folder, or its folder is read-only; choose another place")

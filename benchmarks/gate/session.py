@@ -1,7 +1,7 @@
-"""Interleaved comparisons over several fresh processes, held within a span of time.
+"""Compare artifacts in interleaved blocks over several fresh processes, within a span of time.
 
-``export.compare_many`` times one set of processes; here it is called round after round, so that progress can be shown
-and a run that must end in a minute ends in a minute.
+Call ``compare_in_rounds(baseline, candidates, inputs, ...)``. It calls ``export.compare_many`` once for each process,
+so that progress can be shown and a run ends in time.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from hnas.benchmarks.gate.records import Ratio
 if TYPE_CHECKING:
     import numpy as np
 
-    from hnas.export.device.artifact import Artifact
+    from hnas.export.device.artifact import Artifact, Tensor
     from hnas.export.proof.measurement import Comparison
     from hnas.export.remote.transports import Transport
 
 Inputs: TypeAlias = "tuple[np.ndarray[Any, Any], ...]"
 Given: TypeAlias = "Inputs | Callable[[Artifact], Inputs]"
-"""What is run: arrays, or a function that gives those of an artifact where shapes differ."""
+"""The inputs of a run: arrays, or a function that returns the arrays of an artifact where shapes differ."""
 Progress: TypeAlias = Callable[[str, float], None]
-"""Called with what is being done and the fraction of it that is finished."""
+"""Called with the current step and the finished fraction of the work."""
 
 FEWEST_BLOCKS = 6
 MOST_BLOCKS = 42
@@ -33,12 +33,12 @@ CONFIDENCE = 0.95
 
 
 class Compare(Protocol):
-    """``compare_fresh``, or the fake that a test puts in its place."""
+    """``compare_fresh``, or the fake of a test."""
 
     def __call__(
         self, baseline: Artifact, candidates: Sequence[Artifact], inputs: Given, *, blocks: int, seed: int
     ) -> list[Comparison]:
-        """Each candidate against the baseline, from one interleaved session of fresh processes."""
+        """Compare each candidate with the baseline in one interleaved session of fresh processes."""
 
 
 def compare_fresh(
@@ -50,11 +50,11 @@ def compare_fresh(
     seed: int,
     transport: Transport | None = None,
 ) -> list[Comparison]:
-    """``export.compare_many`` over a new process of each, run by the very runtime that the artifact was built for.
+    """Run ``export.compare_many`` over a new process of each artifact, with the runtime that the artifact names.
 
-    ``transport`` leads to another machine where that is asked for.
+    The runtime is stated, because a worker opens an artifact for another device with the runtime that verified it.
 
-    The runtime is said, since a worker would open an artifact for another device with the one that verified it.
+    transport: the way to another machine; None is this machine.
     """
     from hnas.export.proof.timing import compare_many
     from hnas.export.remote.transports import local
@@ -70,7 +70,7 @@ def compare_fresh(
 
 @dataclass
 class Clock:
-    """A span of seconds that began when the clock was made; ``now`` is replaced in tests."""
+    """A span of seconds that starts when the clock is made; tests replace ``now``."""
 
     seconds: float
     now: Callable[[], float] = time.monotonic
@@ -81,29 +81,29 @@ class Clock:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return self.now() - self.start
 
     @property
     def left(self) -> float:
-        """Seconds until the span is over; negative after that."""
+        """Return the seconds until the span is over; negative after its end."""
         return self.seconds - self.spent
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a round takes in seconds: ``start`` for opening and warming up, and ``block`` for each block."""
+class RoundCost:
+    """The cost of a round in seconds: ``start`` for opening and warm-up, ``block`` for each block."""
 
     start: float
     block: float
 
     def affordable(self, seconds: float) -> int:
-        """How many blocks fit into ``seconds``: a multiple of ``FEWEST_BLOCKS`` up to ``MOST_BLOCKS``, or 0."""
+        """Return how many blocks fit into ``seconds``: a multiple of ``FEWEST_BLOCKS`` up to ``MOST_BLOCKS``, or 0."""
         fitting = int((seconds - self.start) / self.block) if self.block > 0 else MOST_BLOCKS
         return max(0, min(MOST_BLOCKS, fitting - fitting % FEWEST_BLOCKS))
 
 
-def run(
+def compare_in_rounds(
     baseline: Artifact,
     candidates: Sequence[Artifact],
     inputs: Given,
@@ -114,40 +114,44 @@ def run(
     compare: Compare,
     progress: Progress,
 ) -> list[Ratio]:
-    """How many times faster each candidate is than ``baseline``, from up to ``processes`` fresh processes of each.
+    """Return how many times faster each candidate is than ``baseline``, from up to ``processes`` fresh processes.
 
-    1. A round starts one process of everybody and runs them in turns; a candidate that is the baseline shows the noise.
-    2. The first round has ``FEWEST_BLOCKS`` blocks and tells what rounds cost; the others share the time that is left,
-       up to ``MOST_BLOCKS`` blocks each.
-    3. A round that would not end in time, even with the fewest blocks, is not begun; the ratio then says it was cut.
-       The first round is always run.
+    1. A round starts one process of each artifact and runs them interleaved. A candidate that is the baseline itself
+       shows the noise floor.
+    2. The first round has ``FEWEST_BLOCKS`` blocks and measures the cost of a round. The other rounds share the time
+       that is left, up to ``MOST_BLOCKS`` blocks each.
+    3. A round that would not end in time, even with the fewest blocks, is not started; the ratio then says that the run
+       was cut. The first round always runs.
     """
     rounds: list[list[Comparison]] = []
     blocks, began = FEWEST_BLOCKS, clock.spent
     for index in range(processes):
-        if index:
+        if index:  # case 2
             cost = _cost_of(rounds[-1], blocks, clock.spent - began)
-            if not cost.affordable(clock.left):
+            if not cost.affordable(clock.left):  # case 3
                 break
             blocks = max(FEWEST_BLOCKS, cost.affordable(clock.left / (processes - index)))
         progress(f"timing, process {index + 1} of {processes}", index / processes)
         began = clock.spent
-        rounds.append(compare(baseline, candidates, inputs, blocks=blocks, seed=seed + index))
+        rounds.append(compare(baseline, candidates, inputs, blocks=blocks, seed=seed + index))  # case 1
     progress("timed", 1.0)
-    return [pool([one.pairs for one in each], planned=processes, seed=seed) for each in zip(*rounds, strict=True)]
+    return [pool_rounds([one.pairs for one in each], processes, seed) for each in zip(*rounds, strict=True)]
 
 
-def _cost_of(round_: Sequence[Comparison], blocks: int, elapsed: float) -> Cost:
-    """What a round of ``blocks`` cost: the timed calls are the blocks', everything else is the start's."""
+def _cost_of(round_: Sequence[Comparison], blocks: int, elapsed: float) -> RoundCost:
+    """Split the seconds of a round: timed calls belong to its blocks, the rest belongs to its start."""
     timed = min(elapsed, sum(round_[0].a.times) + sum(sum(one.b.times) for one in round_))
-    return Cost(elapsed - timed, timed / blocks)
+    return RoundCost(elapsed - timed, timed / blocks)
 
 
-def pool(rounds: Sequence[Sequence[tuple[float, float]]], *, planned: int, seed: int) -> Ratio:
-    """The ratio over several processes and its interval, by the statistics of ``export.Comparison``.
+def pool_rounds(rounds: Sequence[Sequence[tuple[float, float]]], planned: int, seed: int) -> Ratio:
+    """Return the ratio over several processes with its interval, by the statistics of ``export.Comparison``.
 
-    Rounds of more blocks are first brought to ``FEWEST_BLOCKS`` figures, each the median of as many neighbours, so that
-    every process weighs the same.
+    A round of more than ``FEWEST_BLOCKS`` blocks is reduced to that many figures, each a median of neighbouring blocks.
+    So every process has the same weight.
+
+    rounds: for each process, pairs (seconds of the first artifact, seconds of the second).
+    planned: how many processes were asked for.
     """
     import numpy as np
 
@@ -157,3 +161,16 @@ def pool(rounds: Sequence[Sequence[tuple[float, float]]], *, planned: int, seed:
     ratio, low, high = ratio_interval(np.stack([np.median(one, axis=1) for one in logs]), CONFIDENCE, seed)
     kept = tuple(tuple((float(a), float(b)) for a, b in pairs) for pairs in rounds)
     return Ratio(ratio, low, high, CONFIDENCE, kept, planned)
+
+
+def seeded_inputs(inputs: Sequence[Tensor], seed: int) -> Inputs:
+    """Return arrays of the shapes and types of ``inputs``: normal values for floats, zeros and ones for the rest."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    found = []
+    for tensor in inputs:
+        floats = tensor.dtype.startswith("float")
+        values = rng.standard_normal(tensor.shape) if floats else rng.integers(0, 2, tensor.shape)
+        found.append(values.astype(tensor.dtype))
+    return tuple(found)

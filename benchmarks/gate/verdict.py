@@ -1,153 +1,152 @@
-"""The verdict over a bundle's claim: a pure function from evidence to *holds*, *fails* or *inconclusive*.
+"""Judge the claim of a bundle: ``judge_evidence(evidence)`` returns *holds*, *fails* or *inconclusive*.
 
-Nothing is measured here, so every rule can be tested from a table; docs/ci.md says the same for users.
+Nothing is measured here, so every rule can be tested from a table. docs/ci.md states the rules for users.
 """
 
 from __future__ import annotations
 
-from hnas.benchmarks.gate.records import Claim, Evidence, Outcome, Part, Ratio, Verdict
+from hnas.benchmarks.gate.records import BundleClaim, Evidence, GateVerdict, Outcome, PartVerdict, Ratio
 
 _TOLERANCE = 0.9
-"""Without ``--min-speedup`` a claim holds at 0.9 of its interval's low end: one process start of the very same file may
-differ from the next by 7 to 15 %, and a gate that fails without a change in the code is soon ignored."""
+"""Without ``--min-speedup`` a claim holds at 0.9 of the low end of its interval. Two process starts of one file may
+differ by 7 to 15 %, and people ignore a gate that fails without a change in the code."""
 
 _START_SPREAD = 1.15
-"""How much one start of a process was seen to differ from the next; it stands in where only one was started."""
+"""The factor by which two process starts may differ; it widens an interval from a single process."""
 
 _FLIPS = 0.005
-"""The share of images that may be lost to another CPU or runtime version: its kernels round otherwise, and an image on
-the edge between two classes changes sides. On 2,000 images that is 10; a broken kernel loses hundreds."""
+"""The share of images that another CPU or runtime version may lose. Its kernels round differently, so an image on the
+edge between two classes may change class. That is 10 of 2,000 images; a broken kernel loses hundreds."""
 
 
-def threshold(claim: Claim, min_speedup: float | None) -> float | None:
-    """The speedup to be reached, or ``None`` where nothing is asked.
+def threshold(claim: BundleClaim, min_speedup: float | None) -> float | None:
+    """Return the speedup to reach, or ``None`` where no speedup is asked for.
 
-    1. ``--min-speedup`` is given: that.
+    1. ``--min-speedup`` is given: that number.
     2. The bundle claims no speedup: none.
-    3. The claim's whole interval is above 1: ``_TOLERANCE`` of its low end, but never below 1.
-       A claim to be faster is not held by something slower.
+    3. The whole interval of the claim is above 1: ``_TOLERANCE`` of its low end, at least 1. A slower artifact never
+       meets a claim to be faster.
     4. Otherwise: ``_TOLERANCE`` of its low end.
     """
-    if min_speedup is not None:
+    if min_speedup is not None:  # case 1
         return min_speedup
-    if claim.speedup is None:
+    if claim.speedup is None:  # case 2
         return None
     low = claim.speedup[0]
-    return max(1.0, _TOLERANCE * low) if low > 1 else _TOLERANCE * low
+    return max(1.0, _TOLERANCE * low) if low > 1 else _TOLERANCE * low  # cases 3, 4
 
 
-def judge(evidence: Evidence) -> Verdict:
-    """The verdict over speed and accuracy together.
+def judge_evidence(evidence: Evidence) -> GateVerdict:
+    """Return the verdict over speed and accuracy together.
 
     1. A part fails: *fails*.
     2. No part fails, one is inconclusive: *inconclusive*.
-    3. No part was checked: *inconclusive*; nothing was proved.
-    4. Otherwise: *holds*. A part that was not checked is named, never counted.
+    3. No part was checked: *inconclusive*, because nothing was proved.
+    4. Otherwise: *holds*. A part that was not checked is reported and not counted.
     """
     asked = threshold(evidence.claim, evidence.min_speedup)
     parts = (judge_speed(evidence, asked), judge_accuracy(evidence))
     outcomes = {part.outcome for part in parts}
     outcome: Outcome
-    if "fails" in outcomes:
+    if "fails" in outcomes:  # case 1
         outcome = "fails"
-    elif "inconclusive" in outcomes or outcomes == {"not checked"}:
+    elif "inconclusive" in outcomes or outcomes == {"not checked"}:  # cases 2, 3
         outcome = "inconclusive"
-    else:
+    else:  # case 4
         outcome = "holds"
-    return Verdict(outcome, parts, asked)
+    return GateVerdict(outcome, parts, asked)
 
 
-def judge_speed(evidence: Evidence, asked: float | None) -> Part:
-    """Whether the artifact is as much faster than its baseline as was asked.
+def judge_speed(evidence: Evidence, asked: float | None) -> PartVerdict:
+    """Judge whether the artifact reaches the speedup ``asked`` over its baseline.
 
-    1. No speedup is claimed and none is asked: not checked.
-    2. The claim is a prediction for another device, and not ``here``: inconclusive; nothing measured can hold.
+    1. No speedup is claimed and none is asked for: not checked.
+    2. The claim is a prediction for another device, and not ``here``: inconclusive; there is no measurement.
     3. There is no baseline to compare with, or nothing was measured: inconclusive.
-    4. The CPU is another model than the claim's, and not ``here``: inconclusive, with the figures seen.
+    4. The CPU is not the model of the claim, and not ``here``: inconclusive, with the measured figures.
     5. Otherwise: ``judge_ratio``.
     """
     claim, speed, noise = evidence.claim, evidence.speed, evidence.noise
-    if asked is None:
-        return Part("speedup", "not checked", "the bundle claims no speedup; --min-speedup X asks for one")
-    if claim.kind == "predicted" and not evidence.here:
-        line = (
-            f"the claim is predicted for {claim.target}, nothing was measured that could hold; --here says this is one"
-        )
-    elif not claim.has_baseline:
+    if asked is None:  # case 1
+        return PartVerdict("speedup", "not checked", "the bundle claims no speedup; --min-speedup X asks for one")
+    if claim.kind == "predicted" and not evidence.here:  # case 2
+        line = f"the claim is predicted for {claim.target}, and nothing was measured; --here says this is that device"
+    elif not claim.has_baseline:  # case 3
         line = "the bundle has no baseline to compare with; its reproduce command makes one"
-    elif speed is None or noise is None:
+    elif speed is None or noise is None:  # case 3
         line = "nothing was measured"
-    elif claim.cpu != evidence.cpu and not evidence.here:
-        line = (
-            f"claimed on {claim.cpu!r}, this is {evidence.cpu!r}; --here judges it all the same; seen: {speed.line()}"
-        )
-    else:
-        return Part("speedup", *judge_ratio(speed, noise, asked))
-    return Part("speedup", "inconclusive", line)
+    elif claim.cpu != evidence.cpu and not evidence.here:  # case 4
+        seen = speed.line()
+        line = f"claimed on {claim.cpu!r}, this is {evidence.cpu!r}; --here judges on this machine; measured: {seen}"
+    else:  # case 5
+        return PartVerdict("speedup", *judge_ratio(speed, noise, asked))
+    return PartVerdict("speedup", "inconclusive", line)
 
 
 def judge_ratio(speed: Ratio, noise: Ratio, asked: float) -> tuple[Outcome, str]:
-    """The measured speedup against the number asked for, and why.
+    """Judge the measured speedup against ``asked``; return the outcome and the reason.
 
-    1. The number lies inside the interval: inconclusive.
-    2. It lies outside, but no further from the speedup than the baseline's interval reaches from 1 when it is compared
-       with itself: inconclusive; this machine shows as much between equals.
-    3. The interval's low end reaches it: holds.
-    4. The interval's high end is below it: fails.
+    1. ``asked`` lies inside the interval: inconclusive.
+    2. ``asked`` lies outside, but within the noise floor: its distance from the speedup is smaller than the spread of
+       the baseline against itself. Inconclusive.
+    3. The low end of the interval reaches ``asked``: holds.
+    4. The high end of the interval is below ``asked``: fails.
 
-    From a single process the interval is taken ``_START_SPREAD`` wider on both sides.
+    The interval of a single process is widened by ``_START_SPREAD`` on both sides.
     """
     factor = _START_SPREAD if speed.processes == 1 else 1.0
     low, high = speed.low / factor, speed.high * factor
     figures = f"{speed.value:.3f}x [{low:.3f}, {high:.3f}]"
-    if low < asked <= high:
+    if low < asked <= high:  # case 1
         return "inconclusive", f"{figures} has {asked:.2f}x inside; raise --max-time and --processes"
-    if max(speed.value / asked, asked / speed.value) < noise.spread:
+    if max(speed.value / asked, asked / speed.value) < noise.spread:  # case 2
         equal = f"the baseline against itself gives [{noise.low:.3f}, {noise.high:.3f}]"
         return "inconclusive", f"{figures} is too near to {asked:.2f}x for this machine's noise: {equal}"
-    if low >= asked:
+    if low >= asked:  # case 3
         return "holds", f"{figures} is at least {asked:.2f}x"
-    return "fails", f"{figures} is below {asked:.2f}x"
+    return "fails", f"{figures} is below {asked:.2f}x"  # case 4
 
 
-def judge_accuracy(evidence: Evidence) -> Part:
-    """Whether the artifact file is right on as many images as claimed. File and images are the claim's own, byte for
-    byte, so its interval, which is about other images, has no say.
+def judge_accuracy(evidence: Evidence) -> PartVerdict:
+    """Judge whether the artifact file is right on as many images as claimed.
+
+    File and images are those of the claim, byte for byte. So the interval of the claimed accuracy, which is about other
+    images, is not used.
 
     1. No accuracy is claimed: not checked.
-    2. The images are missing, or are others than the claim's: not checked, with the reason.
+    2. The images are missing, or are not the images of the claim: not checked, with the reason.
     3. Time ran out before the last image: inconclusive.
     4. Fewer hits than claimed, by more than ``_allowance``: fails.
-    5. As many, or more, or fewer within the allowance: holds, and says which.
+    5. As many hits, more, or fewer within the allowance: holds, with the figures.
     """
     claim, seen = evidence.claim, evidence.accuracy
     claimed = claim.hits
-    if claimed is None:
-        return Part("accuracy", "not checked", "the bundle claims no accuracy")
-    if seen.value is None:
-        return Part("accuracy", "not checked", seen.reason)
-    if seen.n < seen.planned:
+    if claimed is None:  # case 1
+        return PartVerdict("accuracy", "not checked", "the bundle claims no accuracy")
+    if seen.value is None:  # case 2
+        return PartVerdict("accuracy", "not checked", seen.reason)
+    if seen.n < seen.planned:  # case 3
         line = f"time ran out after {seen.n} of {seen.planned} images ({seen.value:.2%} so far); raise --max-time"
-        return Part("accuracy", "inconclusive", line)
+        return PartVerdict("accuracy", "inconclusive", line)
     allowed, why = _allowance(evidence)
     lost = claimed - seen.hits
     figures = f"{seen.hits} of {seen.n} images right ({seen.value:.2%}), claimed {claimed}"
-    if lost > allowed:
-        return Part("accuracy", "fails", f"{figures}; {why}, so at most {allowed} may be lost")
-    return Part("accuracy", "holds", f"{figures}{f'; {why}' if lost else ''}")
+    if lost > allowed:  # case 4
+        return PartVerdict("accuracy", "fails", f"{figures}; {why}, so at most {allowed} may be lost")
+    return PartVerdict("accuracy", "holds", f"{figures}{f'; {why}' if lost else ''}")  # case 5
 
 
 def _allowance(evidence: Evidence) -> tuple[int, str]:
-    """How many hits fewer than claimed are no failure, and why.
+    """Return how many hits fewer than claimed are no failure, and why.
 
-    1. The CPU and the runtime are those of the claim: none.
-    2. The CPU is another, or the runtime's version: ``_FLIPS`` of the images, one at least.
+    1. CPU and runtime are those of the claim: none.
+    2. The CPU or the version of the runtime is another: ``_FLIPS`` of the images, at least one.
     """
     claim, seen = evidence.claim, evidence.accuracy
     some = max(1, int(_FLIPS * seen.n))
-    if claim.cpu != evidence.cpu:
+    if claim.cpu != evidence.cpu:  # case 2
         return some, "this is another CPU than the claim's"
     for name, version in seen.versions.items():
-        if claim.versions.get(name) != version:
+        if claim.versions.get(name) != version:  # case 2
             return some, f"this is {name} {version}, the claim's is {claim.versions.get(name, 'unknown')}"
-    return 0, "file, images, CPU and runtime are the claim's"
+    return 0, "file, images, CPU and runtime are the claim's"  # case 1

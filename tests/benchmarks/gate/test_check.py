@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hnas.benchmarks import cli
-from hnas.benchmarks.gate import check, session
+from hnas.benchmarks.gate import accuracy, check, session
 from hnas.data import images
 from hnas.export.bundle import bundle as zoo
 from hnas.export.bundle.manifest import Accuracy, Machine, Manifest, Speedup
@@ -51,16 +51,16 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 @pytest.mark.slow
 def test_a_true_claim_holds_by_the_clock(good: Path, root: Path) -> None:
     """The one test that times for real: it asserts what is recorded, not how long anything took."""
-    options = check.Options(data=root / "data", processes=2, max_time=10.0)
+    options = check.CheckOptions(data=root / "data", processes=2, max_time=10.0)
     doing: list[str] = []
-    report = check.check(good, options, lambda text, fraction: doing.append(text))
+    report = check.check_bundle(good, options, lambda text, fraction: doing.append(text))
     noise, speed = report.evidence.noise, report.evidence.speed
     assert noise is not None
     assert speed is not None
     assert noise.low <= noise.value <= noise.high
     assert speed.value > 1.0
     assert 1 <= speed.processes == noise.processes <= 2
-    assert report.evidence.accuracy.n in (check.CHUNK, IMAGES)  # a busy machine may have no time left for the rest
+    assert report.evidence.accuracy.n in (accuracy.CHUNK, IMAGES)  # a busy machine may have no time left for the rest
     assert doing[0] == "timing, process 1 of 2"
     json.dumps(report.to_json(), allow_nan=False)
 
@@ -119,29 +119,29 @@ def test_the_hits_are_those_of_another_count(good: Path, root: Path, steady: Non
 @pytest.mark.parametrize("batch", [1, 7])
 def test_hits_of_any_batch(root: Path, good: Path, tmp_path: Path, batch: int) -> None:
     data = images.load(root / "data", "test")
-    found = check.find_images(manifest_of(good), root / "data")
-    assert isinstance(found, check.Images)
+    found = accuracy.find_samples(manifest_of(good), root / "data")
+    assert isinstance(found, accuracy.LabelledSamples)
     artifact = network(tmp_path / "net", 4, batch=batch)
     clock = session.Clock(60.0)
-    seen = check.count(artifact, "onnxruntime", found, IMAGES, clock, lambda doing, fraction: None)
+    seen = accuracy.count_hits(artifact, "onnxruntime", found, IMAGES, clock, lambda doing, fraction: None)
     assert (seen.value, seen.n) == (hits(network(tmp_path / "one", 4), data), IMAGES)
 
 
 def test_an_artifact_without_a_batch_is_not_counted(good: Path) -> None:
     artifact, clock = Artifact.read(good / "artifact"), session.Clock(60.0)
-    found = check.Images(np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int64), PREPROCESSING)
+    found = accuracy.LabelledSamples(np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int64), PREPROCESSING)
     for shape in ((), (0, 1, 28, 28), (2000, 1, 28, 28)):
         odd = replace(artifact, inputs=(replace(artifact.inputs[0], shape=shape),))
-        seen = check.count(odd, "onnxruntime", found, 2, clock, lambda doing, fraction: None)
+        seen = accuracy.count_hits(odd, "onnxruntime", found, 2, clock, lambda doing, fraction: None)
         assert (seen.value, seen.reason) == (None, "the artifact reads no batch of 1 to 1024 images")
 
 
 def test_counting_stops_with_the_clock(root: Path, good: Path) -> None:
-    found = check.find_images(manifest_of(good), root / "data")
+    found = accuracy.find_samples(manifest_of(good), root / "data")
     over = session.Clock(-1.0)
     artifact = Artifact.read(good / "artifact")
-    seen = check.count(artifact, "onnxruntime", found, IMAGES, over, lambda doing, fraction: None)
-    assert (seen.n, seen.planned) == (check.CHUNK, IMAGES)
+    seen = accuracy.count_hits(artifact, "onnxruntime", found, IMAGES, over, lambda doing, fraction: None)
+    assert (seen.n, seen.planned) == (accuracy.CHUNK, IMAGES)
 
 
 def test_inconclusive_on_another_cpu_unless_here(root: Path, steady: None, capsys: Any) -> None:
@@ -171,7 +171,7 @@ def test_other_images_prove_nothing(good: Path, root: Path, tmp_path: Path) -> N
     (tmp_path / "other").mkdir()
     for stem, shape in (("images-idx3", (IMAGES, 28, 28)), ("labels-idx1", (IMAGES,))):
         images.write_idx(tmp_path / "other" / f"t10k-{stem}-ubyte.gz", np.ones(shape, np.uint8))
-    assert "are not the claim's" in str(check.find_images(manifest_of(good), tmp_path / "other"))
+    assert "are not the claim's" in str(accuracy.find_samples(manifest_of(good), tmp_path / "other"))
 
 
 def test_no_baseline(root: Path, steady: None, capsys: Any) -> None:
@@ -209,10 +209,10 @@ def test_an_error_is_a_junit_file_too(root: Path, tmp_path: Path, capsys: Any, m
 
 
 def test_an_artifact_that_reads_other_images_is_not_counted(good: Path, root: Path, tmp_path: Path) -> None:
-    found = check.find_images(manifest_of(good), root / "data")
+    found = accuracy.find_samples(manifest_of(good), root / "data")
     for changes in ({"side": 20}, {"batch": 2, "side": 20}):
         clock, odd = session.Clock(60.0), network(tmp_path / str(changes["side"] * len(changes)), 4, **changes)
-        seen = check.count(odd, "onnxruntime", found, IMAGES, clock, lambda doing, fraction: None)
+        seen = accuracy.count_hits(odd, "onnxruntime", found, IMAGES, clock, lambda doing, fraction: None)
         assert seen.value is None
         assert seen.reason == "the artifact reads [1, 20, 20], its preprocessing makes [1, 28, 28]"
 
@@ -220,9 +220,9 @@ def test_an_artifact_that_reads_other_images_is_not_counted(good: Path, root: Pa
 @pytest.mark.parametrize("outputs", [(), ((10,),), ((2, 10),), ((1, 0),), ((1, 10, 1),)])
 def test_an_artifact_without_scores_is_not_counted(good: Path, outputs: tuple[tuple[int, ...], ...]) -> None:
     artifact = Artifact.read(good / "artifact")
-    found = check.Images(np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int64), PREPROCESSING)
+    found = accuracy.LabelledSamples(np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int64), PREPROCESSING)
     odd = replace(artifact, outputs=tuple(replace(artifact.outputs[0], shape=shape) for shape in outputs))
-    seen = check.count(odd, "onnxruntime", found, 2, session.Clock(60.0), lambda doing, fraction: None)
+    seen = accuracy.count_hits(odd, "onnxruntime", found, 2, session.Clock(60.0), lambda doing, fraction: None)
     assert seen.value is None
     assert "no scores [1, classes]" in seen.reason
 
@@ -258,4 +258,4 @@ def test_runs_without_torch(good: Path, root: Path) -> None:
     assert done.stderr == ""
     record = json.loads(done.stdout)
     assert record["evidence"]["speed"]["processes"] == 1
-    assert record["evidence"]["accuracy"]["n"] >= min(check.CHUNK, IMAGES)
+    assert record["evidence"]["accuracy"]["n"] >= min(accuracy.CHUNK, IMAGES)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hnas.benchmarks.gate import records
-from hnas.benchmarks.gate.records import Outcome, Part
+from hnas.benchmarks.gate.records import Outcome, PartVerdict
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,9 @@ from hnas.benchmarks.gate.records import Outcome, Part
     ],
 )
 def test_junit(outcome: Outcome, child: str | None) -> None:
-    root = ElementTree.fromstring(records.junit("a<b>&'c'", [Part("speedup", outcome, 'says "1 < 2 & more"')], 1.5))
+    root = ElementTree.fromstring(
+        records.junit("a<b>&'c'", [PartVerdict("speedup", outcome, 'says "1 < 2 & more"')], 1.5)
+    )
     (case,) = root.iter("testcase")
     assert (case.get("classname"), case.get("name")) == ("hnas-bench.a<b>&'c'", "speedup")
     assert [element.tag for element in case if element.tag != "system-out"] == ([child] if child else [])

@@ -44,7 +44,7 @@ class Machine:
 
     def run(self, seconds: float, processes: int = 5) -> list[session.Ratio]:
         clock = session.Clock(seconds, lambda: self.now)
-        return session.run(
+        return session.compare_in_rounds(
             A, (A, B), (), processes=processes, clock=clock, seed=7, compare=self.compare, progress=silent
         )
 
@@ -91,7 +91,7 @@ def test_case_3_the_first_round_is_always_run() -> None:
 
 @given(st.floats(0.0, 100.0), st.floats(1e-6, 10.0), st.floats(-10.0, 600.0))
 def test_affordable_blocks_fit_and_group_evenly(start: float, block: float, seconds: float) -> None:
-    cost = session.Cost(start, block)
+    cost = session.RoundCost(start, block)
     blocks = cost.affordable(seconds)
     assert blocks % session.FEWEST_BLOCKS == 0
     assert 0 <= blocks <= session.MOST_BLOCKS
@@ -107,25 +107,25 @@ def rounds(
 
 def test_the_interval_knows_that_starts_differ() -> None:
     rng = np.random.default_rng(0)
-    alike = session.pool(rounds(rng, 5, 0.0), planned=5, seed=0)
-    apart = session.pool(rounds(rng, 5, 0.15), planned=5, seed=0)
+    alike = session.pool_rounds(rounds(rng, 5, 0.0), 5, 0)
+    apart = session.pool_rounds(rounds(rng, 5, 0.15), 5, 0)
     assert np.log(apart.high / apart.low) > 3 * np.log(alike.high / alike.low)
 
 
 @pytest.mark.parametrize("processes", [3, 5])
 def test_the_interval_covers_the_truth_as_often_as_it_says(processes: int) -> None:
     rng = np.random.default_rng(0)
-    found = [session.pool(rounds(rng, processes, 0.05), planned=processes, seed=trial) for trial in range(100)]
+    found = [session.pool_rounds(rounds(rng, processes, 0.05), processes, trial) for trial in range(100)]
     assert np.mean([ratio.low <= 2.0 <= ratio.high for ratio in found]) >= 0.9
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     times = rounds(np.random.default_rng(0), 3, 0.1)
-    assert session.pool(times, planned=3, seed=1) == session.pool(times, planned=3, seed=1)
+    assert session.pool_rounds(times, 3, 1) == session.pool_rounds(times, 3, 1)
 
 
 def test_long_and_short_rounds_weigh_the_same() -> None:
-    found = session.pool([[(1.0, 1.0)] * 42, [(4.0, 1.0)] * 6], planned=2, seed=0)
+    found = session.pool_rounds([[(1.0, 1.0)] * 42, [(4.0, 1.0)] * 6], 2, 0)
     assert found.value == pytest.approx(2.0)
     assert found.blocks == 48
 
@@ -133,4 +133,4 @@ def test_long_and_short_rounds_weigh_the_same() -> None:
 def test_one_stalled_block_does_not_decide() -> None:
     steady = [[(2.0, 1.0)] * 12 for _ in range(3)]
     stalled = [[(20.0, 1.0), *steady[0][1:]], *steady[1:]]
-    assert session.pool(stalled, planned=3, seed=0).value == pytest.approx(2.0)
+    assert session.pool_rounds(stalled, 3, 0).value == pytest.approx(2.0)

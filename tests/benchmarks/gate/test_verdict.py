@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnas.benchmarks.gate import verdict as gate
-from hnas.benchmarks.gate.records import Accuracy, Claim, Evidence, Ratio
+from hnas.benchmarks.gate.records import BundleClaim, CountedAccuracy, Evidence, Ratio
 
 HOME = "AMD EPYC 9555"
 AWAY = "Intel Xeon 8480"
 
-CLAIM = Claim(
+CLAIM = BundleClaim(
     name="fashion",
     target="openvino-cpu",
     backend="openvino",
@@ -37,12 +37,14 @@ def ratio(low: float, high: float, processes: int = 5) -> Ratio:
 
 
 QUIET = ratio(0.98, 1.02)
-GOOD = Accuracy(0.91, 2000, 2000, versions={"openvino": "1"})
+GOOD = CountedAccuracy(0.91, 2000, 2000, versions={"openvino": "1"})
 EVIDENCE = Evidence(CLAIM, HOME, False, None, QUIET, ratio(2.1, 2.3), GOOD)
 
 
 def evidence(**changes: object) -> Evidence:
-    claim = {key: changes.pop(key) for key in list(changes) if key in Claim.__dataclass_fields__ and key != "accuracy"}
+    claim = {
+        key: changes.pop(key) for key in list(changes) if key in BundleClaim.__dataclass_fields__ and key != "accuracy"
+    }
     claim |= {"accuracy": changes.pop("claimed")} if "claimed" in changes else {}
     return replace(EVIDENCE, claim=replace(CLAIM, **claim), **changes)  # type: ignore[arg-type]
 
@@ -129,17 +131,21 @@ def test_another_cpu_still_shows_the_figures() -> None:
     assert "2.100, 2.300" in gate.judge_speed(replace(EVIDENCE, cpu=AWAY), 1.8).line
 
 
-def counted(hits: int, version: str = "1") -> Accuracy:
-    return Accuracy(hits / 2000, 2000, 2000, versions={"openvino": version})
+def counted(hits: int, version: str = "1") -> CountedAccuracy:
+    return CountedAccuracy(hits / 2000, 2000, 2000, versions={"openvino": version})
 
 
 @pytest.mark.parametrize(
     ("seen", "outcome", "words"),
     [
         pytest.param(evidence(claimed=None), "not checked", "claims no accuracy", id="1 no claim"),
-        pytest.param(evidence(accuracy=Accuracy(None, 0, 2000, "no images here")), "not checked", "no images", id="2"),
-        pytest.param(evidence(accuracy=Accuracy(0.95, 100, 2000)), "inconclusive", "100 of 2000", id="3 cut"),
-        pytest.param(evidence(accuracy=Accuracy(0.5, 100, 2000)), "inconclusive", "100 of 2000", id="3 cut, when poor"),
+        pytest.param(
+            evidence(accuracy=CountedAccuracy(None, 0, 2000, "no images here")), "not checked", "no images", id="2"
+        ),
+        pytest.param(evidence(accuracy=CountedAccuracy(0.95, 100, 2000)), "inconclusive", "100 of 2000", id="3 cut"),
+        pytest.param(
+            evidence(accuracy=CountedAccuracy(0.5, 100, 2000)), "inconclusive", "100 of 2000", id="3 cut, when poor"
+        ),
         pytest.param(evidence(accuracy=counted(1819)), "fails", "1819 of 2000 images right", id="4 one image less"),
         pytest.param(evidence(accuracy=counted(1809, "2")), "fails", "at most 10", id="4 11 less, upgraded"),
         pytest.param(evidence(accuracy=counted(1809), cpu=AWAY), "fails", "at most 10", id="4 11 less, elsewhere"),
@@ -159,11 +165,11 @@ def test_accuracy(seen: Evidence, outcome: str, words: str) -> None:
 def test_a_share_of_whole_images_is_counted_back_exactly(n: int, share: float) -> None:
     hits = round(share * n)
     claim = replace(CLAIM, accuracy=hits / n, images=n)
-    assert claim.hits == Accuracy(hits / n, n, n).hits == hits
+    assert claim.hits == CountedAccuracy(hits / n, n, n).hits == hits
 
 
 SLOW, DOUBTFUL = ratio(1.0, 1.1), ratio(1.7, 1.9)
-POOR, ABSENT = Accuracy(0.5, 2000, 2000), Accuracy(None, 0, 2000, "no images here")
+POOR, ABSENT = CountedAccuracy(0.5, 2000, 2000), CountedAccuracy(None, 0, 2000, "no images here")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +180,7 @@ POOR, ABSENT = Accuracy(0.5, 2000, 2000), Accuracy(None, 0, 2000, "no images her
         pytest.param(evidence(speed=DOUBTFUL, accuracy=POOR), "fails", 1, id="1 beside an inconclusive part"),
         pytest.param(replace(EVIDENCE, cpu=AWAY, accuracy=POOR), "fails", 1, id="1 accuracy is judged on any CPU"),
         pytest.param(evidence(speed=DOUBTFUL), "inconclusive", 4, id="2 speed"),
-        pytest.param(evidence(accuracy=Accuracy(0.9, 5, 2000)), "inconclusive", 4, id="2 accuracy"),
+        pytest.param(evidence(accuracy=CountedAccuracy(0.9, 5, 2000)), "inconclusive", 4, id="2 accuracy"),
         pytest.param(evidence(speed=DOUBTFUL, accuracy=ABSENT), "inconclusive", 4, id="2 beside one not checked"),
         pytest.param(evidence(speedup=None, claimed=None), "inconclusive", 4, id="3 nothing checked"),
         pytest.param(EVIDENCE, "holds", 0, id="4 both hold"),
@@ -183,7 +189,7 @@ POOR, ABSENT = Accuracy(0.5, 2000, 2000), Accuracy(None, 0, 2000, "no images her
     ],
 )
 def test_judge(seen: Evidence, outcome: str, code: int) -> None:
-    verdict = gate.judge(seen)
+    verdict = gate.judge_evidence(seen)
     assert (verdict.outcome, verdict.exit_code) == (outcome, code)
     assert [part.name for part in verdict.parts] == ["speedup", "accuracy"]
 
