@@ -1,4 +1,4 @@
-"""ONNX Runtime's view: the nodes of the optimised graph, as its profiler saw them run."""
+"""Read the layers of an ONNX Runtime session: the nodes of the optimised graph, timed by its profiler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ _EVENT = "_kernel_time"
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """The nodes that ran, with the runner's settings; ``parts`` stay empty: a fused node has its first one's name."""
+    """Return the nodes that ran, with the runner's settings. ``parts`` stay empty: a fused node has the name of its
+    first.
+    """
     import onnxruntime as ort
 
     from hnas.export.device.runtimes.onnxruntime import session_options
@@ -42,7 +44,10 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
 
 
 def from_events(events: Iterable[Mapping[str, Any]]) -> list[Layer]:
-    """The layers in a profile: the events of kernels, those of one node put together, in the order of the first run."""
+    """Return the layers in a profile, in the order of the first run.
+
+    events: the profile as read from JSON; events of one node become one layer.
+    """
     times: dict[str, list[float]] = defaultdict(list)
     seen: dict[str, Mapping[str, Any]] = {}
     for event in events:

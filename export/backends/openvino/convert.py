@@ -62,10 +62,11 @@ def compile(
     if isinstance(program, OnnxSource):
         model, kept = _read(program), list[str]()
     else:
-        from hnas.export.backends.openvino.fixes import mended
-        from hnas.export.backends.openvino.fixes_int8 import spared
+        from hnas.export.backends.openvino.fixes import apply_fixes
+        from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
 
-        program = mended(program) if data is None else spared(mended(program), data)
+        program = apply_fixes(program)
+        program = program if data is None else apply_int8_fixes(program, data)
         model = _convert(program, inputs, outputs)
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")

@@ -1,6 +1,7 @@
-"""What OpenVINO 2026.4 computes wrongly, said in other words; not for speed, so no choice of passes leaves them out.
+"""Workarounds for OpenVINO 2026.4 bugs in any precision. Always applied: no choice of passes leaves them out.
 
-Found by fuzzing; `tests/export/backends/test_regressions.py` has the smallest program of each.
+Call ``apply_fixes(program)``. Each bug was found by fuzzing; `tests/export/backends/test_regressions.py` has the
+smallest program that shows it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from hnas.export.graph.nodes import (
 from hnas.export.graph.program import Program
 
 _PLAIN: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}  # to dimensions
-_SPOKEN = {aten.conv1d.padding: aten.conv1d.default, aten.conv2d.padding: aten.conv2d.default}
+_PADDING_AS_TEXT = {aten.conv1d.padding: aten.conv1d.default, aten.conv2d.padding: aten.conv2d.default}
 PADS = {aten.pad.default, aten.constant_pad_nd.default}
 PRODUCTS = CONVOLUTIONS | TRANSPOSED | LINEAR | {aten.matmul.default, aten.bmm.default, aten.addmm.default}
 AVERAGES = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default}
@@ -40,33 +41,33 @@ _POOLS: dict[Any, int] = {  # to dimensions
     aten.avg_pool2d.default: 2,
     aten.avg_pool3d.default: 3,
 }
-_ATTENTIVE = {aten.matmul.default, aten.scaled_dot_product_attention.default}
+_ATTENTION = {aten.matmul.default, aten.scaled_dot_product_attention.default}
 _SUMS = {aten.add.Tensor, aten.sub.Tensor}
 _AFFINE = {*_SUMS, aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.batch_norm.default}
-TINY = 1e-30  # of what is there and changes nothing
+TINY = 1e-30  # added to stop an unsafe fusion; numerically negligible
 
 
-def mended(program: Program) -> Program:
-    """The program in words that OpenVINO understands; one that needs none of them is computed as it is."""
-    for mend in _MENDS:
-        program = mend(program)
+def apply_fixes(program: Program) -> Program:
+    """Apply every workaround; a program that needs none is returned unchanged."""
+    for fix in _FIXES:
+        program = fix(program)
     return program
 
 
 def spell_padding(program: Program) -> Program:
-    """Say in numbers how much a convolution pads that pads "same" or "valid".
+    """Replace the padding "same" and "valid" of a convolution by numbers.
 
-    1. "valid": nothing.
-    2. "same", as much on both sides of every dimension: that much.
-    3. "same" with an even kernel: a pad before it, with the odd zero at the end, as torch has it.
+    1. "valid": 0.
+    2. "same", equal on both sides of every dimension: that number.
+    3. "same" with an even kernel: a pad before the convolution, with the odd zero at the end, as torch does.
 
-    OpenVINO folds a pad into a convolution that pads "same" and loses it: a smaller map.
+    OpenVINO folds a pad into a convolution that pads "same", and loses the pad: the output is smaller.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if node.target in _SPOKEN]
+        found = [node for node in module.graph.nodes if node.target in _PADDING_AS_TEXT]
         for node in found:
-            parts, target = bound(node), _SPOKEN[node.target]
+            parts, target = bound(node), _PADDING_AS_TEXT[node.target]
             rank, source = _PLAIN[target], node.args[0]
             kernel, dilation = shape_of(parts["weight"])[2:], spread(parts["dilation"], rank)
             total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
@@ -85,13 +86,13 @@ def spell_padding(program: Program) -> Program:
 
 
 def widen_points(program: Program) -> Program:
-    """Give a strided 1x1 convolution on a padded map a 3x3 kernel with zeros round its weight.
+    """Extend a strided 1x1 convolution on a padded map to a 3x3 kernel, with zeros around its weight.
 
-    1. 1x1, a stride above 1, and padding of its own or a pad before it: 3x3, one more of padding on each side.
-    2. Everything else: left alone.
+    1. 1x1, a stride above 1, and padding of its own or a pad before it: 3x3, with padding increased by one.
+    2. Everything else: unchanged.
 
-    OpenVINO moves the stride of a 1x1 convolution up to what feeds it and forgets the padding on the way: another
-    output. This has nine times the products, in a layer that is rare.
+    OpenVINO moves the stride of a 1x1 convolution to the operator before it, and ignores the padding: wrong output. The
+    new layer has nine times the products, but such layers are rare.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -118,11 +119,11 @@ def _is_padded_point(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def part_sums(program: Program) -> Program:
-    """Keep a sum apart from its convolution where the other summand is what that convolution read, as tokens.
+    """Stop OpenVINO from fusing a sum with its convolution where both read the same map.
 
-    1. x + conv(y), y made of the map x by reshapes, norms and activations with another rank among them: both are
-       flattened to [N, C, positions] before the sum, and the sum takes their shape again.
-    2. A product between x and y, or no other rank: left alone.
+    1. x + conv(y), where y is x after reshapes, norms and activations, at some point with another rank: both summands
+       are flattened to [N, C, positions] before the sum, and the sum is reshaped back.
+    2. A product between x and y, or the same rank throughout: unchanged.
 
     OpenVINO lets the convolution add into the memory of x, which the reshaped values share: 2 dB.
     """
@@ -152,14 +153,14 @@ def _adds_what_it_read(node: fx.Node) -> bool:
 
 
 def _layer(node: Any) -> Any:
-    """The convolution behind scales, shifts and norms, which go into it; anything else is its own."""
+    """Return the convolution behind scales, shifts and norms, which OpenVINO folds into it; else the node itself."""
     while node.target in _AFFINE and all(part.op == "get_attr" for part in node.all_input_nodes[1:]):
         node = node.args[0]
     return node
 
 
 def _reads_as_tokens(convolution: fx.Node, source: Any) -> bool:
-    """Whether a convolution's input is made of ``source`` without a product, through a value of another rank."""
+    """Return whether the convolution's input is ``source`` through another rank, without a product between."""
     if convolution.target not in CONVOLUTIONS:
         return False
     rank, numel = len(shape_of(source)), source.meta["val"].numel()
@@ -182,10 +183,12 @@ def _reads_as_tokens(convolution: fx.Node, source: Any) -> bool:
 
 
 def shrink_windows(program: Program) -> Program:
-    """Make a pooling window no larger than the padded map, which OpenVINO refuses.
+    """Reduce a pooling window that is larger than the padded map, which OpenVINO refuses.
 
-    Larger ones are legal where sizes round up: the window ends where the map does. 1. Without dilation: that size.
-    2. With dilation: left alone.
+    torch allows such windows where output sizes round up: the window ends where the map does.
+
+    1. Without dilation: the window gets the size of the padded map.
+    2. With dilation: unchanged.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -209,11 +212,12 @@ def _shrink(node: fx.Node, rank: int) -> bool:
 
 
 def pad_averages(program: Program) -> Program:
-    """Pad the map of an average that counts its padding and rounds its sizes up.
+    """Pad the map before an average pooling that counts its padding and rounds output sizes up.
 
-    1. A last window hangs over the padded map: a pad of zeros before it, and no padding. 2. None does: left alone.
+    1. The last window extends beyond the padded map: a pad of zeros before the pooling, which then pads nothing.
+    2. No window does: unchanged.
 
-    OpenVINO divides by all of a window that hangs over, torch by what is inside: 5 to 15 dB.
+    OpenVINO divides by the whole window, torch by the part inside the padded map: 5 to 15 dB.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -242,9 +246,9 @@ def _pad_average(node: fx.Node, rank: int) -> bool:
 
 
 def raise_single(program: Program) -> Program:
-    """Give the linear layers from one number to one number an input of three dimensions.
+    """Give linear layers from one number to one number an input of three dimensions.
 
-    OpenVINO cannot open a file with two products [N, 1] in a row.
+    OpenVINO cannot open a file with two consecutive products of shape [N, 1].
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -264,14 +268,14 @@ def _is_single(node: fx.Node) -> bool:
 
 
 def part_heads(program: Program) -> Program:
-    """Add 1e-30 to what goes into and comes out of an attention [N, heads, tokens, size] of as many heads as tokens.
+    """Add 1e-30 before and after an attention [N, heads, tokens, size] that has as many heads as tokens.
 
-    OpenVINO's attention takes in the transpositions around it. With as many heads as tokens it cannot tell whether its
-    result is transposed, and the two change places: 3 to 20 dB, silently.
+    OpenVINO's attention absorbs the transpositions around it. With as many heads as tokens it cannot tell whether its
+    result is transposed, and exchanges the two axes: 3 to 20 dB, without an error.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if node.target in _ATTENTIVE and _is_square(node)]
+        found = [node for node in module.graph.nodes if node.target in _ATTENTION and _is_square(node)]
         for node in found:
             node.args = (_apart(module, node, node.args[0]), *node.args[1:])
             total = _apart(module, node.next, node)
@@ -287,7 +291,7 @@ def _is_square(node: fx.Node) -> bool:
 
 
 def _apart(module: fx.GraphModule, before: fx.Node, node: Any) -> fx.Node:
-    """The value with something added that changes nothing; not the same everywhere, or it would be taken for zero."""
+    """Add a constant that stops a fusion and is numerically negligible; a uniform one would be optimised away."""
     tiny = torch.zeros(shape_of(node)[-2], 1, dtype=node.meta["val"].dtype)
     tiny[::2] = TINY
     value = constant(module, before, "apart", tiny)
@@ -298,9 +302,9 @@ def _apart(module: fx.GraphModule, before: fx.Node, node: Any) -> fx.Node:
 
 
 def spread(value: Any, rank: int) -> list[int]:
-    """One number a dimension, where torch allows one for all, and none for words."""
+    """Return one number for each dimension; torch also allows one number for all. Padding as text gives one element."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     return values * rank if len(values) == 1 else values
 
 
-_MENDS = (spell_padding, pad_averages, shrink_windows, widen_points, part_sums, raise_single, part_heads)
+_FIXES = (spell_padding, pad_averages, shrink_windows, widen_points, part_sums, raise_single, part_heads)

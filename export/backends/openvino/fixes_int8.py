@@ -1,6 +1,7 @@
-"""What OpenVINO 2026.4 computes wrongly in int8: kept in float, or said in other words.
+"""Workarounds for OpenVINO 2026.4 bugs in int8: keep operators in float, or rewrite them. Always applied.
 
-Found by fuzzing; `tests/export/backends/test_regressions.py` has the smallest program of each.
+Call ``apply_int8_fixes(program, data)``. Each bug was found by fuzzing; `tests/export/backends/test_regressions.py` has
+the smallest program that shows it.
 """
 
 from __future__ import annotations
@@ -30,25 +31,28 @@ from hnas.export.graph.samples import Arrays
 from hnas.export.int8.calibration import observe
 
 _FLAT = LINEAR | {aten.matmul.default, aten.mm.default}
-_GROUPS: dict[Any, Callable[[Tensor, dict[str, Any]], Tensor]] = {  # to what is normed together: [groups, values]
+# Values that are normalised together: [groups, values].
+_GROUPS: dict[Any, Callable[[Tensor, dict[str, Any]], Tensor]] = {
     aten.layer_norm.default: lambda x, parts: x.flatten(-len(parts["normalized_shape"])),
     aten.group_norm.default: lambda x, parts: x.reshape(len(x) * parts["num_groups"], -1),
     aten.instance_norm.default: lambda x, _: x.flatten(2),
 }
-CLEAR_DB = 40.0  # about what int8 leaves of an activation
+CLEAR_DB = 40.0  # about the SQNR of an activation in int8
 
 
-def spared(program: Program, data: Sequence[Arrays]) -> Program:
-    """The program as it can be quantised for OpenVINO, judged on calibration ``data``."""
+def apply_int8_fixes(program: Program, data: Sequence[Arrays]) -> Program:
+    """Prepare a program for int8 in OpenVINO; ``data`` are the calibration samples that ``spare_norms`` needs."""
     return spare_norms(spare_pads(spare_kernels(keep_biases(program))), data)
 
 
 def keep_biases(program: Program) -> Program:
-    """Give a product of rank 2 that another one reads a bias where it has none, or one of zeros.
+    """Give a product of rank 2 without a bias, or with a zero one, a tiny bias where another product reads it.
 
-    In int8 OpenVINO makes one kernel of the two. Where nothing but a rectifier stands between them, the second reads
-    the sums of the first before they are scaled: garbage, and another in every process. Any bias keeps the scale there;
-    1e-30 is far below what any sum resolves, and not the same everywhere, or it would be taken for zero.
+    In int8 OpenVINO makes one kernel of two such products. Where only a rectifier stands between them, the second reads
+    the sums of the first before scaling: wrong values that differ between processes. Any bias prevents this.
+
+    The bias is 1e-30: far below the resolution of any sum. It alternates with 0, because a uniform bias is optimised
+    away.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -75,7 +79,7 @@ def _has_no_bias(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _feeds_product(node: fx.Node) -> bool:
-    """Whether a product reads the value, through functions of one value at most."""
+    """Return whether a product reads the value, directly or through functions of one value."""
     return any(
         user.target in _FLAT or (len(user.all_input_nodes) == 1 and is_floating(user) and _feeds_product(user))
         for user in node.users
@@ -83,11 +87,16 @@ def _feeds_product(node: fx.Node) -> bool:
 
 
 def spare_kernels(program: Program) -> Program:
-    """Keep the layers in float whose int8 kernels are wrong wherever they stand."""
+    """Keep layers in float whose int8 kernels are wrong in every graph.
+
+    1. A transposed convolution with holes (``_has_holes``).
+    2. A padded convolution that makes several channels of each single one (``_multiplies``).
+    3. An average that counts its padding (``_counts_padding``).
+    """
 
     def rewrite(module: fx.GraphModule) -> int:
-        wrong = (_has_holes, _multiplies, _counts_padding)
-        found = [node for node in module.graph.nodes if any(case(node) for case in wrong)]
+        cases = (_has_holes, _multiplies, _counts_padding)
+        found = [node for node in module.graph.nodes if any(case(node) for case in cases)]
         for node in found:
             node.meta[FLOAT] = True
         return len(found)
@@ -96,9 +105,9 @@ def spare_kernels(program: Program) -> Program:
 
 
 def _has_holes(node: fx.Node) -> bool:
-    """A transposed convolution whose stride is larger than its kernel.
+    """Return whether a transposed convolution has a stride above its kernel, or a dilation.
 
-    Its output has places that no product reaches, only the bias. In int8 OpenVINO puts something else there: 1 dB.
+    Some places of its output receive no product, only the bias. In int8 OpenVINO writes another value there: 1 dB.
     """
     if node.target not in TRANSPOSED:
         return False
@@ -109,9 +118,9 @@ def _has_holes(node: fx.Node) -> bool:
 
 
 def _multiplies(node: fx.Node) -> bool:
-    """A padded convolution that makes several channels of each single one.
+    """Return whether a padded convolution makes several channels of each single one.
 
-    In int8 it pads with the level 0, which is another value than 0 where activations are asymmetric: 15 dB.
+    In int8 OpenVINO pads with the level 0. With asymmetric activations that level does not stand for 0: 15 dB.
     """
     if node.target not in CONVOLUTIONS:
         return False
@@ -122,7 +131,7 @@ def _multiplies(node: fx.Node) -> bool:
 
 
 def _counts_padding(node: fx.Node) -> bool:
-    """An average that counts its padding: the level 0 again, 10 to 20 dB."""
+    """Return whether an average counts its padding; in int8 OpenVINO pads with the level 0, too: 10 to 20 dB."""
     if node.target not in AVERAGES:
         return False
     parts = bound(node)
@@ -130,10 +139,10 @@ def _counts_padding(node: fx.Node) -> bool:
 
 
 def spare_pads(program: Program) -> Program:
-    """Keep a pad with another constant than 0 in float, with all that was done since the last products.
+    """Keep a pad with a non-zero constant in float, with every operator since the last products.
 
-    In int8 it is quantised by the range of what it pads. Where that does not hold the constant, OpenVINO pads with
-    something else: 13 dB.
+    In int8 the constant is quantised by the range of the padded map. Where that range does not contain the constant,
+    OpenVINO pads with another value: 13 dB.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -146,13 +155,13 @@ def spare_pads(program: Program) -> Program:
 
 
 def spare_norms(program: Program, data: Sequence[Arrays]) -> Program:
-    """Keep norms in float whose epsilon counts on calibration ``data``.
+    """Keep norms in float whose epsilon matters on the calibration data.
 
-    In int8 OpenVINO norms the levels, which are about 1/scale times the values, and adds the epsilon of the values to
-    their variance: nothing. A group of little variance comes out as large as any other; 0 dB where a map is nearly
-    constant.
+    In int8 OpenVINO normalises the levels, which are about 1/scale times the values. It adds the epsilon of the values
+    to the variance of the levels, where it has no effect. A group of little variance becomes as large as any other: 0
+    dB where a map is nearly constant.
 
-    1. Leaving the epsilon out costs more than ``CLEAR_DB``: in float, with all that was done since the last products.
+    1. Leaving the epsilon out costs more than ``CLEAR_DB``: float, with every operator since the last products.
     2. Else: int8.
     """
 
@@ -160,7 +169,7 @@ def spare_norms(program: Program, data: Sequence[Arrays]) -> Program:
         found = [node for node in module.graph.nodes if node.target in _GROUPS]
         sums = {node: [0.0, 0.0] for node in found}
 
-        def see(name: str, value: Tensor) -> None:
+        def record(name: str, value: Tensor) -> None:
             for node in found:
                 if node.args[0].name == name:
                     variance = _GROUPS[node.target](value.double(), bound(node)).var(-1, correction=0)
@@ -169,18 +178,18 @@ def spare_norms(program: Program, data: Sequence[Arrays]) -> Program:
                     sums[node][1] += float((1 - kept[variance > 0]).square().sum())
 
         if found:
-            observe(program, data, see)
-        spared = [node for node, (signal, lost) in sums.items() if lost > signal * 10 ** (-CLEAR_DB / 10)]
-        for node in spared:
+            observe(program, data, record)
+        affected = [node for node, (signal, lost) in sums.items() if lost > signal * 10 ** (-CLEAR_DB / 10)]
+        for node in affected:
             for part in _since_product(node):
                 part.meta[FLOAT] = True
-        return len(spared)
+        return len(affected)
 
     return edit(program, "spare_norms", rewrite)
 
 
 def _since_product(node: fx.Node) -> set[fx.Node]:
-    """The node, and what it is made of up to the last products."""
+    """Return the node and everything it is computed from, back to the last products."""
     found: set[fx.Node] = set()
     left = [node]
     while left:

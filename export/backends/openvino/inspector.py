@@ -1,4 +1,4 @@
-"""OpenVINO's view: the execution graph of the compiled model, with its performance counters."""
+"""Read the layers of a compiled OpenVINO model: its execution graph, timed by its performance counters."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact
 
 FUSES = "OpenVINO joins arithmetic and activations to a convolution or matrix product where nothing else reads it"
-_NOTHING = ("Const", "Constant", "Parameter", "Input", "Result", "Output")
+_NOT_EXECUTED = ("Const", "Constant", "Parameter", "Input", "Result", "Output")
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """The steps of the execution graph that ran, with the settings of the runner; ``parts`` are the model's layers."""
+    """Return the steps of the execution graph that ran, with the runner's settings; ``parts`` are layers of the model
+    file.
+    """
     import openvino
 
     from hnas.export.device.runtimes.openvino import compiled_model, require
@@ -40,7 +42,7 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
     return [
         _layer(name, info, typical(times[name]))
         for name, info in said.items()
-        if name in times and info.get("layerType") not in _NOTHING
+        if name in times and info.get("layerType") not in _NOT_EXECUTED
     ]
 
 
@@ -53,6 +55,9 @@ def _layer(name: str, info: dict[str, str], microseconds: float) -> Layer:
 
 
 def _arithmetic(info: dict[str, str]) -> str:
-    """The type that a layer computes in: its runtimePrecision, or that of its code where weights alone are in int8."""
+    """Return the precision a layer computes in.
+
+    A FullyConnected may have int8 weights alone and float code: then the code's precision counts, not runtimePrecision.
+    """
     floating = info.get("layerType") == "FullyConnected" and info.get("primitiveType", "").endswith("_f32")
     return "f32" if floating else info.get("runtimePrecision", "")

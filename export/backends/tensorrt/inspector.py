@@ -1,6 +1,7 @@
-"""TensorRT's view: what the engine inspector and ``trtexec --exportLayerInfo --exportProfile`` say of an engine.
+"""Read the layers of a TensorRT engine, as the engine inspector and trtexec write them.
 
-Layers have their formats and tactics only where the engine was built with detailed profiling verbosity.
+trtexec writes them with ``--exportLayerInfo`` and ``--exportProfile``. Formats and tactics are included only where the
+engine was built with detailed profiling verbosity.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from hnas.export.device.records import JSON
 
 FUSES = "TensorRT joins pointwise operators into one kernel, and into a convolution where that ends with them"
-# The words of "Format/Datatype": "Row major linear FP32", "Thirty-two wide channel vectorized row major Int8 format".
+# Words in "Format/Datatype": "Row major linear FP32", "Thirty-two wide channel vectorized row major Int8 format".
 _TYPES = {"fp32": "f32", "float": "f32", "fp16": "f16", "half": "f16", "bf16": "bf16", "int8": "i8", "fp8": "f8"}
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """The layers of the engine of this machine, built if there is none; without times, which trtexec exports."""
+    """Return the layers of this machine's engine, which is built if there is none; without times, which trtexec has."""
     import tensorrt
 
     from hnas.export.device import runtimes
@@ -37,10 +38,10 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
 
 
 def from_json(information: JSON, profile: JSON = None) -> list[Layer]:
-    """The layers in a file of ``--exportLayerInfo``, with the times in one of ``--exportProfile``.
+    """Return the layers in a file of ``--exportLayerInfo``, with the times in a file of ``--exportProfile``.
 
     1. {"Layers": [{"Name", "LayerType", "Inputs", "Outputs", "TacticName", "Metadata"}, ...]}: detailed verbosity.
-    2. {"Layers": ["name", ...]}: the default verbosity; only names, and reformats by their names.
+    2. {"Layers": ["name", ...]}: default verbosity; names only, and reformats are recognised by their names.
     3. Anything else: ExportError in one line.
     """
     listed = information.get("Layers") if isinstance(information, dict) else None
@@ -51,7 +52,7 @@ def from_json(information: JSON, profile: JSON = None) -> list[Layer]:
 
 
 def _times(profile: JSON) -> dict[str, float]:
-    """Microseconds by layer: the first entry of a profile counts the runs, each other one is a layer."""
+    """Return microseconds by layer name; the first entry of a profile holds the number of runs."""
     if profile is None:
         return {}
     if not isinstance(profile, list) or not all(isinstance(entry, dict) for entry in profile):
@@ -75,7 +76,7 @@ def _ends(entry: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
 
 
 def _precision(end: Mapping[str, Any]) -> str:
-    """The type in an end's words: the last word in TensorRT 8 and 9, "Datatype" or the like in later ones."""
+    """Return the precision of a tensor: from "Format/Datatype" in TensorRT 8 and 9, else from "Datatype"."""
     said = " ".join(str(end.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")).lower()
     return next((short for word, short in _TYPES.items() if word in said), "")
 

@@ -1,29 +1,48 @@
-"""What XNNPACK takes of a TFLite model, and what it leaves to the slow built-in kernels."""
+"""Count what XNNPACK runs of a TFLite model: ``delegates, builtin = pieces(path)``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hnas.export.device.runtimes.tflite import interpreter
 
+_DELEGATE = "DELEGATE"
+
 
 def pieces(model: Path) -> tuple[int, int]:
-    """How many pieces of the graph XNNPACK runs, and how many operators are left to the slow built-in kernels.
+    """Return the number of XNNPACK delegates, and of operators left to built-in kernels.
 
-    1 and 0 is a whole graph. Every change of hands costs a copy; built-in kernels are several times slower.
+    (1, 0) is ideal. Every change between XNNPACK and built-in kernels copies data, and built-in kernels are several
+    times slower.
     """
     opened = interpreter(model, 1)
-    operators = opened._get_ops_details()  # no public call tells it
-    delegates = [operator for operator in operators if operator["op_name"] == "DELEGATE"]
-    made = {int(index) for piece in delegates for index in piece["outputs"]}
-    read = {int(index) for piece in delegates for index in piece["inputs"]}
-    singles = [operator for operator in operators if operator["op_name"] != "DELEGATE"]
+    operators = opened._get_ops_details()  # there is no public call for it
     ends = {int(detail["index"]) for detail in opened.get_output_details()}
-    return len(delegates), sum(_alone(operator, made, read, ends, delegates) for operator in singles)
+    return count_delegates(operators), sum(built_in for _, built_in in with_kernels(operators, ends))
 
 
-def _alone(operator: dict[str, Any], made: set[int], read: set[int], ends: set[int], delegates: list[Any]) -> bool:
-    """Whether a built-in kernel runs ``operator``: what it makes is wanted outside of it, and no piece makes it."""
-    outputs = {int(index) for index in operator["outputs"]}
-    return not delegates or bool(outputs & (read | ends) and not outputs & made)
+def count_delegates(operators: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of delegates among the operators that an interpreter lists."""
+    return sum(operator["op_name"] == _DELEGATE for operator in operators)
+
+
+def with_kernels(operators: Sequence[Mapping[str, Any]], ends: set[int]) -> list[tuple[Mapping[str, Any], bool]]:
+    """Return the operators of the file, each with whether a built-in kernel runs it.
+
+    A built-in kernel runs an operator whose output is read by a delegate or is an output of the model, and is made by
+    no delegate.
+
+    operators: as an interpreter lists them after delegation; delegates follow the operators that they replace.
+    ends: indices of the model's outputs.
+    """
+    delegates = [operator for operator in operators if operator["op_name"] == _DELEGATE]
+    made = {int(index) for delegate in delegates for index in delegate["outputs"]}
+    wanted = {int(index) for delegate in delegates for index in delegate["inputs"]} | ends
+    found = []
+    for operator in operators:
+        if operator["op_name"] != _DELEGATE:
+            outputs = {int(index) for index in operator["outputs"]}
+            found.append((operator, not delegates or bool(outputs & wanted and not outputs & made)))
+    return found

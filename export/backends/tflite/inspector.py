@@ -1,7 +1,7 @@
-"""LiteRT's view: the operators that ran, XNNPACK's with the kernels it chose, from the runtime's own profiler.
+"""Read the layers of a TFLite model: the operators that ran, with the XNNPACK kernels, timed by LiteRT's profiler.
 
-A runtime without one (tflite-runtime, another major version) tells the operators of the file, and which of them XNNPACK
-took; there are no times then.
+A runtime without a profiler (tflite-runtime, another major version) reports the operators of the file and which of them
+XNNPACK runs, without times.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hnas.export.backends.tflite.delegation import count_delegates, with_kernels
 from hnas.export.backends.tflite.profiler import Ran, profile
 from hnas.export.device.errors import ExportError
 from hnas.export.device.signature import fit
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 FUSES = "XNNPACK takes relu and relu6 into what is before them; a built-in kernel is several times slower than its own"
 _TYPES = {"float32": "f32", "float16": "f16", "int8": "i8", "uint8": "u8"}
-# XNNPACK's "Convolution (NHWC, QC8) IGEMM": what, of which types, by which kernel. QD8 is float around int8.
+# XNNPACK's "Convolution (NHWC, QC8) IGEMM": kind, data types, kernel. QD8 computes in int8 between float tensors.
 _WORDS = re.compile(r"(?P<kind>[^(]+?) \((?:\w+)(?:, (?P<type>\w+))?[^)]*\) ?(?P<kernel>.*)")
 _PRECISIONS = {"F32": "f32", "F16": "f16", "BF16": "bf16", "QS8": "i8", "QC8": "i8", "QD8": "i8", "QU8": "u8"}
-_TABLE = "Invalid Unary Op"  # so XNNPACK calls the table that it makes of dequantise, any function, quantise
+_TABLE = "Invalid Unary Op"  # XNNPACK's name for the lookup table that replaces dequantise, function, quantise
 _ROLES: Mapping[str, Role] = {
     "Convert": "quantise",
     "Copy": "layout",
@@ -39,16 +40,16 @@ _ROLES: Mapping[str, Role] = {
     ),
 }
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
-_THEIRS = ("Convolution", "Fully Connected", "Deconvolution", "Batch Matrix Multiply")
+_XNNPACK_PRODUCTS = ("Convolution", "Fully Connected", "Deconvolution", "Batch Matrix Multiply")
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """The operators in the order they ran; ``implementation`` tells XNNPACK's, with its kernel, from built-in ones."""
+    """Return the operators in the order they ran; ``implementation`` tells XNNPACK kernels from built-in ones."""
     from hnas.export.device.runtimes import tflite
 
     opened = tflite.interpreter(artifact.model, artifact.threads)
     tensors = {int(detail["index"]): detail for detail in opened.get_tensor_details()}
-    operators = opened._get_ops_details()  # no public call tells it
+    operators = opened._get_ops_details()  # there is no public call for it
     values = tflite.to_runtime(fit(inputs, artifact.inputs), artifact.notes.get("layout"))
     names = [str(tensors[index]["name"]) for index in tflite.indices(opened.get_input_details())]
     try:
@@ -60,14 +61,18 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
 
 
 def from_profile(runs: Sequence[Sequence[Ran]], products: Sequence[str] = ()) -> list[Layer]:
-    """The layers of a profile; ``products`` are the names of the file's convolutions and products in order.
+    """Return the layers of a profile.
 
-    XNNPACK forgets names. Its own convolutions and products get those where they are as many, the rest has its number.
+    XNNPACK drops the names of operators. Convolutions and products get their names back where the profile has as many
+    as the file. All other layers are named by their number.
+
+    runs: the operators of each call.
+    products: names of the file's convolutions and matrix products, in order.
     """
     times = zip(*([operator.microseconds for operator in run] for run in runs), strict=True)
     found = [_ran(operator, typical(map(float, each))) for operator, each in zip(runs[0], times, strict=True)]
-    theirs = [number for number, layer in enumerate(found) if layer.kind in (*_THEIRS, *_PRODUCTS)]
-    names = dict(zip(theirs, products, strict=True)) if len(theirs) == len(products) else {}
+    numbers = [number for number, layer in enumerate(found) if layer.kind in (*_XNNPACK_PRODUCTS, *_PRODUCTS)]
+    names = dict(zip(numbers, products, strict=True)) if len(numbers) == len(products) else {}
     return [replace(layer, name=names.get(number, f"#{number + 1}")) for number, layer in enumerate(found)]
 
 
@@ -82,8 +87,11 @@ def _ran(operator: Ran, microseconds: float) -> Layer:
 
 
 def _products(operators: Sequence[Mapping[str, Any]], tensors: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """Names of the file's convolutions and products; none where the graph is in pieces, whose order is their own."""
-    if sum(operator["op_name"] == "DELEGATE" for operator in operators) != 1:
+    """Return the names of the file's convolutions and matrix products.
+
+    The list is empty where the graph is split into several delegates, because their order is not the file's.
+    """
+    if count_delegates(operators) != 1:
         return []
     made = [min(map(int, operator["outputs"])) for operator in operators if operator["op_name"] in _PRODUCTS]
     return [str(tensors.get(index, {}).get("name", "")) for index in made]
@@ -92,19 +100,15 @@ def _products(operators: Sequence[Mapping[str, Any]], tensors: Mapping[int, Mapp
 def from_operators(
     operators: Sequence[Mapping[str, Any]], tensors: Mapping[int, Mapping[str, Any]], ends: set[int]
 ) -> list[Layer]:
-    """The layers of a graph after delegation: its pieces are listed behind the operators that they replace."""
-    pieces = [operator for operator in operators if operator["op_name"] == "DELEGATE"]
-    made = {int(index) for piece in pieces for index in piece["outputs"]}
-    wanted = {int(index) for piece in pieces for index in piece["inputs"]} | ends
+    """Return the layers of a graph after delegation, without times.
+
+    operators: as the interpreter lists them; delegates follow the operators that they replace.
+    ends: the indices of the model's outputs.
+    """
     found = []
-    for operator in operators:
-        if operator["op_name"] == "DELEGATE":
-            continue
-        outputs = {int(index) for index in operator["outputs"]}
-        alone = not pieces or bool(outputs & wanted and not outputs & made)
-        first = tensors.get(min(outputs, default=-1), {})
+    for operator, built_in in with_kernels(operators, ends):
+        first = tensors.get(min(map(int, operator["outputs"]), default=-1), {})
         precision = _TYPES.get(np.dtype(first["dtype"]).name, "") if "dtype" in first else ""
-        kind = str(operator["op_name"])
-        where = "built-in kernel" if alone else "XNNPACK"
-        found.append(Layer(str(first.get("name", "")), kind, role(kind), precision, None, where))
+        kind, name = str(operator["op_name"]), str(first.get("name", ""))
+        found.append(Layer(name, kind, role(kind), precision, None, "built-in kernel" if built_in else "XNNPACK"))
     return found

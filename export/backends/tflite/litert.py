@@ -1,4 +1,7 @@
-"""LiteRT's own converter and quantiser, for the programs that the emitter does not cover."""
+"""Convert and quantise with LiteRT's own tools the programs that our emitter does not cover.
+
+``convert(program, path, layout)`` writes fp32, ``quantise(source, target, data)`` makes int8 of it.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ from hnas.export.remote.quiet import quiet
 if TYPE_CHECKING:
     from hnas.export.graph.program import Program
 
-# What XNNPACK has int8 kernels for and what does not fall out of its delegate. Never on it: HARD_SWISH and the parts of
-# LayerNorm (no int8 kernels: a small MobileNetV3 in fourteen pieces, not one, and ten times slower), GELU, SOFTMAX and
-# BATCH_MATMUL (the same), MEAN (noise in place of a signal where the sum before it stayed float).
+# Operators with int8 kernels in XNNPACK that stay in its delegate. Left out on purpose:
+# - HARD_SWISH, the parts of LayerNorm, GELU, SOFTMAX, BATCH_MATMUL: XNNPACK has no int8 kernels for them. A small
+#   MobileNetV3 became fourteen delegates instead of one, and ten times slower.
+# - MEAN: it gives noise where the sum before it stayed float.
 _CORE: tuple[str, ...] = (
     "CONV_2D",
     "DEPTHWISE_CONV_2D",
@@ -32,22 +36,29 @@ _CORE: tuple[str, ...] = (
     "RESHAPE",
 )
 _CORE += ("TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "LOGISTIC", "TANH")
-# ADD is right for residuals and wrong for the epsilon of a LayerNorm: the first list that leaves the graph in one piece
-# is taken.
+# ADD suits residuals and does not suit the epsilon of a LayerNorm. The first list that keeps the graph in one delegate
+# is used.
 _POLICIES = ((*_CORE, "ADD"), _CORE)
 
 
 def versions(*, quantiser: bool) -> dict[str, str]:
-    """What takes part in a conversion."""
+    """Return the versions of the packages that take part in a conversion."""
     found = {"litert-torch": version("litert-torch")}
     return found | ({"ai-edge-quantizer": version("ai-edge-quantizer")} if quantiser else {})
 
 
 def convert(program: Program, path: Path, layout: Sequence[JSON]) -> None:
-    """Write the fp32 model of ``program``; inputs are permuted as ``layout`` says (None: as they are)."""
+    """Write the fp32 model of a program.
+
+    layout: for each input the permutation of its axes, or None for no permutation.
+
+    Raises:
+        Unavailable: litert-torch is not installed.
+        ExportError: litert-torch cannot convert the graph.
+    """
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the converter counts operations on stderr
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it says on import that it is on
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the converter prints operation counts on stderr
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it prints a line on import
     module: Any = program.module
     with quiet():
         try:
@@ -69,10 +80,17 @@ def convert(program: Program, path: Path, layout: Sequence[JSON]) -> None:
 
 
 def quantise(source: Path, target: Path, data: Sequence[Arrays], leave: Sequence[str] = ()) -> JSON:
-    """Write the int8 form of ``source``, and return the policy that left it in one piece; ``leave`` are operators.
+    """Write the int8 form of ``source`` and return how it was quantised.
 
-    Ranges are minmax over all samples: the quantiser's default is a moving average that clips what is more than
-    average, 10 dB worse on nets without a norm at the end.
+    Ranges are the minimum and maximum over all samples. The quantiser's default, a moving average, clips values above
+    the
+    average: 10 dB worse on networks without a norm at the end.
+
+    data: calibration samples.
+    leave: operators that stay in float.
+
+    Raises:
+        Unavailable: ai-edge-quantizer is not installed.
     """
     try:
         from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
@@ -109,7 +127,7 @@ def quantise(source: Path, target: Path, data: Sequence[Arrays], leave: Sequence
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """The quantiser draws a bar for every hundred operators that it calibrates, and has no setting for it."""
+    """Hide the progress bar that the quantiser draws for every hundred operators; it has no option for that."""
     from ai_edge_quantizer.utils.progress_utils import ProgressBar
 
     draw = ProgressBar.__init__
@@ -121,6 +139,6 @@ def _without_progress() -> Iterator[None]:
 
 
 def _signature(model: Path) -> tuple[str, list[str]]:
-    """The name of the model's only signature and its inputs in the module's order (args_10 comes after args_9)."""
+    """Return the name of the model's only signature, and its inputs in the module's order (args_10 after args_9)."""
     ((key, value),) = interpreter(model, 1).get_signature_list().items()
     return key, sorted(value["inputs"], key=lambda name: int(name.rsplit("_", 1)[1]))

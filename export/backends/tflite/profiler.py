@@ -1,7 +1,7 @@
-"""LiteRT's own operator profile, asked for in C: the package brings a profiler in its library but not in its Python.
+"""Profile the operators of a TFLite model through LiteRT's C library, because its Python package has no profiler.
 
-The model runs as LiteRT's compiled model, on the XNNPACK and with the threads of the interpreter that serves it. For a
-process that ends soon: nothing is given back.
+``profile(model, inputs, threads, runs)``. The model runs as a LiteRT compiled model, with the XNNPACK and the threads
+of the interpreter that serves it. Nothing is freed: call it in a process that ends soon.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CPU, _WRITE, _FIRST = c_int(1), c_int(1), c_size_t(0)  # accelerator, lock mode, signature
-_OPERATOR, _OF_DELEGATE, _BY_DELEGATE = 2, 4, 8  # the types of event that are one operator's run
+_OPERATOR, _OF_DELEGATE, _BY_DELEGATE = 2, 4, 8  # event types that stand for one operator
 _TYPES, _SOURCES = {1 << bit for bit in range(9)}, {0, 1, 2}
 _TENSOR_TYPE = 512  # bytes, more than a LiteRtRankedTensorType has
 
 
 class Ran(NamedTuple):
-    """One operator that ran: what the runtime calls it, whether XNNPACK ran it, how long in whole microseconds."""
+    """One operator that ran.
+
+    name: as the runtime reports it.
+    delegated: whether XNNPACK ran it.
+    microseconds: in whole numbers.
+    """
 
     name: str
     delegated: bool
@@ -47,9 +52,12 @@ class _Event(Structure):  # ProfiledEventData of LiteRT 2; memory before and aft
 
 
 def profile(model: Path, inputs: Mapping[str, NDArray[Any]], threads: int, runs: int) -> list[list[Ran]]:
-    """The operators of each of ``runs`` calls in order, after two that are not counted; ``inputs`` by tensor name.
+    """Return the operators of each of ``runs`` calls in order, after two calls that are not counted.
 
-    ExportError where this LiteRT has no such functions, or they answer what is no profile.
+    inputs: arrays by tensor name.
+
+    Raises:
+        ExportError: this LiteRT lacks the functions, or their output has another layout.
     """
     compiled = _Compiled(model, threads)
     call = compiled.caller(inputs)
@@ -66,7 +74,7 @@ def profile(model: Path, inputs: Mapping[str, NDArray[Any]], threads: int, runs:
 
 
 class _Compiled:
-    """A model that LiteRT compiled with its profiler on, and the library's functions."""
+    """A model compiled by LiteRT with profiling enabled, and the functions of the library."""
 
     def __init__(self, model: Path, threads: int) -> None:
         package = find_spec("ai_edge_litert")
@@ -76,7 +84,7 @@ class _Compiled:
             self._library = ctypes.CDLL(str(Path(package.origin).parent / "libLiteRt.so"))
         except OSError as error:
             raise ExportError(f"this ai-edge-litert has no library to profile with: {error}") from None
-        self._kept: list[Any] = []  # what the library points into
+        self._kept: list[Any] = []  # memory that the library points to
         self._environment = c_void_p()
         self.do("LiteRtCreateEnvironment", 0, None, byref(self._environment))
         self._model = self.made("LiteRtCreateModelFromFile", self._environment, str(model).encode())
@@ -87,23 +95,23 @@ class _Compiled:
         self.handle = self.made("LiteRtCreateCompiledModel", self._environment, self._model, options)
 
     def do(self, name: str, *arguments: Any) -> None:
-        """Call a function that returns a status."""
+        """Call a library function that returns a status; raise ExportError if it fails."""
         try:
             function = getattr(self._library, name)
         except AttributeError:
-            raise ExportError(f"this ai-edge-litert has no {name}; its profiler is that of another version") from None
+            raise ExportError(f"this ai-edge-litert has no {name}; its profiler is of another version") from None
         status = function(*arguments)
         if status != 0:
             raise ExportError(f"{name} of LiteRT failed with status {status}")
 
     def made(self, name: str, *arguments: Any) -> c_void_p:
-        """What a function leaves in its last argument."""
+        """Call a library function that writes a handle to its last argument, and return the handle."""
         handle = c_void_p()
         self.do(name, *arguments, byref(handle))
         return handle
 
     def caller(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
-        """One call of the model on ``inputs``."""
+        """Return a function that runs the model once on ``inputs``."""
         given, taken = self._buffers("Input"), self._buffers("Output")
         for name, buffer in given:
             value, size, place = inputs[name], c_size_t(), c_void_p()
@@ -117,13 +125,14 @@ class _Compiled:
         return lambda: self.do("LiteRtRunCompiledModel", self.handle, _FIRST, *ends[0], *ends[1])
 
     def events(self, profiler: c_void_p) -> list[Ran]:
-        """The operators of the last call."""
+        """Return the operators of the last call."""
         count = c_int()
         self.do("LiteRtGetNumProfilerEvents", profiler, byref(count))
         found = (_Event * count.value)()
         self.do("LiteRtGetProfilerEvents", profiler, count, found)
+        # Another layout must be noticed before a name is dereferenced.
         if any(event.type not in _TYPES or event.source not in _SOURCES for event in found):
-            raise ExportError("LiteRT's profile has another layout than that of version 2")  # before a name is followed
+            raise ExportError("LiteRT's profile has another layout than that of version 2")
         operators = [event for event in found if event.type in (_OPERATOR, _OF_DELEGATE, _BY_DELEGATE)]
         return [
             Ran(ctypes.string_at(event.name).decode(), event.type != _OPERATOR, event.microseconds)
@@ -137,7 +146,7 @@ class _Compiled:
         self.do("LiteRtAddOpaqueOptions", options, self.made("LiteRtCreateOpaqueOptions", name.encode(), data, release))
 
     def _buffers(self, side: str) -> list[tuple[str, c_void_p]]:
-        """Memory for each tensor of ``side`` (Input, Output), with the tensor's name."""
+        """Allocate memory for each tensor of ``side`` (Input or Output); return it with the tensors' names."""
         signature, count = self.made("LiteRtGetModelSignature", self._model, _FIRST), c_size_t()
         self.do(f"LiteRtGetNumSignature{side}s", signature, byref(count))
         found = []
