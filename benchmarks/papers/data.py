@@ -16,7 +16,7 @@ import numpy as np
 
 from hnas.data.images import ImageData, Preprocessing, load
 from hnas.tasks.classification import Classification
-from hnas.tasks.digits import digits
+from hnas.tasks.digits import open_task as digits
 
 SIDE = 14
 _TRAIN = 12_000  # images of Fashion-MNIST that are trained on

@@ -40,7 +40,7 @@ from hnas.strategies import alone
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification
-from hnas.tasks.digits import digits
+from hnas.tasks.digits import open_task as digits
 from hnas.training.loop import Schedule, train
 
 # By a pilot of 20 architectures and 2 seeds: of 60 to 200 steps, batches of 64 to 256 and rates of 0.1 to 1 these gave

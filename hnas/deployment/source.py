@@ -12,10 +12,8 @@ from typing import Any
 
 from hnas.data.images import Preprocessing
 from hnas.supernet import Supernet
-from hnas.tasks.classification import Classification, classification
+from hnas.tasks.classification import Classification, open_held_out
 from hnas.training.loop import load
-
-HELD = ("calibration", "search", "test")
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,8 @@ def open_source(folder: Path | None, data: Path | None) -> Source:
     if not isinstance(said, dict) or not isinstance(said.get("preprocessing"), dict):
         raise ValueError(f"{folder / 'supernet.json'} does not say what task the supernet was trained for")
     preprocessing = Preprocessing.from_json(said["preprocessing"])
-    task = classification(
-        data,
-        size=preprocessing.base[0],
-        channels=preprocessing.channels,
-        splits=HELD,
-        preprocessing=preprocessing,
-        name=str(said.get("name", "images")) if data is None else data.resolve().name,
-    )
+    name = str(said.get("name", "images")) if data is None else data.resolve().name
+    task = open_held_out(data, preprocessing, name)
     classes = said.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{folder / 'supernet.json'} does not say which classes the supernet knows")

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hnas import distributed, hw_profiles, spaces, strategies
+from hnas import distributed, hw_profiles, spaces, strategies, tasks
 from hnas.cost import Cost, Price
 from hnas.cost.flops import macs
 from hnas.cost.roofline import roofline
 from hnas.files import locked, read_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
-from hnas.recipes.schema import LOSS, READERS, SCHEDULE, SHRINK, check, complaint
+from hnas.recipes.schema import LOSS, SCHEDULE, SHRINK, check, complaint, task_name, task_options
 from hnas.sampling.draws import types
 from hnas.shrinking import evidence
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.tasks.classification import Classification, classification
+from hnas.tasks import Task
 from hnas.training.loop import Pick, Schedule, make, save
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(
 
 def _work(
     recipe: Recipe,
-    task: Classification,
+    task: Task,
     supernet: Supernet,
     schedule: Schedule,
     out: Path,
@@ -195,17 +195,15 @@ def _costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
     return {"latency_ms": roofline(supernet.space, supernet.skeleton, hw_profiles.load(device), "fp32")}
 
 
-def task_of(recipe: Recipe, data: Path | None, **options: Any) -> Classification:
-    """The task that a recipe's [data] and [train] sections describe over the images in ``data``."""
-    reader = recipe.data.get("reader", "memory")
-    taken = {key: recipe.data[key] for key in READERS[reader] if key in recipe.data}
-    taken |= {key: recipe.train[key] for key in LOSS if key in recipe.train}
-    options["batch_size"] = int(recipe.train.get("batch", 128))
-    if reader == "memory":
-        return classification(data, **taken, **options)
-    from hnas.tasks.stream import stream
-
-    return stream(data, reader, **taken, **options)
+def task_of(recipe: Recipe, data: Path | None, **options: Any) -> Task:
+    """Return the task that a recipe's [data] and [train] sections describe over the images in ``data``."""
+    name = task_name(recipe.data)
+    options |= {key: recipe.data[key] for key in task_options(name) if key in recipe.data}
+    options |= {key: recipe.train[key] for key in LOSS if key in recipe.train}
+    try:
+        return tasks.load(name).open_task(data, batch_size=int(recipe.train.get("batch", 128)), **options)
+    except TypeError as error:
+        raise ValueError(f"recipe {recipe.name}: the task {name!r} does not take these options: {error}") from None
 
 
 def named(space: Space, which: Arch | str) -> Arch:
@@ -219,7 +217,7 @@ def named(space: Space, which: Arch | str) -> Arch:
     raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
 
 
-def _schedule(recipe: Recipe, task: Classification, epochs: float | None) -> Schedule:
+def _schedule(recipe: Recipe, task: Task, epochs: float | None) -> Schedule:
     """The recipe's cycles in steps; ``epochs`` in all, in place of the recipe's, shortens or lengthens each alike."""
     cycles = [(recipe.train["epochs"], recipe.train.get("rate", 0.1)), *recipe.train.get("restarts", [])]
     share = 1.0 if epochs is None else epochs / sum(length for length, _ in cycles)
@@ -227,8 +225,8 @@ def _schedule(recipe: Recipe, task: Classification, epochs: float | None) -> Sch
     return Schedule(tuple(steps), **{key: value for key, value in recipe.train.items() if key in SCHEDULE})
 
 
-def _space(recipe: Recipe, task: Classification) -> Space:
-    arguments = {"classes": len(task.classes), "channels": task.preprocessing.channels, **recipe.space}
+def _space(recipe: Recipe, task: Task) -> Space:
+    arguments = {**task.space_arguments, **recipe.space}
     name = arguments.pop("name")
     make_space = spaces.load(name)
     try:

@@ -13,7 +13,7 @@ from inspect import signature
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from hnas import hw_profiles, strategies
+from hnas import hw_profiles, strategies, tasks
 from hnas.distillation import DIVERGENCES
 from hnas.recipes import Recipe
 from hnas.shrinking import evidence
@@ -21,9 +21,6 @@ from hnas.shrinking.evidence.angle import FORMS
 from hnas.training.loop import Schedule
 
 # The keys of a recipe's sections, by who reads them.
-IMAGES = ("size", "channels", "flip", "shift")
-_STREAM = ("size", "channels", "flip", "workers", "area", "randaugment", "skip")
-READERS = {"memory": IMAGES, "folder": _STREAM, "webdataset": _STREAM}
 LOSS = ("smoothing", "distil", "divergence")
 SHRINK = ("evidence", "drop", "threshold", "keep", "spread", "force", "back", "until")
 _PASSED = (  # no keys of a recipe
@@ -42,15 +39,38 @@ _WORDS = {int: "a whole number from 0 on", float: "a finite number", bool: "true
 def check(recipe: Recipe) -> None:
     """ValueError for a key that nobody reads, or one that is missing: a typing error must not train something else."""
     train = ("strategy", *_CYCLES, "batch", *LOSS, *SCHEDULE, "options", "combine", "precision")
-    if (reader := recipe.data.get("reader", "memory")) not in tuple(READERS):
-        raise ValueError(f"recipe {recipe.name}: no reader {reader!r}; known: {', '.join(READERS)}")
-    _check_keys(recipe, "[data]", recipe.data, dict.fromkeys(("reader", *READERS[reader])))
+    _check_keys(recipe, "[data]", recipe.data, _data_keys(recipe))
     _check_keys(recipe, "[train]", recipe.train, dict.fromkeys(train))
     _check_keys(recipe, "[shrink]", recipe.shrink, _shrink_keys(recipe))
     for key in ("strategy", "epochs"):
         if key not in recipe.train:
             raise ValueError(f"recipe {recipe.name}: [train] lacks {key!r}")
     _check_strategy(recipe)
+
+
+def task_name(data: Mapping[str, Any]) -> str:
+    """Return the task of a [data] section: its ``task``, or else the task that its ``reader`` belongs to."""
+    return str(data.get("task") or ("classification" if data.get("reader", "memory") == "memory" else "stream"))
+
+
+def task_options(name: str) -> dict[str, Any]:
+    """Return the keys of [data] that the task ``name`` takes, with their types."""
+    found = signature(tasks.load(name).open_task, eval_str=True).parameters.values()
+    passed = ("batch_size", "seed", *LOSS)
+    return {each.name: each.annotation for each in found if each.kind is each.KEYWORD_ONLY and each.name not in passed}
+
+
+def _data_keys(recipe: Recipe) -> dict[str, Any]:
+    """Return the keys of [data] with their types. Raise ValueError for an unknown reader or task."""
+    from hnas.tasks.stream import READERS
+
+    reader = recipe.data.get("reader", "memory")
+    keys = {**task_options(task_name(recipe.data)), "task": None}
+    if "task" in recipe.data:
+        return keys
+    if reader not in (known := ("memory", *READERS)):
+        raise ValueError(f"recipe {recipe.name}: no reader {reader!r}; known: {', '.join(known)}")
+    return {"reader": None, **keys}
 
 
 def _check_keys(recipe: Recipe, section: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -127,7 +147,7 @@ def complaint(key: str, value: Any, kind: Any = None) -> str | None:
         pairs = isinstance(value, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values())
         right = pairs and all(type(p) in (int, float) and not math.isnan(p) for pair in value.values() for p in pair)
         return None if right else "a table of costs, each [low, high]"
-    if key in ("flip", "skip", "force", "reader", "strategy", "evidence", "method", "device", "balance"):
+    if key in ("flip", "skip", "force", "reader", "task", "strategy", "evidence", "method", "device", "balance"):
         kind, name = (bool, "true or false") if key in ("flip", "skip", "force") else (str, "a name in quotes")
         return None if isinstance(value, kind) else name
     if key == "randaugment":
@@ -143,7 +163,7 @@ def complaint(key: str, value: Any, kind: Any = None) -> str | None:
     if key in WHOLE:
         least = 0 if key in ("shift", "workers", "back", "restart", "seed") else 1
         return None if number and isinstance(value, int) and value >= least else f"a whole number from {least} on"
-    if kind is not None:
+    if kind is not None and key != "area":
         return None if fits(value, kind) else _in_words(kind)
     if key in (*LOSS, "area", "spread", "threshold"):
         return None if number and 0 <= value <= 1 else "a share between 0 and 1"

@@ -1,42 +1,91 @@
-"""Tasks: batches, loss and metric. One file a kind of data; a task is all that training and scoring know of it."""
+"""Tasks: training batches, held-out splits, loss and metric. One file a task, found by its name.
+
+``tasks.load("classification").open_task(folder, size=28)`` returns a ``Task``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from hnas.space import Shape
 
 
 class Task(Protocol):
-    """What a supernet learns and is judged by.
+    """All that training and scoring know of the data.
 
-    ``raw`` is whatever the task makes of its examples; nobody else looks into it.
+    ``raw`` is the task's own form of a number of examples. Other code slices ``raw`` and asks for its length, no more.
     """
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of batches in one pass over the training examples."""
+        ...
+
+    @property
+    def splits(self) -> Mapping[str, Sized]:
+        """Return the examples of each split by name: "train", "calibration", "search", "test"."""
+        ...
+
+    @property
+    def space_arguments(self) -> Mapping[str, Any]:
+        """Return the arguments of a space that the data decide, such as ``classes`` and ``channels``."""
+        ...
+
     def batch(self, step: int) -> tuple[Any, Tensor]:
-        """(raw, labels) of a step; by the step alone, so that a resumed run sees the same examples."""
+        """Return (raw, labels) of a training step.
+
+        The batch depends on the step alone, so that a resumed run trains on the same examples.
+        """
         ...
 
     def inputs(self, raw: Any, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-        """Raw examples as the inputs of an architecture, each [N, *shape]."""
+        """Return raw examples as the inputs of an architecture, each [N, *shape]."""
         ...
 
     def held(self, split: str) -> tuple[Any, Tensor]:
-        """All examples of a held-out split as (raw, labels)."""
+        """Return all examples of a held-out split as (raw, labels)."""
         ...
 
     def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
-        """What training minimises: with the labels alone, or also towards a teacher's outputs."""
+        """Return the loss from the labels alone, or from the labels and the outputs of a teacher."""
         ...
 
     def metric(self, outputs: Tensor, labels: Tensor) -> float:
-        """How good outputs are; more is better."""
+        """Return the quality of outputs; higher is better."""
         ...
 
     def to_json(self) -> Mapping[str, Any]:
-        """What makes this task the same one: data, classes, preprocessing."""
+        """Return the identity of the task as a JSON object: data, classes, preprocessing."""
         ...
+
+
+class TaskFile(Protocol):
+    """A module of this folder.
+
+    The keyword arguments of ``open_task`` are the keys of a recipe's [data] section. ``batch_size``, ``seed`` and the
+    keys of the loss come from elsewhere in the recipe.
+    """
+
+    def open_task(self, folder: Path | None, **options: Any) -> Task:
+        """Return the task of the data in ``folder``."""
+        ...
+
+
+def names() -> tuple[str, ...]:
+    """Return the name of every task, which is the name of its file."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> TaskFile:
+    """Return the module of the task ``name``, imported only now. Raise ValueError for an unknown name."""
+    if name not in names():
+        raise ValueError(f"no task {name!r}; known: {', '.join(names())}")
+    return cast("TaskFile", importlib.import_module(f"{__name__}.{name}"))

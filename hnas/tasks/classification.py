@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnas.data.images import ImageData, Pixels, Preprocessing, load
+from hnas.data.images import SPLITS, ImageData, Pixels, Preprocessing, load
 from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
 from hnas.space import Shape
@@ -46,6 +46,11 @@ class Classification:
     def classes(self) -> tuple[str, ...]:
         """The class names, in label order."""
         return next(iter(self.splits.values())).classes
+
+    @property
+    def space_arguments(self) -> Mapping[str, int]:
+        """Return the number of classes and of channels."""
+        return {"classes": len(self.classes), "channels": self.preprocessing.channels}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,22 +118,34 @@ def _statistics(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(float(m), 4) for m in mean), tuple(round(max(float(s), 1e-3), 4) for s in std)
 
 
-def classification(
-    folder: Path | None,
-    *,
-    size: int = 28,
-    channels: int = 1,
-    splits: Sequence[str] = ("train", "calibration", "search", "test"),
-    preprocessing: Preprocessing | None = None,
-    name: str | None = None,
-    **options: Any,
+def open_task(
+    folder: Path | None, *, size: int = 28, channels: int = 1, flip: bool = True, shift: int = 2, **options: Any
 ) -> Classification:
-    """The task of a data folder (or of the shipped slice).
+    """Return the task of a folder of images; mean and deviation of each channel are those of its training images.
 
-    Mean and deviation come from the first split unless ``preprocessing`` is given.
+    folder: as ``hnas.data.images.load`` reads it.
+    size: height and width to which image files are resized, in pixels.
+    channels: 1 (grey) or 3 (RGB).
+    options: other fields of ``Classification``.
+
+    Raises:
+        FileNotFoundError: ``folder`` or a file in it is missing.
+        ValueError: the files are not images, or a split would be empty.
+
+    Example: ``open_task(Path("photos"), size=64, channels=3, batch_size=64)``
     """
-    data = {split: load(folder, split, (size, size), channels) for split in splits}
-    if preprocessing is None:
-        mean, std = _statistics(data[splits[0]])
-        preprocessing = Preprocessing((size, size), (size, size), mean, std)
-    return Classification(data, preprocessing, name=name or (folder.name if folder else "fashion-mnist"), **options)
+    data = {split: load(folder, split, (size, size), channels) for split in SPLITS}
+    mean, std = _statistics(data["train"])
+    preprocessing = Preprocessing((size, size), (size, size), mean, std)
+    given = {"flip": flip, "shift": shift, "name": folder.name if folder else "images", **options}
+    return Classification(data, preprocessing, **given)
+
+
+def open_held_out(folder: Path | None, preprocessing: Preprocessing, name: str) -> Classification:
+    """Return a task that scores and does not train: the held-out images of ``folder``, or of the shipped slice (None).
+
+    preprocessing: the one that the supernet was trained with.
+    """
+    held = (split for split in SPLITS if split != "train")
+    data = {split: load(folder, split, preprocessing.base, preprocessing.channels) for split in held}
+    return Classification(data, preprocessing, name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ SIZES = {"test": 500, "search": 300, "calibration": 200, "train": 797}
 _SEED = 0  # of that permutation; another one would be another task
 
 
-def digits(**options: Any) -> Classification:
-    """The task of telling ten digits apart; ``options`` are those of ``Classification``.
+def open_task(folder: Path | None = None, *, flip: bool = False, shift: int = 0, **options: Any) -> Classification:
+    """Return the task of classifying ten digits; its splits are the same on every machine.
 
-    The splits are the same on every machine (their digests are in ``to_json``); nothing is mirrored.
-    ModuleNotFoundError in one line where scikit-learn is missing.
+    folder: not read, because scikit-learn has the images.
+    options: other fields of ``Classification``.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
     """
+    del folder
     images, labels = _load()
     bounds = np.cumsum([0, *SIZES.values()])
     order = np.random.default_rng(_SEED).permutation(len(labels))
@@ -31,7 +36,7 @@ def digits(**options: Any) -> Classification:
     pixels = splits["train"].images / 255
     side = (SIDE, SIDE)
     preprocessing = Preprocessing(side, side, (round(float(pixels.mean()), 4),), (round(float(pixels.std()), 4),))
-    return Classification(splits, preprocessing, **{"flip": False, "shift": 0, "name": "digits", **options})
+    return Classification(splits, preprocessing, **{"flip": flip, "shift": shift, "name": "digits", **options})
 
 
 def _load() -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hnas.data import images
 from hnas.data.images import Preprocessing, load, read_idx, triangle, write_idx
-from hnas.tasks.classification import classification
+from hnas.tasks.classification import open_task
 from tests.hnas import tiny
 
 HELD = {"calibration": 10, "search": 20}
@@ -373,7 +373,7 @@ def test_augmentation_flips_and_shifts_with_edges_repeated():
 
 
 def test_a_task_takes_mean_and_deviation_from_its_training_images(idx):
-    task = classification(idx, size=12)
+    task = open_task(idx, size=12)
     pixels = task.splits["train"].images / 255
     assert task.preprocessing.mean == (round(float(pixels.mean()), 4),)
     assert task.preprocessing.std == (round(float(pixels.std()), 4),)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hnas.data import sources
-from hnas.data.sources import Example, folders, members, read, shards
+from hnas.data import shards
+from hnas.data.folders import find_files
+from hnas.data.shards import find_shards, members
+from hnas.data.sources import Example, read_example
 from tests.hnas.imagenet import pairs, write_folder, write_shard, write_shards
 
 
@@ -30,15 +32,15 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 
 def test_sizes_beside_the_shards_save_counting(tmp_path, monkeypatch):
     root = write_shards(tmp_path)
-    counted, _ = shards(root)
+    counted, _ = find_shards(root)
     for part in ("val", "train"):
         sizes = {file.name: 12 for file in (root / part).glob("*.tar")}
         (root / part / "sizes.json").write_text(json.dumps(sizes))
-    monkeypatch.setattr(sources, "members", None)
-    assert shards(root)[0].digest == counted.digest
+    monkeypatch.setattr(shards, "members", None)
+    assert find_shards(root)[0].digest == counted.digest
     (root / "train" / "sizes.json").write_text(json.dumps({**sizes, "shard-000003.tar": "many"}))
     with pytest.raises(ValueError, match=r'gives "many" as the size of shard-000003.tar; a number from 1 on'):
-        shards(root)
+        find_shards(root)
 
 
 @pytest.mark.parametrize("cut", [0, 100, 512, 700, 5000, -10240, -9000])
@@ -95,22 +97,22 @@ def test_links_and_absurd_sizes_in_a_shard_lead_nowhere(tmp_path, monkeypatch):
             archive.addfile(member, io.BytesIO(content))
     found = list(members(str(file), 4))
     assert [example.member for example in found] == ["000001.jpg", "../../evil.jpg"]
-    assert read(found[1]) == b"x"  # of the shard: names are never paths
-    monkeypatch.setattr(sources, "LARGEST", 10)
+    assert read_example(found[1]) == b"x"  # of the shard: names are never paths
+    monkeypatch.setattr(shards, "LARGEST", 10)
     with pytest.raises(ValueError, match=r"000001.jpg has .* bytes; an image has at most 10"):
         list(members(str(file), 4))
 
 
 def test_a_file_that_has_gone_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone.jpg cannot be read: No such file"):
-        read(Example(str(tmp_path / "gone.jpg"), 0))
+        read_example(Example(str(tmp_path / "gone.jpg"), 0))
     (tmp_path / "a.tar").write_bytes(b"12345")
     with pytest.raises(ValueError, match=r"a.tar: 1.jpg is cut short: 3 of 9 bytes"):
-        read(Example(str(tmp_path / "a.tar"), 0, 2, 9, "1.jpg"))
+        read_example(Example(str(tmp_path / "a.tar"), 0, 2, 9, "1.jpg"))
 
 
 def test_shards_are_held_out_whole(tars):
-    train, held = shards(tars)
+    train, held = find_shards(tars)
     assert [Path(file).name for file in held["search"].files] == ["shard-000005.tar"]
     assert [Path(file).name for file in held["calibration"].files] == ["shard-000004.tar"]
     assert [Path(file).parent.name for file in held["test"].files] == ["val"]
@@ -119,7 +121,7 @@ def test_shards_are_held_out_whole(tars):
 
 
 def test_an_epoch_of_files_has_every_image_once(folder):
-    source, _ = folders(folder)
+    source, _ = find_files(folder)
     streams = source.lanes(0, 1, 4, range(4), 0)
     share = len(source) // 4
     names = [next(lane).name for lane in streams for _ in range(share)]
@@ -127,8 +129,8 @@ def test_an_epoch_of_files_has_every_image_once(folder):
 
 
 def test_an_epoch_of_shards_mixes_within_and_among_them(tars, monkeypatch):
-    monkeypatch.setattr(sources, "BUFFER", 4)
-    source, _ = shards(tars)
+    monkeypatch.setattr(shards, "BUFFER", 4)
+    source, _ = find_shards(tars)
     (lane,) = source.lanes(0, 0, 1, [0], 0)
     found = [next(lane) for _ in range(len(source))]
     assert {example.name for example in found} == {example.name for example in source.examples()}

@@ -20,7 +20,8 @@ from hnas.training.loop import Schedule, train
 pytest.importorskip("sklearn", reason="scikit-learn is not installed; pip install 'hnas[papers]'")
 
 from hnas.benchmarks.papers import digits_table
-from hnas.tasks.digits import SIZES, digits
+from hnas.tasks.digits import SIZES
+from hnas.tasks.digits import open_task as digits
 
 
 @pytest.fixture(scope="module")

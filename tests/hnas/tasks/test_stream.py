@@ -14,15 +14,16 @@ import pytest
 import torch
 
 from hnas import distributed
-from hnas.data import images
-from hnas.data.sources import folders
+from hnas.data import held as held_out
+from hnas.data import images, lanes
+from hnas.data.folders import find_files
+from hnas.data.held import Unread
 from hnas.files import read_json
 from hnas.recipes import Recipe
 from hnas.recipes import load as recipe_named
 from hnas.recipes import run as experiment
 from hnas.tasks import stream
-from hnas.tasks.stream import Stream, Unread
-from hnas.tasks.stream import stream as opened
+from hnas.tasks.stream import Stream
 from tests.conftest import need
 from tests.hnas import tiny
 from tests.hnas.imagenet import CLASSES, PER_CLASS, write_folder, write_shards
@@ -44,7 +45,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def task(root: Path, reader: str = "folder", **options) -> Stream:
-    return opened(root, reader, **{"size": 12, "workers": 0, "batch_size": 8, **options})
+    return stream.open_task(root, reader=reader, **{"size": 12, "workers": 0, "batch_size": 8, **options})
 
 
 def sources_of(folder: Path, tars: Path) -> list[tuple[Path, str]]:
@@ -93,8 +94,8 @@ def test_workers_change_nothing(folder, tars):
 
 def test_resuming_decodes_nothing_of_what_is_behind(folder, tars, monkeypatch):
     count = []
-    plain = stream.read
-    monkeypatch.setattr(stream, "read", lambda example: (count.append(example), plain(example))[1])
+    plain = lanes.read_example
+    monkeypatch.setattr(lanes, "read_example", lambda example: (count.append(example), plain(example))[1])
     for root, reader in sources_of(folder, tars):
         count.clear()
         resumed = task(root, reader)
@@ -121,7 +122,7 @@ def test_augmentation_leaves_torchs_generator_alone_and_reaches_every_part(folde
 
 
 def test_a_folder_with_train_and_val_holds_out_files_of_train_once(folder):
-    train, held = folders(folder)
+    train, held = find_files(folder)
     names = {split: {example.name for example in part.examples()} for split, part in {"train": train, **held}.items()}
     assert sum(map(len, names.values())) == len(set().union(*names.values())) == 4 * (PER_CLASS + 4)
     assert all("/val/" in name for name in names["test"])
@@ -135,7 +136,7 @@ def test_a_folder_with_train_and_val_holds_out_files_of_train_once(folder):
 
 
 def test_a_plain_folder_is_divided_as_the_reader_that_loads_it_does(folder):
-    train, held = folders(folder / "train")
+    train, held = find_files(folder / "train")
     for split in ("calibration", "search", "test", "train"):
         loaded = images.load(folder / "train", split, (12, 12), 3)
         ours = train if split == "train" else held[split]
@@ -149,7 +150,7 @@ def test_a_plain_folder_is_divided_as_the_reader_that_loads_it_does(folder):
 def test_a_large_held_out_split_is_decoded_piece_by_piece(folder, monkeypatch):
     kept = task(folder)
     pixels, _ = kept.held("test")
-    monkeypatch.setattr(stream, "MEMORY", 100)
+    monkeypatch.setattr(held_out, "_MEMORY", 100)
     unread, labels = task(folder).held("test")
     assert isinstance(unread, Unread)
     assert len(unread) == len(labels) == 16
@@ -189,7 +190,7 @@ def test_nothing_but_ruins_is_an_error_even_where_they_are_skipped(tmp_path, mon
     root = write_folder(tmp_path, 8)
     for file in (root / "train").rglob("*.jpg"):
         file.write_bytes(b"no image")
-    monkeypatch.setattr(stream, "ROW", 5)
+    monkeypatch.setattr(lanes, "_ROW", 5)
     with pytest.raises(ValueError, match=r"6 images in a row cannot be read; the last: .*train/") as caught:
         task(root, skip=True).batch(0)
     assert one_line(caught)
@@ -231,7 +232,9 @@ def test_folders_that_hold_something_else_are_one_line(tmp_path, folder, tars):
 
 def test_without_kornia_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setattr(stream, "find_spec", lambda name: None)
-    with pytest.raises(stream.Unavailable, match=r"kornia is not installed; pip install 'hnas\[imagenet\]'") as caught:
+    with pytest.raises(
+        stream.PackageMissing, match=r"kornia is not installed; pip install 'hnas\[imagenet\]'"
+    ) as caught:
         task(folder)
     assert caught.value.code == 3
 

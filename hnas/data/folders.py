@@ -1,0 +1,128 @@
+"""Folders of image files as a source of examples.
+
+``train, held = find_files(Path("imagenet"))``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnas.data.images import HELD, SHARES, SUFFIXES, Labels, split_of
+from hnas.data.sources import TEST_FOLDERS, Example
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files below ``root``.
+
+    names: paths relative to ``root``, as bytes in one array: workers would copy a million separate strings.
+    labels: int64 [N], indices into ``classes``.
+    """
+
+    root: str
+    names: NDArray[np.bytes_]
+    labels: Labels
+    classes: tuple[str, ...]
+
+    @property
+    def units(self) -> int:
+        """Return the number of files, because a lane needs one at least."""
+        return len(self)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the sha256 of names, labels and classes."""
+        found = hashlib.sha256(repr((self.names.shape, self.names.dtype.str, self.classes)).encode())
+        found.update(self.names.tobytes())
+        found.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
+        return found.hexdigest()
+
+    def lanes(self, seed: int, epoch: int, of: int, own: Sequence[int], skip: int) -> list[Iterator[Example]]:
+        """Return the streams ``own``: lane i takes every ``of``-th file of one permutation, from the i-th on."""
+        order = np.random.default_rng([seed, 3, epoch]).permutation(len(self))
+        return [self._lane(order[lane::of], skip) for lane in own]
+
+    def examples(self) -> list[Example]:
+        """Return all examples, in the order of the listing."""
+        return [self._example(index) for index in range(len(self))]
+
+    def among(self, chosen: Sequence[bool] | NDArray[np.bool_]) -> Files:
+        """Return the files for which ``chosen`` is true."""
+        mask = np.asarray(chosen, bool)
+        return Files(self.root, self.names[mask], self.labels[mask], self.classes)
+
+    def _lane(self, order: NDArray[np.int64], skip: int) -> Iterator[Example]:
+        return (self._example(int(order[position % len(order)])) for position in count(skip))
+
+    def _example(self, index: int) -> Example:
+        name = self.names[index].decode("utf-8", "surrogateescape")
+        return Example(f"{self.root}/{name}", int(self.labels[index]))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def find_files(root: Path) -> tuple[Files, dict[str, Files]]:
+    """Return the training files of a folder, and the files of each held-out split.
+
+    1. root/CLASS/...: the files are divided in the same way as by ``hnas.data.images.load``.
+    2. root/train/CLASS/... and root/val/CLASS/...: val is the test split. Of train, the files with the lowest hashes
+       of their names are held out: at most as many as of an IDX set, and at most the shares of case 1.
+
+    Raises:
+        ValueError: a split would be empty, or train and val have different classes.
+    """
+    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+    if not (root / "train").is_dir() or not tests:  # case 1
+        listing = _listing(root)
+        place = [split_of(name.decode("utf-8", "surrogateescape")) for name in listing.names.tolist()]
+        parts = {split: listing.among([p == split for p in place]) for split in ("train", *SHARES)}
+    else:  # case 2
+        listing, test = _listing(root / "train"), _listing(tests[0])
+        if test.classes != listing.classes:
+            odd = sorted(set(test.classes) ^ set(listing.classes))
+            raise ValueError(f"{root}: train and {tests[0].name} have other classes; {odd[0]} is in one of them alone")
+        parts = {"test": test, **_held_out(listing)}
+    for split, found in parts.items():
+        if not len(found):
+            raise ValueError(f"{root}: none of its {len(listing)} images falls into the split {split!r}; add images")
+    return parts.pop("train"), parts
+
+
+def _held_out(listing: Files) -> dict[str, Files]:
+    """Divide a training folder into calibration, search and train by the hashes of the names."""
+    order = np.argsort([hashlib.sha256(name).digest() for name in listing.names.tolist()], kind="stable")
+    places, parts, taken = np.arange(len(listing)), {}, 0
+    for split, most in HELD.items():
+        size = min(most, int(len(listing) * SHARES[split]))
+        parts[split] = listing.among(np.isin(places, order[taken : taken + size]))
+        taken += size
+    parts["train"] = listing.among(np.isin(places, order[taken:]))
+    return parts
+
+
+def _listing(root: Path) -> Files:
+    """List the images of every sub-folder of ``root``; a sub-folder is a class."""
+    classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")))
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        inside = []
+        for folder, _, files in os.walk(root / name):  # pathlib takes minutes for a million files
+            within = folder[len(str(root)) + 1 :]
+            inside += [f"{within}/{file}" for file in files if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
+        inside.sort(key=lambda inner: inner.split("/"))
+        names += [inner.encode("utf-8", "surrogateescape") for inner in inside]
+        labels += [label] * len(inside)
+    if len(classes) < 2 or not names:
+        found = f"{len(classes)} sub-folders with {len(names)} images"
+        raise ValueError(f"{root} holds no two sub-folders of images; it has {found}")
+    return Files(str(root), np.array(names), np.array(labels, np.int64), classes)
