@@ -103,11 +103,11 @@ def _probes(program: Program) -> list[Arrays]:
     """Return the example inputs, and random inputs like them on which the program is finite."""
     import torch
 
-    from hnas.export.graph.fusion import noise
+    from hnas.export.graph.fusion import noise_tensors
 
     probes = [program.inputs]
     for seed in range(1, PROBES + 1):
-        probe = noise(program.inputs, seed)
+        probe = noise_tensors(program.inputs, seed)
         if all(bool(torch.isfinite(output).all()) for output in program(*probe) if output.is_floating_point()):
             probes.append(probe)
     return [tuple(part.numpy() for part in probe) for probe in probes]

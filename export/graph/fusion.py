@@ -1,7 +1,9 @@
-"""Which passes run on a program, in which order, for which backend; each one counted, and verified against its input.
+"""Run the passes of a backend in order, and verify each pass against its input.
 
-A pass takes a program and returns another that computes the same; it copies the graph and never touches its input.
-Runtimes have rewrites of their own. Ours come first so that all of them, and the quantisers, see the same graph.
+Use: ``fuse(program, passes_for("onnxruntime"))``.
+
+A pass takes a program and returns another program that computes the same. It copies the graph and never changes its
+input. Runtimes have rewrites of their own. Ours run first, so that all runtimes and quantisers get the same graph.
 """
 
 import copy
@@ -13,25 +15,31 @@ import torch
 from torch import Tensor
 
 from hnas.export.device.errors import ExportError
+from hnas.export.graph.passes.activation_order import raise_activations
 from hnas.export.graph.passes.activations import fuse_activations
-from hnas.export.graph.passes.cleaning import drop_dropout, fold_constants
-from hnas.export.graph.passes.convolutions import fold_pads, merge_branches
-from hnas.export.graph.passes.gates import clip_hardsigmoids, pooled_linears, raise_activations
-from hnas.export.graph.passes.layout import cancel_permutes, flatten_norms, merge_reshapes, pointwise_convolutions
+from hnas.export.graph.passes.batchnorm import fold_batchnorm
+from hnas.export.graph.passes.branches import merge_branches
+from hnas.export.graph.passes.constants import fold_constants
+from hnas.export.graph.passes.gates import clip_hardsigmoids, pooled_linears
+from hnas.export.graph.passes.noops import drop_dropout
+from hnas.export.graph.passes.norms import flatten_norms
+from hnas.export.graph.passes.pads import fold_pads
+from hnas.export.graph.passes.permutes import cancel_permutes, pointwise_convolutions
 from hnas.export.graph.passes.projections import split_projections
-from hnas.export.graph.passes.scales import fold_batchnorm, fold_scales
+from hnas.export.graph.passes.reshapes import merge_reshapes
+from hnas.export.graph.passes.scales import fold_scales
 from hnas.export.graph.program import Program
 
 Pass = Callable[[Program], Program]
 
-LIMIT = 1e-4  # largest error of a pass, as a part of the output's spread
-_ROUNDINGS = 10  # or as often what float32 rounds by itself, in a program that amplifies that
+LIMIT = 1e-4  # largest error of a pass, relative to the spread of the output
+_ROUNDINGS = 10  # the limit is this multiple of the float32 rounding error where that is larger than LIMIT
 
 _CLEAN: tuple[Pass, ...] = (drop_dropout, fold_constants, fuse_activations)
 _ORDER: tuple[Pass, ...] = (merge_reshapes, cancel_permutes)
 _FOLD: tuple[Pass, ...] = (fold_pads, fold_batchnorm, fold_scales, merge_branches)
 PASSES: tuple[Pass, ...] = (*_CLEAN, *_ORDER, *_FOLD, raise_activations)
-# What was measured to gain time there, in turns with the graph without it; docs/fusion.md has the figures.
+# Each additional pass was measured to save time on that backend (interleaved runs); docs/fusion.md has the figures.
 _MORE: Mapping[str, tuple[Pass, ...]] = {
     "onnxruntime": (
         *_CLEAN,
@@ -58,17 +66,22 @@ _MORE: Mapping[str, tuple[Pass, ...]] = {
 
 
 def passes_for(backend: str) -> tuple[Pass, ...]:
-    """The passes of ``backend``: those of all, with those that make its artifacts faster."""
+    """Return the passes for ``backend``: the common ones, and those that make the artifacts of this backend faster."""
     return _MORE.get(backend, PASSES)
 
 
 def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
-    """Run the passes in order, each one verified against its input; ExportError names a pass that changed the outputs.
+    """Run the passes in order, and verify the output of each pass against its input.
 
-    Verified on the example inputs and on one seeded random draw (zeros as example would hide any error). The largest
-    error is ``LIMIT``, or ``_ROUNDINGS`` times what float32 makes of the program, where that is more.
+    The check uses the example inputs and one seeded random draw, because examples of zeros would hide any error. The
+    largest allowed error is ``LIMIT``, or ten times the program's own float32 rounding error where that is larger.
+
+    Raises:
+        ExportError: a pass changed the outputs; the message names the pass.
+
+    Example: ``fuse(capture(net, inputs), passes_for("openvino")).fired``.
     """
-    probes = [program.inputs, noise(program.inputs, seed=0)]
+    probes = [program.inputs, noise_tensors(program.inputs, seed=0)]
     expected = [program(*probe) for probe in probes]
     for function in passes:
         candidate = function(program)
@@ -85,8 +98,11 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
     return program
 
 
-def noise(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-    """Random inputs of the same mean and spread (1 where there is none); inputs that are not floating point stay."""
+def noise_tensors(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+    """Return seeded normal noise with the mean and spread of each input (spread 1 where the input has none).
+
+    Inputs that are not floating point stay as they are.
+    """
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for value in inputs:
@@ -99,7 +115,7 @@ def noise(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
 
 
 def _rounding(program: Program, probe: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """How far float32 takes the outputs from float64, as a part of the spread; 0 where the graph insists on types."""
+    """Return the error of float32 against float64, relative to the spread; 0 where the graph requires its types."""
     try:
         double = replace(program, module=copy.deepcopy(program.module).double())
         exact = double(*(value.double() if value.is_floating_point() else value for value in probe))
@@ -110,7 +126,10 @@ def _rounding(program: Program, probe: Sequence[Tensor], got: Sequence[Tensor]) 
 
 
 def _relative_error(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Largest error over the outputs, as a part of each one's spread; NaN where only one of the two is finite."""
+    """Return the largest error over the outputs, each relative to its spread; infinity where types or shapes differ.
+
+    Infinity also where a value is finite in only one of the two.
+    """
     if [value.shape for value in expected] != [value.shape for value in got]:
         return float("inf")
     worst = 0.0

@@ -1,4 +1,4 @@
-"""The few moves on an fx graph that every pass is made of."""
+"""Edit and query fx graphs: the few operations that every pass is made of. A pass ends in ``edit``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,19 +11,33 @@ from hnas.export.graph.program import Program, rebuild
 
 aten = torch.ops.aten
 
+CONVOLUTION_RANKS: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}
 CONVOLUTIONS = frozenset(
     overload
     for packet in (aten.conv1d, aten.conv2d, aten.conv3d)
-    for overload in (packet.default, packet.padding)  # padding: the one that takes "same"
+    for overload in (packet.default, packet.padding)  # "padding" is the overload that accepts the word "same"
 )
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
 LINEAR = frozenset({aten.linear.default})
+LAYERS = CONVOLUTIONS | TRANSPOSED | LINEAR
 
 
 def edit(program: Program, name: str, rewrite: Callable[[fx.GraphModule], int]) -> Program:
-    """The program after ``rewrite``, which changes a copy of the graph and returns how often it fired.
+    """Return ``program`` after ``rewrite``, and record under ``name`` how often the rewrite fired.
 
-    Weights are shared with the input program, so ``rewrite`` adds constants and never writes into one.
+    rewrite: changes a copy of the graph in place and returns a count. The copy shares its weights with ``program``, so
+        ``rewrite`` may add constants but must never write into one.
+
+    Example::
+
+        def drop_relus(program):
+            def rewrite(module):
+                found = [node for node in module.graph.nodes if node.target is aten.relu.default]
+                for node in found:
+                    substitute(node, node.args[0])
+                return len(found)
+
+            return edit(program, "drop_relus", rewrite)
     """
     graph = fx.Graph()
     mapping: dict[fx.Node, fx.Node] = {}
@@ -36,7 +50,7 @@ def edit(program: Program, name: str, rewrite: Callable[[fx.GraphModule], int]) 
 
 
 def bound(node: fx.Node) -> dict[str, Any]:
-    """The arguments of an ATen call by name, defaults filled in."""
+    """Return the arguments of an ATen call by name, defaults included."""
     assert isinstance(node.target, torch._ops.OpOverload)
     arguments = node.target._schema.arguments
     values = {argument.name: argument.default_value for argument in arguments}
@@ -45,25 +59,31 @@ def bound(node: fx.Node) -> dict[str, Any]:
     return values
 
 
+def per_dimension(value: Any, rank: int) -> list[int]:
+    """Return an argument as one number per dimension; torch accepts one number for all dimensions."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * rank if len(values) == 1 else values
+
+
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """The shape of a node's value."""
+    """Return the shape of a node's value."""
     return tuple(int(size) for size in node.meta["val"].shape)
 
 
 def is_floating(node: fx.Node) -> bool:
-    """True for a call that gives one floating point tensor."""
+    """Return True for a call that returns one floating-point tensor."""
     value = node.meta.get("val")
     return node.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point()
 
 
 def substitute(node: fx.Node, other: fx.Node) -> None:
-    """Let everything that reads ``node`` read ``other``, and remove ``node``."""
+    """Redirect every reader of ``node`` to ``other``, and remove ``node``."""
     node.replace_all_uses_with(other)
     node.graph.erase_node(node)
 
 
 def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
-    """The tensor that a get_attr node reads."""
+    """Return the tensor that a get_attr node reads."""
     value: Any = module
     for part in str(node.target).split("."):
         value = getattr(value, part)
@@ -72,7 +92,7 @@ def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 
 def constant(module: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:
-    """A new constant, read just before ``before``; ``name`` gets a number when it is taken."""
+    """Insert a new constant just before ``before``; ``name`` gets a number if it is taken."""
     free, number = name, 0
     while hasattr(module, free):
         number += 1
@@ -84,23 +104,28 @@ def constant(module: fx.GraphModule, before: fx.Node, name: str, value: Tensor) 
     return node
 
 
-def own_layer(node: Any, targets: frozenset[Any]) -> TypeGuard[fx.Node]:
-    """True for a call of one of ``targets`` with constant weights that one operator reads: a pass may rewrite it."""
-    if not isinstance(node, fx.Node) or node.target not in targets or len(node.users) != 1:
-        return False
-    parts = bound(node)
+def has_constant_weights(layer: fx.Node) -> bool:
+    """Return True for a layer whose weight and bias (if any) are constants."""
+    parts = bound(layer)
     return all(part is None or part.op == "get_attr" for part in (parts["weight"], parts["bias"]))
 
 
+def own_layer(node: Any, targets: frozenset[Any]) -> TypeGuard[fx.Node]:
+    """Return True for a call of one of ``targets`` that a pass may rewrite: constant weights, and a single reader."""
+    if not isinstance(node, fx.Node) or node.target not in targets or len(node.users) != 1:
+        return False
+    return has_constant_weights(node)
+
+
 def weights(module: fx.GraphModule, layer: fx.Node) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer in float64; a bias that is absent is a zero without dimensions."""
+    """Return weight and bias of a layer in float64; the bias is a scalar zero where the layer has none."""
     weight, bias = (bound(layer)[name] for name in ("weight", "bias"))
     zero = torch.zeros((), dtype=torch.float64)
     return constant_value(module, weight).double(), zero if bias is None else constant_value(module, bias).double()
 
 
 def set_weights(module: fx.GraphModule, layer: fx.Node, weight: Tensor, bias: Tensor) -> None:
-    """Give a layer new constants in the type that it has; layers that shared the old ones keep them."""
+    """Give a layer new constants, cast to its type; other layers that share the old constants keep them."""
     old = bound(layer)["weight"]
     dtype = constant_value(module, old).dtype
     stem = str(old.target).replace(".", "_").removesuffix("_weight")
@@ -110,8 +135,22 @@ def set_weights(module: fx.GraphModule, layer: fx.Node, weight: Tensor, bias: Te
     layer.args = (layer.args[0], *new, *layer.args[3:])
 
 
+def rescale(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor) -> None:
+    """Replace ``layer(x)`` by ``scale * layer(x) + shift``; both factors are [C] of the output, or scalars."""
+    weight, bias = weights(module, layer)
+    axis = 1 if layer.target in TRANSPOSED else 0
+    groups = bound(layer)["groups"] if axis else 1
+    channels = weight.shape[axis] * groups
+    grouped = weight.reshape(groups, -1, *weight.shape[1:]) if axis else weight
+    factors = scale.expand(channels).reshape(*(groups, 1) if axis else (), -1, *[1] * (weight.ndim - 1 - axis))
+    set_weights(module, layer, (grouped * factors).reshape(weight.shape), (bias * scale + shift).expand(channels))
+
+
 def call(node: fx.Node, target: Any, args: tuple[Any, ...], shape: Sequence[int] | None = None) -> fx.Node:
-    """A new call before ``node``; its value has the type of ``node``'s and ``shape`` (None: that of ``node``'s)."""
+    """Insert a call of ``target`` before ``node``; its value has the type of ``node``, and ``shape`` (None: the same).
+
+    The call has no keyword arguments.
+    """
     with node.graph.inserting_before(node):
         made = node.graph.call_function(target, args)
     value = node.meta["val"]
@@ -120,7 +159,7 @@ def call(node: fx.Node, target: Any, args: tuple[Any, ...], shape: Sequence[int]
 
 
 def prune(node: fx.Node) -> None:
-    """Remove ``node`` and what only it reads, as far as nothing else does."""
+    """Remove ``node`` if nothing reads it, and then in the same way the values that it was computed from."""
     left = [node]
     while left:
         part = left.pop()

@@ -15,10 +15,10 @@ from hnas.export.graph.nodes import (
     constant_value,
     edit,
     own_layer,
+    rescale,
     set_weights,
     weights,
 )
-from hnas.export.graph.passes.scales import rescale
 from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Arrays
 from hnas.export.int8.calibration import observe

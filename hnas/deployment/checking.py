@@ -24,7 +24,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from hnas.export.diagnosis import reproduction
 from hnas.export.diagnosis.trial import Bench, Call, Setting, Verdict
-from hnas.export.graph.fusion import noise
+from hnas.export.graph.fusion import noise_tensors
 from hnas.export.graph.program import capture
 from hnas.export.onnx.source import SUFFIX, Original
 from hnas.export.proof.verification import Check
@@ -139,7 +139,7 @@ def _own(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack)
     if found != [(tensor.shape, tensor.dtype) for tensor in artifact.inputs]:
         raise ValueError(f"{model} takes other inputs than {bundle.path}; name the network that it was made from")
     if calibration is None:
-        calls = [tuple(value.numpy() for value in noise(examples, seed)) for seed in range(NOISE)]
+        calls = [tuple(value.numpy() for value in noise_tensors(examples, seed)) for seed in range(NOISE)]
     else:
         arrays, size = read_calibration(calibration, examples, network.inputs), len(examples[0])
         count = min(COUNT, len(arrays[0]) // size)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hnas.export.graph.fusion import noise
+from hnas.export.graph.fusion import noise_tensors
 from hnas.export.graph.program import capture
 
 
@@ -47,7 +47,7 @@ def apply(function, program):
     assert all(torch.equal(value, state[name]) for name, value in program.module.state_dict().items())
     name, count = result.fired[-1]
     assert name == function.__name__
-    for inputs in (program.inputs, noise(program.inputs, seed=3)):
+    for inputs in (program.inputs, noise_tensors(program.inputs, seed=3)):
         for want, have in zip(program(*inputs), result(*inputs), strict=True):
             torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-5)
     assert function(result).fired[-1] == (name, 0)

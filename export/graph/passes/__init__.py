@@ -1,1 +1,1 @@
-"""The passes: each takes a program and returns another that computes the same. `hnas.export.graph.fusion` runs them."""
+"""Exact rewrites of a program's graph: one pass, or one family of passes, a file."""

@@ -1,7 +1,7 @@
-"""Recognise an activation spelled out in arithmetic and put the one operator there that every runtime knows.
+"""Replace activations that are written as arithmetic by one operator each: ``fuse_activations(program)``.
 
-Spellings are many, so nothing is matched literally. Scalars are collected into two normal forms, a product
-``c * f1 * f2 ...`` and a line ``a * x + b``; each activation is then one comparison.
+A formula can be written in many ways, so no rule compares graphs literally. Scalars are collected into two normal
+forms, a product ``c * f1 * f2 ...`` and a line ``a * x + b``. Each rule then compares one normal form.
 """
 
 import math
@@ -22,28 +22,28 @@ _BOUNDS = {aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default, a
 
 
 def fuse_activations(program: Program) -> Program:
-    """Name each activation that is spelled out.
+    """Replace each activation that is written as arithmetic by its operator.
 
     1. clamp(x, 0), clamp_min(x, 0) -> relu.
-    2. clamp(x, 0, 6), hardtanh(x, 0, 6), one bound after the other -> relu6. Other bounds: left alone.
+    2. clamp(x, 0, 6), hardtanh(x, 0, 6), or the two bounds in two calls -> relu6. Other bounds: unchanged.
     3. relu6(x + 3) / 6 -> hardsigmoid.
     4. x * relu6(x + 3) / 6, x * hardsigmoid(x) -> hardswish.
-    5. x * sigmoid(x) -> silu. x * sigmoid(y), a gate: left alone.
+    5. x * sigmoid(x) -> silu. x * sigmoid(y), a gate: unchanged.
     6. x / 2 * (1 + erf(x / sqrt 2)) -> gelu;
-       x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) -> gelu of the tanh form.
-    7. A part of the formula is read elsewhere too: left alone.
-    8. Integers: left alone.
+       x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) -> gelu with the tanh approximation.
+    7. A part of the formula is read elsewhere too: unchanged.
+    8. Integers: unchanged.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
         fired = 0
         for node in list(module.graph.nodes):
-            if not is_floating(node):
+            if not is_floating(node):  # case 8
                 continue
             for rule in _RULES:
                 found = rule(module, node)
                 if found is not None:
-                    _put(module, node, *found)
+                    _replace(module, node, *found)
                     fired += 1
                     break
         return fired
@@ -51,20 +51,21 @@ def fuse_activations(program: Program) -> Program:
     return edit(program, "fuse_activations", rewrite)
 
 
-Found = tuple[fx.Node, Any, dict[str, Any]]  # x, operator, keyword arguments
+_Found = tuple[fx.Node, Any, dict[str, Any]]  # x, operator, keyword arguments
 
 
-def _put(module: fx.GraphModule, node: fx.Node, x: fx.Node, target: Any, kwargs: dict[str, Any]) -> None:
+def _replace(module: fx.GraphModule, node: fx.Node, x: fx.Node, target: Any, kwargs: dict[str, Any]) -> None:
     with module.graph.inserting_before(node):
         activation = module.graph.call_function(target, (x,), kwargs)
     activation.meta = dict(node.meta)
     parts = node.all_input_nodes
     substitute(node, activation)
-    for part in parts:  # what only the formula read
+    for part in parts:  # values that only the formula read
         prune(part)
 
 
-def _bounds(_: fx.GraphModule, node: fx.Node) -> Found | None:
+def _bounds(_: fx.GraphModule, node: fx.Node) -> _Found | None:
+    """Cases 1 and 2."""
     if node.target not in _BOUNDS or node.target is aten.relu.default:
         return None
     x, low, high = _interval(node)
@@ -78,6 +79,7 @@ def _bounds(_: fx.GraphModule, node: fx.Node) -> Found | None:
 
 
 def _interval(node: fx.Node) -> tuple[fx.Node, float, float]:
+    """Return the input of a clamp and its lower and upper bound."""
     values = bound(node)
     low = 0.0 if node.target is aten.relu.default else values.get("min", values.get("min_val"))
     high = values.get("max", values.get("max_val"))
@@ -85,7 +87,8 @@ def _interval(node: fx.Node) -> tuple[fx.Node, float, float]:
     return values["self"], float(low), math.inf if high is None else float(high)
 
 
-def _hardsigmoid(module: fx.GraphModule, node: fx.Node) -> Found | None:
+def _hardsigmoid(module: fx.GraphModule, node: fx.Node) -> _Found | None:
+    """Case 3."""
     factor, parts = _product(module, node)
     if not _near(factor, 1 / 6) or len(parts) != 1 or not _only_here(parts[0], _RELU6):
         return None
@@ -93,7 +96,8 @@ def _hardsigmoid(module: fx.GraphModule, node: fx.Node) -> Found | None:
     return (x, aten.hardsigmoid.default, {}) if (scale, offset) == (1.0, 3.0) else None
 
 
-def _hardswish(module: fx.GraphModule, node: fx.Node) -> Found | None:
+def _hardswish(module: fx.GraphModule, node: fx.Node) -> _Found | None:
+    """Case 4."""
     factor, parts = _product(module, node)
     for x, gate in _pairs(parts):
         if _near(factor, 1.0) and _only_here(gate, {aten.hardsigmoid.default}) and gate.args[0] is x:
@@ -103,7 +107,8 @@ def _hardswish(module: fx.GraphModule, node: fx.Node) -> Found | None:
     return None
 
 
-def _silu(module: fx.GraphModule, node: fx.Node) -> Found | None:
+def _silu(module: fx.GraphModule, node: fx.Node) -> _Found | None:
+    """Case 5."""
     factor, parts = _product(module, node)
     for x, gate in _pairs(parts):
         if _near(factor, 1.0) and _only_here(gate, {aten.sigmoid.default}) and gate.args[0] is x:
@@ -111,7 +116,8 @@ def _silu(module: fx.GraphModule, node: fx.Node) -> Found | None:
     return None
 
 
-def _gelu(module: fx.GraphModule, node: fx.Node) -> Found | None:
+def _gelu(module: fx.GraphModule, node: fx.Node) -> _Found | None:
+    """Case 6."""
     factor, parts = _product(module, node)
     if not _near(factor, 0.5):
         return None
@@ -129,7 +135,7 @@ def _gelu(module: fx.GraphModule, node: fx.Node) -> Found | None:
 
 
 def _is_tanh_argument(module: fx.GraphModule, node: Any, x: fx.Node) -> bool:
-    """sqrt(2 / pi) * (x + 0.044715 x^3), or with x taken out of the sum."""
+    """Return True for sqrt(2 / pi) * (x + 0.044715 x^3), also with x factored out of the sum."""
     factor, parts = _product(module, node)
     if not _near(factor, math.sqrt(2 / math.pi)):
         return False
@@ -147,12 +153,13 @@ def _is_tanh_argument(module: fx.GraphModule, node: Any, x: fx.Node) -> bool:
 
 
 def _is_power(module: fx.GraphModule, node: fx.Node, x: fx.Node, factor: float, degree: int) -> bool:
+    """Return True for ``factor`` * x^``degree``."""
     found, parts = _product(module, node)
     return _near(found, factor) and _degree(parts, x) == degree
 
 
 def _degree(parts: list[fx.Node], x: fx.Node) -> int | None:
-    """The n for which the product of ``parts`` is x^n; None when there is none."""
+    """Return the n for which the product of ``parts`` is x^n; None where there is none."""
     total = 0
     for part in parts:
         if part is x:
@@ -165,7 +172,7 @@ def _degree(parts: list[fx.Node], x: fx.Node) -> int | None:
 
 
 def _product(module: fx.GraphModule, node: Any, root: bool = True) -> tuple[float, list[fx.Node]]:
-    """``node`` as a scalar times factors; goes only through products that nothing else reads."""
+    """Return ``node`` as a scalar and factors; a product that is read elsewhere too is one factor (case 7)."""
     if not isinstance(node, fx.Node):
         return float(node), []
     value = _scalar(module, node)
@@ -181,7 +188,7 @@ def _product(module: fx.GraphModule, node: Any, root: bool = True) -> tuple[floa
 
 
 def _line(module: fx.GraphModule, node: Any) -> tuple[float, float, Any]:
-    """``node`` as a * x + b: (a, b, x). (1, 0, node) when it is no such thing; goes as ``_product`` does."""
+    """Return (a, b, x) for ``node`` = a * x + b, and (1, 0, node) for any other node or in case 7."""
     if not isinstance(node, fx.Node) or node.op != "call_function" or len(node.users) > 1:
         return 1.0, 0.0, node
     if node.target in _ADD | _SUBTRACT and bound(node).get("alpha", 1) == 1:
@@ -202,7 +209,7 @@ def _line(module: fx.GraphModule, node: Any) -> tuple[float, float, Any]:
 
 
 def _scalar(module: fx.GraphModule, value: Any) -> float | None:
-    """The number, where ``value`` is one or a constant without dimensions."""
+    """Return ``value`` as a number if it is a number or a scalar constant, else None."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
@@ -225,5 +232,5 @@ def _near(value: float, wanted: float) -> bool:
     return math.isclose(value, wanted, rel_tol=1e-4)  # constants are often written with five digits
 
 
-_Rule = Callable[[fx.GraphModule, fx.Node], Found | None]
+_Rule = Callable[[fx.GraphModule, fx.Node], _Found | None]
 _RULES: tuple[_Rule, ...] = (_bounds, _hardsigmoid, _hardswish, _silu, _gelu)

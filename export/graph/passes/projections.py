@@ -1,4 +1,4 @@
-"""Queries, keys and values that one product makes and a cut takes apart: a product for each, and nothing to cut."""
+"""Split a joint query-key-value projection into one linear layer each: ``split_projections(program)``."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from hnas.export.graph.nodes import (
     shape_of,
     substitute,
 )
-from hnas.export.graph.passes.layout import PERMUTATIONS, RESHAPES, permutation
+from hnas.export.graph.passes.reshapes import PERMUTATIONS, RESHAPES, permutation
 from hnas.export.graph.program import Program
 
-Steps = list[tuple[fx.Node, int]]  # changes of shape, each with the dimension of the parts in what it gives
+_Steps = list[tuple[fx.Node, int]]  # changes of shape, each with the dimension of its output that holds the parts
 
 
 def split_projections(program: Program) -> Program:
-    """Make several linear layers of one whose features are taken apart.
+    """Split a linear layer whose output features are separated into parts, one layer for each part.
 
-    1. linear -> reshape that gives the parts a dimension -> permutes, squeezes, unsqueezes -> unbind or select: for
-       each part a linear with its rows of the weight, then the same permutes.
-    2. Something else reads what is between, or a reshape that mixes the parts with other dimensions: left alone.
+    1. linear -> reshape that gives the parts a dimension of their own -> permutes, squeezes, unsqueezes -> unbind or
+       select: for each part a linear layer with the part's rows of the weight, then the same permutes.
+    2. A value between is read elsewhere too, or a reshape mixes the parts with other dimensions: unchanged.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -61,7 +61,7 @@ def _split(module: fx.GraphModule, linear: fx.Node) -> bool:
 
 
 def _parts(tail: fx.Node) -> list[tuple[fx.Node, int]]:
-    """Who reads which part of ``tail``; nobody where something else reads it."""
+    """Return each reader of ``tail`` with the index of the part that it reads; none where a reader needs all parts."""
     users = list(tail.users)
     if len(users) == 1 and users[0].target is aten.unbind.int:
         readers = list(users[0].users)
@@ -76,14 +76,14 @@ def _parts(tail: fx.Node) -> list[tuple[fx.Node, int]]:
 
 
 def _dimension(tail: fx.Node) -> int:
-    """The dimension along which the parts are taken."""
+    """Return the dimension along which the parts are separated."""
     dim: int = bound(next(iter(tail.users)))["dim"]
     return dim % len(shape_of(tail))
 
 
-def _traced(chain: list[fx.Node], dim: int) -> Steps | None:
-    """The steps from the linear on, with where the parts are after each; None where they do not stay parts."""
-    steps: Steps = []
+def _traced(chain: list[fx.Node], dim: int) -> _Steps | None:
+    """Return the steps after the linear layer, each with the dimension of the parts; None in case 2."""
+    steps: _Steps = []
     for step in reversed(chain):
         steps.append((step, dim))
         before, after = shape_of(step.all_input_nodes[0]), shape_of(step)
@@ -100,14 +100,12 @@ def _traced(chain: list[fx.Node], dim: int) -> Steps | None:
     return None
 
 
-def _part(module: fx.GraphModule, linear: fx.Node, steps: Steps, reader: fx.Node, index: int) -> fx.Node:
-    """One part, computed before ``reader`` by a linear of its own."""
+def _part(module: fx.GraphModule, linear: fx.Node, steps: _Steps, reader: fx.Node, index: int) -> fx.Node:
+    """Insert before ``reader`` a linear layer and the steps that compute one part."""
     given, (first, dim) = bound(linear), steps[0]
     width = shape_of(linear)[-1] // shape_of(first)[dim]
-    rows, stem = (
-        slice(index * width, (index + 1) * width),
-        str(given["weight"].target).replace(".", "_").removesuffix("_weight"),
-    )
+    rows = slice(index * width, (index + 1) * width)
+    stem = str(given["weight"].target).replace(".", "_").removesuffix("_weight")
     constants = [
         part and constant(module, reader, f"{stem}_{name}_{index}", constant_value(module, part)[rows].contiguous())
         for name, part in ((name, given[name]) for name in ("weight", "bias"))

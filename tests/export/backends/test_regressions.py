@@ -10,7 +10,7 @@ from torch import nn
 from hnas.export import backends
 from hnas.export.diagnosis.trial import Bench, Setting
 from hnas.export.graph.fusion import fuse
-from hnas.export.graph.passes.scales import fold_batchnorm
+from hnas.export.graph.passes.batchnorm import fold_batchnorm
 from tests.conftest import need
 from tests.export.programs import norm, program_of
 

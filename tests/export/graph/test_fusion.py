@@ -11,9 +11,10 @@ from torch import nn
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.passes.activations import fuse_activations
-from hnas.export.graph.passes.cleaning import drop_dropout, fold_constants
-from hnas.export.graph.passes.layout import merge_reshapes
-from hnas.export.graph.passes.scales import fold_batchnorm
+from hnas.export.graph.passes.batchnorm import fold_batchnorm
+from hnas.export.graph.passes.constants import fold_constants
+from hnas.export.graph.passes.noops import drop_dropout
+from hnas.export.graph.passes.reshapes import merge_reshapes
 from hnas.export.graph.program import capture
 from tests.export import nets
 from tests.export.programs import Apply, apply, norm, program_of

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hnas.export.graph.passes.gates import clip_hardsigmoids, pooled_linears, raise_activations
-from hnas.export.graph.passes.layout import cancel_permutes, flatten_norms, pointwise_convolutions
+from hnas.export.graph.passes.activation_order import raise_activations
+from hnas.export.graph.passes.gates import clip_hardsigmoids, pooled_linears
+from hnas.export.graph.passes.norms import flatten_norms
+from hnas.export.graph.passes.permutes import cancel_permutes, pointwise_convolutions
 from tests.export.programs import apply, program_of
 
 torch.set_num_threads(1)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hnas.export.graph.fusion import PASSES, fuse, passes_for
-from hnas.export.graph.passes.convolutions import fold_pads, merge_branches
+from hnas.export.graph.passes.branches import merge_branches
+from hnas.export.graph.passes.pads import fold_pads
 from hnas.export.graph.passes.projections import split_projections
 from hnas.export.graph.passes.scales import fold_scales
 from hnas.export.graph.program import capture

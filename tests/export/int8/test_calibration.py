@@ -11,7 +11,7 @@ from torch import nn
 
 from hnas import hw_profiles
 from hnas.export.device.errors import ExportError
-from hnas.export.graph.fusion import fuse, noise
+from hnas.export.graph.fusion import fuse, noise_tensors
 from hnas.export.graph.program import Program, capture
 from hnas.export.int8.calibration import BINS, METHODS, activation_ranges
 from hnas.export.int8.simulation import grid, quantised
@@ -26,7 +26,7 @@ class Pass(nn.Module):
 
 
 def calls(program: Program, count: int) -> list[tuple[np.ndarray, ...]]:
-    return [tuple(value.numpy() for value in noise(program.inputs, seed)) for seed in range(count)]
+    return [tuple(value.numpy() for value in noise_tensors(program.inputs, seed)) for seed in range(count)]
 
 
 def of(values: np.ndarray, method: str) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hnas import export
 from hnas.export.backends.onnxruntime import convert as onnxruntime_backend
-from hnas.export.graph.fusion import fuse, noise
+from hnas.export.graph.fusion import fuse, noise_tensors
 from hnas.export.graph.program import Program, capture
 from hnas.export.int8 import ladder as recovery
 from hnas.export.int8.calibration import activation_ranges
@@ -62,7 +62,7 @@ def named(name: str) -> tuple[Program, list[Sample]]:
 
 
 def calls(program: Program, count: int) -> list[Sample]:
-    return [tuple(value.numpy() for value in noise(program.inputs, seed)) for seed in range(1, count + 1)]
+    return [tuple(value.numpy() for value in noise_tensors(program.inputs, seed)) for seed in range(1, count + 1)]
 
 
 def level(program: Program, data: Sequence[Sample], reference: Program) -> float:

@@ -16,7 +16,7 @@ from hnas import export, hw_profiles
 from hnas.export import backends
 from hnas.export.compiling import assignment
 from hnas.export.device.errors import ExportError, Unfaithful
-from hnas.export.graph.fusion import fuse, noise, passes_for
+from hnas.export.graph.fusion import fuse, noise_tensors, passes_for
 from hnas.export.graph.marks import kept_float
 from hnas.export.graph.nodes import CONVOLUTIONS, LINEAR, bound
 from hnas.export.graph.program import Program, capture
@@ -33,7 +33,7 @@ def program_of(name: str, backend: str = "") -> Program:
 
 
 def calls(program: Program, count: int) -> list[tuple[Any, ...]]:
-    return [tuple(value.numpy() for value in noise(program.inputs, seed)) for seed in range(1, count + 1)]
+    return [tuple(value.numpy() for value in noise_tensors(program.inputs, seed)) for seed in range(1, count + 1)]
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
