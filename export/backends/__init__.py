@@ -5,6 +5,7 @@
 
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,18 +15,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hnas.export.device.artifact import Artifact
+    from hnas.export.device.records import JSON
     from hnas.export.device.runtimes import Runner
     from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Samples
     from hnas.export.onnx.source import OnnxSource
     from hnas.export.proof.inspection import Layer
     from hnas.hw_profiles import Device
 
 
-class Backend(Protocol):
-    """The module ``convert`` of a folder here. Importing it needs no runtime; compiling and loading do.
+@dataclass(frozen=True)
+class Written:
+    """Hold what a backend wrote into its folder; `hnas.export.backends.artifacts` makes the artifact of it.
 
-    ``precisions`` are those it can compile to, fp32 first; ``requires`` are the extras that install its runtime;
-    ``no_onnx`` is why it cannot start from an ONNX file, empty where it can.
+    ``files``: names of the model files, the one that the runtime opens first.
+    ``versions``: the version of everything that shapes the artifact or its speed, by name of the package.
+    ``notes``: what the artifact records of how it was made.
+    """
+
+    files: tuple[str, ...]
+    versions: Mapping[str, str]
+    notes: "Mapping[str, JSON]" = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Describe the module ``convert`` of a folder here. Importing it needs no runtime; compiling and loading do.
+
+    ``precisions``: those that it can compile to, fp32 first.
+    ``requires``: the extras that install its runtime.
+    ``no_onnx``: why it cannot start from an ONNX file; empty where it can.
     """
 
     precisions: tuple[str, ...]
@@ -33,10 +51,10 @@ class Backend(Protocol):
     no_onnx: str
 
     def missing(self) -> str | None:
-        """None where the runtime is installed, else one line that says how to install it."""
+        """Return None if the runtime is installed, else one line that says how to install it."""
 
     def versions(self) -> Mapping[str, str]:
-        """The versions of everything that shapes an artifact or its speed."""
+        """Return the version of everything that shapes an artifact or its speed."""
 
     def compile(
         self,
@@ -45,22 +63,23 @@ class Backend(Protocol):
         *,
         precision: str,
         device: "Device",
-        threads: int,
-        calibration: "Sequence[tuple[NDArray[Any], ...]] | None",
-    ) -> "Artifact":
-        """Write the artifact of ``program`` into the empty folder ``path``; int8 takes ``calibration``.
+        calibration: "Samples",
+    ) -> Written:
+        """Write the model files of ``program`` into the empty folder ``path`` and return what was written.
 
-        An ONNX file comes only where ``no_onnx`` is empty.
+        ``program``: an ONNX file only if ``no_onnx`` is empty.
+        ``precision``: one of ``precisions``.
+        ``calibration``: samples in the shapes and types of the program's inputs; at least one for int8, else empty.
         """
 
     def load(self, artifact: "Artifact") -> "Runner":
-        """Open an artifact in this process, at exactly its precision and threads."""
+        """Open an artifact in this process, at exactly its precision and number of threads."""
 
 
 class Inspector(Protocol):
-    """The module ``inspector`` of a folder here: a runtime's own view of an artifact.
+    """Describe the module ``inspector`` of a folder here: a runtime's own view of an artifact.
 
-    ``FUSES`` says in words what the runtime can join to a kernel.
+    ``FUSES``: the operators that the runtime can fuse into one kernel, in words.
     """
 
     FUSES: str

@@ -22,13 +22,13 @@ from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
-from hnas.export.graph.samples import as_arrays, split
+from hnas.export.graph.samples import to_sample, to_samples
 from hnas.export.int8.mixed import Assignment, assign, sensitivities
 from hnas.export.proof.timing import compare
 
 if TYPE_CHECKING:
     from hnas.export.compiling.originals import Module
-    from hnas.export.graph.samples import Sample
+    from hnas.export.graph.samples import SampleLike
 
 _SENSED = 32  # calibration samples on which blocks are ranked
 TURNS = 10  # blocks of the comparison that times an assignment
@@ -36,10 +36,10 @@ TURNS = 10  # blocks of the comparison that times an assignment
 
 def compile_mixed(
     network: Module,
-    example_inputs: Sample,
+    example_inputs: SampleLike,
     *,
     accept: Callable[[Artifact], bool],
-    calibration: Iterable[Sample],
+    calibration: Iterable[SampleLike],
     path: Path | str,
     device: str = "openvino-cpu",
     threads: int | None = None,
@@ -74,10 +74,10 @@ def compile_mixed(
     if not profile.local:
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
     target = free_path(Path(path))
-    (examples,) = as_arrays([example_inputs])
-    samples = split(as_arrays(calibration), examples, "calibration")
+    examples = to_sample(example_inputs)
+    samples = to_samples(calibration, examples, "calibration")
     program = torch_program(network, examples, options.backend or profile.backend)
-    options = replace(options, evidence=None if options.evidence is None else as_arrays(options.evidence))
+    options = replace(options, evidence=None if options.evidence is None else list(options.evidence))
     levels = sensitivities(program, samples[:_SENSED])
     with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:
         built: dict[tuple[str, ...], Artifact] = {}

@@ -22,6 +22,7 @@ from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
     from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Samples
     from hnas.export.remote.transports import Transport
     from hnas.hw_profiles import Device
 
@@ -76,7 +77,7 @@ class Compiler:
         precision: str,
         device: Device,
         threads: int,
-        calibration: Sequence[tuple[Array, ...]] | None,
+        calibration: Samples | None,
         called: str = "the program",
     ) -> Artifact:
         """As `compiling.convert`, to the same bytes; the death of the process is an ExportError in one line, too.
@@ -90,8 +91,16 @@ class Compiler:
         try:
             packed, tensors = _packed(program)
         except ExportError:
-            ends: dict[str, Any] = {"precision": precision, "device": device, "threads": threads}
-            return convert(name, program, folder, **ends, calibration=calibration, called=called)
+            return convert(
+                name,
+                program,
+                folder,
+                precision=precision,
+                device=device,
+                threads=threads,
+                calibration=calibration,
+                called=called,
+            )
         request = {
             "backend": name,
             "program": packed,
@@ -140,7 +149,7 @@ class Compiler:
             )
         return self._process
 
-    def _send(self, process: Process, samples: Sequence[tuple[Array, ...]]) -> None:
+    def _send(self, process: Process, samples: Samples) -> None:
         """The calibration, unless it is the one that the process has from the last conversion."""
         digest = _digest(samples)
         if digest == self._held:
@@ -171,7 +180,7 @@ def _pieces(tensors: Sequence[Array]) -> Iterator[list[Array]]:
     yield piece
 
 
-def _digest(samples: Sequence[tuple[Array, ...]]) -> str:
+def _digest(samples: Samples) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         for value in sample:

@@ -6,12 +6,13 @@ stdin and stdout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnas.export import backends
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
@@ -21,10 +22,9 @@ from hnas.export.onnx.source import OnnxSource
 from hnas.hw_profiles import Device
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hnas.export.backends import Backend
     from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Samples
 
 
 def convert(
@@ -35,7 +35,7 @@ def convert(
     precision: str,
     device: Device,
     threads: int,
-    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
+    calibration: Samples | None,
     called: str = "the program",
 ) -> Artifact:
     """The artifact of ``program`` that backend ``name`` writes into the empty ``folder``, in this process.
@@ -45,8 +45,8 @@ def convert(
     """
     backend = backends.load(name)
     with _named(f"{name} cannot compile {called} to {precision}", backend):
-        return backend.compile(
-            program, folder, precision=precision, device=device, threads=threads, calibration=calibration
+        return make_artifact(
+            name, program, folder, precision=precision, device=device, threads=threads, calibration=calibration
         )
 
 

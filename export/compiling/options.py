@@ -11,7 +11,7 @@ from hnas.export.int8.policy import TRIALS
 if TYPE_CHECKING:
     from hnas.export.compiling.compiler import Compiler
     from hnas.export.device.artifact import Artifact
-    from hnas.export.graph.samples import Sample
+    from hnas.export.graph.samples import SampleLike
     from hnas.export.remote.worker import Worker
 
 
@@ -31,7 +31,7 @@ class CompileOptions:
     ``compiler``: converts in a process of its own, within its limits, to the same bytes. Default: in this process.
     """
 
-    evidence: Iterable[Sample] | None = None
+    evidence: Iterable[SampleLike] | None = None
     backend: str | None = None
     recover: str | None = None
     keep_float: Sequence[str] = ()

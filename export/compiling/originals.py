@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from hnas.export.graph.samples import PROBES, as_arrays
+from hnas.export.graph.samples import PROBES, to_sample
 from hnas.export.onnx.source import OnnxSource, Original
 
 if TYPE_CHECKING:
     import torch
 
     from hnas.export.graph.program import Program
-    from hnas.export.graph.samples import Arrays, Sample
+    from hnas.export.graph.samples import Sample, SampleLike, Samples
+    from hnas.export.proof.verification import Outputs
 
     Module: TypeAlias = torch.nn.Module | torch.export.ExportedProgram
     Network: TypeAlias = Module | Original | Path | str
@@ -34,19 +35,19 @@ class Captured:
     """
 
     name: str
-    examples: Arrays
+    examples: Sample
     program: Program | OnnxSource
-    outputs: Callable[[Sequence[Arrays]], list[Arrays]]
-    probes: Callable[[], list[Arrays]]
-    suspicion: Callable[[Sequence[Arrays]], str]
+    outputs: Callable[[Samples], Outputs]
+    probes: Callable[[], Samples]
+    suspicion: Callable[[Samples], str]
 
 
 @contextmanager
 def captured(
-    network: Network, example_inputs: Sample | None, backend: str, keep_float: Collection[str] = ()
+    network: Network, example_inputs: SampleLike | None, backend: str, keep_float: Collection[str] = ()
 ) -> Iterator[Captured]:
     """Yield ``network`` captured, with the blocks of ``keep_float`` marked. An ONNX file stays open for the block."""
-    examples = None if example_inputs is None else as_arrays([example_inputs])[0]
+    examples = None if example_inputs is None else to_sample(example_inputs)
     if isinstance(network, Original):
         yield _from_file(network, examples)
     elif isinstance(network, Path | str):
@@ -58,14 +59,14 @@ def captured(
         yield _from_module(network, examples, backend, keep_float)
 
 
-def _from_file(original: Original, examples: Arrays | None) -> Captured:
+def _from_file(original: Original, examples: Sample | None) -> Captured:
     given = original.examples if examples is None else examples
     return Captured(
         original.name, given, original.source, original.outputs, original.probes, suspicion=original.suspicion
     )
 
 
-def _from_module(network: Module, examples: Arrays, backend: str, keep_float: Collection[str]) -> Captured:
+def _from_module(network: Module, examples: Sample, backend: str, keep_float: Collection[str]) -> Captured:
     from hnas.export.graph.program import module_of
 
     module = module_of(network)
@@ -78,7 +79,7 @@ def _from_module(network: Module, examples: Arrays, backend: str, keep_float: Co
     return Captured(type(module).__name__, examples, program, outputs, probes, suspicion=lambda _: "")
 
 
-def torch_program(network: Module, examples: Arrays, backend: str) -> Program:
+def torch_program(network: Module, examples: Sample, backend: str) -> Program:
     """Return the captured graph of ``network``, fused by the passes of ``backend``."""
     import torch
 
@@ -88,7 +89,7 @@ def torch_program(network: Module, examples: Arrays, backend: str) -> Program:
     return fuse(capture(module_of(network), [torch.from_numpy(part) for part in examples]), passes_for(backend))
 
 
-def eager(module: torch.nn.Module, samples: Sequence[Arrays]) -> list[Arrays]:
+def eager(module: torch.nn.Module, samples: Samples) -> Outputs:
     """Return the outputs of ``module`` for each sample, in eval mode."""
     import torch
 
@@ -99,7 +100,7 @@ def eager(module: torch.nn.Module, samples: Sequence[Arrays]) -> list[Arrays]:
     return [tuple(output.numpy() for output in as_tuple(run)) for run in runs]
 
 
-def _probes(program: Program) -> list[Arrays]:
+def _probes(program: Program) -> list[Sample]:
     """Return the example inputs, and random inputs like them on which the program is finite."""
     import torch
 

@@ -20,7 +20,7 @@ from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
-from hnas.export.graph.samples import as_arrays, split
+from hnas.export.graph.samples import to_samples
 from hnas.export.int8.policy import LADDER
 from hnas.export.onnx.source import OnnxSource, Original
 from hnas.export.proof.verification import LIMITS, Check, check
@@ -32,17 +32,18 @@ if TYPE_CHECKING:
     from hnas.export.compiling.originals import Captured, Network
     from hnas.export.device.runtimes import Runner
     from hnas.export.graph.program import Program
-    from hnas.export.graph.samples import Arrays, Sample
+    from hnas.export.graph.samples import SampleLike, Samples
+    from hnas.export.proof.verification import Outputs
 
 
 def compile(
     network: Network,
-    example_inputs: Sample | None = None,
+    example_inputs: SampleLike | None = None,
     *,
     path: Path | str,
     device: str = "openvino-cpu",
     precision: str = "fp32",
-    calibration: Iterable[Sample] | None = None,
+    calibration: Iterable[SampleLike] | None = None,
     threads: int | None = None,
     options: CompileOptions = CompileOptions(),
 ) -> Artifact:
@@ -74,9 +75,7 @@ def compile(
     if isinstance(network, Original | Path | str):
         _require_plain(job)
     with captured(network, example_inputs, job.backend, options.keep_float) as source, staging(target) as folder:
-        fitting = None if calibration is None else split(as_arrays(calibration), source.examples, "calibration")
-        proof = None if options.evidence is None else split(as_arrays(options.evidence), source.examples, "evidence")
-        evidence = proof or fitting or source.probes()
+        fitting, evidence = _samples(source, calibration, options.evidence)
         for rung in job.rungs:
             program, edits = _recovered(source.program, fitting, rung)
             artifact = _converted(job, source, program, fitting, folder / (rung or "plain") / target.name)
@@ -107,7 +106,7 @@ def load(artifact: Artifact | Path | str) -> Runner:
 def verify(
     original: torch.nn.Module | Original,
     artifact: Artifact,
-    samples: Sequence[Arrays],
+    samples: Samples,
     open_worker: Callable[[Artifact], Worker] = Worker,
 ) -> Check:
     """Compare the saved artifact, in the new process that ``open_worker`` starts, with the module in eager mode.
@@ -140,6 +139,15 @@ def _job(device: str, precision: str, threads: int | None, options: CompileOptio
         raise ValueError(f"keep_float keeps blocks out of int8, got precision {precision}; leave it out")
     rungs = _rungs(options.recover, precision)
     return _Job(name, profile, precision, profile.threads if threads is None else threads, rungs, options)
+
+
+def _samples(
+    source: Captured, calibration: Iterable[SampleLike] | None, evidence: Iterable[SampleLike] | None
+) -> tuple[Samples | None, Samples]:
+    """Return the samples to calibrate int8 on, if any, and those to verify on."""
+    fitting = None if calibration is None else to_samples(calibration, source.examples, "calibration")
+    proof = None if evidence is None else to_samples(evidence, source.examples, "evidence")
+    return fitting, proof or fitting or source.probes()
 
 
 def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) -> str:
@@ -183,7 +191,7 @@ def _require_plain(job: _Job) -> None:
 
 
 def _recovered(
-    program: Program | OnnxSource, samples: Sequence[Arrays] | None, rung: str | None
+    program: Program | OnnxSource, samples: Samples | None, rung: str | None
 ) -> tuple[Program | OnnxSource, list[JSON]]:
     """Return the program with the edits of a rung, and the record of what each edit gained."""
     if rung is None or samples is None or isinstance(program, OnnxSource):
@@ -194,7 +202,7 @@ def _recovered(
 
 
 def _converted(
-    job: _Job, source: Captured, program: Program | OnnxSource, samples: Sequence[Arrays] | None, folder: Path
+    job: _Job, source: Captured, program: Program | OnnxSource, samples: Samples | None, folder: Path
 ) -> Artifact:
     """Return the artifact that the backend writes into the new ``folder``; int8 is quantised on ``samples``."""
     folder.mkdir(parents=True)
@@ -230,7 +238,7 @@ def _naming(program: Program | OnnxSource, backend: str, by: Callable[..., Artif
 
 
 def _verified(
-    source: Captured, artifact: Artifact, samples: Sequence[Arrays], open_worker: Callable[[Artifact], Worker] | None
+    source: Captured, artifact: Artifact, samples: Samples, open_worker: Callable[[Artifact], Worker] | None
 ) -> Check:
     """Compare the artifact with its network on this machine, then, where ``open_worker`` is given, on its device."""
     expected = source.outputs(samples)
@@ -241,9 +249,9 @@ def _verified(
 
 
 def _compared(
-    expected: Sequence[Arrays],
+    expected: Outputs,
     artifact: Artifact,
-    samples: Sequence[Arrays],
+    samples: Samples,
     open_worker: Callable[[Artifact], Worker],
 ) -> Check:
     with open_worker(Artifact.read(artifact.source)) as worker:

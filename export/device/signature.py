@@ -10,20 +10,7 @@ from hnas.export.device.artifact import Tensor
 from hnas.export.device.errors import ExportError
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray  # younger than the numpy of some devices
-
-    from hnas.export.graph.program import Program
-
-
-def describe(program: Program) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The inputs of ``program`` by the names of its graph, and its outputs as output_0, output_1, ..."""
-    names = [str(node.target) for node in program.module.graph.nodes if node.op == "placeholder"]
-    outputs = program(*program.inputs)
-    return (
-        tuple(map(_tensor, names, program.inputs)),
-        tuple(_tensor(f"output_{index}", value) for index, value in enumerate(outputs)),
-    )
 
 
 def fit(inputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[NDArray[Any], ...]:
@@ -45,10 +32,6 @@ def hold(outputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[ND
     if stated and stated != given:
         raise ExportError(f"the outputs are {_words(given)}, the artifact states {_words(stated)}")
     return tuple(outputs)
-
-
-def _tensor(name: str, value: torch.Tensor) -> Tensor:
-    return Tensor(name, tuple(value.shape), str(value.dtype).rpartition(".")[2])
 
 
 def _words(values: Sequence[tuple[tuple[int, ...], str]]) -> str:

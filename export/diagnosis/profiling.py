@@ -15,7 +15,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.records import encode
-from hnas.export.graph.samples import drawn
+from hnas.export.graph.samples import random_sample
 from hnas.export.onnx.source import made_from
 from hnas.export.proof.inspection import Inspection
 from hnas.export.remote.process import Process
@@ -48,7 +48,7 @@ def layers(
         raise ValueError(f"runs must be 1 or more, got {runs}")
     if inputs is None and not opened.inputs:
         raise ValueError(f"{opened.source} does not state what it takes; pass inputs=(array, ...)")
-    values = drawn(opened.inputs) if inputs is None else tuple(inputs)
+    values = random_sample(opened.inputs) if inputs is None else tuple(inputs)
     opened = replace(opened, threads=threads or opened.threads)
     name = f"inspector ({opened.backend}, {opened.precision}, {opened.source.name})"
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(opened.threads))

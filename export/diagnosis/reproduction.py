@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.reference import convert as reference
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.records import check_version, decode, read_json, write_json
@@ -74,7 +75,7 @@ def write(folder: Path, program: Program, calls: Sequence[Call], setting: Settin
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; choose another folder")
     (folder / PROGRAM).mkdir(parents=True)
-    reference.compile(program, folder / PROGRAM, precision="fp32", device=setting.profile, threads=1, calibration=None)
+    make_artifact("reference", program, folder / PROGRAM, precision="fp32", device=setting.profile)
     named = {f"call{n}_input{i}": value.numpy() for n, call in enumerate(calls) for i, value in enumerate(call)}
     np.savez(folder / CALLS, **named)  # type: ignore[arg-type]
     record = {"setting": setting.to_json(), "outcome": verdict.outcome, "line": verdict.line}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from hnas import hw_profiles
-from hnas.export import backends
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.records import JSON
 from hnas.export.graph.fusion import Pass, fuse, passes_for
@@ -171,12 +171,12 @@ class Bench:
             try:
                 if setting.backend == "tflite" and not self._converter:
                     _require_emitter(fused)
-                artifact = backends.load(setting.backend).compile(
+                artifact = make_artifact(
+                    setting.backend,
                     fused,
                     Path(folder),
                     precision=setting.precision,
                     device=setting.profile,
-                    threads=1,
                     calibration=arrays if setting.precision == "int8" else None,
                 )
             except ExportError as error:

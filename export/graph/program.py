@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from hnas.export.device.artifact import Tensor as TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 
 aten = torch.ops.aten
@@ -43,12 +45,23 @@ class Program:
         names = [str(node.target) for node in self.module.graph.nodes if node.op == "call_function"]
         return {name: names.count(name) for name in sorted(set(names))}
 
+    @cached_property
+    def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """The inputs, by the names of the graph, and the outputs, as output_0, output_1, ..."""
+        names = [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]
+        outputs = {f"output_{index}": value for index, value in enumerate(self(*self.inputs))}
+        return tuple(map(_spec, names, self.inputs)), tuple(map(_spec, outputs, outputs.values()))
+
     @property
     def digest(self) -> str:
         """sha256 over graph, shapes and types but not over values: equal digests take equal time."""
         state = [(name, tuple(value.shape), str(value.dtype)) for name, value in self.module.state_dict().items()]
         inputs = [(tuple(value.shape), str(value.dtype)) for value in self.inputs]
         return hashlib.sha256(repr((self.module.code, state, inputs)).encode()).hexdigest()
+
+
+def _spec(name: str, value: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(value.shape), str(value.dtype).rpartition(".")[2])
 
 
 def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from hnas.export.device.errors import ExportError
-from hnas.export.device.signature import describe
 from hnas.export.graph.program import Program
-from hnas.export.graph.samples import Arrays, samples
+from hnas.export.graph.samples import Arrays, require_samples
 
 Range = tuple[float, float]  # the lowest and the highest value
 _Histogram = NDArray[np.float64]  # counts of BINS equal bins over a range
@@ -46,7 +45,7 @@ def activation_ranges(program: Program, data: Sequence[Arrays], method: str = "m
     """
     if method not in METHODS:
         raise ValueError(f"no calibration method {method!r}; known: {', '.join(METHODS)}")
-    calls = samples(data, describe(program)[0])
+    calls = require_samples(data)
     ends: dict[str, Range] = {}
 
     def widen(name: str, value: Tensor) -> None:

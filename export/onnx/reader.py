@@ -23,7 +23,7 @@ from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.records import encode
 from hnas.export.device.serve_artifacts import limit_memory
-from hnas.export.graph.samples import drawn
+from hnas.export.graph.samples import random_sample
 from hnas.export.onnx import checks as onnx_checks
 from hnas.export.onnx.source import UNTOUCHED, OnnxSource
 
@@ -52,7 +52,7 @@ class Reading:
             inputs = onnx_checks.fix_inputs(file, given)
         except (AttributeError, TypeError) as error:  # what is no UTF-8 is parsed to bytes, which no name is
             raise ValueError(f"{path.name} is no valid ONNX file: a name in it is no text") from error
-        examples = arrays or drawn(inputs)
+        examples = arrays or random_sample(inputs)
         _write(file, copy)
         names = [value.name for value in file.model.graph.output]
         self._run, by = _runner(copy, path.name, names)

@@ -27,8 +27,6 @@ from hnas.export.remote.transports import local
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hnas.export.graph.program import Program
-
     Arrays = tuple[NDArray[Any], ...]
 
 SUFFIX = ".onnx"
@@ -51,6 +49,11 @@ class OnnxSource:
     outputs: tuple[Tensor, ...]
     notes: Mapping[str, JSON]
     fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # passes, as a program has them
+
+    @property
+    def signature(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The inputs and the outputs, as a program has them."""
+        return self.inputs, self.outputs
 
 
 class Original(Process):
@@ -127,15 +130,6 @@ class Original(Process):
             if all(np.isfinite(value).all() for value in outputs if value.dtype.kind == "f"):
                 probes.append(probe)
         return probes
-
-
-def signature(program: Program | OnnxSource) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The inputs and outputs of what a backend compiles."""
-    if isinstance(program, OnnxSource):
-        return program.inputs, program.outputs
-    from hnas.export.device.signature import describe
-
-    return describe(program)
 
 
 def made_from(source: JSON) -> str:

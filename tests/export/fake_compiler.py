@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from hnas.export import backends
 from hnas.export.backends.reference import convert as reference
 from hnas.export.compiling import conversion as compiling
+from hnas.export.device.artifact import RECORD
 from hnas.export.remote.transports import local
 
 place, lost, where = local.place, local.lost, local.where
@@ -36,14 +39,10 @@ def _compile(name: str, program: Any, path: Path, **options: Any) -> Any:
             os.write(4, b"garbage that is longer than a prefix")  # 3 and 4 are the frames' own
         case "raise":
             raise RuntimeError("boom\nand a page more")
-        case "nothing":
-            return None
         case "noise":
             os.write(1, b"progress: 100 %\n" * 10_000)
-        case "cut":
-            made = reference.compile(program, path, **options)
-            (path / reference.WEIGHTS).write_bytes(b"")
-            return made
+        case "lie":
+            return replace(reference.compile(program, path, **options), files=("absent.bin",))
         case "process":
             (path / "process").write_text(str(os.getpid()))
         case "calibration":
@@ -56,9 +55,21 @@ def _load(name: str) -> Any:
     def convert(program: Any, path: Path, **options: Any) -> Any:
         return _compile(name, program, path, **options)
 
-    return SimpleNamespace(missing=lambda: None, compile=convert)
+    return SimpleNamespace(missing=lambda: None, precisions=("fp32", "int8"), compile=convert)
+
+
+class _Spoiling(compiling.Compiling):
+    """Spoils the artifact after it was made."""
+
+    def do_compile(self, header: Any, arrays: Any) -> Any:
+        reply = super().do_compile(header, arrays)
+        if header["backend"] == "nothing":
+            Path(header["path"], RECORD).unlink()
+        if header["backend"] == "cut":
+            Path(header["path"], reference.WEIGHTS).write_bytes(b"")
+        return reply
 
 
 if __name__ == "__main__":
-    compiling.backends = SimpleNamespace(load=_load)  # type: ignore[attr-defined]
-    compiling.serve(compiling.dispatch(compiling.Compiling()))
+    backends.load = _load
+    compiling.serve(compiling.dispatch(_Spoiling()))

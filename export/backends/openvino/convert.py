@@ -11,24 +11,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.backends import Written
+from hnas.export.device.artifact import Tensor
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
 from hnas.export.device.signals import signal_stack_kept
 from hnas.export.graph.marks import kept_float
-from hnas.export.graph.samples import Arrays, samples
 from hnas.export.onnx.names import openvino_nodes
-from hnas.export.onnx.source import OnnxSource, signature
+from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.quiet import quiet
 from hnas.hw_profiles import Override
 
 if TYPE_CHECKING:
     import openvino
-    from numpy.typing import NDArray
 
     from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
 __all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
@@ -43,20 +43,12 @@ FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits tha
 
 
 def compile(
-    program: Program | OnnxSource,
-    path: Path,
-    *,
-    precision: str,
-    device: Device,
-    threads: int,
-    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
-) -> Artifact:
-    """Write model.xml and model.bin; int8 takes ``calibration``, bf16 a CPU that has it."""
+    program: Program | OnnxSource, path: Path, *, precision: str, device: Device, calibration: Samples
+) -> Written:
+    """Write model.xml and model.bin. Raise Unavailable for bf16 on a CPU that does not have it."""
     import openvino
 
     require(precision)
-    inputs, outputs = signature(program)
-    data = samples(calibration, inputs) if precision == "int8" else None
     notes: dict[str, JSON] = {}
     found = dict(versions())
     if isinstance(program, OnnxSource):
@@ -65,34 +57,23 @@ def compile(
         from hnas.export.backends.openvino.fixes import apply_fixes
         from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
 
+        inputs, outputs = program.signature
         program = apply_fixes(program)
-        program = program if data is None else apply_int8_fixes(program, data)
+        if precision == "int8":
+            program = apply_int8_fixes(program, calibration)
         model = _convert(program, inputs, outputs)
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")
-    if data is not None:
+    if precision == "int8":
         fitted = bool(FITTED & {name for name, count in program.fired if count})
         override = device.quantisation.get("openvino", Override())
-        model, notes["quantisation"] = _quantise(model, data, override, kept, fitted=fitted)
+        model, notes["quantisation"] = _quantise(model, calibration, override, kept, fitted=fitted)
         found["nncf"] = version("nncf")
     if precision == "w8":
         model, notes["quantisation"] = _compress(model)
         found["nncf"] = version("nncf")
     openvino.save_model(model, path / MODEL, compress_to_fp16=False)
-    artifact = Artifact(
-        path=path,
-        backend="openvino",
-        precision=precision,
-        device=device.name,
-        threads=threads,
-        inputs=inputs,
-        outputs=outputs,
-        files=digest_files(path, MODEL, "model.bin"),
-        versions=found,
-        notes=notes,
-    )
-    artifact.write()
-    return artifact
+    return Written((MODEL, "model.bin"), found, notes)
 
 
 def _convert(program: Program, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> openvino.Model:
@@ -161,7 +142,7 @@ def _flat(program: Program) -> Any:
 
 
 def _quantise(
-    model: openvino.Model, data: Sequence[Arrays], override: Override, kept: Sequence[str], *, fitted: bool
+    model: openvino.Model, samples: Samples, override: Override, kept: Sequence[str], *, fitted: bool
 ) -> tuple[openvino.Model, JSON]:
     """The int8 model by NNCF with the operators ``kept`` in float, and the policy under which it was made.
 
@@ -186,7 +167,7 @@ def _quantise(
         disable_bias_correction=fitted,
     )
     options: dict[str, Any] = {
-        "subset_size": len(data),
+        "subset_size": len(samples),
         "preset": nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
         "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
         "ignored_scope": nncf.IgnoredScope(names=[*kept], types=types),
@@ -195,10 +176,10 @@ def _quantise(
     correction = "before" if fitted else "layer by layer"
     with quiet(), signal_stack_kept(), _without_progress():
         try:
-            quantised = nncf.quantize(model, nncf.Dataset(data, list), fast_bias_correction=False, **options)
+            quantised = nncf.quantize(model, nncf.Dataset(samples, list), fast_bias_correction=False, **options)
         except KeyError:
             correction = "fast"
-            quantised = nncf.quantize(model, nncf.Dataset(data, list), fast_bias_correction=True, **options)
+            quantised = nncf.quantize(model, nncf.Dataset(samples, list), fast_bias_correction=True, **options)
     return quantised, {
         "quantiser": "nncf",
         "model_type": "transformer" if transformer else "default",
@@ -208,7 +189,7 @@ def _quantise(
         "first_layer_bits": 7 if narrow else 8,
         "ranges": override.ranges or "minmax",
         "float": [*types],
-        "samples": len(data),
+        "samples": len(samples),
     }
 
 

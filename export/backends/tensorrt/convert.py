@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hnas.export.backends import Written
 from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
 from hnas.export.backends.tensorrt import rules as tensorrt_rules
 from hnas.export.backends.tensorrt.inspector import from_json
-from hnas.export.device.artifact import Artifact, digest_files
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tensorrt import ENGINE, load, missing, versions
 from hnas.export.device.trtexec import FLAGS
-from hnas.export.graph.samples import samples
 from hnas.export.onnx.quantiser import QDQ
-from hnas.export.onnx.source import OnnxSource, signature
+from hnas.export.onnx.source import OnnxSource
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
 __all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
@@ -46,32 +44,23 @@ POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=T
 
 
 def compile(
-    program: Program | OnnxSource,
-    path: Path,
-    *,
-    precision: str,
-    device: Device,
-    threads: int,
-    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
-) -> Artifact:
+    program: Program | OnnxSource, path: Path, *, precision: str, device: Device, calibration: Samples
+) -> Written:
     """Write model.onnx in opset 17 (or a foreign file's, if older), float32 at its ends; needs no TensorRT.
 
     int8 takes ``calibration``. ExportError when the device's TensorRT is older than an operator of the graph.
     """
-    if precision not in precisions:
-        raise ValueError(f"tensorrt runs {', '.join(precisions)}, got {precision!r}")
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
     from hnas.export.onnx import file as onnx_file
 
-    inputs, outputs = signature(program)
+    inputs, outputs = program.signature
     build = _build_note(precision, device)
     notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
     if precision == "int8":
-        data = samples(calibration, inputs)
         policy = POLICY.on(device.quantisation.get("tensorrt"))
-        notes["quantisation"] = {**policy.to_json(), "samples": len(data)}
-        onnx_file.put_int8(program, path / MODEL, inputs, outputs, data, policy, OPSET)
+        notes["quantisation"] = {**policy.to_json(), "samples": len(calibration)}
+        onnx_file.put_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
     else:
         if precision == "fp16" and not isinstance(program, OnnxSource):
             program = _half(program)
@@ -82,20 +71,7 @@ def compile(
     if slow := _check(path / MODEL, precision, device.toolchain):
         notes["slow"] = slow
     build.update(tensorrt_rtx.note(path / MODEL))
-    artifact = Artifact(
-        path=path,
-        backend="tensorrt",
-        precision=precision,
-        device=device.name,
-        threads=threads,
-        inputs=inputs,
-        outputs=outputs,
-        files=digest_files(path, MODEL),
-        versions=onnx_file.versions(program),
-        notes=notes,
-    )
-    artifact.write()
-    return artifact
+    return Written((MODEL,), onnx_file.versions(program), notes)
 
 
 def _build_note(precision: str, device: Device) -> dict[str, JSON]:

@@ -6,22 +6,20 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hnas.export.backends import Written
 from hnas.export.backends.tflite.delegation import pieces
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.artifact import Tensor
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tflite import load, missing, to_runtime, versions
-from hnas.export.device.signature import describe
 from hnas.export.graph.marks import kept_float
-from hnas.export.graph.samples import Arrays, samples
 from hnas.hw_profiles import Override
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
 __all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
@@ -38,15 +36,7 @@ RANGES = "mse"  # 0.5 to 1.3 dB above minmax on MobileNets, a U-Net and a ConvNe
 _LEFT: tuple[frozenset[str], ...] = (frozenset(), frozenset({"ADD", "SUB", "MEAN"}))
 
 
-def compile(
-    program: Program,
-    path: Path,
-    *,
-    precision: str,
-    device: Device,
-    threads: int,
-    calibration: Sequence[tuple[NDArray[Any], ...]] | None,
-) -> Artifact:
+def compile(program: Program, path: Path, *, precision: str, device: Device, calibration: Samples) -> Written:
     """Write model.tflite, which takes 4-D inputs channels last; int8 takes ``calibration`` and keeps float at its ends.
 
     1. The emitter covers the program: it writes the model, in milliseconds and with the runtime alone.
@@ -55,33 +45,18 @@ def compile(
     ``notes["layout"]`` has the permutation of every input (None: as it is); outputs are in the module's own layout.
     Unavailable names what is not installed; ValueError where case 2 is asked to keep single blocks in float.
     """
-    if precision not in precisions:
-        raise ValueError(f"tflite runs {', '.join(precisions)} on a CPU, got {precision!r}")
-    inputs, outputs = describe(program)
-    data = samples(calibration, inputs) if precision == "int8" else None
+    data = calibration if precision == "int8" else None
+    layout = _layout(program.signature[0])
     override = device.quantisation.get("tflite", Override())
     from hnas.export.backends.tflite.writer import Unsupported
 
     try:
         notes, tools = _emit(program, path / MODEL, data, override), dict[str, str]()
     except Unsupported as error:
-        notes, tools = _convert(program, path / MODEL, data, override, _layout(inputs), str(error))
-    notes["layout"] = _layout(inputs)
+        notes, tools = _convert(program, path / MODEL, data, override, layout, str(error))
+    notes["layout"] = layout
     notes["delegates"], notes["undelegated"] = pieces(path / MODEL)
-    artifact = Artifact(
-        path=path,
-        backend="tflite",
-        precision=precision,
-        device=device.name,
-        threads=threads,
-        inputs=inputs,
-        outputs=outputs,
-        files=digest_files(path, MODEL),
-        versions={**versions(), "torch": version("torch"), **tools},
-        notes=notes,
-    )
-    artifact.write()
-    return artifact
+    return Written((MODEL,), {**versions(), "torch": version("torch"), **tools}, notes)
 
 
 def _layout(inputs: Sequence[Tensor]) -> list[JSON]:
@@ -89,7 +64,7 @@ def _layout(inputs: Sequence[Tensor]) -> list[JSON]:
     return [list(NHWC) if len(tensor.shape) == 4 else None for tensor in inputs]
 
 
-def _emit(program: Program, model: Path, data: Sequence[Arrays] | None, override: Override) -> dict[str, JSON]:
+def _emit(program: Program, model: Path, data: Samples | None, override: Override) -> dict[str, JSON]:
     """Write the model by our own emitter; Unsupported names what it lacks."""
     from hnas.export.backends.tflite import writer as emitter
     from hnas.export.int8.calibration import activation_ranges
@@ -128,7 +103,7 @@ def _float_pieces(whole: Program) -> tuple[int, int]:
 
 
 def _convert(
-    program: Program, model: Path, data: Sequence[Arrays] | None, override: Override, layout: list[JSON], lacks: str
+    program: Program, model: Path, data: Samples | None, override: Override, layout: list[JSON], lacks: str
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """Write the model by LiteRT's own converter and quantiser; notes and the versions of the two."""
     from hnas.export.backends.tflite import litert

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hnas import hw_profiles
 from hnas.export import backends
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.tensorrt import convert as tensorrt_backend
 from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact
@@ -89,12 +90,12 @@ def artifact(backend: str, name: str, precision: str) -> Artifact:
 
 
 def compiled(backend: str, source: Program, precision: str, path: Path, device: str = "") -> Artifact:
-    return backends.load(backend).compile(
+    return make_artifact(
+        backend,
         source,
         path,
         precision=precision,
         device=hw_profiles.load(device or DEVICES[backend]),
-        threads=1,
         calibration=images(source, 1, 32) if precision == "int8" else None,
     )
 
@@ -195,11 +196,10 @@ def test_wrong_inputs_are_one_line(backend: str) -> None:
 def test_wrong_use_is_one_line(backend: str, tmp_path: Path) -> None:
     need(backend)
     device, source = hw_profiles.load(DEVICES[backend]), program("two_by_two")
-    make: Callable[..., Artifact] = backends.load(backend).compile
     with pytest.raises(ValueError, match=r"got 'int4'$"):
-        make(source, tmp_path, precision="int4", device=device, threads=1, calibration=None)
+        make_artifact(backend, source, tmp_path, precision="int4", device=device)
     with pytest.raises(ValueError, match="int8 needs calibration inputs"):
-        make(source, tmp_path, precision="int8", device=device, threads=1, calibration=[])
+        make_artifact(backend, source, tmp_path, precision="int8", device=device, calibration=[])
 
 
 @pytest.mark.parametrize("backend", DEVICES)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnas import hw_profiles
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.tflite import convert as tflite
 from hnas.export.backends.tflite import delegation, litert
 from hnas.export.backends.tflite import writer as emitter
@@ -65,7 +66,7 @@ def program(module: nn.Module, *shapes: tuple[int, ...], seed: int = 0) -> Progr
 
 def compiled(source: Program, path: Path, precision: str = "fp32", samples: int = 8) -> Artifact:
     data = calls(source, samples) if precision == "int8" else None
-    return tflite.compile(source, path, precision=precision, device=DEVICE, threads=1, calibration=data)
+    return make_artifact("tflite", source, path, precision=precision, device=DEVICE, calibration=data)
 
 
 def calls(source: Program, count: int, seed: int = 1) -> list[tuple[np.ndarray, ...]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.tflite import convert as tflite
 from hnas.export.backends.tflite import litert
 from hnas.export.backends.tflite import writer as emitter
@@ -204,7 +205,7 @@ def test_as_faithful_as_the_converters_quantiser(name: str, tmp_path: Path) -> N
     data, evidence = images(source, 1, 32), images(source, 2, 16)
     ours = tmp_path / "ours"
     ours.mkdir()
-    made = tflite.compile(source, ours, precision="int8", device=DEVICE, threads=1, calibration=data)
+    made = make_artifact("tflite", source, ours, precision="int8", device=DEVICE, calibration=data)
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     litert.convert(source, tmp_path / "float.tflite", made.notes["layout"])

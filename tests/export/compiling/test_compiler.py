@@ -145,6 +145,7 @@ def test_what_cannot_travel_is_converted_here(tmp_path: Path, monkeypatch: pytes
         ("memory", r".*MemoryError.*\(memory limit 3000 MB\)"),
         ("frame", "the compiler broke the protocol: no frame starts with b'garb'"),
         ("raise", "RuntimeError: boom"),
+        ("lie", "ValueError: .*absent.bin is missing"),
     ],
 )
 def test_a_disaster_is_one_line_and_the_next_conversion_succeeds(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hnas import export, hw_profiles
 from hnas.export import backends
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.compiling import assignment
 from hnas.export.device.errors import ExportError, Unfaithful
 from hnas.export.graph.fusion import fuse, noise_tensors, passes_for
@@ -90,11 +91,10 @@ def test_the_block_with_the_coarse_grid_is_the_sensitive_one() -> None:
 def test_values_of_the_onnx_file_are_those_of_the_program(name: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    from hnas.export.device.signature import describe
     from hnas.export.onnx import file as onnx_file
 
     program = program_of(name, "onnxruntime")
-    inputs, outputs = describe(program)
+    inputs, outputs = program.signature
     onnx_file.write(program, tmp_path / "model.onnx", inputs, outputs)
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph
     values = onnx_values(program, graph)
@@ -157,7 +157,7 @@ def _is_quantised(op: Any) -> bool:
 @pytest.mark.parametrize("backend", DEVICES)
 @pytest.mark.parametrize("name", ["mobilenet", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_blocks_that_are_kept_are_float_in_the_file(name: str, backend: str, tmp_path: Path) -> None:
-    chosen = _converter(backend)
+    _require_converter(backend)
     program = program_of(name, backend)
     names = list(blocks(program, 4))
     data = calls(program, 8)
@@ -167,12 +167,12 @@ def test_blocks_that_are_kept_are_float_in_the_file(name: str, backend: str, tmp
         path = tmp_path / str(index)
         path.mkdir()
         marked = _marked(program, kept)
-        chosen.compile(
+        make_artifact(
+            backend,
             marked,
             path,
             precision="int8",
             device=hw_profiles.load(DEVICES[backend]),
-            threads=1,
             calibration=data,
         )
         run = _load(path)
@@ -190,10 +190,11 @@ CONVOLUTION = {"onnxruntime": "Conv", "openvino": "Convolution", "tflite": "CONV
 
 @pytest.mark.parametrize("backend", DEVICES)
 def test_the_rules_of_a_device_reach_the_file(backend: str, tmp_path: Path) -> None:
-    chosen, program = _converter(backend), program_of("mobilenet", backend)
+    _require_converter(backend)
+    program = program_of("mobilenet", backend)
     rules = hw_profiles.Override((CONVOLUTION[backend],), "percentile")
     device = replace(hw_profiles.load(DEVICES[backend]), quantisation={backend: rules})
-    made = chosen.compile(program, tmp_path, precision="int8", device=device, threads=1, calibration=calls(program, 4))
+    made = make_artifact(backend, program, tmp_path, precision="int8", device=device, calibration=calls(program, 4))
     table: Any = made.notes["quantisation"]
     assert table["ranges"] == "percentile"
     layers = [node for node in program.module.graph.nodes if node.target in CONVOLUTIONS | LINEAR]
@@ -201,11 +202,10 @@ def test_the_rules_of_a_device_reach_the_file(backend: str, tmp_path: Path) -> N
     assert int8_layers(tmp_path, backend) <= (len(depthwise) if backend in ("openvino", "tflite") else 0) + 1
 
 
-def _converter(backend: str) -> Any:
-    """The backend, where it and the runtime that checks its files are installed."""
+def _require_converter(backend: str) -> None:
+    """Skip where the backend or the runtime that checks its files is not installed."""
     need(backend, backends.load("onnxruntime" if backend == "tensorrt" else backend).missing())
     pytest.importorskip({"openvino": "nncf", "tflite": "ai_edge_litert"}.get(backend, "onnxscript"))
-    return backends.load(backend)
 
 
 def _load(path: Path) -> Any:
@@ -222,14 +222,13 @@ def _marked(program: Program, kept: Iterable[str]) -> Program:
 
 
 def test_what_tflite_does_not_write_itself_keeps_no_block(tmp_path: Path) -> None:
-    chosen = backends.load("tflite")
-    need("tflite", chosen.missing())
+    need("tflite", backends.load("tflite").missing())
     net = torch.nn.Sequential(torch.nn.ReflectionPad2d(1), torch.nn.Conv2d(3, 4, 3)).eval()
     program = fuse(capture(net, torch.randn(1, 3, 8, 8)))
     marked = keep_float(program, list(blocks(program)))
     device = hw_profiles.load("tflite-cpu")
     with pytest.raises(ValueError, match=r"^tflite cannot keep single blocks in float here: our writer has no "):
-        chosen.compile(marked, tmp_path, precision="int8", device=device, threads=1, calibration=calls(program, 1))
+        make_artifact("tflite", marked, tmp_path, precision="int8", device=device, calibration=calls(program, 1))
 
 
 def test_there_is_nothing_to_keep_out_of_int8_in_float(tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ import torch
 
 from hnas import hw_profiles
 from hnas.export import backends
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.openvino import convert as openvino
-from hnas.export.device.artifact import Tensor
-from hnas.export.device.signature import describe
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
-from hnas.export.graph.samples import samples
+from hnas.export.graph.samples import require_samples, to_samples
 from hnas.export.int8.calibration import activation_ranges
 from hnas.export.onnx import file as onnx_file
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
@@ -28,7 +27,7 @@ POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="u8", symmetric=F
 
 def openvino_model(program: Program) -> Any:
     need("openvino", backends.load("openvino").missing())
-    return openvino._convert(program, *describe(program))
+    return openvino._convert(program, *program.signature)
 
 
 @pytest.mark.parametrize("name", nets.SHAPES)
@@ -54,12 +53,13 @@ def test_softmax_over_classes_is_no_attention() -> None:
 @pytest.mark.parametrize("calibration", [None, []])
 def test_no_calibration_is_refused(calibration: list[tuple[np.ndarray, ...]] | None) -> None:
     with pytest.raises(ValueError, match="int8 needs calibration inputs"):
-        samples(calibration, [Tensor("x", (1, 2), "float32")])
+        require_samples(calibration)
 
 
 def test_calibration_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^inputs are float32\[1, 3\], the artifact takes float32\[1, 2\]$"):
-        samples([(np.zeros((1, 3), np.float32),)], [Tensor("x", (1, 2), "float32")])
+    says = r"^calibration inputs are float32\[1, 3\], the example inputs float32\[1, 2\]$"
+    with pytest.raises(ValueError, match=says):
+        to_samples([(np.zeros((1, 3), np.float32),)], (np.zeros((1, 2), np.float32),), "calibration")
 
 
 def test_products_of_two_activations_stay_float(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_products_of_two_activations_stay_float(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     program = capture(*nets.build("hybrid"))
-    inputs, outputs = describe(program)
+    inputs, outputs = program.signature
     onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
     sample = tuple(value.numpy() for value in program.inputs)
     quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], POLICY, program)
@@ -95,7 +95,7 @@ def test_sums_that_only_float_operators_read_stay_float(tmp_path: Path) -> None:
             return self.c(y + self.b(y)).sigmoid()
 
     program = capture(Residual(), torch.randn(2, 8))
-    onnx_file.write(program, tmp_path / "float.onnx", *describe(program))
+    onnx_file.write(program, tmp_path / "float.onnx", *program.signature)
     sample = tuple(value.numpy() for value in program.inputs)
     policy = replace(POLICY, operators=(*POLICY.operators, "Add"))
     quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], policy, program)
@@ -130,7 +130,7 @@ def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     program = fuse(capture(*nets.build("mobilenet")))
-    inputs, outputs = describe(program)
+    inputs, outputs = program.signature
     onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
     data = [(np.random.default_rng(seed).normal(size=(1, 3, 16, 16)).astype(np.float32),) for seed in range(60)]
     data[0][0][0, 0, 0, 0] = 500.0
@@ -157,9 +157,7 @@ def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
     x = np.linspace(-1, 3, 72, dtype=np.float32).reshape(1, 2, 6, 6)
     device = hw_profiles.load("openvino-cpu")
     program = capture(net, torch.from_numpy(x))
-    made = backends.load("openvino").compile(
-        program, tmp_path, precision="int8", device=device, threads=1, calibration=[(x,)]
-    )
+    made = make_artifact("openvino", program, tmp_path, precision="int8", device=device, calibration=[(x,)])
     assert made.notes["quantisation"]["activations"] == ("symmetric" if lowest < -1 else "asymmetric")  # type: ignore[index,call-overload]
     operators = openvino.Core().read_model(made.model).get_ops()
     numbers = [op for op in operators if op.get_type_name() == "FakeQuantize"]

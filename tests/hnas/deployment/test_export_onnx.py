@@ -17,7 +17,6 @@ from hnas.deployment.given import _traced, given
 from hnas.deployment.network import read_calibration
 from hnas.export import backends
 from hnas.export.bundle import bundle as zoo
-from hnas.export.device.signature import describe
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
 from hnas.export.onnx import file as onnx_file
@@ -112,7 +111,7 @@ def test_a_bundle_of_open_sizes_and_whole_numbers_is_verified(run: Run) -> None:
 def test_the_kernels_of_a_file_are_those_of_the_module(tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnxscript")
     program = fuse(capture(*nets.build(name)))
-    onnx_file.write(program, tmp_path / "net.onnx", *describe(program))
+    onnx_file.write(program, tmp_path / "net.onnx", *program.signature)
     counted = kernels(tmp_path / "net.onnx")
     net, inputs = nets.build(name)
     traced = _traced(net, tuple(inputs))

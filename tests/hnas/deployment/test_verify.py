@@ -168,20 +168,15 @@ def test_a_faulty_converter_is_reduced_to_the_operator(
     torch.manual_seed(0)
     for part in (net[0], net[3]):
         part.reset_parameters()
+    from hnas.export.backends.artifacts import make_artifact
     from hnas.export.diagnosis.trial import Setting
     from hnas.export.graph.fusion import fuse
     from hnas.export.graph.program import capture
 
     (tmp_path / "wrong").mkdir()
     program = fuse(capture(net, torch.zeros(1, 3, 8, 8)))
-    backends.load("onnxruntime").compile(
-        program,
-        tmp_path / "wrong",
-        precision="fp32",
-        device=Setting("onnxruntime").profile,
-        threads=1,
-        calibration=None,
-    )
+    device = Setting("onnxruntime").profile
+    make_artifact("onnxruntime", program, tmp_path / "wrong", precision="fp32", device=device)
     path = spoilt(own, tmp_path / "wrong", tmp_path / "spoilt")
     code, out, err = run(path, "--model", "ownnet:net", "--reduce", "--out", tmp_path / "small", "--json")
     assert code == 1, err
