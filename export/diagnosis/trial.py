@@ -198,7 +198,7 @@ def _require_emitter(program: Program) -> None:
     from hnas.export.backends.tflite import writer as emitter
 
     try:
-        emitter.lower(emitter.prepared(program))
+        emitter.lower(emitter.prepare(program))
     except emitter.Unsupported as error:
         raise ExportError(f"our emitter has no {error}") from None
 

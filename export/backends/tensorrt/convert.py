@@ -70,7 +70,7 @@ def compile(
     build["opset"] = onnx_file.opset(path / MODEL)
     if slow := _check(path / MODEL, precision, device.toolchain):
         notes["slow"] = slow
-    build.update(tensorrt_rtx.note(path / MODEL))
+    build.update(tensorrt_rtx.rtx_note(path / MODEL))
     return Written((MODEL,), onnx_file.versions(program), notes)
 
 
@@ -88,7 +88,7 @@ def _build_note(precision: str, device: Device) -> dict[str, JSON]:
 def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str]:
     """What TensorRT would run badly; ExportError when the newest one of the device would refuse the file."""
     found = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
-    refused, slow = tensorrt_rules.check(path, precision, max(found, default=None))
+    refused, slow = tensorrt_rules.check_model(path, precision, max(found, default=None))
     if refused:
         raise ExportError("; ".join(refused))
     return list(slow)

@@ -1,9 +1,11 @@
-"""Whether TensorRT-RTX parses an ONNX file and builds engines of it, which takes no GPU; nothing is run.
+"""Check an ONNX file with TensorRT-RTX: parse it and build engines for several GPUs. No GPU is needed; nothing runs.
 
-It is TensorRT's parser and builder for PCs: what it refuses, a Jetson's TensorRT is likely to refuse as well. What it
-builds has been parsed and built for TensorRT-RTX, and that is all that is known: it knows no Jetson (SM87) as a target.
+Call ``check_with_rtx(model)``, or on the command line:
 
     python -m hnas.export.backends.tensorrt.rtx ARTIFACT|MODEL.onnx ... [--sm 86 ...]
+
+TensorRT-RTX is TensorRT's parser and builder for PCs. A Jetson's TensorRT is likely to refuse the same files. A file
+that passes is proven to build for TensorRT-RTX only: it has no Jetson (SM87) among its targets.
 """
 
 from __future__ import annotations
@@ -27,15 +29,20 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON, decode, encode
 
-_TARGETS = ("80", "86", "89", "120")  # SM75 is known, too: it has no FP32 GEMM, so most fp32 files are refused
-PATIENCE = 600.0  # seconds for all targets of one file
+_TARGETS = ("80", "86", "89", "120")  # without SM75: it has no FP32 GEMM, so most fp32 files are refused
+_TIMEOUT = 600.0  # seconds for all targets of one file
 _MODULE = "tensorrt_rtx_bindings"
-_ROOT = str(Path(hnas.__file__).absolute().parents[1])  # where hnas was imported from
+_ROOT = str(Path(hnas.__file__).absolute().parents[1])  # the folder that hnas was imported from
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of one file: ``parse`` is why it was refused at once; ``built`` and ``refused`` are by SM."""
+class RtxVerdict:
+    """The result for one file.
+
+    parse: why the parser refused the file; empty if it did not.
+    built: seconds of each build, by SM.
+    refused: the reason, by SM.
+    """
 
     version: str
     parse: str = ""
@@ -44,11 +51,11 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Parsed, and built for every target that was asked for."""
+        """True if the file was parsed, and built for every target."""
         return not self.parse and not self.refused
 
     def line(self) -> str:
-        """The verdict in one line."""
+        """Return the verdict in one line."""
         name = f"TensorRT-RTX {self.version}"
         if self.parse:
             return f"refused by the parser of {name}: {self.parse}"
@@ -58,14 +65,17 @@ class Verdict:
 
 
 def missing() -> str | None:
-    """None where TensorRT-RTX is installed, else the line that installs it."""
+    """Return None if TensorRT-RTX is installed, else one line that says how to install it."""
     return None if find_spec(_MODULE) else "TensorRT-RTX is not installed; pip install 'hnas[tensorrt-rtx]'"
 
 
-def check(model: Path, targets: Sequence[str] = _TARGETS) -> Verdict:
+def check_with_rtx(model: Path, targets: Sequence[str] = _TARGETS) -> RtxVerdict:
     """Parse ``model`` and build it for each SM of ``targets``, in a process of its own.
 
-    Unavailable where TensorRT-RTX is missing; ExportError where it crashes or hangs; ValueError for an unknown target.
+    Raises:
+        Unavailable: TensorRT-RTX is missing.
+        ExportError: it crashed or did not end in time.
+        ValueError: a target is unknown.
     """
     lacking = missing()
     if lacking is not None:
@@ -75,10 +85,10 @@ def check(model: Path, targets: Sequence[str] = _TARGETS) -> Verdict:
     command = [sys.executable, "-P", "-m", "hnas.export.backends.tensorrt.rtx", "--child", str(model.resolve())]
     try:
         done = subprocess.run(
-            [*command, "--sm", *targets], capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment
+            [*command, "--sm", *targets], capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=environment
         )
     except subprocess.TimeoutExpired:
-        raise ExportError(f"TensorRT-RTX did not build {model.name} in {PATIENCE:g} s") from None
+        raise ExportError(f"TensorRT-RTX did not build {model.name} in {_TIMEOUT:g} s") from None
     if done.returncode < 0:
         raise ExportError(f"TensorRT-RTX died with {signal.Signals(-done.returncode).name} on {model.name}")
     said = (done.stderr.strip() or "no reason given").splitlines()[-1][:200]
@@ -86,21 +96,21 @@ def check(model: Path, targets: Sequence[str] = _TARGETS) -> Verdict:
         raise ValueError(said)
     if done.returncode:
         raise ExportError(f"TensorRT-RTX failed on {model.name}: {said}")
-    return decode(Verdict, json.loads(done.stdout.splitlines()[-1]), "TensorRT-RTX's verdict")
+    return decode(RtxVerdict, json.loads(done.stdout.splitlines()[-1]), "TensorRT-RTX's verdict")
 
 
-def note(model: Path) -> dict[str, JSON]:
-    """For an artifact's build note: the verdict in one line, where TensorRT-RTX is installed."""
+def rtx_note(model: Path) -> dict[str, JSON]:
+    """Return the entry for an artifact's build note: the verdict in one line, or {} without TensorRT-RTX."""
     if missing() is not None:
         return {}
     try:
-        return {"tensorrt_rtx": check(model).line()}
-    except ExportError as error:  # a second opinion, not a condition
+        return {"tensorrt_rtx": check_with_rtx(model).line()}
+    except ExportError as error:  # a second opinion: a failure here does not fail the export
         return {"tensorrt_rtx": str(error)}
 
 
-def _judge(model: Path, targets: Sequence[str]) -> Verdict:
-    """In the child: nothing is kept of what is built."""
+def _build_targets(model: Path, targets: Sequence[str]) -> RtxVerdict:
+    """Run in the child process: parse the file, build it for every target, and drop the engines."""
     import tensorrt_rtx_bindings as trt
 
     errors: list[str] = []
@@ -119,7 +129,7 @@ def _judge(model: Path, targets: Sequence[str]) -> Verdict:
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(model)):
         found = [parser.get_error(index) for index in range(parser.num_errors)]
-        return Verdict(trt.__version__, "; ".join(dict.fromkeys(map(_said, found))) or "no reason given")
+        return RtxVerdict(trt.__version__, "; ".join(dict.fromkeys(map(_parser_error, found))) or "no reason given")
     built, refused = {}, {}
     for sm in targets:
         errors.clear()
@@ -131,22 +141,25 @@ def _judge(model: Path, targets: Sequence[str]) -> Verdict:
             refused[sm] = _reason(errors[0]) if errors else "no reason given"
         else:
             built[sm] = round(perf_counter() - start, 3)
-    return Verdict(trt.__version__, "", built, refused)
+    return RtxVerdict(trt.__version__, "", built, refused)
 
 
-def _said(error: Any) -> str:
+def _parser_error(error: Any) -> str:
     where = f"{error.node_operator()} {error.node_name()}: " if error.node_name() else ""
     return where + _reason(error.desc())
 
 
 def _reason(text: str) -> str:
-    """What is wrong, without the places in NVIDIA's sources."""
+    """Return NVIDIA's message without the positions in its source files."""
     text = re.sub(r"\[[\w./]+\.\w+:[^\]]*\]\s*|\s*In \w+ at \S+|\bI?\w+::\w+: ", "", " ".join(text.split()))
     return text.strip()[:240]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command, one line a file: 0 all passed, 1 one was refused, 2 wrong use, 3 TensorRT-RTX is missing."""
+    """Run the command; print one line a file.
+
+    Return 0 if all passed, 1 if one was refused, 2 for wrong use, 3 if TensorRT-RTX is missing.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m hnas.export.backends.tensorrt.rtx", description=__doc__.splitlines()[0]
     )
@@ -167,17 +180,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = [sm for sm in options.sm if sm not in known]
         if unknown:
             parser.error(f"no target SM{unknown[0]}; TensorRT-RTX knows {', '.join(sorted(known, key=int))}")
-        print(json.dumps(encode(_judge(options.paths[0], options.sm))))  # noqa: T201 - the parent reads it
+        print(json.dumps(encode(_build_targets(options.paths[0], options.sm))))  # noqa: T201 - read by the parent
         return 0
     passed = True
     for path in options.paths:
         try:
-            verdict = check(_model(path), options.sm)
+            verdict = check_with_rtx(_model(path), options.sm)
         except (OSError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)  # noqa: T201 - a command
             return 2
         except ExportError as error:
-            verdict = Verdict("", str(error))
+            verdict = RtxVerdict("", str(error))
         print(f"{path}: {verdict.line()}")  # noqa: T201 - a command
         passed = passed and verdict.passed
     return 0 if passed else 1
@@ -186,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _model(path: Path) -> Path:
     model = Artifact.read(path).model
     if model.suffix != ".onnx":
-        raise ValueError("this is no ONNX file; TensorRT's artifacts have one")
+        raise ValueError("this is not an ONNX file; TensorRT's artifacts have one")
     return model
 
 

@@ -1,7 +1,7 @@
-"""What TensorRT would refuse of an ONNX file, or run badly, said before anything is sent or built.
+"""Predict what TensorRT refuses in an ONNX file, or runs slowly, before anything is sent or built.
 
-Sources: the operator matrix of onnx-tensorrt 8.5 (docs/operators.md), the chapter "Working with Quantized
-Types" of TensorRT's documentation, and files that the parser and builder of TensorRT-RTX 1.7 were seen to refuse.
+Call ``check_model(path, precision, newest)``. Sources: the operator matrix of onnx-tensorrt 8.5 (docs/operators.md);
+the chapter "Working with Quantized Types" of TensorRT's documentation; files that TensorRT-RTX 1.7 refused.
 """
 
 from __future__ import annotations
@@ -33,32 +33,41 @@ _ABSENT_8_5 = ABSENT | {
     *("Bernoulli", "BitShift", "BlackmanWindow", "Compress", "DFT", "HammingWindow", "HannWindow", "Hardmax", "IsInf"),
     *("MelWeightMatrix", "STFT", "Unique"),
 }
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what tensor cores run
-_VECTOR = {"fp16": 8, "int8": 16}  # channels of a vector there; fewer are padded
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # run by tensor cores
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+_VECTOR = {"fp16": 8, "int8": 16}  # channels in a vector of the tensor cores; fewer are padded
 
 
 class _Findings(NamedTuple):
-    """``refused``: TensorRT would not build this. ``slow``: it would, but not well. One sentence each."""
+    """Findings of one sentence each.
+
+    refused: TensorRT would not build this.
+    slow: TensorRT would build this, but run it slowly.
+    """
 
     refused: tuple[str, ...]
     slow: tuple[str, ...]
 
 
-def check(path: Path, precision: str, newest: tuple[int, ...] | None) -> _Findings:
-    """What is wrong with the file for a device whose newest TensorRT is ``newest`` (None: unknown).
+def check_model(path: Path, precision: str, newest: tuple[int, ...] | None) -> _Findings:
+    """Return what TensorRT would refuse in the file, and what it would run slowly.
 
     Refused:
-    1. An operator that TensorRT lacks, as all of other domains than ONNX's, or has only since a later version than the
-       device's.
+
+    1. An operator that TensorRT lacks, or has only in a later version than the device; every operator of another domain
+       than ONNX's.
     2. An input or output without a fixed shape.
-    3. float64 weights, which would silently become float32.
-    4. A quantiser with a zero point other than 0, or of another type than s8: TensorRT's scheme is symmetric.
+    3. float64 weights, which would become float32 without a message.
+    4. A quantiser whose zero point is not 0 or not of type int8: TensorRT's scheme is symmetric.
     5. A dequantiser of int32, as quantised biases have it.
     6. A quantised constant that anything but a dequantiser reads.
 
     Slow:
+
     7. Channels that do not fill the vectors of the tensor cores in this precision.
-    8. A residual addition of which one input is quantised and the other is not: it is no part of the convolution then.
+    8. A residual addition with one quantised and one float input: it is not fused with the convolution.
+
+    newest: the newest TensorRT version of the device; None if unknown.
     """
     import onnx
 
@@ -74,7 +83,7 @@ def _operators(graph: onnx.GraphProto, newest: tuple[int, ...] | None) -> Iterat
     for name in sorted({node.op_type for node in graph.node}):
         since = _SINCE.get(name)
         if name in (_ABSENT_8_5 if newest and newest <= (8, 5) else ABSENT):
-            yield f"TensorRT has no {name}; choose a net without it"
+            yield f"TensorRT has no {name}; choose a net without it"  # case 1
         if since and newest and newest < since:
             wanted, there = ".".join(map(str, since)), ".".join(map(str, newest))
             yield f"{name} needs TensorRT {wanted}, the device has {there}; choose a net without it"
@@ -84,35 +93,45 @@ def _shapes(graph: onnx.GraphProto) -> Iterator[str]:
     for end in (*graph.input, *graph.output):
         sizes = end.type.tensor_type.shape.dim
         if not all(size.HasField("dim_value") and size.dim_value > 0 for size in sizes):
+            # case 2
             yield f"{end.name} has no fixed shape; export the net with one"
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[str]:
     import onnx
 
-    values = {value.name: value for value in graph.initializer}
-    kinds = onnx.TensorProto
-    for name, value in values.items():
-        if value.data_type == kinds.DOUBLE:
+    constants = {value.name: value for value in graph.initializer}
+    for name, value in constants.items():
+        if value.data_type == onnx.TensorProto.DOUBLE:  # case 3
             yield f"{name} is float64, which TensorRT would round to float32; make it float32"
     for node in graph.node:
-        quantiser = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        zero = values.get(node.input[2]) if quantiser and len(node.input) > 2 else None
-        source = values.get(node.input[0]) if quantiser else None
-        if source is not None and source.data_type == kinds.INT32:
-            yield f"{node.input[0]} is dequantised from int32, which TensorRT's parser refuses; keep biases float"
-        elif zero is not None and zero.data_type != kinds.INT8:
-            yield f"{node.name or node.op_type} is of {kinds.DataType.Name(zero.data_type)}, TensorRT quantises to int8"
-        elif zero is not None and onnx.numpy_helper.to_array(zero).any():
-            yield f"{node.name or node.op_type} has a zero point other than 0; TensorRT's quantisation is symmetric"
-        if not quantiser:
-            for name in node.input:
-                if name in values and values[name].data_type == kinds.INT8:
-                    yield f"{node.name or node.op_type} reads the quantised constant {name}; only a dequantiser may"
+        yield from (_quantiser if node.op_type in _QUANTISERS else _reader)(node, constants)
+
+
+def _quantiser(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> Iterator[str]:
+    import onnx
+
+    kinds = onnx.TensorProto
+    source = constants.get(node.input[0])
+    zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+    if source is not None and source.data_type == kinds.INT32:  # case 5
+        yield f"{node.input[0]} is dequantised from int32, which TensorRT's parser refuses; keep biases float"
+    elif zero is not None and zero.data_type != kinds.INT8:  # case 4
+        yield f"{node.name or node.op_type} is of {kinds.DataType.Name(zero.data_type)}, TensorRT quantises to int8"
+    elif zero is not None and onnx.numpy_helper.to_array(zero).any():  # case 4
+        yield f"{node.name or node.op_type} has a zero point other than 0; TensorRT's quantisation is symmetric"
+
+
+def _reader(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> Iterator[str]:
+    import onnx
+
+    for name in node.input:
+        if name in constants and constants[name].data_type == onnx.TensorProto.INT8:  # case 6
+            yield f"{node.name or node.op_type} reads the quantised constant {name}; only a dequantiser may"
 
 
 def _vectors(graph: onnx.GraphProto, precision: str) -> Iterator[str]:
-    """Case 7; depthwise convolutions do not run on tensor cores and are left out."""
+    """Find channels that do not fill a vector. Depthwise convolutions are left out: they do not use tensor cores."""
     if precision not in _VECTOR:
         return
     shapes = {value.name: tuple(value.dims) for value in graph.initializer}
@@ -126,7 +145,7 @@ def _vectors(graph: onnx.GraphProto, precision: str) -> Iterator[str]:
     if odd:
         example = "x".join(map(str, odd[0]))
         what = f"{len(odd)} layer(s) have channels that are no multiple of {_VECTOR[precision]} (one is {example})"
-        yield f"{what}: {precision} vectors are padded there"
+        yield f"{what}: {precision} vectors are padded there"  # case 7
 
 
 def _half_quantised(graph: onnx.GraphProto) -> Iterator[str]:
@@ -136,12 +155,13 @@ def _half_quantised(graph: onnx.GraphProto) -> Iterator[str]:
         ends = [made.get(name) for name in node.input if name not in constants] if node.op_type == "Add" else []
         quantised = [end is not None and end.op_type == "DequantizeLinear" for end in ends]
         if len(ends) == 2 and any(quantised) and not all(quantised):
+            # case 8
             yield f"{node.name or 'an addition'} has one quantised input and one float one: it stays a separate kernel"
 
 
 def _weight(node: onnx.NodeProto, made: Mapping[str, Any]) -> str:
-    """The name of the constant behind a layer's second input, through its quantiser and dequantiser."""
+    """Return the name of the constant behind a layer's second input, through its quantiser and dequantiser."""
     name = node.input[1] if len(node.input) > 1 else ""
-    while name in made and made[name].op_type in ("DequantizeLinear", "QuantizeLinear"):
+    while name in made and made[name].op_type in _QUANTISERS:
         name = made[name].input[0]
     return str(name)

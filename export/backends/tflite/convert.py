@@ -69,7 +69,7 @@ def _emit(program: Program, model: Path, data: Samples | None, override: Overrid
     from hnas.export.backends.tflite import writer as emitter
     from hnas.export.int8.calibration import activation_ranges
 
-    whole = emitter.prepared(program)
+    whole = emitter.prepare(program)
     if data is None:
         model.write_bytes(emitter.emit(whole))
         return {}

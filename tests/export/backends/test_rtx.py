@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
-from hnas.export.backends.tensorrt.rtx import Verdict, check
+from hnas.export.backends.tensorrt.rtx import RtxVerdict, check_with_rtx
 from hnas.export.device.errors import ExportError, Unavailable
 
 installed = pytest.mark.skipif(tensorrt_rtx.missing() is not None, reason="pip install 'hnas[tensorrt-rtx]'")
@@ -41,7 +41,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_what_we_write_is_parsed_and_built(nets: dict[str, Path], precision: str) -> None:
-    found = check(nets[precision] / "model.onnx", ("86", "89"))
+    found = check_with_rtx(nets[precision] / "model.onnx", ("86", "89"))
     assert found.passed, found.line()
     assert list(found.built) == ["86", "89"]
     assert found.line() == f"parsed and built for TensorRT-RTX {found.version} (SM86, SM89)"
@@ -61,17 +61,17 @@ def test_what_is_refused_is_named(nets: dict[str, Path], capsys: pytest.CaptureF
     assert "refused by the parser of TensorRT-RTX" in (said := capsys.readouterr().out)
     assert "Det" in said
     (tmp_path / "cut.onnx").write_bytes((nets["fp32"] / "model.onnx").read_bytes()[:1000])
-    assert not check(tmp_path / "cut.onnx", ("86",)).passed
+    assert not check_with_rtx(tmp_path / "cut.onnx", ("86",)).passed
     with pytest.raises(ValueError, match=r"no target SM87; TensorRT-RTX knows SM75|no target SM87; .* knows 75, 80"):
-        check(nets["fp32"] / "model.onnx", ("87",))
+        check_with_rtx(nets["fp32"] / "model.onnx", ("87",))
 
 
 def test_without_it_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tensorrt_rtx, "_MODULE", "nowhere_to_be_found")
-    assert tensorrt_rtx.note(tmp_path / "m.onnx") == {}
+    assert tensorrt_rtx.rtx_note(tmp_path / "m.onnx") == {}
     assert tensorrt_rtx.main(["m.onnx"]) == 3
     with pytest.raises(Unavailable, match=r"^TensorRT-RTX is not installed; pip install 'hnas\[tensorrt-rtx\]'$"):
-        check(tmp_path / "m.onnx")
+        check_with_rtx(tmp_path / "m.onnx")
 
 
 def test_a_crash_is_one_line_and_no_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -81,13 +81,13 @@ def test_a_crash_is_one_line_and_no_obstacle(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(tensorrt_rtx, "_MODULE", "json")
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(ExportError, match=r"^TensorRT-RTX died with SIGSEGV on m\.onnx$"):
-        check(tmp_path / "m.onnx")
-    assert tensorrt_rtx.note(tmp_path / "m.onnx") == {"tensorrt_rtx": "TensorRT-RTX died with SIGSEGV on m.onnx"}
+        check_with_rtx(tmp_path / "m.onnx")
+    assert tensorrt_rtx.rtx_note(tmp_path / "m.onnx") == {"tensorrt_rtx": "TensorRT-RTX died with SIGSEGV on m.onnx"}
 
 
 def test_a_verdict_says_all_in_one_line() -> None:
-    assert Verdict("1.7", "no Det").line() == "refused by the parser of TensorRT-RTX 1.7: no Det"
-    both = Verdict("1.7", "", {"86": 0.1}, {"75": "no GEMM"})
+    assert RtxVerdict("1.7", "no Det").line() == "refused by the parser of TensorRT-RTX 1.7: no Det"
+    both = RtxVerdict("1.7", "", {"86": 0.1}, {"75": "no GEMM"})
     assert both.line() == "parsed and built for TensorRT-RTX 1.7 (SM86); SM75 refused: no GEMM"
     assert not both.passed
-    assert Verdict("1.7", "", {}, {"75": "a"}).line() == "parsed by TensorRT-RTX 1.7; SM75 refused: a"
+    assert RtxVerdict("1.7", "", {}, {"75": "a"}).line() == "parsed by TensorRT-RTX 1.7; SM75 refused: a"

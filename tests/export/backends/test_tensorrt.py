@@ -262,7 +262,7 @@ def said(tmp_path: Path, nodes: Any, constants: dict[str, Any], precision: str =
     made = [onnx.helper.make_node(kind, ins.split(), outs.split(), kind, **rest) for kind, ins, outs, rest in nodes]
     graph = onnx.helper.make_graph(made, "g", ends[:1], ends[1:], values)
     onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
-    return tensorrt_rules.check(tmp_path / "m.onnx", precision, newest)
+    return tensorrt_rules.check_model(tmp_path / "m.onnx", precision, newest)
 
 
 ONE, S8, U8 = np.ones((), np.float32), np.zeros((), np.int8), np.zeros((), np.uint8)
@@ -307,7 +307,7 @@ def test_a_shape_that_is_not_fixed_is_refused(tmp_path: Path) -> None:
     ends = [onnx.helper.make_tensor_value_info(name, 1, ("batch", 3)) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
-    refused, _ = tensorrt_rules.check(tmp_path / "m.onnx", "fp32", None)
+    refused, _ = tensorrt_rules.check_model(tmp_path / "m.onnx", "fp32", None)
     assert refused[0] == "x has no fixed shape; export the net with one"
 
 

@@ -81,7 +81,7 @@ def sqnr_db(source: Program, artifact: Artifact) -> float:
 
 
 def kinds(source: Program) -> list[str]:
-    return [operator.kind for operator in emitter.lower(emitter.prepared(source)).operators]
+    return [operator.kind for operator in emitter.lower(emitter.prepare(source)).operators]
 
 
 IMAGE = (1, 4, 9, 10)
@@ -231,7 +231,7 @@ def test_attention_moves_each_of_its_four_values_once() -> None:
 def test_constants_lie_where_the_schema_says() -> None:
     from ai_edge_litert.schema_py_generated import Model as Schema
 
-    content = emitter.emit(emitter.prepared(fuse(capture(*nets.build("hybrid")))))
+    content = emitter.emit(emitter.prepare(fuse(capture(*nets.build("hybrid")))))
     model = Schema.GetRootAs(content, 0)
     for index in range(1, model.BuffersLength()):
         start = model.Buffers(index)._tab.Vector(model.Buffers(index)._tab.Offset(4))

@@ -32,7 +32,7 @@ def runtime() -> None:
 
 
 def lowered(source: Program, **leave: frozenset[str]) -> Model:
-    whole = emitter.prepared(source)
+    whole = emitter.prepare(source)
     model = emitter.lower(whole, activation_ranges(whole, calls(source, 8)))
     quantise(model, **leave)
     return model

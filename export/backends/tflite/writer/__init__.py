@@ -1,4 +1,7 @@
-"""From a program to a TFLite model, in fp32 or int8, with nothing but the runtime's own schema."""
+"""Write a program as a TFLite model, in fp32 or int8. Needs the schema of the LiteRT runtime, and no converter.
+
+Call ``emit(prepare(program))``; for int8, ``emit(prepared, ranges)``.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,21 @@ import torch
 from hnas.export.backends.tflite.writer import dense, elementwise, shapes, spatial
 from hnas.export.backends.tflite.writer.int8 import quantise
 from hnas.export.backends.tflite.writer.layout import NHWC, Placed, plain
-from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Range, Unsupported, operator_name, read
+from hnas.export.backends.tflite.writer.lowering import (
+    Graph,
+    Lowering,
+    Range,
+    Unsupported,
+    operator_name,
+    read_constant,
+)
 from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant, pack
 from hnas.export.backends.tflite.writer.rewrites import simplify
 from hnas.export.graph.marks import FLOAT
 from hnas.export.graph.nodes import aten, bound, constant_value, edit, shape_of
 from hnas.export.graph.program import Program
 
-__all__ = ["Unsupported", "emit", "lower", "pack", "prepared"]
+__all__ = ["Unsupported", "emit", "lower", "pack", "prepare"]
 
 LOWERINGS: Mapping[str, Lowering] = {
     **spatial.LOWERINGS,
@@ -28,11 +38,16 @@ LOWERINGS: Mapping[str, Lowering] = {
 
 
 def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: frozenset[str] = frozenset()) -> bytes:
-    """The model of a program that is ``prepared``: 4-D inputs channels last, outputs as the program gives them.
+    """Return the bytes of the model of a program from ``prepare``.
 
-    ranges: of every activation by the name of its node; with them the model computes in int8 where XNNPACK can,
-    between float ends. leave: operators, in the schema's words, that stay float all the same, as do nodes that are
-    marked so. Unsupported names what is lacking.
+    4-D inputs are channels last; outputs have the program's layout.
+
+    ranges: of every activation, by the name of its node; None for fp32. With ranges the model computes in int8 where
+    XNNPACK can; its inputs and outputs stay in float.
+    leave: operators, by their names in the schema, that stay in float, like nodes marked as float.
+
+    Raises:
+        Unsupported: names the operator that is missing.
     """
     model = lower(program, ranges)
     if ranges is not None:
@@ -40,10 +55,11 @@ def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: 
     return pack(model)
 
 
-def prepared(program: Program) -> Program:
-    """The program with the weight and bias of every layer norm as operators of their own; calibrate this one.
+def prepare(program: Program) -> Program:
+    """Return the program with the weight and bias of each layer norm as operators of their own.
 
-    What a layer norm gives before them has a range that way, and they can go into the weights that follow.
+    Calibrate the returned program: the normalised value before the weight then has a range of its own. The weight and
+    bias can be folded into the weights that follow.
     """
 
     def rewrite(module: torch.fx.GraphModule) -> int:
@@ -72,13 +88,13 @@ def _take_out(module: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
 
 
 def lower(program: Program, ranges: Mapping[str, Range] | None = None) -> Model:
-    """The program in the runtime's operators, in float; Unsupported names what is lacking."""
+    """Return the program in the runtime's operators, in float; raise Unsupported for an operator that is missing."""
     graph = Graph(program, ranges or {})
     for node in program.module.graph.nodes:
         if node.op == "placeholder":
             graph.values[node] = _input(graph, node)
         elif node.op == "get_attr":
-            graph.values[node] = read(constant_value(program.module, node))
+            graph.values[node] = read_constant(constant_value(program.module, node))
         elif node.op == "call_function":
             known = len(graph.model.operators)
             graph.values[node] = graph.fold(node) or _lowered(graph, node)
@@ -114,7 +130,7 @@ def _input(graph: Graph, node: torch.fx.Node) -> Placed:
 
 
 def _output(graph: Graph, node: torch.fx.Node) -> Value:
-    """The tensor of a result in the graph's order; what is an input, a constant or another result is copied."""
+    """Return the tensor of a result in the program's layout; an input, or a result that occurs twice, is copied."""
     value = graph.at(node, plain(len(shape_of(node))))
     if value.data is not None or value in graph.model.inputs or value in graph.model.outputs:
         zero = constant(np.zeros(1, np.float32))

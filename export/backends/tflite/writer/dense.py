@@ -1,4 +1,4 @@
-"""Matrix products and what stands between them: linear, attention, norms, softmax, reductions, embeddings."""
+"""Lower matrix products, attention, norms, softmax, reductions and embeddings."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsuppo
 from hnas.export.backends.tflite.writer.model import Value, constant
 from hnas.export.graph.nodes import shape_of
 
-_MASKED = -1e9  # stands for the infinity of a mask: its exponential is 0 all the same
+_MASKED = -1e9  # instead of a mask's infinity: its exponential is 0, too
 _REDUCTIONS = {"mean": "MEAN", "sum": "SUM", "amax": "REDUCE_MAX"}
 
 
-def linear(graph: Graph, node: fx.Node) -> Placed:
-    """linear with a constant weight, on the last axis; the others stay as they lie."""
+def _linear(graph: Graph, node: fx.Node) -> Placed:
+    """Lower linear with a constant weight, over the last axis; the other axes keep their order."""
     given = arguments(node)
     weight = graph.constant(given["weight"], "linear with a weight")
     bias = None if given["bias"] is None else constant(graph.constant(given["bias"], "a bias"))
     return _product(graph, node, graph.placed(given["input"]), constant(weight), bias)
 
 
-def matmul(graph: Graph, node: fx.Node) -> Placed:
-    """matmul and bmm of two activations, or of one with a constant matrix, which is a linear without bias."""
+def _matmul(graph: Graph, node: fx.Node) -> Placed:
+    """Lower matmul and bmm of two activations; with a constant matrix, they become a linear without bias."""
     left, right = graph.placed(node.args[0]), graph.placed(node.args[1])
     if min(len(left.order), len(right.order)) < 2:
         raise Unsupported("matmul with a vector")
@@ -38,8 +38,8 @@ def matmul(graph: Graph, node: fx.Node) -> Placed:
     return Placed(_multiplied(graph, left, right, shape_of(node), node), plain(len(left.order)))
 
 
-def addmm(graph: Graph, node: fx.Node) -> Placed:
-    """bias + x @ constant matrix."""
+def _addmm(graph: Graph, node: fx.Node) -> Placed:
+    """Lower bias + x @ constant matrix."""
     given = arguments(node)
     weight = graph.constant(given["mat2"], "addmm with a matrix").T
     if (given["alpha"], given["beta"]) != (1, 1) or len(shape_of(given["self"])) != 1:
@@ -48,8 +48,8 @@ def addmm(graph: Graph, node: fx.Node) -> Placed:
     return _product(graph, node, graph.placed(given["mat1"]), constant(weight), bias)
 
 
-def attention(graph: Graph, node: fx.Node) -> Placed:
-    """scaled_dot_product_attention; the scale goes into the query, and later into what makes it."""
+def _attention(graph: Graph, node: fx.Node) -> Placed:
+    """Lower scaled_dot_product_attention; the scale multiplies the query, and can be folded into its weights."""
     given = arguments(node)
     if given["is_causal"] or given["enable_gqa"] or len(shape_of(node)) < 3:
         raise Unsupported("scaled_dot_product_attention with is_causal or enable_gqa")
@@ -71,16 +71,19 @@ def attention(graph: Graph, node: fx.Node) -> Placed:
     return Placed(_multiplied(graph, weights, value, shape_of(node), node), plain(rank))
 
 
-def softmax(graph: Graph, node: fx.Node) -> Placed:
-    """softmax over one axis, which is brought to the end."""
+def _softmax(graph: Graph, node: fx.Node) -> Placed:
+    """Lower softmax over one axis, which is moved to the end."""
     x, dim = graph.placed(node.args[0]), arguments(node)["dim"]
     order = _last(x.order, dim % len(x.order))
     value = graph.moves.moved(x, order)
     return Placed(graph.add("SOFTMAX", [value], value.shape, node, beta=1.0), order)
 
 
-def layer_norm(graph: Graph, node: fx.Node) -> Placed:
-    """layer_norm over its last axes: (x - mean) / sqrt(variance + eps); ``prepared`` has taken its weight out."""
+def _layer_norm(graph: Graph, node: fx.Node) -> Placed:
+    """Lower layer_norm over its last axes: (x - mean) / sqrt(variance + eps).
+
+    ``prepare`` has separated its weight and bias.
+    """
     given, x = arguments(node), graph.placed(node.args[0])
     rank, count = len(x.order), len(given["normalized_shape"])
     axes = constant(sorted(x.axis(axis) for axis in range(rank - count, rank)))
@@ -97,8 +100,8 @@ def layer_norm(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("MUL", [centred, inverse], shape, node), x.order)
 
 
-def batch_norm(graph: Graph, node: fx.Node) -> Placed:
-    """batch_norm that no layer took up: a factor and an offset for each channel."""
+def _batch_norm(graph: Graph, node: fx.Node) -> Placed:
+    """Lower a batch_norm that no layer absorbed: a factor and an offset for each channel."""
     given = arguments(node)
     if given["training"] or given["running_mean"] is None:
         raise Unsupported("batch_norm on the moments of the batch")
@@ -118,8 +121,8 @@ def batch_norm(graph: Graph, node: fx.Node) -> Placed:
     return Placed(value, x.order)
 
 
-def reduction(graph: Graph, node: fx.Node) -> Placed:
-    """mean, sum, amax over some axes or all."""
+def _reduction(graph: Graph, node: fx.Node) -> Placed:
+    """Lower mean, sum and amax over some axes or all."""
     given, x = arguments(node), graph.placed(node.args[0])
     rank = len(x.order)
     dims = given.get("dim")
@@ -133,8 +136,8 @@ def reduction(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add(_REDUCTIONS[operator_name(node)], [x.value, axes], shape, node, keepDims=keep), order)
 
 
-def embedding(graph: Graph, node: fx.Node) -> Placed:
-    """Rows of a constant table."""
+def _embedding(graph: Graph, node: fx.Node) -> Placed:
+    """Lower a lookup of rows in a constant table."""
     table = graph.constant(node.args[0], "embedding with a table")  # type: ignore[arg-type]
     rows = graph.at(node.args[1], plain(len(shape_of(node)) - 1))
     shape = shape_of(node)
@@ -142,7 +145,7 @@ def embedding(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _product(graph: Graph, node: fx.Node, x: Placed, weight: Value, bias: Value | None) -> Placed:
-    """FULLY_CONNECTED over the graph's last axis; the others keep their order."""
+    """Add FULLY_CONNECTED over the program's last axis; the other axes keep their order."""
     rank = len(x.order)
     order = _last(x.order, rank - 1)
     value = graph.moves.moved(x, order)
@@ -153,7 +156,7 @@ def _product(graph: Graph, node: fx.Node, x: Placed, weight: Value, bias: Value 
 
 
 def _multiplied(graph: Graph, left: Placed, right: Placed, shape: tuple[int, ...], like: Any) -> Value:
-    """BATCH_MATMUL in plain order; an operand that lies transposed is read so."""
+    """Add BATCH_MATMUL in plain order; an operand that is transposed in memory is read as transposed."""
     rank = len(left.order)
     swapped = (*range(rank - 2), rank - 1, rank - 2)
     lie_swapped = [_lies(each, swapped) for each in (left, right)]
@@ -163,7 +166,7 @@ def _multiplied(graph: Graph, left: Placed, right: Placed, shape: tuple[int, ...
 
 
 def _lies(x: Placed, swapped: Order) -> bool:
-    """Whether the last two axes lie the other way round, so that plain order would cost a transpose."""
+    """Return whether the last two axes are swapped in memory, so that plain order would require a transpose."""
     positions = [axis for axis in x.order if x.shape[axis] != 1]
     wide = [axis for axis in swapped[-2:] if x.shape[axis] != 1]
     return len(wide) == 2 and positions.index(wide[0]) < positions.index(wide[1])
@@ -179,13 +182,13 @@ def _renumbered(order: Order, gone: set[int]) -> Order:
 
 
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(_REDUCTIONS, reduction),
-    **dict.fromkeys(("matmul", "bmm"), matmul),
-    **dict.fromkeys(("softmax", "_softmax"), softmax),
-    "linear": linear,
-    "addmm": addmm,
-    "scaled_dot_product_attention": attention,
-    "layer_norm": layer_norm,
-    "batch_norm": batch_norm,
-    "embedding": embedding,
+    **dict.fromkeys(_REDUCTIONS, _reduction),
+    **dict.fromkeys(("matmul", "bmm"), _matmul),
+    **dict.fromkeys(("softmax", "_softmax"), _softmax),
+    "linear": _linear,
+    "addmm": _addmm,
+    "scaled_dot_product_attention": _attention,
+    "layer_norm": _layer_norm,
+    "batch_norm": _batch_norm,
+    "embedding": _embedding,
 }

@@ -1,4 +1,4 @@
-"""Operators on each element: arithmetic and activations, in whatever order their operands lie."""
+"""Lower arithmetic and activations on each element, in any order of axes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CLAMPS: dict[Any, str] = {(0, None): "RELU", (0, 6): "RELU6", (-1, 1): "RELU_N1
 _POWERS = {2.0: "SQUARE", 0.5: "SQRT", -0.5: "RSQRT"}
 
 
-def binary(graph: Graph, node: fx.Node) -> Placed:
-    """add, sub, mul, div, maximum, minimum with broadcasting; dividing by a constant is multiplying."""
+def _binary(graph: Graph, node: fx.Node) -> Placed:
+    """Lower add, sub, mul, div, maximum and minimum with broadcasting; a division by a constant becomes a product."""
     given, name = arguments(node), operator_name(node)
     left, right = given["self"], given["other"]
     if given.get("rounding_mode") is not None:
@@ -42,7 +42,7 @@ def binary(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
-    """rsub: other - self."""
+    """Lower rsub: other - self."""
     given = arguments(node)
     if given["alpha"] != 1:
         raise Unsupported("rsub with alpha")
@@ -51,37 +51,37 @@ def _reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _unary(graph: Graph, node: fx.Node) -> Placed:
-    """One operator of the runtime for one of the graph's."""
+    """Lower to the runtime's operator of the same function."""
     return _like(graph, node, _UNARY[operator_name(node)])
 
 
-def gelu(graph: Graph, node: fx.Node) -> Placed:
-    """gelu, of the error function or of tanh."""
+def _gelu(graph: Graph, node: fx.Node) -> Placed:
+    """Lower gelu, by the error function or by tanh."""
     return _like(graph, node, "GELU", approximate=arguments(node)["approximate"] == "tanh")
 
 
-def leaky_relu(graph: Graph, node: fx.Node) -> Placed:
-    """leaky_relu with any slope."""
+def _leaky_relu(graph: Graph, node: fx.Node) -> Placed:
+    """Lower leaky_relu with any slope."""
     return _like(graph, node, "LEAKY_RELU", alpha=float(arguments(node)["negative_slope"]))
 
 
-def silu(graph: Graph, node: fx.Node) -> Placed:
-    """x * sigmoid(x)."""
+def _silu(graph: Graph, node: fx.Node) -> Placed:
+    """Lower to x * sigmoid(x)."""
     x = graph.placed(node.args[0])
     gate = graph.add("LOGISTIC", [x.value], x.value.shape, (0.0, 1.0))
     return Placed(graph.add("MUL", [x.value, gate], x.value.shape, node), x.order)
 
 
-def hard_sigmoid(graph: Graph, node: fx.Node) -> Placed:
-    """relu6(x + 3) / 6: the runtime has no operator for it."""
+def _hard_sigmoid(graph: Graph, node: fx.Node) -> Placed:
+    """Lower to relu6(x + 3) / 6: the runtime has no operator for it."""
     x = graph.placed(node.args[0])
     three, sixth = (constant(np.array([number], np.float32)) for number in (3.0, 1 / 6))
     raised = graph.add("ADD", [x.value, three], x.value.shape, (0.0, 6.0), fusedActivationFunction=3)
     return Placed(graph.add("MUL", [raised, sixth], x.value.shape, node), x.order)
 
 
-def clamp(graph: Graph, node: fx.Node) -> Placed:
-    """clamp, clamp_min, clamp_max and hardtanh with numbers for bounds."""
+def _clamp(graph: Graph, node: fx.Node) -> Placed:
+    """Lower clamp, clamp_min, clamp_max and hardtanh with constant bounds."""
     given = arguments(node)
     low, high = given.get("min", given.get("min_val")), given.get("max", given.get("max_val"))
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
@@ -97,13 +97,13 @@ def clamp(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _reciprocal(graph: Graph, node: fx.Node) -> Placed:
-    """1 / x."""
+    """Lower to 1 / x."""
     x = graph.placed(node.args[0])
     return Placed(graph.add("DIV", [constant(np.ones(1, np.float32)), x.value], x.value.shape, node), x.order)
 
 
-def power(graph: Graph, node: fx.Node) -> Placed:
-    """pow with a number for exponent; the roots and the square have operators of their own."""
+def _power(graph: Graph, node: fx.Node) -> Placed:
+    """Lower pow with a constant exponent; square, root and inverse root have operators of their own."""
     exponent = arguments(node)["exponent"]
     if isinstance(exponent, fx.Node):
         raise Unsupported("pow with an exponent from the graph")
@@ -117,8 +117,8 @@ def power(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("POW", inputs, x.value.shape, node), x.order)
 
 
-def same(graph: Graph, node: fx.Node) -> Placed:
-    """What has no effect in eval mode."""
+def _same(graph: Graph, node: fx.Node) -> Placed:
+    """Return the input: the operator has no effect in eval mode."""
     return graph.placed(node.args[0])
 
 
@@ -134,21 +134,21 @@ def _combine(graph: Graph, kind: str, left: Value, right: Value) -> Value:
 
 
 def _is_zero(graph: Graph, operand: Any, node: fx.Node, other: Any) -> bool:
-    """Whether a sum with ``operand`` is the other operand as it is."""
+    """Return whether a sum with ``operand`` equals the other operand."""
     data = graph.placed(operand).value.data
     return data is not None and isinstance(other, fx.Node) and shape_of(other) == shape_of(node) and not data.any()
 
 
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(_BINARY, binary),
+    **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(_UNARY, _unary),
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), clamp),
-    **dict.fromkeys(("dropout", "clone", "contiguous", "alias", "detach"), same),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), _clamp),
+    **dict.fromkeys(("dropout", "clone", "contiguous", "alias", "detach"), _same),
     "rsub": _reversed_subtraction,
-    "gelu": gelu,
-    "leaky_relu": leaky_relu,
-    "silu": silu,
-    "hardsigmoid": hard_sigmoid,
-    "pow": power,
+    "gelu": _gelu,
+    "leaky_relu": _leaky_relu,
+    "silu": _silu,
+    "hardsigmoid": _hard_sigmoid,
+    "pow": _power,
     "reciprocal": _reciprocal,
 }

@@ -1,4 +1,7 @@
-"""A float model into int8 where XNNPACK computes in it: static, per-channel weights, one scale for an activation."""
+"""Quantise a float model to int8 where XNNPACK computes in int8: ``quantise(model, leave)``.
+
+Quantisation is static, with per-channel weights and one scale for an activation.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +12,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Scale, Value, constant
-from hnas.export.backends.tflite.writer.rewrites import FUSION, scale_weights
+from hnas.export.backends.tflite.writer.int8_rewrites import prepare_int8
+from hnas.export.backends.tflite.writer.model import Model, Operator, Scale, Value, constant
+from hnas.export.backends.tflite.writer.rewrites import WEIGHTED
 
-WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
-# They give elements of their input: the scale stays.
+_WEIGHTED = {*WEIGHTED, "TRANSPOSE_CONV"}
+# Data-movement operators: the output keeps the input's scale.
 _MOVING = {"RESHAPE", "TRANSPOSE", "SLICE", "SPLIT", "PAD", "MAX_POOL_2D", "DEPTH_TO_SPACE", "CONCATENATION"}
-# int8 where what they read is: alone they are not worth the change of numbers.
+# In int8 only where their input is: alone, they do not pay for the conversion.
 _FOLLOWING = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH", "MEAN", "LEAKY_RELU", "RELU", "RELU6", "AVERAGE_POOL_2D"}
-_RECTIFIERS = {"RELU", "RELU6"}  # those that no operator before could end with
-# Of vectors they stay float: it takes no time, and the state of a recurrent cell keeps what each step adds (8 dB).
+_RECTIFIERS = {"RELU", "RELU6"}  # where no operator before them absorbed them
+# These stay in float for vectors: it costs no time, and a recurrent state accumulates the error of each step (8 dB).
 _GATES = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH"}
 FIXED = {"LOGISTIC": Scale(np.array([1 / 256], np.float32), -128), "TANH": Scale(np.array([1 / 128], np.float32))}
-_RATIOS = {"ADD": (-10, 8), "SUB": (-10, 8), "MUL": (-16, 8)}  # powers of 2 between which XNNPACK rescales
+_RATIOS = {"ADD": (-10, 8), "SUB": (-10, 8), "MUL": (-16, 8)}  # XNNPACK rescales between these powers of 2
 SYMMETRIC, LEVELS = 127, 255
-VALID = 1  # the schema's word for no padding
-_SMALL_END = 4096  # weights; a last product of so few stays float: no time, few bytes, and 4 dB of the outputs' noise
+_SMALL_END = 4096  # weights; a last product up to this size stays in float: no time, few bytes, and 4 dB less noise
 
 
 def quantise(model: Model, leave: frozenset[str] = frozenset()) -> None:
     """Change ``model``, whose values know their ranges, to int8.
 
-    1. Convolutions and products with constant weights, and input and output of a known range: int8, but for a small
-       last product.
-    2. Sums, gates, means and moves of what is int8: int8. All else stays float, as do inputs and outputs: HARD_SWISH,
-       GELU, SOFTMAX, BATCH_MATMUL and the parts of a layer norm have no int8 kernel there, and would cut the graph.
-       So does what is ``kept``, and kinds in ``leave``.
-    3. A normalisation that is left (factor, then offset, for each channel) and an average over a window: depthwise
-       convolutions, whose weights have a scale for each channel. 4. A rectifier: a change of scale that saturates.
+    1. Convolutions and products with constant weights, whose input and output ranges are known: int8. A small last
+       product stays in float.
+    2. Sums, gates, means and data movements that read int8: int8.
+    3. Norms that no convolution absorbed (a factor and an offset for each channel) and averages over a window:
+       depthwise convolutions in int8, whose weights have a scale for each channel.
+    4. Rectifiers that no operator absorbed: a change of scale that saturates.
+    5. Everything else, inputs and outputs: float. HARD_SWISH, GELU, SOFTMAX, BATCH_MATMUL and the parts of a layer norm
+       have no int8 kernel in XNNPACK, and would split the graph.
+
+    leave: kinds of operators that stay in float, like operators marked ``kept``.
     """
-    _rephrase(model, leave)
+    prepare_int8(model, leave)
     chosen = _choose(model, leave)
     _widen_joined(model, chosen)
     _Writer(model, chosen).write()
 
 
 def scale_of(seen: tuple[float, float]) -> Scale:
-    """256 levels from the lowest to the highest value, 0 among them."""
+    """Return the scale of 256 levels from the lowest to the highest value, or to 0 where that lies outside."""
     low, high = min(seen[0], 0.0), max(seen[1], 0.0)
     step = (high - low) / LEVELS or 1.0
     step = max(step, 1e-30)
@@ -53,83 +59,16 @@ def scale_of(seen: tuple[float, float]) -> Scale:
     return Scale(np.array([step], np.float32), zero)
 
 
-def _rephrase(model: Model, leave: frozenset[str]) -> None:
-    """What whole numbers say better: a hard sigmoid's factor in its weights, scales by channel in depthwise ones."""
-    for operator in list(model.operators):
-        if operator.kind == "MUL" and _takes_factor(model, operator, leave):
-            maker = model.makers[operator.activations[0]]
-            scale_weights(maker, _constant_of(operator), is_offset=False)
-            del maker.options[FUSION]
-            maker.output = operator.output
-            model.operators.remove(operator)
-            model.changed()
-    for index, operator in enumerate(model.operators):
-        if not operator.kept:
-            model.operators[index] = _averaged(operator) or _normed(model, operator) or operator
-    used = set(model.outputs).union(*(operator.activations for operator in model.operators))
-    model.operators = [operator for operator in model.operators if used & set(operator.output)]
-    model.changed()
-
-
-def _averaged(operator: Operator) -> Operator | None:
-    """An average over windows that stay inside the map."""
-    if operator.kind != "AVERAGE_POOL_2D" or operator.options["padding"] != VALID:
-        return None
-    height, width, channels = (operator.options["filterHeight"], operator.options["filterWidth"], _channels(operator))
-    weights = np.full((1, height, width, channels), 1 / (height * width), np.float32)
-    return _depthwise(operator, operator.activations[0], weights, np.zeros(channels, np.float32))
-
-
-def _normed(model: Model, operator: Operator) -> Operator | None:
-    """A sum by channel whose only other operand is a product by channel: the norm that no convolution took up."""
-    if operator.kind != "ADD" or len(operator.output[0].shape) != 4 or len(operator.activations) != 1:
-        return None
-    (product,) = operator.activations
-    maker = model.makers.get(product)
-    if maker is None or maker.kind != "MUL" or maker.options.get(FUSION) or not model.is_single(product):
-        return None
-    factor, offset = _by_channel(maker), _by_channel(operator)
-    if factor is None or offset is None:
-        return None
-    return _depthwise(operator, maker.activations[0], factor.reshape(1, 1, 1, -1), offset.reshape(-1))
-
-
-def _takes_factor(model: Model, operator: Operator, leave: frozenset[str]) -> bool:
-    if len(operator.activations) != 1 or operator.options.get(FUSION) or _constant_of(operator).size != 1:
-        return False
-    (source,) = operator.activations
-    maker = model.makers.get(source)
-    if maker is None or maker.kept or maker.kind not in {"CONV_2D", "DEPTHWISE_CONV_2D"} - leave:
-        return False
-    if not model.is_single(source):
-        return False
-    known = maker.inputs[0] is not None and maker.inputs[0].range is not None and operator.output[0].range is not None
-    return known and maker.options.get(FUSION) == FUSED["RELU6"] and _constant_of(operator).item() > 0
-
-
-def _constant_of(operator: Operator) -> NDArray[Any]:
-    found = [value.data for value in operator.inputs if value is not None and value.data is not None]
-    return found[0] if found else np.zeros(0)
-
-
-def _by_channel(operator: Operator) -> NDArray[Any] | None:
-    """The constant of a sum or product where it has a number for each channel of a map."""
-    found, channels = _constant_of(operator), _channels(operator)
-    return found if len(operator.activations) == 1 and found.size == found.shape[-1] == channels else None
-
-
-def _channels(operator: Operator) -> int:
-    return operator.output[0].shape[-1]
-
-
-def _depthwise(operator: Operator, source: Value, weights: NDArray[Any], bias: NDArray[Any]) -> Operator:
-    options = {"depthMultiplier": 1, "padding": VALID, "strideH": 1, "strideW": 1}
-    options |= {key: value for key, value in operator.options.items() if key in ("strideH", "strideW", FUSION)}
-    return Operator("DEPTHWISE_CONV_2D", [source, constant(weights), constant(bias)], operator.output, options)
-
-
 def _choose(model: Model, leave: frozenset[str]) -> set[Operator]:
-    """The operators that compute in int8."""
+    """Return the operators that compute in int8."""
+    chosen = _computable(model, leave)
+    _leave_float_sums(model, chosen)
+    _add_moves(model, chosen, leave)
+    return chosen
+
+
+def _computable(model: Model, leave: frozenset[str]) -> set[Operator]:
+    """Return the operators that can compute in int8, and read int8 where their kind requires it."""
     chosen: set[Operator] = set()
     integer: set[Value] = set()
     for operator in model.operators:
@@ -137,16 +76,28 @@ def _choose(model: Model, leave: frozenset[str]) -> set[Operator]:
         if not kept and _fits(operator) and _joins(operator, integer):
             chosen.add(operator)
             integer |= set(operator.output)
-    for operator in reversed(model.operators):  # what is read in float only: it costs the same, and loses 5 dB in a ViT
-        users = [user for value in operator.output for user in model.readers.get(value, [])]
+    return chosen
+
+
+def _leave_float_sums(model: Model, chosen: set[Operator]) -> None:
+    """Remove sums and products that only float operators read: int8 costs as much, and loses 5 dB in a ViT."""
+    for operator in reversed(model.operators):
+        users = _users(model, operator)
         if operator.kind in ("ADD", "SUB", "MUL") and users and not chosen & set(users):
             chosen.discard(operator)
-    for operator in reversed(model.operators):  # what is moved on its way into int8 is moved as int8
-        users = [user for value in operator.output for user in model.readers.get(value, [])]
+
+
+def _add_moves(model: Model, chosen: set[Operator], leave: frozenset[str]) -> None:
+    """Add data movements that only int8 operators read."""
+    for operator in reversed(model.operators):
+        users = _users(model, operator)
         may = operator.kind in _MOVING - leave and not operator.kept and _fits(operator)
         if may and users and set(users) <= chosen:
             chosen.add(operator)
-    return chosen
+
+
+def _users(model: Model, operator: Operator) -> list[Operator]:
+    return [user for value in operator.output for user in model.readers.get(value, [])]
 
 
 def _is_small_end(model: Model, operator: Operator) -> bool:
@@ -155,7 +106,7 @@ def _is_small_end(model: Model, operator: Operator) -> bool:
 
 
 def _joins(operator: Operator, integer: set[Value]) -> bool:
-    if operator.kind in WEIGHTED:
+    if operator.kind in _WEIGHTED:
         weight = operator.inputs[1]
         return weight is not None and weight.data is not None
     if operator.kind in _MOVING:
@@ -166,7 +117,7 @@ def _joins(operator: Operator, integer: set[Value]) -> bool:
 
 
 def _fits(operator: Operator) -> bool:
-    """Whether all ranges are known, and lie so that XNNPACK can change one scale into the other."""
+    """Return whether all ranges are known, and XNNPACK can rescale between them."""
     values = [*operator.activations, *operator.output]
     if any(value.range is None or value.dtype != "float32" for value in values):
         return False
@@ -190,7 +141,7 @@ def _seen(value: Value) -> tuple[float, float]:
 
 
 def _widen_joined(model: Model, chosen: set[Operator]) -> None:
-    """Parts that are joined get one range, so that they are computed at the scale of the whole."""
+    """Give the parts of a concatenation the range of the whole, so that they are computed at one scale."""
     for operator in reversed(model.operators):
         if operator.kind != "CONCATENATION" or operator not in chosen:
             continue
@@ -200,7 +151,7 @@ def _widen_joined(model: Model, chosen: set[Operator]) -> None:
         for value in operator.activations:
             while model.is_single(value):
                 maker = model.makers.get(value)
-                if maker is not None and maker.kind in _RECTIFIERS:  # the ends of its own range are where it saturates
+                if maker is not None and maker.kind in _RECTIFIERS:  # it saturates at the ends of its own range
                     break
                 value.range = whole
                 if maker is None or maker.kind not in _MOVING:
@@ -209,7 +160,7 @@ def _widen_joined(model: Model, chosen: set[Operator]) -> None:
 
 
 class _Writer:
-    """Writes the operators anew, with changes of numbers in between, each at most once."""
+    """Rewrites the chosen operators in int8, and adds each conversion between int8 and float once."""
 
     def __init__(self, model: Model, chosen: set[Operator]) -> None:
         self.model, self.chosen = model, chosen
@@ -228,7 +179,7 @@ class _Writer:
 
     def _integer(self, operator: Operator) -> None:
         write: Callable[[Operator], None] = self._follow
-        if operator.kind in WEIGHTED:
+        if operator.kind in _WEIGHTED:
             write = self._weighted
         elif operator.kind in _MOVING:
             write = self._move
@@ -238,30 +189,24 @@ class _Writer:
         self._written.append(operator)
 
     def _weighted(self, operator: Operator) -> None:
-        at = 2 if operator.kind == "TRANSPOSE_CONV" else 0
-        source = self._quantised(operator.inputs[at])
+        source_at, bias_at = (2, 3) if operator.kind == "TRANSPOSE_CONV" else (0, 2)
+        source = self._quantised(operator.inputs[source_at])
         result = self._result(operator)
         weight, axis = operator.inputs[1], 3 if operator.kind == "DEPTHWISE_CONV_2D" else 0
+        bias = operator.inputs[bias_at] if len(operator.inputs) > bias_at else None
         assert weight is not None
         assert weight.data is not None
-        assert source.scale is not None
-        others = tuple(each for each in range(weight.data.ndim) if each != axis)
-        steps = np.abs(weight.data).max(others).astype(np.float64) / SYMMETRIC
-        ratio = float(result.scale.scale[0]) / float(source.scale.scale[0])  # type: ignore[union-attr]
-        bias = operator.inputs[at + (1 if at else 2)] if len(operator.inputs) > (3 if at else 2) else None
-        numbers = np.zeros(len(steps)) if bias is None or bias.data is None else bias.data.astype(np.float64)
-        # XNNPACK rescales by 2^-32 at the least, and a bias has 32 bits.
-        steps = np.maximum(steps, ratio * 2.0**-31)
-        steps = np.maximum(steps, np.abs(numbers) / float(source.scale.scale[0]) / 2**30)
+        sums = None if bias is None or bias.data is None else bias.data.astype(np.float64)
+        steps = _weight_steps(weight.data, axis, sums, _step_of(source), _step_of(result))
         shape = [-1 if each == axis else 1 for each in range(weight.data.ndim)]
         levels = np.rint(weight.data / steps.reshape(shape)).clip(-SYMMETRIC, SYMMETRIC).astype(np.int8)
         by_channel = steps.astype(np.float32)
-        operator.inputs[at] = source
+        operator.inputs[source_at] = source
         operator.inputs[1] = _constant(levels, Scale(by_channel, 0, axis))
         if bias is not None:
-            units = by_channel.astype(np.float64) * float(source.scale.scale[0])
-            value = _constant(np.rint(numbers / units).astype(np.int32), Scale(units.astype(np.float32)))
-            operator.inputs[3 if at else 2] = value
+            units = by_channel.astype(np.float64) * _step_of(source)
+            whole = np.rint((np.zeros(len(steps)) if sums is None else sums) / units).astype(np.int32)
+            operator.inputs[bias_at] = _constant(whole, Scale(units.astype(np.float32)))
 
     def _move(self, operator: Operator) -> None:
         if operator.kind == "CONCATENATION":  # a part of it may be constant
@@ -291,7 +236,7 @@ class _Writer:
         return value
 
     def _quantised(self, value: Value | None, scale: Scale | None = None) -> Value:
-        """``value`` in int8: as it is, or by a QUANTIZE; at ``scale`` where one is given."""
+        """Return ``value`` in int8: unchanged, or through a QUANTIZE; at ``scale`` if one is given."""
         assert value is not None
         scale = scale or value.scale or scale_of(_seen(value))
         if value.data is not None:
@@ -317,6 +262,22 @@ class _Writer:
         found = self._float(value)
         assert found is not None
         return found
+
+
+def _weight_steps(
+    weight: NDArray[Any], axis: int, bias: NDArray[np.float64] | None, source: float, result: float
+) -> NDArray[np.float64]:
+    """Return the step of each channel along ``axis``; ``source`` and ``result`` are the steps of the activations."""
+    others = tuple(each for each in range(weight.ndim) if each != axis)
+    steps = np.abs(weight).max(others).astype(np.float64) / SYMMETRIC
+    # XNNPACK rescales by 2^-32 at least, and a bias has 32 bits.
+    steps = np.maximum(steps, result / source * 2.0**-31)
+    return np.asarray(steps if bias is None else np.maximum(steps, np.abs(bias) / source / 2**30))
+
+
+def _step_of(value: Value) -> float:
+    assert value.scale is not None
+    return float(value.scale.scale[0])
 
 
 def _constant(levels: NDArray[Any], scale: Scale) -> Value:

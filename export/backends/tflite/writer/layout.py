@@ -1,7 +1,7 @@
-"""Where a value lies: operators of the graph name axes in PyTorch's order, the runtime wants channels last.
+"""Track the axis order of each value: programs name axes in PyTorch's order, the runtime wants channels last.
 
-No transpose is written for a permutation. A value keeps the order in which its axes lie (``Placed``), a permute only
-renames them, and a tensor is moved when an operator needs it in an order that it is not in: at most once for each.
+A permutation writes no transpose. A value records the order of its axes (``Placed``), and a permute only renames them.
+A tensor is transposed when an operator needs another order, at most once for each order.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ NHWC: Order = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class Placed:
-    """A value of the graph: axis i of the tensor is the graph's axis ``order[i]``."""
+    """A value of the program: axis i of the tensor is the program's axis ``order[i]``."""
 
     value: Value
     order: Order
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape in the graph's order of axes."""
+        """The shape in the program's order of axes."""
         return tuple(self.value.shape[self.order.index(axis)] for axis in range(len(self.order)))
 
     def axis(self, axis: int) -> int:
-        """Where the graph's ``axis`` lies."""
+        """Return the position of the program's ``axis`` in the tensor."""
         return self.order.index(axis % len(self.order))
 
     def permuted(self, dims: Sequence[int]) -> Placed:
-        """The permutation of the graph's axes, without moving anything."""
+        """Return the permutation of the program's axes; nothing moves."""
         inverse = np.argsort([dim % len(dims) for dim in dims])
         return Placed(self.value, tuple(int(inverse[axis]) for axis in self.order))
 
 
 def plain(rank: int) -> Order:
-    """The graph's own order."""
+    """Return the program's own order of axes."""
     return tuple(range(rank))
 
 
 def channels_last(rank: int) -> Order:
-    """Axis 1 at the end."""
+    """Return the order with axis 1 at the end."""
     return (0, *range(2, rank), 1) if rank > 2 else plain(rank)
 
 
@@ -59,7 +59,7 @@ class Moves:
         self._known: dict[tuple[Value, str, tuple[int, ...]], Value] = {}
 
     def moved(self, placed: Placed, order: Order) -> Value:
-        """The tensor with its axes in ``order``: as it is, reshaped where only axes of 1 move, or transposed."""
+        """Return the tensor with its axes in ``order``: unchanged, reshaped if only axes of 1 move, or transposed."""
         steps = tuple(placed.order.index(axis) for axis in order)
         value = placed.value
         if steps == plain(len(steps)):
@@ -73,9 +73,10 @@ class Moves:
         return self._once(value, "TRANSPOSE", steps, shape)
 
     def reshaped(self, placed: Placed, shape: Sequence[int], wanted: Order | None = None) -> Placed:
-        """The value in another shape of the graph; transposed first where the new axes would lie in pieces.
+        """Return the value in another shape of the program; transposed first where the new axes would not be
+        contiguous.
 
-        ``wanted`` is the order that is best for those who read it, taken where it costs nothing more.
+        wanted: the order that its readers prefer, used where it costs nothing.
         """
         shape = tuple(int(size) for size in shape)
         if shape == placed.shape:
@@ -109,11 +110,11 @@ class Moves:
         return self._known[key]
 
 
-Group = tuple[list[int], list[int]]  # axes before, axes after: they hold the same elements in the same sequence
+Group = tuple[list[int], list[int]]  # axes before, axes after: the same elements in the same sequence
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
-    """The smallest runs of axes with equal products; axes of 1 belong to none."""
+    """Return the smallest runs of axes with equal products; axes of 1 belong to no run."""
     left = [axis for axis, size in enumerate(before) if size != 1]
     right = [axis for axis, size in enumerate(after) if size != 1]
     groups: list[Group] = []
@@ -129,7 +130,7 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
 
 
 def _walk(placed: Placed, groups: Sequence[Group]) -> list[int] | None:
-    """The new axes in the sequence in which they lie, or None where a group lies in pieces."""
+    """Return the new axes in their order in memory, or None where a group is not contiguous."""
     shape = placed.shape
     lie = [axis for axis in placed.order if shape[axis] != 1]
     found: list[int] = []
@@ -144,7 +145,7 @@ def _walk(placed: Placed, groups: Sequence[Group]) -> list[int] | None:
 
 
 def _order(walk: Sequence[int], shape: Sequence[int], wanted: Order) -> Order:
-    """An order with the real axes in the sequence of ``walk``: the wanted one, the plain one, or what is near it."""
+    """Return an order whose axes larger than 1 follow ``walk``: the wanted one, else the plain one, else another."""
     for order in (wanted, plain(len(shape))):
         if [axis for axis in order if shape[axis] != 1] == list(walk):
             return order
@@ -152,5 +153,5 @@ def _order(walk: Sequence[int], shape: Sequence[int], wanted: Order) -> Order:
 
 
 def _complete(walk: Sequence[int], shape: Sequence[int]) -> Order:
-    """``walk`` with the axes of 1 that it lacks in front."""
+    """Return ``walk`` with its missing axes, all of size 1, in front."""
     return (*(axis for axis in range(len(shape)) if axis not in walk), *walk)

@@ -1,4 +1,4 @@
-"""What the lowering of every operator has at hand: the values so far, constants, broadcasting, and how to add one."""
+"""Provide what the lowering of each operator needs: the values so far, constants, broadcasting, and new operators."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from hnas.export.graph.program import Program
 Range = tuple[float, float]
 Lowering = Callable[["Graph", fx.Node], "Placed | list[Placed]"]
 
-# They read and write channels last whatever the others would like.
+# Operators that read and write channels last.
 _SPATIAL = {"conv1d", "conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"}
 _SPATIAL |= {"upsample_nearest2d", "upsample_bilinear2d"}
-# They take any order, and pass on what those who read them want.
+# Operators that take any order, and adopt the order that their readers want.
 FLUID = {"add", "sub", "mul", "div", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "tanh", "silu", "gelu"}
 FLUID |= {"cat", "batch_norm", "constant_pad_nd", "pad", "clamp", "hardtanh", "leaky_relu", "slice"}
 
 
 class Unsupported(Exception):
-    """An operator, or a use of one, that the emitter does not write; the text names it."""
+    """An operator, or a use of one, that the emitter cannot write; the text names it."""
 
 
 class Graph:
-    """The program's values as tensors of the model that is being written."""
+    """The values of the program as tensors of the model that is written."""
 
     def __init__(self, program: Program, ranges: Mapping[str, Range]) -> None:
         self.model = Model()
@@ -41,7 +41,7 @@ class Graph:
         self._wanted: dict[fx.Node, Order | None] = {}
 
     def placed(self, node: Any) -> Placed:
-        """The value of a node, or of a number."""
+        """Return the value of a node, or of a number."""
         if isinstance(node, fx.Node):
             found = self.values[node]
             assert isinstance(found, Placed)
@@ -49,11 +49,11 @@ class Graph:
         return Placed(constant(np.array(node, np.float32)), ())
 
     def at(self, node: Any, order: Order) -> Value:
-        """The tensor of a node with its axes in ``order``."""
+        """Return the tensor of a node with its axes in ``order``."""
         return self.moves.moved(self.placed(node), order)
 
     def constant(self, node: fx.Node | None, what: str) -> NDArray[Any]:
-        """The numbers of a node that has to be a constant."""
+        """Return the array of a node that must be a constant; raise Unsupported, with ``what``, for any other."""
         value = self.placed(node).value if node is not None else None
         if value is None or value.data is None:
             raise Unsupported(f"{what} that is computed in the graph")
@@ -67,19 +67,23 @@ class Graph:
         like: fx.Node | Range | Value | None = None,
         **options: Any,
     ) -> Value:
-        """The one output of a new operator; ``like`` has its range: a node of the graph, another value, or known."""
+        """Add an operator and return its one output.
+
+        like: the source of the output's range: a node of the program, another value, or a range.
+        options: by their names in the schema.
+        """
         made = Value(tuple(int(size) for size in shape), range=self.range_of(like))
         self.model.operators.append(Operator(kind, list(inputs), [made], options))
         return made
 
     def range_of(self, like: fx.Node | Range | Value | None) -> Range | None:
-        """What a value was seen to take; None where nobody looked."""
+        """Return the observed range of a value; None if it was not observed."""
         if isinstance(like, fx.Node):
             return self._ranges.get(like.name)
         return like.range if isinstance(like, Value) else like
 
     def wanted(self, node: fx.Node) -> Order:
-        """The order of axes that those who read ``node`` want it in."""
+        """Return the order of axes that the readers of ``node`` prefer."""
         rank = len(shape_of(node))
         return self._asked(node, 8) or plain(rank)
 
@@ -99,9 +103,9 @@ class Graph:
         return self._wanted[node]
 
     def together(self, node: fx.Node, operands: Sequence[Any]) -> tuple[list[Value], Order]:
-        """The operands of an elementwise operator as tensors that broadcast as in the graph, and their common order.
+        """Return the operands of an elementwise operator as tensors that broadcast as in the program, and their order.
 
-        The largest operand stays as it lies; among equals, the one that lies as the result is wanted.
+        The largest operand keeps its order. Among equals, the one in the order wanted for the result does.
         """
         rank = len(shape_of(node))
         known = [self.placed(operand) for operand in operands]
@@ -112,7 +116,7 @@ class Graph:
         return [self.spread(each, rank, order) for each in known], order
 
     def spread(self, placed: Placed, rank: int, order: Order) -> Value:
-        """The tensor at ``rank`` axes in ``order``, without the leading axes of 1 that broadcasting adds by itself."""
+        """Return the tensor at ``rank`` axes in ``order``, without leading axes of 1, which broadcasting adds."""
         shape = (1,) * (rank - len(placed.order)) + placed.shape
         if placed.value.data is None and len(placed.order) < rank and order == plain(rank):
             return self.moves.moved(placed, plain(len(placed.order)))
@@ -123,7 +127,7 @@ class Graph:
         return constant(value.data.reshape(value.shape[first:] or (1,)))
 
     def fold(self, node: fx.Node) -> Placed | None:
-        """The node's value where everything that it reads is constant."""
+        """Return the constant value of a node whose inputs are all constant, else None."""
         sources = [self.values.get(source) for source in node.all_input_nodes]
         known = [each.value.data is not None for each in sources if isinstance(each, Placed)]
         if node.target in _SHAPES_ALONE:
@@ -143,19 +147,19 @@ class Graph:
         assert callable(node.target)
         args, kwargs = fx.map_arg((node.args, node.kwargs), tensor)
         result = node.target(*args, **kwargs)
-        return read(result) if isinstance(result, Tensor) else None
+        return read_constant(result) if isinstance(result, Tensor) else None
 
 
 _SHAPES_ALONE = {torch.ops.aten.zeros_like.default, torch.ops.aten.ones_like.default}
 
 
-def read(tensor: Tensor) -> Placed:
-    """A constant of the graph."""
+def read_constant(tensor: Tensor) -> Placed:
+    """Place a constant of the program."""
     return Placed(constant(tensor.detach().contiguous().numpy()), plain(tensor.ndim))
 
 
 def operator_name(node: fx.Node) -> str:
-    """The ATen name without overload, "" for what is no call."""
+    """Return the ATen name of a call without its overload; "" for any other node."""
     if node.op != "call_function":
         return ""
     if isinstance(node.target, torch._ops.OpOverload):
@@ -164,5 +168,5 @@ def operator_name(node: fx.Node) -> str:
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call by name."""
+    """Return the arguments of a call by name."""
     return bound(node)

@@ -1,4 +1,6 @@
-"""A TFLite model as plain objects, and its bytes on the schema that comes with the LiteRT runtime."""
+"""Represent a TFLite model as plain objects, and write its bytes with the schema of the LiteRT runtime:
+``pack(model)``.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from numpy.typing import NDArray
 
 from hnas.export.device.errors import Unavailable
 
-ALIGNMENT = 16  # bytes, of constants: the schema's own word
-FUSED = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}  # activations that other operators carry, as the schema counts them
-OPTIONS = {  # where the name of the options is not that of the operator
+ALIGNMENT = 16  # bytes, of constants: as in the schema
+FUSED = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}  # other operators can end with these; the schema's numbers
+OPTIONS = {  # where the options are not named after the operator
     "CONV_2D": "Conv2DOptions",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
@@ -29,14 +31,14 @@ OPTIONS = {  # where the name of the options is not that of the operator
     "BATCH_MATMUL": "BatchMatMulOptions",
     "LEAKY_RELU": "LeakyReluOptions",
 }
-# The version of an operator is the oldest runtime that knows what is asked of it: here in int8, and in float.
+# The version that an operator needs in int8, and in float.
 _VERSIONS = {"CONV_2D": (3, 1), "DEPTHWISE_CONV_2D": (3, 2), "FULLY_CONNECTED": (4, 2), "TRANSPOSE_CONV": (3, 1)}
 _VERSIONS |= {"QUANTIZE": (2, 1), "RESIZE_BILINEAR": (3, 3), "SUM": (2, 1), "RESHAPE": (1, 1), "BROADCAST_TO": (3, 2)}
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """How int8 or int32 numbers stand for real ones: ``scale * (number - zero)``, by channel along ``axis``."""
+    """The scale of int8 or int32 numbers: a real value is ``scale * (number - zero)``, by channel along ``axis``."""
 
     scale: NDArray[np.float32]
     zero: int = 0
@@ -45,7 +47,11 @@ class Scale:
 
 @dataclass(eq=False)
 class Value:
-    """A tensor: a constant where it has ``data``; ``range`` is what an activation was seen to take, if it is known."""
+    """A tensor.
+
+    data: of a constant, else None.
+    range: the observed minimum and maximum of an activation, if known.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -57,7 +63,11 @@ class Value:
 
 @dataclass(eq=False)
 class Operator:
-    """One call: the operator and its options in the schema's words; ``kept`` stays float whatever the rest does."""
+    """One call of an operator.
+
+    kind, options: by their names in the schema.
+    kept: stays in float in an int8 model.
+    """
 
     kind: str
     inputs: list[Value | None]
@@ -86,20 +96,20 @@ class Model:
 
     @property
     def readers(self) -> _Readers:
-        """Who reads each value; an output of the model is read by nobody, and ``outputs`` tells."""
+        """The operators that read each value; the model's outputs are in ``outputs`` only."""
         return self._linked()[0]
 
     @property
     def makers(self) -> _Makers:
-        """Who makes each value that is neither an input nor a constant."""
+        """The operator that computes each value; inputs and constants have none."""
         return self._linked()[1]
 
     def is_single(self, value: Value) -> bool:
-        """Whether exactly one operator reads ``value``, and nobody outside."""
+        """Return whether exactly one operator reads ``value``, and it is not an output of the model."""
         return len(self.readers.get(value, [])) == 1 and value not in self.outputs
 
     def changed(self) -> None:
-        """Forget who reads and makes what; due after every change of operators."""
+        """Drop the cached readers and makers. Call it after every change of operators."""
         self._links = None
 
     def _linked(self) -> tuple[_Readers, _Makers]:
@@ -113,7 +123,7 @@ class Model:
         return self._links
 
     def values(self) -> Iterator[Value]:
-        """Every tensor once."""
+        """Return every tensor once."""
         seen = dict.fromkeys(self.inputs)
         for operator in self.operators:
             seen |= dict.fromkeys(value for value in operator.inputs if value is not None)
@@ -122,13 +132,13 @@ class Model:
 
 
 def constant(data: NDArray[Any] | Sequence[int] | Sequence[Sequence[int]], dtype: str | None = None) -> Value:
-    """A constant; whole numbers (axes, shapes) are int32."""
+    """Return a constant; Python integers, such as axes and shapes, become int32."""
     array = np.ascontiguousarray(np.asarray(data, dtype or (None if isinstance(data, np.ndarray) else "int32")))
     return Value(array.shape, str(array.dtype), array)
 
 
 def pack(model: Model) -> bytes:
-    """The flatbuffer; inputs and outputs are named args_0, output_0, ..., as the converters name them."""
+    """Return the flatbuffer. Inputs and outputs are named args_0, output_0, ..., as converters name them."""
     schema = _schema()
     weights = 0
     made, graph = schema.ModelT(), schema.SubGraphT()
@@ -164,14 +174,14 @@ def pack(model: Model) -> bytes:
 def _schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated
-    except ImportError:  # tflite-runtime runs models and has no schema
+    except ImportError:  # tflite-runtime has no schema
         raise Unavailable("ai-edge-litert is not installed; pip install 'hnas[tflite]'") from None
     return schema_py_generated
 
 
 @cache
 def _buffer_type() -> Any:
-    """The schema's buffer with its data where it says they are: generated code forgets the alignment."""
+    """Return the schema's buffer class with aligned data: the generated code ignores the alignment."""
     schema = _schema()
     generated: Any = schema.BufferT
 

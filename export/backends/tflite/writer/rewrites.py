@@ -1,8 +1,9 @@
-"""What a written model does not need: scales beside a weight, activations of their own, moves in a row."""
+"""Simplify a model in place: fold scales into weights, fuse activations, merge moves. Call ``simplify(model)``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Value, constant
 
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
-_CARRIERS = {*WEIGHTED, "ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"}  # of a fused activation
+_CARRIERS = {*WEIGHTED, "ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"}  # can end with a fused activation
 MOVES = {"RESHAPE", "TRANSPOSE"}
 FUSION = "fusedActivationFunction"
 
@@ -18,14 +19,16 @@ _Rewrite = Callable[[Model, Operator], bool]
 
 
 def simplify(model: Model) -> None:
-    """Run every rewrite until none fires; each changes ``model`` and says whether it did."""
+    """Run every rewrite until none changes the model, then remove unread operators."""
     while any(_apply(model, rewrite) for rewrite in _REWRITES):
         pass
     _sweep(model)
 
 
 def _apply(model: Model, rewrite: _Rewrite) -> bool:
-    """Try one rewrite on every operator; it removes no other than the one it is given."""
+    """Run one rewrite on every operator, and return whether one changed. A rewrite removes only the operator it is
+    given.
+    """
     fired = False
     for operator in list(model.operators):
         if rewrite(model, operator):
@@ -35,60 +38,75 @@ def _apply(model: Model, rewrite: _Rewrite) -> bool:
 
 
 def _fold_scale(model: Model, operator: Operator) -> bool:
-    """MUL or ADD of a constant after a weighted operator: into its weights and bias.
+    """Fold a MUL or ADD of a constant into the weights and bias of the weighted operator before it.
 
-    1. The constant is a number or has one entry for each channel of the output.
-    2. Between the two only the value is moved: a number is folded all the same.
-    3. Something else reads the value, or it went through an activation: left alone.
+    1. The constant is one number, or has one entry for each channel of the output: folded.
+    2. The value is only moved between the two: folded if the constant is one number.
+    3. The value has another reader, or went through an activation: unchanged.
     """
-    if operator.kind not in ("MUL", "ADD") or len(operator.activations) != 1:
+    numbers = _constant_operand(operator)
+    if numbers is None:
         return False
-    numbers = next(value for value in operator.inputs if value is not None and value.data is not None)
-    source = operator.activations[0]
-    path: list[Value] = []
-    while model.is_single(source) and source in model.makers:
-        path.append(source)
-        maker = model.makers[source]
-        if maker.kind in WEIGHTED:
-            break
-        if maker.kind not in MOVES or numbers.data is None or numbers.data.size != 1:
-            return False
-        source = maker.activations[0]
-    else:
+    path = _path_to_weights(model, operator.activations[0], through_moves=numbers.size == 1)
+    if not path:
         return False
+    maker = model.makers[path[-1]]
     whole = operator.output[0].shape == operator.activations[0].shape
     if maker.options.get(FUSION) or not whole or not _per_channel(numbers, maker.output[0].shape[-1]):
         return False
-    assert numbers.data is not None
-    scale_weights(maker, numbers.data, is_offset=operator.kind == "ADD")
+    scale_weights(maker, numbers, is_offset=operator.kind == "ADD")
     _inherit(model, operator, path)
     return True
 
 
-def _fold_into_next(model: Model, operator: Operator) -> bool:
-    """MUL or ADD of a number for each channel before FULLY_CONNECTED alone, as after a layer norm: into its weights.
+def _constant_operand(operator: Operator) -> NDArray[Any] | None:
+    """Return the constant of a MUL or ADD of one activation and one constant, else None."""
+    if operator.kind not in ("MUL", "ADD") or len(operator.activations) != 1:
+        return None
+    return next(value.data for value in operator.inputs if value is not None and value.data is not None)
 
-    1. MUL: the weights of each input are scaled. 2. ADD: what the weights make of the offset goes into the bias.
-    3. Something reads the value that is not FULLY_CONNECTED over its last axis: left alone.
+
+def _path_to_weights(model: Model, value: Value, *, through_moves: bool) -> list[Value]:
+    """Return ``value`` and the values before it, back to the output of a weighted operator; empty if there is none.
+
+    Every value on the path has one reader.
     """
-    if operator.kind not in ("MUL", "ADD") or len(operator.activations) != 1 or operator.options.get(FUSION):
+    path: list[Value] = []
+    while model.is_single(value) and value in model.makers:
+        path.append(value)
+        maker = model.makers[value]
+        if maker.kind in WEIGHTED:
+            return path
+        if maker.kind not in MOVES or not through_moves:
+            break
+        value = maker.activations[0]
+    return []
+
+
+def _fold_into_next(model: Model, operator: Operator) -> bool:
+    """Fold a MUL or ADD of one number for each channel into the FULLY_CONNECTED after it, as after a layer norm.
+
+    1. MUL: the weights of each input are scaled.
+    2. ADD: the product of the weights and the offset is added to the bias.
+    3. The value has a reader that is not a FULLY_CONNECTED over its last axis: unchanged.
+    """
+    numbers = _constant_operand(operator)
+    if numbers is None or operator.options.get(FUSION):
         return False
     result, source = operator.output[0], operator.activations[0]
     users = model.readers.get(result, [])
-    numbers = next(value for value in operator.inputs if value is not None and value.data is not None)
     if not users or result in model.outputs or result.shape != source.shape:
         return False
     if not _per_channel(numbers, result.shape[-1]) or not all(_reads_channels(user, result) for user in users):
-        return False
-    assert numbers.data is not None
+        return False  # case 3
+    entries = np.broadcast_to(numbers.reshape(-1), result.shape[-1]).astype(np.float64)
     for user in users:
         weight = user.inputs[1]
         assert weight is not None
         assert weight.data is not None
-        entries = np.broadcast_to(numbers.data.reshape(-1), result.shape[-1]).astype(np.float64)
-        if operator.kind == "MUL":
+        if operator.kind == "MUL":  # case 1
             user.inputs[1] = constant((weight.data * entries).astype(np.float32))
-        else:
+        else:  # case 2
             _set_bias(user, _bias(user) + weight.data.astype(np.float64) @ entries)
         user.inputs[0] = source
     model.operators.remove(operator)
@@ -96,7 +114,7 @@ def _fold_into_next(model: Model, operator: Operator) -> bool:
 
 
 def _fuse_activation(model: Model, operator: Operator) -> bool:
-    """RELU, RELU6, RELU_N1_TO_1 into the operator before, where nothing else reads what it makes."""
+    """Fuse RELU, RELU6 or RELU_N1_TO_1 with the operator before it, if nothing else reads that operator's output."""
     if operator.kind not in FUSED:
         return False
     source = operator.activations[0]
@@ -111,49 +129,77 @@ def _fuse_activation(model: Model, operator: Operator) -> bool:
 
 
 def _merge_moves(model: Model, operator: Operator) -> bool:
-    """Moves in a row.
+    """Remove moves that are not needed.
 
-    1. RESHAPE after RESHAPE, TRANSPOSE after TRANSPOSE: one.
-    2. RESHAPE to the shape, TRANSPOSE to the order that is there: goes.
+    1. RESHAPE to the shape, or TRANSPOSE to the order, that the value already has: removed.
+    2. RESHAPE after RESHAPE, TRANSPOSE after TRANSPOSE: one.
     3. RESHAPE that drops the axes that a MEAN kept: the MEAN drops them.
-    4. RESHAPE to two axes before FULLY_CONNECTED, which flattens by itself: goes.
+    4. RESHAPE to two axes before FULLY_CONNECTED, which flattens its input: removed.
     """
     if operator.kind not in MOVES:
         return False
     source, result = operator.activations[0], operator.output[0]
     if result in model.outputs and source in (*model.inputs, *model.outputs):
         return False
-    if _is_nothing(operator):
+    return any(case(model, operator) for case in (_drop_idle, _merge_equal, _drop_kept_axes, _drop_flattening))
+
+
+def _drop_idle(model: Model, operator: Operator) -> bool:
+    source, result = operator.activations[0], operator.output[0]
+    if operator.kind == "RESHAPE":
+        idle = source.shape == result.shape
+    else:
+        order = np.asarray(operator.inputs[1].data)  # type: ignore[union-attr]
+        idle = bool((order == np.arange(len(order))).all())
+    if idle:
         _redirect(model, operator, source)
-        return True
-    maker, alone = model.makers.get(source), model.is_single(source)
-    if maker is not None and maker.kind == operator.kind:
-        operator.inputs[0] = maker.activations[0]
-        if operator.kind == "TRANSPOSE":
-            first, second = (np.asarray(each.inputs[1].data) for each in (maker, operator))  # type: ignore[union-attr]
-            operator.inputs[1] = constant(first[second])
-        return True
-    if operator.kind != "RESHAPE":
+    return idle
+
+
+def _merge_equal(model: Model, operator: Operator) -> bool:
+    maker = model.makers.get(operator.activations[0])
+    if maker is None or maker.kind != operator.kind:
         return False
-    if maker is not None and maker.kind in ("MEAN", "SUM") and alone and maker.options["keepDims"]:
-        axes = np.asarray(maker.inputs[1].data) % len(source.shape)  # type: ignore[union-attr]
-        if result.shape == tuple(size for axis, size in enumerate(source.shape) if axis not in axes):
-            maker.options["keepDims"] = False
-            _inherit(model, operator, [source])
-            return True
+    operator.inputs[0] = maker.activations[0]
+    if operator.kind == "TRANSPOSE":
+        first, second = (np.asarray(each.inputs[1].data) for each in (maker, operator))  # type: ignore[union-attr]
+        operator.inputs[1] = constant(first[second])
+    return True
+
+
+def _drop_kept_axes(model: Model, operator: Operator) -> bool:
+    source, result = operator.activations[0], operator.output[0]
+    maker = model.makers.get(source)
+    if operator.kind != "RESHAPE" or maker is None or maker.kind not in ("MEAN", "SUM"):
+        return False
+    axes = np.asarray(maker.inputs[1].data) % len(source.shape)  # type: ignore[union-attr]
+    left = tuple(size for axis, size in enumerate(source.shape) if axis not in axes)
+    if not model.is_single(source) or not maker.options["keepDims"] or result.shape != left:
+        return False
+    maker.options["keepDims"] = False
+    _inherit(model, operator, [source])
+    return True
+
+
+def _drop_flattening(model: Model, operator: Operator) -> bool:
+    result = operator.output[0]
+    if operator.kind != "RESHAPE" or len(result.shape) != 2 or result in model.outputs:
+        return False
     users = model.readers.get(result, [])
-    flat = users and all(user.kind == "FULLY_CONNECTED" and not user.options["keepNumDims"] for user in users)
-    if flat and len(result.shape) == 2 and result not in model.outputs:
-        _redirect(model, operator, source)
-        return True
-    return False
+    if not users or not all(user.kind == "FULLY_CONNECTED" and not user.options["keepNumDims"] for user in users):
+        return False
+    _redirect(model, operator, operator.activations[0])
+    return True
 
 
 _REWRITES: tuple[_Rewrite, ...] = (_merge_moves, _fold_scale, _fold_into_next, _fuse_activation)
 
 
 def scale_weights(operator: Operator, numbers: NDArray[np.float32], *, is_offset: bool) -> None:
-    """Let a weighted operator give ``numbers`` times, or more than, what it gave; by channel, or all alike."""
+    """Multiply the output of a weighted operator by ``numbers``, or add them to it, through its weights and bias.
+
+    numbers: one, or one for each output channel.
+    """
     weight, bias = operator.inputs[1], _bias(operator)
     assert weight is not None
     assert weight.data is not None
@@ -184,22 +230,13 @@ def _reads_channels(user: Operator, value: Value) -> bool:
     return user.inputs[1].data is not None and user.inputs[1].shape[-1] == value.shape[-1]
 
 
-def _per_channel(value: Value, channels: int) -> bool:
-    """One number, or one for each entry of the last axis."""
-    assert value.data is not None
-    return value.data.size == 1 or (value.data.size == channels == value.shape[-1])
-
-
-def _is_nothing(operator: Operator) -> bool:
-    source, result = operator.activations[0], operator.output[0]
-    if operator.kind == "RESHAPE":
-        return source.shape == result.shape
-    order = np.asarray(operator.inputs[1].data)  # type: ignore[union-attr]
-    return bool((order == np.arange(len(order))).all())
+def _per_channel(numbers: NDArray[Any], channels: int) -> bool:
+    """Return whether there is one number, or one for each entry of the last axis."""
+    return numbers.size == 1 or (numbers.size == channels == numbers.shape[-1])
 
 
 def _inherit(model: Model, operator: Operator, path: list[Value]) -> None:
-    """Remove ``operator``: the values of ``path``, from its input back, now are what it gave."""
+    """Remove ``operator``, so that the values of ``path``, from its input back, become its output."""
     result = operator.output[0]
     for value in path:
         value.range = result.range
@@ -212,7 +249,7 @@ def _inherit(model: Model, operator: Operator, path: list[Value]) -> None:
 
 
 def _redirect(model: Model, operator: Operator, value: Value) -> None:
-    """Remove ``operator``; whoever reads what it gave reads ``value``."""
+    """Remove ``operator``, and let the readers of its output read ``value``."""
     result = operator.output[0]
     model.operators.remove(operator)
     for other in model.operators:
@@ -221,7 +258,7 @@ def _redirect(model: Model, operator: Operator, value: Value) -> None:
 
 
 def _sweep(model: Model) -> None:
-    """Remove what nothing reads."""
+    """Remove operators whose output is not read."""
     needed = set(model.outputs)
     kept: list[Operator] = []
     for operator in reversed(model.operators):

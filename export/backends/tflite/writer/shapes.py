@@ -1,4 +1,4 @@
-"""Operators that only move: most of them rename axes and write nothing."""
+"""Lower operators that only move data: most of them rename axes and write nothing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hnas.export.backends.tflite.writer.lowering import FLUID, Graph, Lowering, 
 from hnas.export.backends.tflite.writer.model import Value, constant
 from hnas.export.graph.nodes import shape_of
 
-PARTS = 4  # of what XNNPACK splits at once
-_JOINED = 5  # of what it joins at once
+PARTS = 4  # most parts of one SPLIT in XNNPACK
+_JOINED = 5  # most inputs of one CONCATENATION in XNNPACK
 
 
-def reshape(graph: Graph, node: fx.Node) -> Placed:
-    """Every change of shape that keeps the elements in their sequence."""
+def _reshape(graph: Graph, node: fx.Node) -> Placed:
+    """Lower every change of shape that keeps the sequence of elements."""
     return graph.moves.reshaped(graph.placed(node.args[0]), shape_of(node), graph.wanted(node))
 
 
-def permute(graph: Graph, node: fx.Node) -> Placed:
-    """permute, transpose, t, mT: axes get other names."""
+def _permute(graph: Graph, node: fx.Node) -> Placed:
+    """Lower permute, transpose, t and mT by renaming axes."""
     x, given = graph.placed(node.args[0]), arguments(node)
     rank = len(x.order)
     dims = list(given.get("dims") or range(rank))
@@ -31,8 +31,8 @@ def permute(graph: Graph, node: fx.Node) -> Placed:
     return x.permuted(dims)
 
 
-def expand(graph: Graph, node: fx.Node) -> Placed:
-    """Left to those who broadcast; written out for others."""
+def _expand(graph: Graph, node: fx.Node) -> Placed:
+    """Leave expand to readers that broadcast; write it out for other readers."""
     x = graph.placed(node.args[0])
     shape = shape_of(node)
     if x.shape == shape or all(operator_name(user) in FLUID - {"cat"} for user in node.users):
@@ -42,8 +42,8 @@ def expand(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("BROADCAST_TO", inputs, shape, node), plain(len(shape)))
 
 
-def concatenate(graph: Graph, node: fx.Node) -> Placed:
-    """cat, in the order in which its parts lie."""
+def _concatenate(graph: Graph, node: fx.Node) -> Placed:
+    """Lower cat, in the order of axes of its parts."""
     given = arguments(node)
     parts, order = graph.together(node, [part for part in given["tensors"] if 0 not in shape_of(part)])
     if any(part.data is not None for part in parts):  # spread() strips leading axes of 1 from constants
@@ -54,8 +54,8 @@ def concatenate(graph: Graph, node: fx.Node) -> Placed:
     return Placed(_joined(graph, node, parts, axis), order)
 
 
-def stack(graph: Graph, node: fx.Node) -> Placed:
-    """cat along a new axis."""
+def _stack(graph: Graph, node: fx.Node) -> Placed:
+    """Lower stack as cat along a new axis."""
     given, shape = arguments(node), list(shape_of(node))
     axis = given["dim"] % len(shape)
     shape[axis] = 1
@@ -67,8 +67,8 @@ def stack(graph: Graph, node: fx.Node) -> Placed:
     return Placed(_joined(graph, node, values, parts[0].axis(axis)), parts[0].order)
 
 
-def cut(graph: Graph, node: fx.Node) -> Placed:
-    """slice: SLICE, or STRIDED_SLICE where it takes steps."""
+def _cut(graph: Graph, node: fx.Node) -> Placed:
+    """Lower slice to SLICE, or to STRIDED_SLICE if it has a step."""
     given, x = arguments(node), graph.placed(node.args[0])
     size = x.shape[given["dim"]]
     start, end, _ = slice(given["start"], given["end"]).indices(size)
@@ -82,16 +82,16 @@ def cut(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("STRIDED_SLICE", inputs, shape, node), x.order)
 
 
-def select(graph: Graph, node: fx.Node) -> Placed:
-    """One index of an axis, which goes."""
+def _select(graph: Graph, node: fx.Node) -> Placed:
+    """Lower select: one index of an axis, which is dropped."""
     given, x = arguments(node), graph.placed(node.args[0])
     dim = given["dim"] % len(x.order)
     taken = _sliced(graph, node, x, dim, given["index"] % x.shape[dim], 1)
     return _without(graph, taken, dim)
 
 
-def split(graph: Graph, node: fx.Node) -> list[Placed]:
-    """split, split_with_sizes, chunk: SPLIT where the parts are equal, few and all read, else a SLICE for each."""
+def _split(graph: Graph, node: fx.Node) -> list[Placed]:
+    """Lower split, split_with_sizes and chunk to SPLIT if the parts are equal, few and all read; else to SLICEs."""
     given, x = arguments(node), graph.placed(node.args[0])
     dim = given["dim"] % len(x.order)
     sizes = [int(value.shape[dim]) for value in node.meta["val"]]
@@ -109,16 +109,16 @@ def split(graph: Graph, node: fx.Node) -> list[Placed]:
     return [_sliced(graph, None, x, dim, start, size) if index in read else x for index, start, size in parts]
 
 
-def unbind(graph: Graph, node: fx.Node) -> list[Placed]:
-    """Every index of an axis by itself."""
+def _unbind(graph: Graph, node: fx.Node) -> list[Placed]:
+    """Lower unbind: each index of an axis, as a value of its own."""
     x, dim = graph.placed(node.args[0]), arguments(node)["dim"]
     count = x.shape[dim]
     parts = [_sliced(graph, None, x, dim, index, 1) for index in range(count)]
     return [_without(graph, part, dim % len(x.order)) for part in parts]
 
 
-def item(graph: Graph, node: fx.Node) -> Placed:
-    """One of several results."""
+def _item(graph: Graph, node: fx.Node) -> Placed:
+    """Return one of several results."""
     source, index = node.args
     found = graph.values[source]  # type: ignore[index]
     assert isinstance(found, list)
@@ -139,7 +139,7 @@ def _sliced(graph: Graph, node: fx.Node | None, x: Placed, dim: int, start: int,
 
 
 def _without(graph: Graph, x: Placed, dim: int) -> Placed:
-    """``x`` without its axis ``dim``, which has one element."""
+    """Return ``x`` without its axis ``dim``, which has size 1."""
     order = tuple(axis - (axis > dim) for axis in x.order if axis != dim)
     return graph.moves.reshaped(x, [size for axis, size in enumerate(x.shape) if axis != dim], order)
 
@@ -152,14 +152,14 @@ def _joined(graph: Graph, node: fx.Node, parts: Sequence[Value], axis: int) -> V
 
 _RESHAPES = ("reshape", "view", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze")
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(_RESHAPES, reshape),
-    **dict.fromkeys(("permute", "transpose", "t", "mT"), permute),
-    **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
-    "expand": expand,
-    "cat": concatenate,
-    "stack": stack,
-    "slice": cut,
-    "select": select,
-    "unbind": unbind,
-    "getitem": item,
+    **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(("permute", "transpose", "t", "mT"), _permute),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    "expand": _expand,
+    "cat": _concatenate,
+    "stack": _stack,
+    "slice": _cut,
+    "select": _select,
+    "unbind": _unbind,
+    "getitem": _item,
 }

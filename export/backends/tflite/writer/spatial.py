@@ -1,4 +1,4 @@
-"""Operators over maps: convolutions, pooling, resizing. All of them read and write channels last."""
+"""Lower operators over maps: convolutions, pooling, resizing. All of them read and write channels last."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsuppo
 from hnas.export.backends.tflite.writer.model import Value, constant
 from hnas.export.graph.nodes import shape_of
 
-SAME, VALID = 0, 1  # the schema's words for padding
+SAME, VALID = 0, 1  # padding, by the schema's numbers
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def convolution(graph: Graph, node: fx.Node) -> Placed:
-    """conv1d and conv2d with any stride, dilation and groups; weights are constant.
+def _convolution(graph: Graph, node: fx.Node) -> Placed:
+    """Lower conv1d and conv2d with constant weights and any stride, dilation and groups.
 
-    1. As many groups as channels: DEPTHWISE_CONV_2D. 2. Else: CONV_2D, in groups where there are some.
-    3. One dimension: as two, of height 1.
+    1. As many groups as channels: DEPTHWISE_CONV_2D.
+    2. Any other number of groups: CONV_2D.
+    3. One dimension: two dimensions, with height 1.
     """
     given = arguments(node)
     flat = len(shape_of(node)) == 3
@@ -51,7 +52,10 @@ def convolution(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
-    """conv_transpose2d, as far as TRANSPOSE_CONV cuts its edges: none, or kernel - stride in equal halves."""
+    """Lower conv_transpose2d, if TRANSPOSE_CONV can cut its edges.
+
+    It cuts nothing, or kernel - stride in equal halves.
+    """
     given = arguments(node)
     weight = graph.constant(given["weight"], "transposed convolution with a weight")
     stride, dilation, padding, more = (
@@ -69,10 +73,10 @@ def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("TRANSPOSE_CONV", inputs, shape, node, **options), NHWC)
 
 
-def pooling(graph: Graph, node: fx.Node) -> Placed:
-    """max_pool2d and avg_pool2d; padding that the runtime does not do by itself is written out.
+def _pooling(graph: Graph, node: fx.Node) -> Placed:
+    """Lower max_pool2d and avg_pool2d; padding that the runtime cannot do is written out.
 
-    An average that leaves the padding out is only supported where the runtime pads by itself, as it leaves it out.
+    An average that excludes its padding is supported only where the runtime pads by itself.
     """
     given, largest = arguments(node), operator_name(node) == "max_pool2d"
     window = _pair(given["kernel_size"], 1)
@@ -96,7 +100,7 @@ def pooling(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
-    """adaptive_avg_pool2d to one position, which is a mean, or to sizes that divide the map's."""
+    """Lower adaptive_avg_pool2d to one position, which is a mean, or to sizes that divide the map's."""
     source = graph.at(node.args[0], NHWC)
     sizes, maps = shape_of(node)[2:], source.shape[1:3]
     shape = (source.shape[0], *sizes, source.shape[3])
@@ -109,8 +113,8 @@ def _adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("AVERAGE_POOL_2D", [source], shape, node, **options), NHWC)
 
 
-def nearest(graph: Graph, node: fx.Node) -> Placed:
-    """upsample_nearest2d by 2: four copies side by side and one DEPTH_TO_SPACE; XNNPACK has no nearest resize."""
+def _nearest(graph: Graph, node: fx.Node) -> Placed:
+    """Lower upsample_nearest2d by 2 to four copies and DEPTH_TO_SPACE: XNNPACK has no nearest resize."""
     source = graph.at(node.args[0], NHWC)
     n, channels, height, width = shape_of(node)
     if (height, width) != (2 * source.shape[1], 2 * source.shape[2]):
@@ -119,8 +123,8 @@ def nearest(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("DEPTH_TO_SPACE", [wide], (n, height, width, channels), node, blockSize=2), NHWC)
 
 
-def bilinear(graph: Graph, node: fx.Node) -> Placed:
-    """upsample_bilinear2d to any size."""
+def _bilinear(graph: Graph, node: fx.Node) -> Placed:
+    """Lower upsample_bilinear2d to any size."""
     given = arguments(node)
     source = graph.at(given["input"], NHWC)
     n, channels, height, width = shape_of(node)
@@ -129,8 +133,8 @@ def bilinear(graph: Graph, node: fx.Node) -> Placed:
     return Placed(graph.add("RESIZE_BILINEAR", inputs, (n, height, width, channels), node, **options), NHWC)
 
 
-def pad(graph: Graph, node: fx.Node) -> Placed:
-    """constant_pad_nd and F.pad with a constant, in any order of axes."""
+def _pad(graph: Graph, node: fx.Node) -> Placed:
+    """Lower constant_pad_nd, and pad with a constant, in any order of axes."""
     given = arguments(node)
     if given.get("mode", "constant") != "constant":
         raise Unsupported(f"pad in mode {given['mode']!r}")
@@ -153,7 +157,11 @@ def _bias(graph: Graph, node: fx.Node | None, channels: int) -> Value:
 
 
 def _pair(value: Any, default: int, flat: bool = False) -> tuple[int, int]:
-    """Height and width of an argument; of a one-dimensional operator the height is 1, ``default`` for paddings."""
+    """Return height and width of an argument.
+
+    default: for an empty argument, and for the height of a one-dimensional operator.
+    flat: the operator is one-dimensional.
+    """
     found = [int(each) for each in (value if isinstance(value, list | tuple) else [value])] or [default]
     if flat:
         return default, found[-1]
@@ -161,7 +169,7 @@ def _pair(value: Any, default: int, flat: bool = False) -> tuple[int, int]:
 
 
 def _before(value: Any, window: Sequence[int], dilation: Sequence[int], flat: bool) -> tuple[int, int]:
-    """The padding before each axis, spelled out or as a word."""
+    """Return the padding before each axis, given as numbers or as text."""
     if not isinstance(value, str):
         return _pair(value, 0, flat)
     whole = [(k - 1) * d if value == "same" else 0 for k, d in zip(window, dilation, strict=True)]
@@ -172,7 +180,7 @@ Sizes = Sequence[int]  # of height and width
 
 
 def _own_padding(maps: Sizes, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes) -> int | None:
-    """The word for which the runtime reads exactly what the graph does; None where there is none."""
+    """Return the runtime's padding mode that reads exactly what the program reads; None if there is none."""
     if not any(before):
         fits = all((m - w) // s + 1 == o for m, w, s, o in zip(maps, window, stride, sizes, strict=True))
         if fits:
@@ -196,7 +204,7 @@ def _padded(
 def _explicit(
     graph: Graph, source: Value, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes, fill: float
 ) -> Value:
-    """The map with its border written out, no wider than it is read."""
+    """Return the map with its padding written out, no wider than it is read."""
     ends = zip(source.shape[1:3], window, stride, before, sizes, strict=True)
     after = [max(0, (o - 1) * s + w - m - b) for m, w, s, b, o in ends]
     edges = [(0, 0), *zip(before, after, strict=True), (0, 0)]
@@ -212,14 +220,14 @@ def _is_positive(node: Any) -> bool:
 
 
 LOWERINGS: dict[str, Lowering] = {
-    "conv1d": convolution,
-    "conv2d": convolution,
+    "conv1d": _convolution,
+    "conv2d": _convolution,
     "conv_transpose2d": _transposed_convolution,
-    "max_pool2d": pooling,
-    "avg_pool2d": pooling,
+    "max_pool2d": _pooling,
+    "avg_pool2d": _pooling,
     "adaptive_avg_pool2d": _adaptive_pooling,
-    "upsample_nearest2d": nearest,
-    "upsample_bilinear2d": bilinear,
-    "constant_pad_nd": pad,
-    "pad": pad,
+    "upsample_nearest2d": _nearest,
+    "upsample_bilinear2d": _bilinear,
+    "constant_pad_nd": _pad,
+    "pad": _pad,
 }
