@@ -79,6 +79,15 @@ def load(name: str) -> Device:
     raise ValueError(f"no device {name!r}; known: {', '.join(names())}")
 
 
+def local_devices() -> dict[str, Device]:
+    """Return the profile of this machine for each backend that has one."""
+    found: dict[str, Device] = {}
+    for device in map(_read, names()):
+        if device.local:
+            found.setdefault(device.backend, device)
+    return found
+
+
 def parse(name: str, text: str) -> Device:
     """The profile in ``text``; whatever is unknown, missing, mistyped or contradictory is a one-line ``ValueError``."""
     try:

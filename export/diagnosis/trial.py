@@ -33,8 +33,7 @@ Call = tuple[Tensor, ...]
 Arrays = tuple[NDArray[Any], ...]
 Outcome = Literal["holds", "mismatch", "refused", "broken", "unjudged"]
 
-DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu"}
-DEVICES["reference"] = "onnxruntime-cpu"  # torch runs anywhere
+_ANYWHERE = "onnxruntime-cpu"  # the profile for the reference backend, which has none of its own
 
 # What a runtime may lose beyond the coarser of two simulations: it rounds where they do not, and scales differ.
 _MARGIN_DB = 10.0
@@ -60,14 +59,16 @@ class Setting:
     @property
     def profile(self) -> hw_profiles.Device:
         """The device that the file is for: by default this machine."""
-        return hw_profiles.load(self.device or DEVICES.get(self.backend, f"{self.backend}-cpu"))
+        if not self.device and (here := hw_profiles.local_devices().get(self.backend)):
+            return here
+        return hw_profiles.load(self.device or (_ANYWHERE if self.backend == "reference" else f"{self.backend}-cpu"))
 
     @property
     def chosen(self) -> tuple[Pass, ...]:
         """The passes; any of any backend can be named."""
         if self.passes is None:
             return passes_for(self.backend)
-        known = {each.__name__: each for backend in DEVICES for each in passes_for(backend)}
+        known = {each.__name__: each for backend in backends.names() for each in passes_for(backend)}
         for name in self.passes:
             if name not in known:
                 raise ValueError(f"no pass {name!r}; known: {', '.join(known)}")

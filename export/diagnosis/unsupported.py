@@ -17,8 +17,6 @@ from hnas.export.graph.program import Program
 from hnas.export.graph.subgraph import Part, carve
 from hnas.export.remote.worker import Worker
 
-_CPUS = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu"}  # whom one can ask here
-
 
 def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -> str | None:
     """The operators of ``program`` that backend ``name`` cannot take, and who could; None where each alone is taken.
@@ -26,12 +24,13 @@ def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -
     An operator is tried with the values that it has in the program, through conversion by ``convert``, opening and one
     call. It takes seconds, and is asked only where compiling has failed.
     """
-    if name not in _CPUS:
+    here = hw_profiles.local_devices()
+    if name not in here:
         return None
     refused = [(operator, part) for operator, part in _alone(program) if not _takes(name, part, convert)]
     if not refused:
         return None
-    others = [other for other in _CPUS if other != name and backends.load(other).missing() is None]
+    others = [other for other in here if other != name and backends.load(other).missing() is None]
     able = [other for other in others if all(_takes(other, part, convert) for _, part in refused)]
     who = f"{' and '.join(able)} would take it" if able else f"nor have {' and '.join(others) or 'others'}"
     return f"{name} has no {', '.join(operator for operator, _ in refused)}; {who}"
@@ -59,7 +58,7 @@ def _takes(name: str, part: Part, convert: Callable[..., Artifact]) -> bool:
     with TemporaryDirectory() as folder:
         try:
             fused = fuse(part.program, passes_for(name))
-            profile = hw_profiles.load(_CPUS[name])
+            profile = hw_profiles.local_devices()[name]
             made = convert(name, fused, Path(folder), precision="fp32", device=profile, threads=1, calibration=None)
             with Worker(made, timeout=60) as worker:
                 worker.outputs([tuple(value.numpy() for value in part.calls[0])])
