@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from hnas import hw_profiles
+from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.records import JSON
