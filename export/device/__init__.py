@@ -1,1 +1,1 @@
-"""Run artifacts: the half of `export` that travels to a device. Plain Python 3.8 and numpy, sent as a whole."""
+"""Run artifacts on a device. The whole folder is sent there; it needs Python 3.8, numpy and a runtime."""

@@ -1,6 +1,6 @@
-"""The artifact: a folder with the model file(s) of one runtime and ``artifact.json``, which says what they are.
+"""Read and write artifacts: a folder with the model files of one runtime, and ``artifact.json`` that describes them.
 
-It is what a backend writes, what a bundle carries and what a worker opens, so reading trusts nothing in it.
+``Artifact.read("net")``. An artifact may come from elsewhere, so every field and every file is checked when it is read.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from hnas.export.device.records import JSON, check_version, decode, encode, read
 SCHEMA = 1
 RECORD = "artifact.json"
 _BARE = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "tflite"}  # suffix of a model file -> its backend
-LARGEST = 2**28  # values of a tensor: 1 GiB of float32
+LARGEST = 2**28  # values of a tensor: 1 GiB in float32
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output in the module's own layout (NCHW for images); ``dtype`` in numpy's words."""
+    """Describe one input or output, in the layout of the module (NCHW for images). ``dtype`` is a name of numpy."""
 
     name: str
     shape: Tuple[int, ...]
@@ -35,7 +35,7 @@ class Tensor:
     def __post_init__(self) -> None:
         if any(size < 0 for size in self.shape):
             raise ValueError(f"shape is {list(self.shape)}, expected sizes from 0")
-        if prod(self.shape) > LARGEST:  # somebody will make an array of it
+        if prod(self.shape) > LARGEST:  # a reader allocates an array of it
             raise ValueError(f"shape is {str(list(self.shape))[:60]}, expected at most {LARGEST} values in all")
         if not re.fullmatch(r"(float|int|uint)(8|16|32|64)|bool", self.dtype):
             raise ValueError(f"dtype is {self.dtype!r}, expected one like float32, int64, bool")
@@ -43,10 +43,19 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One compiled network: where it lies, what runs it, at which precision, and the hash of each of its files.
+    """Describe one compiled network and the files that it consists of.
 
-    ``files`` maps names relative to ``path`` to sha256; the first is the one that the runtime opens. ``inputs`` and
-    ``outputs`` are empty for a bare model file: only its runtime knows them.
+    Example: ``Artifact.read("net").precision``.
+
+    ``path``: the folder of the files.
+    ``backend``: the name of the backend that made the files and of the runtime that opens them.
+    ``precision``: "fp32", "fp16", "bf16", "int8" or "w8".
+    ``device``: the name of the device profile that it was compiled for.
+    ``threads``: the number of threads at which it is opened.
+    ``inputs``, ``outputs``: their names, shapes and types; empty for a bare model file, whose runtime alone knows them.
+    ``files``: the sha256 of each file by its name relative to ``path``, the one that the runtime opens first.
+    ``versions``: the version of each package that shaped it.
+    ``notes``: how it was made: passes, quantisation, verification, what the backend adds.
     """
 
     path: Path
@@ -71,27 +80,27 @@ class Artifact:
 
     @property
     def model(self) -> Path:
-        """The file that the runtime opens."""
+        """Return the file that the runtime opens."""
         return self.path / next(iter(self.files))
 
     @property
     def source(self) -> Path:
-        """What ``read`` takes to give this artifact again: its folder, or the bare model file."""
+        """Return the path that ``read`` takes to return this artifact: its folder, or the bare model file."""
         return self.model if self.notes.get("bare") is True else self.path
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the names and hashes of the files, whatever their order."""
+        """Return the sha256 over the names and hashes of the files, in sorted order."""
         lines = "".join(f"{name} {sha}\n" for name, sha in sorted(self.files.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the model files together."""
+        """Return the size of all files."""
         return sum((self.path / name).stat().st_size for name in self.files)
 
     def write(self) -> None:
-        """Write ``artifact.json`` next to the model files; every file must be there with its hash."""
+        """Write ``artifact.json`` beside the files. Raise ValueError unless every file is there with its hash."""
         verify_files(self.path, self.files)
         record = encode(self)
         del record["path"]  # the folder may move
@@ -99,10 +108,13 @@ class Artifact:
 
     @classmethod
     def read(cls, path: Path | str) -> Artifact:
-        """The artifact in the folder ``path``, its record and every byte of its files checked.
+        """Return the artifact in the folder ``path``, after a check of its record and of the hash of every file.
 
-        A bare .onnx, .xml or .tflite file is one, too: of the backend that reads it, pinned to fp32 and one thread.
-        FileNotFoundError if nothing is there; ValueError in one line for anything wrong.
+        A bare .onnx, .xml or .tflite file is an artifact of the backend that reads it, in fp32 and with one thread.
+
+        Raises:
+            FileNotFoundError: there is nothing at ``path``.
+            ValueError: the record or a file is not as stated.
         """
         path = Path(path)
         if path.is_file():
@@ -118,18 +130,18 @@ class Artifact:
 
 
 def digest_files(folder: Path, *names: str) -> dict[str, str]:
-    """The sha256 of each of the files ``names`` in ``folder``, in the order given: what ``Artifact.files`` wants."""
+    """Return the sha256 of each of the files ``names`` in ``folder``, in the given order."""
     check_files(dict.fromkeys(names, "0" * 64))
     return {name: digest_file(folder, name) for name in names}
 
 
 def digest_file(folder: Path, name: str) -> str:
-    """The sha256 of the plain file ``name`` in ``folder``; ValueError if it is missing, special, or a link out."""
+    """Return the sha256 of a file. Raise ValueError if it is missing, not plain, or a link out of ``folder``."""
     path = folder / name
     try:
         if folder.resolve(strict=True) not in path.resolve(strict=True).parents:
             raise ValueError(f"{path} is a link that leaves {folder}; copy the file into the folder")
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hang the reader
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
             raise ValueError(f"{path} is not a plain file")
         digest = hashlib.sha256()
         with path.open("rb") as file:
@@ -143,7 +155,7 @@ def digest_file(folder: Path, name: str) -> str:
 
 
 def check_files(files: Mapping[str, str]) -> None:
-    """ValueError unless every name stays inside its folder and every value is a sha256."""
+    """Raise ValueError unless every name stays inside its folder and every value is a sha256."""
     for name, sha in files.items():
         check_name(name)
         if not _SHA256.fullmatch(sha):
@@ -151,14 +163,14 @@ def check_files(files: Mapping[str, str]) -> None:
 
 
 def check_name(name: str) -> None:
-    """ValueError unless ``name`` is a plain relative path with ``/`` that cannot leave its folder."""
+    """Raise ValueError unless ``name`` is a plain relative path with ``/`` that stays inside its folder."""
     plain = str(PurePosixPath(name)) == name and not PurePosixPath(name).is_absolute() and name.isprintable()
     if not plain or name == "." or ".." in name.split("/") or "\\" in name or ":" in name:
         raise ValueError(f"file name {name!r} is not a plain path inside the folder")
 
 
 def verify_files(folder: Path, files: Mapping[str, str]) -> None:
-    """ValueError that names the first of ``files`` that is missing or has another sha256 than stated."""
+    """Raise ValueError for the first of ``files`` that is missing or has another sha256 than stated."""
     for name, sha in files.items():
         found = digest_file(folder, name)
         if found != sha:
@@ -166,7 +178,7 @@ def verify_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _bare(path: Path) -> Artifact:
-    """The fp32 artifact of one model file; OpenVINO's weights beside it belong to it."""
+    """Return the fp32 artifact of one model file, with the weights beside it for OpenVINO."""
     if path.suffix not in _BARE:
         raise ValueError(f"{path} is not a model file; known: {', '.join(_BARE)}, or a folder with {RECORD}")
     backend = _BARE[path.suffix]

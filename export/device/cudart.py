@@ -1,4 +1,4 @@
-"""The few calls of CUDA's runtime library that running an engine takes: no package is needed for them."""
+"""Call the few functions of CUDA's runtime library that running an engine needs, without a Python package."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _PLACES = ("lib64/libcudart.so*", "targets/*/lib/libcudart.so*")
 
 @lru_cache(maxsize=None)
 def library() -> Any:
-    """libcudart, or None where there is none."""
+    """Return libcudart, or None if it is not installed."""
     there = sorted(str(path) for place in _PLACES for path in _HOME.glob(place))
     names = ["libcudart.so", ctypes.util.find_library("cudart"), *there]
     for name in filter(None, names):
         try:
             return ctypes.CDLL(name)
-        except OSError:  # a stub or another architecture's
+        except OSError:  # a stub, or a library of another architecture
             continue
     return None
 
 
 def architecture() -> str:
-    """The first GPU's compute capability without its dot: 87 for an Orin."""
+    """Return the compute capability of the first GPU without its dot: 87 for an Orin."""
     digits = []
     for attribute in (_MAJOR, _MINOR):
         value = ctypes.c_int()
@@ -40,24 +40,24 @@ def architecture() -> str:
 
 
 def allocate(size: int) -> int:
-    """The address of ``size`` new bytes on the device."""
+    """Allocate ``size`` bytes on the device and return their address."""
     place = ctypes.c_void_p()
     _call("cudaMalloc", ctypes.byref(place), ctypes.c_size_t(size))
     return int(place.value or 0)
 
 
 def free(place: int) -> None:
-    """Give back what ``allocate`` gave."""
+    """Free memory of ``allocate``."""
     _call("cudaFree", ctypes.c_void_p(place))
 
 
 def copy(target: int, source: int, size: int, kind: int) -> None:
-    """Copy bytes TO_DEVICE or TO_HOST; returns when that is done."""
+    """Copy bytes TO_DEVICE or TO_HOST, and return when the copy is complete."""
     _call("cudaMemcpy", ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(size), ctypes.c_int(kind))
 
 
 def stream() -> tuple[int, Callable[[], None]]:
-    """A new stream, and the call that waits for all that was put into it."""
+    """Return a new stream, and a function that waits for all work of the stream."""
     found = ctypes.c_void_p()
     _call("cudaStreamCreate", ctypes.byref(found))
     return int(found.value or 0), lambda: _call("cudaStreamSynchronize", found)

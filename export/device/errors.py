@@ -1,33 +1,39 @@
-"""What export raises when the world, not the caller, is at fault: one line each, with the exit code of a command."""
+"""Define the errors that export raises when the caller is not at fault. Each message is one line.
+
+``code`` is the exit code of a command that ends with the error.
+"""
 
 import re
 
 
 class ExportError(RuntimeError):
-    """A module could not be captured, compiled, run or verified; the message says in one line which and why."""
+    """Signal that a network could not be captured, compiled, run or verified.
+
+    Example: ``except export.ExportError as error: print(error)``. The message is one line that names the cause.
+    """
 
     code: int = 1
 
 
 class Unfaithful(ExportError):
-    """An artifact was made and runs, but does not compute what the network does: its precision may be to blame."""
+    """Signal that an artifact runs but does not compute what the network does; a higher precision may help."""
 
 
 class Unavailable(ExportError):
-    """The runtime or device is not here; the message holds the line that would install it."""
+    """Signal that a runtime or a device is missing. The message says how to install it."""
 
     code: int = 3
 
 
 class Disconnected(Unavailable):
-    """A device was there and is gone: nothing was decided, and the same may work when it is back."""
+    """Signal that the connection to a device broke. The same call may succeed when the device is back."""
 
-    resumable = True  # a command that can resume says so
+    resumable = True  # a command that can resume tells the user
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """The error's type and first telling line, cut to ``limit`` characters: foreign errors run over pages."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours are for terminals
+    """Return the type and the first informative line of an error of a third party, at most ``limit`` characters."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own source files
     text = f"{type(error).__name__}: {printable(lines[0])}" if lines else type(error).__name__
@@ -35,5 +41,5 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey written out: names from files end up in foreign errors."""
+    """Return ``text`` with control characters escaped, as names from files end up in the errors of third parties."""
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)

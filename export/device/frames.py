@@ -1,7 +1,7 @@
-"""Requests and answers between a parent and its child: frames over a pipe, and the loop that serves them.
+"""Exchange requests and replies between a parent and its child process, as frames over pipes.
 
-A frame is a magic number, sizes, a JSON header and the raw bytes of the arrays. No pickle, and any pipe will do: a
-transport may put the child on another machine. The child's end is plain Python 3.8 with numpy.
+A frame is a magic number, sizes, a JSON header and the raw bytes of the arrays. Nothing is pickled, and a transport may
+start the child on another machine. The child calls ``serve(dispatch(target))``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Frame = Tuple[Header, Arrays]
 PROTOCOL = 3
 _PREFIX = struct.Struct(">4sIQ")  # magic, bytes of the header, bytes of the arrays
 _MAGIC = b"hnas"
-_LARGEST_TEXT, _LARGEST = 2**28, 2**34  # bytes that a header, that all arrays may have
+_LARGEST_TEXT, _LARGEST = 2**28, 2**34  # bytes of a header, and of all arrays of a frame, at most
 
 
 def pack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
-    """One frame."""
+    """Return a frame as bytes."""
     plain = [np.asarray(array, order="C") for array in arrays]
     for array in plain:
         _check_dtype(array.dtype)
@@ -42,7 +42,7 @@ def pack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
 
 
 def unpack(read: Callable[[int], bytearray]) -> Frame:
-    """The frame that ``read(n)``, which gives exactly n new bytes, delivers; ValueError if it is none."""
+    """Return the next frame. ``read(n)`` returns exactly n new bytes. Raise ValueError if they are not a frame."""
     magic, n_text, n_body = _PREFIX.unpack(read(_PREFIX.size))
     if magic != _MAGIC or n_text > _LARGEST_TEXT or n_body > _LARGEST:
         raise ValueError(f"no frame starts with {bytes(magic)!r}")
@@ -56,7 +56,7 @@ def unpack(read: Callable[[int], bytearray]) -> Frame:
     sizes = [dtype.itemsize * prod(shape) for dtype, shape in described]
     if sum(sizes) != n_body or min(sizes, default=0) < 0:
         raise ValueError(f"the arrays of a frame have {n_body} bytes, its header says {sum(sizes)}")
-    pairs = zip(described, sizes)  # each array gets memory of its own, which no other reader sees
+    pairs = zip(described, sizes)  # each array has memory of its own
     return header, tuple(np.frombuffer(read(size), dtype).reshape(shape) for (dtype, shape), size in pairs)
 
 
@@ -66,13 +66,13 @@ def _check_dtype(dtype: np.dtype[Any]) -> None:
 
 
 def dispatch(target: object) -> Callable[[Header, Arrays], Frame]:
-    """Requests to do x are answered by ``target.do_x(header, arrays)``; whatever it raises is a reply, too."""
+    """Return a function that answers the request "x" by ``target.do_x(header, arrays)``, and an error by a reply."""
 
     def answer(header: Header, arrays: Arrays) -> Frame:
         try:
             reply: Frame = getattr(target, "do_" + header["do"])(header, arrays)
             return reply
-        except Exception as error:  # noqa: BLE001 - whatever a runtime raises is one line for the parent
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent gets one line
             told = isinstance(error, (ExportError, ValueError)) and str(error)
             kind = next((t.__name__ for t in (Unavailable, ExportError, ValueError) if isinstance(error, t)), "")
             return {"error": str(error).splitlines()[0] if told else one_line(error), "type": kind}, ()
@@ -81,18 +81,18 @@ def dispatch(target: object) -> Callable[[Header, Arrays], Frame]:
 
 
 def serve(answer: Callable[[Header, Arrays], Frame]) -> None:
-    """Answer one parent until its end of the pipe closes, which ends this process even in the middle of a call."""
+    """Answer requests on stdin until it closes. A closed pipe ends this process even during a call."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    os.dup2(2, 1)  # runtimes print to descriptor 1; frames have their own
+    os.dup2(2, 1)  # runtimes print to descriptor 1, so frames get another one
     requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
     stream = os.fdopen(source, "rb")
 
     def read(size: int) -> bytearray:
         data = bytearray(size)
         if stream.readinto(data) < size:
-            os._exit(0)  # the parent closed or died
+            os._exit(0)  # the parent closed the pipe or died
         return data
 
     def receive() -> None:
@@ -100,7 +100,7 @@ def serve(answer: Callable[[Header, Arrays], Frame]) -> None:
             while True:
                 requests.put(unpack(read))
         finally:
-            os._exit(1)  # what came was no frame
+            os._exit(1)  # the bytes were not a frame
 
     threading.Thread(target=receive, daemon=True).start()
     while True:

@@ -1,4 +1,4 @@
-"""Where figures are taken: what tells one machine from another; a device answers for itself (plain Python 3.8)."""
+"""Describe a machine: CPU, revision, instruction sets, cores, system. ``Machine.here()`` describes this one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Tuple
 
-# Of /proc/cpuinfo: x86 has the first three, ARM the others.
+# Keys of /proc/cpuinfo: x86 has the first three, ARM the others.
 _REVISION = {
     "cpu family": "family",
     "model": "model",
@@ -28,11 +28,11 @@ _INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the figures were taken.
+    """Describe the machine on which figures were taken.
 
-    ``cpu`` is the name that the system gives, ``revision`` its family, model and stepping (on ARM the makers' numbers
-    of each kind of core), ``instructions`` the sets that kernels choose by. Clouds hide the name of a CPU; the rest
-    tells generations apart.
+    ``cpu``: the name that the system gives. Clouds hide it; the next two fields then tell CPU generations apart.
+    ``revision``: family, model and stepping; on ARM implementer, variant, part and revision of each kind of core.
+    ``instructions``: the instruction sets by which runtimes choose kernels.
     """
 
     cpu: str
@@ -44,14 +44,14 @@ class Machine:
 
     @property
     def processor(self) -> str:
-        """All that says which CPU it is, in one line: equal lines run the same kernels."""
+        """Return all that identifies the CPU, in one line. Machines with equal lines run the same kernels."""
         return ", ".join(filter(None, (self.cpu, self.revision, " ".join(self.instructions))))
 
     @classmethod
     def here(cls) -> Machine:
-        """The machine at hand."""
+        """Return the description of this machine."""
         text = _text(Path("/proc/cpuinfo"))
-        board = _text(Path("/proc/device-tree/model")).strip("\0 \n")  # of what is no PC: NVIDIA Jetson Orin Nano ...
+        board = _text(Path("/proc/device-tree/model")).strip("\0 \n")  # boards: NVIDIA Jetson Orin Nano ...
         named = next(iter(_stated(text, "model name|Model")), "")
         cpu = board or named or platform.processor() or platform.machine()
         parts = {word: _stated(text, key) for key, word in _REVISION.items()}
@@ -66,11 +66,11 @@ class Machine:
 def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8", "replace")
-    except OSError:  # it is not there, or a phone keeps it to itself
+    except OSError:  # absent, or a phone forbids reading it
         return ""
 
 
 def _stated(text: str, key: str) -> list[str]:
-    """The different values of ``key``, a pattern, in a text like /proc/cpuinfo; phones have several kinds of core."""
+    """Return the distinct values of the key pattern ``key`` in /proc/cpuinfo. Phones have several kinds of core."""
     found = re.findall(rf"^(?:{key})[ \t]*:[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
     return list(dict.fromkeys(found))

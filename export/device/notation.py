@@ -1,4 +1,4 @@
-"""The nodes of an ATen graph as plain JSON and back: what is stored, and what travels to another process."""
+"""Write the nodes of an ATen graph as plain JSON and read them back, for files and for other processes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def write_node(node: fx.Node) -> dict[str, Any]:
-    """Name, kind, target and arguments of a node; ValueError for an argument that JSON has no word for."""
+    """Return a node as JSON: name, kind, target, arguments. Raise ValueError for an argument that JSON cannot hold."""
     arguments = {"args": write(node.args), "kwargs": {name: write(value) for name, value in node.kwargs.items()}}
     target = "getitem" if node.target is operator.getitem else str(node.target)
     return {"name": node.name, "op": node.op, "target": target, **arguments}
 
 
 def write(value: Any) -> Any:
-    """An argument as JSON: lists stay lists, whatever JSON has no word for is an object with one key."""
+    """Return an argument as JSON. Lists stay lists; a type that JSON does not have is an object with one key."""
     import torch
     from torch import fx
 
@@ -28,7 +28,7 @@ def write(value: Any) -> Any:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return {"float": str(value)}
     if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
-        return {"torch": str(value).removeprefix("torch.")}
+        return {"torch": str(value)[len("torch.") :]}
     if isinstance(value, torch.device):
         return {"device": str(value)}
     if value is None or isinstance(value, (str, int, float, bool)):
@@ -37,7 +37,7 @@ def write(value: Any) -> Any:
 
 
 def read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
-    """The argument that ``write`` wrote; ``nodes`` are those that were read before it."""
+    """Return the argument that ``write`` wrote. ``nodes`` are those that were read before."""
     import torch
 
     if isinstance(value, list):
@@ -57,9 +57,13 @@ def read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
 
 
 def read_operator(target: str, kwargs: Mapping[str, Any]) -> Any:
-    """The ATen operator of that name, as in aten.conv2d.default; nothing else can be named.
+    """Return the ATen operator ``target``, such as aten.conv2d.default.
 
-    None that writes, and not the one that opens files. Names of ``kwargs`` become code, so they must be the operator's.
+    Operators that write in place and the one that opens files are refused. The names in ``kwargs`` become code, so they
+    must be arguments of the operator.
+
+    Raises:
+        ValueError: any other name.
     """
     import torch
 

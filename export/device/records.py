@@ -1,6 +1,6 @@
-"""Strict JSON for records: what was read is checked against a frozen dataclass, field by field, before anybody uses it.
+"""Read and write records as strict JSON. The frozen dataclass of a record is the only statement of its schema.
 
-A file that came from elsewhere is hostile until then. The dataclass is the only statement of its schema.
+``decode(Manifest, read_json(path), str(path))``. A file from elsewhere is not trusted: every field is checked first.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import typing
 from collections import abc
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Tuple, TypeVar
 
-JSON = Any  # whatever json.loads may give: narrow it before use
+JSON = Any  # a value of json.loads: narrow it before use
 T = TypeVar("T")
 
-_MAX_BYTES = 16 * 2**20  # a record is small; a larger file is not one
-_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # X | Y is younger than some devices
+_MAX_BYTES = 16 * 2**20  # a larger file is not a record
+_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.8 has no X | Y
 _NAMES: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
 def read_json(path: Path) -> JSON:
-    """The JSON value in ``path``; ValueError in one line for anything else: size, encoding, NaN, a key given twice."""
+    """Return the JSON value in ``path``. Raise ValueError for a wrong size or encoding, NaN, or a duplicate key."""
 
     def pairs(items: list[tuple[str, JSON]]) -> dict[str, JSON]:
         found = dict(items)
@@ -42,7 +42,7 @@ def read_json(path: Path) -> JSON:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")
         value = json.loads(path.read_text("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair would fail later, wherever it is shown
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair would fail later, where it is printed
         return value
     except FileNotFoundError:
         raise ValueError(f"{path.parent} has no {path.name}") from None
@@ -53,7 +53,7 @@ def read_json(path: Path) -> JSON:
 
 
 def write_json(path: Path, value: JSON) -> None:
-    """Write ``value`` to ``path`` in one step: a reader sees the old file or the whole new one."""
+    """Write ``value`` to ``path`` atomically: a reader sees the old file or the new one."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
@@ -63,7 +63,7 @@ def write_json(path: Path, value: JSON) -> None:
 
 
 def encode(value: object) -> JSON:
-    """``value`` as plain JSON: dataclasses and mappings become objects, tuples lists; the order of keys is kept."""
+    """Return ``value`` as plain JSON. Dataclasses and mappings become objects, tuples lists; keys keep their order."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, abc.Mapping):
@@ -74,11 +74,18 @@ def encode(value: object) -> JSON:
 
 
 def decode(kind: type[T], value: JSON, file: str, at: str = "", **given: object) -> T:
-    """A ``kind`` (a dataclass) from ``value``; ``given`` are fields that do not come from the file.
+    """Return the dataclass ``kind`` made from ``value``.
 
-    Every type is checked: str, int, float (a finite number), bool, None, ``X | Y``, Literal, ``tuple[X, ...]``,
-    ``tuple[X, Y]``, ``Mapping[str, X]`` and dataclasses of those. Missing and unknown keys are refused; a field with a
-    default may be missing. A ValueError of the dataclass itself gets the file and the place put before it.
+    ``file``: the name of the file, for errors.
+    ``at``: the path of ``value`` within the file, for errors.
+    ``given``: fields that do not come from the file.
+
+    Types are checked: str, int, float (finite), bool, None, ``X | None``, Literal, ``tuple[X, ...]``, ``tuple[X, Y]``,
+    ``Mapping[str, X]`` and dataclasses of those.
+
+    Raises:
+        ValueError: a missing or unknown key, a wrong type, or a ValueError of the dataclass itself. A field with a
+        default may be missing.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{file}: {at or 'the whole'} is {_show(value)}, expected an object")
@@ -100,7 +107,7 @@ def decode(kind: type[T], value: JSON, file: str, at: str = "", **given: object)
 
 
 def check_version(value: JSON, file: str, known: int) -> None:
-    """Take the key ``schema`` out of ``value``; ValueError if it is another version than ``known``."""
+    """Remove the key ``schema`` from ``value``. Raise ValueError if it is another version than ``known``."""
     if not isinstance(value, dict):
         raise ValueError(f"{file}: the whole is {_show(value)}, expected an object")
     found = value.pop("schema", None)
@@ -109,35 +116,46 @@ def check_version(value: JSON, file: str, known: int) -> None:
 
 
 def _decode(hint: Any, value: JSON, file: str, at: str) -> Any:
-    """``value`` as the type ``hint``, or a ValueError that names the file and the place."""
+    """Return ``value`` as the type ``hint``. Raise ValueError that names the file and the path in it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if is_dataclass(hint):
         return decode(typing.cast("type[Any]", hint), value, file, at)
     if origin in _UNIONS:
-        if value is None and type(None) in args:
-            return None
-        (hint,) = (arg for arg in args if arg is not type(None))  # the records only use "X | None"
-        return _decode(hint, value, file, at)
-    if origin is Literal and isinstance(value, str) and value in args:
-        return value
-    if origin is tuple and isinstance(value, list) and (args[-1] is Ellipsis or len(args) == len(value)):
+        return _decode_optional(args, value, file, at)
+    if origin is tuple and isinstance(value, list):
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return tuple(_decode(kind, item, file, f"{at}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
-    if origin is abc.Mapping and isinstance(value, dict):
+        if len(kinds) == len(value):
+            return tuple(_decode(kind, item, file, f"{at}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+    elif origin is abc.Mapping and isinstance(value, dict):
         return {key: _decode(args[1], item, file, _join(at, key)) for key, item in value.items()}
-    if hint is float and type(value) in (int, float) and _finite(value):
-        return float(value)
-    if hint in (str, int, bool) and type(value) is hint:
-        return value
+    elif _is_plain(hint, value):
+        return float(value) if hint is float else value
     raise ValueError(f"{file}: {at} is {_show(value)}, expected {_expected(hint)}")
+
+
+def _decode_optional(kinds: Tuple[Any, ...], value: JSON, file: str, at: str) -> Any:
+    """Decode ``X | None``, the only union that records use."""
+    if value is None and type(None) in kinds:
+        return None
+    (kind,) = (kind for kind in kinds if kind is not type(None))
+    return _decode(kind, value, file, at)
+
+
+def _is_plain(hint: Any, value: JSON) -> bool:
+    """Return whether ``value`` is one of the literals ``hint``, or a string, number or bool of the type ``hint``."""
+    if typing.get_origin(hint) is Literal:
+        return isinstance(value, str) and value in typing.get_args(hint)
+    if hint is float:
+        return type(value) in (int, float) and _finite(value)
+    return hint in (str, int, bool) and type(value) is hint
 
 
 def _finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer too large for a float
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 

@@ -1,7 +1,6 @@
-"""The worker's child: one artifact after another in its runtime, on the machine that runs it (plain Python 3.8, numpy).
+"""Run artifacts in a child process: the device's end of `hnas.export.remote.worker.Worker`.
 
-``python -m hnas.export.device.serve_artifacts`` serves a parent's `hnas.export.remote.worker.Worker` over its stdin and
-stdout.
+``python -m hnas.export.device.serve_artifacts`` answers requests on stdin, one artifact at a time.
 """
 
 from __future__ import annotations
@@ -26,64 +25,65 @@ if TYPE_CHECKING:
 
 
 class Served:
-    """What the child holds between requests: the runner, and the call that is timed."""
+    """Hold the opened artifact and the call that is timed, between requests."""
 
     def __init__(self) -> None:
         self._runner: Any = None
-        self._outputs: tuple[Tensor, ...] = ()  # what the artifact states
+        self._outputs: tuple[Tensor, ...] = ()  # as the artifact states them
         self._call: Callable[[], object] | None = None
         self._bound: Arrays = ()
 
     def do_describe(self, header: Header, _: Arrays) -> Frame:
-        """What this machine is, and the versions of the runtime; Unavailable where that is missing."""
+        """Return the machine and the versions of the runtime. Raise Unavailable if the runtime is missing."""
         return {"machine": encode(Machine.here()), "versions": dict(_installed(header["backend"]).versions())}, ()
 
     def do_open(self, header: Header, _: Arrays) -> Frame:
-        """Open the artifact at ``path``, within ``memory_mb``; ``report`` is what its runtime has to say of it."""
+        """Open the artifact at ``path``, within ``memory_mb``. ``report`` is what its runtime reports of it."""
         if header["protocol"] != PROTOCOL:
             asked = header["protocol"]
             raise ExportError(f"the worker speaks protocol {PROTOCOL}, not {asked}; install the same hnas at both ends")
         if header["memory_mb"] is not None:
             limit_memory(header["memory_mb"])
         artifact = Artifact.read(header["path"])
-        self._runner = self._call = None  # an artifact that was open makes room
+        self._runner = self._call = None  # free the memory of the artifact that was open
         self._outputs = artifact.outputs
         runtime = _installed(header["backend"])
         try:
             self._runner = runtime.load(replace(artifact, backend=header["backend"], threads=header["threads"]))
         except ExportError:
             raise
-        except Exception as error:  # a runtime's own words seldom name the file
+        except Exception as error:  # the message of a runtime seldom names the file
             what = f"{header['backend']} cannot open {artifact.source}{_other(artifact.versions, runtime)}"
             reason = one_line(error, 1000).replace(f"{artifact.path}/", "")
-            short = reason if len(reason) <= 200 else f"{reason[:100]} ... {reason[-95:]}"  # what is wrong comes last
+            # the cause is often at the end
+            short = reason if len(reason) <= 200 else f"{reason[:100]} ... {reason[-95:]}"
             raise ExportError(f"{what}: {short}") from error
         return {"report": dict(getattr(self._runner, "report", {}))}, ()
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
-        """The outputs for the inputs that came."""
+        """Return the outputs for the inputs of the request."""
         return {}, hold(self._runner(*arrays), self._outputs)
 
     def do_bind(self, _: Header, arrays: Arrays) -> Frame:
-        """Make the inputs that came those that are timed."""
+        """Bind the inputs of the request for timing."""
         self._call, self._bound = self._runner.bind(*arrays), arrays
         return {}, ()
 
     def do_time(self, header: Header, _: Arrays) -> Frame:
-        """Seconds of each call on the bound inputs."""
+        """Return the seconds of each call on the bound inputs."""
         assert self._call is not None
-        if hasattr(self._runner, "times"):  # a runtime that can only be timed by its own clock
+        if hasattr(self._runner, "times"):  # the runtime can only be timed by its own clock
             return {}, (np.array(self._runner.times(self._bound, header["runs"])),)
         times = time_calls(self._call, header["runs"], lead=header["lead"], seconds=header["seconds"])
         return {}, (np.array(times),)
 
 
 def limit_memory(megabytes: int) -> None:
-    """Let this process allocate no more than that, from now on."""
+    """Limit the memory that this process may allocate from now on (data segment)."""
     import resource
 
     limit = int(megabytes) * 2**20
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # RLIMIT_AS would count what runtimes only reserve
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # RLIMIT_AS would count memory that is only reserved
 
 
 def _installed(backend: str) -> Runtime:
@@ -95,19 +95,19 @@ def _installed(backend: str) -> Runtime:
 
 
 def _other(built: Mapping[str, str], runtime: Runtime) -> str:
-    """Empty, or that the artifact was made with another version of its runtime than the one that is here."""
+    """Return a note if the artifact was made with another version of its runtime than this machine has, else ""."""
     here = {name: version for name, version in runtime.versions().items() if built.get(name, version) != version}
     words = [f"made with {name} {built[name]}, here is {version}" for name, version in here.items()]
     return f" ({'; '.join(words)})" if words else ""
 
 
 def time_calls(call: Callable[[], object], runs: int, *, lead: int = 0, seconds: float = float("inf")) -> list[float]:
-    """Seconds of each of ``runs`` calls after ``lead`` untimed ones; none is started once ``seconds`` are over."""
+    """Return the seconds of each of ``runs`` calls after ``lead`` untimed ones. Start no call after ``seconds``."""
     for _ in range(lead):
         call()
     times = []
     collecting = gc.isenabled()
-    gc.disable()  # a collection would be booked on whichever call it hits
+    gc.disable()  # a collection would add to the time of a random call
     try:
         end = monotonic() + seconds
         for _ in range(runs):

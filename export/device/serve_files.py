@@ -1,9 +1,8 @@
-"""Where files arrive on a device: whole and unchanged or not at all; what was cut off goes on where it stopped.
+"""Receive artifacts on a device: the device's end of `hnas.export.remote.upload`. Interrupted uploads are resumed.
 
-``python -m hnas.export.device.serve_files`` serves a parent's `hnas.export.remote.upload` over its stdin and stdout
-(plain Python 3.8, numpy). An artifact lies in a folder that is named by its content. Bytes go to the same folder with
-``.part`` at its end, which takes the name when every file has its sha256; two parents that send the same artifact write
-the same bytes.
+``python -m hnas.export.device.serve_files`` answers requests on stdin. The folder of an artifact is named by its
+digest. Bytes are written to the same name with ``.part``, which is renamed when every file has its sha256. Two parents
+that send the same artifact at once write the same bytes.
 """
 
 from __future__ import annotations
@@ -19,26 +18,27 @@ from hnas.export.device.artifact import check_files, digest_file, verify_files
 from hnas.export.device.errors import ExportError
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 
-KEPT = 2**30  # bytes of artifacts that stay for the next time; the rest goes, the longest unused first
-SPARE = 2**24  # bytes that are left free on the disk: runtimes unpack and compile
+KEPT = 2**30  # bytes of artifacts that are kept (an LRU cache)
+SPARE = 2**24  # bytes that stay free on the disk, as runtimes unpack and compile
 
 
 def cache() -> Path:
-    """What hnas keeps on a device: $XDG_CACHE_HOME/hnas or ~/.cache/hnas; it may be removed at any time."""
+    """Return the cache folder of hnas: $XDG_CACHE_HOME/hnas or ~/.cache/hnas. It may be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "hnas"
 
 
 class Store:
-    """The artifacts on this machine."""
+    """Answer the requests of an upload: begin, write, finish."""
 
     def __init__(self) -> None:
         self._root = cache() / "artifacts"
 
     def do_begin(self, header: Header, _: Arrays) -> Frame:
-        """Make ready for ``files`` [[name, bytes, sha256], ...] under ``digest``.
+        """Prepare for ``files`` [[name, bytes, sha256], ...] of the artifact ``digest``.
 
-        ``path`` is the folder if all is there already, else None; ``have`` is how many bytes of each file have come.
+        The reply has ``path``, the folder if everything is there already, else None, and ``have``, the number of bytes
+        of each file that have arrived.
         """
         files = {name: sha for name, _, sha in header["files"]}
         check_files(files)
@@ -48,7 +48,7 @@ class Store:
                 verify_files(whole, files)
                 os.utime(whole)
                 return {"path": str(whole)}, ()
-            except ValueError:  # the disk forgot
+            except ValueError:  # the files were damaged
                 shutil.rmtree(whole)
         with _disk(whole):
             part.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class Store:
         return {"path": None, "have": have}, ()
 
     def do_write(self, header: Header, arrays: Arrays) -> Frame:
-        """Put bytes (uint8) into the file ``name`` at ``offset``."""
+        """Write bytes (uint8) to the file ``name`` at ``offset``."""
         check_files({header["name"]: "0" * 64})
         _, part = self._folders(header)
         path = part / header["name"]
@@ -78,11 +78,11 @@ class Store:
         return {}, ()
 
     def do_finish(self, header: Header, _: Arrays) -> Frame:
-        """Hold every file against its sha256 and publish the folder: ``path``; ``spoiled`` files are gone instead."""
+        """Check the sha256 of every file, and publish the folder ``path``. Delete ``spoiled`` files."""
         whole, part = self._folders(header)
         files = {name: sha for name, _, sha in header["files"]}
         check_files(files)
-        if not part.is_dir() and whole.is_dir():  # somebody else finished it
+        if not part.is_dir() and whole.is_dir():  # another parent finished it
             return {"path": str(whole), "spoiled": []}, ()
         spoiled = [name for name, sha in files.items() if digest_file(part, name) != sha]
         for name in spoiled:
@@ -96,14 +96,14 @@ class Store:
         return {"path": str(whole), "spoiled": []}, ()
 
     def _borrow(self, path: Path, name: str, size: int, sha: str) -> None:
-        """Take over a file that another artifact holds already: the same model with other words beside it."""
+        """Link a file that another artifact has already: the same model with another record."""
         for folder in () if path.exists() else self._root.iterdir():
             found = folder / name
             if found.is_file() and _size(found) == size and digest_file(folder, name) == sha:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(found, path)
-                except OSError:  # Android forbids it
+                except OSError:  # Android forbids hard links
                     shutil.copyfile(str(found), str(path))
                 return
 
@@ -115,7 +115,7 @@ class Store:
 
 
 def make_room(root: Path, *, keep: Path, bytes_wanted: int) -> None:
-    """Remove the longest unused folders beyond ``KEPT``, or where the disk is short; ExportError if it stays short."""
+    """Delete the least recently used folders beyond ``KEPT`` or for a full disk. Raise ExportError if it stays full."""
     older = sorted((f for f in root.iterdir() if f != keep), key=lambda folder: folder.stat().st_mtime)
     sizes = {folder: sum(map(_size, folder.rglob("*"))) for folder in older}
     for folder in older:
@@ -132,7 +132,7 @@ def make_room(root: Path, *, keep: Path, bytes_wanted: int) -> None:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Within it, what the disk refuses is one line that says where and how it goes on."""
+    """Turn an OSError of the block into an ExportError that says where, and how to go on."""
     try:
         yield
     except OSError as error:
@@ -148,7 +148,7 @@ def _size(path: Path) -> int:
 
 
 def _settle(path: Path) -> None:
-    """Bytes that are in the folder's final name must survive the plug being pulled."""
+    """Flush a file to the disk: a published folder must survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

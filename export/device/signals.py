@@ -1,4 +1,4 @@
-"""The stack that a thread handles signals on, kept from a runtime that takes it away (device half: Python 3.8)."""
+"""Restore the stack on which a thread handles signals after a runtime replaced it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 
 class _Stack(ctypes.Structure):
-    """``stack_t`` of sigaltstack(2), as Linux lays it out."""
+    """Mirror ``stack_t`` of sigaltstack(2) on Linux."""
 
     _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 def signal_stack() -> _Stack | None:
-    """The stack that this thread has for signals; None where the system has no such thing."""
+    """Return the signal stack of this thread, or None if the system does not have such stacks."""
     library, found = ctypes.CDLL(None), _Stack()
     known = hasattr(library, "sigaltstack") and library.sigaltstack(None, ctypes.byref(found)) == 0
     return found if known else None
@@ -22,16 +22,16 @@ def signal_stack() -> _Stack | None:
 
 @contextmanager
 def signal_stack_kept() -> Iterator[None]:
-    """After the block, this thread handles signals on the stack that it had before.
+    """Restore the signal stack of this thread after the block.
 
-    OpenVINO's CPU plugin gives the thread that loads it a stack of its own, and each plugin on its end brings back the
-    one before, unless another is in use by then. When two end in the order in which they began, the thread is left with
-    memory that was returned: the next signal with a handler (a child of a data loader that ends, say) kills the
-    process. What was brought back here belongs to no plugin, so none of them touches it.
+    OpenVINO's CPU plugin gives the thread that loads it a stack of its own. At its end, a plugin restores the previous
+    stack, unless another is in use by then. When two plugins end in the order in which they began, the thread keeps a
+    stack in freed memory. The next signal with a handler, such as the end of a data loader's child, then kills the
+    process. The stack restored here belongs to no plugin, so no plugin changes it later.
     """
     before = signal_stack()
     try:
         yield
     finally:
-        if before is not None:  # the kernel refuses one that is too small for what the process computes with by now
+        if before is not None:  # the kernel refuses one that has become too small
             ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)

@@ -1,4 +1,4 @@
-"""What goes into an artifact and what comes out: written down when it is compiled, held against every call."""
+"""Check the inputs and outputs of a call against what the artifact states."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def fit(inputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[NDArray[Any], ...]:
-    """``inputs`` as contiguous arrays; ValueError in one line unless they are what ``tensors`` say.
+    """Return ``inputs`` as contiguous arrays. Raise ValueError unless their shapes and types are those of ``tensors``.
 
-    No tensors means that only the runtime knows (a bare model file): it gets whatever is given.
+    Without ``tensors`` (a bare model file) nothing is checked: only the runtime knows the inputs.
     """
     wanted = [(tensor.shape, tensor.dtype) for tensor in tensors]
     given = [(value.shape, str(value.dtype)) for value in inputs]
@@ -26,7 +26,7 @@ def fit(inputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[NDAr
 
 
 def hold(outputs: Sequence[NDArray[Any]], tensors: Sequence[Tensor]) -> tuple[NDArray[Any], ...]:
-    """``outputs``; ExportError in one line unless they are what ``tensors`` say. No tensors: whatever they are."""
+    """Return ``outputs``. Raise ExportError unless their shapes and types are those of ``tensors``, if any."""
     stated = [(tensor.shape, tensor.dtype) for tensor in tensors]
     given = [(value.shape, str(value.dtype)) for value in outputs]
     if stated and stated != given:

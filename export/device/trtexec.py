@@ -1,7 +1,7 @@
-"""TensorRT by its command line tool, for a device whose Python has no bindings: build, run and time an engine.
+"""Build, run and time a TensorRT engine with trtexec, for a device whose Python has no bindings.
 
-A run starts the tool anew, which takes seconds: right for verifying and timing, too slow for anything else. What it
-exports is described in the samples of the TensorRT repository (samples/common/sampleReporting.cpp).
+Each run starts the tool again, which takes seconds: acceptable for verification and timing only. The files that it
+exports are described in the TensorRT repository (samples/common/sampleReporting.cpp).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
     from hnas.export.device.artifact import Artifact
 
-_USUAL = "/usr/src/tensorrt/bin"  # where JetPack and the Debian packages put it
+_USUAL = "/usr/src/tensorrt/bin"  # of JetPack and the Debian packages
 FLAGS = {"fp32": ["--noTF32"], "fp16": ["--fp16", "--noTF32"], "int8": ["--int8", "--fp16", "--noTF32"]}
 
 
 def find() -> str | None:
-    """The path of trtexec, or None."""
+    """Return the path of trtexec, or None."""
     return shutil.which("trtexec") or shutil.which("trtexec", path=_USUAL)
 
 
 def version(banner: str) -> str:
-    """The version that trtexec says of itself: ``[TensorRT v8502]``, ``[TensorRT v100300]`` or ``[b..]`` after it."""
+    """Return the version in the banner of trtexec: ``[TensorRT v8502]``, ``[TensorRT v100300]``, perhaps ``[b..]``."""
     found = re.search(r"TensorRT v(\d{4,6})\b", banner) or re.search(r"TensorRT version: (\d+\.\d+\.\d+)", banner)
     if found is None:
         raise ExportError("trtexec does not say its version; expected a line with [TensorRT v...]")
@@ -46,7 +46,7 @@ def version(banner: str) -> str:
 
 
 def run(*arguments: str) -> str:
-    """What trtexec prints; ExportError with its first error line where it fails."""
+    """Run trtexec and return its output. Raise ExportError with its first error line if it fails."""
     tool = find()
     assert tool is not None
     done = subprocess.run([tool, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
@@ -57,7 +57,7 @@ def run(*arguments: str) -> str:
 
 
 def reason(text: str) -> str:
-    """The first error of a log: ``[11/22/2026-10:00:00] [E] Error[4]: ...``."""
+    """Return the first error of a log: ``[11/22/2026-10:00:00] [E] Error[4]: ...``."""
     found = re.search(r"\[E\] (.*)", text)
     return found[1].strip()[:200] if found else "no reason given"
 
@@ -65,9 +65,11 @@ def reason(text: str) -> str:
 def build(
     model: Path, engine: Path, timing: Path, layers: Path, precision: str, workspace_mb: int, *, old: bool = False
 ) -> None:
-    """Build ``engine`` from an ONNX file; ``timing`` is read and written, ``layers`` gets the layer information.
+    """Build ``engine`` from the ONNX file ``model``.
 
-    old: before TensorRT 8.6, which gave the option to build and no more another name.
+    ``timing``: the timing cache, read and written.
+    ``layers``: the file for the layer information.
+    ``old``: True before TensorRT 8.6, which renamed the option that builds without running.
     """
     files = [f"--onnx={model}", f"--saveEngine={engine}", f"--timingCacheFile={timing}", f"--exportLayerInfo={layers}"]
     how = ["--profilingVerbosity=detailed", f"--memPoolSize=workspace:{workspace_mb}", *FLAGS[precision]]
@@ -75,49 +77,49 @@ def build(
 
 
 def read_times(text: str) -> list[float]:
-    """Seconds of GPU time of each run in a file of ``--exportTimes``; ExportError for anything else."""
+    """Return the seconds of GPU time of each run in the text of ``--exportTimes``. Raise ExportError for other text."""
     try:
         return [(float(each["endComputeMs"]) - float(each["startComputeMs"])) * 1e-3 for each in json.loads(text)]
     except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"these are no times of trtexec: {type(error).__name__} {error}") from None
+        raise ExportError(f"these are not times of trtexec: {type(error).__name__} {error}") from None
 
 
 def read_outputs(text: str, artifact: Artifact) -> tuple[NDArray[Any], ...]:
-    """The outputs in a file of ``--exportOutput``, in the order of the artifact's; ExportError for anything else."""
+    """Return the outputs in the text of ``--exportOutput``, in the order of the artifact. Raise ExportError if none."""
     try:
         found = {each["name"]: each for each in json.loads(_finite(text))}
         return tuple(
             np.array(found[tensor.name]["values"], tensor.dtype).reshape(tensor.shape) for tensor in artifact.outputs
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"these are no outputs of trtexec: {type(error).__name__} {error}") from None
+        raise ExportError(f"these are not outputs of trtexec: {type(error).__name__} {error}") from None
 
 
 def _finite(text: str) -> str:
-    """C++ writes nan and inf, JSON has other words for them."""
+    """Return the text of C++ with nan and inf as JSON spells them."""
     text = re.sub(r"(?<=[\s,\[])(-?)nan\b", "NaN", text)
     return re.sub(r"(?<=[\s,\[])(-?)inf\b", r"\1Infinity", text)
 
 
 class TrtExec:
-    """A Runner: each call is a run of the tool; ``bind`` gives one that is timed by the tool itself."""
+    """Run an engine, as a Runner: each call starts the tool. ``times`` measures by the tool's own clock."""
 
     def __init__(self, artifact: Artifact, engine: Path, report: dict[str, Any]) -> None:
         self.artifact, self.report, self._engine = artifact, report, engine
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
+        """Return the outputs for ``inputs``."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "out.json")
             self._run(Path(folder), inputs, f"--exportOutput={out}", "--iterations=1", "--duration=0", "--warmUp=0")
             return read_outputs(out.read_text(), self.artifact)
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """One run of the tool; its wall time is mostly the tool's start: a measurement asks ``times`` instead."""
+        """Return a function that runs the tool once. Most of its wall time is the start; ``times`` measures the GPU."""
         return lambda: self(*inputs)
 
     def times(self, inputs: Sequence[NDArray[Any]], runs: int) -> list[float]:
-        """Seconds on the GPU of ``runs`` calls, by the tool's own clock, after its warm-up of 200 ms."""
+        """Return the seconds on the GPU of ``runs`` calls, by the tool's clock, after its warm-up of 200 ms."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "times.json")
             self._run(Path(folder), inputs, f"--exportTimes={out}", f"--iterations={runs}", "--duration=0")

@@ -1,6 +1,6 @@
-"""Open artifacts: one file a runtime, found by its name. Plain Python 3.8 and numpy.
+"""Find the runtimes that run artifacts: one file per runtime, found by its name.
 
-``runtimes.load("openvino").load(artifact)`` returns a Runner.
+``runtimes.load("openvino").load(artifact)`` returns a `Runner`.
 """
 
 import pkgutil
@@ -14,37 +14,40 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """An opened artifact: numpy in, numpy out, both in the layout of the module that was exported."""
+    """Describe an opened artifact: a function from numpy to numpy, both in the layout of the exported module.
+
+    Example: ``(logits,) = runner(image)``.
+    """
 
     artifact: "Artifact"
 
     def __call__(self, *inputs: "NDArray[Any]") -> "Tuple[NDArray[Any], ...]":
-        """The outputs for ``inputs``; ValueError when their number, shapes or types are not the artifact's."""
+        """Return the outputs for ``inputs``. Raise ValueError unless shapes and types are those of the artifact."""
 
     def bind(self, *inputs: "NDArray[Any]") -> Callable[[], object]:
-        """A call that runs the runtime on ``inputs``, already converted and set: what a measurement times."""
+        """Return a function that runs ``inputs``, converted and set beforehand: a measurement times this function."""
 
 
 class Runtime(Protocol):
-    """A module of this folder. Importing it needs nothing but numpy; loading needs what it is named after."""
+    """Describe a module of this folder. Importing it needs numpy only; ``load`` needs the runtime."""
 
     def missing(self) -> Optional[str]:
-        """None where it is installed, else one line that says how to install it."""
+        """Return None if the runtime is installed, else one line that says how to install it."""
 
     def versions(self) -> Mapping[str, str]:
-        """The versions of everything that shapes the speed of an artifact here."""
+        """Return the version of everything that shapes the speed of an artifact here."""
 
     def load(self, artifact: "Artifact") -> Runner:
-        """Open an artifact in this process, at exactly its precision and threads."""
+        """Open an artifact in this process, at exactly its precision and number of threads."""
 
 
 def names() -> Tuple[str, ...]:
-    """The runtimes with a half of their own, by file name."""
+    """Return the names of the runtimes, which are file names."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str) -> Runtime:
-    """Return what runs artifacts of the backend ``name``, imported only now. Raise ValueError for an unknown one."""
+    """Return the runtime of the backend ``name``, imported only now. Raise ValueError for an unknown one."""
     if name not in names():
         raise ValueError(f"no runtime {name!r}; known: {', '.join(names())}")
     return cast("Runtime", import_module(__name__ + "." + name))

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: opens model.onnx, whatever its precision."""
+"""Run model.onnx, of any precision, in ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def missing() -> str | None:
-    """None where onnxruntime is installed, else the line that installs it."""
+    """Return None if onnxruntime is installed, else a line that says how to install it."""
     if find_spec("onnxruntime"):
         return None
     line = "onnxruntime is not installed; pip install 'hnas[onnxruntime]'"
@@ -23,22 +23,22 @@ def missing() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """The version of onnxruntime."""
+    """Return the version of onnxruntime."""
     try:
         return {"onnxruntime": version("onnxruntime")}
-    except PackageNotFoundError:  # builds for a device have names of their own
+    except PackageNotFoundError:  # a build for a device has another package name
         import onnxruntime
 
         return {"onnxruntime": onnxruntime.__version__}
 
 
 def load(artifact: Artifact) -> _OnnxRuntime:
-    """Open ``artifact`` on the CPU provider alone, with exactly its threads."""
+    """Open ``artifact`` with the CPU provider only, and exactly its number of threads."""
     return _OnnxRuntime(artifact)
 
 
 class _OnnxRuntime:
-    """A Runner: one session that runs its nodes one after the other."""
+    """Run a session, as a Runner. The nodes run one after another."""
 
     def __init__(self, artifact: Artifact) -> None:
         import onnxruntime as ort
@@ -50,12 +50,12 @@ class _OnnxRuntime:
         self._outputs = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
+        """Return the outputs for ``inputs``."""
         values = fit(inputs, self.artifact.inputs)
         return tuple(self._session.run(self._outputs, dict(zip(self._inputs, values))))
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, which are bound to the session once."""
+        """Return a function that runs ``inputs``, which are bound to the session once."""
         binding = self._session.io_binding()
         values = fit(inputs, self.artifact.inputs)
         for name, value in zip(self._inputs, values):
@@ -67,14 +67,14 @@ class _OnnxRuntime:
 
 
 def session_options(threads: int) -> Any:
-    """Everything that is pinned: threads, and nodes one after the other."""
+    """Return the pinned options: the number of threads, nodes one after another, no spinning."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # An idle pool that spins takes the core from whatever it is compared with.
+    # An idle thread pool that spins would take the core from the artifact that this one is compared with.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options

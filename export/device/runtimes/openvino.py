@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: opens model.xml at exactly its precision."""
+"""Run model.xml in OpenVINO on the CPU, at exactly the precision of the artifact."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from hnas.export.device.artifact import Artifact
 
-# OpenVINO computes fp32 models in bfloat16 wherever the CPU can. Our artifacts mean what their precision says, so the
-# hint is set even where it repeats the default; what is not int8 in an int8 artifact is f32.
+# By default OpenVINO computes fp32 models in bfloat16 on CPUs that have it. So the hint is always set, even where it
+# repeats the default. The operators of an int8 artifact that are not int8 are f32.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "w8": "f32"}
-# Where weights alone are in int8, OpenVINO rounds the activations that meet them to int8, too, in groups of 32.
+# With weights alone in int8, OpenVINO would round their activations to int8, too, in groups of 32.
 _EXACT: dict[str, dict[str, Any]] = {"w8": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}}
 
 
 def missing() -> str | None:
-    """None where openvino is installed, else the line that installs it."""
+    """Return None if openvino is installed, else a line that says how to install it."""
     if find_spec("openvino"):
         return None
     line = "openvino is not installed; pip install 'hnas[openvino]'"
@@ -31,23 +31,23 @@ def missing() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """The version of openvino."""
+    """Return the version of openvino."""
     try:
         return {"openvino": version("openvino")}
-    except PackageNotFoundError:  # from the maker's archive
+    except PackageNotFoundError:  # installed from Intel's archive
         import openvino
 
         return {"openvino": str(openvino.get_version())}
 
 
 def load(artifact: Artifact) -> _OpenVino:
-    """Open ``artifact`` with exactly its precision and threads; Unavailable for bf16 on a CPU without it."""
+    """Open ``artifact`` with exactly its precision and threads. Raise Unavailable for bf16 on a CPU without it."""
     require(artifact.precision)
     return _OpenVino(artifact)
 
 
 class _OpenVino:
-    """A Runner: one compiled model, one stream, one request."""
+    """Run a compiled model, as a Runner, with one stream and one request."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -56,25 +56,25 @@ class _OpenVino:
         self._outputs = range(len(compiled.outputs))
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
+        """Return the outputs for ``inputs``."""
         self.bind(*inputs)()
         return tuple(self._request.get_output_tensor(index).data.copy() for index in self._outputs)
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, which are set once; the outputs stay in the request."""
+        """Return a function that runs ``inputs``, which are set once. The outputs stay in the request."""
         import openvino
 
         for index, value in enumerate(fit(inputs, self.artifact.inputs)):
-            self._request.set_input_tensor(index, openvino.Tensor(value))  # a copy: a request writes into shared ones
+            self._request.set_input_tensor(index, openvino.Tensor(value))  # a copy: requests write into shared tensors
         infer = self._request.infer
 
-        # infer() computes in this thread; start_async() and wait() hand over to another, which costs as much as a small
-        # net takes. Without shared outputs it would copy them.
+        # infer() computes in this thread. start_async() and wait() would use another thread, which takes as long as a
+        # small network. Without shared outputs, infer() would copy them.
         return lambda: infer(share_outputs=True)
 
 
 def compiled_model(artifact: Artifact, **more: Any) -> Any:
-    """OpenVINO's CompiledModel of ``artifact`` with what is pinned, and ``more`` properties."""
+    """Return OpenVINO's CompiledModel of ``artifact`` with the pinned properties and ``more``."""
     import openvino
 
     with signal_stack_kept():
@@ -82,7 +82,7 @@ def compiled_model(artifact: Artifact, **more: Any) -> Any:
 
 
 def settings(artifact: Artifact) -> dict[str, Any]:
-    """Everything that is pinned: precision, that of activations too, threads, one stream."""
+    """Return the pinned properties: precision, also of activations, threads, one stream."""
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[artifact.precision],
         "INFERENCE_NUM_THREADS": artifact.threads,
@@ -93,7 +93,7 @@ def settings(artifact: Artifact) -> dict[str, Any]:
 
 
 def require(precision: str) -> None:
-    """Unavailable when this CPU cannot compute in ``precision``: OpenVINO would silently use another one."""
+    """Raise Unavailable if this CPU cannot compute in ``precision``; OpenVINO would silently use another precision."""
     import openvino
 
     if precision not in _HINTS:

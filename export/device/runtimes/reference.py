@@ -1,4 +1,4 @@
-"""Run a stored ATen graph in eager torch, the definition of a right answer for every other runtime."""
+"""Run a stored ATen graph in eager torch: the reference for every other runtime."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
 
 
 def missing() -> str | None:
-    """None where torch and safetensors are installed, else the line that installs them."""
+    """Return None if torch and safetensors are installed, else a line that says how to install them."""
     if find_spec("torch") and find_spec("safetensors"):
         return None
     return "torch and safetensors are not installed; pip install 'hnas[search]' or choose another backend"
 
 
 def versions() -> dict[str, str]:
-    """The version of torch."""
+    """Return the version of torch."""
     return {"torch": version("torch")}
 
 
 def load(artifact: Artifact) -> _Reference:
-    """Read the graph back; ValueError for one that names anything but ATen operators."""
+    """Open ``artifact``. Raise ValueError if its graph names anything but ATen operators."""
     return _Reference(artifact)
 
 
 class _Reference:
-    """A Runner. It sets torch's thread count for the whole process, which is why workers have one runtime each."""
+    """Run a graph, as a Runner. The number of threads is set for the whole process, so a worker has one runtime."""
 
     def __init__(self, artifact: Artifact) -> None:
         import torch
@@ -51,12 +51,12 @@ class _Reference:
         self.module = _read_graph(artifact.path / GRAPH, load_file(artifact.path / WEIGHTS))
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
+        """Return the outputs for ``inputs``."""
         outputs = self._run(self._tensors(inputs))
         return tuple(value.numpy() for value in ((outputs,) if not isinstance(outputs, tuple) else outputs))
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, converted once."""
+        """Return a function that runs ``inputs``, which are converted once."""
         tensors = self._tensors(inputs)
         return lambda: self._run(tensors)
 
@@ -78,7 +78,8 @@ def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Mod
 
     record = read_json(path)
     check_version(record, str(path), SCHEMA)
-    root, graph, nodes = torch.nn.Module(), fx.Graph(), dict[str, fx.Node]()
+    root, graph = torch.nn.Module(), fx.Graph()
+    nodes: dict[str, fx.Node] = {}
     names: dict[str, str] = {}
     try:
         for entry in record["nodes"]:

@@ -1,8 +1,8 @@
-"""TensorRT: builds the engine of model.onnx on the GPU at hand, keeps it, and runs it.
+"""Build the TensorRT engine of model.onnx on the GPU of this machine, cache the engine, and run it.
 
-An engine fits one GPU architecture and one TensorRT version, so it is built where it runs, several times, as the
-tactics that are chosen depend on measurements: the fastest is kept, and the spread is told. Python's bindings come with
-JetPack; where they are missing, trtexec does the same, more slowly.
+An engine fits one GPU architecture and one TensorRT version, so it is built where it runs. TensorRT chooses tactics by
+measurements, so several engines are built; the fastest is kept, and the spread is reported. The Python bindings come
+with JetPack. Without them trtexec does the same, more slowly.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
 
 ENGINE, SIDECAR, LAYERS = "model.engine", "model.engine.json", "layers.json"
 BUILDS = 3
-_ENOUGH = 180.0  # seconds of building after which no further engine is begun
+_ENOUGH = 180.0  # seconds of building after which no further engine is started
 _WORKSPACE_MB = 1024
-_CALLS = 30  # timed calls of an engine that was just built
+_CALLS = 30  # timed calls of each new engine
 
 
 def missing() -> str | None:
-    """None where TensorRT can run here, else the line that says how to get it."""
+    """Return None if TensorRT can run here, else a line that says how to install it."""
     if not (find_spec("tensorrt") or trtexec.find()):
         return "tensorrt is not installed; on a Jetson it comes with JetPack, or deploy with --host ssh://USER@DEVICE"
     if cudart.library() is None:
-        return "libcudart is not there; on a Jetson it comes with JetPack's CUDA"
+        return "libcudart is not installed; on a Jetson it comes with JetPack's CUDA"
     return None
 
 
 def versions() -> dict[str, str]:
-    """The version of tensorrt, where it is installed."""
+    """Return the version of tensorrt, if it is installed."""
     return {"tensorrt": _here()["tensorrt"]} if missing() is None else {}
 
 
 def engine_folder(artifact: Artifact) -> Path:
-    """Where this machine keeps the engine of ``artifact``: not beside it, as a bundle holds only what it lists."""
+    """Return the folder in which this machine caches the engine: not in a bundle, which contains only listed files."""
     return cache() / "engines" / artifact.digest
 
 
 def load(artifact: Artifact) -> Any:
-    """Open the engine of ``artifact``, built now if there is none; ExportError for one that does not fit here."""
+    """Open the engine of ``artifact``; build it first if there is none. Raise ExportError if it does not fit here."""
     message = missing()
     if message is not None:
         raise Unavailable(message)
@@ -71,7 +71,7 @@ def load(artifact: Artifact) -> Any:
 
 
 def check_engine(record: Mapping[str, Any], here: Mapping[str, str]) -> None:
-    """ExportError unless the engine's sidecar says that it is of this model, for this GPU and this TensorRT."""
+    """Raise ExportError unless the engine's sidecar names this model, this GPU and this version of TensorRT."""
     for key, name in (("sm", "SM"), ("tensorrt", "TensorRT"), ("model", "model")):
         if record.get(key) != here[key]:
             found, wanted = str(record.get(key))[:12], here[key][:12]
@@ -79,10 +79,10 @@ def check_engine(record: Mapping[str, Any], here: Mapping[str, str]) -> None:
 
 
 def build(artifact: Artifact, here: Mapping[str, str]) -> None:
-    """Build up to BUILDS engines and keep the fastest in ``engine_folder``, with a sidecar of what it fits.
+    """Build up to BUILDS engines and keep the fastest in ``engine_folder``, with a sidecar.
 
-    The first build uses the timing cache that is kept for this GPU and TensorRT, the others measure every tactic anew.
-    The sidecar holds seconds and median of each build, and TensorRT's own information on the layers.
+    The first build uses the timing cache of this GPU and TensorRT; the others measure every tactic again. The sidecar
+    holds what the engine fits, and the seconds and the median of each build. TensorRT's layer information lies beside.
     """
     folder = engine_folder(artifact)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,12 +111,12 @@ def build(artifact: Artifact, here: Mapping[str, str]) -> None:
 
 
 def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
-    """Build one engine by the Python bindings; TensorRT's information on its layers, as JSON."""
+    """Build one engine with the Python bindings, and return TensorRT's layer information as JSON."""
     import tensorrt as trt
 
     logger = _Logger.create(trt)
     builder = trt.Builder(logger)
-    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # gone in TensorRT 10: it is implied
+    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # TensorRT 10 implies it
     network = builder.create_network(0 if explicit is None else 1 << int(explicit))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(artifact.model.read_bytes()):
@@ -148,7 +148,7 @@ def _build_by_tool(artifact: Artifact, engine: Path, timing: Path, here: Mapping
 
 
 def _median(artifact: Artifact, engine: Path) -> float:
-    """Seconds of one call of an engine on zeros: enough to tell two engines of one net apart."""
+    """Return the median seconds of a call on zeros, to compare engines of one network."""
     inputs = [np.zeros(tensor.shape, tensor.dtype) for tensor in artifact.inputs]
     if not find_spec("tensorrt"):
         return float(np.median(trtexec.TrtExec(artifact, engine, {}).times(inputs, _CALLS)))
@@ -161,10 +161,7 @@ def _median(artifact: Artifact, engine: Path) -> float:
 
 
 class _TensorRt:
-    """A Runner: one execution context on one CUDA stream; ``bind`` times the kernels, not the copies.
-
-    ``report`` is the engine's sidecar.
-    """
+    """Run an engine, as a Runner: one execution context on one CUDA stream. ``report`` is the engine's sidecar."""
 
     def __init__(self, artifact: Artifact, engine: Path, report: Mapping[str, Any]) -> None:
         import tensorrt as trt
@@ -183,7 +180,7 @@ class _TensorRt:
             self._context.set_tensor_address(tensor.name, self._places[tensor.name])
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
+        """Return the outputs for ``inputs``."""
         self.bind(*inputs)()
         outputs = []
         for tensor in self.artifact.outputs:
@@ -193,7 +190,7 @@ class _TensorRt:
         return tuple(outputs)
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, which are copied to the device once; it returns when the GPU is done."""
+        """Return a function that runs ``inputs``, copied to the device once, and waits for the GPU."""
         for tensor, value in zip(self.artifact.inputs, fit(inputs, self.artifact.inputs)):
             cudart.copy(self._places[tensor.name], value.ctypes.data, value.nbytes, cudart.TO_DEVICE)
 
@@ -206,7 +203,7 @@ class _TensorRt:
 
 
 class _Logger:
-    """TensorRT's logger, which keeps the last error for our one line instead of printing pages."""
+    """Make a logger for TensorRT that keeps the last error instead of printing."""
 
     @staticmethod
     def create(trt: Any) -> Any:
@@ -232,7 +229,7 @@ def _free(places: dict[str, int]) -> None:
 
 
 def _here() -> dict[str, str]:
-    """The GPU architecture and TensorRT version of this machine: what an engine is tied to."""
+    """Return the GPU architecture and the TensorRT version of this machine, to which an engine is tied."""
     if find_spec("tensorrt"):
         import tensorrt
 

@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) with XNNPACK on the CPU: opens model.tflite."""
+"""Run model.tflite in LiteRT (TensorFlow Lite) with XNNPACK on the CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Sample = Tuple["NDArray[Any]", ...]
 
 
 def missing() -> str | None:
-    """None where a LiteRT runtime is installed, else the line that installs it."""
+    """Return None if a LiteRT runtime is installed, else a line that says how to install one."""
     if find_spec("ai_edge_litert") or find_spec("tflite_runtime"):
         return None
     line = "ai-edge-litert is not installed; pip install 'hnas[tflite]'"
@@ -34,18 +34,18 @@ def missing() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """The version of the runtime that would be used."""
+    """Return the version of the runtime that would be used."""
     name = "ai-edge-litert" if find_spec("ai_edge_litert") else "tflite-runtime"
     return {name: version(name)}
 
 
 def load(artifact: Artifact) -> TfLite:
-    """Open ``artifact`` with XNNPACK and exactly its threads."""
+    """Open ``artifact`` with XNNPACK and exactly its number of threads."""
     return TfLite(artifact)
 
 
 class TfLite:
-    """A Runner: one interpreter. It takes and gives the module's own layout; ``bind`` times the runtime's."""
+    """Run an interpreter, as a Runner. Inputs and outputs have the layout of the module; ``bind`` transposes once."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -55,12 +55,12 @@ class TfLite:
         self._outputs = indices(self._interpreter.get_output_details())
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """The outputs for ``inputs``."""
+        """Return the outputs for ``inputs``."""
         self.bind(*inputs)()
         return tuple(self._interpreter.get_tensor(index) for index in self._outputs)
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """A call on ``inputs``, which are transposed and set once."""
+        """Return a function that runs ``inputs``, which are transposed and set once."""
         values = to_runtime(fit(inputs, self.artifact.inputs), self._layout)
         if len(values) != len(self._inputs):
             raise ValueError(f"the model takes {len(self._inputs)} inputs, got {len(values)}")
@@ -71,19 +71,19 @@ class TfLite:
 
 
 def interpreter(model: Path, threads: int) -> Any:
-    """The interpreter of ``model``, ready to be invoked; XNNPACK is its default delegate."""
+    """Return the interpreter of ``model`` with allocated tensors. XNNPACK is its default delegate."""
     if find_spec("ai_edge_litert"):
         from ai_edge_litert.interpreter import Interpreter
     else:
         from tflite_runtime.interpreter import Interpreter
-    with _quiet_stderr("INFO: Created TensorFlow Lite XNNPACK delegate for CPU."):  # no setting silences it
+    with _quiet_stderr("INFO: Created TensorFlow Lite XNNPACK delegate for CPU."):  # no option turns this line off
         opened = Interpreter(str(model), num_threads=threads)
         opened.allocate_tensors()
     return opened
 
 
 def indices(details: Sequence[dict[str, Any]]) -> list[int]:
-    """The tensors in the order of the module's: the converter numbers them, a foreign file's order is its own."""
+    """Return the tensors in the order of the module, by the converter's numbers; other files keep their order."""
     numbers = [re.search(r"_(\d+)(_output)?(:0)?$", detail["name"]) for detail in details]
     order = {detail["index"]: int(found[1]) for detail, found in zip(details, numbers) if found}
     indices = [int(detail["index"]) for detail in details]
@@ -91,7 +91,7 @@ def indices(details: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def to_runtime(sample: Sample, layout: JSON) -> Sample:
-    """The arrays in the layout that the flatbuffer takes."""
+    """Return the sample in the layout of the flatbuffer."""
     permutations = layout if isinstance(layout, list) else [None] * len(sample)
     pairs = zip(sample, permutations)
     return tuple(np.ascontiguousarray(value.transpose(order)) if order else value for value, order in pairs)
@@ -99,9 +99,9 @@ def to_runtime(sample: Sample, layout: JSON) -> Sample:
 
 @contextmanager
 def _quiet_stderr(*lines: str) -> Iterator[None]:
-    """Within it, exactly these ``lines`` of compiled code on stderr are dropped; all others come when it ends.
+    """Drop exactly these ``lines`` of compiled code from stderr during the block; others are written at its end.
 
-    For calls of milliseconds only: whatever else writes there in the meantime waits as well.
+    Use it only for calls of milliseconds: all other output to stderr waits, too.
     """
     kept = os.dup(2)
     with tempfile.TemporaryFile() as buffer:

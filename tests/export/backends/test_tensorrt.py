@@ -162,11 +162,11 @@ def test_the_version_of_trtexec(banner: str, version: str) -> None:
 
 def test_what_trtexec_did_not_write_is_one_line(net: Artifact) -> None:
     for text in ("", "{}", "[{}]", '[{"name": "z", "values": []}]', '[{"name": "y", "values": [1]}]', "[1"):
-        with pytest.raises(ExportError, match="these are no outputs of trtexec") as caught:
+        with pytest.raises(ExportError, match="these are not outputs of trtexec") as caught:
             trtexec.read_outputs(text, net)
         assert "\n" not in str(caught.value)
     for text in ("", "[{}]", "[1]"):
-        with pytest.raises(ExportError, match="these are no times of trtexec"):
+        with pytest.raises(ExportError, match="these are not times of trtexec"):
             trtexec.read_times(text)
     with pytest.raises(ExportError, match="does not say its version"):
         trtexec.version("hello")
@@ -248,7 +248,7 @@ def test_without_tensorrt_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch,
         runtime.load(net)
     monkeypatch.setattr(trtexec, "find", lambda: "/bin/true")
     monkeypatch.setattr(cudart, "library", lambda: None)
-    with pytest.raises(Unavailable, match="libcudart is not there"):
+    with pytest.raises(Unavailable, match="libcudart is not installed"):
         runtime.load(net)
 
 

@@ -8,7 +8,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,8 +26,6 @@ from hnas.export.remote.transports import local, ssh
 from hnas.export.remote.upload import Sender
 from hnas.export.remote.worker import describe
 from tests.export.fake_worker import fake_artifact
-
-OLD = shutil.which("python3.8", path=f"{Path.home()}/.pyenv/versions/3.8.18/bin:{os.environ['PATH']}")
 
 
 class Board:
@@ -75,54 +72,6 @@ def an_artifact(folder: Path, size: int = 1_000_000, name: str = "model.onnx") -
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-# --- what travels -----------------------------------------------------------------------------------------------------
-
-
-def test_the_program_needs_nothing_of_ours_but_itself(board: Board, tmp_path: Path) -> None:
-    modules = [name[:-3].replace("/", ".") for name in zipfile.ZipFile(board.program).namelist()[1:]]
-    assert "hnas.export.device.runtimes.onnxruntime" in modules
-    code = f"""
-import importlib, sys
-sys.path[:0] = [{str(board.program)!r}]
-for name in {modules}:
-    found = importlib.import_module(name.replace(".__init__", ""))
-    assert found.__file__.startswith({str(board.program)!r}), found.__file__
-"""
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    portable.program.cache_clear()
-    assert portable.program() == board.program.read_bytes()
-
-
-def test_every_module_of_it_runs_on_python_3_8(board: Board) -> None:
-    """With the standard library alone: numpy is a stand-in, its use is proved where a runtime is there."""
-    if OLD is None:
-        pytest.skip("there is no python3.8 on PATH or in pyenv")
-    code = """
-import importlib, sys, types
-from zipfile import ZipFile
-numpy = sys.modules["numpy"] = types.ModuleType("numpy")
-numpy.ndarray = object
-numpy.dtype = object
-names = [n[:-3].replace("/", ".") for n in ZipFile(sys.argv[1]).namelist() if n != "__main__.py"]
-sys.path.insert(0, sys.argv[1])
-for name in names:
-    importlib.import_module(name.replace(".__init__", ""))
-from pathlib import Path
-from hnas.export.device.artifact import Artifact
-print(Artifact.read(Path(sys.argv[2])).digest)
-from hnas.export.device.machine import Machine
-print(Machine.here().processor)
-"""
-    artifact = an_artifact(board.folder / "a", 10)
-    done = subprocess.run(
-        [OLD, "-W", "error", "-c", code, str(board.program), str(artifact.path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == artifact.digest
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
