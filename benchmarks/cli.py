@@ -26,7 +26,7 @@ _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code; an error is one line on stderr and one case in the JUnit file."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     from hnas.cli.ending import guarded
 
     def failed(line: str, code: int) -> None:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded("hnas-bench", lambda: int(arguments.run(arguments)), failed=failed)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     top = argparse.ArgumentParser("hnas-bench", description="Do the claimed speedups still hold?", epilog=_CODES)
     commands = top.add_subparsers(required=True, metavar="COMMAND")

@@ -1,1 +1,1 @@
-"""Measure what single parts of the program cost."""
+"""Measure the cost of single parts of the program: ``python -m hnas.benchmarks.costs.{supernet,overhead,arm64}``."""

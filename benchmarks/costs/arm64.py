@@ -1,11 +1,10 @@
 """Run TFLite and ONNX Runtime artifacts on the real arm64 runtimes, under an emulator.
 
-For correctness, and for a cost that is the same on every machine: the guest instructions of one call. That is no
-latency: an emulator has neither caches nor a pipeline.
+    python -m hnas.benchmarks.costs.arm64 --prepare     # once: an arm64 Python and runtimes in ~/.cache/hnas/arm64
+    python -m hnas.benchmarks.costs.arm64 PATH ...      # bundles, artifacts, .tflite or .onnx files
 
-    python -m hnas.benchmarks.costs.arm64 --prepare         # once: an arm64 Python and runtimes into
-    ~/.cache/hnas/arm64 python -m hnas.benchmarks.costs.arm64 PATH ...          # bundles, artifacts, .tflite or .onnx
-    files
+This checks correctness, and counts a cost that is the same on every machine: the guest instructions of one call. The
+count is no latency, because an emulator has neither caches nor a pipeline.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from hnas.export.remote.worker import Worker
 
 BACKENDS = ("onnxruntime", "tflite")
 _WHEELS = ("numpy", "onnxruntime", "ai-edge-litert")
-PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")  # of Debian
+_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")  # of Debian
 _PLATFORMS = tuple(f"manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_17", "2014"))
-CPU = "cortex-a76"  # the core of a Raspberry Pi 5: dot products, half precision
+_CPU = "cortex-a76"  # the core of a Raspberry Pi 5: dot products, half precision
 _CPUINFO = """processor\t: 0
 BogoMIPS\t: 108.00
 Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
@@ -47,14 +46,14 @@ CPU architecture: 8
 CPU variant\t: 0x4
 CPU part\t: 0xd0b
 CPU revision\t: 1
-"""  # the runtimes read it, and crash on that of a PC
-SAMPLES = 4  # seeded inputs
-_PATIENCE = 1200.0  # seconds for one answer: an emulator takes its time
+"""  # the runtimes read this file, and crash on that of a PC
+_SAMPLES = 4  # seeded inputs
+_TIMEOUT = 1200.0  # seconds for one answer of the slow emulator
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """One artifact: arm64's outputs against those of the same runtime here, and instructions of one call."""
+    """One artifact: the error of arm64 against the same runtime on this machine, and the instructions of one call."""
 
     path: str
     backend: str
@@ -65,66 +64,75 @@ class _Finding:
     instructions: int | None
 
     def line(self) -> str:
-        """For a person."""
+        """Return the finding as one line of text."""
         cost = "not counted" if self.instructions is None else f"{self.instructions:,} instructions"
         verdict = "agrees" if self.passed else "DIFFERS"
         figures = f"max error {self.max_error:.1e}, SQNR {self.sqnr_db:.1f} dB"
         return f"{self.path} ({self.backend}, {self.precision}) {verdict} with this machine: {figures}; {cost}"
 
 
-def home() -> Path:
-    """Where the arm64 Python and its runtimes are kept; it may be removed at any time."""
+def _home() -> Path:
+    """Return the folder of the arm64 Python and its runtimes; it may be deleted at any time."""
     return cache() / "arm64"
 
 
-def missing() -> str | None:
-    """None where everything is there, else the line that brings it."""
+def missing_emulator() -> str | None:
+    """Return what is missing, with the command that installs it; None where everything is there."""
     if _emulator() is None:
         return "there is no emulator of arm64; apt-get install qemu-user"
-    if not (home() / "ready.json").is_file():
+    if not (_home() / "ready.json").is_file():
         return "there is no arm64 Python yet; python -m hnas.benchmarks.costs.arm64 --prepare"
     return None
 
 
 def prepare() -> Path:
-    """Make `home`: Debian's arm64 Python, and the wheels of this environment's versions. Needs no root.
+    """Install Debian's arm64 Python, and the wheels of this environment's versions; no root is needed.
 
-    Unavailable in one line where a tool, Debian's archive or a wheel is missing.
+    Raises:
+        Unavailable: a tool, Debian's archive or a wheel is missing.
     """
     for tool, package in (("apt-get", "apt"), ("dpkg-deb", "dpkg")):
         if shutil.which(tool) is None:
             raise Unavailable(f"{tool} is missing; this needs Debian or Ubuntu ({package})")
     if _emulator() is None:
         raise Unavailable("there is no emulator of arm64; apt-get install qemu-user")
-    part = home().with_name("arm64.part")
+    part = _home().with_name("arm64.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     root = part / "root"
-    _debian(root)
+    _unpack_debian(root)
     found = sorted((root / "usr/bin").glob("python3.[0-9]*"))
     if not found:
         raise Unavailable("Debian's arm64 packages brought no Python")
     (root / "proc").mkdir(exist_ok=True)
     (root / "proc/cpuinfo").write_text(_CPUINFO)
-    versions = _wheels(part / "site", found[0].name.removeprefix("python"))
-    counting = _plugin(part / "count.so")
+    versions = _unpack_wheels(part / "site", found[0].name.removeprefix("python"))
+    counting = _compile_plugin(part / "count.so")
     record = {"python": f"usr/bin/{found[0].name}", "versions": versions, "counting": counting}
     (part / "ready.json").write_text(json.dumps(record, indent=1))
-    shutil.rmtree(home(), ignore_errors=True)
-    return part.rename(home())
+    shutil.rmtree(_home(), ignore_errors=True)
+    return part.rename(_home())
 
 
 def examine(path: Path, transport: Emulated, counter: Path | None, runs: int) -> _Finding:
-    """Run the artifact at ``path`` here and there. ValueError for one of another runtime, ExportError."""
+    """Run the artifact at ``path`` on this machine and on arm64, and compare.
+
+    counter: the file with the instruction count, or None.
+    runs: calls that are counted.
+
+    Raises:
+        ValueError: the artifact is for another runtime, or states no inputs.
+        ExportError: the artifact cannot be run.
+    """
     artifact = Artifact.read(path)
     if artifact.backend not in BACKENDS:
         raise ValueError(f"{path} is for {artifact.backend}; arm64 runs {', '.join(BACKENDS)}")
     if not artifact.inputs:
         raise ValueError(f"{path} states no inputs; give the artifact's folder")
-    samples = [seeded_inputs(artifact.inputs, index) for index in range(SAMPLES)]
+    samples = [seeded_inputs(artifact.inputs, index) for index in range(_SAMPLES)]
     with Worker(artifact, threads=1, backend=artifact.backend) as here:
         expected = here.outputs(samples)
-    with Worker(artifact, threads=1, backend=artifact.backend, transport=transport, timeout=_PATIENCE) as there:
+    with Worker(artifact, threads=1, backend=artifact.backend, transport=transport, timeout=_TIMEOUT) as there:
         got = there.outputs(samples)
         cost = None if counter is None else instructions(there, samples[0], counter, runs)
     found = verification.check(expected, got, artifact.precision)
@@ -133,40 +141,40 @@ def examine(path: Path, transport: Emulated, counter: Path | None, runs: int) ->
 
 
 def instructions(worker: Worker, inputs: Sequence[object], counter: Path, runs: int) -> int:
-    """Guest instructions of one call: what ``runs`` more calls in a request cost, by their number.
+    """Return the guest instructions of one call: the cost of ``runs`` more calls in a request, divided by ``runs``.
 
-    ``counter`` has the total when the worker's answer is on its way. Python's own part of a call is in it.
+    ``counter`` holds the total when the worker answers. It includes Python's own part of a call.
     """
     totals = []
-    for calls in (1, 1, 1 + runs):  # the first binds the inputs
+    for calls in (1, 1, 1 + runs):  # the first request binds the inputs
         worker.time(inputs, calls)  # type: ignore[arg-type]
         totals.append(int(counter.read_text()))
     return round(((totals[2] - totals[1]) - (totals[1] - totals[0])) / runs)
 
 
 def _emulated(folder: Path) -> tuple[Emulated, Path | None]:
-    """The transport to an arm64 Python, and the file that counts its instructions, if they can be counted."""
-    lacking = missing()
+    """Return the transport to an arm64 Python, and the file with its instruction count, or None."""
+    lacking = missing_emulator()
     if lacking is not None:
         raise Unavailable(lacking)
-    record = json.loads((home() / "ready.json").read_text())
-    emulator, root = _emulator(), home() / "root"
+    record = json.loads((_home() / "ready.json").read_text())
+    emulator, root = _emulator(), _home() / "root"
     assert emulator is not None
     counting = bool(record["counting"]) and "static" not in Path(emulator).name
-    plugin = ["-plugin", str(home() / "count.so")] if counting else []
-    python = [emulator, *plugin, "-cpu", CPU, "-L", str(root), str(root / record["python"])]
+    plugin = ["-plugin", str(_home() / "count.so")] if counting else []
+    python = [emulator, *plugin, "-cpu", _CPU, "-L", str(root), str(root / record["python"])]
     counter = folder / "instructions"
-    environment = {"PYTHONPATH": str(home() / "site"), "PYTHONHASHSEED": "0", "HNAS_COUNT": str(counter)}
+    environment = {"PYTHONPATH": str(_home() / "site"), "PYTHONHASHSEED": "0", "HNAS_COUNT": str(counter)}
     return Emulated("arm64 (emulated)", python, folder, environment), counter if counting else None
 
 
 def _emulator() -> str | None:
-    """Debian's static build takes no plugins, so it comes second."""
+    """Return the path of the emulator; Debian's static build takes no plugins, so it comes second."""
     return shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
 
-def _debian(root: Path) -> None:
-    """The packages and all that they need, unpacked; apt's own state for arm64 is in a folder of ours."""
+def _unpack_debian(root: Path) -> None:
+    """Unpack the packages and their dependencies; apt keeps its state for arm64 in a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for each in ("lists/partial", "archives/partial"):
@@ -183,14 +191,14 @@ def _debian(root: Path) -> None:
         options += ["APT::Architecture=arm64", "APT::Architectures=arm64", "Debug::NoLocking=1"]
         options += [f"APT::Sandbox::User={os.environ.get('USER', 'root')}"]
         apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
-        _do([*apt, "update"])
-        _do([*apt, "-y", "--no-install-recommends", "--download-only", "install", *PACKAGES])
+        _run_tool([*apt, "update"])
+        _run_tool([*apt, "-y", "--no-install-recommends", "--download-only", "install", *_PACKAGES])
         for package in sorted((folder / "archives").glob("*.deb")):
-            _do(["dpkg-deb", "-x", str(package), str(root)])
+            _run_tool(["dpkg-deb", "-x", str(package), str(root)])
 
 
-def _wheels(site: Path, python: str) -> dict[str, str]:
-    """Unpack the wheels for ``python`` on arm64, in the versions that are here where they are."""
+def _unpack_wheels(site: Path, python: str) -> dict[str, str]:
+    """Unpack the wheels for ``python`` on arm64, in the versions of this environment; return the versions."""
     versions = {}
     for name in _WHEELS:
         try:
@@ -201,15 +209,15 @@ def _wheels(site: Path, python: str) -> dict[str, str]:
     platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
     how = ["--no-deps", "--only-binary=:all:", *platforms, "--python-version", python, "--implementation", "cp"]
     with tempfile.TemporaryDirectory() as folder:
-        _do([sys.executable, "-m", "pip", "download", "-q", *how, "-d", folder, *wanted])
+        _run_tool([sys.executable, "-m", "pip", "download", "-q", *how, "-d", folder, *wanted])
         for wheel in sorted(Path(folder).glob("*.whl")):
             with ZipFile(wheel) as archive:
                 archive.extractall(site)
     return versions
 
 
-def _plugin(target: Path) -> bool:
-    """Compile what counts instructions; False where there is no compiler or no emulator that takes it."""
+def _compile_plugin(target: Path) -> bool:
+    """Compile the plugin that counts instructions; return False without a compiler or an emulator with plugins."""
     emulator, compiler = shutil.which("qemu-aarch64"), shutil.which("cc") or shutil.which("gcc")
     if emulator is None or compiler is None:
         return False
@@ -217,11 +225,11 @@ def _plugin(target: Path) -> bool:
     found = re.search(r"version (\d+)", said)
     api = 1 if found is None or int(found[1]) < 9 else 2
     source = Path(__file__).with_name("arm64_count.c")
-    _do([compiler, "-O2", "-shared", "-fPIC", f"-DAPI={api}", "-o", str(target), str(source)])
+    _run_tool([compiler, "-O2", "-shared", "-fPIC", f"-DAPI={api}", "-o", str(target), str(source)])
     return True
 
 
-def _do(command: Sequence[str]) -> None:
+def _run_tool(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
@@ -229,8 +237,8 @@ def _do(command: Sequence[str]) -> None:
         raise Unavailable(f"{Path(command[0]).name} ended with {done.returncode}: {reason}")
 
 
-def _parts(path: Path) -> list[Path]:
-    """The artifacts of a bundle, or the one at ``path``."""
+def _artifacts_at(path: Path) -> list[Path]:
+    """Return the artifacts of a bundle, or the one at ``path``."""
     if not (path / zoo.MANIFEST).is_file():
         return [path]
     bundle = zoo.read(path)
@@ -238,7 +246,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: 0 all agree, 1 one differs or fails, 2 wrong use, 3 no emulator or nothing prepared."""
+    """Return 0 if all agree, 1 if one differs or fails, 2 for wrong usage, 3 without an emulator or --prepare."""
     options = parser().parse_args(arguments)
     if not options.paths and not options.prepare:
         parser().error("give bundles or artifacts, or --prepare")
@@ -252,14 +260,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The grammar of the command."""
+    """Return the argument parser."""
     top = argparse.ArgumentParser(
-        prog="python -m hnas.benchmarks.costs.arm64", description="arm64 runtimes under an emulator"
+        prog="python -m hnas.benchmarks.costs.arm64",
+        description="Run artifacts on arm64 runtimes under an emulator, and count the instructions of a call.",
     )
     top.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="bundles, artifacts or model files")
-    top.add_argument("--prepare", action="store_true", help="make the arm64 Python and its runtimes first")
+    top.add_argument("--prepare", action="store_true", help="install the arm64 Python and its runtimes first")
     top.add_argument("--runs", type=count, default=4, metavar="N", help="calls that are counted (default: 4)")
-    top.add_argument("--json", action="store_true", help="one JSON object a line")
+    top.add_argument("--json", action="store_true", help="print one JSON object a line")
     return top
 
 
@@ -267,7 +276,7 @@ def _examine_all(options: argparse.Namespace) -> int:
     passed = True
     with tempfile.TemporaryDirectory(prefix="hnas-arm64-") as folder:
         transport, counter = _emulated(Path(folder))
-        for path in (part for given in options.paths for part in _parts(given)):
+        for path in (part for given in options.paths for part in _artifacts_at(given)):
             found = examine(path, transport, counter, options.runs)
             write_line(json.dumps(asdict(found)) if options.json else found.line())
             passed = passed and found.passed

@@ -1,8 +1,8 @@
-"""``python -m hnas.benchmarks.costs.overhead``: what it costs that conversion happens in a process of its own.
+"""Measure what a conversion in a process of its own costs: ``python -m hnas.benchmarks.costs.overhead``.
 
-N conversions of one network through a warm compiler and N of the same in this process, in turns; the overhead of a job
-is the difference of a pair. ``--whole`` tells what the network takes through every CPU backend in fp32 and int8, in a
-new process: seconds and peak memory. Wants a quiet machine.
+N conversions of one network run through a warm compiler, interleaved with N of the same in this process. The overhead
+of a job is the difference of a pair. ``--whole`` also measures seconds and peak memory of the network through every CPU
+backend in fp32 and int8, in a new process. The command needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -12,43 +12,74 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hnas.benchmarks.peers.limits import limits
+from hnas.benchmarks.peers.limits import measure_limits
 
-BACKENDS = ("onnxruntime", "openvino", "tflite")
-MOST_MS = 150.0  # what a job may cost more than a conversion in this process
+if TYPE_CHECKING:
+    from hnas.export.graph.program import Program
+    from hnas.hw_profiles import Device
+
+_BACKENDS = ("onnxruntime", "openvino", "tflite")
+MOST_MS = 150.0  # limit of the overhead of a job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a line for each backend; 1 where the interval of one lies above the limit."""
+    """Measure, print a line for each backend; return 1 where an interval lies above the limit."""
     from hnas.benchmarks.peers import nets as export_nets
 
     parser = argparse.ArgumentParser("python -m hnas.benchmarks.costs.overhead", description=__doc__)
     parser.add_argument("--net", choices=(*export_nets.names(), *export_nets.TINY), default="mobilenetv3")
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--backends", nargs="+", choices=_BACKENDS, default=_BACKENDS)
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     parser.add_argument(
         "--jobs", type=int, default=20, metavar="N", help="pairs of conversions (default 20, at least 6)"
     )
-    parser.add_argument("--whole", action="store_true", help="the network through all of it, too")
+    parser.add_argument("--whole", action="store_true", help="also measure the network through all backends")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     options = parser.parse_args(arguments)
     if options.jobs < 6:
         parser.error(f"--jobs is {options.jobs}; an interval of 95 % needs 6 or more")
-    found = [overhead(options.net, backend, options.precision, options.jobs) for backend in options.backends]
+    found = [measure_overhead(options.net, backend, options.precision, options.jobs) for backend in options.backends]
     record: dict[str, Any] = {"net": options.net, "precision": options.precision, "overhead": found}
     if options.whole:
-        record["whole"] = limits(options.net, tuple(options.backends))
+        record["whole"] = measure_limits(options.net, tuple(options.backends))
     print(json.dumps(record, indent=1) if options.json else "\n".join(_lines(record)))  # noqa: T201 - the output
     return int(any(each["low_ms"] > MOST_MS for each in found))
 
 
-def overhead(name: str, backend: str, precision: str, jobs: int) -> dict[str, Any]:
-    """Milliseconds that a conversion takes longer in a warm compiler: the median of ``jobs`` pairs, its interval."""
+@dataclass(frozen=True)
+class _Conversion:
+    """A conversion that is run again and again: program, backend, precision, device and calibration."""
+
+    backend: str
+    program: Program
+    precision: str
+    device: Device
+    calibration: Any
+
+    def time(self, way: Callable[..., object], folder: Path) -> float:
+        """Return the seconds of the conversion with ``way``, into a new folder."""
+        folder.mkdir()
+        begun = time.perf_counter()
+        way(
+            self.backend,
+            self.program,
+            folder,
+            precision=self.precision,
+            device=self.device,
+            threads=1,
+            calibration=self.calibration,
+        )
+        return time.perf_counter() - begun
+
+
+def measure_overhead(name: str, backend: str, precision: str, jobs: int) -> dict[str, Any]:
+    """Return how many milliseconds longer a conversion takes in a warm compiler: median of ``jobs`` pairs, interval."""
     import torch
 
     from hnas import hw_profiles
@@ -61,24 +92,29 @@ def overhead(name: str, backend: str, precision: str, jobs: int) -> dict[str, An
     torch.set_num_threads(1)
     net = export_nets.load(name)
     program = fuse(capture(net.module, net.examples), passes_for(backend))
-    asked: dict[str, Any] = {"precision": precision, "device": hw_profiles.load(f"{backend}-cpu"), "threads": 1}
-    asked["calibration"] = net.calibration if precision == "int8" else None
+    asked = _Conversion(
+        backend=backend,
+        program=program,
+        precision=precision,
+        device=hw_profiles.load(f"{backend}-cpu"),
+        calibration=net.calibration if precision == "int8" else None,
+    )
     pairs = []
     with TemporaryDirectory() as root, Compiler() as compiler:
-        for number in range(jobs + 2):  # the first two import and warm up
+        for number in range(jobs + 2):  # the first two pairs import and warm up
             seconds = [
-                _seconds(way, backend, program, Path(root) / f"{number}-{index}", asked)
+                asked.time(way, Path(root) / f"{number}-{index}")
                 for index, way in enumerate((convert, compiler.convert))
             ]
             pairs.append(seconds)
     pairs = pairs[2:]
-    low, high = interval([1e3 * (there - here) for here, there in pairs])
+    low, high = median_interval([1e3 * (there - here) for here, there in pairs])
     here_ms, extra_ms = (1e3 * median(values) for values in (next(zip(*pairs, strict=True)), [b - a for a, b in pairs]))
     return {"backend": backend, "here_ms": here_ms, "extra_ms": extra_ms, "low_ms": low, "high_ms": high, "jobs": jobs}
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The narrowest pair of order statistics between which the median lies with 95 %, whatever the distribution."""
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the narrowest two order statistics that hold the median with 95 %, for any distribution."""
     from math import comb
 
     ordered, count = sorted(values), len(values)
@@ -87,13 +123,6 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         outside += comb(count, left) / 2**count
         left += 1
     return ordered[left - 1], ordered[count - left]
-
-
-def _seconds(way: Callable[..., object], backend: str, program: Any, folder: Path, asked: dict[str, Any]) -> float:
-    folder.mkdir()
-    begun = time.perf_counter()
-    way(backend, program, folder, **asked)
-    return time.perf_counter() - begun
 
 
 def _lines(record: dict[str, Any]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Random networks, and what is asked of each: the parts of ``python -m hnas.benchmarks.fuzz``."""
+"""Fuzz the compiler with random networks: ``python -m hnas.benchmarks.fuzz``."""

@@ -1,4 +1,7 @@
-"""What a case is: a network, and how one backend is asked about it; all of it follows from a seed and a number."""
+"""Make the networks of a seed, ``network(seed, number)``, and the settings they are tried at, ``asks(...)``.
+
+A network and its cases depend only on seed and number.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnas import spaces
-from hnas.benchmarks.fuzz.drawn import draw
+from hnas.benchmarks.fuzz.drawn import draw_network
 from hnas.export.diagnosis.trial import Call, Setting
 from hnas.export.graph.fusion import passes_for
 from hnas.export.graph.program import Program, capture
@@ -21,10 +24,10 @@ from hnas.ops.conv import BatchNorm
 from hnas.study import calibrate
 from hnas.supernet import Supernet
 
-EACH = 8  # cases of one network: capturing it is paid once
-CALLS = 4  # of a case, at batch 1
+EACH = 8  # cases of one network, which is captured once
+CALLS = 4  # calls of a case, at batch 1
 
-# Small members of every kind of space, their options on.
+# Small members of every kind of space, with the options of the space switched on.
 SPACES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("hybrid_vision", {"resolutions": (12, 15, 20), "head": 32}),
     ("hybrid_vision", {"resolutions": (14, 16), "activations": ("relu", "hardswish", "gelu"), "head": 24}),
@@ -44,22 +47,22 @@ SPACES: tuple[tuple[str, Mapping[str, Any]], ...] = (
 
 @dataclass(frozen=True)
 class Ask:
-    """One backend, one precision, some passes, one batch size."""
+    """The setting of one case: backend, precision, passes and batch size."""
 
     setting: Setting
     batch: int = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
-    """A network and inputs for it; ``title`` says where it is from."""
+class FuzzNetwork:
+    """A network and inputs for it; ``title`` is the name of its space, or "drawn"."""
 
     title: str
     net: nn.Module
     calls: tuple[Call, ...]
 
     def program(self, batch: int) -> tuple[Program, list[Call]]:
-        """Captured at a batch size, and the calls at that size."""
+        """Return the program captured at a batch size, and the calls at that size."""
         calls = [
             tuple(torch.cat(values) for values in zip(*self.calls[start : start + batch], strict=True))
             for start in range(0, len(self.calls), batch)
@@ -67,24 +70,24 @@ class Network:
         return capture(self.net, calls[0]), calls
 
 
-def network(seed: int, number: int) -> Network:
-    """Network ``number`` of a seed; every second one is drawn operator by operator, the rest are members of spaces."""
+def network(seed: int, number: int) -> FuzzNetwork:
+    """Return network ``number`` of a seed: odd numbers are drawn operator by operator, even ones come from spaces."""
     rng = Random(f"{seed}/{number}")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(rng.getrandbits(32))
         if number % 2:
-            net, shapes = draw(rng)
+            net, shapes = draw_network(rng)
             title = "drawn"
         else:
             name, arguments = SPACES[number // 2 % len(SPACES)]
             net, shapes = _member(SPACES.index((name, arguments)), rng)
             title = name
         calls = tuple(tuple(_picture(shape, index) for shape in shapes) for index in range(CALLS))
-    return Network(title, net, calls)
+    return FuzzNetwork(title, net, calls)
 
 
 def asks(seed: int, number: int, backends: Sequence[str]) -> list[Ask]:
-    """The cases of network ``number``: every backend in fp32, passes on and off, another batch, and int8."""
+    """Return the cases of network ``number``: every backend in fp32, passes on and off, other batches, and int8."""
     rng = Random(f"{seed}/{number}/asks")
     found = [Ask(Setting(backend)) for backend in backends]
     found.append(Ask(Setting("reference", passes=_some_passes(rng, rng.choice(backends)))))
@@ -97,7 +100,7 @@ def asks(seed: int, number: int, backends: Sequence[str]) -> list[Ask]:
 
 
 def _some_passes(rng: Random, backend: str) -> tuple[str, ...]:
-    """None of the backend's passes, one alone, all but one, or any of them."""
+    """Return no pass of the backend, one pass, all but one, or a random subset."""
     names = tuple(each.__name__ for each in passes_for(backend))
     kind = rng.randrange(4)
     one = rng.choice(names)
@@ -110,10 +113,10 @@ def _some_passes(rng: Random, backend: str) -> tuple[str, ...]:
 
 @cache
 def _supernet(index: int) -> Supernet:
-    """A supernet whose norms learned something: branches that begin at zero would hide what is in them."""
+    """Return a supernet with random norms; branches that start at zero would hide their operators."""
     name, arguments = SPACES[index]
     supernet = Supernet(spaces.load(name)(**arguments), seed=index)
-    with torch.random.fork_rng(devices=[]):  # it is made once, in whichever case comes first
+    with torch.random.fork_rng(devices=[]):  # the supernet is made once, by whichever case comes first
         torch.manual_seed(index)
         for module in supernet.union.modules():
             if isinstance(module, BatchNorm | nn.LayerNorm):
@@ -123,6 +126,7 @@ def _supernet(index: int) -> Supernet:
 
 
 def _member(index: int, rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
+    """Return a random subnet of a space with recalibrated norms, and the shapes of its inputs."""
     supernet = _supernet(index)
     arch = supernet.space.sample(rng)
     shapes = supernet.space.example(arch)
@@ -131,7 +135,7 @@ def _member(index: int, rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], 
 
 
 def _picture(shape: tuple[int, ...], index: int) -> Tensor:
-    """A map that varies slowly, as images do, with some noise on it; every third is noise alone."""
+    """Return a map that varies slowly, as images do, with some noise; every third map is noise alone."""
     if len(shape) < 3 or index % 3 == 2:
         return torch.randn(1, *shape)
     coarse = torch.randn(1, shape[0], 4, 4)

@@ -1,56 +1,35 @@
-"""``python -m hnas.benchmarks.fuzz``: random networks through every backend, each file held against eager torch.
+"""Run random networks through every backend, and compare each file with eager torch.
 
-A find is a *silent mismatch* (the file computes something else than the program at its precision) or a failure without
-a clear line. Each is reduced to the smallest program that still fails, and saved with the command that shows it again.
+The command is ``python -m hnas.benchmarks.fuzz``. A find is a *silent mismatch* (the file does not compute what the
+program computes, within its precision) or a failure without a clear line. Each find is reduced to the smallest program
+that still fails, and saved with the command that shows it again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from hnas.benchmarks.cli import count, write_line
+from hnas.benchmarks.fuzz.log import FinishedCase, FuzzLog, summarise
 
 if TYPE_CHECKING:
-    from hnas.benchmarks.fuzz.cases import Ask, Network
-    from hnas.export.diagnosis.trial import Bench
+    from hnas.benchmarks.fuzz.cases import Ask, FuzzNetwork
+    from hnas.export.diagnosis.trial import Bench, Verdict
 
 BACKENDS = ("onnxruntime", "openvino", "tflite")
-JOURNAL, FINDS = "cases.jsonl", "finds"
-_ALIKE = 2  # reductions of finds that look alike before they are reduced
-SECONDS = 60.0  # of one reduction
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A case and its outcome: of `hnas.export.diagnosis.trial.Verdict`, or "lost" where the whole run died in it."""
-
-    case: int
-    network: str
-    setting: str
-    batch: int
-    outcome: str
-    line: str
-    sqnr_db: float | None = None
-    seconds: float = 0.0
-    saved: str | None = None
-
-    @property
-    def found(self) -> bool:
-        """Whether it is a fault."""
-        return self.outcome in ("mismatch", "broken", "lost")
+_ALIKE = 2  # finds that look alike: this many are reduced, the rest are only counted
+SECONDS = 60.0  # time limit of one reduction
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: nothing found, 1: finds, 2: wrong use, 3: a runtime is missing."""
+    """Return 0 for nothing found, 1 for finds, 2 for wrong usage, 3 for a missing runtime."""
     given = parser().parse_args(argv)
     from hnas.cli.ending import guarded
 
@@ -58,15 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The grammar of the command."""
-    own = argparse.ArgumentParser("hnas.benchmarks.fuzz", description="Do the files compute what the networks say?")
+    """Return the argument parser."""
+    own = argparse.ArgumentParser(
+        "python -m hnas.benchmarks.fuzz",
+        description="Run random networks through every backend, and compare each file with eager torch.",
+    )
     own.add_argument("--count", type=count, default=200, metavar="N", help="cases (default 200)")
-    own.add_argument("--seed", type=int, default=0, metavar="S", help="of all of them (default 0)")
-    own.add_argument("--case", type=int, metavar="K", help="case K of the seed alone")
+    own.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all cases (default 0)")
+    own.add_argument("--case", type=int, metavar="K", help="run only case K of the seed")
     own.add_argument("--backends", default=",".join(BACKENDS), metavar="A,B", help="default: %(default)s")
-    own.add_argument("--minutes", type=float, metavar="M", help="begin no further case after M minutes")
-    own.add_argument("--out", type=Path, metavar="DIR", help="keep cases and finds; what is there is not done again")
-    own.add_argument("--json", action="store_true", help="the result as JSON on standard output")
+    own.add_argument("--minutes", type=float, metavar="M", help="start no case after M minutes")
+    own.add_argument("--out", type=Path, metavar="DIR", help="keep cases and finds; finished cases are not run again")
+    own.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     return own
 
 
@@ -103,69 +85,60 @@ def fuzz(
     seconds: float = float("inf"),
     advance: Callable[[int, int], None] = lambda _done, _found: None,
 ) -> dict[str, Any]:
-    """The counts and finds of these cases, as plain values; ``advance(done, found)`` follows each.
+    """Run cases of a seed; return the counts and finds as plain values.
 
-    With ``out``, finished cases are kept there, and so is the find of each that fails, reduced.
+    out: folder that keeps finished cases and the reduced find of each failing one; None keeps nothing.
+    seconds: no case starts after this time.
+    advance: called with (finished cases, finds) after each case.
     """
     from hnas.benchmarks.fuzz.cases import EACH
     from hnas.export.diagnosis.trial import Bench
 
-    journal = Journal(out, seed, backends)
+    log = FuzzLog(out, seed, backends)
     begun, fresh = monotonic(), 0
-    left = [case for case in cases if case not in journal.done]
+    left = [case for case in cases if case not in log.done]
     with Bench(converter=False) as bench:
-        held: tuple[int, Subject] | None = None
+        held: tuple[int, _FuzzedNetwork] | None = None
         for case in left:
             if monotonic() - begun > seconds:
                 break
             if held is None or held[0] != case // EACH:
-                held = case // EACH, Subject(seed, case // EACH, backends)
-            journal.begin(case)
-            journal.add(held[1].case(case, bench, journal))
+                held = case // EACH, _FuzzedNetwork(seed, case // EACH, backends)
+            log.begin(case)
+            log.add(held[1].run_case(case, bench, log))
             fresh += 1
-            advance(len(journal.done), len(journal.finds))
+            advance(len(log.done), len(log.finds))
     spent = monotonic() - begun
-    return summary([journal.done[case] for case in cases if case in journal.done], seed, fresh, spent)
+    return summarise([log.done[case] for case in cases if case in log.done], seed, fresh, spent)
 
 
-class Subject:
-    """A network and its cases; captured once for each batch size."""
+class _FuzzedNetwork:
+    """A network and its cases; it is captured once for each batch size."""
 
     def __init__(self, seed: int, number: int, backends: Sequence[str]) -> None:
         from hnas.benchmarks.fuzz.cases import asks, network
 
-        self.network: Network = network(seed, number)
+        self.network: FuzzNetwork = network(seed, number)
         self.asks: list[Ask] = asks(seed, number, backends)
         self._programs: dict[int, Any] = {}
 
-    def case(self, case: int, bench: Bench, journal: Journal) -> _Done:
-        """Ask, and where the answer is a fault reduce and save it."""
+    def run_case(self, case: int, bench: Bench, log: FuzzLog) -> FinishedCase:
+        """Judge one case; reduce and save it where it fails."""
         from hnas.benchmarks.fuzz.cases import EACH
         from hnas.export.device.errors import one_line
 
         ask, begun = self.asks[case % EACH], monotonic()
-        named: dict[str, Any] = {
-            "case": case,
-            "network": self.network.title,
-            "setting": ask.setting.words(),
-            "batch": ask.batch,
-        }
+        finished = partial(FinishedCase, case, self.network.title, ask.setting.words(), ask.batch)
         try:
             program, calls = self._captured(ask.batch)
             verdict = bench.judge(program, calls, ask.setting, self._expected(ask.batch), self._exact)
-        except Exception as error:  # noqa: BLE001  # whatever capturing or judging raises is a find as well
-            return _Done(**named, outcome="broken", line=one_line(error))
+        except Exception as error:  # noqa: BLE001  # an error of capturing or judging is a find as well
+            return finished(outcome="broken", line=one_line(error))
         saved, line = None, verdict.line
-        if verdict.failed and journal.folder is not None and journal.alike(ask.setting.words(), verdict.line) < _ALIKE:
-            saved, line = _save(journal.folder / f"case-{case:06d}", program, calls, ask, bench, verdict)
-        return _Done(
-            **named,
-            outcome=verdict.outcome,
-            line=line,
-            sqnr_db=verdict.sqnr_db,
-            saved=saved,
-            seconds=monotonic() - begun,
-        )
+        if verdict.failed and log.folder is not None and log.alike(ask.setting.words(), verdict.line) < _ALIKE:
+            saved, line = _save(log.folder / f"case-{case:06d}", program, calls, ask, bench, verdict)
+        spent = monotonic() - begun
+        return finished(outcome=verdict.outcome, line=line, sqnr_db=verdict.sqnr_db, saved=saved, seconds=spent)
 
     def _captured(self, batch: int) -> Any:
         if batch not in self._programs:
@@ -179,7 +152,7 @@ class Subject:
         return exactness_db(*self._captured(1))
 
     def _expected(self, batch: int) -> list[Any]:
-        """What eager torch says at batch 1, put together: a batch must be what its parts are."""
+        """Return the outputs of eager torch at batch 1, put together: a batch must equal its single images."""
         import torch
 
         program, calls = self._captured(1)
@@ -188,98 +161,16 @@ class Subject:
         return [tuple(torch.cat(values) for values in zip(*group, strict=True)) for group in groups]
 
 
-def _save(folder: Path, program: Any, calls: Any, ask: Ask, bench: Bench, verdict: Any) -> tuple[str, str]:
-    """Where a find was saved, and the line that says how small it became."""
+def _save(folder: Path, program: Any, calls: Any, ask: Ask, bench: Bench, verdict: Verdict) -> tuple[str, str]:
+    """Reduce and save a find; return its folder, and a line that says how small it became."""
     from hnas.export.diagnosis import reproduction
 
     try:
         left, last = reproduction.reduce_and_save(folder, program, calls, ask.setting, bench, verdict, SECONDS)
         return str(folder), f"{last.line} (reduced to {left} operators; {verdict.line})"
-    except ValueError as error:  # it needs more than the program, such as the batch beside it
+    except ValueError as error:  # the find needs more than the program, such as the rest of its batch
         reproduction.write(folder, program, calls, ask.setting, verdict)
         return str(folder), f"{verdict.line} (not reduced: {error})"
-
-
-class Journal:
-    """The finished cases of a seed, in a file that a kill leaves readable; in memory alone without a folder."""
-
-    def __init__(self, out: Path | None, seed: int, backends: Sequence[str]) -> None:
-        self.done: dict[int, _Done] = {}
-        self.folder = None if out is None else out / FINDS
-        self._file = None if out is None else out / JOURNAL
-        self._head = {"seed": seed, "backends": list(backends)}
-        if self._file is not None:
-            self._read(self._file)
-
-    @property
-    def finds(self) -> list[_Done]:
-        """The faults among them."""
-        return [done for done in self.done.values() if done.found]
-
-    def alike(self, setting: str, line: str) -> int:
-        """How many finds have the same setting and the same words."""
-        kind = _words(line)
-        return sum(done.setting == setting and kind in _words(done.line) for done in self.finds)
-
-    def begin(self, case: int) -> None:
-        """Say which case is at work: should this process die in it a second time, a later run calls it lost."""
-        self._append({"begun": case})
-
-    def add(self, done: _Done) -> None:
-        """A finished case."""
-        self.done[done.case] = done
-        self._append(asdict(done))
-
-    def _append(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record) + "\n")
-
-    def _read(self, file: Path) -> None:
-        from hnas.files import write_text
-
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            self._append(self._head)
-            return
-        text = file.read_text("utf-8")
-        if not text.endswith("\n"):  # a kill cut the last line off
-            text = text[: text.rfind("\n") + 1]
-            write_text(file, text)
-        records = [json.loads(line) for line in text.splitlines()]
-        if not records or records[0] != self._head:
-            raise ValueError(f"{file} is of another seed or other backends; choose another --out")
-        begun = Counter(record["begun"] for record in records[1:] if "begun" in record)
-        self.done = {record["case"]: _Done(**record) for record in records[1:] if "case" in record}
-        for case, times in begun.items():
-            if times > 1 and case not in self.done:  # once may have been a kill from outside
-                self.add(_Done(case, "", "", 1, "lost", "the process that compiled it died twice"))
-
-
-def _words(line: str) -> str:
-    return "".join(letter for letter in line.partition(" (")[0] if letter.isalpha())
-
-
-def summary(done: Sequence[_Done], seed: int, fresh: int, spent: float) -> dict[str, Any]:
-    """Counts by outcome, refusals by their words, and the finds."""
-    refused = Counter(each.line for each in done if each.outcome == "refused")
-    by = Counter(" ".join(each.setting.split(",")[0].split()) for each in done)
-    lowest = {
-        setting: min(levels)
-        for setting in by
-        if (levels := [d.sqnr_db for d in done if d.sqnr_db is not None and d.setting.startswith(setting)])
-    }
-    return {
-        "seed": seed,
-        "cases": len(done),
-        "outcomes": dict(Counter(each.outcome for each in done)),
-        "settings": dict(by),
-        "lowest_sqnr_db": lowest,
-        "refused": dict(refused.most_common()),
-        "finds": [asdict(each) for each in done if each.found],
-        "seconds": round(spent, 1),
-        "cases_per_second": round(fresh / spent, 2) if spent else None,
-    }
 
 
 @contextmanager

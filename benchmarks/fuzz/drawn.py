@@ -1,27 +1,27 @@
-"""Random networks from the operators that people use: odd sizes, strides, groups, asymmetric pads, several ends.
+"""Draw random networks: odd sizes, strides, groups, asymmetric pads, several ends. Call ``draw_network(rng)``.
 
-Every draw is legal by construction or taken back: a step that does not fit the map is drawn again.
+Every network is legal: a step that does not fit the map is drawn again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-MOST = 48  # channels, and pixels of a side that a step may make
-Step = Callable[[Tensor], Tensor]
+from hnas.benchmarks.fuzz.steps import draw_step
+
+MOST = 48  # channels, and pixels of a side, that a step may make
 
 
-class Net(nn.Module):
-    """Steps in a row, each a map to a map [N, C, H, W]; a later one may join an earlier value; one or two ends.
+class _RandomNet(nn.Module):
+    """Steps in a row, each a map to a map [N, C, H, W]; a step may join an earlier value. The net has one or two ends.
 
-    steps: modules; joins: step -> (index of an earlier value, how). With a second input, [N, features], its linear
-    layer gates the value in the middle.
+    steps: modules.
+    joins: step -> (index of an earlier value, name of the join).
+    gate: a linear layer that scales the value in the middle by a second input [N, features], or None.
     """
 
     def __init__(self, steps: list[nn.Module], joins: dict[int, tuple[int, str]], ends: nn.ModuleList) -> None:
@@ -30,7 +30,7 @@ class Net(nn.Module):
         self.gate: nn.Linear | None = None
 
     def forward(self, x: Tensor, facts: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
-        """The value of every end."""
+        """Return the value of every end."""
         values = [x]
         for index, step in enumerate(self.steps):
             y = step(values[-1])
@@ -54,124 +54,9 @@ _JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "scaled": lambda a, b: torch.add(a, b, alpha=0.5),
 }
 
-_POINTWISE: dict[str, Step] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hardswish": F.hardswish,
-    "hardsigmoid": F.hardsigmoid,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
-    "elu": F.elu,
-    "softplus": F.softplus,
-    "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.75),
-    "clamp": lambda x: x.clamp(-1.0, 2.0),
-    "clamp_min": lambda x: x.clamp(min=-0.25),
-    "clamp_max": lambda x: x.clamp(max=1.5),
-    "affine": lambda x: x * 1.5 - 0.25,
-    "reverse": lambda x: 1.0 - x,
-    "over": lambda x: x / 3.0,
-    "square": lambda x: x * x,
-    "power": lambda x: x**2,
-    "abs": torch.abs,
-    "negative": torch.neg,
-    "root": lambda x: torch.sqrt(x.abs() + 0.5),
-    "exp": lambda x: torch.exp(-x.abs()),
-    "spelled_hardswish": lambda x: x * F.relu6(x + 3) / 6,
-    "spelled_silu": lambda x: x * torch.sigmoid(x),
-}
 
-_SHAPING: dict[str, Step] = {
-    "shuffle": lambda x: x.reshape(x.shape[0], 2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2),
-    "transpose": lambda x: x.transpose(2, 3),
-    "back_and_forth": lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
-    "flip_halves": lambda x: torch.cat(tuple(reversed(x.chunk(2, 1))), 1),
-    "split": lambda x: torch.cat((x[:, : x.shape[1] // 2].relu(), x[:, x.shape[1] // 2 :]), 1),
-    "crop": lambda x: x[:, :, 1:, : x.shape[3] - 1],
-    "every_other": lambda x: x[:, :, ::2, ::2],
-    "channels": lambda x: x[:, 1:],
-    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
-    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x, 2),
-    "rows": lambda x: x + x.mean(2, keepdim=True),
-    "centre": lambda x: x - x.mean((2, 3), keepdim=True),
-    "softmax": lambda x: torch.softmax(x, 1) * x.shape[1],
-    "softmax_row": lambda x: torch.softmax(x, 3) * x.shape[3],
-    "normalise": lambda x: F.normalize(x, dim=1) * 3.0,
-    "largest": lambda x: x - x.amax((2, 3), keepdim=True),
-    "stacked": lambda x: torch.stack((x, x.relu()), 2).flatten(1, 2),
-    "tokens": lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(x.shape),
-    "group_norm": lambda x: F.group_norm(x, 2),
-    "instance_norm": F.instance_norm,
-}
-
-
-class _Applied(nn.Module):
-    """A function as a step."""
-
-    def __init__(self, function: Step) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Its value."""
-        return self.function(x)
-
-
-class _LastNorm(nn.Module):
-    """LayerNorm over channels, by permutes as ConvNeXt has it; with a linear layer between them or not."""
-
-    def __init__(self, channels: int, linear: bool) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.linear = nn.Linear(channels, channels) if linear else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the same."""
-        y: Tensor = self.linear(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return y
-
-
-class Gated(nn.Module):
-    """Squeeze and excitation, by convolutions or linear layers."""
-
-    def __init__(self, channels: int, linear: bool, hard: bool) -> None:
-        super().__init__()
-        kind = nn.Linear if linear else lambda a, b: nn.Conv2d(a, b, 1)
-        self.down, self.up = kind(channels, max(1, channels // 4)), kind(max(1, channels // 4), channels)
-        self.linear, self.gate = linear, F.hardsigmoid if hard else torch.sigmoid
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the same."""
-        y = x.mean((2, 3)) if self.linear else F.adaptive_avg_pool2d(x, 1)
-        y = self.gate(self.up(F.relu(self.down(y))))
-        return x * (y[:, :, None, None] if self.linear else y)
-
-
-class Attention(nn.Module):
-    """Self-attention over the pixels, written out or by torch's own operator."""
-
-    def __init__(self, channels: int, heads: int, fused: bool) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-        self.heads, self.fused = heads, fused
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> the same."""
-        tokens = x.flatten(2).transpose(1, 2)
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(tokens).chunk(3, 2))
-        if self.fused:
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        else:
-            mixed = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, -1) @ v
-        out: Tensor = tokens + self.out(mixed.transpose(1, 2).flatten(2))
-        return out.transpose(1, 2).reshape(x.shape)
-
-
-class End(nn.Module):
-    """Class scores by a mean, by flattening, or a map."""
+class _End(nn.Module):
+    """Class scores from a mean, from all values, or as a map."""
 
     def __init__(self, kind: str, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -182,53 +67,61 @@ class End(nn.Module):
             self.layer = nn.Conv2d(channels, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, classes], or [N, classes, H, W]."""
+        """Return [N, classes], or [N, classes, H, W]."""
         y: Tensor = self.layer(x if self.kind == "map" else x.mean((2, 3)) if self.kind == "mean" else x.flatten(1))
         return y
 
 
-def draw(rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
-    """A network with weights and statistics of its own, and the shapes of its inputs without the batch.
+def draw_network(rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
+    """Return a network with its own weights and moments, and the shapes of its inputs without the batch.
 
-    torch's own random numbers give the weights: seed them.
+    The weights come from torch's own random numbers; seed them.
     """
     shape = (rng.choice((1, 3, 3, 4, 5, 8)), rng.randint(5, 20), rng.randint(5, 20))
-    x = torch.randn(1, *shape)
     steps: list[nn.Module] = []
     joins: dict[int, tuple[int, str]] = {}
-    values = [x]
+    values = [torch.randn(1, *shape)]
     length = rng.choice((1, 2, 2, 3, 3, 4, 5, 6, 8))
     while len(steps) < length:
-        step = _step(rng, values[-1])
+        step = draw_step(rng, values[-1])
         try:
-            y = step.eval()(values[-1])
-            joined = _join(rng, y, values)
+            y, joined = _apply(rng, step, values)
+        except (RuntimeError, ValueError):  # the step does not fit this map
+            continue
+        if _is_usable(y):
             if joined is not None:
                 joins[len(steps)] = joined
-                y = _JOINS[joined[1]](y, values[joined[0] + 1])
-        except (RuntimeError, ValueError):  # it does not fit this map
-            joins.pop(len(steps), None)
-            continue
-        fits = y.ndim == 4 and y.numel() and y.shape[1] <= MOST and max(y.shape[2:]) <= MOST
-        if fits and torch.isfinite(y).all() and not y.isnan().any() and y.abs().max() < 1e3:
             steps.append(step)
             values.append(y)
-        else:
-            joins.pop(len(steps), None)
     count = 2 if len(values) > 3 and rng.random() < 0.25 else 1
     ends = nn.ModuleList(
-        End(rng.choice(("mean", "mean", "flat", "map")), values[-1 - 2 * index].shape, rng.choice((2, 5, 10)))
+        _End(rng.choice(("mean", "mean", "flat", "map")), values[-1 - 2 * index].shape, rng.choice((2, 5, 10)))
         for index in range(count)
     )
-    net = Net(steps, joins, ends)
+    net = _RandomNet(steps, joins, ends)
     if rng.random() < 0.2:
         net.gate = nn.Linear(6, MOST)
         return net.eval(), (shape, (6,))
     return net.eval(), (shape,)
 
 
-def _join(rng: Random, y: Tensor, values: list[Tensor]) -> tuple[int, str] | None:
-    """An earlier value that fits the new one, and how the two are joined; None in most steps. -1 is the input."""
+def _apply(rng: Random, step: nn.Module, values: list[Tensor]) -> tuple[Tensor, tuple[int, str] | None]:
+    """Return the value of a step on the last value, joined with an earlier value or not, and the join."""
+    y = step.eval()(values[-1])
+    joined = _draw_join(rng, y, values)
+    if joined is not None:
+        y = _JOINS[joined[1]](y, values[joined[0] + 1])
+    return y, joined
+
+
+def _is_usable(y: Tensor) -> bool:
+    """Return whether a value is a small map of finite, moderate numbers."""
+    fits = y.ndim == 4 and y.numel() and y.shape[1] <= MOST and max(y.shape[2:]) <= MOST
+    return bool(fits and torch.isfinite(y).all() and y.abs().max() < 1e3)
+
+
+def _draw_join(rng: Random, y: Tensor, values: list[Tensor]) -> tuple[int, str] | None:
+    """Return an earlier value that fits the new one, and the name of a join; None in most steps. -1 is the input."""
     if rng.random() > 0.35:
         return None
     alike = [index - 1 for index, value in enumerate(values) if value.shape == y.shape]
@@ -236,118 +129,3 @@ def _join(rng: Random, y: Tensor, values: list[Tensor]) -> tuple[int, str] | Non
     if alike and rng.random() < 0.7:
         return rng.choice(alike), rng.choice(("add", "add", "sub", "mul", "max", "scaled"))
     return (rng.choice(beside), rng.choice(("cat", "cat", "tac"))) if beside else None
-
-
-def _step(rng: Random, x: Tensor) -> nn.Module:
-    kind = rng.choices(tuple(STEPS), tuple(weight for weight, _ in STEPS.values()))[0]
-    return STEPS[kind][1](rng, x)
-
-
-def _convolution(rng: Random, x: Tensor) -> nn.Module:
-    cin = x.shape[1]
-    groups = rng.choice([1, 1, 1, cin, cin, *(g for g in (2, 3, 4) if cin % g == 0)])
-    cout = groups * rng.choice((1, 2)) if groups == cin else groups * rng.randint(1, max(1, 24 // groups))
-    kernel = (
-        (rng.choice((1, 1, 2, 3, 3, 4, 5, 7)),) * 2 if rng.random() < 0.8 else (rng.randint(1, 5), rng.randint(1, 5))
-    )
-    stride: tuple[int, int] = (
-        (rng.choice((1, 1, 2, 3)),) * 2 if rng.random() < 0.85 else (rng.randint(1, 3), rng.randint(1, 3))
-    )
-    dilation = (rng.choice((1, 1, 1, 2, 3)), rng.choice((1, 1, 1, 2)))
-    padding: str | tuple[int, int] = (
-        (rng.randint(0, 3), rng.randint(0, 3)) if rng.random() < 0.4 else (kernel[0] // 2, kernel[1] // 2)
-    )
-    if stride == (1, 1) and kernel[0] % 2 == kernel[1] % 2 == 1 and rng.random() < 0.2:  # torch warns of even ones
-        padding = "same"
-    mode: Literal["reflect", "zeros"] = "reflect" if padding != "same" and rng.random() < 0.04 else "zeros"
-    conv = nn.Conv2d(cin, cout, kernel, stride, padding, dilation, groups, rng.random() < 0.6, mode)
-    parts: list[nn.Module] = [conv]
-    if rng.random() < 0.25:
-        pads = tuple(rng.randint(0, 2) for _ in range(4))
-        value = 0.0 if rng.random() < 0.8 else 0.5
-        parts.insert(0, _Applied(lambda x: F.pad(x, pads, value=value)))
-    if rng.random() < 0.6:
-        parts.append(_norm(cout))
-    if rng.random() < 0.7:
-        parts.append(_Applied(_POINTWISE[rng.choice(tuple(_POINTWISE))]))
-    if rng.random() < 0.15:
-        parts.append(_norm(cout))
-    return nn.Sequential(*parts)
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    """A batch norm that learned something."""
-    norm = nn.BatchNorm2d(channels)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.normal_(0, 0.3)
-    norm.running_var.uniform_(0.3, 1.5)
-    nn.init.uniform_(norm.weight, 0.5, 1.5)
-    nn.init.normal_(norm.bias, 0, 0.3)
-    return norm
-
-
-def _transposed(rng: Random, x: Tensor) -> nn.Module:
-    cin, stride = x.shape[1], rng.choice((1, 2, 2, 3))
-    groups = rng.choice([1, 1, cin]) if cin <= 16 else 1
-    cout = groups * rng.randint(1, max(1, 16 // groups))
-    extra = rng.randint(0, stride - 1) if rng.random() < 0.3 else 0
-    return nn.ConvTranspose2d(
-        cin, cout, rng.randint(1, 4), stride, rng.randint(0, 1), extra, groups, rng.random() < 0.6
-    )
-
-
-def _pool(rng: Random, x: Tensor) -> nn.Module:
-    kernel: int | tuple[int, int] = rng.randint(2, 4) if rng.random() < 0.7 else (rng.randint(1, 3), rng.randint(2, 4))
-    smallest = kernel if isinstance(kernel, int) else min(kernel)
-    options: dict[str, Any] = {
-        "stride": rng.randint(1, 3),
-        "padding": rng.randint(0, smallest // 2),
-        "ceil_mode": rng.random() < 0.25,
-    }
-    if rng.random() < 0.5:
-        return nn.MaxPool2d(kernel, **options)
-    if rng.random() < 0.2:
-        return nn.AdaptiveAvgPool2d((rng.randint(1, x.shape[2]), rng.randint(1, x.shape[3])))
-    return nn.AvgPool2d(kernel, **options, count_include_pad=rng.random() < 0.6)
-
-
-def _larger(rng: Random, x: Tensor) -> nn.Module:
-    size = (rng.randint(2, 2 * x.shape[2]), rng.randint(2, 2 * x.shape[3])) if rng.random() < 0.4 else None
-    scale = None if size else 2.0
-    if rng.random() < 0.5:
-        return nn.Upsample(size, scale, "nearest")
-    return nn.Upsample(size, scale, "bilinear", align_corners=rng.random() < 0.5)
-
-
-def _padded(rng: Random, _: Tensor) -> nn.Module:
-    pads = tuple(rng.randint(-1 if rng.random() < 0.1 else 0, 2) for _ in range(4))
-    mode = rng.choice(("constant", "constant", "constant", "reflect", "replicate"))
-    value = rng.choice((0.0, 0.0, 1.0, -2.0)) if mode == "constant" else None
-    return _Applied(lambda x: F.pad(x, pads, mode, value))
-
-
-def _function(table: dict[str, Step]) -> Callable[[Random, Tensor], nn.Module]:
-    return lambda rng, _: _Applied(table[rng.choice(tuple(table))])
-
-
-def _attention(rng: Random, x: Tensor) -> nn.Module:
-    heads = rng.choice([h for h in (1, 2, 4) if x.shape[1] % h == 0])
-    return Attention(x.shape[1], heads, rng.random() < 0.5)
-
-
-STEPS: dict[str, tuple[float, Callable[[Random, Tensor], nn.Module]]] = {
-    "convolution": (10, _convolution),
-    "pointwise": (2, _function(_POINTWISE)),
-    "shaping": (2, _function(_SHAPING)),
-    "pool": (1.5, _pool),
-    "transposed": (0.7, _transposed),
-    "larger": (0.7, _larger),
-    "padded": (0.7, _padded),
-    "last_norm": (0.7, lambda rng, x: _LastNorm(x.shape[1], rng.random() < 0.5)),
-    "gated": (1, lambda rng, x: Gated(x.shape[1], rng.random() < 0.5, rng.random() < 0.5)),
-    "attention": (0.5, _attention),
-    "norm": (0.5, lambda _, x: _norm(x.shape[1])),
-    "prelu": (0.3, lambda rng, x: nn.PReLU(x.shape[1] if rng.random() < 0.5 else 1)),
-    "dropout": (0.2, lambda _rng, _x: nn.Dropout(0.2)),
-}

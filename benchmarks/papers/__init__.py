@@ -1,1 +1,1 @@
-"""Published claims put to the test: one file a method, each a command that prints a verdict and writes JSON."""
+"""Test published claims: one study for each claim, run by ``python -m hnas.benchmarks.papers STUDY``."""

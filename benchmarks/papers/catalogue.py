@@ -1,4 +1,4 @@
-"""Find the claims of every study in this folder."""
+"""Find the claims of every study in this folder: ``find_claims()``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from hnas.benchmarks.papers.claims import Claim
 
 
-def find() -> dict[str, Claim]:
-    """Return every claim of every module of this folder that has ``CLAIMS``, by name."""
+def find_claims() -> dict[str, Claim]:
+    """Return every claim of every module of this folder that has ``CLAIMS``, keyed by name."""
     found: dict[str, Claim] = {}
     names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
     for name in names:

@@ -1,4 +1,7 @@
-"""A claim of a paper as something that can fail: what it says, the parts that test it, and the rule of its verdict."""
+"""Hold a claim of a paper as something that can fail: its text, the parts that test it, and the rule of its verdict.
+
+Call ``claim.run(plan, parts, print)``.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hnas.benchmarks.papers.parts import Part, Parts, versions
-from hnas.benchmarks.papers.report import Report
+from hnas.benchmarks.papers.parts import StudyPart, StudyParts, versions
+from hnas.benchmarks.papers.report import StudyReport
 
 SEEDS, PASSES = 5, 2400
 QUICK_SEEDS, QUICK_PASSES = 2, 24
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How large a study is.
+class StudyPlan:
+    """The size of a study.
 
-    seeds: runs of each setting. passes: path passes of a run, a forward and backward pass of one subnet on one batch.
-    images: the folder of Fashion-MNIST's IDX files; None takes scikit-learn's digits. quick: everything so small that
-    only the machinery is tested; its verdicts mean nothing. nasbench: a CSV with published accuracies, or None.
-    only: the trainings that A3 and A4 compare; none for all. alone: whether A1 and A3 train architectures alone, too.
+    seeds: runs of each setting.
+    passes: path passes of a run: forward and backward passes of one subnet on one batch.
+    images: the folder of Fashion-MNIST's IDX files; None takes scikit-learn's digits.
+    quick: run everything so small that only the machinery is tested; the verdicts mean nothing.
+    nasbench: a CSV with published accuracies of NAS-Bench-201, or None.
+    only: the trainings that A3 and A4 compare; empty for all.
+    alone: whether A1 and A3 also train architectures alone.
     """
 
     seeds: int = SEEDS
@@ -33,8 +39,8 @@ class Plan:
     alone: bool = True
 
     @property
-    def smallest(self) -> Plan:
-        """The quick version of the same study."""
+    def smallest(self) -> StudyPlan:
+        """Return the quick version of the same study."""
         return replace(self, quick=True, seeds=QUICK_SEEDS, passes=QUICK_PASSES)
 
 
@@ -42,21 +48,24 @@ class Plan:
 class Claim:
     """A claim, named as in the list of studies (A1 ... D5).
 
-    says: what the paper says. rule: when it counts as holding. parts: (plan, finished parts) -> all that is known to be
-    needed; where a part depends on the result of others, it is asked again when they are finished. judge: the verdicts.
-    later: run -> the work of parts that are not known yet, for the estimate.
+    says: the claim of the paper.
+    rule: when the claim counts as holding.
+    parts: (plan, finished parts) -> every part that is known to be needed. Where a part depends on the results of
+        others, ``parts`` is called again when those are finished.
+    judge: (plan, finished parts) -> the report with the verdicts.
+    later: (plan, finished parts) -> name of a run: work of its parts that are not known yet, for the estimate.
     """
 
     name: str
     title: str
     says: str
     rule: str
-    parts: Callable[[Plan, Parts], Sequence[Part]]
-    judge: Callable[[Plan, Parts], Report]
-    later: Callable[[Plan, Parts], Mapping[str, float]] = lambda _, __: {}
+    parts: Callable[[StudyPlan, StudyParts], Sequence[StudyPart]]
+    judge: Callable[[StudyPlan, StudyParts], StudyReport]
+    later: Callable[[StudyPlan, StudyParts], Mapping[str, float]] = lambda _, __: {}
 
-    def run(self, plan: Plan, parts: Parts, say: Callable[[str], None]) -> Report:
-        """Complete the parts that are missing, then judge."""
+    def run(self, plan: StudyPlan, parts: StudyParts, say: Callable[[str], None]) -> StudyReport:
+        """Run the parts that are not finished, then judge."""
         while missing := [each for each in self.parts(plan, parts) if each not in parts]:
             if not plan.quick:
                 minutes = self.estimate(plan, parts) / 60
@@ -66,8 +75,8 @@ class Claim:
             parts.complete(missing, self.name)
         return self.judge(plan, parts)
 
-    def estimate(self, plan: Plan, parts: Parts) -> float:
-        """Seconds until the end, from quick parts, which are run for it where their pace is not known."""
+    def estimate(self, plan: StudyPlan, parts: StudyParts) -> float:
+        """Return the seconds until the end; quick parts are run to find the pace where it is not known."""
         needed, later = self.parts(plan, parts), self.later(plan, parts)
         runs = {each.run.__name__ for each in needed if each not in parts} | set(later)
         quick = self.parts(plan.smallest, parts)
@@ -79,8 +88,8 @@ class Claim:
             quick = grown
         return parts.estimate(needed, quick, later)
 
-    def to_json(self, plan: Plan, parts: Parts) -> dict[str, Any]:
-        """The claim with its verdicts and everything that they rest on."""
+    def to_json(self, plan: StudyPlan, parts: StudyParts) -> dict[str, Any]:
+        """Return the claim with its verdicts and everything that they rest on."""
         needed = list(dict.fromkeys(self.parts(plan, parts)))
         return {
             "claim": self.name,
@@ -92,7 +101,7 @@ class Claim:
             "passes": plan.passes,
             **self.judge(plan, parts).to_json(),
             "versions": versions(),
-            "data": sorted({f"{of['name']} {of['digest']}" for of in (each.setting["of"] for each in needed)}),
+            "data": sorted({f"{each.setting.data.name} {each.setting.data.digest}" for each in needed}),
             "parts": [each.name for each in needed],
             "seconds": round(parts.seconds(needed), 1),
         }

@@ -1,9 +1,9 @@
-"""Train every architecture of ``tabular_digits`` alone: ``python -m hnas.benchmarks.papers.digits_table``.
+"""Train every architecture of ``tabular_digits`` alone: ``python -m hnas.benchmarks.papers.digits_table --out FILE``.
 
-Accuracies on the test and the search split for each seed, parameters, multiply-accumulates, and the latency in ONNX
-Runtime, each architecture in turns with the largest. Architectures that differ only in where their identities stand are
-one network when they are alone: 341 networks stand behind the 625 rows, and equal ones have equal figures. About a
-second of a core for each training; finished ones are files, so the same command goes on where it was stopped.
+The table holds accuracies on the test and the search split for each seed, parameters, multiply-accumulates, and the
+latency in ONNX Runtime, each architecture interleaved with the largest. Architectures that differ only in the places of
+their identities are one network when trained alone. So 341 networks stand behind the 625 rows, and equal networks have
+equal figures. A training takes about a second of a core. Finished trainings are files, so a stopped command continues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -28,13 +28,14 @@ import torch
 from rich.console import Console
 
 from hnas import export, hw_profiles
-from hnas.benchmarks.papers.parts import Parts, Result, part, versions
+from hnas.benchmarks.cli import count
+from hnas.benchmarks.papers.parts import Result, StudyPart, StudyParts, part, versions
 from hnas.benchmarks.papers.statistics import ceiling
 from hnas.cost.flops import macs, parameters
 from hnas.export import backends
 from hnas.export.device.machine import Machine
 from hnas.files import write_text
-from hnas.space import Arch, Space
+from hnas.space import Space
 from hnas.spaces.tabular_digits import LAYERS, TYPES, arch_of, tabular_digits
 from hnas.strategies import alone
 from hnas.study import Study
@@ -43,45 +44,63 @@ from hnas.tasks.classification import Classification
 from hnas.tasks.digits import open_task as digits
 from hnas.training.loop import Schedule, train
 
-# By a pilot of 20 architectures and 2 seeds: of 60 to 200 steps, batches of 64 to 256 and rates of 0.1 to 1 these gave
-# architectures that differ by 6 times as much (in standard deviations) as the seeds of one.
+# From a pilot of 20 architectures and 2 seeds, with 60 to 200 steps, batches of 64 to 256 and rates of 0.1 to 1. With
+# these values, architectures differ 6 times as much (in standard deviations) as the seeds of one architecture.
 STEPS, RATE, BATCH = 100, 0.4, 128
 SEEDS = 4
 DEVICE, NO_DEVICE = "onnxruntime-cpu", "none"
-TOGETHER = 25  # networks timed in one session with the largest
-BLOCKS = 6  # turns of each in a session
+TOGETHER = 25  # networks that are timed in one session with the largest
+BLOCKS = 6  # interleaved blocks of a session
 
-USAGE = 2
+_USAGE = 2
+_INTERRUPTED = 130
 
 
-def reached(
-    images: Path | None, seed: int, *, types: Sequence[str], data: str, steps: int, rate: float, batch: int
-) -> Result:
-    """Train one architecture alone; its accuracy on the test and the search split. data: ``described`` images."""
-    del images  # scikit-learn has them
-    task = digits(seed=seed, batch_size=batch, smoothing=0.0)
-    if described(task) != data:
+@dataclass(frozen=True, kw_only=True)
+class LoneSetting:
+    """The setting of one training alone: the type of each slot, the digest of the data, and the schedule."""
+
+    types: Sequence[str]
+    data: str
+    steps: int
+    rate: float
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSetting:
+    """The setting of one session that measures latencies: the types of each architecture, and the device."""
+
+    archs: Sequence[Sequence[str]]
+    device: str
+
+
+def reached(images: Path | None, seed: int, setting: LoneSetting) -> Result:
+    """Train one architecture alone; return its accuracy on the test and the search split."""
+    del images  # scikit-learn has the digits
+    task = digits(seed=seed, batch_size=setting.batch, smoothing=0.0)
+    if _digest(task) != setting.data:
         raise ValueError("these are not the digits that this part is of; take another --parts")
-    lone = tabular_digits().alone(arch_of(types))
+    lone = tabular_digits().alone(arch_of(setting.types))
     study = Study(Supernet(lone, seed), task, seed=seed)
-    train(study.supernet, study.task, alone.pick, Schedule(((steps, rate),)), seed=seed)
+    train(study.supernet, study.task, alone.pick, Schedule(((setting.steps, setting.rate),)), seed=seed)
     return {split: study.accuracy(lone.largest, split) for split in ("test", "search")}
 
 
-def described(task: Classification) -> str:
-    """Sixteen hex digits that tell the images and their splits from others."""
+def _digest(task: Classification) -> str:
+    """Return sixteen hex digits that identify the images and their splits."""
     return hashlib.sha256(json.dumps(task.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def network(types: Sequence[str]) -> tuple[str, ...]:
-    """The types with the identities first: what is the same network has the same."""
+def network_of(types: Sequence[str]) -> tuple[str, ...]:
+    """Return the types with the identities first; architectures that are the same network have the same result."""
     return tuple(sorted(types, key=lambda kind: kind != "identity"))
 
 
-def timed(images: Path | None, seed: int, *, archs: Sequence[Sequence[str]], device: str) -> Result:
-    """How many times as fast as the largest architecture each one is: ratio, low, high of a 95 % interval.
+def timed(images: Path | None, seed: int, setting: SessionSetting) -> Result:
+    """Measure how many times as fast as the largest architecture each one is: ratio, low, high of a 95 % interval.
 
-    In one process, one thread, one image, fp32; also the median of the largest in ms.
+    One process, one thread, one image, fp32. The result also holds the median time of the largest in ms.
     """
     del images
     study = Study(Supernet(tabular_digits(), seed), digits(), seed=seed)
@@ -89,12 +108,11 @@ def timed(images: Path | None, seed: int, *, archs: Sequence[Sequence[str]], dev
     raw, _ = study.task.held("search")
     inputs = [x.numpy() for x in study.task.inputs(raw[:1], study.supernet.space.example(largest))]
     with tempfile.TemporaryDirectory(prefix="hnas-") as folder:
-        runners = [
-            export.load(
-                export.compile(_extract(study, arch), inputs, device=device, path=Path(folder, str(i)), threads=1)
-            )
-            for i, arch in enumerate((largest, *map(arch_of, archs)))
-        ]
+        runners = []
+        for index, arch in enumerate((largest, *map(arch_of, setting.archs))):
+            net = study.supernet.extract(arch, study.calibrate(arch))
+            path = Path(folder, str(index))
+            runners.append(export.load(export.compile(net, inputs, device=setting.device, path=path, threads=1)))
         found = export.compare_many(runners[0], runners[1:], inputs, blocks=BLOCKS)
         return {
             "ratios": [[round(x, 5) for x in (each.ratio, each.low, each.high)] for each in found],
@@ -105,16 +123,16 @@ def timed(images: Path | None, seed: int, *, archs: Sequence[Sequence[str]], dev
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is missing, then write the table; a user's mistake is one line."""
+    """Run what is not finished, then write the table; a user's mistake is one line."""
     arguments = parser().parse_args(argv)
-    parts = Parts(arguments.parts, None, arguments.jobs)
+    parts = StudyParts(arguments.parts, None, arguments.jobs)
     try:
-        text = run(parts, arguments)
+        text = _make_table(parts, arguments)
         write_text(arguments.out, text)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on from the finished parts", 130)
+        return _complain("interrupted; the same command goes on from the finished parts", _INTERRUPTED)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        return _complain(str(error), USAGE)
+        return _complain(str(error), _USAGE)
     finally:
         parts.close()
     noise = json.loads(text)["noise"]
@@ -124,54 +142,81 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(parts: Parts, arguments: argparse.Namespace) -> str:
-    """Complete the parts; the table as JSON, a row of an architecture on a line."""
-    if arguments.device != NO_DEVICE and (
-        missing := backends.load(hw_profiles.load(arguments.device).backend).missing()
-    ):
+def _make_table(parts: StudyParts, arguments: argparse.Namespace) -> str:
+    """Run the parts; return the table as JSON, with the row of each architecture on one line."""
+    device = arguments.device
+    if device != NO_DEVICE and (missing := backends.load(hw_profiles.load(device).backend).missing()):
         raise ValueError(f"{missing}; or take --device {NO_DEVICE}")
     archs = list(product(TYPES, repeat=LAYERS))
     if arguments.sample is not None:
         archs = Random(0).sample(archs, min(arguments.sample, len(archs)))
-    training: dict[str, Any] = {"steps": arguments.steps, "rate": RATE, "batch": BATCH}
-    setting = {"data": described(digits()), **training}
-    networks = list(dict.fromkeys(map(network, archs)))
-    # Seed by seed: what is finished after each pass over the networks is a table with fewer seeds.
-    trained = [{n: part(reached, seed, types=n, **setting) for n in networks} for seed in range(arguments.seeds)]
-    for seed, wanted in enumerate(trained):
-        parts.complete(list(wanted.values()), f"seed {seed + 1} of {arguments.seeds}")
-    sessions = []
-    if arguments.device != NO_DEVICE:
-        chunks = [networks[i : i + TOGETHER] for i in range(0, len(networks), TOGETHER)]
-        sessions = [part(timed, 0, archs=chunk, device=arguments.device, timed=True) for chunk in chunks]
-        parts.complete(sessions, "latency")
+    networks = list(dict.fromkeys(map(network_of, archs)))
+    trained = _train_networks(parts, networks, arguments.seeds, arguments.steps)
+    sessions = _time_networks(parts, networks, device)
     space = tabular_digits()
-    rows: list[dict[str, Any]] = []
-    for types in archs:
-        each = [parts[seed[network(types)]] for seed in trained]
-        values = {split: [round(result[split], 4) for result in each] for split in ("test", "search")}
-        rows.append({"types": types, **values, **_costs(space, arch_of(types))})
-    latency = _latency(rows, networks, [parts[session] for session in sessions], arguments.device)
+    rows = [_row(space, types, [parts[seed[network_of(types)]] for seed in trained]) for types in archs]
+    latency = _add_latencies(rows, networks, [parts[session] for session in sessions], device) if sessions else None
+    schedule = Schedule(((arguments.steps, RATE),))
     header = {
         "schema": 1,
         "space": space.to_json(),
         "task": digits().to_json(),
-        "training": {**training, "smoothing": 0.0, "schedule": asdict(Schedule(((arguments.steps, RATE),)))},
+        "training": {
+            "steps": arguments.steps,
+            "rate": RATE,
+            "batch": BATCH,
+            "smoothing": 0.0,
+            "schedule": asdict(schedule),
+        },
         "seeds": arguments.seeds,
         "networks": len(networks),
         "versions": versions(),
         "latency": latency,
-        "noise": noise(rows),
+        "noise": noise_of_table(rows),
     }
     lines = ",\n  ".join(json.dumps(row) for row in rows)
     return json.dumps(header, indent=1).removesuffix("\n}") + f',\n "archs": [\n  {lines}\n ]\n}}\n'
 
 
-def noise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """How well the table knows its own order: no ranking can be expected to agree with it better than its halves do.
+def _train_networks(
+    parts: StudyParts, networks: Sequence[tuple[str, ...]], seeds: int, steps: int
+) -> list[dict[tuple[str, ...], StudyPart]]:
+    """Train every network seed by seed, so that each finished seed leaves a table; return [seeds] network -> part."""
+    data = _digest(digits())
+    settings = {net: LoneSetting(types=net, data=data, steps=steps, rate=RATE, batch=BATCH) for net in networks}
+    trained = [{net: part(reached, seed, setting) for net, setting in settings.items()} for seed in range(seeds)]
+    for seed, wanted in enumerate(trained):
+        parts.complete(list(wanted.values()), f"seed {seed + 1} of {seeds}")
+    return trained
 
-    spread: standard deviation of the architectures' mean test accuracies; seed: that of the seeds of one architecture;
-    ratio: of the two; ceiling: Kendall's tau between the means of two halves of the seeds, over every halving.
+
+def _time_networks(parts: StudyParts, networks: Sequence[tuple[str, ...]], device: str) -> list[StudyPart]:
+    """Measure the latency of every network in sessions of ``TOGETHER``; nothing without a device."""
+    if device == NO_DEVICE:
+        return []
+    chunks = [networks[i : i + TOGETHER] for i in range(0, len(networks), TOGETHER)]
+    sessions = [part(timed, 0, SessionSetting(archs=chunk, device=device), timed=True) for chunk in chunks]
+    parts.complete(sessions, "latency")
+    return sessions
+
+
+def _row(space: Space, types: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
+    """Return the row of an architecture: types, accuracies of every seed, parameters and multiply-accumulates."""
+    values = {split: [round(result[split], 4) for result in results] for split in ("test", "search")}
+    arch = arch_of(types)
+    with torch.device("meta"):
+        net = space.build(arch)
+    costs = {"params": parameters(net), "macs": macs(net, *space.example(arch))}
+    return {"types": types, **values, **costs}
+
+
+def noise_of_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return how well the table knows its own order; no ranking can agree with it better than its halves do.
+
+    spread: standard deviation of the mean test accuracies of architectures.
+    seed: standard deviation of the seeds of one architecture.
+    ratio: spread by seed.
+    ceiling: Kendall's tau between the means of two halves of the seeds, over every way to halve them.
     """
     test = np.array([row["test"] for row in rows])
     if min(test.shape) < 2:
@@ -181,22 +226,21 @@ def noise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return {name: None if value is None else round(value, 4) for name, value in figures.items()}
 
 
-def _latency(
+def _add_latencies(
     rows: list[dict[str, Any]], networks: Sequence[tuple[str, ...]], sessions: Sequence[Result], device: str
-) -> dict[str, Any] | None:
-    """Give the rows their latencies; what they were taken at.
+) -> dict[str, Any]:
+    """Add the latencies to the rows; return the conditions of the measurement.
 
-    One speed of the machine for all: the median of the largest over the sessions, divided by the ratio within one.
+    All rows share one speed of the machine: the median time of the largest over the sessions, divided by the ratio that
+    was measured within a session.
     """
-    if not sessions:
-        return None
     if any(session["machine"] != sessions[0]["machine"] for session in sessions):
         raise ValueError("latencies were taken on several machines; take them again with another --parts")
     largest = statistics.median(session["largest_ms"] for session in sessions)
     ratios = [ratio for session in sessions for ratio in session["ratios"]]
     known = {each: largest / ratio for each, (ratio, _, _) in zip(networks, ratios, strict=True)}
     for row in rows:
-        row["latency_ms"] = round(known[network(row["types"])], 6)
+        row["latency_ms"] = round(known[network_of(row["types"])], 6)
     widths = [high / low for _, low, high in ratios]
     return {
         "kind": "measured",
@@ -213,35 +257,22 @@ def _latency(
     }
 
 
-def _costs(space: Space, arch: Arch) -> dict[str, int]:
-    with torch.device("meta"):
-        net = space.build(arch)
-    return {"params": parameters(net), "macs": macs(net, *space.example(arch))}
-
-
-def _extract(study: Study, arch: Arch) -> torch.nn.Module:
-    return study.supernet.extract(arch, study.calibrate(arch))
-
-
 def parser() -> argparse.ArgumentParser:
-    """The grammar of the command."""
-    top = argparse.ArgumentParser("python -m hnas.benchmarks.papers.digits_table", description=main.__doc__)
+    """Return the argument parser."""
+    top = argparse.ArgumentParser(
+        "python -m hnas.benchmarks.papers.digits_table",
+        description="Train every architecture of tabular_digits alone, then write the table.",
+    )
     top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, as JSON")
     top.add_argument(
-        "--seeds", type=_positive, default=SEEDS, metavar="N", help="trainings of each (default %(default)s)"
+        "--seeds", type=count, default=SEEDS, metavar="N", help="trainings of each network (default %(default)s)"
     )
-    top.add_argument("--jobs", type=_positive, default=min(2, os.cpu_count() or 1), metavar="N", help="processes")
+    top.add_argument("--jobs", type=count, default=min(2, os.cpu_count() or 1), metavar="N", help="processes")
     top.add_argument("--parts", type=Path, default=Path("runs/papers/digits"), metavar="DIR", help="finished trainings")
-    top.add_argument("--device", default=DEVICE, metavar="NAME", help="of the latency (default %(default)s), or none")
-    top.add_argument("--sample", type=_positive, metavar="N", help="so many random architectures only: a pilot")
-    top.add_argument("--steps", type=_positive, default=STEPS, metavar="N", help="of a training (default %(default)s)")
+    top.add_argument("--device", default=DEVICE, metavar="NAME", help="device of the latency, or none (%(default)s)")
+    top.add_argument("--sample", type=count, metavar="N", help="a pilot: N random architectures only")
+    top.add_argument("--steps", type=count, default=STEPS, metavar="N", help="steps of a training (%(default)s)")
     return top
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def _complain(line: str, code: int) -> int:
@@ -250,5 +281,5 @@ def _complain(line: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    # By its own name: parts are named after the module of their function, which here would be __main__.
+    # Imported by its name: parts are named after the module of their function, which here would be __main__.
     sys.exit(importlib.import_module("hnas.benchmarks.papers.digits_table").main())

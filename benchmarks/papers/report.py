@@ -1,4 +1,7 @@
-"""What a study says: its verdicts with their intervals, the tables behind them, and the scale that they hold at."""
+"""Hold the report of a study: its verdicts with intervals, the tables behind them, and the scale they hold at.
+
+``python -m hnas.benchmarks.papers.report`` prints the table of docs/evidence.md from the committed records.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from hnas.export.device.machine import Machine
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The answer to one question; ``interval`` is the difference that it rests on, ``unit`` what it is in."""
+class ClaimVerdict:
+    """The answer to one question, the difference that it rests on, and the unit of the difference."""
 
     question: str
     answer: str
@@ -24,41 +27,41 @@ class Verdict:
 
     @property
     def line(self) -> str:
-        """For a person."""
+        """Return the difference and its interval as one line of text."""
         scale = 100.0 if self.unit == "points" else 1.0
         return f"{self.interval.line(scale)} {self.unit} (95 % interval, n={self.interval.n})"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields."""
+        """Return the fields as plain JSON values."""
         fields = {"question": self.question, "answer": self.answer, "unit": self.unit}
         return {**fields, "interval": self.interval.to_json()}
 
 
-def verdict(question: str, interval: Interval, unit: str = "points", above: float = 0.0) -> Verdict:
-    """The verdict on "the difference is more than ``above``"."""
-    return Verdict(question, judge_interval(interval, above), interval, unit)
+def judge_difference(question: str, interval: Interval, unit: str = "points", above: float = 0.0) -> ClaimVerdict:
+    """Return the verdict on "the difference is more than ``above``"."""
+    return ClaimVerdict(question, judge_interval(interval, above), interval, unit)
 
 
 @dataclass(frozen=True)
-class Table:
-    """Figures that a verdict rests on, or a control."""
+class StudyTable:
+    """A table of the figures behind a verdict, or of controls; cells are texts and numbers."""
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]  # text and numbers
+    rows: Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)
-class Report:
-    """scale: data, space, budget and seeds in one line, without which a verdict means nothing."""
+class StudyReport:
+    """The verdicts of a study; ``scale`` states data, space, budget and seeds, for which alone the verdicts hold."""
 
     scale: str
-    verdicts: Sequence[Verdict]
-    tables: Sequence[Table] = ()
+    verdicts: Sequence[ClaimVerdict]
+    tables: Sequence[StudyTable] = ()
     notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report and the machine that it was made on."""
+        """Return the report and the machine that it was made on as plain JSON values."""
         tables = [
             {"title": t.title, "columns": list(t.columns), "rows": [list(row) for row in t.rows]} for t in self.tables
         ]
@@ -71,23 +74,23 @@ class Report:
         }
 
 
-def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The verdicts of records, which have the names of their files, as the table of docs/evidence.md."""
+def verdict_table(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the verdicts of records, keyed by the names of their files, as the table of docs/evidence.md."""
     lines = ["| | question | answer | figure (95 % interval over seeds) |", "|---|---|---|---|"]
     for name, record in records.items():
         for each in record["verdicts"]:
             value, low, high, n = (each["interval"][key] for key in ("value", "low", "high", "n"))
             ends = (-math.inf if low is None else low, math.inf if high is None else high)
-            figure = Verdict(each["question"], each["answer"], Interval(value, *ends, n), each["unit"]).line
+            figure = ClaimVerdict(each["question"], each["answer"], Interval(value, *ends, n), each["unit"]).line
             lines.append(f"| {name} | {each['question']} | {each['answer']} | {figure.partition(' (')[0]} |")
     return "\n".join(lines) + "\n"
 
 
-def results() -> dict[str, dict[str, Any]]:
-    """The committed records of full runs, by the names of their files."""
+def committed_records() -> dict[str, dict[str, Any]]:
+    """Return the committed records of full runs, keyed by the names of their files."""
     files = sorted((Path(__file__).parent / "results").glob("*.json"))
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
-if __name__ == "__main__":  # the table of what is committed
-    print(markdown(results()), end="")  # noqa: T201 - the output
+if __name__ == "__main__":
+    print(verdict_table(committed_records()), end="")  # noqa: T201 - the output

@@ -1,13 +1,15 @@
-"""The two runs that most studies are made of: a supernet under a strategy, and one architecture trained alone.
+"""Run the two trainings that most studies are made of: a supernet under a strategy, and one architecture alone.
 
-A budget is counted on two axes. Steps: updates of the weights. Path passes: a forward and backward pass of one subnet
-on one batch; a pass with several types active counts as that many, and one that only chooses (a rival) as a third.
+A budget is counted in two units. Steps are updates of the weights. Path passes are forward and backward passes of one
+subnet on one batch. A pass with several types active counts as that many passes; a pass that only chooses (a rival)
+counts as a third.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path as Folder
 from random import Random
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 
 from hnas import spaces, strategies
-from hnas.benchmarks.papers import data
+from hnas.benchmarks.papers.data import StudyData
 from hnas.benchmarks.papers.parts import Result
 from hnas.cost.flops import macs, parameters
 from hnas.shrinking.evidence import angle
@@ -27,15 +29,50 @@ from hnas.supernet import Supernet
 from hnas.training.loop import Pick, Schedule
 from hnas.training.step import Path
 
-RATE = 0.1  # of every strategy; tuned for none of them
-EVALUATION = 20.0  # path passes that the calibration and scoring of one subnet takes, about
-FREE = "identity"  # a type without weights: it is no active branch
+RATE = 0.1  # learning rate of every strategy; tuned for none of them
+EVALUATION = 20.0  # path passes that the recalibration and scoring of one subnet take, about
+FREE = "identity"  # a type without weights, which does not count as an active branch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetSetting:
+    """The setting of a supernet part.
+
+    space, arguments: name and arguments of the space.
+    strategy: name of the strategy that samples the steps.
+    budget: {"steps": n} or {"passes": n}.
+    archs: the architectures to score, as JSON.
+    learn: whether architecture parameters, where the strategy has any, are trained.
+    times: how many steps of the strategy make one step, on the same images.
+    angles: whether the architectures are scored by their angles too.
+    """
+
+    data: StudyData
+    space: str
+    arguments: Mapping[str, Any]
+    strategy: str
+    budget: Mapping[str, int]
+    archs: Sequence[Mapping[str, Any]]
+    learn: bool = True
+    times: int = 1
+    angles: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AloneSetting:
+    """The setting of a part that trains one architecture alone, for ``steps`` steps."""
+
+    data: StudyData
+    space: str
+    arguments: Mapping[str, Any]
+    arch: Mapping[str, Any]
+    steps: int
 
 
 def small_hybrid(
     images: Folder | None, types: Sequence[str] = ("identity", "convnext", "mbconv", "fusedconv")
 ) -> dict[str, Any]:
-    """The arguments of the studies' hybrid space: five slots of 16 and 24 channels, sizes as in a once-for-all net."""
+    """Return the arguments of the hybrid space: five slots of 16 and 24 channels, sizes as in a once-for-all net."""
     return {
         "classes": 10,
         "channels": 1,
@@ -58,17 +95,17 @@ def _space(name: str, arguments: str) -> Space:
 
 
 def space_of(name: str, arguments: Mapping[str, Any]) -> Space:
-    """The space that a setting names; the same object each time."""
+    """Return the space of a setting; the same object each time."""
     return _space(name, json.dumps(arguments, sort_keys=True))
 
 
-def common(name: str, arguments: Mapping[str, Any], n: int, drawn: int = 256) -> list[Arch]:
-    """``n`` members spread evenly over the multiply-accumulates of ``drawn`` random ones, the same for all."""
-    return _common(name, json.dumps(arguments, sort_keys=True), n, drawn)
+def common_members(name: str, arguments: Mapping[str, Any], n: int, drawn: int = 256) -> list[Arch]:
+    """Return ``n`` members spread evenly over the multiply-accumulates of ``drawn`` random members; always the same."""
+    return _common_members(name, json.dumps(arguments, sort_keys=True), n, drawn)
 
 
 @lru_cache(16)
-def _common(name: str, arguments: str, n: int, drawn: int) -> list[Arch]:
+def _common_members(name: str, arguments: str, n: int, drawn: int) -> list[Arch]:
     space, rng = _space(name, arguments), Random("common")
     members = list(dict.fromkeys(space.sample(rng) for _ in range(drawn)))
     members.sort(key=lambda arch: (costs(space, arch)["macs"], arch.digest))
@@ -77,67 +114,43 @@ def _common(name: str, arguments: str, n: int, drawn: int) -> list[Arch]:
 
 
 def costs(space: Space, arch: Arch) -> dict[str, int]:
-    """Multiply-accumulates and parameters of a member."""
+    """Return the multiply-accumulates and parameters of a member."""
     with torch.device("meta"):
         net = space.build(arch)
     return {"macs": macs(net, *space.example(arch)), "params": parameters(net)}
 
 
-def supernet(
-    images: Folder | None,
-    seed: int,
-    *,
-    of: Mapping[str, str],
-    space: str,
-    arguments: Mapping[str, Any],
-    strategy: str,
-    options: Mapping[str, Any],
-    budget: Mapping[str, int],
-    archs: Sequence[Mapping[str, Any]],
-    learn: bool = True,
-    times: int = 1,
-    angles: bool = True,
-    quick: bool = False,
-) -> Result:
-    """Train a supernet and score ``archs`` with inherited weights and calibrated norms, and by their angles."""
-    whole = space_of(space, arguments)
-    study = Study(Supernet(whole, seed), data.named(of, images, seed, quick), seed=seed)
-    spent = train(study, strategy, options, budget, learn=learn, times=times)
-    members = [whole.arch(arch) for arch in archs]
-    turned = {form: angle.of(study, members, form=form).round(6).tolist() for form in angle.FORMS} if angles else {}
-    return {**spent, **scores(study, members), "angles": turned}
+def supernet(images: Folder | None, seed: int, setting: SupernetSetting) -> Result:
+    """Train a supernet, then score architectures with inherited weights, recalibrated norms, and by their angles."""
+    whole = space_of(setting.space, setting.arguments)
+    study = Study(Supernet(whole, seed), setting.data.task(images, seed), seed=seed)
+    spent = train_on_budget(study, setting.strategy, setting.budget, learn=setting.learn, times=setting.times)
+    members = [whole.arch(arch) for arch in setting.archs]
+    turned = {}
+    if setting.angles:
+        turned = {form: angle.of(study, members, form=form).round(6).tolist() for form in angle.FORMS}
+    return {**spent, **score_splits(study, members), "angles": turned}
 
 
-def alone(
-    images: Folder | None,
-    seed: int,
-    *,
-    of: Mapping[str, str],
-    space: str,
-    arguments: Mapping[str, Any],
-    arch: Mapping[str, Any],
-    steps: int,
-    quick: bool = False,
-) -> Result:
-    """Train one architecture from its own initial weights; the same images in the same order as a supernet's."""
-    whole = space_of(space, arguments)
-    lone = whole.alone(whole.arch(arch))
-    study = Study(Supernet(lone, seed), data.named(of, images, seed, quick), seed=seed)
-    spent = train(study, "alone", {}, {"steps": steps})
-    return {**spent, **{split: values[0] for split, values in scores(study, [lone.largest]).items()}}
+def alone(images: Folder | None, seed: int, setting: AloneSetting) -> Result:
+    """Train one architecture from its own initial weights, on the images of a supernet in the same order."""
+    whole = space_of(setting.space, setting.arguments)
+    lone = whole.alone(whole.arch(setting.arch))
+    study = Study(Supernet(lone, seed), setting.data.task(images, seed), seed=seed)
+    spent = train_on_budget(study, "alone", {"steps": setting.steps})
+    return {**spent, **{split: values[0] for split, values in score_splits(study, [lone.largest]).items()}}
 
 
-def scores(study: Study, archs: Sequence[Arch]) -> dict[str, list[float]]:
-    """Accuracy of each on the search and the test split, from one calibration."""
+def score_splits(study: Study, archs: Sequence[Arch]) -> dict[str, list[float]]:
+    """Return the accuracies on the search and the test split, from one recalibration of each architecture."""
     splits = ("search", "test")
     table = [[study.accuracy(arch, split) for split in splits] for arch in archs]
     return {split: [row[i] for row in table] for i, split in enumerate(splits)}
 
 
-def train(
+def train_on_budget(
     study: Study,
     strategy: str,
-    options: Mapping[str, Any],
     budget: Mapping[str, int],
     *,
     space: Space | None = None,
@@ -145,25 +158,27 @@ def train(
     times: int = 1,
     advance: Callable[[int, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Train by a strategy until ``budget`` ({"steps": n} or {"passes": n}) is spent; the steps and passes it took.
+    """Train by a strategy until ``budget`` is spent; return the steps, the passes and the final logits.
 
-    learn: whether its architecture parameters, where it has any, are trained or left out. times: so many of its steps
-    make one, on the same images.
+    budget: {"steps": n} or {"passes": n}.
+    space: the members to train; None is the space of the supernet.
+    learn: whether architecture parameters, where the strategy has any, are trained.
+    times: how many steps of the strategy make one step, on the same images.
     """
     module: Any = strategies.load(strategy)
     space = space or study.supernet.space
     extra = module.extra(space) if learn and hasattr(module, "extra") else None
-    one: Pick = partial(module.pick, **options, **({} if extra is None else {"extra": extra}))
+    one: Pick = module.pick if extra is None else partial(module.pick, extra=extra)
 
     def pick(space: Space, rng: Random, progress: float) -> Sequence[Path]:
         return [path for _ in range(times) for path in one(space, rng, progress)]
 
-    steps = budget.get("steps") or max(1, round(budget["passes"] / each_step(space, pick)))
+    steps = budget.get("steps") or max(1, round(budget["passes"] / _passes_of_step(space, pick)))
     spent = [0.0]
 
     def counted(space: Space, rng: Random, progress: float) -> Sequence[Path]:
         paths = pick(space, rng, progress)
-        spent[0] += sum(map(passes, paths))
+        spent[0] += sum(map(count_passes, paths))
         return paths
 
     schedule = Schedule(((steps, RATE),))
@@ -172,18 +187,18 @@ def train(
     return {"steps": steps, "passes": round(spent[0], 2), "logits": logits}
 
 
-def each_step(space: Space, pick: Pick, probes: int = 32) -> float:
-    """The path passes of a mean step, over the whole of the schedule."""
+def _passes_of_step(space: Space, pick: Pick, probes: int = 32) -> float:
+    """Return the path passes of a mean step, over the whole schedule."""
     drawn = [pick(space, Random(f"probe/{i}"), i / probes) for i in range(probes)]
-    return sum(passes(path) for paths in drawn for path in paths) / probes
+    return sum(count_passes(path) for paths in drawn for path in paths) / probes
 
 
-def passes(path: Path) -> float:
-    """How many passes of a single path this one is worth: the active branches of a mean slot."""
+def count_passes(path: Path) -> float:
+    """Return how many passes of a single path this path is worth: the active branches of a mean slot."""
     active = [_active(option) for name, option in path.arch.items() if name.endswith(".op")]
     return (sum(active) / len(active) if active else 1.0) + len(path.rivals) / 3
 
 
 def _active(option: Any) -> int:
-    """A slot of one type is one pass, whatever the type; of several, those with weights count."""
+    """Count the types of a slot: one type is one pass, whatever it is; of several types, those with weights count."""
     return max(1, sum(kind != FREE for kind in option)) if isinstance(option, tuple) else 1

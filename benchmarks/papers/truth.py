@@ -1,4 +1,4 @@
-"""The accuracies that rankings are held against: the shipped table of ``tabular_digits``, and a published one."""
+"""Read the accuracies that rankings are compared with: the shipped table, or a published one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Truth:
-    """Every architecture of a space trained alone.
+    """Every architecture of a space, trained alone.
 
-    accuracy, search: [architectures, seeds], on the test and on the search split; the others: [architectures].
+    accuracy: test accuracies, [architectures, seeds].
+    search: accuracies on the search split, [architectures, seeds].
+    macs, params, latency_ms: [architectures].
     """
 
     archs: Sequence[Arch]
@@ -35,18 +37,18 @@ class Truth:
 
     @cached_property
     def place(self) -> dict[Arch, int]:
-        """Where in the columns an architecture stands."""
+        """Return the index of each architecture in the columns."""
         return {arch: k for k, arch in enumerate(self.archs)}
 
     @property
     def real(self) -> Floats:
-        """The mean over seeds."""
+        """Return the mean test accuracy over seeds, [architectures]."""
         return np.asarray(self.accuracy.mean(1))
 
 
 @lru_cache(1)
 def tabular() -> Truth:
-    """The shipped table."""
+    """Return the shipped table of ``tabular_digits``."""
     rows = table()
     columns = [[row.macs, row.params, row.latency_ms or float("nan")] for row in rows.values()]
     macs, params, latency = np.array(columns, float).T
@@ -54,8 +56,14 @@ def tabular() -> Truth:
     return Truth(tuple(rows), test, search, macs, params, latency)
 
 
-def published(file: Path, archs: Sequence[Arch]) -> dict[str, Floats]:
-    """Data set -> accuracy of each NAS-Bench-201 cell, from a CSV (or .gz): ``arch_str`` and a column a data set."""
+def read_published(file: Path, archs: Sequence[Arch]) -> dict[str, Floats]:
+    """Return data set -> accuracy of each NAS-Bench-201 cell.
+
+    file: a CSV (or .gz) with the column ``arch_str`` and one column for each data set.
+
+    Raises:
+        ValueError: the column ``arch_str`` or a cell is missing.
+    """
     text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     if not rows or "arch_str" not in rows[0]:

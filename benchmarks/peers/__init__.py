@@ -1,1 +1,1 @@
-"""Our artifacts against those of each runtime's own tools: built in child processes, timed in turns, then judged."""
+"""Compare our artifacts with those of each runtime's own tools: ``python -m hnas.benchmarks.peers``."""

@@ -1,4 +1,4 @@
-"""What is compared, and where its files lie: what is finished is a file, so that a run goes on where it stopped."""
+"""Name the cases that are compared, and keep their results in files, so that a stopped run continues."""
 
 from __future__ import annotations
 
@@ -29,73 +29,73 @@ class Case:
 
     @property
     def title(self) -> str:
-        """For a person."""
+        """Return the case as text."""
         return f"{self.net}, {self.backend}, {self.precision}"
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The results of one run in ``path``: models below ``models``, times below ``times``."""
+    """The results of one run in ``path``: models in ``models``, times in ``times``."""
 
     path: Path
 
     def model(self, case: Case, maker: str) -> Path:
-        """Where ``maker`` puts its artifact for a case."""
+        """Return the folder of the artifact that ``maker`` makes for a case."""
         return self.path / "models" / case.net / f"{case.backend}-{maker}" / case.precision
 
     def made(self, case: Case, maker: str) -> dict[str, Any] | None:
-        """What is known of that artifact: seconds, rss_mb and sqnr_db, or an error; None before it was tried."""
+        """Return the record of making that artifact: seconds, rss_mb and sqnr_db, or an error; None before a try."""
         return _read(self.model(case, maker).with_suffix(".json"))
 
     def write_made(self, case: Case, maker: str, record: dict[str, Any]) -> None:
-        """Note what became of an artifact."""
+        """Write the record of making an artifact."""
         _write(self.model(case, maker).with_suffix(".json"), record)
 
     def forget(self, case: Case, maker: str) -> None:
-        """Let the artifact be made anew."""
+        """Delete the record, so that the artifact is made again."""
         self.model(case, maker).with_suffix(".json").unlink(missing_ok=True)
 
     def artifact(self, case: Case, maker: str) -> Artifact | None:
-        """The artifact, where it could be made."""
+        """Return the artifact, or None where it could not be made."""
         record = self.made(case, maker)
         return None if record is None or "error" in record else Artifact.read(self.model(case, maker))
 
     def inputs(self, net: str) -> tuple[NDArray[Any], ...]:
-        """The call that is timed."""
+        """Return the inputs of the call that is timed."""
         with np.load(self.path / "models" / net / "inputs.npz", allow_pickle=False) as read:
             return tuple(read[name] for name in read.files)
 
     def write_inputs(self, net: str, arrays: Sequence[NDArray[Any]]) -> None:
-        """Keep the call that is timed, so that who times it needs no network."""
+        """Write the inputs of the call that is timed, so that timing needs no network."""
         np.savez(self.path / "models" / net / "inputs.npz", *arrays)
 
     def times(self, case: Case) -> dict[str, Any] | None:
-        """The measured case, None before."""
+        """Return the record of a measured case, or None."""
         return _read(self._times(case))
 
     def write_times(self, case: Case, record: dict[str, Any]) -> None:
-        """Note the times of a case."""
+        """Write the record of a measured case."""
         _write(self._times(case), record)
 
     def _times(self, case: Case) -> Path:
         return self.path / "times" / f"{case.net}-{case.backend}-{case.precision}.json"
 
     def limits(self) -> dict[str, Any] | None:
-        """What a net of five million parameters cost to compile, None before it was measured."""
+        """Return what compiling a net of five million parameters cost, or None before it was measured."""
         return _read(self.path / "limits.json")
 
     def write_limits(self, record: dict[str, Any]) -> None:
-        """Note that."""
+        """Write what compiling cost."""
         _write(self.path / "limits.json", record)
 
 
 def cases(nets: Sequence[str], backends: Sequence[str], precisions: Sequence[str]) -> list[Case]:
-    """Every combination, network by network."""
+    """Return every combination, network by network."""
     return [Case(net, backend, precision) for net in nets for backend in backends for precision in precisions]
 
 
 def makers(backend: str) -> tuple[str, ...]:
-    """Ourselves, and the peers that produce models for the runtime."""
+    """Return the makers of models for a runtime: ours first, then the peers."""
     return (OURS, *PEERS[backend])
 
 

@@ -1,8 +1,10 @@
 """Compare our artifacts with those of each runtime's own tools, on 13 networks: ``python -m hnas.benchmarks.peers``.
 
-1. build: every network by every maker, fp32 and int8, in child processes; slow, and it minds no neighbours.
-2. measure: ours, ours again and every peer in turns, each in its own process; it wants a quiet machine.
-3. A table, and a line for each promise. Finished work lies below ``--out`` and is not done again.
+1. build: every network by every maker, fp32 and int8, in child processes. Slow; needs no quiet machine.
+2. measure: our artifact, the same again and every peer interleaved, each in its own process. Needs a quiet machine.
+3. Print a table, and a line for each promise.
+
+Finished work is kept below ``--out`` and is not done again.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,69 +24,98 @@ from rich.text import Text
 
 from hnas.benchmarks.peers import limits, making, timing
 from hnas.benchmarks.peers import nets as export_nets
-from hnas.benchmarks.peers.cases import BACKENDS, OURS, PRECISIONS, Folder, cases, makers
-from hnas.benchmarks.peers.verdicts import Result, Verdict, best, is_slower, verdicts
+from hnas.benchmarks.peers.cases import BACKENDS, OURS, PRECISIONS, Case, Folder, cases, makers
+from hnas.benchmarks.peers.verdicts import PromiseVerdict, Result, best, is_slower, judge_promises
 
-COLOURS = {"holds": "green", "fails": "red", "not seen": "yellow"}
-COLUMNS = ("net", "backend", "", "maker", "ms", "ours by theirs [95 %]", "dB")
+_COLOURS = {"holds": "green", "fails": "red", "not seen": "yellow"}
+_COLUMNS = ("net", "backend", "", "maker", "ms", "ours by theirs [95 %]", "dB")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build, measure, print; 1 where a promise fails."""
+    """Build, measure and print; return 1 where a promise fails."""
     options = parser().parse_args(arguments)
     if options.quick:
         with TemporaryDirectory() as folder:
-            return run(options, Folder(options.out or Path(folder)))
-    return run(options, Folder(options.out or Path("runs/export")))
+            return _run(options, Folder(options.out or Path(folder)))
+    return _run(options, Folder(options.out or Path("runs/export")))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The grammar of the command."""
+    """Return the argument parser."""
     made = argparse.ArgumentParser("python -m hnas.benchmarks.peers", description=__doc__)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.add_argument("--out", type=Path, metavar="DIR", help="models and times, kept (default: runs/export)")
+    made.add_argument("--out", type=Path, metavar="DIR", help="folder of models and times (default: runs/export)")
     made.add_argument("--phase", choices=("build", "measure", "all"), default="all", help="default: all")
     made.add_argument("--nets", type=_some(export_nets.names()), metavar="A,B", help="default: all thirteen")
-    made.add_argument("--backends", type=_some(BACKENDS), metavar="A,B", help=f"of {', '.join(BACKENDS)}")
-    made.add_argument("--precisions", type=_some(PRECISIONS), metavar="A,B", help=f"of {', '.join(PRECISIONS)}")
-    made.add_argument("--blocks", type=int, default=12, metavar="N", help="turns of everybody a process (default 12)")
-    made.add_argument("--processes", type=int, default=3, metavar="N", help="fresh ones of each maker (default 3)")
-    made.add_argument("--again", action="store_true", help="build our artifacts anew, not the peers'")
-    made.add_argument("--quick", action="store_true", help="one tiny net in OpenVINO, one process: that it works")
+    made.add_argument("--backends", type=_some(BACKENDS), metavar="A,B", help=f"some of {', '.join(BACKENDS)}")
+    made.add_argument("--precisions", type=_some(PRECISIONS), metavar="A,B", help=f"some of {', '.join(PRECISIONS)}")
+    made.add_argument(
+        "--blocks", type=int, default=12, metavar="N", help="interleaved blocks of a process (default 12)"
+    )
+    made.add_argument("--processes", type=int, default=3, metavar="N", help="fresh processes of each maker (default 3)")
+    made.add_argument("--again", action="store_true", help="build our artifacts again, not those of the peers")
+    made.add_argument(
+        "--quick", action="store_true", help="run one tiny net in OpenVINO, in one process, to test the machinery"
+    )
     made.add_argument("--json", action="store_true", help="print JSON and nothing else")
     return made
 
 
-def run(options: argparse.Namespace, folder: Folder) -> int:
-    """The phases that were asked for; prints what is known in the end."""
-    nets = options.nets or (tuple(export_nets.TINY) if options.quick else export_nets.names())
-    backends = options.backends or (("openvino",) if options.quick else BACKENDS)
-    precisions = options.precisions or PRECISIONS
+def _run(options: argparse.Namespace, folder: Folder) -> int:
+    """Run the phases that were asked for; print the results."""
+    chosen = _chosen(options)
     console = Console(stderr=True)
     if options.phase in ("build", "all"):
-        build(folder, nets, backends, again=options.again, console=console)
-    results = []
+        _build_models(folder, chosen, again=options.again, console=console)
     if options.phase in ("measure", "all"):
-        blocks, processes = (2, 1) if options.quick else (options.blocks, options.processes)
-        for case in _console_progress(console, cases(nets, backends, precisions), "measuring"):
-            results.append(timing.measured(folder, case, blocks=blocks, processes=processes))
-        if folder.limits() is None and not options.quick:
-            folder.write_limits(limits.limits(backends=tuple(BACKENDS)))
+        results = _measure(folder, chosen, options, console)
     else:
-        results = [found for case in cases(nets, backends, precisions) if (found := folder.times(case)) is not None]
-    judged = verdicts(results, folder.limits())
+        results = [found for case in chosen.cases if (found := folder.times(case)) is not None]
+    judged = judge_promises(results, folder.limits())
     if options.json:
         record = {"cases": results, "limits": folder.limits(), "verdicts": [vars(each) for each in judged]}
         print(json.dumps(record, indent=1))  # noqa: T201 - the output
     else:
-        show(Console(), results, judged)
+        _show(Console(), results, judged)
     return int(any(each.outcome == "fails" for each in judged))
 
 
-def build(folder: Folder, nets: Sequence[str], backends: Sequence[str], *, again: bool, console: Console) -> None:
-    """Let every maker make what is not there yet."""
-    jobs = [(net, backend, maker) for net in nets for backend in backends for maker in makers(backend)]
-    for net, backend, maker in _console_progress(console, jobs, "building"):
+@dataclass(frozen=True)
+class _Chosen:
+    """The networks, backends and precisions of a run."""
+
+    nets: Sequence[str]
+    backends: Sequence[str]
+    precisions: Sequence[str]
+
+    @property
+    def cases(self) -> list[Case]:
+        """Return every combination."""
+        return cases(self.nets, self.backends, self.precisions)
+
+
+def _chosen(options: argparse.Namespace) -> _Chosen:
+    """Return the cases of the options; ``--quick`` takes one tiny net in OpenVINO."""
+    nets, backends = (tuple(export_nets.TINY), ("openvino",)) if options.quick else (export_nets.names(), BACKENDS)
+    return _Chosen(options.nets or nets, options.backends or backends, options.precisions or PRECISIONS)
+
+
+def _measure(folder: Folder, chosen: _Chosen, options: argparse.Namespace, console: Console) -> list[Result]:
+    """Measure every case, then what compiling costs, unless the records are there."""
+    blocks, processes = (2, 1) if options.quick else (options.blocks, options.processes)
+    results: list[Result] = [
+        timing.measure_case(folder, case, blocks=blocks, processes=processes)
+        for case in _track(console, chosen.cases, "measuring")
+    ]
+    if folder.limits() is None and not options.quick:
+        folder.write_limits(limits.measure_limits(backends=tuple(BACKENDS)))
+    return results
+
+
+def _build_models(folder: Folder, chosen: _Chosen, *, again: bool, console: Console) -> None:
+    """Make every artifact that is not there yet; with ``again``, make ours again."""
+    jobs = [(net, backend, maker) for net in chosen.nets for backend in chosen.backends for maker in makers(backend)]
+    for net, backend, maker in _track(console, jobs, "building"):
         known = [folder.made(case, maker) for case in cases([net], [backend], PRECISIONS)]
         if None in known or (again and maker == OURS):
             for case in cases([net], [backend], PRECISIONS):
@@ -91,15 +123,15 @@ def build(folder: Folder, nets: Sequence[str], backends: Sequence[str], *, again
             making.make_apart(folder, net, backend, maker)
 
 
-def _console_progress(console: Console, items: Sequence[Any], what: str) -> Any:
-    """The items, with a bar where somebody looks."""
+def _track(console: Console, items: Sequence[Any], what: str) -> Any:
+    """Yield the items, with a progress bar where the console is a terminal."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         yield from bar.track(items, description=what)
 
 
-def show(console: Console, results: Sequence[Result], judged: Sequence[Verdict]) -> None:
-    """A row for every maker of every case, then a line for every promise."""
-    table = Table(*COLUMNS, box=None, pad_edge=False)
+def _show(console: Console, results: Sequence[Result], judged: Sequence[PromiseVerdict]) -> None:
+    """Print a row for every maker of every case, then a line for every promise."""
+    table = Table(*_COLUMNS, box=None, pad_edge=False)
     for result in results:
         fastest = best(result)
         for row in result["rows"]:
@@ -109,7 +141,7 @@ def show(console: Console, results: Sequence[Result], judged: Sequence[Verdict])
             table.add_row(*_cells(result, {**row, "maker": f"{row['maker']}, its defaults"}), style="dim")
     console.print(table)
     for each in judged:
-        console.print(Text(f"{each.outcome:<9}", COLOURS[each.outcome]), Text(f"{each.promise}: {each.line}"), sep="")
+        console.print(Text(f"{each.outcome:<9}", _COLOURS[each.outcome]), Text(f"{each.promise}: {each.line}"), sep="")
         for line in each.cases:
             console.print(Text(f"          {line}"), soft_wrap=True)
 
@@ -126,7 +158,7 @@ def _cells(result: Result, row: Result) -> list[str]:
 
 
 def _some(known: Sequence[str]) -> Any:
-    """The type of an option that takes some of ``known``, separated by commas."""
+    """Return the type of an option that takes some of ``known``, separated by commas."""
 
     def some(text: str) -> tuple[str, ...]:
         chosen = tuple(part.strip() for part in text.split(","))

@@ -1,4 +1,7 @@
-"""What compiling costs: one net through every CPU backend in both precisions, and a warm worker's share of a job."""
+"""Measure what compiling costs: one net through every CPU backend in both precisions, and the overhead of a worker.
+
+Call ``measure_limits()``; the compilations run in a process of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 NET = "mobilenetv3"  # 5.5 M parameters
-_PERIOD = 0.05  # seconds between two looks at the memory
+_PERIOD = 0.05  # seconds between two readings of the memory
 _JOBS = 12
 
 
-def limits(net: str = NET, backends: tuple[str, ...] = ("onnxruntime", "openvino", "tflite")) -> dict[str, Any]:
-    """Seconds and peak memory (RSS of a fresh process and of all that it starts, together), milliseconds of a worker.
+def measure_limits(net: str = NET, backends: tuple[str, ...] = ("onnxruntime", "openvino", "tflite")) -> dict[str, Any]:
+    """Return the seconds and peak memory of compiling, and the milliseconds that a warm worker adds to a job.
 
-    Imports, network, conversion, calibration and verification are in the seconds; memory that processes share is
-    counted once for each.
+    The seconds include imports, network, conversion, calibration and verification. The memory is the RSS of a fresh
+    process and of all processes that it starts; memory that they share is counted once for each.
     """
     begun, peak = time.monotonic(), 0
     with subprocess.Popen((sys.executable, "-m", __name__, net, *backends), stdout=subprocess.PIPE, text=True) as child:
@@ -39,7 +42,7 @@ def limits(net: str = NET, backends: tuple[str, ...] = ("onnxruntime", "openvino
 
 
 def _family(process: int) -> list[int]:
-    """A process and all that it started, and they."""
+    """Return a process and all its descendants."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -53,7 +56,7 @@ def _family(process: int) -> list[int]:
 
 
 def _rss(process: int) -> int:
-    """Bytes in memory."""
+    """Return the resident memory of a process in bytes."""
     fields = _read(Path(f"/proc/{process}/statm")).split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 
@@ -61,12 +64,12 @@ def _rss(process: int) -> int:
 def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8", "replace")
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return ""
 
 
 def _compile_all(name: str, backends: list[str]) -> dict[str, Any]:
-    """Both precisions on every backend, then what a warm worker adds to opening and running an artifact."""
+    """Compile both precisions on every backend, then measure what a warm worker adds to a job."""
     import torch
 
     from hnas import export
@@ -98,7 +101,7 @@ def _compile_all(name: str, backends: list[str]) -> dict[str, Any]:
 
 
 def _overhead(path: Path, inputs: Any) -> float:
-    """Milliseconds that a job (open an artifact, run it once) takes longer in a warm worker than in this process."""
+    """Return how many milliseconds longer a job (open an artifact, run it once) takes in a warm worker than here."""
     from hnas import export
 
     def here() -> None:

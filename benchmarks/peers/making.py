@@ -1,6 +1,6 @@
-"""``python -m hnas.benchmarks.peers.making``: one network by one maker, in a process that may die or be killed.
+"""Make the artifacts of one network with one maker: ``make_apart(...)``, in a process that may die or be killed.
 
-It is slow and minds no neighbours: nothing that it does is timed but itself.
+Making is slow and does not need a quiet machine: only its own duration is recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from hnas import export
 from hnas.benchmarks.peers import nets as export_nets
 from hnas.benchmarks.peers.cases import OURS, PRECISIONS, Case, Folder
-from hnas.benchmarks.peers.nets.parts import Net
+from hnas.benchmarks.peers.nets.parts import PeerNet
 from hnas.benchmarks.peers.tools import PEERS
 from hnas.export.device.artifact import Artifact, Tensor, digest_files
 from hnas.export.device.errors import one_line
@@ -28,7 +28,7 @@ LIMIT = 900.0  # seconds for one maker and network, both precisions
 
 
 def make_apart(folder: Folder, net: str, backend: str, maker: str, limit: float = LIMIT) -> None:
-    """Let a process of its own make both precisions; whatever becomes of it is noted for each of them."""
+    """Make both precisions in a process of its own; record the outcome for each, errors and timeouts too."""
     peer = PEERS[backend].get(maker)
     reason = peer.missing if peer is not None else None
     if reason is None:
@@ -45,8 +45,8 @@ def make_apart(folder: Folder, net: str, backend: str, maker: str, limit: float 
             folder.write_made(case, maker, {"error": reason})
 
 
-def make(folder: Folder, name: str, backend: str, maker: str) -> None:
-    """Make both precisions here, and note for each what it took and how far its outputs are from the module's."""
+def _make(folder: Folder, name: str, backend: str, maker: str) -> None:
+    """Make both precisions in this process; record duration, memory, and the error against the module."""
     net = export_nets.load(name)
     with torch.no_grad():
         expected = [_arrays(net.module(*map(torch.from_numpy, sample))) for sample in net.evidence]
@@ -62,14 +62,14 @@ def make(folder: Folder, name: str, backend: str, maker: str) -> None:
             with export.Worker(artifact) as worker:
                 found = export.check(expected, worker.outputs(net.evidence), precision)
             record |= {"sqnr_db": found.sqnr_db, "max_error": found.max_error, "bytes": artifact.size_bytes}
-        except Exception as error:  # noqa: BLE001 - a converter raises whatever it likes; the row says so
+        except Exception as error:  # noqa: BLE001 - a converter may raise anything; the row reports it
             record = {"error": one_line(error, 300)}
         record["rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         folder.write_made(case, maker, record)
     folder.write_inputs(name, net.evidence[0])
 
 
-def _ours(net: Net, case: Case, path: Path) -> Artifact:
+def _ours(net: PeerNet, case: Case, path: Path) -> Artifact:
     return export.compile(
         net.module,
         net.examples,
@@ -83,8 +83,8 @@ def _ours(net: Net, case: Case, path: Path) -> Artifact:
     )
 
 
-def _theirs(net: Net, case: Case, path: Path, maker: str, expected: Sequence[Any]) -> Artifact:
-    """The peer's model with a record of ours beside it, so that the same worker opens it at the same settings."""
+def _theirs(net: PeerNet, case: Case, path: Path, maker: str, expected: Sequence[Any]) -> Artifact:
+    """Make the peer's model and add an artifact record, so that the same worker opens it at the same settings."""
     peer, sample = PEERS[case.backend][maker], net.evidence[0]
     path.mkdir()
     if case.precision == "fp32":
@@ -120,4 +120,4 @@ def _tensors(stem: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    make(Folder(Path(sys.argv[1])), *sys.argv[2:])
+    _make(Folder(Path(sys.argv[1])), *sys.argv[2:])

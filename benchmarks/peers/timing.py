@@ -1,4 +1,7 @@
-"""The times of one case: our artifact, itself again, every peer, in turns within one session of fresh processes."""
+"""Time one case: ``measure_case(folder, case, blocks=12, processes=3)``.
+
+Our artifact, the same artifact again, and every peer run interleaved in one session of fresh processes.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from hnas.export.proof.timing import compare_many
 from hnas.export.remote.worker import Worker
 
 
-def measured(folder: Folder, case: Case, *, blocks: int, processes: int) -> dict[str, Any]:
-    """Ratios of our time by theirs and what stands beside them, from the file as long as the models are the same."""
+def measure_case(folder: Folder, case: Case, *, blocks: int, processes: int) -> dict[str, Any]:
+    """Return the record of a case with the ratios of our time by theirs; read it where the models are unchanged."""
     built = {maker: folder.artifact(case, maker) for maker in makers(case.backend)}
     digests = {maker: artifact.digest for maker, artifact in built.items() if artifact is not None}
     known = folder.times(case)
     if known is not None and known["digests"] == digests:
         return known
     record: dict[str, Any] = {"net": case.net, "backend": case.backend, "precision": case.precision}
-    record |= {"digests": digests, "rows": [_told(folder, case, maker) for maker in makers(case.backend)]}
+    record |= {"digests": digests, "rows": [_row(folder, case, maker) for maker in makers(case.backend)]}
     ours = built.pop(OURS)
     if ours is not None:
         peers = {maker: artifact for maker, artifact in built.items() if artifact is not None}
@@ -42,8 +45,8 @@ def measured(folder: Folder, case: Case, *, blocks: int, processes: int) -> dict
     return record
 
 
-def _told(folder: Folder, case: Case, maker: str) -> dict[str, Any]:
-    """What is known of an artifact from its making."""
+def _row(folder: Folder, case: Case, maker: str) -> dict[str, Any]:
+    """Return the record of making an artifact as a row."""
     made = folder.made(case, maker) or {"error": "not built; run --phase build"}
     kept = ("error", "sqnr_db", "seconds", "rss_mb", "bytes")
     return {"maker": maker, **{key: made[key] for key in kept if key in made}}
@@ -52,7 +55,7 @@ def _told(folder: Folder, case: Case, maker: str) -> dict[str, Any]:
 def _at_defaults(
     ours: Artifact, peers: dict[str, Artifact], inputs: tuple[NDArray[Any], ...], blocks: int
 ) -> list[dict[str, Any]]:
-    """Our pinned artifact against the peers at the defaults of the runtime: other threads, other precision."""
+    """Time our pinned artifact against the peers at the defaults of the runtime: other threads, other precision."""
     rows = []
     for maker, artifact in peers.items():
         row: dict[str, Any] = {"maker": maker}
@@ -68,5 +71,5 @@ def _at_defaults(
 
 
 def _ratio(comparison: Comparison) -> dict[str, float]:
-    """Our time by theirs, with its interval."""
+    """Return our time by theirs, with its interval."""
     return {key: float(np.round(getattr(comparison, key), 4)) for key in ("ratio", "low", "high")}

@@ -1,6 +1,6 @@
-"""The tools that each runtime's own documentation names, with their defaults: what an artifact of ours must not trail.
+"""Convert and quantise with the tools that the documentation of each runtime names, at their defaults: ``PEERS``.
 
-Pinned are one thread and the stated precision alone. Everything heavy is imported by the process that converts.
+Only the thread count (one) and the precision are pinned. The process that converts imports the heavy packages.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ NHWC = [0, 2, 3, 1]
 
 @dataclass(frozen=True)
 class Peer:
-    """A converter and a quantiser. files: what they write, the model first; needs: the packages that they want.
+    """A converter and a quantiser.
 
-    convert(module, inputs, model file); quantise(fp32 model file, calibration samples, int8 model file).
-    channels_last: 4-D inputs are.
+    files: the files that they write, the model first.
+    needs: the packages that they import.
+    convert: called with (module, inputs, model file).
+    quantise: called with (fp32 model file, calibration samples, int8 model file).
+    channels_last: whether 4-D inputs of the model are channels-last.
     """
 
     files: tuple[str, ...]
@@ -41,24 +44,24 @@ class Peer:
 
     @property
     def missing(self) -> str | None:
-        """What has to be installed first."""
+        """Return which packages are not installed, or None."""
         absent = [name for name in self.needs if find_spec(name) is None]
         return f"{', '.join(absent)} not installed" if absent else None
 
     def layout(self, sample: Sample) -> list[list[int] | None]:
-        """The order of the axes of each input, None where it is the module's."""
+        """Return the order of the axes of each input; None where the order is that of the module."""
         return [NHWC if self.channels_last and array.ndim == 4 else None for array in sample]
 
 
 def _torch_onnx(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
-    """``torch.onnx.export`` with its defaults; one file."""
+    """Run ``torch.onnx.export`` with its defaults; write one file."""
     import torch
 
     torch.onnx.export(module, tuple(inputs), str(model), external_data=False, verbose=False)
 
 
-def quantize_static(source: Path, data: Sequence[Sample], model: Path) -> None:
-    """``onnxruntime.quantization.quantize_static`` with its defaults."""
+def _quantize_static(source: Path, data: Sequence[Sample], model: Path) -> None:
+    """Run ``onnxruntime.quantization.quantize_static`` with its defaults."""
     import onnxruntime
     from onnxruntime import quantization
 
@@ -76,7 +79,7 @@ def quantize_static(source: Path, data: Sequence[Sample], model: Path) -> None:
 
 
 def _olive_int8(source: Path, data: Sequence[Sample], model: Path) -> None:
-    """Olive's OnnxStaticQuantization with its defaults, on the same samples."""
+    """Run Olive's OnnxStaticQuantization with its defaults, on the same samples."""
     os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # read when olive is imported
     import onnxruntime
     import torch
@@ -107,20 +110,20 @@ def _olive_int8(source: Path, data: Sequence[Sample], model: Path) -> None:
     found.rename(model)
 
 
-def convert_model(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
-    """``openvino.convert_model`` from torch with static shapes; weights are kept in fp32."""
+def _openvino_convert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
+    """Run ``openvino.convert_model`` from torch with static shapes; weights are kept in fp32."""
     import openvino
     import torch
 
     given = inputs[0] if len(inputs) == 1 else tuple(inputs)
     shapes = [tuple(value.shape) for value in inputs]
-    with torch.no_grad():  # torch's own encoder is traced in two ways otherwise, which is refused
+    with torch.no_grad():  # otherwise two traces of torch's own encoder differ, and OpenVINO refuses the module
         converted = openvino.convert_model(module, example_input=given, input=shapes)
     openvino.save_model(converted, model, compress_to_fp16=False)
 
 
 def _nncf_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
-    """``nncf.quantize`` with its defaults."""
+    """Run ``nncf.quantize`` with its defaults."""
     import nncf
     import openvino
 
@@ -129,8 +132,8 @@ def _nncf_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
     openvino.save_model(quantised, model, compress_to_fp16=False)
 
 
-def litert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
-    """``litert_torch.convert`` with channels-last inputs, as ours has them: others would cost it a transpose."""
+def _litert_convert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
+    """Run ``litert_torch.convert`` with channels-last inputs, as ours has them; others would cost it a transpose."""
     import litert_torch
 
     last = [index for index, value in enumerate(inputs) if value.ndim == 4]
@@ -140,7 +143,7 @@ def litert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path)
 
 
 def _ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
-    """ai-edge-quantizer's own static recipe, in and out in float as everybody's here."""
+    """Run ai-edge-quantizer's own static recipe, with float inputs and outputs as in all the models here."""
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer, recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
@@ -159,16 +162,20 @@ def _ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None
 
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
-# By runtime, then by name: what makes models for it. The first word of a row in the table is this name.
+# runtime -> name of the peer -> peer. The name stands in the column "maker" of the table.
 PEERS: dict[str, dict[str, Peer]] = {
     "onnxruntime": {
-        "torch.onnx": Peer(("model.onnx",), _ONNX, _torch_onnx, quantize_static),
+        "torch.onnx": Peer(("model.onnx",), _ONNX, _torch_onnx, _quantize_static),
         "olive": Peer(("model.onnx",), (*_ONNX, "olive"), _torch_onnx, _olive_int8),
     },
-    "openvino": {"ov+nncf": Peer(("model.xml", "model.bin"), ("openvino", "nncf"), convert_model, _nncf_quantize)},
+    "openvino": {"ov+nncf": Peer(("model.xml", "model.bin"), ("openvino", "nncf"), _openvino_convert, _nncf_quantize)},
     "tflite": {
         "litert-torch": Peer(
-            ("model.tflite",), ("litert_torch", "ai_edge_quantizer"), litert, _ai_edge_quantize, channels_last=True
+            ("model.tflite",),
+            ("litert_torch", "ai_edge_quantizer"),
+            _litert_convert,
+            _ai_edge_quantize,
+            channels_last=True,
         )
     },
 }

@@ -1,4 +1,4 @@
-"""A runtime as it is when nobody tells it anything: its own threads, precision and pools, in a process of its own."""
+"""Run a model at the defaults of its runtime, in a process of its own: ``Unpinned(artifact)``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hnas.export.remote.transports import local
 
 
 class Unpinned(Process):
-    """What `export.compare_many` times: the model of an artifact at the defaults of its runtime."""
+    """A worker for `export.compare_many`, which runs the model of an artifact at the defaults of its runtime."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = replace(artifact, threads=os.cpu_count() or 1)
@@ -34,7 +34,7 @@ class Unpinned(Process):
         self._bound = False
 
     def time(self, inputs: Sequence[NDArray[Any]], runs: int, *, lead: int = 0) -> list[float]:
-        """Seconds of each of ``runs`` calls."""
+        """Return the seconds of each of ``runs`` calls."""
         if not self._bound:
             self.ask({"do": "bind"}, inputs)
             self._bound = True
@@ -43,20 +43,20 @@ class Unpinned(Process):
 
 
 class _Serving:
-    """What the process answers."""
+    """The requests that the process answers."""
 
     def do_open(self, header: Header, _: Arrays) -> Frame:
-        """Open the model at the runtime's defaults."""
+        """Open an artifact."""
         self.artifact = Artifact.read(header["path"])
         return {}, ()
 
     def do_bind(self, _: Header, arrays: Arrays) -> Frame:
-        """Make the call that is timed."""
+        """Bind the inputs of the call that is timed."""
         self.call = _CALLS[self.artifact.backend](self.artifact, arrays)
         return {}, ()
 
     def do_time(self, header: Header, _: Arrays) -> Frame:
-        """Seconds of each call."""
+        """Return the seconds of each call."""
         return {}, (np.array(time_calls(self.call, header["runs"], lead=header["lead"])),)
 
 

@@ -1,4 +1,7 @@
-"""What the times say of the promises: each one line, *holds*, *fails* or *not seen*, with the cases that decide it."""
+"""Judge the promises from the times: ``judge_promises(results, limits)``.
+
+Each verdict is one line, *holds*, *fails* or *not seen*, with the cases against it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from typing import Any
 
 from hnas.benchmarks.peers.cases import OURS
 
-Result = Mapping[str, Any]  # a measured case
-FASTER, FAITHFUL = 0.90, 90.0  # median ratio in int8; least dB in fp32
+Result = Mapping[str, Any]  # the record of a measured case
+FASTER, FAITHFUL = 0.90, 90.0  # largest median ratio in int8; smallest dB in fp32
 SECONDS, MEGABYTES, WORKER_MS = 120.0, 3000.0, 150.0
-_TIE_DB = 0.05  # what one decimal shows as equal
+_TIE_DB = 0.05  # a difference that one decimal does not show
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A promise and what became of it; ``cases`` are those against it."""
+class PromiseVerdict:
+    """A promise and its outcome; ``cases`` are those against the promise."""
 
     promise: str
     outcome: str
@@ -25,40 +28,40 @@ class Verdict:
     cases: tuple[str, ...] = ()
 
 
-def verdicts(results: Sequence[Result], limits: Mapping[str, Any] | None) -> list[Verdict]:
-    """All promises, judged on the cases that were measured."""
+def judge_promises(results: Sequence[Result], limits: Mapping[str, Any] | None) -> list[PromiseVerdict]:
+    """Return the verdict on every promise, from the cases that were measured."""
     found = [_never_slower(results), _much_faster(results), _as_exact(results), _faithful(results)]
     return [*found, *_limits(limits)]
 
 
 def best(result: Result) -> Mapping[str, Any] | None:
-    """The fastest peer of a case: the row of the largest ratio of our time by theirs."""
+    """Return the row of the fastest peer: the largest ratio of our time by theirs."""
     rows = [row for row in result["rows"] if "ratio" in row]
     return max(rows, key=lambda row: float(row["ratio"]), default=None)
 
 
 def is_slower(result: Result) -> bool:
-    """Our time by the best peer's has its whole interval above 1, and is above what the artifact itself shows."""
+    """Return whether we are slower than the best peer: the interval is above 1, the ratio above the noise floor."""
     row = best(result)
     return row is not None and row["low"] > 1.0 and row["ratio"] > max(result["noise"]["high"], 1.0)
 
 
-def _never_slower(results: Sequence[Result]) -> Verdict:
+def _never_slower(results: Sequence[Result]) -> PromiseVerdict:
     judged = [result for result in results if best(result) is not None]
     against = [f"{_title(r)}: {_figures(best(r))} of {(best(r) or {})['maker']}'s" for r in judged if is_slower(r)]
-    return _all("never slower than the best peer, beyond the noise floor", len(judged), against)
+    return _judge_cases("never slower than the best peer, beyond the noise floor", len(judged), against)
 
 
-def _much_faster(results: Sequence[Result]) -> Verdict:
+def _much_faster(results: Sequence[Result]) -> PromiseVerdict:
     promise = f"in int8, median of our time by the best peer's at most {FASTER:.2f}"
     ratios = [float(row["ratio"]) for r in results if r["precision"] == "int8" and (row := best(r)) is not None]
     if not ratios:
-        return Verdict(promise, "not seen", "no int8 case was measured")
+        return PromiseVerdict(promise, "not seen", "no int8 case was measured")
     found = median(ratios)
-    return Verdict(promise, "holds" if found <= FASTER else "fails", f"{found:.3f} over {len(ratios)} cases")
+    return PromiseVerdict(promise, "holds" if found <= FASTER else "fails", f"{found:.3f} over {len(ratios)} cases")
 
 
-def _as_exact(results: Sequence[Result]) -> Verdict:
+def _as_exact(results: Sequence[Result]) -> PromiseVerdict:
     judged, against = 0, list[str]()
     for result in results:
         own = _own(result)
@@ -69,37 +72,37 @@ def _as_exact(results: Sequence[Result]) -> Verdict:
         row = max(theirs, key=lambda each: float(each["sqnr_db"]))
         if own["sqnr_db"] < row["sqnr_db"] - _TIE_DB:
             against.append(f"{_title(result)}: {own['sqnr_db']:.1f} dB, {row['maker']} {row['sqnr_db']:.1f}")
-    return _all("int8 at least as exact as the best peer", judged, against)
+    return _judge_cases("int8 at least as exact as the best peer", judged, against)
 
 
-def _faithful(results: Sequence[Result]) -> Verdict:
+def _faithful(results: Sequence[Result]) -> PromiseVerdict:
     rows = [(result, _own(result)) for result in results if result["precision"] == "fp32"]
     against = [
         f"{_title(result)}: {row.get('error') or format(row['sqnr_db'], '.1f') + ' dB'}"
         for result, row in rows
         if not float(row.get("sqnr_db", 0.0)) >= FAITHFUL
     ]
-    return _all(f"fp32 at least {FAITHFUL:g} dB", len(rows), against)
+    return _judge_cases(f"fp32 at least {FAITHFUL:g} dB", len(rows), against)
 
 
-def _limits(limits: Mapping[str, Any] | None) -> list[Verdict]:
+def _limits(limits: Mapping[str, Any] | None) -> list[PromiseVerdict]:
     compiling = f"a 5 M net through three backends in both precisions in {SECONDS:g} s and {MEGABYTES / 1e3:g} GB"
     working = f"a warm worker costs a job at most {WORKER_MS:g} ms"
     if limits is None or "error" in limits:
         why = "not measured" if limits is None else str(limits["error"])
-        return [Verdict(compiling, "not seen", why), Verdict(working, "not seen", why)]
+        return [PromiseVerdict(compiling, "not seen", why), PromiseVerdict(working, "not seen", why)]
     within = limits["seconds"] <= SECONDS and limits["peak_mb"] <= MEGABYTES
     took = f"{limits['seconds']:.0f} s, {limits['peak_mb'] / 1e3:.2f} GB, {limits['parameters'] / 1e6:.1f} M parameters"
     each = ", ".join(f"{name} {value:.0f} ms" for name, value in limits["worker_ms"].items())
     quick = max(limits["worker_ms"].values()) <= WORKER_MS
-    return [Verdict(compiling, _word(within), took), Verdict(working, _word(quick), each)]
+    return [PromiseVerdict(compiling, _word(within), took), PromiseVerdict(working, _word(quick), each)]
 
 
-def _all(promise: str, judged: int, against: Sequence[str]) -> Verdict:
+def _judge_cases(promise: str, judged: int, against: Sequence[str]) -> PromiseVerdict:
     if not judged:
-        return Verdict(promise, "not seen", "no case was measured")
+        return PromiseVerdict(promise, "not seen", "no case was measured")
     line = f"{judged - len(against)} of {judged} cases"
-    return Verdict(promise, _word(not against), line, tuple(against))
+    return PromiseVerdict(promise, _word(not against), line, tuple(against))
 
 
 _word: Callable[[bool], str] = {True: "holds", False: "fails"}.__getitem__

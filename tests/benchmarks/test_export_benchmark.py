@@ -16,7 +16,7 @@ from hnas.benchmarks.peers import nets as export_nets
 from hnas.benchmarks.peers.cases import OURS, Case, Folder, cases, makers
 from hnas.benchmarks.peers.nets import parts
 from hnas.benchmarks.peers.tools import PEERS, Peer
-from hnas.benchmarks.peers.verdicts import best, is_slower, verdicts
+from hnas.benchmarks.peers.verdicts import best, is_slower, judge_promises
 from hnas.export.backends.openvino import convert as openvino
 from tests.conftest import need
 
@@ -31,7 +31,7 @@ def result(ours_db: float = 40.0, **changed: Any) -> dict[str, Any]:
 
 
 def outcomes(*results: dict[str, Any], spent: dict[str, Any] | None = None) -> list[str]:
-    return [each.outcome for each in verdicts(results, spent)]
+    return [each.outcome for each in judge_promises(results, spent)]
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_faster_and_more_exact_holds() -> None:
 def test_slower_is_what_lies_above_1_and_above_the_noise(ratio: float, low: float, high: float, slower: bool) -> None:
     found = result(ratio=ratio, low=low, high=high)
     assert is_slower(found) == slower
-    (first, *_) = verdicts([found], None)
+    (first, *_) = judge_promises([found], None)
     assert (first.outcome, len(first.cases)) == (("fails", 1) if slower else ("holds", 0))
 
 
@@ -122,14 +122,14 @@ def test_the_best_peer_counts() -> None:
 
 def test_less_exact_fails_and_says_by_whom() -> None:
     assert outcomes(result(ours_db=29.98))[2] == "holds"  # as one decimal shows it
-    found = verdicts([result(ours_db=29.8)], None)[2]
+    found = judge_promises([result(ours_db=29.8)], None)[2]
     assert found.outcome == "fails"
     assert found.cases == ("n, openvino, int8: 29.8 dB, peer 30.0",)
 
 
 def test_an_artifact_of_ours_that_could_not_be_made_is_no_faithful_one() -> None:
     broken = result() | {"precision": "fp32", "rows": [{"maker": OURS, "error": "ExportError: no"}]}
-    assert verdicts([broken], None)[3].cases == ("n, openvino, fp32: ExportError: no",)
+    assert judge_promises([broken], None)[3].cases == ("n, openvino, fp32: ExportError: no",)
 
 
 @pytest.mark.parametrize("changed", [{"seconds": 121.0}, {"peak_mb": 3001}, {"worker_ms": {"tflite": 151.0}}])
@@ -159,7 +159,7 @@ def test_a_peer_that_fails_is_a_row_that_says_so(tmp_path: Path, monkeypatch: py
     assert folder.made(case, "absent") == {"error": "no_such_package not installed"}
     making.make_apart(folder, "tiny", "openvino", OURS, limit=0.01)
     assert folder.made(case, OURS) == {"error": "not finished in 0.01 s"}
-    record = timing.measured(folder, case, blocks=2, processes=1)
+    record = timing.measure_case(folder, case, blocks=2, processes=1)
     assert [row["error"] for row in record["rows"]][::2] == ["not finished in 0.01 s", "no_such_package not installed"]
     assert best(record) is None
 

@@ -9,6 +9,7 @@ import torch
 from hnas import spaces
 from hnas.benchmarks.fuzz import command as fuzz
 from hnas.benchmarks.fuzz.cases import CALLS, EACH, SPACES, Ask, asks, network
+from hnas.benchmarks.fuzz.log import CASES, FuzzLog
 from hnas.export import backends
 from hnas.export.diagnosis import reproduction
 from hnas.export.diagnosis.trial import Setting
@@ -89,16 +90,16 @@ def test_a_planted_fault_is_found_reduced_and_saved(tmp_path: Path, monkeypatch:
 
 
 def test_a_case_in_which_the_process_died_twice_is_lost(tmp_path: Path) -> None:
-    first = fuzz.Journal(tmp_path, 0, QUICK)
+    first = FuzzLog(tmp_path, 0, QUICK)
     first.begin(0)
-    assert not fuzz.Journal(tmp_path, 0, QUICK).done  # once may have been a kill from outside
+    assert not FuzzLog(tmp_path, 0, QUICK).done  # once may have been a kill from outside
     first.begin(0)
-    with (tmp_path / fuzz.JOURNAL).open("a") as stream:
+    with (tmp_path / CASES).open("a") as stream:
         stream.write('{"case": 1, "netw')  # cut off
-    (lost,) = fuzz.Journal(tmp_path, 0, QUICK).finds
+    (lost,) = FuzzLog(tmp_path, 0, QUICK).finds
     assert (lost.case, lost.outcome) == (0, "lost")
     with pytest.raises(ValueError, match="another seed or other backends"):
-        fuzz.Journal(tmp_path, 1, QUICK)
+        FuzzLog(tmp_path, 1, QUICK)
 
 
 def test_slips_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from scipy.stats import kendalltau
 from hnas import spaces
 from hnas.benchmarks.papers import catalogue, parts, printing, report, statistics, supernets, tabular, truth
 from hnas.benchmarks.papers.__main__ import main
-from hnas.benchmarks.papers.claims import Plan
-from hnas.benchmarks.papers.parts import Part, Parts, part
+from hnas.benchmarks.papers.claims import StudyPlan
+from hnas.benchmarks.papers.parts import StudyPart, StudyParts, part
 from hnas.benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval
 from hnas.training.step import Path as Pass
 
-FOUND = catalogue.find()
+FOUND = catalogue.find_claims()
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
@@ -92,48 +93,55 @@ def test_hypervolume_is_the_dominated_area() -> None:
 
 
 def test_the_page_has_the_verdicts_of_the_committed_records() -> None:
-    records = report.results()
+    records = report.committed_records()
     assert records
     page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
-    assert report.markdown(records) in page, "paste the output of python -m hnas.benchmarks.papers.report into the page"
+    assert report.verdict_table(records) in page, (
+        "paste the output of python -m hnas.benchmarks.papers.report into the page"
+    )
     for name, record in records.items():
         assert not record["quick"], name
         assert record["seeds"] >= printing.FEWEST, name
-        assert name.partition("-")[0] == record["claim"] in catalogue.find()
+        assert name.partition("-")[0] == record["claim"] in catalogue.find_claims()
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def square(images: Path | None, seed: int, *, x: int) -> dict[str, int]:
-    if x < 0:
+@dataclass(frozen=True)
+class Square:
+    x: int
+
+
+def square(images: Path | None, seed: int, setting: Square) -> dict[str, int]:
+    if setting.x < 0:
         raise ValueError("x is below 0")
-    return {"y": x * x + seed}
+    return {"y": setting.x * setting.x + seed}
 
 
 def test_a_finished_part_is_not_run_again_and_a_broken_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = [part(square, seed, x=3) for seed in range(2)]
-    Parts(tmp_path, None).complete(wanted)
+    wanted = [part(square, seed, Square(3)) for seed in range(2)]
+    StudyParts(tmp_path, None).complete(wanted)
     (tmp_path / f"{wanted[1].name}.json").write_text('{"result": {"y"')
-    ran: list[Part] = []
-    real = parts.work
-    monkeypatch.setattr(parts, "work", lambda each, *rest: (ran.append(each), real(each, *rest)))
-    again = Parts(tmp_path, None)
+    ran: list[StudyPart] = []
+    real = parts.run_part
+    monkeypatch.setattr(parts, "run_part", lambda each, *rest: (ran.append(each), real(each, *rest)))
+    again = StudyParts(tmp_path, None)
     again.complete(wanted)
     assert ran == [wanted[1]]
     assert [again[each]["y"] for each in wanted] == [9, 10]
 
 
 def test_another_setting_seed_or_version_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {part(square, 0, x=3).name, part(square, 0, x=4).name, part(square, 1, x=3).name}
-    assert part(square, 0, x=3, work=9.0).name in names
+    names = {part(square, 0, Square(3)).name, part(square, 0, Square(4)).name, part(square, 1, Square(3)).name}
+    assert part(square, 0, Square(3), work=9.0).name in names
     monkeypatch.setattr(parts, "versions", lambda: {"hnas": "next"})
-    assert len({*names, part(square, 0, x=3).name}) == 4
+    assert len({*names, part(square, 0, Square(3)).name}) == 4
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
-    found = Parts(tmp_path, None)
-    bad, good = part(square, 0, x=-1), part(square, 0, x=2)
+    found = StudyParts(tmp_path, None)
+    bad, good = part(square, 0, Square(-1)), part(square, 0, Square(2))
     with pytest.raises(RuntimeError, match="x is below 0; what is finished is kept"):
         found.complete([bad, good])
     assert good in found
@@ -142,12 +150,12 @@ def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_give_the_results_of_one(tmp_path: Path) -> None:
-    wanted = [part(square, seed, x=3) for seed in range(3)]
-    found = Parts(tmp_path, None, workers=2)
+    wanted = [part(square, seed, Square(3)) for seed in range(3)]
+    found = StudyParts(tmp_path, None, workers=2)
     try:
         found.complete(wanted)
         with pytest.raises(RuntimeError, match="x is below 0"):
-            found.complete([part(square, 0, x=-1)])
+            found.complete([part(square, 0, Square(-1))])
     finally:
         found.close()
     assert [found[each]["y"] for each in wanted] == [9, 10, 11]
@@ -180,12 +188,12 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
 
 
 def test_the_estimate_follows_the_pace_of_the_quick_part(tmp_path: Path) -> None:
-    found = Parts(tmp_path, None)
-    quick, full = part(square, 0, x=1, work=1.0), [part(square, seed, x=9, work=50.0) for seed in range(4)]
+    found = StudyParts(tmp_path, None)
+    quick, full = part(square, 0, Square(1), work=1.0), [part(square, seed, Square(9), work=50.0) for seed in range(4)]
     found.complete([quick])
     file = tmp_path / f"{quick.name}.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 0.5}))
-    found = Parts(tmp_path, None, workers=2)
+    found = StudyParts(tmp_path, None, workers=2)
     assert found.estimate(full, [quick]) == pytest.approx(4 * 50 * 0.5 / 2)
 
 
@@ -198,15 +206,15 @@ def test_a_pass_with_several_types_counts_as_that_many() -> None:
     several = type(single)(
         {**single, "blocks.0.op": ("identity", "conv1", "dw5", "conv3"), "blocks.1.op": ("conv1", "dw5")}
     )
-    assert supernets.passes(Pass(single)) == 1
-    assert supernets.passes(Pass(several)) == (3 + 2 + 1 + 1) / 4
-    assert supernets.passes(Pass(single, rivals=(space.largest,) * 3)) == 2
+    assert supernets.count_passes(Pass(single)) == 1
+    assert supernets.count_passes(Pass(several)) == (3 + 2 + 1 + 1) / 4
+    assert supernets.count_passes(Pass(single, rivals=(space.largest,) * 3)) == 2
 
 
 def test_the_common_set_is_spread_over_the_costs_and_the_same_each_time() -> None:
-    found = supernets.common("tabular_digits", {}, 4, 10)
-    supernets._common.cache_clear()
-    assert found == supernets.common("tabular_digits", {}, 4, 10)
+    found = supernets.common_members("tabular_digits", {}, 4, 10)
+    supernets._common_members.cache_clear()
+    assert found == supernets.common_members("tabular_digits", {}, 4, 10)
     sizes = [supernets.costs(spaces.load("tabular_digits")(), arch)["macs"] for arch in found]
     assert sizes == sorted(sizes)
     assert len(set(found)) == 4
@@ -214,16 +222,16 @@ def test_the_common_set_is_spread_over_the_costs_and_the_same_each_time() -> Non
 
 def test_the_members_of_a_space_are_enumerated_and_dropped_operations_counted() -> None:
     space = spaces.load("tabular_digits")()
-    archs = tabular.enumerated(space)
+    archs = tabular.all_members(space)
     assert len(set(archs)) == space.size == 625
     rng = np.random.default_rng(0)
     real = {(name, option): rng.random() for name, choice in space.choices.items() for option in choice.options}
-    worth = tabular.by_operation(archs, [sum(real[pair] for pair in arch.items()) for arch in archs])
+    worth = tabular.mean_by_operation(archs, [sum(real[pair] for pair in arch.items()) for arch in archs])
     slot = [key for key in worth if key[0] == "blocks.2.op"]
     assert max(slot, key=lambda key: worth[key]) == max(slot, key=lambda key: real[key])
     best = sorted(worth, key=lambda key: -worth[key])[:3]
-    assert tabular.lost(space, worth, best, 13) == 0
-    assert tabular.lost(space, {key: -value for key, value in worth.items()}, best, 13) == 3
+    assert tabular.count_lost(space, worth, best, 13) == 0
+    assert tabular.count_lost(space, {key: -value for key, value in worth.items()}, best, 13) == 3
 
 
 # --- studies ----------------------------------------------------------------------------------------------------------
@@ -232,7 +240,7 @@ def test_the_members_of_a_space_are_enumerated_and_dropped_operations_counted() 
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
     """Invented accuracies, so that the studies need no table and the tests no truth."""
-    archs = tabular.enumerated(spaces.load("tabular_digits")())
+    archs = tabular.all_members(spaces.load("tabular_digits")())
     rng = np.random.default_rng(0)
     macs = np.array([sum(hash(o) % 7 + 1 for o in map(len, map(str, arch.values()))) for arch in archs], float)
     accuracy = 0.8 + 0.01 * macs[:, None] + rng.normal(0, 0.02, (len(archs), 4))
@@ -262,7 +270,7 @@ def test_the_quick_version_runs_and_goes_on(
     assert "seeds" in first["scale"]
     shown = capsys.readouterr().out
     assert "its verdicts mean nothing" in " ".join(shown.split())
-    monkeypatch.setattr(parts, "work", lambda *_: pytest.fail("a finished part was run again"))
+    monkeypatch.setattr(parts, "run_part", lambda *_: pytest.fail("a finished part was run again"))
     assert quick(name, tmp_path) == first
 
 
@@ -303,4 +311,4 @@ def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         capsys.readouterr().err
         == "hnas.benchmarks.papers: A4 is a comparison with training alone; leave --inherited out\n"
     )
-    assert Plan().smallest.quick
+    assert StudyPlan().smallest.quick

@@ -1,6 +1,7 @@
-"""The networks on which artifacts are compared: eight of published kinds, five subnets of the shipped supernet.
+"""Load the networks on which artifacts are compared: ``load("resnet18")``.
 
-Weights are random, batch norms hold the moments that real images give them: activations are as sane as a trained net's.
+Eight are of published kinds, five are subnets of the shipped supernet. Weights are random. Batch norms hold the moments
+of real images, so activations are in the range of a trained net's.
 """
 
 from __future__ import annotations
@@ -9,34 +10,34 @@ from collections.abc import Callable
 from functools import partial
 
 from hnas.benchmarks.peers.nets import attention, mobile, subnets, vision
-from hnas.benchmarks.peers.nets.parts import Net, bytes_of_text, images
+from hnas.benchmarks.peers.nets.parts import PeerNet, bytes_of_text, images
 
-SAMPLES = 32  # to calibrate on, and as many others to judge int8 by
+SAMPLES = 32  # for calibration, and as many others to judge int8
 
 
 def names() -> tuple[str, ...]:
-    """Every network, the subnets last; `TINY` is for tests alone."""
+    """Return the names of all networks, the subnets last; `TINY` is only for tests."""
     return (*_NETS, *subnets.NAMES)
 
 
-def load(name: str) -> Net:
-    """The network of that name, the same each time; ValueError for an unknown one."""
+def load(name: str) -> PeerNet:
+    """Return the network of a name, the same each time; raise ValueError for an unknown name."""
     if name in subnets.NAMES:
-        return subnets.load(name, SAMPLES)
+        return subnets.load_subnet(name, SAMPLES)
     known = _NETS | TINY
     if name not in known:
         raise ValueError(f"no net {name!r}; known: {', '.join(names())}")
     return known[name]()
 
 
-_NETS: dict[str, Callable[[], Net]] = {
-    "resnet18": partial(images, vision.ResNet, 224, SAMPLES),
+_NETS: dict[str, Callable[[], PeerNet]] = {
+    "resnet18": partial(images, vision.ResNet18, 224, SAMPLES),
     "mobilenetv2": partial(images, mobile.mobilenet_v2, 224, SAMPLES),
     "mobilenetv3": partial(images, mobile.mobilenet_v3, 224, SAMPLES),
     "efficientnet_lite0": partial(images, mobile.efficientnet_lite0, 224, SAMPLES),
-    "convnext": partial(images, vision.ConvNeXt, 224, SAMPLES),
+    "convnext": partial(images, vision.ConvNeXtAtto, 224, SAMPLES),
     "vit": partial(images, attention.ViT, 224, SAMPLES),
     "unet": partial(images, vision.UNet, 128, SAMPLES),
     "encoder": partial(bytes_of_text, attention.Encoder, 64, SAMPLES),
 }
-TINY: dict[str, Callable[[], Net]] = {"tiny": partial(images, vision.Tiny, 32, 8)}
+TINY: dict[str, Callable[[], PeerNet]] = {"tiny": partial(images, vision.Tiny, 32, 8)}

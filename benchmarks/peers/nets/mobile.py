@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 
-class ConvNorm(nn.Sequential):
+class ConvBatchNorm(nn.Sequential):
     """Convolution, batch norm, activation."""
 
     def __init__(
@@ -18,8 +18,8 @@ class ConvNorm(nn.Sequential):
         super().__init__(conv, nn.BatchNorm2d(cout), acts[act]())
 
 
-class SqueezeExcite(nn.Module):
-    """A factor for each channel from the mean of all (arXiv 1709.01507), with a hard sigmoid."""
+class ChannelGate(nn.Module):
+    """Squeeze and excitation (arXiv 1709.01507): a factor for each channel, with a hard sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,26 +29,26 @@ class SqueezeExcite(nn.Module):
         self.relu, self.gate = nn.ReLU(), nn.Hardsigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W], scaled by channel."""
+        """Scale [N, C, H, W] by channel."""
         gate: Tensor = self.gate(self.up(self.relu(self.down(self.pool(x)))))
         return x * gate
 
 
 class Inverted(nn.Module):
-    """1x1 convolution to ``wide`` channels, depthwise convolution, 1x1 convolution without an activation."""
+    """An inverted bottleneck: 1x1 convolution to ``wide`` channels, depthwise convolution, linear 1x1 convolution."""
 
     def __init__(
         self, cin: int, wide: int, cout: int, kernel: int, stride: int, act: str, squeeze: bool = False
     ) -> None:
         super().__init__()
-        self.expand = ConvNorm(cin, wide, act=act) if wide != cin else nn.Identity()
-        self.depthwise = ConvNorm(wide, wide, kernel, stride, wide, act)
-        self.squeeze = SqueezeExcite(wide) if squeeze else nn.Identity()
-        self.project = ConvNorm(wide, cout, act="")
+        self.expand = ConvBatchNorm(cin, wide, act=act) if wide != cin else nn.Identity()
+        self.depthwise = ConvBatchNorm(wide, wide, kernel, stride, wide, act)
+        self.squeeze = ChannelGate(wide) if squeeze else nn.Identity()
+        self.project = ConvBatchNorm(wide, cout, act="")
         self.residual = stride == 1 and cin == cout
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
+        """Return [N, cout, H/stride, W/stride] from [N, cin, H, W]."""
         y: Tensor = self.project(self.squeeze(self.depthwise(self.expand(x))))
         return x + y if self.residual else y
 
@@ -58,33 +58,35 @@ class _Mobile(nn.Module):
 
     def __init__(self, blocks: Sequence[nn.Module], stem: int, cout: int, head: int, act: str, hidden: int = 0) -> None:
         super().__init__()
-        self.features = nn.Sequential(ConvNorm(3, stem, 3, 2, act=act), *blocks, ConvNorm(cout, head, act=act))
+        self.features = nn.Sequential(
+            ConvBatchNorm(3, stem, 3, 2, act=act), *blocks, ConvBatchNorm(cout, head, act=act)
+        )
         self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
         self.hidden = nn.Sequential(nn.Linear(head, hidden), nn.Hardswish()) if hidden else nn.Identity()
         self.classifier = nn.Linear(hidden or head, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, 1000]."""
+        """Return [N, 1000] from [N, 3, H, W]."""
         scores: Tensor = self.classifier(self.hidden(self.flatten(self.pool(self.features(x)))))
         return scores
 
 
 def mobilenet_v2() -> nn.Module:
-    """3.5 M parameters, ReLU6."""
+    """Return MobileNetV2: 3.5 M parameters, ReLU6."""
     stages = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 32, 3, 2, 3), (6, 64, 4, 2, 3)]
     stages += [(6, 96, 3, 1, 3), (6, 160, 3, 2, 3), (6, 320, 1, 1, 3)]
     return _Mobile(_stages(stages), 32, 320, 1280, "relu6")
 
 
 def efficientnet_lite0() -> nn.Module:
-    """4.7 M parameters, ReLU6, kernels of 3 and 5, no squeeze-excite."""
+    """Return EfficientNet-Lite0: 4.7 M parameters, ReLU6, kernels of 3 and 5, no squeeze-excite."""
     stages = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3)]
     stages += [(6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)]
     return _Mobile(_stages(stages), 32, 320, 1280, "relu6")
 
 
 def mobilenet_v3() -> nn.Module:
-    """5.5 M parameters, the large one: hard swish, squeeze-excite with a hard sigmoid."""
+    """Return the large MobileNetV3: 5.5 M parameters, hard swish, squeeze-excite with a hard sigmoid."""
     rows = [
         *((16, 16, 3, 1, "relu", False), (64, 24, 3, 2, "relu", False), (72, 24, 3, 1, "relu", False)),
         *((72, 40, 5, 2, "relu", True), (120, 40, 5, 1, "relu", True), (120, 40, 5, 1, "relu", True)),
@@ -102,7 +104,7 @@ def mobilenet_v3() -> nn.Module:
 
 
 def _stages(stages: Sequence[tuple[int, int, int, int, int]]) -> list[nn.Module]:
-    """(expansion, channels, blocks, stride of the first, kernel) each."""
+    """Return the blocks of stages, each (expansion, channels, blocks, stride of the first block, kernel)."""
     cin, blocks = 32, list[nn.Module]()
     for expansion, cout, count, stride, kernel in stages:
         for index in range(count):

@@ -1,4 +1,4 @@
-"""What every network needs: real inputs, and norms that have seen them."""
+"""Give a network real inputs, and norms with the moments of these inputs: ``images(make, size, samples)``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hnas.data import images as pictures
 
 Arrays = tuple[NDArray[Any], ...]
 SEED = 0
-OFFSET, SMALL = 0.7, 0.3  # mean offset of batch norms, factor of a residual branch
+_OFFSET, _SMALL = 0.7, 0.3  # mean offset of batch norms, factor of a residual branch
 
 
 @dataclass(frozen=True, eq=False)
-class Net:
-    """A module in eval mode, inputs to calibrate int8 on, and others to judge it by; each a call of batch 1."""
+class PeerNet:
+    """A module in eval mode, inputs for int8 calibration, and other inputs to judge int8; each a call of batch 1."""
 
     module: nn.Module
     calibration: tuple[Arrays, ...]
@@ -30,23 +30,23 @@ class Net:
 
     @property
     def examples(self) -> tuple[Tensor, ...]:
-        """The inputs of one call."""
+        """Return the inputs of one call."""
         return tuple(torch.from_numpy(array) for array in self.evidence[0])
 
 
-def images(make: Callable[[], nn.Module], size: int, samples: int) -> Net:
-    """A network of [1, 3, size, size] on tinted garments; its norms are calibrated on those of the calibration."""
+def images(make: Callable[[], nn.Module], size: int, samples: int) -> PeerNet:
+    """Return a network on tinted garments [1, 3, size, size]; its norms are recalibrated on the calibration images."""
     known, other = (garments(split, size, samples) for split in ("calibration", "search"))
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         module = make()
         _spread_norms(module)
-    _calibrate_norms(module, torch.from_numpy(np.concatenate(known)))
-    return Net(module.eval(), tuple((each,) for each in known), tuple((each,) for each in other))
+    _recalibrate_norms(module, torch.from_numpy(np.concatenate(known)))
+    return PeerNet(module.eval(), tuple((each,) for each in known), tuple((each,) for each in other))
 
 
-def bytes_of_text(make: Callable[[], nn.Module], length: int, samples: int) -> Net:
-    """A network of [1, length] byte numbers, on the text of a module of the standard library."""
+def bytes_of_text(make: Callable[[], nn.Module], length: int, samples: int) -> PeerNet:
+    """Return a network on bytes [1, length], from the text of a module of the standard library."""
     text = np.frombuffer(inspect.getsource(argparse).encode(), np.uint8).astype(
         np.int32
     )  # LiteRT turns 64 bits into 32
@@ -55,18 +55,18 @@ def bytes_of_text(make: Callable[[], nn.Module], length: int, samples: int) -> N
         torch.manual_seed(SEED)
         module = make()
     calls = [(np.ascontiguousarray(piece),) for piece in pieces[: 2 * samples]]
-    return Net(module.eval(), tuple(calls[::2]), tuple(calls[1::2]))
+    return PeerNet(module.eval(), tuple(calls[::2]), tuple(calls[1::2]))
 
 
 def garments(split: str, size: int, count: int) -> list[NDArray[np.float32]]:
-    """[1, 3, size, size] each: shipped images, enlarged and tinted, by the mean and spread of those to calibrate on."""
+    """Return shipped images, enlarged, tinted and normalised by the calibration images: [1, 3, size, size] each."""
     raw = {name: _tinted(name, size, count) for name in {split, "calibration"}}
     mean, spread = raw["calibration"].mean(), raw["calibration"].std()
     return [np.ascontiguousarray((image - mean)[None] / spread, np.float32) for image in raw[split]]
 
 
 def _tinted(split: str, size: int, count: int) -> NDArray[np.float64]:
-    """[count, 3, size, size] of 0 to 1."""
+    """Return tinted images of 0 to 1: [count, 3, size, size]."""
     grey = pictures.load(None, split).images[:count, ..., 0].astype(np.float32) / 255
     wide = pictures.triangle(grey.shape[1], size)
     tints = np.random.default_rng(SEED).uniform(0.3, 1.0, (count, 3, 1, 1)).astype(np.float32)
@@ -75,23 +75,23 @@ def _tinted(split: str, size: int, count: int) -> NDArray[np.float64]:
 
 
 def _spread_norms(module: nn.Module) -> None:
-    """Factors and offsets of norms: not all 1 and 0, and such that a net of random weights is not chaotic.
+    """Set random factors and offsets of norms, such that a net of random weights does not amplify errors.
 
-    With offsets around 0 and whole residual branches the 15 blocks of MobileNetV3 make 9 dB of an input's 46.
+    With offsets around 0 and unscaled residual branches, the 15 blocks of MobileNetV3 reduce 46 dB of an input to 9.
     """
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d | nn.LayerNorm) and part.weight is not None:
             nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, OFFSET if isinstance(part, nn.BatchNorm2d) else 0.0, 0.2)
+            nn.init.normal_(part.bias, _OFFSET if isinstance(part, nn.BatchNorm2d) else 0.0, 0.2)
     for part in module.modules():
         if getattr(part, "residual", False):
             *_, last = (norm for norm in part.modules() if isinstance(norm, nn.BatchNorm2d))
-            last.weight.data *= SMALL
+            last.weight.data *= _SMALL
 
 
 @torch.no_grad()
-def _calibrate_norms(module: nn.Module, batch: Tensor) -> None:
-    """Give every batch norm the moments of ``batch``."""
+def _recalibrate_norms(module: nn.Module, batch: Tensor) -> None:
+    """Set the moments of every batch norm to those of ``batch``."""
     module.eval()
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:

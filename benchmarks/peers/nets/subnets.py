@@ -1,4 +1,4 @@
-"""Subnets of the shipped supernet, spread over its space: what a search would hand to the compiler."""
+"""Load subnets of the shipped supernet, spread over its space: ``load_subnet(name, samples)``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 
-from hnas.benchmarks.peers.nets.parts import Net
+from hnas.benchmarks.peers.nets.parts import PeerNet
 from hnas.data import images as pictures
 from hnas.deployment.source import open_source
 from hnas.space import Arch, Space
@@ -16,8 +16,8 @@ SEEDS = {"subnet_a": 1, "subnet_b": 2, "subnet_c": 3}
 NAMES = ("subnet_smallest", *SEEDS, "subnet_largest")
 
 
-def load(name: str, samples: int) -> Net:
-    """The subnet with its own weights and moments, on images that it was never trained on."""
+def load_subnet(name: str, samples: int) -> PeerNet:
+    """Return a subnet with its own weights and moments, on images that it was never trained on."""
     source = open_source(None, None)
     space = source.supernet.space
     arch = _arch(space, name)
@@ -28,7 +28,7 @@ def load(name: str, samples: int) -> Net:
         tuple((np.ascontiguousarray(prepare(image[None])),) for image in pictures.load(None, split).images[:samples])
         for split in ("calibration", "search")
     )
-    return Net(module, known, other)
+    return PeerNet(module, known, other)
 
 
 def _arch(space: Space, name: str) -> Arch:

@@ -8,36 +8,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hnas.benchmarks.peers.nets.mobile import ConvNorm, Inverted
+from hnas.benchmarks.peers.nets.mobile import ConvBatchNorm, Inverted
 
 
 class _Basic(nn.Module):
-    """Two 3x3 convolutions and a residual."""
+    """A basic block: two 3x3 convolutions and a residual."""
 
     def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
-        self.first, self.second = ConvNorm(cin, cout, 3, stride, act="relu"), ConvNorm(cout, cout, 3, act="")
+        self.first, self.second = ConvBatchNorm(cin, cout, 3, stride, act="relu"), ConvBatchNorm(cout, cout, 3, act="")
         self.residual = stride == 1 and cin == cout
-        self.short = nn.Identity() if self.residual else ConvNorm(cin, cout, 1, stride, act="")
+        self.short = nn.Identity() if self.residual else ConvBatchNorm(cin, cout, 1, stride, act="")
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
+        """Return [N, cout, H/stride, W/stride] from [N, cin, H, W]."""
         return torch.relu(self.second(self.first(x)) + self.short(x))
 
 
-class ResNet(nn.Module):
+class ResNet18(nn.Module):
     """ResNet-18: 11.7 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(ConvNorm(3, 64, 7, 2, act="relu"), nn.MaxPool2d(3, 2, 1))
+        self.stem = nn.Sequential(ConvBatchNorm(3, 64, 7, 2, act="relu"), nn.MaxPool2d(3, 2, 1))
         widths = (64, 64, 64, 128, 128, 256, 256, 512, 512)
         pairs = pairwise(widths)
         self.blocks = nn.Sequential(*(_Basic(cin, cout, 1 if cin == cout else 2) for cin, cout in pairs))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, 1000]."""
+        """Return [N, 1000] from [N, 3, H, W]."""
         scores: Tensor = self.head(self.blocks(self.stem(x)))
         return scores
 
@@ -46,7 +46,7 @@ class _ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of [N, C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Map [N, C, H, W] to the same shape."""
         normed: Tensor = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return normed
 
@@ -62,13 +62,13 @@ class _ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.empty(width).uniform_(0.2, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Map [N, C, H, W] to the same shape."""
         y: Tensor = self.project(F.gelu(self.expand(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))))
         return x + (self.scale * y).permute(0, 3, 1, 2)
 
 
-class ConvNeXt(nn.Module):
-    """The smallest published one: 3.7 M parameters."""
+class ConvNeXtAtto(nn.Module):
+    """The smallest published ConvNeXt: 3.7 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,13 +82,13 @@ class ConvNeXt(nn.Module):
         self.classifier = nn.Linear(widths[-1], 1000)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, 1000]."""
+        """Return [N, 1000] from [N, 3, H, W]."""
         scores: Tensor = self.classifier(self.norm(self.features(x).mean((2, 3))))
         return scores
 
 
 class UNet(nn.Module):
-    """Three levels down and up again, with transposed convolutions and joined maps: 0.5 M parameters."""
+    """A U-Net of three levels, with transposed convolutions and concatenated maps: 0.5 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(widths[0], 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, 4, H, W]."""
+        """Return [N, 4, H, W] from [N, 3, H, W]."""
         kept = list[Tensor]()
         for level, part in enumerate(self.down):
             x = part(x if level == 0 else F.max_pool2d(x, 2))
@@ -112,18 +112,18 @@ class UNet(nn.Module):
 
 
 class Tiny(nn.Module):
-    """A stem, one inverted bottleneck, a classifier: what a test has time for."""
+    """A net for tests: a stem, one inverted bottleneck, a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(ConvNorm(3, 8, 3, 2), Inverted(8, 16, 8, 3, 1, "relu6"))
+        self.body = nn.Sequential(ConvBatchNorm(3, 8, 3, 2), Inverted(8, 16, 8, 3, 1, "relu6"))
         self.classifier = nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, 10]."""
+        """Return [N, 10] from [N, 3, H, W]."""
         scores: Tensor = self.classifier(self.body(x).mean((2, 3)))
         return scores
 
 
 def _pair(cin: int, cout: int) -> nn.Module:
-    return nn.Sequential(ConvNorm(cin, cout, 3, act="relu"), ConvNorm(cout, cout, 3, act="relu"))
+    return nn.Sequential(ConvBatchNorm(cin, cout, 3, act="relu"), ConvBatchNorm(cout, cout, 3, act="relu"))

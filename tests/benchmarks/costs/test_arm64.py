@@ -30,7 +30,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(arm64.missing() is not None, reason=str(arm64.missing()))
+@pytest.mark.skipif(arm64.missing_emulator() is not None, reason=str(arm64.missing_emulator()))
 def test_real_arm64_runtimes_compute_the_same(nets: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert arm64.main([*map(str, nets.values()), "--json", "--runs", "2"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 @pytest.mark.parametrize("count", [6, 7, 12, 20, 33])
 def test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does(count: int) -> None:
-    low, high = overhead.interval([float(value) for value in range(count)][::-1])
+    low, high = overhead.median_interval([float(value) for value in range(count)][::-1])
     assert low + high == count - 1
     left = int(low) + 1  # the median lies outside where fewer than that many values are on one side of it
     outside = [2 * sum(comb(count, k) for k in range(n)) / 2**count for n in (left, left + 1)]
@@ -35,8 +35,8 @@ def test_a_tiny_net_is_measured_and_told(capsys: pytest.CaptureFixture[str], mon
 def test_more_than_the_limit_is_exit_code_1(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"backend": "tflite", "here_ms": 300.0, "extra_ms": 160.0, "low_ms": 151.0, "high_ms": 170.0, "jobs": 6}
     whole = {"parameters": 5_500_000, "seconds": 61.0, "peak_mb": 2100}
-    monkeypatch.setattr(overhead, "overhead", lambda *_: row)
-    monkeypatch.setattr(overhead, "limits", lambda *_: whole)
+    monkeypatch.setattr(overhead, "measure_overhead", lambda *_: row)
+    monkeypatch.setattr(overhead, "measure_limits", lambda *_: whole)
     assert overhead.main(["--backends", "tflite", "--whole"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "tflite       fp32: a job takes 160 ms more [151, 170] than the 300 ms here, n=6"

@@ -116,7 +116,7 @@ def test_pwsnas_without_un_sharing_is_angle_based_shrinking_alone():
 def test_pwsnas_keeps_the_operations_that_a_window_needs(fit):
     study = known()
     space = study.supernet.space
-    prices = sorted(latency(arch).value for arch in tabular.enumerated(space))
+    prices = sorted(latency(arch).value for arch in tabular.all_members(space))
     window = {"latency_ms": Window(high=prices[fit - 1])}
     found = list(pwsnas.search(study, space, windows=window, evaluations=10, population=4, p_max=None, force=True))
     assert study.spaces[-1].size < space.size

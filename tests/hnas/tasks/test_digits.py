@@ -146,10 +146,10 @@ def test_latency_is_measured_beside_the_largest(tmp_path, monkeypatch, capsys):
 
 def test_architectures_that_are_one_network_are_trained_once(tmp_path, monkeypatch, capsys):
     """Where identities stand does not matter to a network that is alone; its figures are those of every such row."""
-    different = {digits_table.network(types) for types in itertools.product(tabular.TYPES, repeat=4)}
+    different = {digits_table.network_of(types) for types in itertools.product(tabular.TYPES, repeat=4)}
     assert len(different) == sum(4**k for k in range(5)) == 341
     same = [("identity", "avg3", "identity", "conv1"), ("avg3", "conv1", "identity", "identity")]
-    assert len({digits_table.network(types) for types in same}) == 1
+    assert len({digits_table.network_of(types) for types in same}) == 1
     space, x = tabular.tabular_digits(), torch.randn(2, 1, 8, 8)
     first, second = (Supernet(space.alone(tabular.arch_of(types)), 0) for types in same)
     assert torch.equal(first(first.space.largest, x), second(second.space.largest, x))
@@ -162,7 +162,8 @@ def test_architectures_that_are_one_network_are_trained_once(tmp_path, monkeypat
 
 
 def test_the_noise_is_that_of_known_numbers():
-    quiet = digits_table.noise([{"test": [a + d for d in (-0.01, 0.01, -0.01, 0.01)]} for a in (0.1, 0.4, 0.7)])
+    rows = [{"test": [a + d for d in (-0.01, 0.01, -0.01, 0.01)]} for a in (0.1, 0.4, 0.7)]
+    quiet = digits_table.noise_of_table(rows)
     assert quiet["spread"] == pytest.approx(0.3)
     assert quiet["seed"] == pytest.approx(0.01 * (4 / 3) ** 0.5, abs=1e-4)
     assert quiet["ceiling"] == 1.0
@@ -199,7 +200,7 @@ def test_the_shipped_table_is_of_these_images_and_knows_its_order(shipped, task)
     assert record["task"]["digests"] == task.to_json()["digests"]
     assert record["space"] == tabular.tabular_digits().to_json()
     assert record["noise"]["ratio"] >= 5
-    assert record["noise"] == digits_table.noise(record["archs"])
+    assert record["noise"] == digits_table.noise_of_table(record["archs"])
 
 
 def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path):
