@@ -1,23 +1,31 @@
-"""How far a student's answers are from its teacher's: what in-place distillation minimises beside the labels."""
+"""Distances of a student's outputs from its teacher's, which in-place distillation minimises beside the labels."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def kl(outputs: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of class scores [N, classes], averaged over the batch."""
+def kl_divergence(outputs: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(teacher || student) of class scores [N, classes], averaged over the batch."""
     student = F.log_softmax(outputs, 1)
     return F.kl_div(student, F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
 
 
-def alpha(outputs: Tensor, teacher: Tensor, low: float = -1.0, high: float = 1.0, clip: float = 5.0) -> Tensor:
-    """The adaptive alpha-divergence of AlphaNet (arXiv 2102.07954, algorithm 1), averaged over the batch.
+def alpha_divergence(
+    outputs: Tensor, teacher: Tensor, low: float = -1.0, high: float = 1.0, clip: float = 5.0
+) -> Tensor:
+    """Return the adaptive alpha-divergence of AlphaNet (arXiv 2102.07954, algorithm 1), averaged over the batch.
 
-    For each example the larger of D_low and D_high counts: a negative alpha punishes a student that is sure of what
-    its teacher doubts, a positive one a student that misses what its teacher sees. The value is the divergence, the
-    gradient that of the clipped surrogate; none reaches the teacher.
+    outputs, teacher: class scores [N, classes]; no gradient reaches the teacher.
+    low, high: the two alphas (-1 and 1). For each example the larger of D_low and D_high counts. A negative alpha
+        penalises a student that is certain where its teacher is not; a positive alpha penalises the opposite.
+    clip: upper bound of the importance weights in the gradient (5).
+
+    The value is the divergence; the gradient is that of the clipped surrogate.
     """
     student, target = F.log_softmax(outputs, 1), F.log_softmax(teacher.detach(), 1)
     ends = [_divergence(student, target, end, clip) for end in (low, high)]
@@ -29,25 +37,30 @@ def alpha(outputs: Tensor, teacher: Tensor, low: float = -1.0, high: float = 1.0
 
 
 def imitation(output: Tensor, target: Tensor) -> Tensor:
-    """The mean squared difference of two feature maps of one shape, as a share of the target's mean square."""
+    """Return the mean squared difference of two feature maps of one shape, as a share of the target's mean square."""
     output, target = output.float(), target.detach().float()
     return F.mse_loss(output, target) / target.square().mean().clamp_min(1e-12)
 
 
-# What a task's ``divergence`` may name.
-DIVERGENCES = {"kl": kl, "alpha": alpha}
+Divergence = Literal["kl", "alpha"]  # the keys of DIVERGENCES, which a recipe may name
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"kl": kl_divergence, "alpha": alpha_divergence}
 
 
 def distil(
     outputs: Tensor, labels: Tensor, teacher: Tensor | None, *, share: float, smoothing: float, divergence: str
 ) -> Tensor:
-    """What one path of a step minimises.
+    """Return the loss of one path of a step.
 
-    1. without a teacher: cross-entropy with label smoothing.
-    2. with one: ``share`` of the divergence from its answers and 1 - ``share`` of plain cross-entropy; 0 is the labels
-       alone, 1 the teacher alone, 0.5 the mix.
+    outputs, teacher: class scores [N, classes]; labels: [N].
+
+    1. Without a teacher: cross-entropy with label smoothing.
+    2. With a teacher: ``share`` times the divergence from its outputs plus 1 - ``share`` times cross-entropy. 0 is the
+       labels alone, 1 the teacher alone.
+
+    Raises:
+        ValueError: an unknown divergence.
     """
-    if teacher is None:
+    if teacher is None:  # case 1
         return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
     if divergence not in DIVERGENCES:
         raise ValueError(f"no divergence {divergence!r}; known: {', '.join(DIVERGENCES)}")
@@ -56,7 +69,7 @@ def distil(
 
 
 def _divergence(student: Tensor, target: Tensor, a: float, clip: float) -> tuple[Tensor, Tensor]:
-    """D_a and its surrogate [N] from log-probabilities; only the log-probabilities of the student carry a gradient.
+    """Return D_a and its surrogate [N] from log-probabilities; only those of the student carry a gradient.
 
     With q the student's, p the teacher's probabilities, r = p / q and w = min(r^a, clip):
     D = sum q (w - 1) / (a (a - 1)) and G = -sum q rho log q with rho = w / a + 1 / (a (a - 1)).

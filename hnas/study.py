@@ -19,7 +19,7 @@ from hnas.pareto import Candidate
 from hnas.space import Arch, Space
 from hnas.supernet import Stats, Supernet, norms
 from hnas.tasks import Task
-from hnas.training.loop import Pick, Schedule, train
+from hnas.training.loop import CheckpointOptions, Observer, Pick, Schedule, TrainingOptions, train
 
 CHUNK = 500  # images a forward pass of calibration and scoring; memory, not mathematics
 
@@ -56,8 +56,7 @@ class Study:
         space: Space | None = None,
         extra: Mapping[str, nn.Parameter] | None = None,
         combine: str = "sum",
-        advance: Callable[[int, float], None] | None = None,
-        say: Callable[[str], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Train the supernet on the paths that ``pick`` draws from ``space``, a part of its own (or all of it).
 
@@ -65,23 +64,10 @@ class Study:
         the checkpoint of what is not. The other arguments are those of ``hnas.training.loop.train``.
         """
         self._trained += 1
-        train(
-            self.supernet,
-            self.task,
-            pick,
-            schedule,
-            space=space,
-            extra=extra,
-            combine=combine,
-            precision=self.precision,
-            seed=self.seed,
-            begin=self._steps,
-            identity=self.identity,
-            checkpoint=self.folder / f"checkpoint-{self._trained}.safetensors" if self.folder else None,
-            resume=True,
-            advance=advance,
-            say=say,
-        )
+        file = self.folder and self.folder / f"checkpoint-{self._trained}.safetensors"
+        options = TrainingOptions(space, combine, self.precision, self.seed, self._steps)
+        kept = CheckpointOptions(file, self.identity, resume=True) if file else None
+        train(self.supernet, self.task, pick, schedule, options, extra=extra, checkpoint=kept, observer=observer)
         self._steps += schedule.steps
 
     @property

@@ -18,7 +18,7 @@ from torch import nn
 
 from hnas import ops, recipes, spaces, strategies
 from hnas.ops.slot import Slot
-from hnas.recipes import schema as grammar
+from hnas.recipes.schema import decode_recipe
 from hnas.space import Arch, Choice, Option, Space
 from hnas.supernet import Supernet
 
@@ -236,8 +236,7 @@ def strategy_picks_paths_or_says_why(name: str, space: Space) -> None:
 def recipe_names_what_exists(name: str) -> None:
     """A recipe's keys are all read by somebody, its strategy trains, and its space takes its arguments."""
     recipe = recipes.load(name)
-    grammar.check(recipe)
-    assert hasattr(strategies.load(recipe.train["strategy"]), "pick")
+    assert hasattr(strategies.load(decode_recipe(recipe).train.strategy), "pick")
     arguments = dict(recipe.space)
     space = spaces.load(arguments.pop("name"))(**arguments)
     assert space.largest in space

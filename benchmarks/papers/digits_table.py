@@ -42,7 +42,7 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification
 from hnas.tasks.digits import open_task as digits
-from hnas.training.loop import Schedule, train
+from hnas.training.loop import Schedule, TrainingOptions, train
 
 # From a pilot of 20 architectures and 2 seeds, with 60 to 200 steps, batches of 64 to 256 and rates of 0.1 to 1. With
 # these values, architectures differ 6 times as much (in standard deviations) as the seeds of one architecture.
@@ -83,7 +83,9 @@ def reached(images: Path | None, seed: int, setting: LoneSetting) -> Result:
         raise ValueError("these are not the digits that this part is of; take another --parts")
     lone = tabular_digits().alone(arch_of(setting.types))
     study = Study(Supernet(lone, seed), task, seed=seed)
-    train(study.supernet, study.task, alone.pick, Schedule(((setting.steps, setting.rate),)), seed=seed)
+    train(
+        study.supernet, study.task, alone.pick, Schedule(((setting.steps, setting.rate),)), TrainingOptions(seed=seed)
+    )
     return {split: study.accuracy(lone.largest, split) for split in ("test", "search")}
 
 

@@ -17,7 +17,7 @@ from hnas.benchmarks.papers.parts import Result
 from hnas.benchmarks.papers.supernets import space_of, train_on_budget
 from hnas.cost import Price
 from hnas.space import Arch, Space
-from hnas.strategies.evolution import Window, search
+from hnas.strategies.evolution import EvolutionOptions, Window, search
 from hnas.study import Study
 from hnas.supernet import Supernet
 
@@ -90,14 +90,8 @@ def _choose(
 ) -> dict[str, Any] | None:
     """Search below one latency bound; return the most accurate architecture with its metrics, None where none fits."""
     study = Study(trained.supernet, trained.task, {"latency": partial(_predicted_price, model)}, seed=trained.seed)
-    ended = search(
-        study,
-        space,
-        windows={"latency": Window(high=bound)},
-        cost="latency",
-        evaluations=evaluations,
-        seed=trained.seed,
-    )
+    options = EvolutionOptions({"latency": Window(high=bound)}, "latency", evaluations, seed=trained.seed)
+    ended = search(study, space, options)
     inside = [each for each in ended if "accuracy" in each.metrics]
     if not inside:
         return None

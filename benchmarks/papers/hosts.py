@@ -23,7 +23,8 @@ from hnas.benchmarks.papers.statistics import kendall, mean_interval, paired
 from hnas.benchmarks.papers.supernets import RATE, space_of, train_on_budget
 from hnas.benchmarks.papers.tabular_plan import digits_data, tabular_scale
 from hnas.shrinking import evidence, unsharing
-from hnas.shrinking import loop as shrinking
+from hnas.shrinking.edits import ShrinkRules
+from hnas.shrinking.loop import StageTraining, reachable_weights, run_stages
 from hnas.space import Arch, Space
 from hnas.strategies import spos
 from hnas.study import Study
@@ -99,7 +100,8 @@ def _shrink_space(study: Study, by: str, passes: int) -> Space:
     options = dict(EVIDENCE[by]) if by == "rank_sum" else {**EVIDENCE[by], "seed": study.seed}
     stages = [Schedule(((max(1, round(passes * share)), RATE),)) for share in STAGES]
     scores = partial(evidence.load(by).scores, **options)
-    return shrinking.run(study, study.supernet.space, scores, stages, spos.pick, name=by, drop=_DROP, force=True)
+    training, rules = StageTraining(stages, spos.pick), ShrinkRules(_DROP, force=True)
+    return run_stages(study, study.supernet.space, scores, training, rules, key=by)
 
 
 def unshared(images: Path | None, seed: int, setting: UnsharedSetting) -> Result:
@@ -116,7 +118,7 @@ def unshared(images: Path | None, seed: int, setting: UnsharedSetting) -> Result
     before = sum(p.numel() for p in study.supernet.union.parameters())
     copied = unsharing.unshare(study, space, p_max=1.0, seed=seed) if setting.split else ()
     sizes = {name: p.numel() for name, p in study.supernet.union.named_parameters()}
-    used = sum(sizes[name] for name in shrinking.living(study.supernet, space))
+    used = sum(sizes[name] for name in reachable_weights(study.supernet, space))
     train_on_budget(study, "spos", {"passes": setting.passes - spent}, space=space)
     members = sample_members(space, 16 if setting.data.quick else _SCORED, seed)
     return {

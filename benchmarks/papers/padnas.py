@@ -18,11 +18,13 @@ from hnas.benchmarks.papers.parts import Result
 from hnas.benchmarks.papers.supernets import RATE, space_of, train_on_budget
 from hnas.cost import Price
 from hnas.pareto import Candidate
-from hnas.shrinking import loop as shrinking
+from hnas.shrinking.edits import Edit, replay
 from hnas.shrinking.evidence import pareto_frequency
+from hnas.shrinking.loop import StageTraining
 from hnas.space import Arch, Option, Space
-from hnas.strategies import padnas
-from hnas.strategies.evolution import Window, search
+from hnas.strategies import padnas, spos
+from hnas.strategies.evolution import EvolutionOptions, Window, search
+from hnas.strategies.padnas import PadNasOptions
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification
@@ -71,22 +73,12 @@ def _prune(task: Classification, seed: int, passes: Sequence[float], window: Win
     """Train one supernet in stages of ``passes`` steps, with a pruning between two stages, then search it."""
     whole = space_of(tabular.SPACE, {})
     study = Study(Supernet(whole, seed), task, {"macs": _macs_price}, seed=seed)
-    log: list[shrinking.Edit] = []
-    ended = padnas.search(
-        study,
-        whole,
-        windows={"macs": window},
-        cost="macs",
-        stages=[Schedule(((max(1, round(n)), RATE * (0.2 if k else 1.0)),)) for k, n in enumerate(passes)],
-        evaluations=evaluations,
-        population=POPULATION,
-        ranks=RANKS,
-        force=True,
-        log=log,
-        seed=seed,
-    )
+    log: list[Edit] = []
+    stages = [Schedule(((max(1, round(n)), RATE * (0.2 if k else 1.0)),)) for k, n in enumerate(passes)]
+    options = PadNasOptions({"macs": window}, evaluations, POPULATION, seed, ranks=RANKS, force=True, cost="macs")
+    ended = padnas.search(study, whole, options, training=StageTraining(stages, spos.pick), log=log)
     candidates = [each for each in ended if "accuracy" in each.metrics]
-    return _Pruned(study, shrinking.replay(log, whole), candidates)
+    return _Pruned(study, replay(log, whole), candidates)
 
 
 def _scored(pruned: _Pruned, common: Sequence[Arch], window: Window, limit: int) -> dict[str, Any]:
@@ -141,16 +133,8 @@ def _members_within(space: Space, window: Window, limit: int) -> list[Arch]:
 
 def _search_by_ranks(study: Study, space: Space, window: Window, evaluations: int, seed: int) -> list[Candidate]:
     """Return the candidates of NSGA-II in the first ranks, inside the window."""
-    found = search(
-        study,
-        space,
-        windows={"macs": window},
-        cost="macs",
-        evaluations=evaluations,
-        population=POPULATION,
-        seed=seed,
-        reject=True,
-    )
+    options = EvolutionOptions({"macs": window}, "macs", evaluations, population=POPULATION, seed=seed, reject=True)
+    found = search(study, space, options)
     return pareto_frequency.select(list(found), "macs", RANKS)
 
 

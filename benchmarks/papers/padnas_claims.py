@@ -25,7 +25,7 @@ from hnas.benchmarks.papers.report import ClaimVerdict, StudyReport, StudyTable,
 from hnas.benchmarks.papers.statistics import ceiling, kendall, mean_interval, paired
 from hnas.benchmarks.papers.supernets import space_of
 from hnas.benchmarks.papers.tabular_plan import digits_data, tabular_scale
-from hnas.shrinking import loop as shrinking
+from hnas.shrinking.edits import ShrinkRules, drop_worst
 from hnas.space import Option, Space
 
 _FIRST, _LAST = "I (no pruning)", "PAD (two)"
@@ -128,7 +128,7 @@ def _chance_mean(
     found = []
     for draw in range(100):
         rng = Random(f"chance/{draw}")
-        left, _ = shrinking.shrink(space, {key: rng.random() for key in every}, dropped, force=True)
+        left, _ = drop_worst(space, {key: rng.random() for key in every}, ShrinkRules(dropped, force=True))
         inside = _inside(table, {name: choice.options for name, choice in left.choices.items()}, window)
         if inside.any():
             found.append(float(table.real[inside].mean()))

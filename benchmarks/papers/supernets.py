@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path as Folder
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -26,8 +26,8 @@ from hnas.shrinking.evidence import angle
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training.loop import Pick, Schedule
-from hnas.training.step import Path
+from hnas.training.loop import Observer, Pick, Schedule
+from hnas.training.step import SubnetPath
 
 RATE = 0.1  # learning rate of every strategy; tuned for none of them
 EVALUATION = 20.0  # path passes that the recalibration and scoring of one subnet take, about
@@ -70,7 +70,7 @@ class AloneSetting:
 
 
 def small_hybrid(
-    images: Folder | None, types: Sequence[str] = ("identity", "convnext", "mbconv", "fusedconv")
+    images: Path | None, types: Sequence[str] = ("identity", "convnext", "mbconv", "fusedconv")
 ) -> dict[str, Any]:
     """Return the arguments of the hybrid space: five slots of 16 and 24 channels, sizes as in a once-for-all net."""
     return {
@@ -120,7 +120,7 @@ def costs(space: Space, arch: Arch) -> dict[str, int]:
     return {"macs": macs(net, *space.example(arch)), "params": parameters(net)}
 
 
-def supernet(images: Folder | None, seed: int, setting: SupernetSetting) -> Result:
+def supernet(images: Path | None, seed: int, setting: SupernetSetting) -> Result:
     """Train a supernet, then score architectures with inherited weights, recalibrated norms, and by their angles."""
     whole = space_of(setting.space, setting.arguments)
     study = Study(Supernet(whole, seed), setting.data.task(images, seed), seed=seed)
@@ -128,11 +128,11 @@ def supernet(images: Folder | None, seed: int, setting: SupernetSetting) -> Resu
     members = [whole.arch(arch) for arch in setting.archs]
     turned = {}
     if setting.angles:
-        turned = {form: angle.of(study, members, form=form).round(6).tolist() for form in angle.FORMS}
+        turned = {form: angle.angles_of(study, members, form=form).round(6).tolist() for form in angle.FORMS}
     return {**spent, **score_splits(study, members), "angles": turned}
 
 
-def alone(images: Folder | None, seed: int, setting: AloneSetting) -> Result:
+def alone(images: Path | None, seed: int, setting: AloneSetting) -> Result:
     """Train one architecture from its own initial weights, on the images of a supernet in the same order."""
     whole = space_of(setting.space, setting.arguments)
     lone = whole.alone(whole.arch(setting.arch))
@@ -170,19 +170,19 @@ def train_on_budget(
     extra = module.extra(space) if learn and hasattr(module, "extra") else None
     one: Pick = module.pick if extra is None else partial(module.pick, extra=extra)
 
-    def pick(space: Space, rng: Random, progress: float) -> Sequence[Path]:
+    def pick(space: Space, rng: Random, progress: float) -> Sequence[SubnetPath]:
         return [path for _ in range(times) for path in one(space, rng, progress)]
 
     steps = budget.get("steps") or max(1, round(budget["passes"] / _passes_of_step(space, pick)))
     spent = [0.0]
 
-    def counted(space: Space, rng: Random, progress: float) -> Sequence[Path]:
+    def counted(space: Space, rng: Random, progress: float) -> Sequence[SubnetPath]:
         paths = pick(space, rng, progress)
         spent[0] += sum(map(count_passes, paths))
         return paths
 
     schedule = Schedule(((steps, RATE),))
-    study.train(counted, schedule, space=space, extra=extra, advance=advance)
+    study.train(counted, schedule, space=space, extra=extra, observer=Observer(advance))
     logits = {slot: [round(x, 6) for x in values.tolist()] for slot, values in (extra or {}).items()}
     return {"steps": steps, "passes": round(spent[0], 2), "logits": logits}
 
@@ -193,7 +193,7 @@ def _passes_of_step(space: Space, pick: Pick, probes: int = 32) -> float:
     return sum(count_passes(path) for paths in drawn for path in paths) / probes
 
 
-def count_passes(path: Path) -> float:
+def count_passes(path: SubnetPath) -> float:
     """Return how many passes of a single path this path is worth: the active branches of a mean slot."""
     active = [_active(option) for name, option in path.arch.items() if name.endswith(".op")]
     return (sum(active) / len(active) if active else 1.0) + len(path.rivals) / 3

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from hnas.benchmarks.papers.data import StudyData
 from hnas.benchmarks.papers.parts import Result
 from hnas.benchmarks.papers.supernets import space_of, train_on_budget
-from hnas.shrinking import loop as shrinking
-from hnas.shrinking.angles import Graph
+from hnas.shrinking.angles import AngleBasis
+from hnas.shrinking.edits import ShrinkRules, drop_worst
 from hnas.shrinking.evidence import angle
+from hnas.shrinking.graph import PathGraph
 from hnas.space import Arch, Option, Space
 from hnas.spaces import nasbench201
 from hnas.study import Study
@@ -76,20 +77,20 @@ def ranking(images: Path | None, seed: int, setting: RankingSetting) -> Result:
     return {**spent, "values": found}
 
 
-def _rank(study: Study, archs: Sequence[Arch], graph: Graph | None = None) -> dict[str, Floats]:
+def _rank(study: Study, archs: Sequence[Arch], graph: PathGraph | None = None) -> dict[str, Floats]:
     """Return every metric of every architecture, on the search split; larger is better."""
     accuracy = np.array([study.accuracy(arch) for arch in archs])
-    turned = {form: angle.of(study, archs, form=form, graph=graph) for form in angle.FORMS}
+    turned = {form: angle.angles_of(study, archs, form=form, basis=AngleBasis(graph=graph)) for form in angle.FORMS}
     values = [accuracy, _uncalibrated_accuracy(study, archs), *turned.values()]
     ranks = {name: _mean_ranks(each) for name, each in turned.items()}
     values += [_mean_ranks(accuracy) + ranks["raw"], _mean_ranks(accuracy) + ranks["standardised"]]
     return dict(zip(METRICS, values, strict=True))
 
 
-def _cell_graph(space: Space) -> Graph:
+def _cell_graph(space: Space) -> PathGraph:
     """Return the graph of a NAS-Bench-201 cell, as the published construction of the angle reads it."""
     pools = cast(Mapping[Option, tuple[int, int]], nasbench201.pools(space))
-    return Graph(nasbench201.EDGES, output=nasbench201.NODES - 1, none=nasbench201.NONE, pools=pools)
+    return PathGraph(nasbench201.EDGES, output=nasbench201.NODES - 1, none=nasbench201.NONE, pools=pools)
 
 
 def _mean_ranks(values: Floats) -> Floats:
@@ -153,5 +154,5 @@ def count_lost(
     space: Space, scores: Mapping[tuple[str, Option], float], best: Sequence[tuple[str, Option]], drop: int
 ) -> int:
     """Count how many of ``best`` are among the ``drop`` operations with the lowest scores; no slot is emptied."""
-    left, _ = shrinking.shrink(space, scores, drop, force=True)
+    left, _ = drop_worst(space, scores, ShrinkRules(drop, force=True))
     return sum(option not in left.choices[name].options for name, option in best)

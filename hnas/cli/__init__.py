@@ -129,8 +129,8 @@ def _train(parsed: argparse.Namespace) -> int:
     import torch
 
     from hnas import distributed
-    from hnas.recipes import run as experiment
-    from hnas.training import loop as training
+    from hnas.recipes.run import RunOptions, run_recipe
+    from hnas.training.folder import load_supernet
 
     if parsed.threads is not None:
         if parsed.threads < 1:
@@ -140,17 +140,14 @@ def _train(parsed: argparse.Namespace) -> int:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     with distributed.group(parsed.device), report.training(f"training {recipe.name}") as (advance, say):
         first = distributed.rank() == 0
-        record = experiment.run(
+        among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet else None
+        record = run_recipe(
             recipe,
             Path(parsed.data),
             Path(parsed.out),
-            seed=parsed.seed,
-            epochs=parsed.epochs,
-            alone=parsed.alone,
-            among=training.load(Path(parsed.supernet))[0].space if parsed.supernet else None,
-            resume=parsed.resume,
-            advance=advance if first else None,
-            say=say if first else None,
+            RunOptions(parsed.seed, parsed.epochs, parsed.alone, among, parsed.resume),
+            on_step=advance if first else None,
+            on_message=say if first else None,
         )
     if not first:
         return 0

@@ -49,7 +49,7 @@ def costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str,
 
 def tried(study: Study, plan: Plan, notify: Stage) -> list[Candidate]:
     """Every subnet that the search looked at, within the budget and what an interrupted run has used of it."""
-    from hnas.strategies.evolution import Window, search
+    from hnas.strategies.evolution import EvolutionOptions, Window, search
 
     windows = {metric: Window(low, high) for metric, (low, high) in plan.windows.items()}
     seconds = None if plan.seconds is None else max(0.0, plan.seconds - study.journal.spent)
@@ -58,9 +58,8 @@ def tried(study: Study, plan: Plan, notify: Stage) -> list[Candidate]:
     space, found = study.supernet.space, []
     total = plan.evaluations or 0
     notify("search", 0, total)
-    for candidate in search(
-        study, space, windows=windows, evaluations=plan.evaluations, seconds=seconds, seed=plan.seed
-    ):
+    options = EvolutionOptions(windows, evaluations=plan.evaluations, seconds=seconds, seed=plan.seed)
+    for candidate in search(study, space, options):
         found.append(candidate)
         notify("search", len(found), total)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 from hnas.data.images import Preprocessing
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, open_held_out
-from hnas.training.loop import load
+from hnas.training.folder import load_supernet
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def open_source(folder: Path | None, data: Path | None) -> Source:
     with ExitStack() as stack:
         if folder is None:
             folder = stack.enter_context(resources.as_file(resources.files("hnas") / "assets" / "fashion"))
-        supernet, record = load(folder)
+        supernet, record = load_supernet(folder)
         digest = hashlib.sha256((folder / "supernet.safetensors").read_bytes()).hexdigest()
     said = record.get("task")
     if not isinstance(said, dict) or not isinstance(said.get("preprocessing"), dict):

@@ -1,19 +1,20 @@
-"""An experiment: a recipe over a folder of data, from images to the supernet's folder."""
+"""Train what a recipe describes and write the supernet's folder: ``run_recipe(recipe, data, out)``."""
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 from torch import nn
 
 from hnas import distributed, hw_profiles, spaces, strategies, tasks
@@ -23,168 +24,212 @@ from hnas.cost.roofline import roofline
 from hnas.files import locked, read_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
-from hnas.recipes.schema import LOSS, SCHEDULE, SHRINK, check, complaint, task_name, task_options
+from hnas.recipes.schema import decode_recipe
+from hnas.recipes.sections import Experiment, ShrinkByEvidence, ShrinkByMethod
 from hnas.sampling.draws import types
 from hnas.shrinking import evidence
+from hnas.shrinking import loop as shrinking
+from hnas.shrinking.edits import Edit
+from hnas.shrinking.loop import StageTraining
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
-from hnas.training.loop import Pick, Schedule, make, save
-
-if TYPE_CHECKING:
-    from hnas.shrinking.loop import Edit
+from hnas.training.folder import make_supernet, save_supernet
+from hnas.training.loop import Observer, Pick, Schedule
 
 JOURNAL = "training.jsonl"
+_Logits = dict[str, dict[str, float]]  # slot -> type -> logit
 
 
-def run(
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of ``run_recipe``.
+
+    seed: of weights, batches and paths (0).
+    epochs: length of all cycles together, in place of the recipe's; None (default): the recipe's.
+    alone: "smallest", "largest", "random:SEED" or an Arch: train that one subnet alone, with as many steps; None
+        (default): train the supernet.
+    among: a part of the recipe's space, in which the name ``alone`` is looked up; None (default): all of it.
+    resume: continue from the checkpoint in the folder (False). A finished run is not repeated; its record is returned.
+    """
+
+    seed: int = 0
+    epochs: float | None = None
+    alone: Arch | str | None = None
+    among: Space | None = None
+    resume: bool = False
+
+
+def run_recipe(
     recipe: Recipe,
     data: Path,
     out: Path,
+    options: RunOptions | None = None,
     *,
-    seed: int = 0,
-    epochs: float | None = None,
-    alone: Arch | str | None = None,
-    among: Space | None = None,
-    resume: bool = False,
-    advance: Callable[[int, int, float], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train what ``recipe`` describes on the images in ``data`` and write the supernet's folder ``out``.
 
-    alone: "smallest", "largest", "random:SEED" or an Arch: train that one subnet by itself with as many steps; its name
-        is understood in ``among``, a part of the recipe's space (default: all of it).
-    resume: go on from the checkpoint in ``out``; a run that has ended is not repeated, its record is returned.
-    Returns the record that is also written: accuracies are top-1 on the test split, with calibrated norms.
+    on_step: called after each step with (finished steps, steps of the run, loss).
+    on_message: called with one line for a person.
+
+    Returns the record that is also written. Accuracies are top-1 on the test split, after batch-norm recalibration.
+
+        record = run_recipe(recipes.load("images"), Path("photos"), Path("trained"))
+
+    Raises:
+        ValueError: the recipe is malformed, or ``out`` holds another run.
+        FileExistsError: ``out`` holds a run, and ``options.resume`` is not set.
     """
-    check(recipe)
-    if epochs is not None and (expected := complaint("epochs", epochs)):
-        raise ValueError(f"epochs is {epochs}; expected {expected}")
-    which = alone.to_json() if isinstance(alone, Arch) else alone
-    wanted = {"recipe": recipe.to_json(), "epochs": epochs, "alone": which}
-    if (ended := _ended(out, {**wanted, "seed": seed}, resume)) is not None:
+    options = options or RunOptions()
+    experiment = decode_recipe(recipe)
+    if options.epochs is not None and not 0 < options.epochs < math.inf:
+        raise ValueError(f"epochs is {options.epochs}, expected a finite number above 0")
+    alone = options.alone.to_json() if isinstance(options.alone, Arch) else options.alone
+    identity = {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed}
+    if (ended := _finished_record(out, identity, options.resume)) is not None:
         return ended
-    task = task_of(recipe, data)
+    task = task_of(experiment, data)
     space = _space(recipe, task)
-    if alone:
-        space = space.alone(named(among or space, alone))
-    supernet = make(space, seed, f"recipe {recipe.name}")
-    schedule = _schedule(recipe, task, epochs)
+    if options.alone:
+        space = space.alone(named_arch(options.among or space, options.alone))
+    run = _Run(
+        experiment,
+        identity,
+        out,
+        make_supernet(space, options.seed, f"recipe {recipe.name}"),
+        task,
+        _schedule(experiment, task, options.epochs),
+    )
     with locked(out) if distributed.rank() == 0 else nullcontext():
-        done = count(1)
-        follow = (lambda _, loss: advance(min(next(done), schedule.steps), schedule.steps, loss)) if advance else None
-        return _work(recipe, task, supernet, schedule, out, {**wanted, "seed": seed}, follow, say)
+        return run.run(run.observer(on_step, on_message))
 
 
-def _work(
-    recipe: Recipe,
-    task: Task,
-    supernet: Supernet,
-    schedule: Schedule,
-    out: Path,
-    wanted: dict[str, Any],
-    advance: Callable[[int, float], None] | None,
-    say: Callable[[str], None] | None,
-) -> dict[str, Any]:
-    """Train, evaluate and save; the record, which is empty where several processes train and this is not the first."""
-    started, first = time.monotonic(), distributed.rank() == 0
-    precision = recipe.train.get("precision", "fp32")
-    with closing(Journal(out / JOURNAL if first else None)) as journal:
-        study = Study(supernet, task, {}, journal, wanted["seed"], out, wanted, precision)
-        log, logits = _train(study, recipe, schedule, wanted["alone"] is not None, advance, say)
-    skipped = distributed.total(getattr(task, "skipped", 0))
-    if not first:
-        return {}
-    ends = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
-    record = {
-        **wanted,
-        "task": task.to_json(),
-        "steps": schedule.steps,
-        "seconds": round(time.monotonic() - started, 1),
-        "accuracy": {name: round(study.accuracy(arch, "test"), 4) for name, arch in ends.items()},
-        "images": {split: len(held) for split, held in task.splits.items()},
-        **({"skipped": skipped} if recipe.data.get("skip") else {}),
-        **({"edits": [edit.to_json() for edit in log]} if log else {}),
-        **({"logits": logits} if logits else {}),
-    }
-    save(supernet, out, record)
-    for trace in (*_checkpoints(out), out / JOURNAL):
-        trace.unlink(missing_ok=True)
-    return record
+@dataclass
+class _Run:
+    """One run of a recipe: what it trains, and where it writes.
 
-
-def _train(
-    study: Study,
-    recipe: Recipe,
-    schedule: Schedule,
-    alone: bool,
-    advance: Callable[[int, float], None] | None,
-    say: Callable[[str], None] | None,
-) -> tuple[list[Edit], dict[str, dict[str, float]]]:
-    """Train by the recipe; where it shrinks, the supernet's space is the last one afterwards.
-
-    Returns the edits, and slot -> type -> logit where the strategy has architecture parameters.
+    identity: recipe, epochs, alone and seed as JSON: the run that the folder ``out`` belongs to.
     """
-    strategy = strategies.load("alone" if alone else recipe.train["strategy"])
-    space, options = study.supernet.space, {} if alone else dict(recipe.train.get("options", {}))
-    extra: dict[str, nn.Parameter] = strategy.extra(space) if hasattr(strategy, "extra") else {}
-    if isinstance(device := options.get("latency"), str):
-        priced = Study(study.supernet, study.task, _costs(study.supernet, device))
-        options["latency"] = strategy.latencies(priced, space)
-    pick = partial(strategy.pick, **options, **({"extra": extra} if extra else {}))
-    follow: dict[str, Any] = {"extra": extra, "advance": advance, "say": say}
-    log: list[Edit] = []
-    if alone or not recipe.shrink:
-        study.train(pick, schedule, combine=recipe.train.get("combine", "sum"), **follow)
-    else:
-        cycles = [replace(schedule, cycles=(cycle,)) for cycle in schedule.cycles]
-        space = _shrink(study, recipe, cycles, pick, {**follow, "log": log})
-        for cycle in cycles[study.trained :]:  # shrinking may end before the schedule does
-            study.train(pick, cycle, space=space, **follow)
-        study.supernet.space = space
-    known = {slot: dict(zip(types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()}
-    return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
+
+    experiment: Experiment
+    identity: dict[str, Any]
+    out: Path
+    supernet: Supernet
+    task: Task
+    schedule: Schedule
+
+    def observer(
+        self, on_step: Callable[[int, int, float], None] | None, on_message: Callable[[str], None] | None
+    ) -> Observer:
+        """Return callbacks that count the steps of all trainings of the run."""
+        done, steps = count(1), self.schedule.steps
+        follow = (lambda _, loss: on_step(min(next(done), steps), steps, loss)) if on_step else None
+        return Observer(follow, on_message)
+
+    def run(self, observer: Observer) -> dict[str, Any]:
+        """Train, evaluate and save; return the record, which is empty in all processes but the first."""
+        started, first = time.monotonic(), distributed.rank() == 0
+        with closing(Journal(self.out / JOURNAL if first else None)) as journal:
+            precision, seed = self.experiment.train.precision, self.identity["seed"]
+            study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, precision)
+            log, logits = self._train(study, observer)
+        skipped = distributed.total(getattr(self.task, "skipped", 0))
+        if not first:
+            return {}
+        ends = {"largest": self.supernet.space.largest, "smallest": self.supernet.space.smallest}
+        record = {
+            **self.identity,
+            "task": self.task.to_json(),
+            "steps": self.schedule.steps,
+            "seconds": round(time.monotonic() - started, 1),
+            "accuracy": {name: round(study.accuracy(arch, "test"), 4) for name, arch in ends.items()},
+            "images": {split: len(held) for split, held in self.task.splits.items()},
+            **({"skipped": skipped} if self.experiment.data.options.get("skip") else {}),
+            **({"edits": [edit.to_json() for edit in log]} if log else {}),
+            **({"logits": logits} if logits else {}),
+        }
+        save_supernet(self.supernet, self.out, record)
+        for trace in (*_checkpoints(self.out), self.out / JOURNAL):
+            trace.unlink(missing_ok=True)
+        return record
+
+    def _train(self, study: Study, observer: Observer) -> tuple[list[Edit], _Logits]:
+        """Train; afterwards the supernet's space is the one that is left. Return the edits and the final logits."""
+        train, shrink = self.experiment.train, self.experiment.shrink
+        alone = self.identity["alone"] is not None
+        pick, extra = self._pick("alone" if alone else train.strategy)
+        log: list[Edit] = []
+        if alone or shrink is None:
+            study.train(pick, self.schedule, combine=train.combine, extra=extra, observer=observer)
+        else:
+            cycles = [replace(self.schedule, cycles=(cycle,)) for cycle in self.schedule.cycles]
+            training = StageTraining(cycles, pick, extra, observer)
+            space = _shrink(study, shrink, training, self.identity, log)
+            for cycle in cycles[study.trained :]:  # shrinking may end before the schedule does
+                training.train(study, cycle, space)
+            self.supernet.space = space
+        space = self.supernet.space
+        known = {slot: dict(zip(types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()}
+        return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
+
+    def _pick(self, name: str) -> tuple[Pick, dict[str, nn.Parameter]]:
+        """Return the training strategy with its options, and its architecture parameters."""
+        strategy, space = strategies.load(name), self.supernet.space
+        options = dict(self.experiment.options) if name != "alone" else {}
+        extra: dict[str, nn.Parameter] = strategy.extra(space) if hasattr(strategy, "extra") else {}
+        if isinstance(device := options.get("latency"), str):
+            priced = Study(self.supernet, self.task, _costs(self.supernet, device))
+            options["latency"] = strategy.latencies(priced, space)
+        if extra:
+            options["extra"] = extra
+        return partial(strategy.pick, **options), extra
 
 
-def _shrink(study: Study, recipe: Recipe, cycles: list[Schedule], pick: Pick, follow: Mapping[str, Any]) -> Space:
-    """The space that the recipe's [shrink] leaves: by a published method, or by the loop and one evidence."""
-    from hnas.shrinking import loop as shrinking
-
+def _shrink(
+    study: Study,
+    shrink: ShrinkByEvidence | ShrinkByMethod,
+    training: StageTraining,
+    identity: Mapping[str, Any],
+    log: list[Edit],
+) -> Space:
+    """Return the space that a recipe's [shrink] leaves: by a published method, or by one evidence."""
     space = study.supernet.space
-    rules = {key: value for key, value in recipe.shrink.items() if key not in ("evidence", "method", "device")}
-    if "method" not in recipe.shrink:
-        kind, name = recipe.shrink["evidence"], json.dumps({"seed": study.seed, **recipe.shrink}, sort_keys=True)
-        options = {key: rules.pop(key) for key in tuple(rules) if key not in SHRINK}
-        scores = partial(evidence.load(kind).scores, **_given(kind, options, study.seed, follow["extra"]))
-        return shrinking.run(study, space, scores, cycles, pick, name=name, **follow, **rules)
-    method = strategies.load(recipe.shrink["method"]).shrink
-    if "cost" in signature(method).parameters:
-        from hnas.strategies.evolution import Window
-
-        study.costs = _costs(study.supernet, recipe.shrink.get("device"))
-        rules["cost"] = next(iter(study.costs))
-        rules["windows"] = {name: Window(*bounds) for name, bounds in rules.get("windows", {}).items()}
-    left: Space = method(study, space, cycles, pick, **follow, **rules)
+    if isinstance(shrink, ShrinkByEvidence):
+        own = _evidence_options(shrink.evidence, shrink.options, study.seed, training.extra)
+        scores = partial(evidence.load(shrink.evidence).scores, **own)
+        key = {"seed": study.seed, "shrink": identity["recipe"]["shrink"]}
+        return shrinking.run_stages(study, space, scores, training, shrink.rules, key=key, log=log)
+    options = shrink.options
+    if hasattr(options, "cost"):
+        study.costs = _costs(study.supernet, shrink.device)
+        options = replace(options, cost=next(iter(study.costs)))
+    left: Space = strategies.load(shrink.method).shrink(study, space, options, training=training, log=log)
     return left
 
 
-def _given(kind: str, options: Mapping[str, Any], seed: int, extra: Mapping[str, nn.Parameter]) -> dict[str, Any]:
-    """What an evidence is called with: a recipe's options, and unless they say so the run's seed; a strategy's logits.
+def _evidence_options(
+    kind: str, options: Mapping[str, Any], seed: int, extra: Mapping[str, nn.Parameter]
+) -> dict[str, Any]:
+    """Return the arguments of an evidence, and of each of its parts.
 
-    The same for each of its parts. ``extra`` itself is handed on, as it follows the space.
+    1. The options that the recipe gives.
+    2. The run's seed, unless the recipe gives one.
+    3. The strategy's logits; the mapping itself, as it follows the space.
     """
     takes = signature(evidence.load(kind).scores).parameters
     offered = {"seed": seed, **({"logits": extra} if extra else {})}
     given = {key: value for key, value in offered.items() if key in takes} | dict(options)
     if "parts" in takes:
         parts = options.get("parts", takes["parts"].default)
-        given["parts"] = {part: _given(part, own, seed, extra) for part, own in parts.items()}
+        given["parts"] = {part: _evidence_options(part, own, seed, extra) for part, own in parts.items()}
     return given
 
 
 def _costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
-    """What a method that searches goes by: the latency predicted for a device, or else multiply-accumulates."""
+    """Return the cost of a method that searches: latency predicted for ``device``, or else multiply-accumulates."""
 
     def counted(arch: Arch) -> Price:
         value = float(macs(supernet.skeleton(arch), *supernet.space.example(arch)))
@@ -195,19 +240,19 @@ def _costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
     return {"latency_ms": roofline(supernet.space, supernet.skeleton, hw_profiles.load(device), "fp32")}
 
 
-def task_of(recipe: Recipe, data: Path | None, **options: Any) -> Task:
-    """Return the task that a recipe's [data] and [train] sections describe over the images in ``data``."""
-    name = task_name(recipe.data)
-    options |= {key: recipe.data[key] for key in task_options(name) if key in recipe.data}
-    options |= {key: recipe.train[key] for key in LOSS if key in recipe.train}
+def task_of(experiment: Experiment, data: Path | None) -> Task:
+    """Return the task that [data] and [train] describe over the images in ``data``."""
+    name, options = experiment.data.task, dict(experiment.data.options)
+    loss = {key: getattr(experiment.train, key) for key in ("smoothing", "distil", "divergence")}
+    options |= {key: value for key, value in loss.items() if value is not msgspec.UNSET}  # the task's default
     try:
-        return tasks.load(name).open_task(data, batch_size=int(recipe.train.get("batch", 128)), **options)
+        return tasks.load(name).open_task(data, batch_size=experiment.train.batch, **options)
     except TypeError as error:
-        raise ValueError(f"recipe {recipe.name}: the task {name!r} does not take these options: {error}") from None
+        raise ValueError(f"the task {name!r} does not take the options of this recipe: {error}") from None
 
 
-def named(space: Space, which: Arch | str) -> Arch:
-    """An architecture by name: "smallest", "largest", "random:SEED"."""
+def named_arch(space: Space, which: Arch | str) -> Arch:
+    """Return an architecture by name: "smallest", "largest", "random:SEED"; raise ValueError for any other name."""
     if isinstance(which, Arch):
         return space.arch(which)
     if which in ("smallest", "largest"):
@@ -217,12 +262,13 @@ def named(space: Space, which: Arch | str) -> Arch:
     raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
 
 
-def _schedule(recipe: Recipe, task: Task, epochs: float | None) -> Schedule:
-    """The recipe's cycles in steps; ``epochs`` in all, in place of the recipe's, shortens or lengthens each alike."""
-    cycles = [(recipe.train["epochs"], recipe.train.get("rate", 0.1)), *recipe.train.get("restarts", [])]
+def _schedule(experiment: Experiment, task: Task, epochs: float | None) -> Schedule:
+    """Return the recipe's cycles in steps; ``epochs`` shortens or lengthens each alike."""
+    train = experiment.train
+    cycles = [(train.epochs, train.rate), *train.restarts]
     share = 1.0 if epochs is None else epochs / sum(length for length, _ in cycles)
-    steps = [(max(1, round(length * share * task.steps_per_epoch)), float(rate)) for length, rate in cycles]
-    return Schedule(tuple(steps), **{key: value for key, value in recipe.train.items() if key in SCHEDULE})
+    steps = tuple((max(1, round(length * share * task.steps_per_epoch)), rate) for length, rate in cycles)
+    return Schedule(steps, train.warmup, train.final, train.momentum, train.decay, train.clip)
 
 
 def _space(recipe: Recipe, task: Task) -> Space:
@@ -235,10 +281,12 @@ def _space(recipe: Recipe, task: Task) -> Space:
         raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None
 
 
-def _ended(out: Path, wanted: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """The record of the run that ended in ``out``, None where there is one to begin or to go on with.
+def _finished_record(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    """Return the record of the run that finished in ``out``; None if there is one to begin or to continue.
 
-    ValueError names what of ``wanted`` the ended one was not; FileExistsError where ``resume`` was not asked for.
+    Raises:
+        ValueError: the finished run had another recipe, epochs, alone or seed.
+        FileExistsError: there is a run, and ``resume`` is not set.
     """
     ended, begun = (out / "supernet.json").exists(), bool(_checkpoints(out))
     if ended and not resume:
@@ -248,7 +296,7 @@ def _ended(out: Path, wanted: dict[str, Any], resume: bool) -> dict[str, Any] | 
     if not ended or begun:
         return None
     record = read_json(out / "supernet.json")
-    if differ := [key for key, value in wanted.items() if record.get(key) != value]:
+    if differ := [key for key, value in identity.items() if record.get(key) != value]:
         raise ValueError(f"{out} holds the supernet of a run with other {', '.join(differ)}; choose another --out")
     return record
 

@@ -1,103 +1,85 @@
-"""The angle by which a child's weights have turned since initialisation (ABS, arXiv 2004.13431), exact and additive.
+"""The angle between a child's initial and trained weights (ABS, arXiv 2004.13431), exact and additive.
 
 The angle is arccos(<V0, V> / (|V0| |V|)) with V the weights of the child one after the other. A dot product of
-concatenations is the sum of the dot products, so three float64 sums for each block of weights, <w0, w>, |w0|^2 and
-|w|^2, are all that is needed: a child is then a sum over its blocks, and no module is made for it.
+concatenations is the sum of the dot products. So three float64 sums for each block of weights, <w0, w>, |w0|^2 and
+|w|^2, are enough: a child is a sum over its blocks, and no module is built for it.
 
-A chain needs nothing else. A cell whose slots are the edges of a graph is described by a ``Graph``: the published
-construction concatenates the weights along every path from an input to the output, so an edge counts as often as paths
-that are not broken run through it. All weights of a slot, those of a cell's repetitions too, live under ``<slot>.``.
+A chain needs nothing else. The slots of a cell are the edges of a graph (``PathGraph``): the published construction
+concatenates the weights along every path from an input to the output, so an edge counts once for each unbroken path
+through it. All weights of a slot, and of its repetitions in other cells, are named ``<slot>....``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hnas.sampling.draws import widest
 from hnas.shrinking.children import INACTIVE, Rows, draw, member
+from hnas.shrinking.graph import Floats, PathGraph
 from hnas.space import Arch, Option, Space
 from hnas.study import Study
 
-Floats = NDArray[np.float64]
-Snapshot = Mapping[str, Tensor]  # every shared weight by name, as ``Study.snapshot`` takes it
+Snapshot = Mapping[str, Tensor]  # every shared weight by name, as ``Study.snapshot`` returns it
 FIXED = ""  # the part of a network that is in no slot
-CHECKED = 1  # children whose sums are compared with those of all their weights
-CLOSE = 1e-9  # how far the two may differ, as a share
+CHECKED = 1  # children whose sums are compared with the sums over all their weights
+CLOSE = 1e-9  # largest relative difference between the two
+_Block = tuple[int, ...]  # the indices of the options that a block of weights depends on
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A cell: its slots are the edges of a directed graph without cycles.
+class AngleBasis:
+    """What angles are measured from, and how often weights are counted.
 
-    edges: slot -> (from node, to node): {"edges.0_1": (0, 1), ...} where the choices are "edges.0_1.op", ...
-    inputs, output: where paths begin and end.
-    none: types that break every path through their edge. Types that let a path pass and have no weights (a skip) need
-        no mention.
-    pools: type of pooling -> (kernel, channels summed over all repetitions): it counts as a constant vector of one
-        kernel a channel with entries 1 / kernel^2, the same before and after.
+    reference: the weights that angles are measured from; None (default): the initial weights. A copy of a split branch
+        that is not among them is measured from the weight that it was copied from.
+    graph: the cell whose edges are the slots; None (default): a chain.
     """
 
-    edges: Mapping[str, tuple[int, int]]
-    inputs: tuple[int, ...] = (0,)
-    output: int = 3
-    none: tuple[Option, ...] = ("none",)
-    pools: Mapping[Option, tuple[int, int]] = field(default_factory=dict)
-
-    def paths(self) -> tuple[tuple[str, ...], ...]:
-        """Every way from an input to the output, as the slots it runs through."""
-
-        def onward(node: int) -> Iterator[tuple[str, ...]]:
-            if node == self.output:
-                yield ()
-                return
-            for slot, (begin, end) in self.edges.items():
-                if begin == node:
-                    yield from ((slot, *rest) for rest in onward(end))
-
-        return tuple(path for node in self.inputs for path in onward(node))
+    reference: Snapshot | None = None
+    graph: PathGraph | None = None
 
 
-class Table:
-    """The sums of every block of weights that members of ``space`` can have, filled in as children ask for them.
+class AngleTable:
+    """The sums of every block of weights that members of ``space`` can have, computed when first asked for.
 
-    reference: the weights that angles are measured from; the initial ones unless given. A copy of a split branch that
-        is not among them is measured from what it was copied from.
-    vectors: weights of one axis (norms, biases) count too; by default only those of convolutions and linear layers.
-    A block that hangs on a choice which no probe showed is a ValueError: the sums are checked on two children.
+    basis: what angles are measured from; None: the initial weights.
+    vectors: whether weights of one axis (norms, biases) count; by default only those of convolutions and linear layers.
+
+    The sums of the first children are checked against all their weights: a block that depends on a choice which no
+    probe showed is a ValueError.
+
+        table = AngleTable(study, space)
+        angles = table.angles(children.rows_of(space, archs))
     """
 
-    def __init__(
-        self,
-        study: Study,
-        space: Space,
-        *,
-        reference: Snapshot | None = None,
-        graph: Graph | None = None,
-        vectors: bool = False,
-    ) -> None:
+    def __init__(self, study: Study, space: Space, basis: AngleBasis | None = None, *, vectors: bool = False) -> None:
+        basis = basis or AngleBasis()
         self.space = space
-        self.graph = graph
+        self.graph = basis.graph
         self.slots = study.supernet.space.slots
         self._supernet = study.supernet
-        self._reference = study.snapshot("initial") if reference is None else reference
+        self._reference = study.snapshot("initial") if basis.reference is None else basis.reference
         shared = study.supernet.union.named_parameters()
         self._origins = {id(p): name if name in self._reference else study.supernet.origin(name) for name, p in shared}
         self._axes = 1 if vectors else 2
         self._homes = frozenset(self.slots)
         self._names = list(space.choices)
-        self._blocks: dict[tuple[str, tuple[int, ...]], Floats] = {}
-        self._reads = self._probe({split.branch: split.context for split in study.supernet.splits.values()})
+        self._blocks: dict[tuple[str, _Block], Floats] = {}
+        self._reads = self._probe()
         self._checked = False
 
     def angles(self, rows: Rows, *, fixed: bool = True) -> Floats:
-        """[children]: the angle of each child, in radians; not ``fixed``: without what lies in no slot."""
-        blocks = self._of(rows)
-        counts = self._multiplicities(rows)
+        """Return [children]: the angle of each child, in radians; without ``fixed``: of what lies in slots alone."""
+        blocks = self._sums_of(rows)
+        counts = np.ones((len(rows), len(self.slots)))
+        if self.graph is not None:
+            counts = self.graph.multiplicities(self.space, self.slots, rows)
         own = sum((blocks[slot] * counts[:, [k]] for k, slot in enumerate(self.slots)), np.zeros((len(rows), 3)))
         total = own + blocks[FIXED]
         if not self._checked and len(rows):
@@ -105,30 +87,14 @@ class Table:
         return _angle(total if fixed else own)
 
     def blocks(self, rows: Rows) -> Floats:
-        """[children, slots]: the angle of each slot's block alone; NaN where it has no weights or is inactive."""
-        found = self._of(rows)
+        """Return [children, slots]: the angle of each slot's block; NaN where it has no weights or is inactive."""
+        found = self._sums_of(rows)
         columns = [np.where(found[slot][:, 1] > 0, _angle(found[slot]), np.nan) for slot in self.slots]
         return np.stack(columns, 1) if columns else np.zeros((len(rows), 0))
 
-    def _multiplicities(self, rows: Rows) -> Floats:
-        """[children, slots]"""
-        counts = np.ones((len(rows), len(self.slots)))
-        if self.graph is None:
-            return counts
-        broken = {}
-        for slot in self.graph.edges:
-            options = self.space.choices[f"{slot}.op"].options
-            cut = [k for k, option in enumerate(options) if option in self.graph.none]
-            broken[slot] = np.isin(rows[:, self._names.index(f"{slot}.op")], cut)
-            counts[:, self.slots.index(slot)] = 0
-        for path in self.graph.paths():
-            whole = ~np.any([broken[slot] for slot in path], axis=0)
-            counts[:, [self.slots.index(slot) for slot in path]] += whole[:, None]
-        return counts
-
-    def _of(self, rows: Rows) -> dict[str, Floats]:
-        """part -> [children, 3]; what the table does not have yet is computed first."""
-        codes: dict[str, tuple[list[tuple[int, ...]], NDArray[np.int64], NDArray[np.int64]]] = {}
+    def _sums_of(self, rows: Rows) -> dict[str, Floats]:
+        """Return part -> [children, 3]; compute the blocks that the table does not have yet."""
+        codes: dict[str, tuple[list[_Block], NDArray[np.int64], NDArray[np.int64]]] = {}
         for part, columns in self._reads.items():
             first, inverse = _unique(rows[:, columns])
             keys = [tuple(int(k) for k in rows[row][columns]) for row in first]
@@ -139,8 +105,8 @@ class Table:
             for part, (keys, _, inverse) in codes.items()
         }
 
-    def _fill(self, wanted: Mapping[str, Sequence[tuple[tuple[int, ...], NDArray[np.int64]]]]) -> None:
-        """Compute missing blocks from few members: each shows as many of them as do not contradict each other."""
+    def _fill(self, wanted: Mapping[str, Sequence[tuple[_Block, NDArray[np.int64]]]]) -> None:
+        """Compute missing blocks from few members: each member shows as many as do not contradict each other."""
         pending = []
         for part, items in wanted.items():
             for key, row in items:
@@ -156,10 +122,11 @@ class Table:
                     shown.append((part, key))
                 else:
                     left.append((part, key, needs))
-            self._show(self._member(chosen), shown)
+            self._compute(self._member(chosen), shown)
             pending = left
 
-    def _show(self, arch: Arch, shown: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    def _compute(self, arch: Arch, shown: Sequence[tuple[str, _Block]]) -> None:
+        """Compute the blocks ``shown`` from the weights of ``arch``."""
         sums = {part: np.zeros(3) for part, _ in shown}
         for name, pair in self._pairs(arch):
             if (part := self._part(name)) in sums:
@@ -169,39 +136,48 @@ class Table:
                     raise ValueError(f"{name} holds NaN or infinite weights, so it has no angle; {mend}")
                 sums[part] += found
         for part, key in shown:
-            sums[part] += sum(self._constant(part, arch.get(f"{part}.op", "")))
+            sums[part] += self._constant(arch, part)
             self._blocks[part, key] = sums[part]
 
-    def _constant(self, slot: str, option: Option) -> tuple[float, ...]:
-        """The squared norm of the vector that stands for a pooling, if it is one."""
-        pools = self.graph.pools if self.graph and slot in self.graph.edges else {}
-        return (pools[option][1] / pools[option][0] ** 2,) if option in pools else ()
+    def _constant(self, arch: Arch, slot: str) -> float:
+        return self.graph.squared_norm(slot, arch.get(f"{slot}.op", "")) if self.graph else 0.0
 
-    def _probe(self, splits: Mapping[str, str]) -> dict[str, list[int]]:
-        """For every part the columns of the choices that its weights hang on.
+    def _probe(self) -> dict[str, list[int]]:
+        """Return for every part the columns of the choices that its weights depend on.
 
-        A slot's own choices are its own; whether a choice outside all slots (a width) matters is seen by changing it
-        alone, from its largest option to its smallest, under each of the types.
+        1. A slot's weights depend on the slot's own choices.
+        2. A split branch depends on its context.
+        3. A choice outside all slots (a width) is probed: changed alone, from its largest option to its smallest, under
+           each of the types.
         """
-        inside = {name: next((s for s in self.slots if name.startswith(f"{s}.")), FIXED) for name in self._names}
-        reads = {part: {n for n in self._names if part and inside[n] == part} for part in (*self.slots, FIXED)}
-        for branch, context in splits.items():
-            reads[self._part(f"{branch}.")].add(context)
-        outside = [n for n in self._names if not inside[n] and len(self.space.choices[n].options) > 1]
-        kinds = max((len(self.space.choices[f"{s}.op"].options) for s in self.slots), default=1)
-        for kind in range(kinds if outside else 0):
-            chosen = {at: len(self.space.choices[n].options) - 1 for at, n in enumerate(self._names)}
-            chosen |= {at: kind % (chosen[at] + 1) for at, n in enumerate(self._names) if n.endswith(".op")}
-            base = self._shapes(self._member(chosen))
-            for name in outside:
-                other = self._shapes(self._member({**chosen, self._names.index(name): 0}))
-                for part, known in reads.items():
-                    if part in base and part in other and base[part] != other[part]:
-                        known.add(name)
+        reads: dict[str, set[str]] = {part: set() for part in (*self.slots, FIXED)}
+        outside = []
+        for name, choice in self.space.choices.items():
+            if part := self._part(name):  # case 1
+                reads[part].add(name)
+            elif len(choice.options) > 1:
+                outside.append(name)
+        for split in self._supernet.splits.values():  # case 2
+            reads[self._part(f"{split.branch}.")].add(split.context)
+        for kind in range(widest(self.space) if outside else 0):  # case 3
+            self._probe_outside(kind, outside, reads)
         return {part: [at for at, n in enumerate(self._names) if n in names] for part, names in reads.items()}
 
+    def _probe_outside(self, kind: int, outside: Sequence[str], reads: Mapping[str, set[str]]) -> None:
+        """Add each choice of ``outside`` to the parts whose shapes it changes, with the ``kind``-th type everywhere."""
+        largest = [len(self.space.choices[n].options) - 1 for n in self._names]
+        chosen = {
+            at: kind % (largest[at] + 1) if n.endswith(".op") else largest[at] for at, n in enumerate(self._names)
+        }
+        base = self._shapes(self._member(chosen))
+        for name in outside:
+            other = self._shapes(self._member({**chosen, self._names.index(name): 0}))
+            for part, known in reads.items():
+                if part in base and part in other and base[part] != other[part]:
+                    known.add(name)
+
     def _pairs(self, arch: Arch) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
-        """The weights of ``arch`` that count: (name, (then, now))."""
+        """Yield the weights of ``arch`` that count: (name, (then, now))."""
         for name, (shared, index) in self._supernet.where(arch).items():
             if shared.ndim >= self._axes:
                 then = self._reference[self._origins[id(shared)]]
@@ -214,6 +190,7 @@ class Table:
         return shapes
 
     def _check(self, rows: Rows, total: Floats) -> None:
+        """Compare the sums of children with the sums over all their weights; raise ValueError if they differ."""
         self._checked = True
         for row, sums in zip(rows, total, strict=True):
             arch = member(self.space, row)
@@ -221,17 +198,13 @@ class Table:
             for name, pair in self._pairs(arch):
                 true += self._passes(arch, self._part(name)) * _sums(*pair)
             for slot in self.graph.edges if self.graph else ():
-                true += self._passes(arch, slot) * sum(self._constant(slot, arch.get(f"{slot}.op", "")))
+                true += self._passes(arch, slot) * self._constant(arch, slot)
             if not np.allclose(true, sums, rtol=CLOSE, atol=CLOSE):
-                cause = "the weights of a slot hang on a choice in another slot"
+                cause = "the weights of a slot depend on a choice in another slot"
                 raise ValueError(f"angles do not add up in the space {self.space.name!r}: {cause}")
 
     def _passes(self, arch: Arch, slot: str) -> int:
-        """How many unbroken paths run through ``slot``; 1 where it is no edge."""
-        if self.graph is None or slot not in self.graph.edges:
-            return 1
-        whole = [p for p in self.graph.paths() if not any(arch.get(f"{s}.op") in self.graph.none for s in p)]
-        return sum(slot in path for path in whole)
+        return self.graph.passes(arch, slot) if self.graph else 1
 
     def _member(self, chosen: Mapping[int, int]) -> Arch:
         choices = enumerate(self.space.choices.items())
@@ -246,7 +219,7 @@ class Table:
         return found
 
     def _part(self, name: str) -> str:
-        """The slot that a weight belongs to, or ``FIXED``."""
+        """Return the slot that a weight belongs to, or ``FIXED``."""
         end = name.find(".")
         while end >= 0:
             if name[:end] in self._homes:
@@ -256,10 +229,10 @@ class Table:
 
 
 def standardise(values: Mapping[tuple[str, Option], float]) -> dict[tuple[str, Option], float]:
-    """z = (value - mean over the slots of that type) / deviation; 0 for a type without values or in one slot only.
+    """Return z = (value - mean over the slots of that type) / deviation; 0 for a type without values or in one slot.
 
-    Types turn at different speeds (a depthwise kernel has few weights and turns far, a large 1x1 hardly), so the values
-    of two types say little beside each other; how a type fares here against elsewhere does.
+    Types turn at different speeds: a depthwise kernel has few weights and turns far, a large 1x1 convolution hardly. So
+    values of two types are not comparable; a type's value in one slot against its values in others is.
     """
     by_type: dict[Option, list[float]] = {}
     for (_, option), value in values.items():
@@ -275,13 +248,15 @@ def standardise(values: Mapping[tuple[str, Option], float]) -> dict[tuple[str, O
 
 
 def sample(space: Space, samples: int, seed: int, balance: Option | None = None) -> Rows:
-    """Children of which every operation is in at least ``samples`` on average, one drawn for all of them."""
-    widest = max((len(space.choices[f"{slot}.op"].options) for slot in space.slots), default=1)
-    return draw(space, samples * widest, np.random.default_rng(seed), balance)
+    """Draw children; every operation is in at least ``samples`` of them on average.
+
+    balance: an option whose number in a child is drawn first (``children.draw``).
+    """
+    return draw(space, samples * widest(space), np.random.default_rng(seed), balance)
 
 
 def _unique(columns: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(a row for each different one, for every row which of those it equals)."""
+    """Return (index of the first of each distinct row, for every row the number of its distinct row)."""
     code = np.zeros(len(columns), np.int64)
     for column in columns.T:  # one number a row sorts many times as fast as a row does
         code = np.unique(code * (int(column.max(initial=0)) + 2) + column + 1, return_inverse=True)[1]
@@ -295,7 +270,7 @@ def _sums(then: Tensor, now: Tensor) -> Floats:
 
 
 def _angle(sums: Floats) -> Floats:
-    """[...]: the angles that [..., 3] sums make; 0 where there are no weights."""
+    """Return [...]: the angles of sums [..., 3]; 0 where there are no weights."""
     norm = np.sqrt(sums[..., 1] * sums[..., 2])
     cosine = np.divide(sums[..., 0], norm, out=np.ones_like(norm), where=norm > 0)
     angles: Floats = np.arccos(np.clip(cosine, -1.0, 1.0))

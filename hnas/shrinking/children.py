@@ -1,4 +1,4 @@
-"""Many members of a space at once, as one index array: what scores thousands of architectures must not make them.
+"""Many members of a space as one index array, so that thousands can be scored without building them.
 
 A row holds, for every choice in the order of the space, the index of its option, or ``INACTIVE``.
 """
@@ -17,10 +17,11 @@ INACTIVE = -1
 
 
 def draw(space: Space, count: int, rng: np.random.Generator, balance: Option | None = None) -> Rows:
-    """[count, choices]: members whose choices are uniform and independent, each option equally often (or one less).
+    """Return [count, choices]: members with uniform, independent choices, each option equally often (or one less).
 
-    balance: an option of the slots ("identity") whose number in a member is drawn uniformly first, so that depth is
-    balanced, as ABS draws (arXiv 2004.13431, its code); the other types of a slot share the rest equally.
+    balance: an option of the slots ("identity") whose number in a member is drawn first, uniformly, which balances
+        depth as in the code of ABS (arXiv 2004.13431). The other types of a slot share the rest equally. None: no such
+        option.
     """
     columns = [rng.permutation(np.arange(count) % len(choice.options)) for choice in space.choices.values()]
     rows = np.stack(columns, 1).astype(np.int64) if columns else np.zeros((count, 0), np.int64)
@@ -30,13 +31,13 @@ def draw(space: Space, count: int, rng: np.random.Generator, balance: Option | N
 
 
 def member(space: Space, row: Rows) -> Arch:
-    """The member that a row stands for."""
+    """Return the member that a row stands for."""
     named = zip(space.choices.items(), row, strict=True)
     return space.arch({name: choice.options[int(k)] for (name, choice), k in named if k != INACTIVE})
 
 
 def rows_of(space: Space, archs: Sequence[Arch]) -> Rows:
-    """[archs, choices] for members of ``space``."""
+    """Return [archs, choices]: the rows of members of ``space``."""
     rows = np.full((len(archs), len(space.choices)), INACTIVE, np.int64)
     for row, arch in zip(rows, archs, strict=True):
         for column, (name, choice) in enumerate(space.choices.items()):
@@ -46,12 +47,12 @@ def rows_of(space: Space, archs: Sequence[Arch]) -> Rows:
 
 
 def column(space: Space, name: str) -> int:
-    """Where the choice ``name`` stands in a row."""
+    """Return the column of the choice ``name``."""
     return list(space.choices).index(name)
 
 
 def mean_by_option(rows: Rows, at: int, options: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[options]: the mean of the finite ``values`` of the rows that take each option in column ``at``; NaN for none."""
+    """Return [options]: the mean of finite ``values`` over the rows with that option in column ``at``; NaN for none."""
     used = (rows[:, at] != INACTIVE) & np.isfinite(values)
     taken = rows[used, at]
     totals, counts = np.bincount(taken, values[used], options), np.bincount(taken, minlength=options)
@@ -71,7 +72,7 @@ def _balance(space: Space, rows: Rows, rng: np.random.Generator, option: Option)
 
 
 def _deactivate(space: Space, rows: Rows) -> Rows:
-    """``rows`` with ``INACTIVE`` where no parent wakes a choice; parents are settled before their children."""
+    """Put ``INACTIVE`` where no parent activates a choice; a parent is settled before its children."""
     names = list(space.choices)
     settled: set[str] = set()
 
@@ -81,8 +82,8 @@ def _deactivate(space: Space, rows: Rows) -> Rows:
             return
         settle(when[0])
         parent = space.choices[when[0]].options
-        woken = [parent.index(option) for option in when[1] if option in parent]
-        rows[~np.isin(rows[:, names.index(when[0])], woken), names.index(name)] = INACTIVE
+        active = [parent.index(option) for option in when[1] if option in parent]
+        rows[~np.isin(rows[:, names.index(when[0])], active), names.index(name)] = INACTIVE
         settled.add(name)
 
     for name in names:

@@ -1,8 +1,8 @@
-"""Less weight sharing by more parameters (PWSNAS' second strategy): surviving branches get copies by context.
+"""Less weight sharing by more parameters (PWSNAS' second strategy): surviving branches get a copy for each context.
 
-The abstract gives the idea, the mechanism is our reconstruction. A weight that many architectures share is pulled by
-all of them; where their gradients disagree, it gets a copy for each type of the slot before, paid for by what was
-dropped.
+The abstract gives the idea; the mechanism is our reconstruction. All architectures that share a weight train it. Where
+their gradients disagree, the weight gets a copy for each type of the slot before. The copies use the parameters of the
+dropped operations.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hnas.journal import digest
 from hnas.sampling.draws import DIVIDED
-from hnas.shrinking.loop import Edit, living
+from hnas.shrinking.edits import Edit
+from hnas.shrinking.loop import reachable_weights
 from hnas.space import Arch, Option, Space
 from hnas.study import Study
 
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A split that could be made, and why.
+    """A split that could be made.
 
-    degree: members of the space that use the branch; conflict: 1 - mean cosine of its gradients between contexts, in
-    [0, 2]; cost: parameters of the copies.
+    branch, context, options: the branch, the choice whose options get a copy, and these options.
+    degree: members of the space that use the branch.
+    conflict: 1 - mean cosine of its gradients between contexts, in [0, 2].
+    cost: parameters of the copies.
     """
 
     branch: str
@@ -37,13 +41,13 @@ class _Proposal:
 
     @property
     def worth(self) -> float:
-        """Sharing degree times conflict."""
+        """Return the sharing degree times the conflict."""
         return self.degree * self.conflict
 
 
 def degree(space: Space, name: str, option: Option) -> int:
-    """How many members of ``space`` take ``option`` of the choice ``name``: they share its weights."""
-    nothing = ""  # wakes no other choice; members that do not reach ``name`` are counted on both sides
+    """Return how many members of ``space`` take ``option`` of the choice ``name``: they share its weights."""
+    nothing = ""  # activates no other choice; members that do not reach ``name`` are counted on both sides
 
     def members(options: tuple[Option, ...]) -> int:
         return replace(space, choices={**space.choices, name: replace(space.choices[name], options=options)}).size
@@ -52,10 +56,13 @@ def degree(space: Space, name: str, option: Option) -> int:
 
 
 def proposals(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> list[_Proposal]:
-    """Every branch of a slot with the types of the slot before as contexts, the most shared and torn first.
+    """Return a proposal for every branch, by falling worth; the contexts are the types of the slot before.
 
-    Branches that are split already, have no weights, or whose context has one type are left out, as are the shares of a
-    divided slot. ``draws`` members and batches measure each conflict.
+    draws: members and batches that measure each conflict (2).
+    seed: of the draws (0).
+
+    Left out are branches that are split already, branches without weights, branches whose context has one type, and
+    the shares of a divided slot.
     """
     own = dict(study.supernet.union.named_parameters())
     found = []
@@ -76,9 +83,11 @@ def proposals(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> l
 def conflict(
     study: Study, space: Space, name: str, option: Option, context: str, *, draws: int = 2, seed: int = 0
 ) -> float:
-    """1 - mean cosine between the gradients of a branch under any two contexts, all else and the images being equal.
+    """Return 1 - mean cosine between the gradients of a branch under any two contexts; all else is equal.
 
-    0 where no gradient reaches it (a branch that still adds nothing) or no member has both slots.
+    name, option: the branch. context: the choice that differs. draws: members and batches (2). seed: of the draws (0).
+
+    0 if no gradient reaches the branch (its output is still zero), or if no member has both slots.
     """
     branch = f"{name.removesuffix('.op')}.{option}."
     cosines: list[float] = []
@@ -98,11 +107,16 @@ def conflict(
 def unshare(
     study: Study, space: Space, *, p_max: float = 1.5, draws: int = 2, seed: int = 0, stage: int = 0
 ) -> tuple[Edit, ...]:
-    """Split branches of the supernet in order of worth, as long as its living weights fit into the budget.
+    """Split branches of the supernet by falling worth, within a budget of parameters; return the edits.
 
-    p_max: how many times the parameters of the unsplit supernet those that ``space`` can still use may come to, copies
-    included: every dropped operation pays for a split. A branch without conflict is not split. Journalled, so that a
-    replay splits alike.
+    p_max: the budget: the parameters that ``space`` can use, copies included, as a factor of the parameters of the
+        unsplit supernet (1.5). Dropped operations free budget for splits.
+    draws, seed: of ``proposals``. stage: number of the stage in the edits.
+
+    A branch without conflict is not split. The edits answer from the study's journal, so that a replay splits alike.
+
+    Raises:
+        ValueError: ``p_max`` is 0 or less.
     """
     if p_max <= 0:
         raise ValueError(f"p_max={p_max} is no budget; it is a factor of the supernet's parameters, for instance 1.5")
@@ -110,7 +124,7 @@ def unshare(
     def decide() -> list[dict[str, Any]]:
         own = {name: p.numel() for name, p in study.supernet.union.named_parameters()}
         budget = p_max * sum(size for name, size in own.items() if study.supernet.origin(name) == name)
-        left = budget - sum(own[name] for name in living(study.supernet, space))
+        left = budget - sum(own[name] for name in reachable_weights(study.supernet, space))
         chosen = []
         for proposal in proposals(study, space, draws=draws, seed=seed) if left > 0 else ():
             if proposal.worth > 0 and proposal.cost <= left:
@@ -120,15 +134,16 @@ def unshare(
                 chosen.append(edit.to_json())
         return chosen
 
-    log = f"unshare/{p_max}/{draws}/{seed}/{stage}/{len(study.supernet.splits)}/{study.supernet.space.name}"
-    edits = tuple(Edit.from_json(record) for record in study.answer(log, decide))
+    made = {branch: list(split.options) for branch, split in study.supernet.splits.items()}
+    record = {"p_max": p_max, "draws": draws, "seed": seed, "stage": stage, "splits": made, "space": space.to_json()}
+    edits = tuple(Edit.from_json(edit) for edit in study.answer(f"splits/{digest(record)}", decide))
     for edit in edits:
         study.supernet.split(edit.branch, edit.choice, edit.options)
     return edits
 
 
 def _containing(space: Space, name: str, option: Option, rng: Random) -> Arch | None:
-    """A random member whose choice ``name`` is ``option``; None where many draws do not reach that choice."""
+    """Return a random member whose choice ``name`` is ``option``; None where 100 draws do not reach that choice."""
     for _ in range(100):
         arch = space.sample(rng)
         if name in arch:
@@ -137,7 +152,7 @@ def _containing(space: Space, name: str, option: Option, rng: Random) -> Arch | 
 
 
 def _gradient(study: Study, arch: Arch, branch: str, step: int) -> Tensor:
-    """The gradient of the task's loss on the images of ``step`` by the branch's weights, laid out as one vector."""
+    """Return the gradient of the loss on the images of ``step`` by the branch's weights, as one vector."""
     raw, labels = study.task.batch(step)
     where = study.supernet.where(arch).items()
     own = list(dict.fromkeys(shared for name, (shared, _) in where if name.startswith(branch)))

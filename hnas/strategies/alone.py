@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[Path, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[SubnetPath, ...]:
     """The one member; there is nothing to decide."""
     del rng, progress
-    return (Path(space.largest),)
+    return (SubnetPath(space.largest),)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count
 from hnas.sampling import complexity
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
 def pick(
-    space: Space, rng: Random, progress: float = 0.0, paths: int = 2, rivals: int = 3, banks: int = 10
-) -> tuple[Path, ...]:
+    space: Space, rng: Random, progress: float = 0.0, paths: Count = 2, rivals: Count = 3, banks: Count = 10
+) -> tuple[SubnetPath, ...]:
     """The largest, which teaches; ``paths`` times the best of ``rivals`` members of one of ``banks`` ranges of
     complexity; the smallest.
     """
@@ -27,5 +28,5 @@ def pick(
     for _ in range(paths):
         bank = model.bank(space.sample(rng), banks)
         first, *others = (model.draw(rng, bank, banks, space.sample) for _ in range(rivals))
-        drawn.append(Path(first, rivals=tuple(others)))
-    return (Path(space.largest, teaches=True), *drawn, Path(space.smallest))
+        drawn.append(SubnetPath(first, rivals=tuple(others)))
+    return (SubnetPath(space.largest, teaches=True), *drawn, SubnetPath(space.smallest))

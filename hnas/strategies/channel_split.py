@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count
 from hnas.sampling.draws import DIVIDED, exclusive, only, types
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3) -> tuple[Path, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
     """The largest member, which teaches; ``paths`` of pure types that exclude each other; one divided wherever it can
     be; the smallest.
     """
@@ -29,8 +30,8 @@ def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3) -> tu
     corners = only(space, {slot: types(space, slot) for slot in space.slots})
     mixed = only(space, {slot: offered for slot, offered in divided.items() if offered})
     return (
-        Path(space.largest, teaches=True),
-        *map(Path, exclusive(corners, rng, paths)),
-        *map(Path, exclusive(mixed, rng, 1)),
-        Path(space.smallest),
+        SubnetPath(space.largest, teaches=True),
+        *map(SubnetPath, exclusive(corners, rng, paths)),
+        *map(SubnetPath, exclusive(mixed, rng, 1)),
+        SubnetPath(space.smallest),
     )

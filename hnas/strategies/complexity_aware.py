@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count
 from hnas.sampling import complexity
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
 def bank_at(progress: float, banks: int, sweeps: int) -> int:
@@ -36,8 +37,14 @@ def walked(progress: float, banks: int, moves: int) -> int:
 
 
 def pick(
-    space: Space, rng: Random, progress: float = 0.0, paths: int = 3, banks: int = 5, sweeps: int = 8, moves: int = 0
-) -> tuple[Path, ...]:
+    space: Space,
+    rng: Random,
+    progress: float = 0.0,
+    paths: Count = 3,
+    banks: Count = 5,
+    sweeps: Count = 8,
+    moves: Count = 0,
+) -> tuple[SubnetPath, ...]:
     """``paths`` random members of one of ``banks`` ranges of complexity; the most complex teaches the others.
 
     moves: of a random walk over the whole schedule, at most one a step, in place of ``sweeps``.
@@ -45,4 +52,4 @@ def pick(
     model = complexity.of(space)
     bank = walked(progress, banks, moves) if moves else bank_at(progress, banks, sweeps)
     drawn = sorted((model.draw(rng, bank, banks, space.sample) for _ in range(paths)), key=model, reverse=True)
-    return tuple(Path(arch, teaches=k == 0) for k, arch in enumerate(drawn))
+    return tuple(SubnetPath(arch, teaches=k == 0) for k, arch in enumerate(drawn))

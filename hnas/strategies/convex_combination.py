@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hnas.sampling.draws import alpha, alphas, gates, relaxed, types, uniform
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
@@ -23,10 +23,10 @@ def extra(space: Space) -> dict[str, nn.Parameter]:
 
 def pick(
     space: Space, rng: Random, progress: float = 0.0, extra: Mapping[str, Tensor] | None = None
-) -> tuple[Path, ...]:
+) -> tuple[SubnetPath, ...]:
     """One path with all types of every slot, each of a random size, weighted by softmax(``extra``); evenly without."""
     del progress
     sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
     mixture = relaxed(space, sizes, {slot: types(space, slot) for slot in space.slots})
     weights = {slot: torch.softmax(alpha(space, slot, extra), 0) for slot in space.slots}
-    return (Path(mixture, gates(space, mixture, weights)),)
+    return (SubnetPath(mixture, gates(space, mixture, weights)),)

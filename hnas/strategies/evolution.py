@@ -1,18 +1,19 @@
-"""NSGA-II on accuracy and latency (Deb et al. 2002) inside hard windows (PAD-NAS, arXiv 2005.07564, section 3.3).
+"""NSGA-II on accuracy and cost (Deb et al. 2002) inside hard windows (PAD-NAS, arXiv 2005.07564, section 3.3).
 
-pymoo supplies sorting, crowding and mating; the operators here know choices. A candidate outside a window is never
-scored for accuracy, never survives a feasible one, and never leaves the search.
+pymoo supplies sorting, crowding and mating; the operators in this file know choices. A candidate outside a window is
+never scored for accuracy and never survives a feasible one. ``search(study, space, options)`` yields candidates.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.duplicate import DuplicateElimination
@@ -29,87 +30,96 @@ from hnas.study import Study
 
 _Genes = NDArray[np.int64]
 _UNKNOWN = 1e9  # the violation of a candidate without a cost
-TRIES = 100  # draws for one member inside the windows, as often as pymoo mates for one offspring
+TRIES = 100  # draws for each member that has to be inside the windows; pymoo mates as often for one offspring
 _IDLE = 10  # generations without a new architecture that end a search
 
 
-@dataclass(frozen=True)
-class Window:
-    """A hard bound on a metric: low <= value <= high."""
+class Window(NamedTuple):
+    """A hard constraint on a metric: low <= value <= high. A recipe writes ``[low, high]``."""
 
     low: float = float("-inf")
     high: float = float("inf")
 
     def excess(self, value: float) -> float:
-        """How far ``value`` lies outside, as a share of the bound; 0 inside."""
+        """Return the distance of ``value`` from the window as a share of the bound; 0 inside."""
         return max(_share(self.low - value, self.low), _share(value - self.high, self.high), 0.0)
 
 
-def search(
-    study: Study,
-    space: Space,
-    *,
-    windows: Mapping[str, Window] | None = None,
-    cost: str = "latency_ms",
-    evaluations: int | None = 60,
-    seconds: float | None = None,
-    population: int = 16,
-    seed: int = 0,
-    reject: bool = False,
-) -> Iterator[Candidate]:
-    """Candidates as they are scored, the smallest first; those outside a cost window have no accuracy.
+Windows = Annotated[Mapping[str, Window], Meta(description="a table of costs, each [low, high]")]
 
-    Nor have those of infinite cost, which is one that could not be had; they are outside in any case.
 
-    evaluations: how many architectures are priced; seconds: after so long no further one is begun (either may be None,
-    not both; what the journal has is no further one). The same seed and journal give the same sequence.
-    reject: whatever is outside a cost window is drawn again, as in the paper, instead of being yielded and bred from
-    while nothing better is there; what is rejected is priced too, and counts nowhere. ValueError if nothing is inside.
-    It also ends where ``_IDLE`` generations in a row bring nothing new: a small space has no more.
+@dataclass(frozen=True)
+class EvolutionOptions:
+    """Options of ``search``.
+
+    windows: metric -> Window, for costs of the study and for "accuracy"; empty (default): no constraint.
+    cost: the cost of the study that is minimised ("latency_ms").
+    evaluations: architectures to price (60); None: no limit.
+    seconds: seconds after which no further architecture is priced, unless the journal has its price; None (default):
+        no limit. Either ``evaluations`` or ``seconds`` must be given.
+    population: architectures of a generation (16).
+    seed: of everything random (0). The same seed and journal give the same sequence of candidates.
+    reject: draw again whatever is outside a cost window, as PAD-NAS does (False). Otherwise such candidates are
+        yielded, and bred from until there are feasible ones. Rejected ones are priced and count nowhere.
     """
-    windows = windows or {}
-    _check(study, windows, cost, evaluations, seconds)
-    begun, done = time.monotonic(), 0
-    inside = _Inside(study, windows) if reject else None
+
+    windows: Windows = field(default_factory=dict)
+    cost: str = "latency_ms"
+    evaluations: int | None = 60
+    seconds: float | None = None
+    population: int = 16
+    seed: int = 0
+    reject: bool = False
+
+
+def search(study: Study, space: Space, options: EvolutionOptions | None = None) -> Iterator[Candidate]:
+    """Yield candidates as they are scored, the smallest architecture first.
+
+    Candidates outside a cost window, and those of infinite (unknown) cost, have no accuracy. The search ends when the
+    budget is spent, when every member was seen, or after ``_IDLE`` generations without a new architecture.
+
+        for candidate in search(study, space, EvolutionOptions(evaluations=200)):
+            print(candidate.arch, candidate.metrics)
+
+    Raises:
+        ValueError: no budget, an unknown cost, or (with ``reject``) no member that was drawn is inside the windows.
+    """
+    options = options or EvolutionOptions()
+    if options.evaluations is None and options.seconds is None:
+        raise ValueError("the search needs a budget; give evaluations or seconds")
+    _refuse_unknown_costs(study, options.windows, options.cost)
+    inside = _Inside(study, options.windows) if options.reject else None
     if space.size == 1:  # nothing to cross over or to mutate
-        if inside and not inside(space.smallest):
-            raise inside.nothing(1)
-        yield _score(study, space.smallest, windows)
+        yield _score_only_member(study, space, options, inside)
         return
-    problem = Problem(n_var=len(space.choices), n_obj=2, n_ieq_constr=1)
-    algorithm = NSGA2(
-        pop_size=population,
-        n_offsprings=max(2, population // 2),
-        sampling=_Start(space, inside),
-        crossover=TwoPointCrossover(),
-        mutation=_Reset(space),
-        eliminate_duplicates=_Same(space, inside),
-    )
-    algorithm.setup(problem, seed=seed, termination=("n_gen", 10**9))
+    budget, algorithm = _Budget(study, options), _algorithm(space, options, inside)
     scored: dict[Arch, Candidate] = {}
     idle = 0
-    while len(scored) < space.size and idle < _IDLE and (asked := algorithm.ask()) is not None and len(asked):
-        rows, violations, before = [], [], len(scored)
-        for genes in asked.get("X"):
-            arch = decode(space, genes)
+    while len(scored) < space.size and idle < _IDLE:
+        asked = algorithm.ask()
+        if asked is None or not len(asked):
+            return
+        archs, before = [decode(space, genes) for genes in asked.get("X")], len(scored)
+        for arch in archs:
             if arch not in scored:
-                late = seconds is not None and time.monotonic() - begun >= seconds
-                if (evaluations is not None and done >= evaluations) or (late and not study.priced(arch, cost)):
+                if budget.is_spent(len(scored), arch):
                     return
-                scored[arch] = _score(study, arch, windows)
-                done += 1
+                scored[arch] = _score(study, arch, options.windows)
                 yield scored[arch]
-            rows.append([-scored[arch].metrics.get("accuracy", 0.0), min(scored[arch].metrics[cost], _UNKNOWN)])
-            violations.append([violation(scored[arch], windows)])
-        Evaluator().eval(StaticProblem(problem, F=np.array(rows), G=np.array(violations)), asked)
-        algorithm.tell(infills=asked)
+        _tell(algorithm, asked, [scored[arch] for arch in archs], options)
         idle = idle + 1 if len(scored) == before else 0
 
 
-def meets(study: Study, space: Space, windows: Mapping[str, Window] | None, cost: str, seed: int = 0) -> Arch:
-    """A member inside every cost window: what to ask before training for a search. ValueError where none is found."""
-    _check(study, windows or {}, cost, 1, None)
-    inside, rng = _Inside(study, windows or {}), Random(seed)
+def find_member_inside(
+    study: Study, space: Space, windows: Mapping[str, Window], cost: str = "latency_ms", seed: int = 0
+) -> Arch:
+    """Return a member inside every cost window. Call this before training for a search.
+
+    Raises:
+        ValueError: none of ``16 * TRIES`` drawn members is inside, or a window bounds an unknown cost.
+    """
+    _refuse_unknown_costs(study, windows, cost)
+    inside, rng = _Inside(study, windows), Random(seed)
     for k in range(16 * TRIES):
         arch = (space.smallest, space.largest)[k] if k < 2 else space.sample(rng)
         if inside(arch):
@@ -118,9 +128,9 @@ def meets(study: Study, space: Space, windows: Mapping[str, Window] | None, cost
 
 
 def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
-    """Sum of the excesses over all windows; 0 exactly when the candidate is inside every one and each cost is known.
+    """Return the sum of the excesses over all windows: 0 exactly if the candidate is inside and each cost is known.
 
-    An infinite cost is one that could not be had: such a candidate is further outside than any other.
+    An infinite cost is an unknown one: its violation is larger than any other.
     """
     if not np.isfinite(list(candidate.metrics.values())).all():
         return _UNKNOWN
@@ -128,35 +138,76 @@ def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
 
 
 def decode(space: Space, genes: _Genes) -> Arch:
-    """The member whose active choices take the options at these indices."""
+    """Return the member whose active choices take the options at the indices ``genes`` [choices]."""
     wanted = {name: choice.options[int(g)] for (name, choice), g in zip(space.choices.items(), genes, strict=True)}
-    return space.arch({name: wanted[name] for name in wanted})
+    return space.arch(wanted)
 
 
-def _check(
-    study: Study, windows: Mapping[str, Window], cost: str, evaluations: int | None, seconds: float | None
-) -> None:
-    """ValueError for a search that could not end, or whose bounds nothing would measure."""
-    if evaluations is None and seconds is None:
-        raise ValueError("the search needs a budget; give evaluations or seconds")
+def _refuse_unknown_costs(study: Study, windows: Mapping[str, Window], cost: str) -> None:
     for name in (cost, *windows):
         if name not in study.costs and (name != "accuracy" or name == cost):
             raise ValueError(f"no cost {name!r} in this study; known: {', '.join(study.costs) or 'none'}")
 
 
 def _score(study: Study, arch: Arch, windows: Mapping[str, Window]) -> Candidate:
+    """Price ``arch``; score its accuracy where every cost is inside its window."""
     prices = {name: study.price(arch, name).value for name in study.costs}
     if violation(Candidate(arch, prices), {name: w for name, w in windows.items() if name != "accuracy"}) > 0:
         return Candidate(arch, prices)
     return study.score(arch)
 
 
+def _score_only_member(study: Study, space: Space, options: EvolutionOptions, inside: _Inside | None) -> Candidate:
+    if inside and not inside(space.smallest):
+        raise inside.nothing(1)
+    return _score(study, space.smallest, options.windows)
+
+
 def _share(excess: float, bound: float) -> float:
     return excess / abs(bound) if abs(bound) not in (0.0, float("inf")) else (0.0 if abs(bound) else excess)
 
 
+def _algorithm(space: Space, options: EvolutionOptions, inside: _Inside | None) -> Any:
+    """Return pymoo's NSGA-II over the choices of ``space``, ready to be asked."""
+    algorithm = NSGA2(
+        pop_size=options.population,
+        n_offsprings=max(2, options.population // 2),
+        sampling=_Start(space, inside),
+        crossover=TwoPointCrossover(),
+        mutation=_Reset(space),
+        eliminate_duplicates=_Same(space, inside),
+    )
+    problem = Problem(n_var=len(space.choices), n_obj=2, n_ieq_constr=1)
+    algorithm.setup(problem, seed=options.seed, termination=("n_gen", 10**9))
+    return algorithm
+
+
+def _tell(algorithm: Any, asked: Any, candidates: list[Candidate], options: EvolutionOptions) -> None:
+    """Give the algorithm the objectives (error, cost) and the violations of what it asked for."""
+    rows = [[-c.metrics.get("accuracy", 0.0), min(c.metrics[options.cost], _UNKNOWN)] for c in candidates]
+    violations = [[violation(c, options.windows)] for c in candidates]
+    Evaluator().eval(StaticProblem(algorithm.problem, F=np.array(rows), G=np.array(violations)), asked)
+    algorithm.tell(infills=asked)
+
+
+class _Budget:
+    """The architectures and the seconds that a search may take."""
+
+    def __init__(self, study: Study, options: EvolutionOptions) -> None:
+        self.study = study
+        self.options = options
+        self.begun = time.monotonic()
+
+    def is_spent(self, priced: int, arch: Arch) -> bool:
+        """Return whether ``arch`` may not be priced after ``priced`` others."""
+        limits = self.options
+        late = limits.seconds is not None and time.monotonic() - self.begun >= limits.seconds
+        spent = limits.evaluations is not None and priced >= limits.evaluations
+        return spent or (late and not self.study.priced(arch, limits.cost))
+
+
 class _Inside:
-    """Whether an architecture is inside every cost window, and what those that were asked about cost."""
+    """The test for every cost window; keeps the range of the costs that it saw, for the error message."""
 
     def __init__(self, study: Study, windows: Mapping[str, Window]) -> None:
         self.study = study
@@ -170,17 +221,17 @@ class _Inside:
         return violation(Candidate(arch, prices), self.windows) == 0
 
     def nothing(self, drawn: int) -> ValueError:
-        """What to say when none of so many was inside."""
+        """Return the error for ``drawn`` members none of which was inside."""
         bounds = ", ".join(f"{name} in [{w.low:g}, {w.high:g}]" for name, w in self.windows.items())
         found = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in self.seen.items())
         return ValueError(f"no architecture meets {bounds}: {drawn} drawn ones have {found}; widen the window")
 
 
 class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
-    """Smallest, largest, the largest with one type everywhere or one kind of choice at its smallest, random members.
+    """The first generation: smallest, largest, variants of the largest, then random members.
 
-    A kind is the last part of a choice's name (resolution, width, depth, kernel, ...): around the largest, which
-    training has served best, lie the good members that are cheaper.
+    A variant has one type everywhere, or one kind of choice at its smallest. A kind is the last part of a choice's name
+    (resolution, width, depth, kernel, ...). Training has served the largest best, so good cheaper members are near it.
     """
 
     def __init__(self, space: Space, inside: _Inside | None = None) -> None:
@@ -189,22 +240,13 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
         self.inside = inside
 
     def _do(self, _: Any, n_samples: int, *__: Any, random_state: Any = None, **___: Any) -> _Genes:
-        choices = self.space.choices
-        top = {name: len(choice.options) - 1 for name, choice in choices.items()}
-        rows = [dict.fromkeys(choices, 0), top]
-        types = {option for name, choice in choices.items() if name.endswith(".op") for option in choice.options}
-        for kind in sorted(types, key=str):
-            places = {n: c.options.index(kind) for n, c in choices.items() if n.endswith(".op") and kind in c.options}
-            rows.append({**top, **places})
-        for kind in dict.fromkeys(name.rpartition(".")[2] for name in choices):
-            if kind != "op":
-                rows.append({**top, **{name: 0 for name in choices if name.rpartition(".")[2] == kind}})
+        names = list(self.space.choices)
+        planned = self._planned()
         rng = Random(int(random_state.integers(2**32)))
         kept: list[list[int]] = []
         for tries in range(n_samples * (TRIES if self.inside else 1)):
-            if tries >= len(rows):
-                rows.append({name: rng.randrange(len(choice.options)) for name, choice in choices.items()})
-            genes = [rows[tries][name] for name in choices]
+            row = planned[tries] if tries < len(planned) else self._random(rng)
+            genes = [row[name] for name in names]
             if self.inside is None or self.inside(decode(self.space, np.array(genes))):
                 kept.append(genes)
             if len(kept) == n_samples:
@@ -214,9 +256,30 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
             raise self.inside.nothing(n_samples * TRIES)
         return np.array(kept, np.int64)
 
+    def _planned(self) -> list[dict[str, int]]:
+        """Return the ends of the space and the variants of the largest: choice -> index of its option."""
+        choices = self.space.choices
+        largest = {name: len(choice.options) - 1 for name, choice in choices.items()}
+        slots = {name: choice.options for name, choice in choices.items() if name.endswith(".op")}
+        types = sorted({option for options in slots.values() for option in options}, key=str)
+        kinds = dict.fromkeys(_kind(name) for name in choices if _kind(name) != "op")
+        return [
+            dict.fromkeys(choices, 0),
+            largest,
+            *({**largest, **{n: o.index(kind) for n, o in slots.items() if kind in o}} for kind in types),
+            *({**largest, **{name: 0 for name in choices if _kind(name) == kind}} for kind in kinds),
+        ]
+
+    def _random(self, rng: Random) -> dict[str, int]:
+        return {name: rng.randrange(len(choice.options)) for name, choice in self.space.choices.items()}
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
 
 class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
-    """Draw a few genes anew, two on average; options have no distance that a polynomial mutation could use."""
+    """Draw a few genes anew, two on average. Options have no distance that a polynomial mutation could use."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -229,7 +292,7 @@ class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
 
 
 class _Same(DuplicateElimination):  # type: ignore[misc]  # pymoo ships no types
-    """Two genomes that decode to one architecture are duplicates; what is not ``inside`` is treated as one."""
+    """Treat two genomes that decode to one architecture as duplicates, and what is not ``inside`` as one, too."""
 
     def __init__(self, space: Space, inside: _Inside | None = None) -> None:
         super().__init__()

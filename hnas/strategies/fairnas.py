@@ -11,10 +11,10 @@ from random import Random
 
 from hnas.sampling.draws import exclusive, uniform, widest
 from hnas.space import Choice, Option, Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[Path, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[SubnetPath, ...]:
     """Paths that take every type of every slot they reach, equally often up to one; the labels alone teach them."""
     del progress
     # What decides which slots there are (depth) is drawn once a step: a slot that some paths miss would be unfair.
@@ -24,4 +24,4 @@ def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[Path, ...]:
     def size(name: str, choice: Choice, rng: Random) -> Option:
         return shared[name] if name in shared else uniform(name, choice, rng)
 
-    return tuple(map(Path, exclusive(space, rng, widest(space), size=size)))
+    return tuple(map(SubnetPath, exclusive(space, rng, widest(space), size=size)))

@@ -16,19 +16,22 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count, Share
 from hnas.sampling.draws import DIVIDED, IDENTITY, exclusive, only, relaxed, widest
 from hnas.space import Option, Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3, imitate: float = 0.0) -> tuple[Path, ...]:
+def pick(
+    space: Space, rng: Random, progress: float = 0.0, paths: Count = 3, imitate: Share = 0.0
+) -> tuple[SubnetPath, ...]:
     """M, which teaches, and what of the phase is open: ``paths`` random members and the smallest.
 
     imitate: the share of a phase in whose steps the new types of ``paths`` random slots imitate M's there instead.
     """
     if not 0 <= imitate <= 1:
         raise ValueError(f"imitate is {imitate}; it is a share of each phase, from 0 to 1")
-    teacher = Path(space.largest, teaches=True)
+    teacher = SubnetPath(space.largest, teaches=True)
     phase, within = divmod(progress * (1 + widest(space)), 1.0)
     phase = int(phase)
     if phase == 0:
@@ -36,9 +39,9 @@ def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3, imita
     if within < imitate and (fresh := new(space, phase)):
         taken = rng.sample(sorted(fresh), min(paths, len(fresh)))
         swapped = {slot: relaxed(space, space.largest, {slot: (fresh[slot],)}) for slot in taken}
-        return (teacher, *(Path(arch, imitates=slot) for slot, arch in swapped.items()))
+        return (teacher, *(SubnetPath(arch, imitates=slot) for slot, arch in swapped.items()))
     open_ = only(space, opened(space, phase))
-    return (teacher, *map(Path, exclusive(open_, rng, paths)), Path(open_.smallest))
+    return (teacher, *map(SubnetPath, exclusive(open_, rng, paths)), SubnetPath(open_.smallest))
 
 
 def opened(space: Space, phase: int) -> dict[str, tuple[Option, ...]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count
 from hnas.sampling.draws import even, exclusive, relaxed, smallest, types, widest
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, paths: int | None = None) -> tuple[Path, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count | None = None) -> tuple[SubnetPath, ...]:
     """M, which teaches; ``paths`` members that exclude each other's types; one of random types at its smallest.
 
     paths: as many as the slot with the most types has, unless given. The subnets' losses are averaged, so that their
@@ -24,5 +25,5 @@ def pick(space: Space, rng: Random, progress: float = 0.0, paths: int | None = N
     union = relaxed(space, space.largest, {slot: types(space, slot) for slot in space.slots})
     subnets = exclusive(space, rng, widest(space) if paths is None else paths)
     subnets += exclusive(space, rng, 1, size=smallest)
-    students = [Path(arch, weight=1 / len(subnets)) for arch in subnets]
-    return (Path(union, even(space, union), teaches=True), *students)
+    students = [SubnetPath(arch, weight=1 / len(subnets)) for arch in subnets]
+    return (SubnetPath(union, even(space, union), teaches=True), *students)

@@ -1,33 +1,81 @@
-"""PAD-NAS (Xia et al., arXiv 2005.07564): operations that no good architecture takes are pruned, layer by layer.
+"""PAD-NAS (Xia et al., arXiv 2005.07564): operations that no good architecture takes are pruned, slot by slot.
 
-The supernet is trained on single paths; a search inside the latency window says how often each operation of each slot
-occurs among the good; the rare ones go, the weights of the rest are inherited and fine-tuned; then the same again.
+The supernet is trained on single paths. A search inside the latency window counts how often the good architectures take
+each operation of each slot. Rare operations are dropped, the remaining weights are inherited and fine-tuned, and again.
+``search(study, space, PadNasOptions(...))`` does all of it and yields candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from hnas.pareto import Candidate
+from hnas.ranges import Count, PositiveInt, Share
 from hnas.shrinking import loop as shrinking
+from hnas.shrinking.edits import Edit, ShrinkRules
 from hnas.shrinking.evidence import pareto_frequency
-from hnas.shrinking.loop import Edit
+from hnas.shrinking.loop import StageTraining
 from hnas.space import Space
 from hnas.strategies import evolution, spos
-from hnas.strategies.evolution import Window
+from hnas.strategies.evolution import EvolutionOptions, Windows
 from hnas.study import Study
-from hnas.training.loop import Pick, Schedule
+from hnas.training.loop import Schedule
 
 SHARES = (120, 80, 40)  # epochs of the paper's stages
 _RATES = (0.5, 0.1, 0.1)  # and their learning rates
+STEPS = 2400  # of all stages, unless a training is given
+
+
+@dataclass(frozen=True)
+class PadNasOptions:
+    """Options of PAD-NAS; the defaults are the paper's, except for the guard ``spread``.
+
+    windows: metric -> Window of every search (section 3.3: a latency window); empty (default): none.
+    evaluations: architectures priced by every search (section 4: 40 generations of 64).
+    population: architectures of a generation (section 4: 64).
+    seed: of the searches (0).
+    threshold: operations whose share of the good architectures is at most this are dropped (section 3.3: 0.01).
+    ranks: non-domination ranks that count as good (section 3.3: 9).
+    spread: largest share of its slots that an operation type may be dropped from (0.5). The paper has no such guard.
+    force: switch off the guard ``spread``, as in the paper (False).
+    back: dropped operations that are restored after each stage, the most frequent first (0, as in the paper).
+    cost: the cost of the study that every search minimises ("latency_ms"). Not in a recipe, which names a device.
+    seconds: limit of the last search (None). The searches between stages have none, as they have to replay.
+    """
+
+    windows: Windows = field(default_factory=dict)
+    evaluations: PositiveInt = 64 * 40
+    population: PositiveInt = 64
+    seed: Count = 0
+    threshold: Share = 0.01
+    ranks: PositiveInt = pareto_frequency.RANKS
+    spread: Share = 0.5
+    force: bool = False
+    back: Count = 0
+    cost: str = field(default="latency_ms", metadata={"recipe": False})
+    seconds: float | None = field(default=None, metadata={"recipe": False})
+
+    def __post_init__(self) -> None:
+        if not self.evaluations:
+            raise ValueError(
+                "padnas searches once a stage and needs a number of evaluations for each; give evaluations"
+            )
+
+    def search_options(self) -> EvolutionOptions:
+        """Return the options of a search between two stages."""
+        return EvolutionOptions(
+            self.windows, self.cost, self.evaluations, population=self.population, seed=self.seed, reject=True
+        )
 
 
 def schedules(steps: int, rate: float = 0.1, **changes: Any) -> tuple[Schedule, ...]:
-    """The paper's stages, 3 : 2 : 1 of ``steps``, the first from ``rate``, the others from a fifth of it."""
+    """Return the paper's stages: 3 : 2 : 1 of ``steps``, the first from ``rate``, the others from a fifth of it.
+
+    changes: other fields of ``Schedule``.
+    """
     if steps < sum(SHARES) // 40:
         raise ValueError(f"{steps} steps cannot be divided as {':'.join(map(str, SHARES))}; give at least 6")
     lengths = [round(steps * share / sum(SHARES)) for share in SHARES[:-1]]
@@ -39,71 +87,55 @@ def schedules(steps: int, rate: float = 0.1, **changes: Any) -> tuple[Schedule, 
 def shrink(
     study: Study,
     space: Space,
-    stages: Iterable[Schedule],
-    pick: Pick = spos.pick,
+    options: PadNasOptions | None = None,
     *,
-    windows: Mapping[str, Window] | None = None,
-    cost: str = "latency_ms",
-    evaluations: int = 64 * 40,
-    population: int = 64,
-    seed: int = 0,
-    threshold: float = 0.01,
-    ranks: int = pareto_frequency.RANKS,
-    spread: float = 0.5,
-    force: bool = False,
-    back: int = 0,
-    extra: dict[str, nn.Parameter] | None = None,
+    training: StageTraining | None = None,
     log: list[Edit] | None = None,
-    advance: Callable[[int, float], None] | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> Space:
-    """Train and prune in stages; the space that is left. The arguments are those of ``search``."""
+    """Train and prune in stages; return the space that is left.
+
+    training: schedules and strategy of the stages; None: ``schedules(2400)`` on single paths.
+    log: receives the edits.
+
+        left = padnas.shrink(study, space, PadNasOptions(threshold=0.02))
+
+    Raises:
+        ValueError: the space is no part of the study's, or no member that was drawn is inside the windows.
+    """
+    options = options or PadNasOptions()
+    training = training or StageTraining(schedules(STEPS), spos.pick)
     shrinking.refuse_foreign(study, space)
-    bounds = _bounds(windows, cost, population, seed)
-    evolution.meets(study, space, windows, cost, seed)
+    evolution.find_member_inside(study, space, options.windows, options.cost, options.seed)
     if space.size == 1:
-        study.train(pick, next(iter(stages)), space=space, extra=extra, advance=advance, say=say)
+        training.train_once(study, space)
         return space
-    evidence = partial(pareto_frequency.scores, search=evolution.search, ranks=ranks, evaluations=evaluations, **bounds)
-    rules: dict[str, Any] = {"threshold": threshold, "spread": spread, "force": force, "back": back}
-    name = f"padnas/{bounds}/{evaluations}/{ranks}/{rules}"
-    follow: dict[str, Any] = {"extra": extra, "log": log, "advance": advance, "say": say}
-    return shrinking.run(study, space, evidence, stages, pick, name=name, **follow, **rules)
+    evidence = partial(
+        pareto_frequency.scores,
+        search=partial(evolution.search, options=options.search_options()),
+        windows=options.windows,
+        cost=options.cost,
+        ranks=options.ranks,
+    )
+    rules = ShrinkRules(threshold=options.threshold, spread=options.spread, force=options.force, back=options.back)
+    key = ["padnas", replace(options, seconds=None)]
+    return shrinking.run_stages(study, space, evidence, training, rules, key=key, log=log)
 
 
 def search(
     study: Study,
     space: Space,
+    options: PadNasOptions | None = None,
     *,
-    windows: Mapping[str, Window] | None = None,
-    cost: str = "latency_ms",
-    evaluations: int | None = 64 * 40,
-    seconds: float | None = None,
-    population: int = 64,
-    seed: int = 0,
-    steps: int = 2400,
-    stages: Sequence[Schedule] | None = None,
-    pick: Pick = spos.pick,
-    **rules: Any,
+    training: StageTraining | None = None,
+    log: list[Edit] | None = None,
 ) -> Iterator[Candidate]:
-    """Train and prune in stages, then the candidates of the last search, scored with the weights of the last stage.
+    """Train and prune in stages, then yield the candidates of a last search with the weights of the last stage.
 
-    stages: a schedule each, in place of ``schedules(steps)``; between two of them the operations go whose share of the
-    good architectures is ``threshold`` or less. windows, cost, evaluations, population: of every search; a candidate
-    outside a window is drawn again. seconds: of the last search alone, for what hangs on the clock would not replay.
-    rules: the rest of ``shrink``. threshold, ranks: see there the defaults, which are the paper's. spread, force: the
-    guard of ``hnas.shrinking.loop.shrink``; the paper has none, which is ``force=True``. back: how many pruned
-    operations return after each pruning, the likeliest first; the paper's prunes for good. extra: the architecture
-    parameters of ``pick``, which follow the space. ``log`` receives the edits.
+    The arguments are those of ``shrink``. Candidates outside a cost window are not yielded.
+
+        for candidate in padnas.search(study, space, PadNasOptions({"latency_ms": Window(60, 70)}, force=True)):
+            print(candidate.arch, candidate.metrics)
     """
-    if evaluations is None:
-        raise ValueError("padnas searches once a stage and needs a number of evaluations for each; give evaluations")
-    bounds = _bounds(windows, cost, population, seed)
-    bounded = {key: value for key, value in bounds.items() if key != "reject"}
-    space = shrink(study, space, stages or schedules(steps), pick, evaluations=evaluations, **bounded, **rules)
-    yield from evolution.search(study, space, evaluations=evaluations, seconds=seconds, **bounds)
-
-
-def _bounds(windows: Mapping[str, Window] | None, cost: str, population: int, seed: int) -> dict[str, Any]:
-    """What every search of a run goes by."""
-    return {"windows": windows, "cost": cost, "population": population, "seed": seed, "reject": True}
+    options = options or PadNasOptions()
+    space = shrink(study, space, options, training=training, log=log)
+    yield from evolution.search(study, space, replace(options.search_options(), seconds=options.seconds))

@@ -18,12 +18,13 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
+from hnas.ranges import Finite
 from hnas.sampling.draws import alpha, alphas, gates, order, relaxed, types, uniform
 from hnas.space import Arch, Space
 from hnas.study import Study
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
-Latencies = Mapping[str, Mapping[str, float]]  # slot -> type -> what it costs there
+Latencies = Mapping[str, Mapping[str, Finite]]  # slot -> type -> what it costs there
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
@@ -68,16 +69,16 @@ def pick(
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
     latency: Latencies | None = None,
-    weight: float = 0.1,
-    warmup: float = 0.25,
-) -> tuple[Path, ...]:
+    weight: Finite = 0.1,
+    warmup: Finite = 0.25,
+) -> tuple[SubnetPath, ...]:
     """A path that trains and, after the share ``warmup`` of the schedule, one that searches.
 
     Types are drawn by softmax(``extra``), evenly without, and then nothing searches. latency: what each type of each
     slot costs, as ``latencies`` says; ``weight`` times its expectation joins the loss of the path that searches.
     """
     logits = {slot: alpha(space, slot, extra) for slot in space.slots}
-    trained = Path(_sized(space, rng, {slot: _drawn(space, slot, logits[slot], rng)[:1] for slot in space.slots}))
+    trained = SubnetPath(_sized(space, rng, {slot: _drawn(space, slot, logits[slot], rng)[:1] for slot in space.slots}))
     pairs = {slot: _drawn(space, slot, logits[slot], rng)[:2] for slot in space.slots}
     among = {slot: [types(space, slot).index(kind) for kind in pair] for slot, pair in pairs.items() if len(pair) == 2}
     if extra is None or progress < warmup or not among:
@@ -85,7 +86,7 @@ def pick(
     arch = _sized(space, rng, pairs)
     weights = {slot: _binary(logits[slot], pair, rng) for slot, pair in among.items()}
     penalty = None if latency is None else weight * expected(space, latency, extra, among)
-    return trained, Path(arch, gates(space, arch, weights), penalty=penalty, searches=among)
+    return trained, SubnetPath(arch, gates(space, arch, weights), penalty=penalty, searches=among)
 
 
 def _drawn(space: Space, slot: str, logits: Tensor, rng: Random) -> list[str]:

@@ -1,145 +1,196 @@
-"""PWSNAS: a space shrunk by angle (ABS, arXiv 2004.13431), and survivors that share their weights with fewer.
+"""PWSNAS: a space shrunk by angle (ABS, arXiv 2004.13431), and less weight sharing among the surviving operations.
 
-After a long first stage on single paths, short ones follow; after each the operations whose weights have turned least
-from their initialisation go, and the budget that this frees buys copies of branches whose gradients disagree between
-contexts. Then a host searches what is left.
+A long first stage trains single paths; short stages follow. After each stage the operations whose weights have turned
+least since initialisation are dropped. Their parameters pay for copies of branches whose gradients disagree between
+contexts. A host strategy may then train what is left. ``search(study, space, PwsNasOptions(...))`` yields candidates.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
-
 from hnas.pareto import Candidate
+from hnas.ranges import Count, NonNegative, PositiveInt, Share
 from hnas.shrinking import loop as shrinking
 from hnas.shrinking import unsharing
-from hnas.shrinking.angles import Graph, Snapshot
+from hnas.shrinking.angles import AngleBasis, Snapshot
+from hnas.shrinking.edits import Edit, ShrinkRules
 from hnas.shrinking.evidence import angle
-from hnas.shrinking.loop import Edit
+from hnas.shrinking.evidence.angle import Form
+from hnas.shrinking.graph import PathGraph
+from hnas.shrinking.loop import StageHooks, StageTraining
 from hnas.space import Option, Space
 from hnas.strategies import evolution, spos
-from hnas.strategies.evolution import Window
+from hnas.strategies.evolution import EvolutionOptions, Windows
 from hnas.study import Study
-from hnas.training.loop import Pick, Schedule
+from hnas.training.loop import Schedule
 
 SHARES = (100, 5)  # epochs of the first stage and of each later one
 END = 1_000_000  # members that are left when ABS stops
 _RESTART = 50  # dropped operations after which ABS measures angles from the weights as they are then
+STEPS = 2400  # of the first stage, unless a training is given
+
+
+@dataclass(frozen=True)
+class PwsNasOptions:
+    """Options of PWSNAS. ABS is ``force=True, p_max=None``. Sections are those of ABS (arXiv 2004.13431).
+
+    samples: children for each operation whose angles are averaged (1000).
+    form: form of the angle, as in ``hnas.shrinking.evidence.angle`` ("raw", section 3.2).
+    balance: an option ("identity") whose number in a child is drawn first; None (default): no such option.
+    drop: operations dropped after a stage; None (default): as many as there are types.
+    until: members at which shrinking ends; None (default): ``end(space)``.
+    restart: once more operations than this are dropped, angles are measured from the weights of that moment (50).
+    p_max: budget of ``hnas.shrinking.unsharing.unshare``, a factor of the supernet's parameters (1.5); None or 0: no
+        copies.
+    spread: largest share of its slots that an operation type may be dropped from (0.5).
+    force: switch off the guard ``spread`` (False).
+    back: dropped operations that are restored after each stage (0).
+    seed: of children, copies and the last search (0).
+    windows: metric -> Window; an operation that every member inside the windows needs is not dropped (none).
+    graph: the cell whose edges are the slots; None (default): a chain. Not in a recipe, like the next four.
+    cost: the cost of the study that the last search minimises ("latency_ms").
+    evaluations: architectures priced by the last search (1000); None: no limit.
+    seconds: limit of the last search (None: none).
+    population: architectures of a generation of the last search (50).
+    """
+
+    samples: PositiveInt = 1000
+    form: Form = "raw"
+    balance: str | None = None
+    drop: PositiveInt | None = None
+    until: PositiveInt | None = None
+    restart: Count = _RESTART
+    p_max: NonNegative | None = 1.5
+    spread: Share = 0.5
+    force: bool = False
+    back: Count = 0
+    seed: Count = 0
+    windows: Windows = field(default_factory=dict)
+    graph: PathGraph | None = field(default=None, metadata={"recipe": False})
+    cost: str = field(default="latency_ms", metadata={"recipe": False})
+    evaluations: int | None = field(default=1000, metadata={"recipe": False})
+    seconds: float | None = field(default=None, metadata={"recipe": False})
+    population: int = field(default=50, metadata={"recipe": False})
+
+    def search_options(self) -> EvolutionOptions:
+        """Return the options of the last search."""
+        limits = self.evaluations, self.seconds, self.population
+        return EvolutionOptions(self.windows, self.cost, *limits, self.seed, reject=True)
+
+    def rules(self, space: Space) -> ShrinkRules:
+        """Return the rules of the stages, with the defaults of ``drop`` and ``until`` for ``space``."""
+        types = {option for slot in space.slots for option in space.choices[f"{slot}.op"].options}
+        drop = len(types) if self.drop is None else self.drop
+        until = end(space) if self.until is None else self.until
+        return ShrinkRules(drop, spread=self.spread, force=self.force, back=self.back, until=until)
 
 
 def schedules(steps: int, rate: float = 0.1, **changes: Any) -> Iterator[Schedule]:
-    """A first stage of ``steps``, then for ever stages of a twentieth of them from a fifth of the rate."""
+    """Yield a first stage of ``steps``, then endless stages of a twentieth of them from a fifth of the rate.
+
+    changes: other fields of ``Schedule``.
+    """
     yield Schedule(((steps, rate),), **changes)
     later = Schedule(((max(1, round(steps * SHARES[1] / SHARES[0])), rate / 5),), **changes)
     yield from itertools.repeat(later)
 
 
 def end(space: Space) -> int:
-    """How many members shrinking should leave: ABS' million, or the cube root of a space where that is less (ours)."""
+    """Return how many members shrinking leaves: the million of ABS, or the cube root of a smaller space (ours)."""
     return min(END, math.ceil(math.cbrt(space.size)))
 
 
 def shrink(
     study: Study,
     space: Space,
-    stages: Iterable[Schedule],
-    pick: Pick = spos.pick,
+    options: PwsNasOptions | None = None,
     *,
-    samples: int = 1000,
-    form: str = "raw",
-    graph: Graph | None = None,
-    balance: Option | None = None,
-    drop: int | None = None,
-    until: int | None = None,
-    restart: int = _RESTART,
-    p_max: float | None = 1.5,
-    spread: float = 0.5,
-    force: bool = False,
-    back: int = 0,
-    seed: int = 0,
-    windows: Mapping[str, Window] | None = None,
-    cost: str = "latency_ms",
-    extra: dict[str, nn.Parameter] | None = None,
+    training: StageTraining | None = None,
     log: list[Edit] | None = None,
-    advance: Callable[[int, float], None] | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> Space:
-    """Train, drop and split in stages; the space that is left. The arguments are those of ``search``."""
+    """Train, drop and split in stages; return the space that is left.
+
+    training: schedules and strategy of the stages; None: ``schedules(2400)`` on single paths.
+    log: receives the edits.
+
+        left = pwsnas.shrink(study, space, PwsNasOptions(form="standardised", until=1000))
+
+    Raises:
+        ValueError: the space is no part of the study's, or its weights are not finite.
+    """
+    options = options or PwsNasOptions()
+    training = training or StageTraining(schedules(STEPS), spos.pick)
     shrinking.refuse_foreign(study, space)
     if space.size == 1:
-        study.train(pick, next(iter(stages)), space=space, extra=extra, advance=advance, say=say)
+        training.train_once(study, space)
         return space
-    types = {option for slot in space.slots for option in space.choices[f"{slot}.op"].options}
-    drop = len(types) if drop is None else drop
-    until = end(space) if until is None else until
-    options: dict[str, Any] = {"samples": samples, "form": form, "graph": graph, "balance": balance, "seed": seed}
-    rules: dict[str, Any] = {"drop": drop, "until": until, "spread": spread, "force": force, "back": back}
-    reference: Snapshot | None = None
-
-    def evidence(study: Study, space: Space) -> Mapping[tuple[str, Option], float]:
-        return angle.scores(study, space, reference=reference, **options)
-
-    def after(space: Space, log: Sequence[Edit], stage: int) -> Sequence[Edit]:
-        nonlocal reference
-        gone = sum({"drop": 1, "revive": -1}.get(edit.kind, 0) for edit in log)
-        if reference is None and gone > restart:
-            reference = study.snapshot()
-        return unsharing.unshare(study, space, p_max=p_max, seed=seed, stage=stage) if p_max else ()
-
-    def legal(space: Space) -> bool:
-        """Whether some member still fits; angles know nothing of costs."""
-        try:
-            evolution.meets(study, space, windows, cost, seed)
-        except ValueError:
-            return False
-        return True
-
-    name = f"pwsnas/{options}/{rules}/{restart}/{p_max}" + (f"/{windows}/{cost}" if windows else "")
-    follow: dict[str, Any] = {"extra": extra, "log": log, "advance": advance, "say": say}
-    follow |= {"after": after, "legal": legal if windows else None}
-    return shrinking.run(study, space, evidence, stages, pick, name=name, **follow, **rules)
+    rules, method = options.rules(space), _Angles(study, options)
+    hooks = StageHooks(method.is_legal if options.windows else None, method.unshare)
+    key = ["pwsnas", replace(options, evaluations=None, seconds=None, population=0)]
+    return shrinking.run_stages(study, space, method.scores, training, rules, key=key, hooks=hooks, log=log)
 
 
 def search(
     study: Study,
     space: Space,
+    options: PwsNasOptions | None = None,
     *,
-    windows: Mapping[str, Window] | None = None,
-    cost: str = "latency_ms",
-    evaluations: int | None = 1000,
-    seconds: float | None = None,
-    population: int = 50,
-    seed: int = 0,
-    steps: int = 2400,
-    stages: Sequence[Schedule] | None = None,
-    pick: Pick = spos.pick,
-    host: Pick | None = None,
-    host_schedule: Schedule | None = None,
-    extra: dict[str, nn.Parameter] | None = None,
-    say: Callable[[str], None] | None = None,
-    **rules: Any,
+    training: StageTraining | None = None,
+    host: StageTraining | None = None,
+    log: list[Edit] | None = None,
 ) -> Iterator[Candidate]:
-    """Train and shrink in stages, let a host train what is left, then the candidates of an evolutionary search there.
+    """Train and shrink in stages, let a host train what is left, then yield the candidates of an evolutionary search.
 
-    stages: schedules in place of ``schedules(steps)``. host, host_schedule: a training strategy that goes on in the
-    shrunken space; the published comparison trains its hosts anew there, which is a new study of that space. extra: the
-    architecture parameters of ``pick`` or of ``host``, which follow the space from stage to stage. windows: an
-    operation without which no architecture would be inside them is not dropped, however little it has turned.
-    rules: the rest of ``shrink``. drop: operations a stage, the number of types unless given. until: members at which
-    shrinking ends, ``end(space)`` unless given. restart: once more operations than this are gone, angles are measured
-    from the weights of that moment, once. p_max: the budget of ``hnas.shrinking.unsharing.unshare``; None or 0: no
-    un-sharing, which is ABS. samples, form, graph, balance: of ``hnas.shrinking.evidence.angle``. spread, force, back:
-    of ``hnas.shrinking.loop``; ABS is ``force=True``. ``log`` receives the edits.
+    training, log: as in ``shrink``.
+    host: the training that goes on in the space that is left, by its first schedule; None: none. The published
+        comparison trains its hosts anew there, which is a new study of that space.
+
+        for candidate in pwsnas.search(study, space, PwsNasOptions(until=1000, evaluations=500)):
+            print(candidate.arch, candidate.metrics)
     """
+    options = options or PwsNasOptions()
     shrinking.refuse_foreign(study, space)
-    evolution.meets(study, space, windows, cost, seed)
-    bound: dict[str, Any] = {"windows": windows, "cost": cost, "seed": seed}
-    space = shrink(study, space, stages or schedules(steps), pick, extra=extra, say=say, **bound, **rules)
-    if host_schedule is not None:
-        study.train(host or pick, host_schedule, space=space, extra=extra, say=say)
-    limits: dict[str, Any] = {"evaluations": evaluations, "seconds": seconds, "population": population}
-    yield from evolution.search(study, space, reject=True, **bound, **limits)
+    evolution.find_member_inside(study, space, options.windows, options.cost, options.seed)
+    space = shrink(study, space, options, training=training, log=log)
+    if host is not None:
+        host.train_once(study, space)
+    yield from evolution.search(study, space, options.search_options())
+
+
+class _Angles:
+    """What PWSNAS adds to the stages: evidence by angle, copies of branches, and the guard of the windows."""
+
+    def __init__(self, study: Study, options: PwsNasOptions) -> None:
+        self.study = study
+        self.options = options
+        self.reference: Snapshot | None = None
+
+    def scores(self, study: Study, space: Space) -> Mapping[tuple[str, Option], float]:
+        """Return the angle of every operation from the reference weights."""
+        given = self.options
+        basis = AngleBasis(self.reference, given.graph)
+        return angle.scores(
+            study, space, samples=given.samples, form=given.form, balance=given.balance, seed=given.seed, basis=basis
+        )
+
+    def unshare(self, space: Space, log: Sequence[Edit], stage: int) -> Sequence[Edit]:
+        """Split branches after a stage; from ``restart`` drops on, make the present weights the reference."""
+        gone = sum({"drop": 1, "revive": -1}.get(edit.kind, 0) for edit in log)
+        if self.reference is None and gone > self.options.restart:
+            self.reference = self.study.snapshot()
+        if not self.options.p_max:
+            return ()
+        return unsharing.unshare(self.study, space, p_max=self.options.p_max, seed=self.options.seed, stage=stage)
+
+    def is_legal(self, space: Space) -> bool:
+        """Return whether some member of ``space`` is inside every window; angles know nothing of costs."""
+        try:
+            evolution.find_member_inside(self.study, space, self.options.windows, self.options.cost, self.options.seed)
+        except ValueError:
+            return False
+        return True

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count
 from hnas.sampling.draws import exclusive
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, paths: int = 3) -> tuple[Path, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
     """The largest subnet, which teaches, ``paths`` random ones and the smallest."""
     del progress
-    return (Path(space.largest, teaches=True), *map(Path, exclusive(space, rng, paths)), Path(space.smallest))
+    return (
+        SubnetPath(space.largest, teaches=True),
+        *map(SubnetPath, exclusive(space, rng, paths)),
+        SubnetPath(space.smallest),
+    )

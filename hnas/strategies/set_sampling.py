@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count
 from hnas.sampling.draws import even, relaxed, types, uniform
 from hnas.space import Space
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, most: int | None = None) -> tuple[Path, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0, most: Count | None = None) -> tuple[SubnetPath, ...]:
     """One path whose slots hold 1 .. ``most`` (all) types, every number as likely and every set of that size too."""
     del progress
     sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
@@ -22,4 +23,4 @@ def pick(space: Space, rng: Random, progress: float = 0.0, most: int | None = No
         known = types(space, slot)
         sets[slot] = rng.sample(known, rng.randint(1, min(most or len(known), len(known))))
     arch = relaxed(space, sizes, sets)
-    return (Path(arch, even(space, arch)),)
+    return (SubnetPath(arch, even(space, arch)),)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from random import Random
 
+from hnas.ranges import Count, Finite
 from hnas.space import Space
 from hnas.strategies import hybrid_union, spos
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 
 
 def pick(
-    space: Space, rng: Random, progress: float = 0.0, switch: float = 2 / 3, paths: int | None = None
-) -> tuple[Path, ...]:
+    space: Space, rng: Random, progress: float = 0.0, switch: Finite = 2 / 3, paths: Count | None = None
+) -> tuple[SubnetPath, ...]:
     """Before the share ``switch`` of the schedule what ``spos`` picks, after it what ``hybrid_union`` does."""
     return spos.pick(space, rng, progress) if progress < switch else hybrid_union.pick(space, rng, progress, paths)

@@ -14,6 +14,7 @@ from torch import Tensor
 from hnas.data.images import SPLITS, ImageData, Pixels, Preprocessing, load
 from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
+from hnas.ranges import Channels, Count, PositiveInt
 from hnas.space import Shape
 
 
@@ -119,7 +120,13 @@ def _statistics(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def open_task(
-    folder: Path | None, *, size: int = 28, channels: int = 1, flip: bool = True, shift: int = 2, **options: Any
+    folder: Path | None,
+    *,
+    size: PositiveInt = 28,
+    channels: Channels = 1,
+    flip: bool = True,
+    shift: Count = 2,
+    **options: Any,
 ) -> Classification:
     """Return the task of a folder of images; mean and deviation of each channel are those of its training images.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hnas.data.images import ImageData, Preprocessing
+from hnas.ranges import Count
 from hnas.tasks.classification import Classification
 
 SIDE = 8
@@ -17,7 +18,7 @@ SIZES = {"test": 500, "search": 300, "calibration": 200, "train": 797}
 _SEED = 0  # of that permutation; another one would be another task
 
 
-def open_task(folder: Path | None = None, *, flip: bool = False, shift: int = 0, **options: Any) -> Classification:
+def open_task(folder: Path | None = None, *, flip: bool = False, shift: Count = 0, **options: Any) -> Classification:
     """Return the task of classifying ten digits; its splits are the same on every machine.
 
     folder: not read, because scikit-learn has the images.

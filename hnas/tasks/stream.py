@@ -27,6 +27,7 @@ from hnas.data.images import ImageData, Pixels, Preprocessing
 from hnas.data.lanes import Lane
 from hnas.data.shards import Shards, find_shards
 from hnas.data.sources import Source
+from hnas.ranges import Channels, Count, PositiveInt, RandAugmentPair, Share
 from hnas.space import Shape
 from hnas.tasks.classification import Classification
 
@@ -245,12 +246,12 @@ def open_task(
     folder: Path | None,
     *,
     reader: str = "folder",
-    size: int = 224,
-    channels: int = 3,
+    size: PositiveInt = 224,
+    channels: Channels = 3,
     flip: bool = True,
-    workers: int = 2,
-    area: float = 0.08,
-    randaugment: Sequence[int] | None = None,
+    workers: Count = 2,
+    area: Share = 0.08,
+    randaugment: RandAugmentPair | None = None,
     skip: bool = False,
     **options: Any,
 ) -> Stream:

@@ -1,4 +1,4 @@
-"""What a training run can go back to: its state in memory, the last good ones, and the file that survives a kill."""
+"""The state of a training run: in memory, its last good copies, and the checkpoint file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from hnas.supernet import Supernet
 from hnas.training.optimiser import Diverged, MaskedSGD
 
 SECONDS = 45.0  # between two checkpoints
-GOOD = 100  # steps between two states that a run may fall back to
-_RECENT = 8  # losses that say where a run stands; one bad batch, or one good one, does not move it
-ROW = 3  # steps in a row that are not finite before the state is doubted
-SKIPS = 20  # steps that may go wrong, skipped or with the state back, ...
-_SPAN = 1000  # ... within so many
-_TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # what a guard knows, beside the kept states
+GOOD = 100  # steps between two states that are kept as good
+_RECENT = 8  # losses whose median is the current loss; one bad or good batch does not change it
+ROW = 3  # steps in a row that are not finite before the last good state is restored
+SKIPS = 20  # failed steps (skipped, or followed by a restored state) that are allowed ...
+_SPAN = 1000  # ... within this number of steps
+_TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # a guard's fields, without the kept states
 _ADVICE = "lower the learning rate or look at the data"
 
 
-class State:
-    """Everything that a step changes: weights, their moments, and the architecture parameters with theirs."""
+class TrainingState:
+    """Everything that a step changes: weights, momentum buffers, and architecture parameters with Adam's moments."""
 
     def __init__(self, supernet: Supernet, optimiser: MaskedSGD, extra: Mapping[str, nn.Parameter]) -> None:
         self.supernet = supernet
@@ -37,17 +37,20 @@ class State:
         self._adam = torch.optim.Adam(self.extra.values(), lr=3e-3, betas=(0.5, 0.999)) if extra else None
         for parameter in self.extra.values():
             parameter.grad = torch.zeros_like(parameter)
-        self.step_extra(rate=0.0)  # makes Adam's moments, so that they can be saved and restored from the first step on
+        self.step_extra(
+            rate=0.0
+        )  # creates Adam's moments, so that they can be saved and restored before the first step
         for own in self._adam.state.values() if self._adam else ():
-            own["step"].zero_()  # and that was none: the first real step is a fresh Adam's
+            own["step"].zero_()  # the first real step is then the first step of a fresh Adam
 
     @torch.no_grad()
     def step_extra(self, among: Mapping[str, Sequence[int]] | None = None, *, rate: float = 3e-3) -> None:
-        """One Adam step of the architecture parameters that have a gradient.
+        """Take one Adam step on the architecture parameters that have a gradient.
 
-        among: parameter -> the entries that take part; they are then shifted alike, so that together they have as much
-        of the softmax as before and the others keep theirs (ProxylessNAS, arXiv 1812.00332, section 3.2; without
-        momentum, which would move the others, as in its published code).
+        among: parameter -> indices of the entries that take part. They are then shifted by one amount, so that their
+            total share of the softmax stays as it was (ProxylessNAS, arXiv 1812.00332, section 3.2). The step has no
+            momentum, which would move the other entries, as in the published code. None: all entries.
+        rate: learning rate (3e-3).
         """
         if self._adam is None:
             return
@@ -61,19 +64,19 @@ class State:
             self.extra[name][list(among[name])] = moved - (moved.logsumexp(0) - mass)
 
     def clear(self) -> None:
-        """Drop all gradients, those of the architecture parameters too."""
+        """Drop all gradients, including those of the architecture parameters."""
         self.optimiser.clear()
         for parameter in self.extra.values():
             parameter.grad = None
 
     def check(self) -> None:
-        """Diverged where a gradient of the architecture parameters is not finite; ``MaskedSGD`` checks the weights'."""
+        """Raise Diverged if a gradient of the architecture parameters is not finite; ``MaskedSGD`` checks weights."""
         for name, parameter in self.extra.items():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise Diverged(f"the gradient of the architecture parameters of {name} is not finite")
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state itself, by name; not a copy."""
+        """Return the state itself by name, not a copy."""
         parts: dict[str, Tensor] = {f"weights/{name}": p for name, p in self.supernet.union.named_parameters()}
         parts |= {f"moments/{name}": m for name, m in self.optimiser.moments.items()}
         for name, parameter in self.extra.items():
@@ -84,44 +87,46 @@ class State:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to a state of the same names and shapes."""
+        """Copy ``tensors``, a state of the same names and shapes, into this one."""
         for name, own in self.tensors().items():
             own.copy_(tensors[name])
         self.supernet.changed()
 
 
-class Guard:
-    """Skips steps that are not finite, and takes a run back that has jumped out of its valley.
+class DivergenceGuard:
+    """Detects steps that are not finite and losses that jump, and restores the last good state.
 
-    The level is the median of the ``GOOD`` losses before a state was kept, and at first of the ``_RECENT`` first ones.
-    A run has jumped where each of its ``_RECENT`` last losses is above the limit:
+    The level is the median of the ``GOOD`` losses before the newest state was kept; at first it is the median of the
+    first ``_RECENT`` losses. The loss has jumped if each of the last ``_RECENT`` losses is above the limit, the lower
+    of two:
 
-    1. twice the level and half a nat;
-    2. half way from the level to the first losses, once the level is below half of those, where that is less and still
-       half a nat above the level: it is back to about where it began.
+    1. twice the level plus half a nat;
+    2. the middle between the level and the first losses, if the level is below half of these; at least the level plus
+       half a nat. Above this the run is about where it began.
 
-    While the median of these is above it no state is kept. The newest of two kept states comes back. It may have been
-    ruined just before it was kept: where it brings no calm, the one before comes back. ``say`` gets a line each time.
-    Diverged where that does not help, or more than ``SKIPS`` of ``_SPAN`` steps go wrong; the state is then a kept one.
+    Two states are kept; none while the median of the recent losses is above the limit. After a jump the newest is
+    restored. It may have been damaged just before it was kept: if the loss stays high, the older one is restored. Each
+    time ``on_message`` gets one line. If that does not help, or more than ``SKIPS`` of ``_SPAN`` steps failed,
+    Diverged is raised; the state is then a kept one.
     """
 
-    def __init__(self, state: State, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, state: TrainingState, on_message: Callable[[str], None] | None = None) -> None:
         self.state = state
-        self.say = say or (lambda _: None)
+        self.say = on_message or (lambda _: None)
         self.losses: list[float] = []
         self.kinds: list[object] = []
         self.first = self.level = math.inf
         self.wrong: list[int] = []
         self.row = 0
-        self.doubt = False  # a state came back and no calm has followed yet
-        self.kept: dict[int, dict[str, Tensor]] = {}  # after so many steps; the newest last
+        self.doubt = False  # a state was restored, and the loss has not been below the limit since
+        self.kept: dict[int, dict[str, Tensor]] = {}  # finished steps -> state; the newest last
         self._keep(0)
 
     def saw(self, step: int, loss: float, kind: object = None) -> None:
-        """Take note of a finished step and its loss.
+        """Record the loss of a finished step; restore a state if the loss has jumped.
 
-        kind: of path, as JSON. One that was never seen has a level of its own: a mixture of all types stands elsewhere
-        than the single paths before it.
+        kind: the kind of path as JSON. A new kind has a level of its own: the loss of a mixture of all types differs
+            from the loss of single paths.
         """
         self.row = 0
         if kind not in self.kinds:
@@ -137,7 +142,7 @@ class Guard:
             self.first = now if math.isinf(self.first) else self.first
         limit = self._limit()
         if min(recent) > limit:
-            self._back(step, f"the loss has jumped from {self.level:.3g} to {now:.3g}")
+            self._recover(step, f"the loss has jumped from {self.level:.3g} to {now:.3g}")
         elif now <= limit:
             self.doubt = False
             if (step + 1) % GOOD == 0:
@@ -145,7 +150,7 @@ class Guard:
                 self._keep(step + 1)
 
     def skip(self, step: int, reason: str) -> None:
-        """Take note of a step that ended before its time; three in a row mean that the state is bad."""
+        """Record a skipped step; after ``ROW`` of them in a row, restore a state."""
         self.row += 1
         if self.row % ROW:
             self._count(step, reason)
@@ -153,23 +158,23 @@ class Guard:
         elif self.row > ROW and len(self.kept) == 1:
             self._give_up(f"{reason} at step {step}, as in the {self.row - 1} steps before")
         else:
-            self._back(step, reason)
+            self._recover(step, reason)
 
     def end(self, steps: int) -> None:
-        """Diverged where most of a run's ``steps`` steps went wrong; a long run has given up before."""
+        """Raise Diverged if most of a run's ``steps`` steps failed; a long run has given up earlier."""
         if 2 * len(self.wrong) > steps:
             raise Diverged(f"{len(self.wrong)} of {steps} steps were not finite; {_ADVICE}")
 
     def tensors(self) -> dict[str, Tensor]:
-        """The kept states by step and name; not a copy."""
+        """Return the kept states themselves by step and name, not copies."""
         return {f"good/{step}/{name}": tensor for step, kept in self.kept.items() for name, tensor in kept.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """What a resumed run must know, beside the kept states."""
+        """Return what a resumed run needs besides the kept states."""
         return {**{name: getattr(self, name) for name in _TOLD}, "kept": list(self.kept)}
 
     def from_json(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Stand where another guard stood that had these ``tensors``."""
+        """Take over the ``record`` and the kept ``tensors`` of another guard."""
         for name in _TOLD:
             setattr(self, name, record[name])
         heads = {step: f"good/{step}/" for step in record["kept"]}
@@ -180,7 +185,7 @@ class Guard:
         return min(2 * self.level + 0.5, max(back, self.level + 0.5))
 
     def _keep(self, step: int) -> None:
-        if len(self.kept) == 2:  # before the copy is made: there are never more
+        if len(self.kept) == 2:  # before the copy is made: memory never holds three
             del self.kept[min(self.kept)]
         self.kept[step] = {name: tensor.detach().clone() for name, tensor in self.state.tensors().items()}
 
@@ -189,12 +194,12 @@ class Guard:
         if len(self.wrong) > SKIPS:
             self._give_up(f"{reason} at step {step}, after {SKIPS} others of the last {_SPAN} that went wrong")
 
-    def _back(self, step: int, reason: str) -> None:
+    def _recover(self, step: int, reason: str) -> None:
         self._count(step, reason)
-        self._return()
+        self._restore()
         self.say(f"after step {step} the last good state is back: {reason}")
 
-    def _return(self) -> None:
+    def _restore(self) -> None:
         if self.doubt and len(self.kept) == 2:
             del self.kept[max(self.kept)]
         self.doubt = True
@@ -202,30 +207,38 @@ class Guard:
         self.losses = []
 
     def _give_up(self, reason: str) -> NoReturn:
-        """Diverged, with the last good state back, as if the steps after it had not been."""
-        self._return()
+        """Restore the last good state, forget the steps after it, and raise Diverged."""
+        self._restore()
         self.wrong, self.row = [step for step in self.wrong if step < max(self.kept)], 0
         raise Diverged(f"{reason}; {_ADVICE}")
 
 
 class Checkpoint:
-    """The file of a run, written at most every ``SECONDS``; ``identity`` says whose it is. No file where it is None."""
+    """The checkpoint file of a run, written at most every ``SECONDS``.
+
+    file: where; None: nothing is written.
+    identity: the run that the file belongs to, as a JSON object; the file of another run is refused.
+    """
 
     def __init__(self, file: Path | None, identity: Mapping[str, Any]) -> None:
         self.file = file
         self.identity = json.dumps(identity, sort_keys=True, default=str)
         self._saved = time.monotonic()
 
-    def save(self, state: State, guard: Guard, step: int, *, last: bool) -> None:
-        """Write what ``step`` finished steps have led to, if it is time, or the last."""
+    def save(self, state: TrainingState, guard: DivergenceGuard, step: int, *, last: bool) -> None:
+        """Write the state after ``step`` finished steps, if ``SECONDS`` have passed or it is the ``last``."""
         if self.file is None or not (last or time.monotonic() - self._saved > SECONDS):
             return
         record = {"step": str(step), "identity": self.identity, "guard": json.dumps(guard.to_json())}
         write_tensors(self.file, state.tensors() | guard.tensors(), record)
         self._saved = time.monotonic()
 
-    def restore(self, state: State, guard: Guard) -> int:
-        """The steps that are done already; 0 where there is no file."""
+    def restore(self, state: TrainingState, guard: DivergenceGuard) -> int:
+        """Restore ``state`` and ``guard`` from the file; return the number of finished steps, 0 without a file.
+
+        Raises:
+            ValueError: the file belongs to another run, or holds other tensors.
+        """
         if self.file is None or not self.file.exists():
             return 0
         tensors, record = read_tensors(self.file)

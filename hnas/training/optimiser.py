@@ -1,7 +1,7 @@
-"""Stochastic gradient descent that touches only what a step used.
+"""Stochastic gradient descent that updates only the slices of weights that a step used.
 
-A slice that no path of the step ran has a zero gradient, not none: decay and momentum would still move weights that
-nobody trained. Here update, decay and moments are masked to the used part.
+A slice that no path of the step used has a zero gradient, not none, so weight decay and momentum would still move it.
+Update, decay and momentum buffers are therefore masked to the used part.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ _Used = Mapping[str, tuple[nn.Parameter, Index | None]]
 
 
 class Diverged(RuntimeError):
-    """A step whose loss or gradient is not finite, or a run whose loss does not come down again."""
+    """The loss or a gradient of a step is not finite, or the loss of a run jumped and stayed high."""
 
-    code = 1  # of a command that ends by it
+    code = 1  # exit code of a command that ends by this error
 
 
 class MaskedSGD:
-    """SGD with Nesterov momentum that keeps book of used slices; decay applies to weights of two or more axes."""
+    """SGD with Nesterov momentum on used slices; weight decay applies to weights with two or more axes.
+
+    parameters: name -> parameter of the supernet.
+    moments: name -> momentum buffer.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], momentum: float = 0.9, decay: float = 5e-4) -> None:
         self.parameters = dict(parameters)
@@ -34,7 +38,7 @@ class MaskedSGD:
         self._names = {p: name for name, p in self.parameters.items()}  # a tied weight is one, whatever view calls it
 
     def reset(self) -> None:
-        """Forget all momentum."""
+        """Zero all momentum buffers."""
         for moment in self.moments.values():
             moment.zero_()
 
@@ -45,36 +49,43 @@ class MaskedSGD:
 
     @torch.no_grad()
     def step(self, rate: float, used: Iterable[_Used], clip: float | None = None) -> float:
-        """One update from the gradients at hand; returns their norm before clipping. Gradients are cleared.
+        """Update the weights from the present gradients, clear these, and return their norm before clipping.
 
-        Diverged, with every weight as it was, where the gradients are not finite.
+        rate: learning rate.
+        used: for each path the slices that it used, as ``Supernet.where`` returns them.
+        clip: largest norm of all gradients together; None or 0: no limit.
+
+        Raises:
+            Diverged: a gradient is not finite; every weight is unchanged.
         """
-        parts = {n: mask for n, mask in self._parts(used).items() if self.parameters[n].grad is not None}
-        parameters, moments = ([found[name] for name in parts] for found in (self.parameters, self.moments))
-        grads = [p.grad for p in parameters if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
+        masks = {n: mask for n, mask in self._masks(used).items() if self.parameters[n].grad is not None}
+        grads = {name: grad for name in masks if (grad := self.parameters[name].grad) is not None}
+        norm = float(nn.utils.get_total_norm(list(grads.values()))) if grads else 0.0
         if not math.isfinite(norm):
-            # Backwards it passes on to every layer before: the last one is where it begins.
-            bad = [name for name, grad in zip(parts, grads, strict=True) if not bool(torch.isfinite(grad).all())]
-            raise Diverged(f"the norm of the gradients is {norm}" + (f", from that of {bad[-1]}" if bad else ""))
+            raise Diverged(f"the norm of the gradients is {norm}{_origin(grads)}")
         if clip and norm > clip:
-            torch._foreach_mul_(grads, clip / (norm + 1e-6))
-        for parameter, moment, grad, mask in zip(parameters, moments, grads, parts.values(), strict=True):
-            if parameter.ndim > 1:
-                grad.add_(parameter, alpha=self.decay)
-            if mask is None:
-                moment.mul_(self.momentum).add_(grad)
-                grad.add_(moment, alpha=self.momentum)
-            else:
-                moment.copy_(torch.where(mask, moment * self.momentum + grad, moment))
-                grad.add_(moment, alpha=self.momentum).mul_(mask)
+            torch._foreach_mul_(list(grads.values()), clip / (norm + 1e-6))
+        for name, grad in grads.items():
+            self._add_momentum(name, grad, masks[name])
         if grads:
-            torch._foreach_add_(parameters, grads, alpha=-rate)
+            torch._foreach_add_([self.parameters[name] for name in grads], list(grads.values()), alpha=-rate)
         self.clear()
         return norm
 
-    def _parts(self, used: Iterable[_Used]) -> dict[str, Tensor | None]:
-        """For each used parameter: None when all of it was used, else the mask of what was."""
+    def _add_momentum(self, name: str, grad: Tensor, mask: Tensor | None) -> None:
+        """Make ``grad`` the update of the parameter ``name``: weight decay, then Nesterov momentum, both masked."""
+        parameter, moment = self.parameters[name], self.moments[name]
+        if parameter.ndim > 1:
+            grad.add_(parameter, alpha=self.decay)
+        if mask is None:
+            moment.mul_(self.momentum).add_(grad)
+            grad.add_(moment, alpha=self.momentum)
+        else:
+            moment.copy_(torch.where(mask, moment * self.momentum + grad, moment))
+            grad.add_(moment, alpha=self.momentum).mul_(mask)
+
+    def _masks(self, used: Iterable[_Used]) -> dict[str, Tensor | None]:
+        """Return for each used parameter the mask of its used part; None where all of it was used."""
         boxes: dict[str, list[Index] | None] = {}
         for view in used:
             for parameter, index in view.values():
@@ -83,22 +94,31 @@ class MaskedSGD:
                     boxes[name] = None
                 elif (known := boxes.setdefault(name, [])) is not None:
                     known.append(index)
-        parts: dict[str, Tensor | None] = {}
-        for name, indices in boxes.items():
-            parts[name] = None
-            if indices is not None:
-                mask = torch.zeros_like(self.parameters[name], dtype=torch.bool)
-                for index in indices:
-                    mask[index] = True
-                parts[name] = mask
-        return parts
+        return {name: None if indices is None else self._mask(name, indices) for name, indices in boxes.items()}
+
+    def _mask(self, name: str, indices: Iterable[Index]) -> Tensor:
+        mask = torch.zeros_like(self.parameters[name], dtype=torch.bool)
+        for index in indices:
+            mask[index] = True
+        return mask
+
+
+def _origin(grads: Mapping[str, Tensor]) -> str:
+    """Return a suffix that names the gradient which is not finite.
+
+    A backward pass hands such a gradient on to every earlier layer, so the last one in order is where it began.
+    """
+    bad = [name for name, grad in grads.items() if not bool(torch.isfinite(grad).all())]
+    return f", from that of {bad[-1]}" if bad else ""
 
 
 @torch.no_grad()
 def project(teacher: Mapping[nn.Parameter, Tensor]) -> None:
-    """Add the teacher's gradients to those of the students at hand so that they do not work against each other.
+    """Add the teacher's gradients to the present ones of the students, without those parts that oppose each other.
 
-    NASViT (Gong et al., ICLR 2022), by parameter: g = g_T + g_S (1 + clamp(-<g_S, g_T> / (|g_S|^2 + 1e-6), 0, 2)).
+    teacher: parameter -> its gradient of the teacher's loss.
+    NASViT (Gong et al., ICLR 2022), for each parameter:
+    g = g_T + g_S (1 + clamp(-<g_S, g_T> / (|g_S|^2 + 1e-6), 0, 2)).
     """
     for parameter, first in teacher.items():
         own = parameter.grad

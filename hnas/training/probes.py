@@ -1,4 +1,4 @@
-"""Looking into a network while it runs: what its modules put out, and which is the first that is not finite."""
+"""Forward hooks that watch a running network: outputs of its modules, and the first output that is not finite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def outputs_of(net: nn.Module, slots: Collection[str], cut: str | None = None) -> Iterator[dict[str, Tensor]]:
-    """What the modules ``slots`` of ``net`` put out; no gradient passes into the input of the one that is ``cut``."""
+    """Yield a dictionary that fills with the outputs of the modules ``slots`` of ``net``: slot -> output.
+
+    cut: a slot into whose input no gradient passes; None: no such slot.
+    """
     seen: dict[str, Tensor] = {}
 
     def keep(slot: str) -> Callable[..., None]:
@@ -35,9 +38,9 @@ def outputs_of(net: nn.Module, slots: Collection[str], cut: str | None = None) -
 
 @contextmanager
 def first_not_finite(net: nn.Module) -> Iterator[list[str]]:
-    """The path of the module of ``net`` that is the first to put out NaN or infinity; empty as long as none does.
+    """Yield a list that receives the path of the first module of ``net`` whose output has NaN or infinity.
 
-    Inner modules end before those that hold them, so it is the innermost.
+    Inner modules end before the modules that hold them, so the path is that of the innermost one.
     """
     found: list[str] = []
 

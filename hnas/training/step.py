@@ -15,7 +15,7 @@ from hnas import distributed
 from hnas.distillation import imitation
 from hnas.space import Arch
 from hnas.tasks import Task
-from hnas.training.checkpoint import State
+from hnas.training.checkpoint import TrainingState
 from hnas.training.optimiser import Diverged, project
 from hnas.training.probes import first_not_finite, outputs_of
 
@@ -23,21 +23,21 @@ Batch = tuple[Any, Tensor]  # what a task makes of some examples, and their labe
 
 
 @dataclass(frozen=True)
-class Path:
-    """One forward and backward pass of a step.
+class SubnetPath:
+    """One forward and backward pass of a step through one subnet.
 
     arch: a member, or a relaxed one, whose slots hold several types at once.
-    gates: slot -> [branches], for every relaxed slot; gradients reach them.
-    teaches: its outputs, without gradient, are the teacher of every path after it in the step.
+    gates: slot -> [branches], for every relaxed slot; gradients reach the gates.
+    teaches: the outputs of this pass, without gradient, are the teacher of every later path of the step.
     rivals: of ``arch`` and these the one with the lowest loss on the step's images is trained (AttentiveNAS' BestUp,
         arXiv 2011.09011).
-    weight: of its loss in the sum.
-    imitates: a slot. The loss is how far that slot's output is from what the path that teaches, which differs there
-        alone, puts out; no gradient passes into the slot's input (``hnas.distillation.imitation``).
-    penalty: added to the loss; what architecture parameters pay for, such as the expected latency.
-    searches: an architecture parameter -> the entries of it that this pass is about. The pass is a step of its own,
-        after that of the others: on calibration images, which are never trained on, with the weights as they are.
-        These entries alone move, and the softmax of the rest stays as it was (ProxylessNAS, section 3.2).
+    weight: factor of this loss in the sum.
+    imitates: a slot. The loss is the distance of the slot's output from the output of the path that teaches; the two
+        paths differ in that slot alone. No gradient passes into the slot's input (``hnas.distillation.imitation``).
+    penalty: added to the loss; a cost of the architecture parameters, such as the expected latency.
+    searches: architecture parameter -> indices of the entries that this pass trains. The pass is a step of its own,
+        after the step of the other paths: on calibration images, which are never trained on, with frozen weights.
+        Only these entries move; the softmax of the others stays as it was (ProxylessNAS, section 3.2).
     """
 
     arch: Arch
@@ -50,15 +50,18 @@ class Path:
     searches: Mapping[str, Sequence[int]] | None = None
 
 
-def gradients(
-    state: State, task: Task, batch: Batch, paths: Sequence[Path], combine: str, precision: str
+def compute_gradients(
+    state: TrainingState, task: Task, batch: Batch, paths: Sequence[SubnetPath], combine: str, precision: str
 ) -> tuple[float, list[Arch]]:
-    """Gradients of every path, over the images of all ranks; the loss of the first, and the archs that were trained.
+    """Compute the gradients of all paths over the images of all ranks, in place.
 
-    Diverged where a loss, or a gradient of architecture parameters, is not finite.
+    Returns the loss of the first path, and the architectures that were trained.
+
+    Raises:
+        Diverged: a loss, or a gradient of the architecture parameters, is not finite.
     """
     watched = [path.imitates for path in paths if path.imitates is not None]
-    passes = Passes(state, task, batch[0], batch[1].to(distributed.device()), precision, watched)
+    passes = _StepPasses(state, task, batch[0], batch[1].to(distributed.device()), precision, watched)
     weights = state.optimiser.parameters.values()
     archs: list[Arch] = []
     first, apart = math.nan, None
@@ -78,11 +81,13 @@ def gradients(
     return first, archs
 
 
-def search(state: State, task: Task, path: Path, step: int, images: int, precision: str) -> None:
-    """An architecture step: on so many calibration images, those of ``step``, with every weight frozen."""
+def step_architecture(
+    state: TrainingState, task: Task, path: SubnetPath, step: int, images: int, precision: str
+) -> None:
+    """Update the architecture parameters on the ``images`` calibration images of ``step``; every weight is frozen."""
     state.supernet.union.requires_grad_(False)
     try:
-        gradients(state, task, distributed.held(task, "calibration", step, images), [path], "sum", precision)
+        compute_gradients(state, task, distributed.held(task, "calibration", step, images), [path], "sum", precision)
     except Diverged as error:
         raise Diverged(f"in the pass that searches, after the weights have moved, {error}") from None
     finally:
@@ -91,13 +96,14 @@ def search(state: State, task: Task, path: Path, step: int, images: int, precisi
 
 
 @dataclass
-class Passes:
-    """The passes of one step, which share its images, the teacher's outputs and those of the slots that are imitated.
+class _StepPasses:
+    """The passes of one step. They share the images, the teacher's outputs and the outputs of imitated slots.
 
-    raw, labels: of this rank. watched: the slots whose outputs a path that teaches has to show.
+    raw, labels: the images and labels of this rank.
+    watched: the slots whose outputs are kept from a path that teaches.
     """
 
-    state: State
+    state: TrainingState
     task: Task
     raw: Any
     labels: Tensor
@@ -106,8 +112,8 @@ class Passes:
     teacher: Tensor | None = None
     shown: dict[str, Tensor] = field(default_factory=dict)
 
-    def backward(self, path: Path) -> tuple[float, Arch]:
-        """Add the path's gradients to those at hand: the loss, and which arch it was."""
+    def backward(self, path: SubnetPath) -> tuple[float, Arch]:
+        """Add the path's gradients to the present ones; return the loss and the architecture that was trained."""
         arch = path.arch
         if path.rivals:
             with torch.no_grad():
@@ -116,36 +122,36 @@ class Passes:
         outputs, loss, value = self.forward(arch, path)
         if not math.isfinite(value):
             raise Diverged(f"the loss is {value}{self._where(arch, path)}")
-        if loss.requires_grad:  # an architecture step on a member without a relaxed slot has nothing to move
+        if loss.requires_grad:  # an architecture step on a member without a relaxed slot has no gradient
             torch.autograd.backward(loss)
         if path.teaches:
             self.teacher = outputs.detach()
         return value, arch
 
-    def forward(self, arch: Arch, path: Path) -> tuple[Tensor, Tensor, float]:
-        """Outputs, loss, and the mean of the ranks' losses: what one rank skips, all must skip."""
-        own = path.imitates
-        if own is not None and own not in self.shown:
-            raise ValueError(f"a path imitates {own!r}, and none that teaches comes before it; let the first one teach")
-        watched = self.watched if path.teaches else [own] if own else []
-        with outputs_of(self._net(arch), watched, own) as seen, self._computing():
+    def forward(self, arch: Arch, path: SubnetPath) -> tuple[Tensor, Tensor, float]:
+        """Return outputs, loss, and the mean of the ranks' losses: a step is skipped by all ranks or by none."""
+        slot = path.imitates
+        if slot is not None and slot not in self.shown:
+            raise ValueError(f"a path imitates {slot!r}, and none that teaches comes before it; put a teacher first")
+        watched = self.watched if path.teaches else [slot] if slot else []
+        with outputs_of(self._net(arch), watched, slot) as seen, self._computing():
             outputs = self._run(arch, path).float()
-            labels = self.labels.to(outputs.device)
-            loss = (
-                self.task.loss(outputs, labels, self.teacher) if own is None else imitation(seen[own], self.shown[own])
-            )
+            loss = self._loss(outputs) if slot is None else imitation(seen[slot], self.shown[slot])
             loss = path.weight * loss + (0.0 if path.penalty is None else path.penalty)
         if path.teaches:
             self.shown.update({slot: output.detach() for slot, output in seen.items()})
         return outputs, loss, distributed.mean(float(loss.detach()))
 
-    def _where(self, arch: Arch, path: Path) -> str:
-        """The operation that is not finite, if one is: one more forward pass, in a step that is lost anyway."""
+    def _loss(self, outputs: Tensor) -> Tensor:
+        return self.task.loss(outputs, self.labels.to(outputs.device), self.teacher)
+
+    def _where(self, arch: Arch, path: SubnetPath) -> str:
+        """Return a suffix that names the first operation whose output is not finite; costs one more forward pass."""
         with torch.no_grad(), first_not_finite(self._net(arch)) as found, self._computing():
             self._run(arch, path)
-        return f"; the first that puts out what is not finite is {found[0]}" if found else ""
+        return f"; the first output that is not finite is that of {found[0]}" if found else ""
 
-    def _run(self, arch: Arch, path: Path) -> Tensor:
+    def _run(self, arch: Arch, path: SubnetPath) -> Tensor:
         supernet, device = self.state.supernet, distributed.device()
         inputs = [x.to(device) for x in self.task.inputs(self.raw, supernet.space.example(arch))]
         outputs: Tensor = supernet(arch, *inputs, gates=path.gates)

@@ -22,7 +22,7 @@ from hnas.benchmarks.papers.__main__ import main
 from hnas.benchmarks.papers.claims import StudyPlan
 from hnas.benchmarks.papers.parts import StudyPart, StudyParts, part
 from hnas.benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval
-from hnas.training.step import Path as Pass
+from hnas.training.step import SubnetPath
 
 FOUND = catalogue.find_claims()
 
@@ -206,9 +206,9 @@ def test_a_pass_with_several_types_counts_as_that_many() -> None:
     several = type(single)(
         {**single, "blocks.0.op": ("identity", "conv1", "dw5", "conv3"), "blocks.1.op": ("conv1", "dw5")}
     )
-    assert supernets.count_passes(Pass(single)) == 1
-    assert supernets.count_passes(Pass(several)) == (3 + 2 + 1 + 1) / 4
-    assert supernets.count_passes(Pass(single, rivals=(space.largest,) * 3)) == 2
+    assert supernets.count_passes(SubnetPath(single)) == 1
+    assert supernets.count_passes(SubnetPath(several)) == (3 + 2 + 1 + 1) / 4
+    assert supernets.count_passes(SubnetPath(single, rivals=(space.largest,) * 3)) == 2
 
 
 def test_the_common_set_is_spread_over_the_costs_and_the_same_each_time() -> None:

@@ -19,13 +19,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from hnas import recipes
-    from hnas.recipes import run as experiment
+    from hnas.recipes.run import run_recipe
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")
     (folder / "shapes.toml").write_text(photos.RECIPE)
     data = photos.write(folder / "photos")
-    experiment.run(recipes.load(str(folder / "shapes.toml")), data, folder / "trained")
+    run_recipe(recipes.load(str(folder / "shapes.toml")), data, folder / "trained")
     return folder
 
 

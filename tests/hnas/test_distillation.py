@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hnas.distillation import DIVERGENCES, _divergence, alpha, distil, kl
+from hnas.distillation import DIVERGENCES, _divergence, alpha_divergence, distil, kl_divergence
 from tests.hnas import tiny
 
 CLIP = 1e9  # out of reach
@@ -46,7 +46,7 @@ def test_every_example_pays_the_larger_of_the_two():
     both = torch.stack([definition(student, teacher, a) for a in (-1.0, 1.0)])
     assert 0 < int((both[0] > both[1]).sum()) < len(student)  # both sides occur
     wanted = both.max(0).values.mean()
-    loss = alpha(student, teacher, clip=CLIP)
+    loss = alpha_divergence(student, teacher, clip=CLIP)
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(gradient(loss, student), gradient(wanted, student))
 
@@ -54,14 +54,14 @@ def test_every_example_pays_the_larger_of_the_two():
 def test_alpha_punishes_a_student_that_believes_what_its_teacher_excludes_more_than_kl_does():
     teacher = torch.tensor([[0.499, 0.5, 0.001]]).log()
     student = torch.tensor([[0.35, 0.35, 0.3]]).log()
-    assert alpha(student, teacher) > 1.3 * kl(student, teacher)
+    assert alpha_divergence(student, teacher) > 1.3 * kl_divergence(student, teacher)
     missing = torch.tensor([[0.05, 0.949, 0.001]]).log()  # the other way round the two agree: alpha is 1 there
-    torch.testing.assert_close(alpha(missing, teacher), kl(missing, teacher))
+    torch.testing.assert_close(alpha_divergence(missing, teacher), kl_divergence(missing, teacher))
 
 
 def test_alpha_stays_finite_and_bounded_where_answers_are_extreme():
     student, teacher = scores(0, spread=200.0).float().requires_grad_(), scores(1, spread=200.0).float()
-    loss = alpha(student, teacher)
+    loss = alpha_divergence(student, teacher)
     assert torch.isfinite(loss)
     assert gradient(loss, student).abs().max() <= 2 * 5.0  # the clip bounds rho
 
@@ -74,7 +74,7 @@ def test_no_distance_from_itself_and_no_gradient_to_the_teacher():
         assert loss.detach().abs() < 1e-12
         assert gradient(loss, student).abs().max() < 1e-12
     teacher = scores(1).requires_grad_()
-    assert not alpha(same, teacher).requires_grad
+    assert not alpha_divergence(same, teacher).requires_grad
 
 
 def test_the_mix_has_the_labels_at_one_end_and_the_teacher_at_the_other():
@@ -95,7 +95,7 @@ def test_the_mix_has_the_labels_at_one_end_and_the_teacher_at_the_other():
 def test_a_task_takes_the_divergence_by_name():
     outputs, teacher, labels = scores(0)[:, :4], scores(1)[:, :4], torch.tensor([0, 1, 2, 3, 0, 1])
     losses = {name: tiny.task(distil=1.0, divergence=name).loss(outputs, labels, teacher) for name in DIVERGENCES}
-    torch.testing.assert_close(losses["kl"], kl(outputs, teacher))
-    torch.testing.assert_close(losses["alpha"], alpha(outputs, teacher))
+    torch.testing.assert_close(losses["kl"], kl_divergence(outputs, teacher))
+    torch.testing.assert_close(losses["alpha"], alpha_divergence(outputs, teacher))
     with pytest.raises(ValueError, match="no divergence 'js'; known: kl, alpha"):
         tiny.task(divergence="js")

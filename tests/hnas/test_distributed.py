@@ -30,8 +30,8 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training import checkpoint as checkpoints
 from hnas.training import loop as training
-from hnas.training.loop import Schedule, train
-from hnas.training.step import Path as Pass
+from hnas.training.loop import CheckpointOptions, Observer, Schedule, TrainingOptions, train
+from hnas.training.step import SubnetPath
 from tests.hnas import tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -40,28 +40,29 @@ STEPS, FEW = Schedule(((4, 0.1),)), Schedule(((2, 0.1),))
 CLOSE = 1e-5
 
 
-def rivals(space: Space, rng: Random, progress: float = 0.0) -> Sequence[Pass]:
+def rivals(space: Space, rng: Random, progress: float = 0.0) -> Sequence[SubnetPath]:
     """Passes whose arch depends on losses: it must be the same on all ranks."""
     archs = [space.sample(rng) for _ in range(3)]
-    return Pass(space.largest, teaches=True), Pass(archs[0], rivals=tuple(archs[1:]), weight=0.5)
+    return SubnetPath(space.largest, teaches=True), SubnetPath(archs[0], rivals=tuple(archs[1:]), weight=0.5)
 
 
 def gated(logits: nn.Parameter) -> training.Pick:
     """Passes whose gates are trained beside the weights."""
 
-    def pick(space: Space, rng: Random, progress: float) -> Sequence[Pass]:
+    def pick(space: Space, rng: Random, progress: float) -> Sequence[SubnetPath]:
         arch = space.sample(rng)
         slot = next(slot for slot in space.slots if f"{slot}.op" in arch)
         both = space.choices[f"{slot}.op"].options[:2]
         paths = pytest.importorskip("hnas.sampling.draws")
-        return (Pass(paths.relaxed(space, arch, {slot: both}), {slot: logits.softmax(0)}),)
+        return (SubnetPath(paths.relaxed(space, arch, {slot: both}), {slot: logits.softmax(0)}),)
 
     return pick
 
 
 def weights(pick: training.Pick = sandwich.pick, net: Supernet | None = None, **options) -> dict[str, Tensor]:
     net = net or Supernet(tiny.space())
-    train(net, tiny.task(), pick, options.pop("schedule", STEPS), **options)
+    plain = {key: options.pop(key) for key in ("combine", "precision") if key in options}
+    train(net, tiny.task(), pick, options.pop("schedule", STEPS), TrainingOptions(**plain), **options)
     return {name: parameter.detach() for name, parameter in net.union.named_parameters()}
 
 
@@ -121,7 +122,7 @@ def interrupted(file: Path, net: Supernet) -> None:
 
     before, checkpoints.SECONDS = checkpoints.SECONDS, -1.0
     try:
-        weights(net=net, checkpoint=file, advance=stop)
+        weights(net=net, checkpoint=CheckpointOptions(file), observer=Observer(stop))
     except KeyboardInterrupt:
         pass
     finally:
@@ -345,12 +346,12 @@ def test_bf16_computes_in_bfloat16_and_learns():
     hooked: list[torch.dtype] = []
     skeleton = net.skeleton(net.space.largest)
     skeleton.get_submodule("classifier").register_forward_hook(lambda _, __, out: hooked.append(out.dtype))
-    train(net, Spy(), sandwich.pick, Schedule(((1, 0.1),)), precision="bf16")
+    train(net, Spy(), sandwich.pick, Schedule(((1, 0.1),)), TrainingOptions(precision="bf16"))
     assert hooked == [torch.bfloat16]
     assert kinds == {torch.float32}
     assert all(p.dtype == torch.float32 for p in net.parameters())
     with pytest.raises(ValueError, match="no precision 'fp8' to train in; known: fp32, bf16"):
-        train(net, tiny.task(), sandwich.pick, STEPS, precision="fp8")
+        train(net, tiny.task(), sandwich.pick, STEPS, TrainingOptions(precision="fp8"))
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):

@@ -18,7 +18,8 @@ from hnas.space import Arch, Space
 from hnas.strategies import sandwich
 from hnas.study import Study
 from hnas.supernet import Stats, Supernet, norms
-from hnas.training.loop import Schedule, save, train
+from hnas.training.folder import save_supernet
+from hnas.training.loop import Schedule, train
 from hnas.training.optimiser import MaskedSGD
 from tests.hnas import tiny
 
@@ -290,7 +291,7 @@ def test_rule_7_tied_weights_keep_both_names(tmp_path: Path):
     space, arch = tiny.pair(Tied(4), Tied(3))
     supernet = Supernet(space)
     assert set(supernet.view(arch)) == {"first.weight", "first.bias", "second.weight", "second.bias"}
-    save(supernet, tmp_path, {})
+    save_supernet(supernet, tmp_path, {})
     with safe_open(tmp_path / "supernet.safetensors", "pt") as reader:
         assert set(reader.keys()) == set(supernet.view(arch))
     x = torch.randn(2, 3)

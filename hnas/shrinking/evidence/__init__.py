@@ -1,7 +1,8 @@
-"""Evidence: one file, one answer to what an operation is worth.
+"""Evidence: one file, one way to score operations.
 
-Each has ``scores(study, space, **options) -> {(choice, option): worth}`` over the slots that still offer two types;
-the lowest goes first. What may be dropped for it is decided in ``hnas.shrinking.loop``.
+Each file has ``scores(study, space, **options) -> {(choice, option): worth}`` over the slots that still offer two
+types; the lowest are dropped first, by the rules of ``hnas.shrinking.edits``. The keyword parameters whose annotations
+TOML can express are keys of a recipe. ``load(name).scores(study, space)`` calls one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from types import ModuleType
 
 
 def names() -> tuple[str, ...]:
-    """Every evidence that is a file of this folder."""
+    """Return the name of every evidence: the files of this folder."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str) -> ModuleType:
-    """The module of evidence ``name``."""
+    """Return the module of evidence ``name``; raise ValueError for an unknown name."""
     if name not in names():
         raise ValueError(f"no evidence {name!r}; known: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")

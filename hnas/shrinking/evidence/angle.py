@@ -1,78 +1,90 @@
-"""The angle of ABS (arXiv 2004.13431, section 3.2): an operation is worth the mean angle of children that contain it.
+"""The angle of ABS (arXiv 2004.13431, section 3.2): an operation scores the mean angle of children that contain it.
 
-Weights that training has turned far from their initialisation have learnt; the larger the angle, the better. In a space
-of mixed types the raw form mistakes speed for worth, hence ``form``.
+Weights that training has turned far from their initialisation have learned, so a larger angle is better. In a space of
+mixed types the raw form compares how fast types turn rather than their worth; the other forms correct this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
+from hnas.ranges import Count, PositiveInt
 from hnas.shrinking import angles, children
-from hnas.shrinking import loop as shrinking
-from hnas.shrinking.angles import Floats, Graph, Snapshot, Table
+from hnas.shrinking.angles import AngleBasis, AngleTable
 from hnas.shrinking.children import Rows
+from hnas.shrinking.graph import Floats
+from hnas.shrinking.loop import scored_choices
 from hnas.space import Arch, Option, Space
 from hnas.study import Study
 
-FORMS = ("raw", "block", "standardised", "slots")
-WHOLE = ("raw", "slots")  # of the whole child, not of blocks
+Form = Literal["raw", "block", "standardised", "slots"]
+FORMS: tuple[Form, ...] = get_args(Form)
+_WHOLE = ("raw", "slots")  # forms that are of the whole child, not of blocks
 
 
 def scores(
     study: Study,
     space: Space,
     *,
-    samples: int = 1000,
-    form: str = "raw",
-    graph: Graph | None = None,
-    reference: Snapshot | None = None,
+    samples: PositiveInt = 1000,
+    form: Form = "raw",
     vectors: bool = False,
-    balance: Option | None = None,
-    seed: int = 0,
+    balance: str | None = None,
+    seed: Count = 0,
+    basis: AngleBasis | None = None,
 ) -> dict[tuple[str, Option], float]:
-    """Of ``samples`` children for each operation, shared between operations:
+    """Return {(choice, option): angle}, in radians unless standardised.
 
-    1. "raw": the mean angle of the children that contain it, as published.
-    2. "block": the mean angle of its own weights alone.
-    3. "standardised": 2., less the mean over all slots of its type, in deviations; a type without weights scores 0.
-    4. "slots": 1. without what every child has (stem, classifier, reduction blocks), which turns, too.
-
-    balance: an option ("identity") whose number in a child is drawn first. The rest is of
-    ``hnas.shrinking.angles.Table``.
+    samples: children for each operation (1000); one child serves all operations that it contains.
+    form: one of four.
+        1. "raw": the mean angle of the children that contain the operation, as published.
+        2. "block": the mean angle of the operation's own weights.
+        3. "standardised": case 2 minus the mean over all slots of its type, in standard deviations; 0 for a type
+           without weights.
+        4. "slots": case 1 without the weights that every child has (stem, classifier, reduction blocks).
+    vectors: whether weights of one axis (norms, biases) count (False).
+    balance: an option ("identity") whose number in a child is drawn first; None: no such option.
+    seed: of the children (0).
+    basis: what angles are measured from; None: the initial weights.
     """
-    _known(form)
-    names = shrinking.scored(study, space)
-    table = Table(study, space, reference=reference, graph=graph, vectors=vectors)
+    _refuse_unknown(form)
+    names = scored_choices(study, space)
+    table = AngleTable(study, space, basis, vectors=vectors)
     rows = angles.sample(space, samples, seed, balance)
-    if form in WHOLE:
+    if form in _WHOLE:  # cases 1 and 4
         values = table.angles(rows, fixed=form == "raw")
         found = _means(space, names, rows, dict.fromkeys(names, values))
         return {key: value for key, value in found.items() if np.isfinite(value)}
     own = _own(table, space, rows, [f"{slot}.op" for slot in space.slots])  # decided slots are part of a type's mean
-    if form == "standardised":
+    if form == "standardised":  # case 3
         own = angles.standardise(own)
     return {key: value for key, value in own.items() if key[0] in names and np.isfinite(value)}
 
 
-def of(
+def angles_of(
     study: Study,
     archs: Sequence[Arch],
     *,
-    form: str = "raw",
+    form: Form = "raw",
     space: Space | None = None,
-    graph: Graph | None = None,
-    reference: Snapshot | None = None,
     vectors: bool = False,
+    basis: AngleBasis | None = None,
 ) -> Floats:
-    """[archs]: the angle of each; in "block" form the mean over its blocks, in "standardised" that of their z."""
-    _known(form)
+    """Return [archs]: the angle of each architecture, in radians unless standardised.
+
+    form: as in ``scores``; "block" is the mean over the blocks, "standardised" the mean of their z.
+    space: the space of the architectures; None: the study's.
+    vectors: as in ``scores``.
+    basis: what angles are measured from; None: the initial weights.
+    """
+    _refuse_unknown(form)
     space = space or study.supernet.space
-    table = Table(study, space, reference=reference, graph=graph, vectors=vectors)
+    table = AngleTable(study, space, basis, vectors=vectors)
     rows = children.rows_of(space, archs)
-    if form in WHOLE:
+    if form in _WHOLE:
         return table.angles(rows, fixed=form == "raw")
     blocks = table.blocks(rows)
     if form == "standardised":
@@ -86,8 +98,8 @@ def of(
     return means
 
 
-def _own(table: Table, space: Space, rows: Rows, names: Sequence[str]) -> dict[tuple[str, Option], float]:
-    """The mean angle of each operation's own weights; NaN where it has none."""
+def _own(table: AngleTable, space: Space, rows: Rows, names: Sequence[str]) -> dict[tuple[str, Option], float]:
+    """Return the mean angle of each operation's own weights; NaN where it has none."""
     blocks = table.blocks(rows)
     values = {f"{slot}.op": blocks[:, k] for k, slot in enumerate(table.slots)}
     return _means(space, names, rows, {name: values[name] for name in names})
@@ -104,6 +116,6 @@ def _means(
     return found
 
 
-def _known(form: str) -> None:
+def _refuse_unknown(form: str) -> None:
     if form not in FORMS:
         raise ValueError(f"no form {form!r} of the angle; known: {', '.join(FORMS)}")

@@ -1,29 +1,39 @@
-"""One-shot accuracy: an operation is worth the mean accuracy, with inherited weights, of subnets that contain it.
+"""One-shot accuracy: an operation scores the mean accuracy, with inherited weights, of subnets that contain it.
 
-The evidence that single path one-shot searches go by (arXiv 1904.00420), asked for operations. Norms are calibrated for
-each subnet: without that the ranking is close to chance.
+Single path one-shot searches rank architectures so (arXiv 1904.00420); this file ranks operations. Batch norms are
+recalibrated for each subnet: without recalibration the ranking is close to chance.
 """
 
 from __future__ import annotations
 
 from random import Random
+from typing import Literal
 
 import numpy as np
 
+from hnas.ranges import Count, PositiveInt
 from hnas.sampling import draws as paths
-from hnas.shrinking import loop as shrinking
+from hnas.shrinking.loop import scored_choices
 from hnas.space import Option, Space
 from hnas.study import Study
 
 
 def scores(
-    study: Study, space: Space, *, samples: int = 8, split: str = "search", seed: int = 0
+    study: Study,
+    space: Space,
+    *,
+    samples: PositiveInt = 8,
+    split: Literal["search", "calibration"] = "search",
+    seed: Count = 0,
 ) -> dict[tuple[str, Option], float]:
-    """Mean accuracy on ``split`` over ``samples`` draws of subnets whose types exclude each other.
+    """Return {(choice, option): mean accuracy in [0, 1]}.
 
-    Every draw shows every operation, so all are judged by as many subnets, in the same company on average.
+    samples: draws (8). Every draw is a set of subnets whose types exclude each other, so it shows every operation: all
+        are scored by equally many subnets.
+    split: the images, "search" (default) or "calibration"; test images only report.
+    seed: of the draws (0).
     """
-    names = shrinking.scored(study, space)
+    names = scored_choices(study, space)
     found: dict[tuple[str, Option], list[float]] = {}
     for k in range(samples):
         for arch in paths.exclusive(space, Random(f"{seed}/{k}"), paths.widest(space)):

@@ -1,6 +1,6 @@
-"""Rank sum: several kinds of evidence added by rank, so that none needs to know another's unit.
+"""Rank sum: several kinds of evidence added by rank, because their units differ.
 
-Angle and accuracy together rank the cells of NAS-Bench-201 better than either, in the results published with ABS.
+Angle and accuracy together rank the cells of NAS-Bench-201 better than either alone, in the results published with ABS.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ PARTS: Mapping[str, Mapping[str, Any]] = {"angle": {}, "one_shot_accuracy": {}}
 def scores(
     study: Study, space: Space, *, parts: Mapping[str, Mapping[str, Any]] = PARTS
 ) -> dict[tuple[str, Option], float]:
-    """The sum of an operation's ranks, 0 being the worst, over ``parts``: name of an evidence -> its options.
+    """Return {(choice, option): sum of the operation's ranks}, 0 being the worst rank.
 
-    Equal ones share the mean of their ranks. What one part does not score has no rank, and so stays.
+    parts: name of an evidence -> its options ("angle" and "one_shot_accuracy").
+
+    Equal scores share the mean of their ranks. An operation that one part does not score has no rank and stays.
     """
     if not parts:
         raise ValueError(f"no evidence to sum; known: {', '.join(evidence.names())}")

@@ -13,17 +13,19 @@ import torch
 import hnas
 from hnas.data.images import write_idx
 from hnas.files import locked
-from hnas.recipes import Recipe
+from hnas.recipes import Recipe, run
 from hnas.recipes import load as load_recipe
-from hnas.recipes import run as experiment
+from hnas.recipes.run import RunOptions, named_arch, run_recipe, task_of
+from hnas.recipes.schema import decode_recipe
 from hnas.sampling.draws import alphas, types
 from hnas.shrinking import evidence
-from hnas.shrinking.loop import Edit, replay
+from hnas.shrinking.edits import Edit, replay
 from hnas.strategies import evolution, proxylessnas
+from hnas.strategies.evolution import EvolutionOptions
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training import checkpoint
-from hnas.training.loop import load, save
+from hnas.training.folder import load_supernet, save_supernet
 from tests.hnas import tiny
 from tests.hnas.planted import latency
 from tests.hnas.training.test_training import equal, one_line
@@ -54,26 +56,26 @@ def spaces_plain(value):
 
 def test_an_experiment_writes_what_load_reads_and_is_not_repeated(tmp_path, source):
     out, steps = tmp_path / "out", []
-    record = experiment.run(recipe(), source, out, advance=lambda done, of, loss: steps.append((done, of)))
+    record = run_recipe(recipe(), source, out, on_step=lambda done, of, loss: steps.append((done, of)))
     assert steps == [(k, 4) for k in range(1, 5)]
     assert sorted(f.name for f in out.iterdir()) == ["supernet.json", "supernet.safetensors"]
-    supernet, found = load(out)
+    supernet, found = load_supernet(out)
     assert found["accuracy"] == record["accuracy"]
     assert set(record["accuracy"]) == {"smallest", "largest"}
     assert supernet.space.largest["resolution"] == 12
     with pytest.raises(FileExistsError, match="choose another --out or --resume"):
-        experiment.run(recipe(), source, out)
+        run_recipe(recipe(), source, out)
     before = (out / "supernet.safetensors").stat().st_mtime_ns
-    assert experiment.run(recipe(), source, out, resume=True) == found
+    assert run_recipe(recipe(), source, out, RunOptions(resume=True)) == found
     assert (out / "supernet.safetensors").stat().st_mtime_ns == before
     for other, said in (({"seed": 1}, "seed"), ({"epochs": 2.0}, "epochs"), ({"alone": "smallest"}, "alone")):
         with pytest.raises(ValueError, match=f"holds the supernet of a run with other {said}; choose another --out"):
-            experiment.run(recipe(), source, out, resume=True, **other)
+            run_recipe(recipe(), source, out, RunOptions(resume=True, **other))
 
 
 def test_a_subnet_trains_alone_and_loads(tmp_path, source):
-    experiment.run(recipe(), source, tmp_path / "out", alone="random:3")
-    supernet, record = load(tmp_path / "out")
+    run_recipe(recipe(), source, tmp_path / "out", RunOptions(alone="random:3"))
+    supernet, record = load_supernet(tmp_path / "out")
     assert supernet.space.size == 1
     assert record["accuracy"]["smallest"] == record["accuracy"]["largest"]
 
@@ -92,7 +94,7 @@ def test_a_subnet_trains_alone_and_loads(tmp_path, source):
 )
 def test_a_recipe_with_a_wrong_key_is_one_line(tmp_path, source, given, message):
     with pytest.raises(ValueError, match=message) as caught:
-        experiment.run(given, source, tmp_path / "out")
+        run_recipe(given, source, tmp_path / "out")
     assert one_line(caught)
 
 
@@ -106,9 +108,9 @@ def shrinking(**rules) -> Recipe:
 
 
 def test_a_recipe_that_shrinks_leaves_a_smaller_space_and_its_log(tmp_path, source):
-    record = experiment.run(shrinking(), source, tmp_path / "out")
-    supernet, found = load(tmp_path / "out")
-    whole = experiment.named(supernet.space, "largest") and load_space()
+    record = run_recipe(shrinking(), source, tmp_path / "out")
+    supernet, found = load_supernet(tmp_path / "out")
+    whole = named_arch(supernet.space, "largest") and load_space()
     assert len(record["edits"]) == 3 == len(found["edits"])
     assert 0 < supernet.space.size < whole.size
     for edit in found["edits"]:
@@ -130,12 +132,12 @@ def test_a_run_that_shrinks_and_is_interrupted_resumes_to_the_same(tmp_path, sou
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(shrinking(), source, tmp_path / "cut", advance=die)
+        run_recipe(shrinking(), source, tmp_path / "cut", on_step=die)
     with pytest.raises(FileExistsError, match="continue it with --resume"):
-        experiment.run(shrinking(), source, tmp_path / "cut")
-    experiment.run(shrinking(), source, tmp_path / "cut", resume=True)
-    experiment.run(shrinking(), source, tmp_path / "whole")
-    cut, whole = load(tmp_path / "cut"), load(tmp_path / "whole")
+        run_recipe(shrinking(), source, tmp_path / "cut")
+    run_recipe(shrinking(), source, tmp_path / "cut", RunOptions(resume=True))
+    run_recipe(shrinking(), source, tmp_path / "whole")
+    cut, whole = load_supernet(tmp_path / "cut"), load_supernet(tmp_path / "whole")
     assert equal(cut[0], whole[0])
     assert cut[1]["edits"] == whole[1]["edits"]
     assert cut[0].space.to_json() == whole[0].space.to_json()
@@ -159,13 +161,13 @@ def test_proxylessnas_hosts_a_space_that_shrinks_and_its_logits_survive_a_kill(t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(given, source, tmp_path / "cut", advance=die)
-    cut = experiment.run(given, source, tmp_path / "cut", resume=True)
-    whole = experiment.run(given, source, tmp_path / "whole")
+        run_recipe(given, source, tmp_path / "cut", on_step=die)
+    cut = run_recipe(given, source, tmp_path / "cut", RunOptions(resume=True))
+    whole = run_recipe(given, source, tmp_path / "whole")
     assert cut["edits"] == whole["edits"] != []
     assert cut["logits"] == whole["logits"]
-    assert equal(load(tmp_path / "cut")[0], load(tmp_path / "whole")[0])
-    left = load(tmp_path / "whole")[0].space
+    assert equal(load_supernet(tmp_path / "cut")[0], load_supernet(tmp_path / "whole")[0])
+    left = load_supernet(tmp_path / "whole")[0].space
     assert {slot: list(logits) for slot, logits in whole["logits"].items()} == {
         slot: list(types(left, slot)) for slot in left.slots
     }
@@ -176,21 +178,21 @@ def test_the_latency_of_a_device_decides_where_it_weighs_most(tmp_path, source):
     """In a recipe a device is named; what its types cost in a slot comes from the profile."""
     options = {"latency": "pixel-3", "weight": 1e6, "warmup": 0.0}
     given = recipe(strategy="proxylessnas", options=options, epochs=6, rate=0.0)
-    record = experiment.run(given, source, tmp_path / "out")
-    space = load(tmp_path / "out")[0].space
-    study = Study(Supernet(space), tiny.task(), experiment._costs(Supernet(space), "pixel-3"))
+    record = run_recipe(given, source, tmp_path / "out")
+    space = load_supernet(tmp_path / "out")[0].space
+    study = Study(Supernet(space), tiny.task(), run._costs(Supernet(space), "pixel-3"))
     table = proxylessnas.latencies(study, space)
     for slot, logits in record["logits"].items():
         assert table[slot][max(logits, key=logits.__getitem__)] == min(table[slot].values())
     with pytest.raises(ValueError, match="no device 'abacus'; known: "):
-        experiment.run(recipe(strategy="proxylessnas", options={"latency": "abacus"}), source, tmp_path / "other")
+        run_recipe(recipe(strategy="proxylessnas", options={"latency": "abacus"}), source, tmp_path / "other")
 
 
 def test_a_subnet_of_a_shrunken_space_trains_alone_by_its_name_there(tmp_path, source):
-    experiment.run(shrinking(), source, tmp_path / "shrunken")
-    space = load(tmp_path / "shrunken")[0].space
-    experiment.run(shrinking(), source, tmp_path / "alone", alone="random:5", among=space)
-    assert load(tmp_path / "alone")[0].space.largest == experiment.named(space, "random:5")
+    run_recipe(shrinking(), source, tmp_path / "shrunken")
+    space = load_supernet(tmp_path / "shrunken")[0].space
+    run_recipe(shrinking(), source, tmp_path / "alone", RunOptions(alone="random:5", among=space))
+    assert load_supernet(tmp_path / "alone")[0].space.largest == named_arch(space, "random:5")
 
 
 def scoring(kind: str, **options) -> Recipe:
@@ -235,7 +237,7 @@ def asked(monkeypatch) -> dict[str, dict]:
     ],
 )
 def test_an_evidence_gets_the_options_of_its_recipe_and_the_seed_of_the_run(tmp_path, source, asked, given, called):
-    experiment.run(given, source, tmp_path / "out", seed=7)
+    run_recipe(given, source, tmp_path / "out", RunOptions(seed=7))
     whole = asked.pop("rank_sum", None)
     assert asked == called
     assert whole in (None, {"parts": called})
@@ -251,7 +253,7 @@ def test_magnitude_in_a_recipe_goes_by_the_logits_of_its_strategy(tmp_path, sour
             made[slot][1] = -3.0
         monkeypatch.setattr(proxylessnas, "extra", lambda _, made=made: made)
         train = {**given.train, "strategy": "proxylessnas", "options": {"warmup": 1.0}}
-        record = experiment.run(replace(given, train=train), source, tmp_path / given.shrink["evidence"])
+        record = run_recipe(replace(given, train=train), source, tmp_path / given.shrink["evidence"])
         assert asked["magnitude"]["logits"] is made
         [edit] = record["edits"]
         assert (edit["choice"], edit["option"]) == (f"{slot}.op", types(whole, slot)[1])
@@ -265,9 +267,9 @@ def test_a_run_is_not_resumed_with_other_options_of_its_evidence(tmp_path, sourc
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(scoring("angle", form="block"), source, tmp_path / "out", advance=die)
+        run_recipe(scoring("angle", form="block"), source, tmp_path / "out", on_step=die)
     with pytest.raises(ValueError, match="choose another --out") as caught:
-        experiment.run(scoring("angle", form="raw"), source, tmp_path / "out", resume=True)
+        run_recipe(scoring("angle", form="raw"), source, tmp_path / "out", RunOptions(resume=True))
     assert one_line(caught)
 
 
@@ -293,18 +295,19 @@ def test_a_published_method_leaves_the_space_that_a_search_takes(tmp_path, sourc
         if done == 7:
             raise KeyboardInterrupt
 
-    record = experiment.run(published(method), source, tmp_path / "out")
+    record = run_recipe(published(method), source, tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(published(method), source, tmp_path / "cut", advance=die)
-    again = experiment.run(published(method), source, tmp_path / "cut", resume=True)
+        run_recipe(published(method), source, tmp_path / "cut", on_step=die)
+    again = run_recipe(published(method), source, tmp_path / "cut", RunOptions(resume=True))
     assert steps[-1] == (7, record["steps"])
     assert again["edits"] == record["edits"] != []
-    supernet, found = load(tmp_path / "out")
-    assert equal(supernet, load(tmp_path / "cut")[0])
+    supernet, found = load_supernet(tmp_path / "out")
+    assert equal(supernet, load_supernet(tmp_path / "cut")[0])
     assert replay([Edit.from_json(edit) for edit in found["edits"]], load_space()).to_json() == supernet.space.to_json()
     assert bool(supernet.splits) == (method == "pwsnas")
-    study = Study(supernet, experiment.task_of(published(method), source), {"size": latency})
-    candidates = list(evolution.search(study, supernet.space, cost="size", evaluations=6, population=4))
+    study = Study(supernet, task_of(decode_recipe(published(method)), source), {"size": latency})
+    options = EvolutionOptions(cost="size", evaluations=6, population=4)
+    candidates = list(evolution.search(study, supernet.space, options))
     gone = {(edit["choice"], edit["option"]) for edit in found["edits"] if edit["kind"] == "drop"}
     assert not any(gone & set(candidate.arch.items()) for candidate in candidates)
 
@@ -312,7 +315,7 @@ def test_a_published_method_leaves_the_space_that_a_search_takes(tmp_path, sourc
 def test_a_schedule_that_outlasts_the_shrinking_is_trained_to_its_end(tmp_path, source):
     steps = []
     given = published("pwsnas", until=10**9)
-    record = experiment.run(given, source, tmp_path / "out", advance=lambda done, of, loss: steps.append(done))
+    record = run_recipe(given, source, tmp_path / "out", on_step=lambda done, of, loss: steps.append(done))
     assert "edits" not in record
     assert steps == list(range(1, record["steps"] + 1))
 
@@ -321,13 +324,13 @@ def test_padnas_in_a_recipe_goes_by_the_window_of_a_device(tmp_path, source, mon
     monkeypatch.setattr(evolution, "TRIES", 1)
     given = published("padnas", device="pixel-3", windows={"latency_ms": [0.0, 1e-6]})
     with pytest.raises(ValueError, match="no architecture meets latency_ms") as caught:
-        experiment.run(given, source, tmp_path / "out")
+        run_recipe(given, source, tmp_path / "out")
     assert one_line(caught)
 
 
 def test_a_folder_that_another_run_holds_is_refused(tmp_path, source):
     with locked(tmp_path / "out"), pytest.raises(ValueError, match="another run is at work") as caught:
-        experiment.run(recipe(), source, tmp_path / "out")
+        run_recipe(recipe(), source, tmp_path / "out")
     assert one_line(caught)
 
 
@@ -340,12 +343,12 @@ def test_a_supernet_with_split_branches_loads_with_equal_bits(tmp_path):
         for parameter in supernet.union.get_submodule("copies").parameters():
             parameter.add_(1.0)
     supernet.changed()
-    save(supernet, tmp_path, {})
-    again, record = load(tmp_path)
+    save_supernet(supernet, tmp_path, {})
+    again, record = load_supernet(tmp_path)
     assert record["splits"]
     assert equal(supernet, again)
 
 
 def test_the_shipped_recipe_is_the_one_that_made_the_shipped_supernet():
     assets = Path(hnas.__file__).parent / "assets" / "fashion"
-    assert load(assets)[1]["recipe"] == load_recipe("fashion").to_json()
+    assert load_supernet(assets)[1]["recipe"] == load_recipe("fashion").to_json()

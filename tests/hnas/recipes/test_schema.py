@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hnas import recipes, strategies
-from hnas.recipes import schema as grammar
+from hnas.recipes.schema import decode_recipe, options_of
+from hnas.recipes.wording import describe
 from hnas.shrinking import evidence
 from tests.hnas.recipes.test_run import PUBLISHED, SHRINK, published, recipe, scoring
 from tests.hnas.training.test_training import one_line
@@ -19,9 +20,10 @@ from tests.hnas.training.test_training import one_line
 def test_the_options_of_every_strategy_and_evidence_are_typed():
     for module in (*map(strategies.load, strategies.names()), *map(evidence.load, evidence.names())):
         for function in {"pick", "scores"} & set(vars(module)):
-            for name, kind in grammar.takes(getattr(module, function)).items():
+            for name, kind in options_of(getattr(module, function)).items():
                 default = signature(getattr(module, function)).parameters[name].default
-                assert default is None or isinstance(default, Mapping) or grammar.fits(default, kind)
+                assert msgspec.convert(default, kind) == default
+                assert describe(kind)
 
 
 @pytest.mark.parametrize(
@@ -52,49 +54,64 @@ def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
             r"\[shrink\] has no key 'devise'; known: method, device, samples, form",
         ),
         (published("padnas", evidence="angle"), r"\[shrink\] has no key 'evidence'; known: method, device, windows"),
-        (published("padnas", windows={"latency_ms": 3}), r"expected a table of costs, each \[low, high\]"),
+        (
+            published("padnas", windows={"latency_ms": 3}),
+            r"shrink.windows is {\"latency_ms\": 3}, expected a table of costs, each \[low, high\]",
+        ),
         (published("padnas", device="abacus"), "abacus"),
-        (published("pwsnas", form="round"), "form is 'round'; expected \"raw\" or"),
+        (published("pwsnas", form="round"), 'shrink.form is "round", expected "block" or "raw" or'),
         (replace(recipe(), shrink={"evidence": "pareto_frequency", "drop": 1}), "needs a search; give the method"),
         (replace(recipe(), shrink={"evidence": "angle"}), r"\[shrink\] needs evidence, and drop or threshold"),
         (replace(recipe(), shrink={**SHRINK, "evidence": "hearsay"}), "no evidence 'hearsay'"),
-        (replace(recipe(), shrink={**SHRINK, "drop": 0}), "drop is 0; expected a whole number from 1 on"),
+        (replace(recipe(), shrink={**SHRINK, "drop": 0}), "shrink.drop is 0, expected a whole number from 1 on"),
         (recipe(options={"paths": 2, "pats": 3}), r"\[train.options\] has no key 'pats'; known: paths"),
         (recipe(strategy="spos", options={"paths": 2}), r"\[train.options\] has no key 'paths'; known: none"),
         (recipe(strategy="proxylessnas", options={"extra": {}}), "has no key 'extra'; known: latency, weight, warmup"),
-        (recipe(options={"paths": 2.5}), "paths is 2.5; expected a whole number from 0 on"),
-        (recipe(options={"paths": True}), "paths is True; expected a whole number from 0 on"),
-        (recipe(strategy="hybrid_union", options={"paths": "2"}), "paths is '2'; expected a whole number from 0 on"),
+        (recipe(options={"paths": 2.5}), "train.options.paths is 2.5, expected a whole number from 0 on"),
+        (recipe(options={"paths": True}), "train.options.paths is true, expected a whole number from 0 on"),
+        (
+            recipe(strategy="hybrid_union", options={"paths": "2"}),
+            'train.options.paths is "2", expected a whole number from 0 on',
+        ),
         (
             recipe(strategy="hybrid_progressive", options={"imitate": [1]}),
-            r"imitate is \[1\]; expected a finite number",
+            r"train.options.imitate is \[1\], expected a share between 0 and 1",
         ),
-        (recipe(strategy="proxylessnas", options={"weight": float("nan")}), "weight is nan; expected a finite number"),
-        (recipe(strategy="proxylessnas", options={"latency": 3}), "latency is 3; expected a table, each a table"),
+        (
+            recipe(strategy="proxylessnas", options={"weight": float("nan")}),
+            "train.options.weight is NaN, expected a finite number",
+        ),
+        (
+            recipe(strategy="proxylessnas", options={"latency": 3}),
+            "train.options.latency is 3, expected a table, each a table",
+        ),
         (recipe(strategy="proxylessnas", options={"latency": {"a": {"b": "c"}}}), "finite number or a name in quotes"),
         (scoring("angle", sample=3), r"\[shrink\] has no key 'sample'; known: evidence, .*, samples, form, vectors"),
-        (scoring("angle", samples=2.5), "samples is 2.5; expected a whole number from 1 on"),
-        (scoring("angle", form="round"), "form is 'round'; expected \"raw\" or"),
-        (scoring("angle", vectors=1), "vectors is 1; expected true or false"),
+        (scoring("angle", samples=2.5), "shrink.samples is 2.5, expected a whole number from 1 on"),
+        (scoring("angle", form="round"), 'shrink.form is "round", expected "block" or "raw" or'),
+        (scoring("angle", vectors=1), "shrink.vectors is 1, expected true or false"),
         (scoring("angle", graph="cell"), r"\[shrink\] has no key 'graph'"),
         (scoring("magnitude", logits={}), r"\[shrink\] has no key 'logits'; known: evidence, .*, until, standardised"),
-        (scoring("one_shot_accuracy", split="test"), 'split is \'test\'; expected "search" or "calibration"'),
-        (scoring("rank_sum", parts=["angle"]), r"parts is \['angle'\]; expected a table, each a table"),
+        (scoring("one_shot_accuracy", split="test"), 'shrink.split is "test", expected "calibration" or "search"'),
+        (scoring("rank_sum", parts=["angle"]), r'shrink.parts is \["angle"\], expected a table, each a table'),
         (scoring("rank_sum", parts={"angles": {}}), "no evidence 'angles'; known: angle, chance"),
         (
             scoring("rank_sum", parts={"angle": {"seeds": 1}}),
             r"\[shrink.parts.angle\] has no key 'seeds'; known: samples",
         ),
-        (scoring("rank_sum", parts={"angle": {"samples": "3"}}), "samples is '3'; expected a whole number from 1 on"),
+        (
+            scoring("rank_sum", parts={"angle": {"samples": "3"}}),
+            'shrink.parts.angle.samples is "3", expected a whole number from 1 on',
+        ),
         (scoring("rank_sum", parts={"pareto_frequency": {}}), "pareto_frequency needs a search; give the method"),
         (recipe(strategy="evolution"), "the strategy 'evolution' searches, it does not train"),
-        (recipe(combine="max"), 'combine is \'max\'; expected "sum" or "project"'),
-        (recipe(divergence="js"), 'divergence is \'js\'; expected "kl" or "alpha"'),
+        (recipe(combine="max"), 'train.combine is "max", expected "project" or "sum"'),
+        (recipe(divergence="js"), 'train.divergence is "js", expected "alpha" or "kl"'),
     ],
 )
 def test_a_recipe_that_asks_for_what_is_not_there_is_one_line(given, message):
     with pytest.raises(ValueError, match=message) as caught:
-        grammar.check(given)
+        decode_recipe(given)
     assert one_line(caught)
 
 
@@ -103,5 +120,5 @@ def test_the_recipe_of_a_published_method_in_its_page_is_one(tmp_path, method):
     page = Path(__file__).parents[3] / "docs/methods" / f"{method}.md"
     (tmp_path / f"{method}.toml").write_text(page.read_text().split("```toml\n")[1].split("```")[0])
     shown = recipes.load(str(tmp_path / f"{method}.toml"))
-    grammar.check(shown)
+    decode_recipe(shown)
     assert method in (shown.shrink.get("method"), shown.train["strategy"])

@@ -18,7 +18,7 @@ from hnas.strategies import channel_split, complexity_aware
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.loop import Schedule, train
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 from tests.hnas import tiny
 
 SPACE = tiny.space()
@@ -150,7 +150,7 @@ def test_training_a_part_leaves_the_other_channels_alone():
     slot = "stages.1.blocks.1"
     arch = DIVIDED.changed(DIVIDED.largest, f"{slot}.op", "convnext+mbconv")
     before = supernet.union.get_submodule(slot).mbconv.project.weight.detach().clone()
-    train(supernet, tiny.task(), lambda *_: (Path(arch),), Schedule(((2, 0.05),)))
+    train(supernet, tiny.task(), lambda *_: (SubnetPath(arch),), Schedule(((2, 0.05),)))
     after = supernet.union.get_submodule(slot).mbconv.project.weight.detach()
     assert torch.equal(before[:8], after[:8])
     assert not torch.equal(before[8:], after[8:])

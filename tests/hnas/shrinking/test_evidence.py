@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from hnas.pareto import Candidate
 from hnas.sampling import draws as paths
 from hnas.shrinking import evidence
-from hnas.shrinking import loop as shrinking
+from hnas.shrinking.edits import ShrinkRules, drop_worst
 from hnas.shrinking.evidence import angle, chance, magnitude, one_shot_accuracy, pareto_frequency, rank_sum
 from hnas.space import Arch, Space
 from hnas.strategies import evolution
-from hnas.strategies.evolution import Window
+from hnas.strategies.evolution import EvolutionOptions, Window
 from hnas.study import Study
 from tests.hnas import tiny
 from tests.hnas.planted import BAD, digits, known, one_line, planted, turned, worst
@@ -39,10 +40,11 @@ def test_one_shot_accuracy_judges_all_by_as_many_subnets():
 
 def test_pareto_frequency_finds_what_no_good_architecture_takes():
     study = known()
-    options = {"search": evolution.search, "evaluations": 120, "population": 20, "ranks": 4}
     windows = {"latency_ms": Window(high=3.5)}
     for reject in (False, True):
-        found = pareto_frequency.scores(study, study.supernet.space, windows=windows, reject=reject, **options)
+        options = EvolutionOptions(windows, evaluations=120, population=20, reject=reject)
+        search = partial(evolution.search, options=options)
+        found = pareto_frequency.scores(study, study.supernet.space, search=search, windows=windows, ranks=4)
         assert found[BAD] == 0.0
         for slot in study.supernet.space.slots:
             shares = [share for (name, _), share in found.items() if name == f"{slot}.op"]
@@ -105,7 +107,7 @@ def test_magnitude_scores_no_divided_option_where_there_are_logits():
     found = magnitude.scores(turned(space), space, logits=logits)
     assert worst(found) == (f"{slot}.op", poor)
     assert {kind for name, kind in found if name == f"{slot}.op"} == set(paths.types(space, slot))
-    left, [edit] = shrinking.shrink(space, found, 1)
+    left, [edit] = drop_worst(space, found, ShrinkRules(1))
     assert (edit.choice, edit.option) == (f"{slot}.op", poor)
     divided = {option for option in space.choices[edit.choice].options if paths.DIVIDED in str(option)}
     assert divided <= set(left.choices[edit.choice].options), "what has no score stays"
@@ -145,7 +147,7 @@ def test_chance_is_no_evidence():
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 OPTIONS = {
-    "pareto_frequency": {"search": evolution.search, "evaluations": 12, "population": 6},
+    "pareto_frequency": {"search": partial(evolution.search, options=EvolutionOptions(evaluations=12, population=6))},
     "angle": {"samples": 4},
     "one_shot_accuracy": {"samples": 1},
     "rank_sum": {"parts": {"angle": {"samples": 4}, "chance": {}}},
@@ -213,9 +215,10 @@ def test_a_window_that_no_architecture_meets_is_one_line():
         (False, "no architecture that"),
     ):
         windows = {"latency_ms": Window(high=0.5)}
-        options = {**OPTIONS["pareto_frequency"], "reject": reject}
+        options = EvolutionOptions(windows, evaluations=12, population=6, reject=reject)
+        search = partial(evolution.search, options=options)
         with pytest.raises(ValueError, match=message) as caught:
-            pareto_frequency.scores(study, study.supernet.space, windows=windows, **options)
+            pareto_frequency.scores(study, study.supernet.space, search=search, windows=windows)
         assert one_line(caught)
 
 
@@ -226,7 +229,7 @@ def test_a_window_that_no_architecture_meets_is_one_line():
             lambda s: angle.scores(s, s.supernet.space, form="cooked"),
             "no form 'cooked' of the angle; known: raw, block",
         ),
-        (lambda s: angle.of(s, [], form="cooked"), "no form 'cooked'"),
+        (lambda s: angle.angles_of(s, [], form="cooked"), "no form 'cooked'"),
         (lambda s: rank_sum.scores(s, s.supernet.space, parts={}), "no evidence to sum; known: angle, chance"),
         (lambda s: rank_sum.scores(s, s.supernet.space, parts={"angles": {}}), "no evidence 'angles'; known: angle"),
         (lambda s: s.snapshot("then"), "a snapshot at 'then'; known: initial, now"),

@@ -14,10 +14,11 @@ from hnas.journal import Journal
 from hnas.sampling import draws as paths
 from hnas.shrinking import evidence
 from hnas.shrinking import loop as shrinking
-from hnas.shrinking.loop import Edit, replay, revive, shrink
+from hnas.shrinking.edits import Edit, ShrinkRules, drop_worst, replay, revive
+from hnas.shrinking.loop import StageTraining
 from hnas.space import Space
 from hnas.study import Study
-from hnas.training.loop import Schedule
+from hnas.training.loop import Observer, Schedule
 from tests.hnas import tiny
 from tests.hnas.planted import BAD, digits, known, one_line
 
@@ -33,6 +34,10 @@ def ascending(space: Space) -> dict[tuple[str, object], float]:
 
 
 # --- one shrinking ----------------------------------------------------------------------------------------------------
+
+
+def shrink(space: Space, scores, drop: int | None = None, *, whole=None, stage: int = 0, **rules):
+    return drop_worst(space, scores, ShrinkRules(drop, **rules), whole=whole, stage=stage)
 
 
 def test_the_worst_go_and_the_log_says_why():
@@ -153,10 +158,11 @@ def test_what_was_best_of_what_went_earlier_returns_once_and_in_its_place():
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
-def shrunk(study: Study, stages: int = 3, **options) -> Space:
-    chosen = {"name": "test", "drop": 2, **options}
-    worth = chosen.pop("worth", lambda study, space: ascending(space))
-    return shrinking.run(study, study.supernet.space, worth, [STEP] * stages, lambda *_: (), **chosen)
+def shrunk(study: Study, stages: int = 3, *, worth=None, log=None, say=None, drop: int = 2, **rules) -> Space:
+    worth = worth or (lambda study, space: ascending(space))
+    training = StageTraining([STEP] * stages, lambda *_: (), observer=Observer(on_message=say))
+    space, rules = study.supernet.space, ShrinkRules(drop, **rules)
+    return shrinking.run_stages(study, space, worth, training, rules, key="test", log=log)
 
 
 def test_every_stage_trains_on_what_the_one_before_left():
@@ -209,8 +215,8 @@ def test_a_replay_asks_for_no_evidence_again(tmp_path):
 def test_a_space_without_a_decision_is_trained_and_left_alone():
     space = digits()
     lone = paths.only(space, dict.fromkeys(space.slots, ("conv3",)))
-    study = known(space)
-    assert shrinking.run(study, lone, lambda *_: {}, [STEP] * 3, lambda *_: (), name="x", drop=1) is lone
+    study, training = known(space), StageTraining([STEP] * 3, lambda *_: ())
+    assert shrinking.run_stages(study, lone, lambda *_: {}, training, ShrinkRules(1), key="x") is lone
     assert study.spaces == [lone]
 
 

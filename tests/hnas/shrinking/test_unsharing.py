@@ -12,13 +12,13 @@ from hnas import spaces
 from hnas.sampling import draws as paths
 from hnas.shrinking import loop as shrinking
 from hnas.shrinking import unsharing
-from hnas.shrinking.loop import Edit, replay
+from hnas.shrinking.edits import Edit, replay
 from hnas.space import Arch, Space
 from hnas.strategies import spos
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.loop import Schedule, train
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 from tests.hnas import tiny
 from tests.hnas.planted import digits, noise, turned
 
@@ -69,7 +69,7 @@ def test_copies_train_apart_and_extract():
     supernet = Supernet(space)
     supernet.split(BRANCH, CONTEXT, ("conv3", "dw5"))
     arch = space.arch(dict.fromkeys(space.largest, "conv3") | {"blocks.1.op": "dw5"})
-    train(supernet, tiny.task(), lambda *_: (Path(arch),), Schedule(((2, 0.1),)))
+    train(supernet, tiny.task(), lambda *_: (SubnetPath(arch),), Schedule(((2, 0.1),)))
     first = Supernet(space)
     copied = supernet.union.get_submodule("copies").state_dict()
     assert any(name.endswith("out.weight") for name in copied)
@@ -177,7 +177,7 @@ def test_the_budget_holds_and_every_drop_pays():
     assert unsharing.unshare(study, study.supernet.space, p_max=1.0) == (), "nothing has been dropped yet"
     edits = unsharing.unshare(study, space, p_max=1.0, draws=1)
     sizes = {name: p.numel() for name, p in study.supernet.union.named_parameters()}
-    living = sum(sizes[name] for name in shrinking.living(study.supernet, space))
+    living = sum(sizes[name] for name in shrinking.reachable_weights(study.supernet, space))
     assert {edit.branch for edit in edits} == set(study.supernet.splits)
     assert edits
     assert living <= original < sum(sizes.values()), "copies live in the place of what was dropped"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hnas.cost.flops import macs, parameters
-from hnas.shrinking.angles import Graph
+from hnas.shrinking.graph import PathGraph
 from hnas.spaces import nasbench201 as nb
 from hnas.spaces import padnas_mobile as pad
 from hnas.spaces import tabular_digits as tabular
@@ -173,7 +173,7 @@ def test_the_macro_is_the_published_one():
 
 def test_the_graph_of_the_angle_has_the_four_published_paths():
     space = cells()
-    graph = Graph(nb.EDGES, none=nb.NONE, pools=nb.pools(space))
+    graph = PathGraph(nb.EDGES, none=nb.NONE, pools=nb.pools(space))
     numbers = [[nb.EDGES[slot] for slot in path] for path in graph.paths()]
     assert sorted(numbers) == [[(0, 1), (1, 2), (2, 3)], [(0, 1), (1, 3)], [(0, 2), (2, 3)], [(0, 3)]]
     assert graph.pools == {"avg_pool_3x3": (3, 2 * (4 + 8 + 16))}

@@ -16,7 +16,7 @@ from hnas.journal import Journal
 from hnas.pareto import Candidate, front
 from hnas.space import Arch, Choice, Space
 from hnas.strategies import evolution
-from hnas.strategies.evolution import Window, search, violation
+from hnas.strategies.evolution import EvolutionOptions, Window, search, violation
 from tests.hnas import tiny
 
 
@@ -59,7 +59,7 @@ class FakeStudy:
 
 
 def found(study: FakeStudy | None = None, space: Space = SEPARABLE, **options) -> list[Candidate]:
-    return list(search(study or FakeStudy(), space, **{"evaluations": 60, **options}))  # type: ignore[arg-type]
+    return list(search(study or FakeStudy(), space, EvolutionOptions(**options)))  # type: ignore[arg-type]
 
 
 def test_the_search_is_pymoos_nsga2(monkeypatch):
@@ -154,7 +154,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_sequence(tmp_path: Path)
     whole = found()
     file = tmp_path / "journal.jsonl"
     journal = Journal(file)
-    list(islice(search(FakeStudy(journal), SEPARABLE, evaluations=60), 25))  # type: ignore[arg-type]
+    list(islice(search(FakeStudy(journal), SEPARABLE, EvolutionOptions()), 25))  # type: ignore[arg-type]
     journal.close()
     file.write_bytes(file.read_bytes()[:-7])  # the kill cut a line
     study = FakeStudy(Journal(file))
@@ -240,11 +240,11 @@ def test_a_search_for_more_than_a_window_holds_ends(fit: int):
     members = [SMALL.arch({f"c{k}": i // 3**k % 3 for k in range(3)}) for i in range(27)]
     prices = sorted(study.price(arch, "latency_ms").value for arch in members)
     window = {"latency_ms": Window(high=prices[fit - 1])}
-    found = list(search(study, SMALL, windows=window, evaluations=100, population=8, reject=True))
+    found = list(search(study, SMALL, EvolutionOptions(window, evaluations=100, population=8, reject=True)))
     assert fit / 2 <= len(found) <= fit
     assert len({each.arch for each in found}) == len(found)
 
 
 def test_a_search_for_more_than_a_space_holds_ends():
-    found = list(search(FakeStudy(), SMALL, evaluations=100, population=8))
+    found = list(search(FakeStudy(), SMALL, EvolutionOptions(evaluations=100, population=8)))
     assert 24 <= len({each.arch for each in found}) == len(found) <= 27

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 
+from hnas import strategies
 from hnas.benchmarks.papers import tabular
 from hnas.journal import Journal
 from hnas.sampling import draws as paths
-from hnas.shrinking.loop import replay
+from hnas.shrinking.edits import replay
+from hnas.shrinking.loop import StageTraining
 from hnas.space import Choice, Space
-from hnas.strategies import evolution, padnas, pwsnas
-from hnas.strategies.evolution import Window
+from hnas.strategies import evolution, padnas, pwsnas, spos
+from hnas.strategies.evolution import EvolutionOptions, Window
+from hnas.strategies.padnas import PadNasOptions
+from hnas.strategies.pwsnas import PwsNasOptions
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.loop import Schedule
@@ -24,13 +29,17 @@ STEP = Schedule(((1, 0.05),))
 
 # --- PAD-NAS ----------------------------------------------------------------------------------------------------------
 
-PAD = {"evaluations": 60, "population": 12, "ranks": 3, "force": True}
+PAD = PadNasOptions(evaluations=60, population=12, ranks=3, force=True)
 INSIDE = {"latency_ms": Window(high=3.6)}
+
+
+def staged(method, steps: int) -> StageTraining:
+    return StageTraining(method.schedules(steps), spos.pick)
 
 
 def test_padnas_drops_what_no_good_architecture_takes():
     study, log = known(), []
-    found = list(padnas.search(study, study.supernet.space, windows=INSIDE, log=log, **PAD))
+    found = list(padnas.search(study, study.supernet.space, replace(PAD, windows=INSIDE), log=log))
     assert [space.size < before.size for before, space in zip(study.spaces, study.spaces[1:], strict=False)] == [
         True
     ] * 2
@@ -44,8 +53,9 @@ def test_padnas_in_stages_differs_from_one_shot():
     """What plain single path training and one search would not do: its last search is in a smaller space."""
     study = known()
     space = study.supernet.space
-    plain = {c.arch for c in evolution.search(study, space, windows=INSIDE, evaluations=60, population=12, reject=True)}
-    pruned = {c.arch for c in padnas.search(study, space, windows=INSIDE, **PAD)}
+    options = EvolutionOptions(INSIDE, evaluations=60, population=12, reject=True)
+    plain = {c.arch for c in evolution.search(study, space, options)}
+    pruned = {c.arch for c in padnas.search(study, space, replace(PAD, windows=INSIDE))}
     assert any(arch not in study.spaces[-1] for arch in plain)
     assert all(arch in study.spaces[-1] for arch in pruned)
 
@@ -61,13 +71,13 @@ def test_padnas_stages_are_the_papers():
 
 def test_padnas_trains_its_supernet(tmp_path):
     """Without fakes, killed and resumed: the same candidates, and nothing is trained twice."""
-    space = digits()
-    whole = list(padnas.search(real(space), space, steps=6, **{**PAD, "evaluations": 8}))
+    space, options, training = digits(), replace(PAD, evaluations=8), staged(padnas, 6)
+    whole = list(padnas.search(real(space), space, options, training=training))
     part = real(space, tmp_path)
-    list(islice(padnas.search(part, space, steps=6, **{**PAD, "evaluations": 8}), 2))
+    list(islice(padnas.search(part, space, options, training=training), 2))
     part.journal.close()
     again = real(space, tmp_path)
-    assert list(padnas.search(again, space, steps=6, **{**PAD, "evaluations": 8})) == whole
+    assert list(padnas.search(again, space, options, training=training)) == whole
     again.journal.close()
 
 
@@ -78,26 +88,26 @@ def real(space: Space, folder=None) -> Study:
 
 # --- PWSNAS -----------------------------------------------------------------------------------------------------------
 
-PWS = {"evaluations": 10, "population": 6, "samples": 20}
+PWS = PwsNasOptions(evaluations=10, population=6, samples=20)
 
 
 def test_pwsnas_shrinks_splits_and_searches(tmp_path):
     space, log = digits(), []
     small = paths.only(space, dict.fromkeys(space.slots, ("identity", "conv1", "conv3")))
     study = real(space)
-    options = {**PWS, "steps": 4, "until": 30, "log": log}
-    whole = list(pwsnas.search(study, small, **options))
+    options = replace(PWS, until=30)
+    whole = list(pwsnas.search(study, small, options, training=staged(pwsnas, 4), log=log))
     left = replay(log, small)
     assert left.size <= 30
     assert {edit.kind for edit in log} == {"drop", "split"}
     assert all(c.arch in left for c in whole)
     first, part = list(log), real(space, tmp_path)
     log.clear()
-    list(islice(pwsnas.search(part, small, **options), 3))
+    list(islice(pwsnas.search(part, small, options, training=staged(pwsnas, 4), log=log), 3))
     part.journal.close()
     log.clear()
     again = real(space, tmp_path)
-    assert list(pwsnas.search(again, small, **options)) == whole
+    assert list(pwsnas.search(again, small, options, training=staged(pwsnas, 4), log=log)) == whole
     again.journal.close()
     assert log == first
     assert again.supernet.splits == study.supernet.splits != {}
@@ -106,7 +116,8 @@ def test_pwsnas_shrinks_splits_and_searches(tmp_path):
 def test_pwsnas_without_un_sharing_is_angle_based_shrinking_alone():
     space, log = digits(), []
     study = real(space)
-    list(pwsnas.search(study, space, steps=2, until=200, p_max=None, log=log, **PWS))
+    options = replace(PWS, until=200, p_max=None)
+    list(pwsnas.search(study, space, options, training=staged(pwsnas, 2), log=log))
     assert {edit.kind for edit in log} == {"drop"}
     assert len(log) % 5 == 0, "as many a stage as there are types"
     assert study.supernet.splits == {}
@@ -118,7 +129,8 @@ def test_pwsnas_keeps_the_operations_that_a_window_needs(fit):
     space = study.supernet.space
     prices = sorted(latency(arch).value for arch in tabular.all_members(space))
     window = {"latency_ms": Window(high=prices[fit - 1])}
-    found = list(pwsnas.search(study, space, windows=window, evaluations=10, population=4, p_max=None, force=True))
+    options = PwsNasOptions(windows=window, evaluations=10, population=4, p_max=None, force=True)
+    found = list(pwsnas.search(study, space, options))
     assert study.spaces[-1].size < space.size
     assert found
     assert all(c.metrics["latency_ms"] <= prices[fit - 1] for c in found)
@@ -129,8 +141,11 @@ def test_pwsnas_measures_from_later_weights_once_enough_is_gone(monkeypatch):
     from hnas.shrinking.evidence import angle
 
     true = angle.scores
-    monkeypatch.setattr(angle, "scores", lambda *a, reference, **k: references.append(reference) or true(*a, **k))
-    list(pwsnas.search(real(space), space, steps=2, until=20, drop=2, restart=3, p_max=None, **PWS))
+    monkeypatch.setattr(
+        angle, "scores", lambda *a, basis, **k: references.append(basis.reference) or true(*a, basis=basis, **k)
+    )
+    options = replace(PWS, until=20, drop=2, restart=3, p_max=None)
+    list(pwsnas.search(real(space), space, options, training=staged(pwsnas, 2)))
     assert references[:2] == [None, None]
     assert references[2] is not None
     assert all(reference is references[2] for reference in references[2:])
@@ -141,7 +156,8 @@ def test_pwsnas_lets_a_host_go_on_in_what_is_left():
     train = study.train
     study.train = lambda pick, schedule, **k: picks.append((pick, schedule, k["space"])) or train(pick, schedule, **k)
     host = paths.exclusive
-    list(pwsnas.search(study, study.supernet.space, host=host, host_schedule=STEP, until=60, p_max=None, **PWS))
+    options = replace(PWS, until=60, p_max=None)
+    list(pwsnas.search(study, study.supernet.space, options, host=StageTraining([STEP], host)))
     assert picks[-1][:2] == (host, STEP)
     assert picks[-1][2].size <= 60
     assert host not in [pick for pick, _, _ in picks[:-1]]
@@ -156,12 +172,19 @@ def test_pwsnas_stages_and_end_are_the_papers():
     assert pwsnas.end(Space("huge", {}, {**big, "x.op": Choice(tuple(range(99)))}, *[None] * 4)) == 10**6
 
 
+OPTIONS = {"padnas": PadNasOptions, "pwsnas": PwsNasOptions}
+
+
+def searched(method: str, study: Study, space: Space, **options):
+    return strategies.load(method).search(study, space, OPTIONS[method](**options))
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", [padnas, pwsnas], ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("method", ["padnas", "pwsnas"])
 @pytest.mark.parametrize("case", ["window", "foreign", "nan"])
-def test_bad_input_is_one_line_and_loses_nothing(strategy, case):
+def test_bad_input_is_one_line_and_loses_nothing(method, case):
     study = known()
     space, windows, message = study.supernet.space, INSIDE, None
     if case == "window":
@@ -173,25 +196,25 @@ def test_bad_input_is_one_line_and_loses_nothing(strategy, case):
         message = "holds NaN or infinite weights"
     before = study.snapshot()
     with pytest.raises(ValueError, match=message) as caught:
-        list(strategy.search(study, space, windows=windows, evaluations=10, population=4))
+        list(searched(method, study, space, windows=windows, evaluations=10, population=4))
     assert one_line(caught)
     assert all(weight.equal(before[name]) or case == "nan" for name, weight in study.snapshot().items())
     assert len(study.spaces) == (case == "nan"), "what can be known before training is said before training"
 
 
-@pytest.mark.parametrize("strategy", [padnas, pwsnas], ids=lambda module: module.__name__.rpartition(".")[2])
-def test_a_space_of_one_architecture_is_trained_and_answered(strategy):
+@pytest.mark.parametrize("method", ["padnas", "pwsnas"])
+def test_a_space_of_one_architecture_is_trained_and_answered(method):
     space = digits()
     lone = space.alone(space.largest)
     study = known(lone)
-    assert [c.arch for c in strategy.search(study, lone, evaluations=5, population=4)] == [space.largest]
+    assert [c.arch for c in searched(method, study, lone, evaluations=5, population=4)] == [space.largest]
     assert len(study.spaces) == 1
     with pytest.raises(ValueError, match="no architecture meets latency_ms") as caught:
-        list(strategy.search(study, lone, windows={"latency_ms": Window(high=0.5)}, evaluations=5))
+        list(searched(method, study, lone, windows={"latency_ms": Window(high=0.5)}, evaluations=5))
     assert one_line(caught)
 
 
 def test_padnas_needs_a_number_of_evaluations():
     study = known()
     with pytest.raises(ValueError, match="give evaluations"):
-        list(padnas.search(study, study.supernet.space, evaluations=None, seconds=1.0))
+        list(padnas.search(study, study.supernet.space, PadNasOptions(evaluations=None, seconds=1.0)))

@@ -21,9 +21,9 @@ from hnas.strategies import proxylessnas
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training import checkpoint as checkpoints
-from hnas.training.loop import Schedule, train
+from hnas.training.loop import CheckpointOptions, Observer, Schedule, train
 from hnas.training.optimiser import Diverged, MaskedSGD
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 from tests.hnas import tiny
 from tests.hnas.planted import digits, known
 from tests.hnas.training.test_training import equal
@@ -102,13 +102,20 @@ def searched(supernet: Supernet, schedule: Schedule = STILL, **options: Any) -> 
     extra, turns = proxylessnas.extra(supernet.space), []
     extra[SLOT].data = torch.tensor([0.3, -0.2, 0.1])
 
-    def pick(space: Space, rng: Random, progress: float) -> tuple[Path, ...]:
+    def pick(space: Space, rng: Random, progress: float) -> tuple[SubnetPath, ...]:
         step = proxylessnas.pick(space, rng, progress, extra, **{**TURNS, **options})
         turns.append([step[1].searches[SLOT], extra[SLOT].detach().softmax(0)])
         return step
 
     task = OneHot()
-    train(supernet, task, pick, schedule, extra=extra, advance=lambda *_: turns[-1].append(extra[SLOT].softmax(0)))
+    train(
+        supernet,
+        task,
+        pick,
+        schedule,
+        extra=extra,
+        observer=Observer(lambda *_: turns[-1].append(extra[SLOT].softmax(0))),
+    )
     return [(list(pair), before, after.detach()) for pair, before, after in turns]
 
 
@@ -215,9 +222,10 @@ def test_a_run_that_is_interrupted_resumes_to_the_same_weights_and_logits(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(checkpoint=tmp_path / "c.safetensors", advance=die)
+        trained(checkpoint=CheckpointOptions(tmp_path / "c.safetensors"), observer=Observer(die))
     whole, steps = trained(), []
-    again = trained(checkpoint=tmp_path / "c.safetensors", resume=True, advance=lambda done, _: steps.append(done))
+    kept = CheckpointOptions(tmp_path / "c.safetensors", resume=True)
+    again = trained(checkpoint=kept, observer=Observer(lambda done, _: steps.append(done)))
     assert steps == [4, 5, 6]
     assert same(again, whole)
     assert any(bool(logits.any()) for logits in whole[1].values())
@@ -271,7 +279,7 @@ def test_an_architecture_step_that_is_not_finite_moves_no_logit_and_the_next_one
     pick = partial(proxylessnas.pick, extra=extra, **TURNS)
     keep = lambda done, _: kept.update({done: extra[SLOT].detach().clone()})  # noqa: E731
     task = Spoilt(range(2, 4), gradient=gradient)
-    train(supernet, task, pick, Schedule(((8, 0.01),)), extra=extra, advance=keep, say=said.append)
+    train(supernet, task, pick, Schedule(((8, 0.01),)), extra=extra, observer=Observer(keep, said.append))
     begun = [f"step {k} skipped: in the pass that searches, after the weights have moved, the " for k in (2, 3)]
     assert [line[: len(begun[0])] for line in said] == begun
     assert sorted(kept) == [1, 2, 5, 6, 7, 8]
@@ -283,7 +291,7 @@ def test_an_architecture_step_that_is_not_finite_moves_no_logit_and_the_next_one
 def test_a_gradient_that_is_not_finite_does_not_stay_for_the_next_step():
     """The convex combination moves weights and logits in one pass; what a lost step leaves behind is dropped."""
     supernet = contest(dict.fromkeys(KINDS, 0.5))
-    state = checkpoints.State(supernet, MaskedSGD({}), proxylessnas.extra(supernet.space))
+    state = checkpoints.TrainingState(supernet, MaskedSGD({}), proxylessnas.extra(supernet.space))
     state.extra[SLOT].grad = torch.full((3,), float("nan"))
     with pytest.raises(Diverged, match="the gradient of the architecture parameters of slot is not finite"):
         state.check()

@@ -20,7 +20,7 @@ from hnas.space import Arch, Space
 from hnas.strategies import hybrid_progressive, hybrid_union, proxylessnas, spos
 from hnas.supernet import Supernet
 from hnas.training.loop import Schedule, train
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 from tests.hnas import tiny
 
 STEPS = 24
@@ -30,7 +30,7 @@ DIVIDED = tiny.space(divisions=DIVISIONS)
 LONELY = tiny.space(types=("mbconv",))
 ONE = SPACE.alone(SPACE.smallest)
 TURNS = {"extra": proxylessnas.extra(SPACE), "warmup": 0.0}  # of ProxylessNAS: architecture steps from the first on
-Step = tuple[Path, ...]
+Step = tuple[SubnetPath, ...]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -108,7 +108,7 @@ def types_open_from_the_most_costly_to_the_cheapest(space: Space, steps: list[St
     for slot in space.slots:
         options, seen = space.choices[f"{slot}.op"].options, 0
         for step in steps:
-            assert step[0] == Path(space.largest, teaches=True)
+            assert step[0] == SubnetPath(space.largest, teaches=True)
             lowest = min(options.index(k) for path in step for k in kinds(path.arch, slot) or options[-1:])
             seen = max(seen, len(options) - lowest)
         assert seen == len(options)
@@ -141,7 +141,7 @@ def sets_of_every_size_are_drawn(space: Space, steps: list[Step]) -> None:
 
 def weights_take_turns_with_types_of_which_one_in_two_is_open(space: Space, steps: list[Step]) -> None:
     for trained, path in steps:
-        assert trained == Path(trained.arch)
+        assert trained == SubnetPath(trained.arch)
         assert trained.arch in space
         assert set(path.searches) == set(places(space))
         for slot in places(space):
@@ -210,7 +210,7 @@ def test_every_strategy_that_trains_has_a_law():
 def test_without_a_teacher_every_path_is_a_plain_member(name):
     for step in steps_of(name):
         assert len(step) == (1 if name == "spos" else paths.widest(SPACE))
-        assert all(path == Path(path.arch) and path.arch in SPACE for path in step)
+        assert all(path == SubnetPath(path.arch) and path.arch in SPACE for path in step)
 
 
 def test_spos_prefers_no_option():
@@ -382,4 +382,4 @@ def test_a_slot_with_one_operation_and_a_space_of_one_arch_train_or_are_refused_
 
 def test_spos_is_the_yardstick():
     (path,) = spos.pick(SPACE, Random(3))
-    assert path == Path(SPACE.sample(Random(3)))
+    assert path == SubnetPath(SPACE.sample(Random(3)))

@@ -15,7 +15,7 @@ from hnas.strategies import complexity_aware, hybrid_progressive, proxylessnas
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.loop import Schedule, train
-from hnas.training.step import Path
+from hnas.training.step import SubnetPath
 from tests.hnas import tiny
 from tests.hnas.planted import latency
 from tests.hnas.strategies.test_strategies import SPACE, STEPS, filled, places, steps_of
@@ -54,18 +54,18 @@ def test_imitation_brings_a_branch_near_the_teachers_and_moves_no_other_weight()
             hook.remove()
         return float(distillation.imitation(seen[1], seen[0]).detach())
 
-    before, teacher = apart(), Path(SPACE.largest, teaches=True, weight=1e-12)
+    before, teacher = apart(), SubnetPath(SPACE.largest, teaches=True, weight=1e-12)
     own = {name for name, _ in supernet.union.named_parameters() if name.startswith(f"{slot}.{kind}.")}
     weights = {name: p.detach().clone() for name, p in supernet.union.named_parameters()}
     plan = Schedule(((30, 0.1),), decay=0.0)
-    train(supernet, tiny.task(), lambda *_: (teacher, Path(student, imitates=slot)), plan)
+    train(supernet, tiny.task(), lambda *_: (teacher, SubnetPath(student, imitates=slot)), plan)
     assert apart() < 0.7 * before
     now = {name: p.detach() for name, p in supernet.union.named_parameters()}
     moved = {name for name, p in now.items() if float((p - weights[name]).abs().max()) > 1e-6}
     assert moved
     assert moved <= own
     with pytest.raises(ValueError, match="none that teaches comes before it"):
-        train(supernet, tiny.task(), lambda *_: (Path(student, imitates=slot),), plan)
+        train(supernet, tiny.task(), lambda *_: (SubnetPath(student, imitates=slot),), plan)
 
 
 def test_a_random_walk_of_complexity_is_the_same_in_every_run_and_moves_by_one(monkeypatch):

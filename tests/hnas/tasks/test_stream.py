@@ -21,7 +21,8 @@ from hnas.data.held import Unread
 from hnas.files import read_json
 from hnas.recipes import Recipe
 from hnas.recipes import load as recipe_named
-from hnas.recipes import run as experiment
+from hnas.recipes.run import run_recipe, task_of
+from hnas.recipes.schema import decode_recipe
 from hnas.tasks import stream
 from hnas.tasks.stream import Stream
 from tests.conftest import need
@@ -294,7 +295,7 @@ def recipe(**data) -> Recipe:
 @pytest.mark.parametrize("reader", ["folder", "webdataset"])
 def test_a_small_imagenet_trains_from_end_to_end(folder, tars, tmp_path, reader):
     root = folder if reader == "folder" else tars
-    record = experiment.run(recipe(reader=reader, skip=True, randaugment=[1, 5]), root, tmp_path / "out")
+    record = run_recipe(recipe(reader=reader, skip=True, randaugment=[1, 5]), root, tmp_path / "out")
     assert record["steps"] == 3
     assert record["skipped"] == 0
     assert record["images"]["test"] > 0
@@ -314,13 +315,13 @@ def test_a_small_imagenet_trains_from_end_to_end(folder, tars, tmp_path, reader)
 )
 def test_a_recipe_with_a_wrong_reader_is_one_line(folder, tmp_path, data, message):
     with pytest.raises(ValueError, match=message) as caught:
-        experiment.run(recipe(**data), folder, tmp_path / "out")
+        run_recipe(recipe(**data), folder, tmp_path / "out")
     assert one_line(caught)
 
 
 def test_the_shipped_recipe_reads_folders_in_workers_and_in_bf16(folder):
     shipped = recipe_named("imagenet")
-    found = experiment.task_of(shipped, folder)
+    found = task_of(decode_recipe(shipped), folder)
     assert isinstance(found, Stream)
     assert found.preprocessing.base == (224, 224)
     assert found.workers > 0

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hnas import tasks
-from hnas.recipes import Recipe, schema
-from hnas.recipes import run as experiment
+from hnas.recipes import Recipe
+from hnas.recipes.run import task_of
+from hnas.recipes.schema import decode_recipe
 
 
 def test_every_file_of_the_folder_is_a_task():
@@ -40,8 +41,7 @@ def recipe(data: dict, **train) -> Recipe:
     ],
 )
 def test_a_recipe_names_a_task_or_a_reader(data, task):
-    assert schema.task_name(data) == task
-    schema.check(recipe(data))
+    assert decode_recipe(recipe(data)).data.task == task
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_a_recipe_names_a_task_or_a_reader(data, task):
 )
 def test_a_recipe_that_names_no_task_or_no_option_is_one_line(data, message):
     with pytest.raises(ValueError, match=message) as caught:
-        schema.check(recipe(data))
+        decode_recipe(recipe(data))
     assert "\n" not in str(caught.value)
 
 
 def test_the_options_of_a_recipe_reach_its_task():
     pytest.importorskip("sklearn")
-    task = experiment.task_of(recipe({"task": "digits", "shift": 1}, batch=32, smoothing=0.0), None)
+    task = task_of(decode_recipe(recipe({"task": "digits", "shift": 1}, batch=32, smoothing=0.0)), None)
     assert (task.shift, task.batch_size, task.smoothing) == (1, 32, 0.0)
     assert dict(task.space_arguments) == {"classes": 10, "channels": 1}

@@ -15,8 +15,8 @@ from hnas.files import read_tensors
 from hnas.strategies import spos, spos_then_hybrid
 from hnas.supernet import Supernet
 from hnas.training import checkpoint as checkpoints
-from hnas.training.checkpoint import Guard, State
-from hnas.training.loop import Schedule, train
+from hnas.training.checkpoint import DivergenceGuard, TrainingState
+from hnas.training.loop import CheckpointOptions, Observer, Schedule, train
 from hnas.training.optimiser import Diverged, MaskedSGD
 from tests.hnas import tiny
 from tests.hnas.training.test_training import Broken, equal
@@ -44,7 +44,7 @@ class Run:
         self.sound, self.ruined, self.at = sound, ruined, at
         self.state = One()
         self.said: list[str] = []
-        self.guard = Guard(self.state, self.said.append)
+        self.guard = DivergenceGuard(self.state, self.said.append)
         self.back: list[int] = []
 
     def steps(self, begin: int, end: int) -> Run:
@@ -121,7 +121,7 @@ def test_a_guard_that_is_resumed_does_what_an_unbroken_one_does(cut):
     whole = Run(falling, at=197).steps(0, 500)
     run = Run(falling, at=197).steps(0, cut)
     told, kept = json.dumps(run.guard.to_json()), {name: t.clone() for name, t in run.guard.tensors().items()}
-    run.guard = Guard(run.state, run.said.append)
+    run.guard = DivergenceGuard(run.state, run.said.append)
     run.guard.from_json(json.loads(told), kept)
     run.steps(cut, 500)
     assert run.said == whole.said
@@ -147,7 +147,7 @@ def noisy(rng: Random, floor: float, chance: float) -> Iterator[float]:
 def test_noisy_losses_of_single_paths_and_warm_restarts_raise_no_alarm(classes, share):
     chance = math.log(classes)
     said: list[str] = []
-    guard = Guard(One(), said.append)
+    guard = DivergenceGuard(One(), said.append)
     for step, loss in enumerate(noisy(Random(0), share * chance, chance)):
         guard.saw(step, loss)
     assert said == []
@@ -174,7 +174,13 @@ def test_kinds_that_take_turns_are_guarded_as_well():
 def test_training_single_paths_with_a_restart_raises_no_alarm(pick, monkeypatch):
     monkeypatch.setattr(checkpoints, "GOOD", 10)
     said: list[str] = []
-    train(Supernet(tiny.space()), tiny.task(), pick, Schedule(((40, 0.2), (20, 0.2))), say=said.append)
+    train(
+        Supernet(tiny.space()),
+        tiny.task(),
+        pick,
+        Schedule(((40, 0.2), (20, 0.2))),
+        observer=Observer(on_message=said.append),
+    )
     assert said == []
 
 
@@ -216,12 +222,20 @@ def test_who_gives_up_leaves_the_last_good_state_and_what_is_mended_goes_on_from
             good.update({f"weights/{name}": p.detach().clone() for name, p in supernet.union.named_parameters()})
 
     with pytest.raises(Diverged, match="the loss is nan at step 16, after 2 others") as caught:
-        train(supernet, Spoilt((12, 14, 16)), spos.pick, schedule, checkpoint=file, advance=keep)
+        train(
+            supernet,
+            Spoilt((12, 14, 16)),
+            spos.pick,
+            schedule,
+            checkpoint=CheckpointOptions(file),
+            observer=Observer(keep),
+        )
     assert "\n" not in str(caught.value)
     tensors, record = read_tensors(file)
     assert record["step"] == "10"
     assert all(torch.equal(tensors[name], weight) for name, weight in good.items())
-    train(supernet, tiny.task(), spos.pick, schedule, checkpoint=file, resume=True, advance=lambda k, _: done.append(k))
+    kept, observer = CheckpointOptions(file, resume=True), Observer(lambda k, _: done.append(k))
+    train(supernet, tiny.task(), spos.pick, schedule, checkpoint=kept, observer=observer)
     assert done == list(range(11, 21))
     whole = Supernet(tiny.space())
     train(whole, tiny.task(), spos.pick, schedule)
@@ -237,8 +251,7 @@ def test_what_is_not_mended_fails_again(tmp_path):
                 Spoilt(tuple(range(6))),
                 spos.pick,
                 Schedule(((6, 0.1),)),
-                checkpoint=file,
-                resume=True,
+                checkpoint=CheckpointOptions(file, resume=True),
             )
 
 
@@ -248,7 +261,7 @@ def test_what_is_not_mended_fails_again(tmp_path):
 @pytest.mark.parametrize("among", [None, {"slot": [0, 2]}], ids=["all", "a pair"])
 def test_the_first_steps_of_architecture_parameters_are_those_of_a_fresh_adam(among):
     ours, theirs = (nn.Parameter(torch.tensor([0.5, -1.0, 0.25])) for _ in range(2))
-    state = State(Supernet(tiny.space()), MaskedSGD({}), {"slot": ours})
+    state = TrainingState(Supernet(tiny.space()), MaskedSGD({}), {"slot": ours})
     adam = torch.optim.Adam([theirs], lr=3e-3, betas=(0.0 if among else 0.5, 0.999))
     for gradient in ([0.3, 0.0, -0.2], [0.1, 0.0, 0.4]):
         for parameter in (ours, theirs):

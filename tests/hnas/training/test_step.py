@@ -17,11 +17,11 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet, norms
 from hnas.training import checkpoint as checkpoints
-from hnas.training.checkpoint import State
-from hnas.training.loop import Schedule, train
+from hnas.training.checkpoint import TrainingState
+from hnas.training.loop import Observer, Schedule, train
 from hnas.training.optimiser import MaskedSGD, project
 from hnas.training.probes import first_not_finite
-from hnas.training.step import Path, gradients
+from hnas.training.step import SubnetPath, compute_gradients
 from tests.hnas import tiny
 from tests.hnas.strategies.test_strategies import filled
 
@@ -87,16 +87,16 @@ def test_projection_is_by_parameter_and_leaves_alone_what_the_teacher_does_not_u
 
 def test_a_step_projects_the_sum_of_its_students():
     """By hand: the teacher's gradients and the students', each taken alone, combined by the formula."""
-    steps = [Path(SPACE.largest, teaches=True), Path(member("mbconv")), Path(SPACE.smallest)]
+    steps = [SubnetPath(SPACE.largest, teaches=True), SubnetPath(member("mbconv")), SubnetPath(SPACE.smallest)]
 
-    def found(*given: Path, combine: str = "sum", distil: float = 0.0) -> dict[str, Tensor]:
+    def found(*given: SubnetPath, combine: str = "sum", distil: float = 0.0) -> dict[str, Tensor]:
         supernet = filled(SPACE)
         optimiser = MaskedSGD(dict(supernet.union.named_parameters()))
-        state, task = State(supernet, optimiser, {}), tiny.task(distil=distil, smoothing=0.0)
-        gradients(state, task, task.batch(0), given, combine, "fp32")
+        state, task = TrainingState(supernet, optimiser, {}), tiny.task(distil=distil, smoothing=0.0)
+        compute_gradients(state, task, task.batch(0), given, combine, "fp32")
         return {name: p.grad for name, p in supernet.union.named_parameters() if p.grad is not None}
 
-    teacher, students = found(steps[0]), found(*(Path(step.arch) for step in steps[1:]))
+    teacher, students = found(steps[0]), found(*(SubnetPath(step.arch) for step in steps[1:]))
     both, conflicts = found(*steps, combine="project"), 0
     for name, gradient in both.items():
         own, first = (of.get(name, torch.zeros_like(gradient)) for of in (students, teacher))
@@ -156,7 +156,7 @@ def test_the_norms_of_a_branch_see_its_own_data_and_a_norm_behind_the_junction_s
 def test_training_a_branch_moves_no_scale_or_shift_of_anothers_norms():
     supernet = filled(SPACE)
     before = {name: p.detach().clone() for name, p in supernet.union.named_parameters()}
-    train(supernet, tiny.task(), lambda *_: (Path(member("mbconv")),), Schedule(((3, 0.1),)))
+    train(supernet, tiny.task(), lambda *_: (SubnetPath(member("mbconv")),), Schedule(((3, 0.1),)))
     moved = {name for name, p in supernet.union.named_parameters() if not torch.equal(p, before[name])}
     assert f"{SLOT}.mbconv.out.weight" in moved
     assert not any(name.startswith(f"{SLOT}.convnext.") for name in moved)
@@ -181,9 +181,9 @@ class Run:
 
         monkeypatch.setattr(MBConv, "forward", spoilt)
 
-        def pick(space: Space, rng: Random, progress: float) -> tuple[Path, ...]:
+        def pick(space: Space, rng: Random, progress: float) -> tuple[SubnetPath, ...]:
             self.step = round(progress * steps)
-            return (Path(member(kind)),)
+            return (SubnetPath(member(kind)),)
 
         self.begin = self.weights()
         train(
@@ -191,8 +191,10 @@ class Run:
             tiny.task(),
             pick,
             Schedule(((steps, 0.05),)),
-            advance=lambda done, _: self.kept.update({done: self.weights()}),
-            say=lambda line: (self.said.append(line), self.when_said.append(self.weights())),
+            observer=Observer(
+                lambda done, _: self.kept.update({done: self.weights()}),
+                lambda line: (self.said.append(line), self.when_said.append(self.weights())),
+            ),
         )
 
     def weights(self) -> dict[str, Tensor]:
@@ -203,7 +205,7 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return all(torch.equal(weight, two[name]) for name, weight in one.items())
 
 
-NAMED = f"the loss is nan; the first that puts out what is not finite is {SLOT}.mbconv"
+NAMED = f"the loss is nan; the first output that is not finite is that of {SLOT}.mbconv"
 
 
 def test_an_operation_that_puts_out_nan_is_named_and_its_step_skipped_without_loss(monkeypatch):

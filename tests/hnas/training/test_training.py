@@ -16,7 +16,8 @@ from hnas.strategies import alone, sandwich
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training import checkpoint as checkpoints
-from hnas.training.loop import Schedule, load, save, train
+from hnas.training.folder import load_supernet, save_supernet
+from hnas.training.loop import CheckpointOptions, Observer, Schedule, TrainingOptions, train
 from hnas.training.optimiser import MaskedSGD
 from tests.hnas import tiny
 
@@ -24,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[3]
 STEPS = Schedule(((6, 0.1),))
 
 
-def trained(schedule: Schedule = STEPS, **options) -> Supernet:
-    supernet = Supernet(tiny.space(), seed=options.get("seed", 0))
-    train(supernet, tiny.task(), sandwich.pick, schedule, **options)
+def trained(schedule: Schedule = STEPS, *, seed: int = 0, checkpoint=None, resume=False, on_step=None) -> Supernet:
+    supernet = Supernet(tiny.space(), seed=seed)
+    options, kept = TrainingOptions(seed=seed), checkpoint and CheckpointOptions(checkpoint, resume=resume)
+    train(supernet, tiny.task(), sandwich.pick, schedule, options, checkpoint=kept, observer=Observer(on_step))
     return supernet
 
 
@@ -35,7 +37,7 @@ def equal(a: Supernet, b: Supernet) -> bool:
     return all(n == m and torch.equal(p, q) for (n, p), (m, q) in pairs)
 
 
-def stopped_at(step: int, checkpoint: Path, monkeypatch, **options) -> None:
+def stopped_at(step: int, checkpoint: Path, monkeypatch) -> None:
     """A run that checkpoints after every step and dies as ``step`` ends."""
     monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
 
@@ -44,7 +46,7 @@ def stopped_at(step: int, checkpoint: Path, monkeypatch, **options) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(checkpoint=checkpoint, advance=die, **options)
+        trained(checkpoint=checkpoint, on_step=die)
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
@@ -71,7 +73,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     stopped_at(4, checkpoint, monkeypatch)
     assert read_tensors(checkpoint)[1]["step"] == "3"
     steps = []
-    resumed = trained(checkpoint=checkpoint, resume=True, advance=lambda done, loss: steps.append(done))
+    resumed = trained(checkpoint=checkpoint, resume=True, on_step=lambda done, loss: steps.append(done))
     assert steps == [4, 5, 6]
     assert equal(resumed, trained())
 
@@ -86,7 +88,7 @@ from tests.hnas.training import test_training
 torch.set_num_threads(1)
 checkpoint.SECONDS = -1.0
 die = lambda done, loss: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
-test_training.trained(checkpoint=Path({str(checkpoint)!r}), advance=die)
+test_training.trained(checkpoint=Path({str(checkpoint)!r}), on_step=die)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -117,9 +119,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, change):
     if change == "space":
         space = space.without("resolution", 8)  # the same weights, another sampler
     schedule = Schedule(((7, 0.1),)) if change == "schedule" else STEPS
-    options = {"checkpoint": checkpoint, "resume": True, "seed": int(change == "seed")}
+    options, kept = TrainingOptions(seed=int(change == "seed")), CheckpointOptions(checkpoint, resume=True)
     with pytest.raises(ValueError, match=r"belongs to another run.*choose another --out") as caught:
-        train(Supernet(space), task, sandwich.pick, schedule, **options)
+        train(Supernet(space), task, sandwich.pick, schedule, options, checkpoint=kept)
     assert one_line(caught)
 
 
@@ -174,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_in_one_line(student):
 def test_a_step_that_is_not_finite_is_skipped_and_said():
     said: list[str] = []
     supernet = Supernet(tiny.space())
-    train(supernet, Broken(True, range(2, 4)), sandwich.pick, STEPS, say=said.append)
+    train(supernet, Broken(True, range(2, 4)), sandwich.pick, STEPS, observer=Observer(on_message=said.append))
     assert said == [f"step {step} skipped: the loss is inf" for step in (2, 3)]
     assert not equal(supernet, Supernet(tiny.space()))
     assert all(bool(torch.isfinite(p).all()) for p in supernet.parameters())
@@ -195,7 +197,7 @@ def test_a_loss_that_jumps_and_stays_up_brings_the_last_good_state_back(monkeypa
             kept.append({})
             assert all(torch.equal(p, kept[0][name]) for name, p in supernet.union.named_parameters())
 
-    train(supernet, tiny.task(), sandwich.pick, Schedule(((40, 1e-6),)), advance=ruin, say=said.append)
+    train(supernet, tiny.task(), sandwich.pick, Schedule(((40, 1e-6),)), observer=Observer(ruin, said.append))
     assert len(said) == 1
     assert "the last good state is back: the loss has jumped from" in said[0]
     assert len(kept) == 2
@@ -209,8 +211,8 @@ def test_a_saved_supernet_loads_with_equal_bits(tmp_path, lone):
     space = tiny.space().alone(tiny.space().largest) if lone else tiny.space().without("resolution", 8)
     supernet = Supernet(space, seed=3)
     train(supernet, tiny.task(), (alone if lone else sandwich).pick, Schedule(((1, 0.1),)))
-    save(supernet, tmp_path, {"steps": 1})
-    again, record = load(tmp_path)
+    save_supernet(supernet, tmp_path, {"steps": 1})
+    again, record = load_supernet(tmp_path)
     assert equal(supernet, again)
     assert record["steps"] == 1
     assert again.space.to_json() == space.to_json()
@@ -262,16 +264,16 @@ def spoil(folder: Path, how: str) -> None:
     ],
 )
 def test_a_spoilt_folder_is_one_line(tmp_path, how, message):
-    save(Supernet(tiny.space()), tmp_path, {})
+    save_supernet(Supernet(tiny.space()), tmp_path, {})
     spoil(tmp_path, how)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        load(tmp_path)
+        load_supernet(tmp_path)
     assert one_line(caught)
 
 
 def test_a_folder_that_is_not_there_says_what_is_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match="--supernet takes what hnas-train --out wrote"):
-        load(tmp_path / "nowhere")
+        load_supernet(tmp_path / "nowhere")
 
 
 def test_the_schedule_warms_up_peaks_and_ends():
@@ -304,7 +306,6 @@ def test_moments_begin_at_zero_in_every_cycle(monkeypatch):
 
     monkeypatch.setattr(MaskedSGD, "reset", reset)
     supernet = Supernet(tiny.space())
-    train(
-        supernet, tiny.task(), sandwich.pick, Schedule(((2, 0.1), (2, 0.1))), advance=lambda step, _: done.append(step)
-    )
+    schedule, observer = Schedule(((2, 0.1), (2, 0.1))), Observer(lambda step, _: done.append(step))
+    train(supernet, tiny.task(), sandwich.pick, schedule, observer=observer)
     assert begun == [0, 2]

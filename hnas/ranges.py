@@ -1,0 +1,29 @@
+"""Types of options with a range, which msgspec checks where a recipe gives them.
+
+Without msgspec (a device, the deployment of a user's network) they are plain types: only recipes check them.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Literal
+
+if TYPE_CHECKING or find_spec("msgspec"):
+    from msgspec import Meta
+else:
+    Meta = dict
+
+_LARGEST = sys.float_info.max
+
+Count = Annotated[int, Meta(ge=0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
+Finite = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
+NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
+Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Channels = Annotated[Literal[1, 3], Meta(description="1 (grey) or 3 (RGB)")]
+RandAugmentPair = Annotated[
+    tuple[Annotated[int, Meta(ge=1, le=15)], Annotated[int, Meta(ge=1, le=29)]],
+    Meta(description="[operations to 15, magnitude to 29]"),
+]

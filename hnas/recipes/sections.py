@@ -1,0 +1,87 @@
+"""The sections of a recipe as records: what each key may be. ``hnas.recipes.schema`` decodes a recipe into them.
+
+A key that is left out has the default of the record; ``UNSET`` leaves it to the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from hnas.distillation import Divergence
+from hnas.ranges import NonNegative, Positive, PositiveInt, Share
+from hnas.shrinking.edits import ShrinkRules
+from hnas.training.loop import Schedule
+
+_Restarts = Annotated[tuple[tuple[Positive, Positive], ...], Meta(description="a list of [epochs, rate]")]
+_Options = Annotated[dict[str, Any], Meta(description="a table of the strategy's options")]
+
+
+class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[train].
+
+    strategy: file name in ``hnas.strategies``; options: its options.
+    epochs: length of the first cycle, of any fraction; rate: its peak learning rate (0.1).
+    restarts: further cycles, [[epochs, rate], ...].
+    batch: images of a step, of all processes together (128).
+    smoothing: label smoothing. distil: share of the teacher in a student's loss.
+    divergence: distance from the teacher, "kl" or "alpha".
+    warmup, final, momentum, decay, clip: of ``hnas.training.loop.Schedule``.
+    combine, precision: of ``hnas.training.loop.TrainingOptions``.
+    """
+
+    strategy: str
+    epochs: Positive
+    rate: NonNegative = 0.1
+    restarts: _Restarts = ()
+    batch: PositiveInt = 128
+    smoothing: Share | UnsetType = UNSET
+    distil: Share | UnsetType = UNSET
+    divergence: Divergence | UnsetType = UNSET
+    warmup: NonNegative = Schedule.warmup
+    final: NonNegative = Schedule.final
+    momentum: NonNegative = Schedule.momentum
+    decay: NonNegative = Schedule.decay
+    clip: NonNegative = Schedule.clip
+    options: _Options = {}
+    combine: Literal["sum", "project"] = "sum"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """[data]: the file name of a task in ``hnas.tasks``, and the options of its ``open_task`` that the recipe gives."""
+
+    task: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ShrinkByEvidence:
+    """[shrink] by the stages of ``hnas.shrinking.loop``: an evidence, the options that the recipe gives, the rules."""
+
+    evidence: str
+    options: Mapping[str, Any]
+    rules: ShrinkRules
+
+
+@dataclass(frozen=True)
+class ShrinkByMethod:
+    """[shrink] by a published method: its name, its options record, and the device whose latency is its cost."""
+
+    method: str
+    options: Any
+    device: str | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A decoded recipe: data, training, the options of the training strategy, and how the space is shrunk."""
+
+    data: DataSection
+    train: TrainSection
+    options: Mapping[str, Any]
+    shrink: ShrinkByEvidence | ShrinkByMethod | None
