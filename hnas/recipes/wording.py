@@ -60,5 +60,7 @@ def _is_toml(info: inspect.Type) -> bool:
         return all(map(_is_toml, given))
     if isinstance(info, inspect.DictType):
         return _is_toml(info.value_type)
+    if isinstance(info, inspect.TupleType):
+        return all(map(_is_toml, info.item_types))
     plain = inspect.IntType | inspect.FloatType | inspect.BoolType | inspect.StrType | inspect.LiteralType
     return isinstance(info, plain | inspect.AnyType)

@@ -307,10 +307,10 @@ def test_a_small_imagenet_trains_from_end_to_end(folder, tars, tmp_path, reader)
     [
         ({"reader": "tape"}, "no reader 'tape'; known: memory, folder, webdataset"),
         ({"shift": 2}, r"\[data\] has no key 'shift'; known: reader, size, channels, flip, workers"),
-        ({"workers": -1}, "workers is -1; expected a whole number from 0 on"),
-        ({"randaugment": [2, 30]}, r"randaugment is \[2, 30\]; expected \[operations to 15, magnitude to 29"),
-        ({"skip": 1}, "skip is 1; expected true or false"),
-        ({"area": 2}, "area is 2; expected a share between 0 and 1"),
+        ({"workers": -1}, "data.workers is -1, expected a whole number from 0 on"),
+        ({"randaugment": [2, 30]}, r"data.randaugment is \[2, 30\], expected \[operations to 15, magnitude to 29"),
+        ({"skip": 1}, "data.skip is 1, expected true or false"),
+        ({"area": 2}, "data.area is 2, expected a share between 0 and 1"),
     ],
 )
 def test_a_recipe_with_a_wrong_reader_is_one_line(folder, tmp_path, data, message):
