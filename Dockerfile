@@ -4,21 +4,21 @@
 #   docker build --target jetson -t hnas-jetson .
 #   docker run --rm --runtime nvidia -v "$PWD/runs:/home/hnas/runs" hnas-jetson check runs/first/bundle --here
 #
-# Where a CPU-sized torch is offered under another index, name it:  --build-arg PIP_EXTRA_INDEX_URL=...
+# To install a CPU build of torch from another package index:  --build-arg PIP_EXTRA_INDEX_URL=...
 
 ARG PYTHON_IMAGE=python:3.11-slim
-# JetPack 6.1 and 6.2 bring TensorRT 10.3; r8.6.2-devel is JetPack 6.0's (then TENSORRT_BRANCH=release/8.6 below).
+# JetPack 6.1 and 6.2 bring TensorRT 10.3. For JetPack 6.0 use r8.6.2-devel, and TENSORRT_BRANCH=release/8.6 below.
 ARG L4T_IMAGE=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel
 
-# --- jetson: the device's side; no torch ------------------------------------------------------------------------------
-# JetPack's own tensorrt module is built for Python 3.10. The libraries are taken as they are; only the thin Python
-# binding is built again, from NVIDIA's published source of the same release.
+# --- jetson: runs on the device; no torch -----------------------------------------------------------------------------
+# JetPack's own tensorrt module is built for Python 3.10. The libraries stay as they are. Only the thin Python binding
+# is built again, from NVIDIA's published source of the same release.
 FROM ${L4T_IMAGE} AS jetson-build
 ARG TENSORRT_BRANCH=release/10.3
 ARG PYBIND11_BRANCH=v2.13.6
 ARG PIP_EXTRA_INDEX_URL
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# Base images move their packages: a pinned apt version would break the build instead of holding it.
+# Base images change their packages, so a pinned apt version would break the build later.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
@@ -33,7 +33,7 @@ RUN git clone --depth 1 --branch "${TENSORRT_BRANCH}" https://github.com/NVIDIA/
     && cp /usr/include/aarch64-linux-gnu/python3.11/pyconfig.h external/python3.11/include/ \
     && cp /usr/include/aarch64-linux-gnu/NvOnnx*.h TensorRT/parsers/onnx/
 WORKDIR /build/TensorRT/python
-# build.sh calls python3 for setup.py: the environment goes first on PATH.
+# build.sh calls python3 for setup.py, so the environment comes first on PATH.
 RUN PATH="/opt/hnas/bin:${PATH}" TENSORRT_MODULE=tensorrt TRT_OSSPATH=/build/TensorRT EXT_PATH=/build/external \
         TRT_LIBPATH=/usr/lib/aarch64-linux-gnu CUDA_ROOT=/usr/local/cuda \
         PYTHON_MAJOR_VERSION=3 PYTHON_MINOR_VERSION=11 TARGET_ARCHITECTURE=aarch64 bash ./build.sh \
@@ -61,7 +61,7 @@ WORKDIR /home/hnas
 ENTRYPOINT ["hnas-bench"]
 CMD ["--help"]
 
-# --- cpu: the main job; the last stage, so that a plain build gives this one -------------------------------------------
+# --- cpu: the main job. It is the last stage, so a plain build makes this one -----------------------------------------
 FROM ${PYTHON_IMAGE} AS build
 ARG EXTRAS=search,openvino-convert,onnxruntime-convert
 ARG PIP_EXTRA_INDEX_URL

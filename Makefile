@@ -1,9 +1,9 @@
-# Two commands on a fresh machine: `make deploy` runs the main job, `make test` proves the tree.
+# Two commands on a fresh machine: `make deploy` runs the main job, `make test` checks the tree.
 #
-#   make deploy [TARGET=openvino-cpu] [ARGS='--max-latency 1ms']   installs what that target needs, and runs it
-#   make test                                                      lint, types, import contracts, every test
+#   make deploy [TARGET=openvino-cpu] [ARGS='--max-latency 1ms']   install what the target needs, and run it
+#   make test                                                      run lint, types, import contracts, every test
 #   make quick                                                     the same without the slow tests
-#   make format                                                    rewrites the tree as `make ruff` wants it
+#   make format                                                    apply the fixes and the layout that `make ruff` checks
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,11 +17,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-# A process a core, at most four: each holds torch and every runtime. Tests of one file share its fixtures, so stay together.
+# One process per core, at most four: each loads torch and every runtime. The tests of a file share fixtures, so one
+# process runs them all.
 PYTEST = HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# The profile names the backend, and the extra NAME-convert is what builds for it; an unknown target gets the search's
-# packages only and is refused, in one line, by hnas-deploy itself.
+# The profile names the backend NAME; the extra NAME-convert builds for it. For an unknown target only the packages of the
+# search are installed, and hnas-deploy refuses the target in one line.
 BACKEND = $(BIN)/python -c 'import sys; from hnas import hw_profiles; print(hw_profiles.load(sys.argv[1]).backend)' '$(TARGET)' 2>/dev/null
 
 deploy: $(STAMPS)/created
@@ -36,7 +37,7 @@ quick: lint
 
 lint: ruff types imports
 
-# pre-commit calls these three, so that there is one spelling of every check.
+# pre-commit calls these three, so each check is defined once.
 ruff: $(STAMPS)/all,dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +58,7 @@ $(STAMPS)/created:
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-# One stamp for each set of extras: the second call installs nothing.
+# One stamp file per set of extras: a second call installs nothing.
 $(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/created
 	@echo "installing hnas[$*] into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'

@@ -1,12 +1,14 @@
-"""What the documents promise: their code runs, their links lead somewhere, their flags and devices exist.
+"""Test the documents: their code runs; their links, flags, devices, Python names and files exist.
 
-A fenced bash or python block is executed unless the line before it says ``<!-- not tested: why -->``. The blocks of one
-document run in order in one folder, like a reader's session; there are a few small photographs in it.
+A fenced bash or python block is executed, unless the line before it is ``<!-- not tested: why -->``. The blocks of one
+document run in order in one folder, which also holds a few small images.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -35,23 +37,23 @@ from tests.conftest import need
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BIN = Path(sys.executable).parent
-SECONDS = 240  # for one command, on a machine that is shared: a hang is a failure, slowness is not
+SECONDS = 240  # limit of one command: long enough for a busy machine, so only a hang fails
 
-# Given after the reader's own arguments, so that they win: the same work, as little of it as there can be.
+# Added after the arguments in the document, so they take effect: the same work, as little of it as possible.
 ECONOMIES = {
     "hnas-train": ["--epochs", "1", "--threads", "1"],
     "hnas-deploy --target": ["--budget", "3evals"],
     "hnas-bench": ["--max-time", "5s", "--processes", "1"],
 }
-# A check of a network that was hardly trained, on a busy machine, may come out either way; it may not break.
+# The verdict on a barely trained network on a busy machine may be any; the check must not break.
 VERDICTS = {"hnas-bench check": (0, 1, 4)}
-FOREIGN = {"--build-arg", "--output"}  # flags in the text that are another program's; the second as far as "_filepath"
+FOREIGN = {"--build-arg", "--output"}  # flags of other programs; the second is the start of --output_filepath
 PROGRAMS = ("hnas-deploy", "hnas-train", "hnas-bench")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it begins, what it holds, and whether it is to be run."""
+    """A fenced block: its first line, its language, its text, and whether it is run."""
 
     line: int
     language: str
@@ -60,7 +62,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a document, in order."""
+    """Return the fenced blocks of a document, in order."""
     found: list[Block] = []
     lines = page.read_text(encoding="utf-8").splitlines()
     begun: int | None = None
@@ -83,7 +85,7 @@ def runnable(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command of a shell text; comments and continued lines are understood."""
+    """Yield the words of each command of a shell text, without comments, with continued lines joined."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words:
@@ -91,7 +93,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def targets(text: str) -> list[str]:
-    """The devices that a text names; one in capitals stands for any, and comments name none."""
+    """Return the devices that a text names, without placeholders in capitals and without comments."""
     plain = re.sub(r"  #.*", "", text)
     found = re.findall(r"(?:--target[ =]|TARGET=|\bdevice=\"|hnas\.deploy\(\")([\w-]+)", plain)
     return [name for name in found if not name.isupper()]
@@ -106,7 +108,7 @@ def named(page: Path) -> str:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Path:
-    """A reader's folder: photographs of two classes that a network can tell apart."""
+    """Return a folder with images of two classes that a network can tell apart."""
     rng = np.random.default_rng(0)
     for name, shade in (("cat", 80), ("dog", 170)):
         folder = tmp_path / "photos" / name
@@ -136,7 +138,7 @@ def run_command(words: list[str], folder: Path) -> None:
 
 
 def run_python(text: str, folder: Path) -> None:
-    """Run a block in a process of its own; one that begins with ``# name.py`` is kept under that name."""
+    """Run a block in its own process. A block that begins with ``# name.py`` is saved under that name."""
     name = re.match(r"# (\w+\.py)\n", text)
     file = folder / (name[1] if name else "block.py")
     file.write_text(text, encoding="utf-8")
@@ -163,8 +165,12 @@ def test_python_that_is_not_run_is_at_least_python(page: Path) -> None:
             compile(block.text, f"{named(page)}:{block.line}", "exec")
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
 def test_the_readme_is_tested() -> None:
-    """The README shows the library and the commands in blocks that run: a marker on all of them would hide rot."""
+    """Check that the README has tested blocks of both languages: markers on all of them would hide errors."""
     languages = {block.language for block in runnable(ROOT / "README.md")}
     assert languages == {"bash", "python"}
 
@@ -181,7 +187,7 @@ def _flags_of_help(entry: Callable[[list[str]], int], *words: str) -> frozenset[
 
 
 def known_flags(program: str, command: str = "") -> frozenset[str]:
-    """The flags that a program takes, or one of its sub-commands."""
+    """Return the flags of a program, or of one of its sub-commands."""
     if program == "hnas-train":
         return _flags_of_help(train_main)
     if program == "hnas-bench":
@@ -198,7 +204,7 @@ def every_flag() -> frozenset[str]:
 
 
 def invocations(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each use of our programs in the document: (program, the words after it), from blocks and from inline code."""
+    """Yield (program, the words after it) for each use of our programs, in blocks and in inline code."""
     text = page.read_text(encoding="utf-8")
     spans = [*re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text), *re.findall(r"^\s*(hnas-\w+ .*)$", text, re.MULTILINE)]
     for span in spans:
@@ -224,11 +230,58 @@ def test_every_target_exists(page: Path) -> None:
         hw_profiles.load(name)
 
 
+def python_names(page: Path) -> set[str]:
+    """Return the dotted names under ``hnas`` in the text, and those that its Python blocks import."""
+    text = re.sub(r"\]\([^)]*\)", "]", page.read_text(encoding="utf-8"))
+    names = set(re.findall(r"\bhnas(?:\.[A-Za-z_]\w*)+", text))
+    names |= {f"hnas.{name}" for name in re.findall(r"(?<![\w.`/])`?(export\.[A-Za-z_]\w*)\(", text)}
+    for block in blocks(page):
+        for node in ast.walk(ast.parse(block.text)) if block.language == "python" else ():
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hnas":
+                names |= {f"{node.module}.{each.name}" for each in node.names}
+    return names
+
+
+def resolves(name: str) -> bool:
+    """Return whether a dotted name is a module, or an attribute of the longest module in it."""
+    words = name.split(".")
+    for count in range(len(words), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(".".join(words[:count]))
+            for word in words[count:]:
+                found = getattr(found, word, None)
+            return found is not None
+    return False
+
+
+def written(page: Path) -> set[Path]:
+    """Return the files that the page tells its reader to write: blocks that begin with ``# folder/name.py``."""
+    return {Path(found[1]) for block in blocks(page) if (found := re.match(r"# (\w+/[\w/]+\.py)\n", block.text))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_python_name_exists(page: Path) -> None:
+    new = tuple("hnas." + ".".join(path.with_suffix("").parts) for path in written(page))
+    wrong = sorted(name for name in python_names(page) if not name.startswith(new) and not resolves(name))
+    assert not wrong, f"{named(page)} names what does not exist: {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_file_exists(page: Path) -> None:
+    spans = re.findall(
+        r"`((?:hnas|export|benchmarks|hw_profiles|tests|docs)/[\w./-]+)`", page.read_text(encoding="utf-8")
+    )
+    new = {path.parent for path in written(page)}
+    missing = [path for path in spans if "NAME" not in path and not (ROOT / path).exists()]
+    missing = [path for path in missing if Path(path).parent not in new]
+    assert not missing, f"{named(page)} names files that do not exist: {', '.join(missing)}"
+
+
 # --- links lead somewhere
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
+    """Return the anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")) for heading in headings)
     return {heading.strip().replace(" ", "-") for heading in plain}
