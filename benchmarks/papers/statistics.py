@@ -79,7 +79,8 @@ def paired(a: ArrayLike, b: ArrayLike) -> Interval:
 
 def kendall(x: ArrayLike, y: ArrayLike) -> float:
     """Return Kendall's tau-b of two rankings of the same architectures; 0 where one ranking is constant."""
-    tau = float(kendalltau(x, y, method="asymptotic").statistic)
+    # The p-value is not used. Its asymptotic form is the fast one, and divides by zero for two architectures.
+    tau = float(kendalltau(x, y, method="asymptotic" if np.size(x) > 2 else "auto").statistic)
     return 0.0 if math.isnan(tau) else tau
 
 
