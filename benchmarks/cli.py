@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that hnas-deploy wrote")
     check.add_argument(
         "--min-speedup",
-        type=positive,
+        type=_positive,
         metavar="X",
         help="speedup to reach (default: 0.9 of the low end of the claim)",
     )
@@ -101,10 +101,10 @@ def _add_measuring_options(command: argparse.ArgumentParser) -> None:
 def seconds(text: str) -> float:
     """Return the seconds of a span such as 60s, 500ms, 2m, 1h, or of a plain number."""
     unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
-    return positive(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+    return _positive(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
 
 
-def positive(text: str) -> float:
+def _positive(text: str) -> float:
     """Return a finite number above 0."""
     try:
         value = float(text)
@@ -148,13 +148,13 @@ def _options(arguments: argparse.Namespace) -> CheckOptions:
 def _run_check(arguments: argparse.Namespace) -> int:
     """Run ``hnas-bench check``."""
     from hnas.benchmarks.gate import records
-    from hnas.benchmarks.gate.check import check_bundle
+    from hnas.benchmarks.gate.check import check_claim
     from hnas.files import write_text
 
     if arguments.junit:
         records.require_writable(arguments.junit)  # before a minute of measuring
     with _progress() as show:
-        report = check_bundle(arguments.bundle, _options(arguments), show)
+        report = check_claim(arguments.bundle, _options(arguments), show)
     if arguments.junit:
         name = report.evidence.claim.name
         write_text(arguments.junit, records.junit(name, report.verdict.parts, report.seconds))

@@ -85,7 +85,7 @@ def missing_emulator() -> str | None:
     return None
 
 
-def prepare() -> Path:
+def _install_runtimes() -> Path:
     """Install Debian's arm64 Python, and the wheels of this environment's versions; no root is needed.
 
     Raises:
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("give bundles or artifacts, or --prepare")
     try:
         if options.prepare:
-            write_line(f"prepared {prepare()}")
+            write_line(f"prepared {_install_runtimes()}")
         return _examine_all(options) if options.paths else 0
     except (OSError, ValueError, ExportError) as error:
         print(f"hnas.benchmarks.costs.arm64: {error}", file=sys.stderr)  # noqa: T201 - one line, without rich

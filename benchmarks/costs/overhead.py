@@ -108,12 +108,12 @@ def measure_overhead(name: str, backend: str, precision: str, jobs: int) -> dict
             ]
             pairs.append(seconds)
     pairs = pairs[2:]
-    low, high = median_interval([1e3 * (there - here) for here, there in pairs])
+    low, high = order_interval([1e3 * (there - here) for here, there in pairs])
     here_ms, extra_ms = (1e3 * median(values) for values in (next(zip(*pairs, strict=True)), [b - a for a, b in pairs]))
     return {"backend": backend, "here_ms": here_ms, "extra_ms": extra_ms, "low_ms": low, "high_ms": high, "jobs": jobs}
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
+def order_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the narrowest two order statistics that hold the median with 95 %, for any distribution."""
     from math import comb
 

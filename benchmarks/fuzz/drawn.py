@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hnas.benchmarks.fuzz.steps import draw_step
 
-MOST = 48  # channels, and pixels of a side, that a step may make
+_MOST = 48  # channels, and pixels of a side, that a step may make
 
 
 class _RandomNet(nn.Module):
@@ -100,7 +100,7 @@ def draw_network(rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
     )
     net = _RandomNet(steps, joins, ends)
     if rng.random() < 0.2:
-        net.gate = nn.Linear(6, MOST)
+        net.gate = nn.Linear(6, _MOST)
         return net.eval(), (shape, (6,))
     return net.eval(), (shape,)
 
@@ -116,7 +116,7 @@ def _apply(rng: Random, step: nn.Module, values: list[Tensor]) -> tuple[Tensor, 
 
 def _is_usable(y: Tensor) -> bool:
     """Return whether a value is a small map of finite, moderate numbers."""
-    fits = y.ndim == 4 and y.numel() and y.shape[1] <= MOST and max(y.shape[2:]) <= MOST
+    fits = y.ndim == 4 and y.numel() and y.shape[1] <= _MOST and max(y.shape[2:]) <= _MOST
     return bool(fits and torch.isfinite(y).all() and y.abs().max() < 1e3)
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-CASES, FINDS = "cases.jsonl", "finds"
+CASES, _FINDS = "cases.jsonl", "finds"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FuzzLog:
 
     def __init__(self, out: Path | None, seed: int, backends: Sequence[str]) -> None:
         self.done: dict[int, FinishedCase] = {}
-        self.folder = None if out is None else out / FINDS
+        self.folder = None if out is None else out / _FINDS
         self._file = None if out is None else out / CASES
         self._head = {"seed": seed, "backends": list(backends)}
         if self._file is not None:

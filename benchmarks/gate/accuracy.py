@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hnas.export.remote.transports import Transport
 
 CHUNK = 100
-BATCH = 1024
+_BATCH = 1024
 """The largest batch that is counted: the batch size comes from the bundle, which is not trusted, and takes memory."""
 
 
@@ -100,8 +100,8 @@ def count_hits(
 def _unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
     """Return why the artifact cannot classify images [C, H, W], or None; the record of an artifact is not trusted."""
     read = artifact.inputs[0].shape
-    if not 1 <= next(iter(read), 0) <= BATCH:
-        return f"the artifact reads no batch of 1 to {BATCH} images"
+    if not 1 <= next(iter(read), 0) <= _BATCH:
+        return f"the artifact reads no batch of 1 to {_BATCH} images"
     if read[1:] != image:
         return f"the artifact reads {list(read[1:])}, its preprocessing makes {list(image)}"
     gives = [list(tensor.shape) for tensor in artifact.outputs]

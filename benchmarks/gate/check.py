@@ -1,6 +1,6 @@
 """Check the claim of a bundle on the machine at hand: time it against its baseline, count its hits, judge.
 
-Call ``check_bundle(path, CheckOptions(), progress)``. This module imports no torch: a worker process runs the networks.
+Call ``check_claim(path, CheckOptions(), progress)``. This module imports no torch: a worker process runs the networks.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Place:
     versions: dict[str, str]
 
 
-def check_bundle(path: Path, options: CheckOptions, progress: session.Progress) -> GateReport:
+def check_claim(path: Path, options: CheckOptions, progress: session.Progress) -> GateReport:
     """Return the report on the bundle at ``path``.
 
     1. The claim is measured, or ``here`` or ``host`` names the device. Time the baseline against itself and against the
@@ -71,7 +71,7 @@ def check_bundle(path: Path, options: CheckOptions, progress: session.Progress) 
 
     Example::
 
-        report = check_bundle(Path("bundle"), CheckOptions(max_time=30.0), lambda doing, fraction: None)
+        report = check_claim(Path("bundle"), CheckOptions(max_time=30.0), lambda doing, fraction: None)
     """
     from hnas.export.bundle import bundle as zoo
 

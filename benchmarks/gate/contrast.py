@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _Read: TypeAlias = "tuple[Tensor, ...]"
 
-SAMPLES = 16
+_SAMPLES = 16
 """How many seeded inputs the outputs are compared on."""
 
 
@@ -155,7 +155,7 @@ def _compare_outputs(a: Artifact, b: Artifact, read: tuple[_Read, _Read], seed: 
 
     if _shown(read[0]) != _shown(read[1]):
         return _Difference(None, None, 0, f"a reads {_shown(read[0])}, b reads {_shown(read[1])}")
-    samples = [session.seeded_inputs(read[0], seed + index) for index in range(SAMPLES)]
+    samples = [session.seeded_inputs(read[0], seed + index) for index in range(_SAMPLES)]
     with Worker(a) as first:
         expected = first.outputs(samples)
     with Worker(b) as second:

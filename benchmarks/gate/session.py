@@ -29,7 +29,7 @@ Progress: TypeAlias = Callable[[str, float], None]
 
 FEWEST_BLOCKS = 6
 MOST_BLOCKS = 42
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 
 
 class Compare(Protocol):
@@ -65,7 +65,7 @@ def compare_fresh(
             stack.enter_context(Worker(artifact, backend=artifact.backend, transport=transport or local))
             for artifact in (baseline, *candidates)
         )
-        return compare_many(first, others, inputs, blocks=blocks, seed=seed, confidence=CONFIDENCE)
+        return compare_many(first, others, inputs, blocks=blocks, seed=seed, confidence=_CONFIDENCE)
 
 
 @dataclass
@@ -158,9 +158,9 @@ def pool_rounds(rounds: Sequence[Sequence[tuple[float, float]]], planned: int, s
     from hnas.export.proof.statistics import ratio_interval
 
     logs = [np.log([a / b for a, b in pairs]).reshape(FEWEST_BLOCKS, -1) for pairs in rounds]
-    ratio, low, high = ratio_interval(np.stack([np.median(one, axis=1) for one in logs]), CONFIDENCE, seed)
+    ratio, low, high = ratio_interval(np.stack([np.median(one, axis=1) for one in logs]), _CONFIDENCE, seed)
     kept = tuple(tuple((float(a), float(b)) for a, b in pairs) for pairs in rounds)
-    return Ratio(ratio, low, high, CONFIDENCE, kept, planned)
+    return Ratio(ratio, low, high, _CONFIDENCE, kept, planned)
 
 
 def seeded_inputs(inputs: Sequence[Tensor], seed: int) -> Inputs:

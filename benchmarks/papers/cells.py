@@ -26,7 +26,7 @@ from hnas.benchmarks.papers.tabular_plan import (
 )
 from hnas.space import Arch
 
-CELLS = 100  # random cells
+_CELLS = 100  # random cells
 _CELL_EPOCHS = (2, 20, 200)
 
 
@@ -52,7 +52,7 @@ def _cell_arguments(plan: StudyPlan) -> dict[str, Any]:
 def _drawn_cells(plan: StudyPlan) -> list[Arch]:
     """Return random cells, the same for every seed."""
     space, rng = space_of("nasbench201", {}), Random("cells")
-    return [space.sample(rng) for _ in range(8 if plan.quick else CELLS)]
+    return [space.sample(rng) for _ in range(8 if plan.quick else _CELLS)]
 
 
 def cell_taus(plan: StudyPlan, parts: StudyParts) -> dict[int, dict[str, dict[str, list[float]]]]:

@@ -14,7 +14,7 @@ from hnas.benchmarks.papers.parts import StudyPart, StudyParts, versions
 from hnas.benchmarks.papers.report import StudyReport
 
 SEEDS, PASSES = 5, 2400
-QUICK_SEEDS, QUICK_PASSES = 2, 24
+_QUICK_SEEDS, _QUICK_PASSES = 2, 24
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StudyPlan:
     @property
     def smallest(self) -> StudyPlan:
         """Return the quick version of the same study."""
-        return replace(self, quick=True, seeds=QUICK_SEEDS, passes=QUICK_PASSES)
+        return replace(self, quick=True, seeds=_QUICK_SEEDS, passes=_QUICK_PASSES)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from hnas.data.images import ImageData, Preprocessing, load
 from hnas.tasks.classification import Classification
 from hnas.tasks.digits import open_task as digits
 
-SIDE = 14
+_SIDE = 14
 _TRAIN = 12_000  # training images of Fashion-MNIST
-QUICK = {"train": 512, "calibration": 128, "search": 128, "test": 128}
+_QUICK = {"train": 512, "calibration": 128, "search": 128, "test": 128}
 _FASHION, _DIGITS = "fashion-14", "digits"
 
 
@@ -82,14 +82,14 @@ def _splits(images: Path | None, quick: bool) -> tuple[dict[str, ImageData], Pre
         limit = _TRAIN if split == "train" else len(data)
         splits[split] = _first(ImageData(_halved(data.images[:limit]), data.labels[:limit], data.classes), split, quick)
     pixels = splits["train"].images / 255
-    side = (SIDE, SIDE)
+    side = (_SIDE, _SIDE)
     mean, std = round(float(pixels.mean()), 4), round(float(pixels.std()), 4)
     return splits, Preprocessing(side, side, (mean,), (std,))
 
 
 def _first(data: ImageData, split: str, quick: bool) -> ImageData:
     """Return the whole split, or the images of a quick run."""
-    limit = QUICK[split] if quick else len(data)
+    limit = _QUICK[split] if quick else len(data)
     return ImageData(data.images[:limit], data.labels[:limit], data.classes)
 
 

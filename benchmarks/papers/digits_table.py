@@ -46,10 +46,10 @@ from hnas.training.loop import Schedule, TrainingOptions, train
 
 # From a pilot of 20 architectures and 2 seeds, with 60 to 200 steps, batches of 64 to 256 and rates of 0.1 to 1. With
 # these values, architectures differ 6 times as much (in standard deviations) as the seeds of one architecture.
-STEPS, RATE, BATCH = 100, 0.4, 128
-SEEDS = 4
-DEVICE, NO_DEVICE = "onnxruntime-cpu", "none"
-TOGETHER = 25  # networks that are timed in one session with the largest
+_STEPS, _RATE, _BATCH = 100, 0.4, 128
+_SEEDS = 4
+_DEVICE, _NO_DEVICE = "onnxruntime-cpu", "none"
+_TOGETHER = 25  # networks that are timed in one session with the largest
 BLOCKS = 6  # interleaved blocks of a session
 
 _USAGE = 2
@@ -57,7 +57,7 @@ _INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoneSetting:
+class _LoneSetting:
     """The setting of one training alone: the type of each slot, the digest of the data, and the schedule."""
 
     types: Sequence[str]
@@ -68,14 +68,14 @@ class LoneSetting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionSetting:
+class _SessionSetting:
     """The setting of one session that measures latencies: the types of each architecture, and the device."""
 
     archs: Sequence[Sequence[str]]
     device: str
 
 
-def reached(images: Path | None, seed: int, setting: LoneSetting) -> Result:
+def reached(images: Path | None, seed: int, setting: _LoneSetting) -> Result:
     """Train one architecture alone; return its accuracy on the test and the search split."""
     del images  # scikit-learn has the digits
     task = digits(seed=seed, batch_size=setting.batch, smoothing=0.0)
@@ -99,7 +99,7 @@ def network_of(types: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(types, key=lambda kind: kind != "identity"))
 
 
-def timed(images: Path | None, seed: int, setting: SessionSetting) -> Result:
+def timed(images: Path | None, seed: int, setting: _SessionSetting) -> Result:
     """Measure how many times as fast as the largest architecture each one is: ratio, low, high of a 95 % interval.
 
     One process, one thread, one image, fp32. The result also holds the median time of the largest in ms.
@@ -147,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make_table(parts: StudyParts, arguments: argparse.Namespace) -> str:
     """Run the parts; return the table as JSON, with the row of each architecture on one line."""
     device = arguments.device
-    if device != NO_DEVICE and (missing := backends.load(hw_profiles.load(device).backend).missing()):
-        raise ValueError(f"{missing}; or take --device {NO_DEVICE}")
+    if device != _NO_DEVICE and (missing := backends.load(hw_profiles.load(device).backend).missing()):
+        raise ValueError(f"{missing}; or take --device {_NO_DEVICE}")
     archs = list(product(TYPES, repeat=LAYERS))
     if arguments.sample is not None:
         archs = Random(0).sample(archs, min(arguments.sample, len(archs)))
@@ -158,15 +158,15 @@ def _make_table(parts: StudyParts, arguments: argparse.Namespace) -> str:
     space = tabular_digits()
     rows = [_row(space, types, [parts[seed[network_of(types)]] for seed in trained]) for types in archs]
     latency = _add_latencies(rows, networks, [parts[session] for session in sessions], device) if sessions else None
-    schedule = Schedule(((arguments.steps, RATE),))
+    schedule = Schedule(((arguments.steps, _RATE),))
     header = {
         "schema": 1,
         "space": space.to_json(),
         "task": digits().to_json(),
         "training": {
             "steps": arguments.steps,
-            "rate": RATE,
-            "batch": BATCH,
+            "rate": _RATE,
+            "batch": _BATCH,
             "smoothing": 0.0,
             "schedule": asdict(schedule),
         },
@@ -185,7 +185,7 @@ def _train_networks(
 ) -> list[dict[tuple[str, ...], StudyPart]]:
     """Train every network seed by seed, so that each finished seed leaves a table; return [seeds] network -> part."""
     data = _digest(digits())
-    settings = {net: LoneSetting(types=net, data=data, steps=steps, rate=RATE, batch=BATCH) for net in networks}
+    settings = {net: _LoneSetting(types=net, data=data, steps=steps, rate=_RATE, batch=_BATCH) for net in networks}
     trained = [{net: part(reached, seed, setting) for net, setting in settings.items()} for seed in range(seeds)]
     for seed, wanted in enumerate(trained):
         parts.complete(list(wanted.values()), f"seed {seed + 1} of {seeds}")
@@ -193,11 +193,11 @@ def _train_networks(
 
 
 def _time_networks(parts: StudyParts, networks: Sequence[tuple[str, ...]], device: str) -> list[StudyPart]:
-    """Measure the latency of every network in sessions of ``TOGETHER``; nothing without a device."""
-    if device == NO_DEVICE:
+    """Measure the latency of every network in sessions of ``_TOGETHER``; nothing without a device."""
+    if device == _NO_DEVICE:
         return []
-    chunks = [networks[i : i + TOGETHER] for i in range(0, len(networks), TOGETHER)]
-    sessions = [part(timed, 0, SessionSetting(archs=chunk, device=device), timed=True) for chunk in chunks]
+    chunks = [networks[i : i + _TOGETHER] for i in range(0, len(networks), _TOGETHER)]
+    sessions = [part(timed, 0, _SessionSetting(archs=chunk, device=device), timed=True) for chunk in chunks]
     parts.complete(sessions, "latency")
     return sessions
 
@@ -267,13 +267,13 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, as JSON")
     top.add_argument(
-        "--seeds", type=count, default=SEEDS, metavar="N", help="trainings of each network (default %(default)s)"
+        "--seeds", type=count, default=_SEEDS, metavar="N", help="trainings of each network (default %(default)s)"
     )
     top.add_argument("--jobs", type=count, default=min(2, os.cpu_count() or 1), metavar="N", help="processes")
     top.add_argument("--parts", type=Path, default=Path("runs/papers/digits"), metavar="DIR", help="finished trainings")
-    top.add_argument("--device", default=DEVICE, metavar="NAME", help="device of the latency, or none (%(default)s)")
+    top.add_argument("--device", default=_DEVICE, metavar="NAME", help="device of the latency, or none (%(default)s)")
     top.add_argument("--sample", type=count, metavar="N", help="a pilot: N random architectures only")
-    top.add_argument("--steps", type=count, default=STEPS, metavar="N", help="steps of a training (%(default)s)")
+    top.add_argument("--steps", type=count, default=_STEPS, metavar="N", help="steps of a training (%(default)s)")
     return top
 
 

@@ -21,7 +21,7 @@ from hnas.strategies.evolution import EvolutionOptions, Window, search
 from hnas.study import Study
 from hnas.supernet import Supernet
 
-BLOCKS = 6  # interleaved blocks of a session
+_BLOCKS = 6  # interleaved blocks of a session
 _STRATEGY = "spos"  # one pass a step: equal passes and equal steps are the same for every space
 
 
@@ -68,7 +68,7 @@ def latencies(images: Path | None, seed: int, setting: LatencySetting) -> Result
             net = study.supernet.extract(arch, study.calibrate(arch))
             export.compile(net, inputs, device=setting.device, path=path, threads=1)
         runners = [export.load(path) for path in paths]
-        found = export.compare_many(runners[0], runners[1:], inputs, blocks=BLOCKS)
+        found = export.compare_many(runners[0], runners[1:], inputs, blocks=_BLOCKS)
         shares = [[round(1 / x, 5) for x in (each.ratio, each.high, each.low)] for each in found]
         return {"shares": shares, "largest_ms": found[0].a.median_ms}
 

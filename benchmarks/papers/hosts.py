@@ -31,20 +31,20 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.loop import Schedule
 
-HOSTS = ("spos", "fairnas", "proxylessnas")
-EVIDENCE: dict[str, dict[str, Any]] = {
+_HOSTS = ("spos", "fairnas", "proxylessnas")
+_EVIDENCE: dict[str, dict[str, Any]] = {
     "angle": {"samples": 200},
     "rank_sum": {"parts": {"angle": {"samples": 200, "form": "standardised"}, "one_shot_accuracy": {"samples": 4}}},
     "chance": {},
 }
-SHARE = 0.4  # of the path passes, for shrinking
-STAGES = (0.6, 0.15, 0.15, 0.1)  # of that share; no drop follows the last stage
+_SHARE = 0.4  # of the path passes, for shrinking
+_STAGES = (0.6, 0.15, 0.15, 0.1)  # of that share; no drop follows the last stage
 _DROP = 4  # operations after each of the other stages, of 20
 _SCORED = 160  # architectures that a host without logits scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostSetting:
+class _HostSetting:
     """The setting of a search: the host ``strategy``, and the evidence ``by`` which the space is shrunk, or None."""
 
     data: StudyData
@@ -54,7 +54,7 @@ class HostSetting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnsharedSetting:
+class _UnsharedSetting:
     """The setting of a part that shrinks by the angle and trains on, with shared or with split weights."""
 
     data: StudyData
@@ -62,7 +62,7 @@ class UnsharedSetting:
     passes: int
 
 
-def host(images: Path | None, seed: int, setting: HostSetting) -> Result:
+def host(images: Path | None, seed: int, setting: _HostSetting) -> Result:
     """Search the full space, or the space that shrinking leaves; return the architecture that the search ends with.
 
     Shrinking takes a share of the path passes, by single paths. The host has the rest and begins with new weights. It
@@ -72,7 +72,7 @@ def host(images: Path | None, seed: int, setting: HostSetting) -> Result:
     passes = setting.passes
     left = whole = space_of(tabular.SPACE, {})
     if setting.by is not None:
-        spent = round(SHARE * passes)
+        spent = round(_SHARE * passes)
         left = _shrink_space(Study(Supernet(whole, seed), task, seed=seed), setting.by, spent)
         passes -= spent
     fresh = seed + 1000
@@ -97,14 +97,14 @@ def _shrink_space(study: Study, by: str, passes: int) -> Space:
 
     The first stage has most of the training, as published: 100 epochs, then 5 for each stage.
     """
-    options = dict(EVIDENCE[by]) if by == "rank_sum" else {**EVIDENCE[by], "seed": study.seed}
-    stages = [Schedule(((max(1, round(passes * share)), RATE),)) for share in STAGES]
+    options = dict(_EVIDENCE[by]) if by == "rank_sum" else {**_EVIDENCE[by], "seed": study.seed}
+    stages = [Schedule(((max(1, round(passes * share)), RATE),)) for share in _STAGES]
     scores = partial(evidence.load(by).scores, **options)
     training, rules = StageTraining(stages, spos.pick), ShrinkRules(_DROP, force=True)
     return run_stages(study, study.supernet.space, scores, training, rules, key=by)
 
 
-def unshared(images: Path | None, seed: int, setting: UnsharedSetting) -> Result:
+def unshared(images: Path | None, seed: int, setting: _UnsharedSetting) -> Result:
     """Shrink by the angle, train on, and score members of the space that is left.
 
     With ``split``, a surviving operation gets a copy for each type of the slot before it. The most shared and most torn
@@ -113,7 +113,7 @@ def unshared(images: Path | None, seed: int, setting: UnsharedSetting) -> Result
     """
     whole = space_of(tabular.SPACE, {})
     study = Study(Supernet(whole, seed), setting.data.task(images, seed), seed=seed)
-    spent = round(SHARE * setting.passes)
+    spent = round(_SHARE * setting.passes)
     space = _shrink_space(study, "angle", spent)
     before = sum(p.numel() for p in study.supernet.union.parameters())
     copied = unsharing.unshare(study, space, p_max=1.0, seed=seed) if setting.split else ()
@@ -135,13 +135,13 @@ def unshared(images: Path | None, seed: int, setting: UnsharedSetting) -> Result
 
 def _host_parts(plan: StudyPlan, strategy: str, by: str | None) -> list[StudyPart]:
     """Return one search for every seed."""
-    setting = HostSetting(data=digits_data(plan), strategy=strategy, by=by, passes=plan.passes)
+    setting = _HostSetting(data=digits_data(plan), strategy=strategy, by=by, passes=plan.passes)
     return [part(host, seed, setting, work=plan.passes + 4 * _SCORED) for seed in range(plan.seeds)]
 
 
 def _d3_parts(plan: StudyPlan, _: StudyParts) -> list[StudyPart]:
     """Return every host on the full space, and on the spaces that each evidence leaves."""
-    return [each for strategy in HOSTS for by in (None, *EVIDENCE) for each in _host_parts(plan, strategy, by)]
+    return [each for strategy in _HOSTS for by in (None, *_EVIDENCE) for each in _host_parts(plan, strategy, by)]
 
 
 def _d3_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
@@ -149,9 +149,9 @@ def _d3_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     table = truth.tabular()
     space = space_of(tabular.SPACE, {})
     verdicts, rows = [], []
-    for strategy in HOSTS:
+    for strategy in _HOSTS:
         found: dict[str | None, list[float]] = {}
-        for by in (None, *EVIDENCE):
+        for by in (None, *_EVIDENCE):
             results = [parts[each] for each in _host_parts(plan, strategy, by)]
             at = [table.place[space.arch(result["arch"])] for result in results]
             found[by] = [float(table.real[k]) for k in at]
@@ -167,7 +167,9 @@ def _d3_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     columns = ("host", "space", "accuracy alone % [95 %]", "params", "architectures")
     notes = [f"the best architecture of the table has {best:.2f} %, the mean one {mean:.2f} %"]
     notes.append("shrinking and host share the path passes; DARTS and P-DARTS are not among the hosts yet")
-    how = f"{plan.passes:,} passes a search, of which shrinking takes {SHARE:.0%}; up to {_SCORED} architectures scored"
+    how = (
+        f"{plan.passes:,} passes a search, of which shrinking takes {_SHARE:.0%}; up to {_SCORED} architectures scored"
+    )
     tables = [StudyTable("what each search ends with", columns, rows)]
     return StudyReport(tabular_scale(plan, how), verdicts, tables, notes)
 
@@ -177,7 +179,7 @@ def _d3_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
 
 def _unshared_parts(plan: StudyPlan, split: bool) -> list[StudyPart]:
     """Return one training with shared or with split weights, for every seed."""
-    setting = UnsharedSetting(data=digits_data(plan), split=split, passes=plan.passes)
+    setting = _UnsharedSetting(data=digits_data(plan), split=split, passes=plan.passes)
     return [part(unshared, seed, setting, work=plan.passes + 4 * _SCORED) for seed in range(plan.seeds)]
 
 
@@ -203,7 +205,7 @@ def _d4_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     ]
     before = results["shared"][0]["before"]
     note = f"split or not, the weights in use stay below the {before:,} of the supernet before shrinking"
-    how = f"{plan.passes:,} single-path steps, of which shrinking takes {SHARE:.0%}"
+    how = f"{plan.passes:,} single-path steps, of which shrinking takes {_SHARE:.0%}"
     tables = [StudyTable("means over seeds", ("weights", *names, "parameters"), rows)]
     return StudyReport(tabular_scale(plan, how), verdicts, tables, [note])
 

@@ -32,22 +32,22 @@ from hnas.space import Arch
 
 _SINGLES = ("mbconv", "fusedconv", "convnext")
 _HYBRID = (FREE, "convnext", "mbconv", "fusedconv")
-DEVICES = ("openvino-cpu", "onnxruntime-cpu")
-FITTED = 96  # architectures that the latency model is fitted on
-TOGETHER = 16  # architectures that are measured in one session with the largest
-SHARES = (0.1, 0.35, 0.65, 1.0)  # the latency bounds are these quantiles of random hybrids
-EVALUATIONS = 60  # of a search below one bound
+_DEVICES = ("openvino-cpu", "onnxruntime-cpu")
+_FITTED = 96  # architectures that the latency model is fitted on
+_TOGETHER = 16  # architectures that are measured in one session with the largest
+_SHARES = (0.1, 0.35, 0.65, 1.0)  # the latency bounds are these quantiles of random hybrids
+_EVALUATIONS = 60  # of a search below one bound
 
 
 @dataclass(frozen=True)
 class _Sizes:
     """The sizes that a quick run reduces."""
 
-    devices: tuple[str, ...] = DEVICES
+    devices: tuple[str, ...] = _DEVICES
     singles: tuple[str, ...] = _SINGLES
-    fitted: int = FITTED
-    shares: tuple[float, ...] = SHARES
-    evaluations: int = EVALUATIONS
+    fitted: int = _FITTED
+    shares: tuple[float, ...] = _SHARES
+    evaluations: int = _EVALUATIONS
 
 
 def _sizes(plan: StudyPlan) -> _Sizes:
@@ -72,8 +72,8 @@ def _latency_parts(plan: StudyPlan, archs: Sequence[Arch], device: str) -> list[
     """Return the sessions that measure ``archs``."""
     described, arguments = data.describe_images(plan.images, plan.quick), small_hybrid(plan.images)
     found = []
-    for start in range(0, len(archs), TOGETHER):
-        chunk = [arch.to_json() for arch in archs[start : start + TOGETHER]]
+    for start in range(0, len(archs), _TOGETHER):
+        chunk = [arch.to_json() for arch in archs[start : start + _TOGETHER]]
         setting = LatencySetting(data=described, arguments=arguments, archs=chunk, device=device)
         found.append(part(latencies, 0, setting, work=len(chunk) + 1, timed=True))
     return found

@@ -27,8 +27,8 @@ from hnas.benchmarks.papers.supernets import (
 from hnas.space import Arch, Space
 
 SPACE = "hybrid_vision"
-COMMON = 16  # architectures on which everything is compared
-DIVISIONS = ["convnext+mbconv", "mbconv+fusedconv"]  # for V3
+_COMMON = 16  # architectures on which everything is compared
+_DIVISIONS = ["convnext+mbconv", "mbconv+fusedconv"]  # for V3
 AXES = ("steps", "passes")
 
 
@@ -69,7 +69,7 @@ def hybrid_space(plan: StudyPlan) -> Space:
 
 def common_archs(plan: StudyPlan) -> list[Arch]:
     """Return the common set, ordered by multiply-accumulates."""
-    return common_members(SPACE, small_hybrid(plan.images), 4 if plan.quick else COMMON, 16 if plan.quick else 256)
+    return common_members(SPACE, small_hybrid(plan.images), 4 if plan.quick else _COMMON, 16 if plan.quick else 256)
 
 
 def _budget(plan: StudyPlan, axis: str) -> dict[str, int]:
@@ -83,7 +83,7 @@ def supernet_parts(plan: StudyPlan, trainer: Trainer, axis: str) -> list[StudyPa
     setting = SupernetSetting(
         data=data.describe_images(plan.images, plan.quick),
         space=SPACE,
-        arguments=small_hybrid(plan.images) | ({"divisions": DIVISIONS} if trainer.divided else {}),
+        arguments=small_hybrid(plan.images) | ({"divisions": _DIVISIONS} if trainer.divided else {}),
         strategy=trainer.strategy,
         budget=budget,
         archs=[arch.to_json() for arch in common_archs(plan)],

@@ -33,7 +33,7 @@ from hnas.training.loop import Schedule
 # The shares of the path passes before and after each pruning, as 120, 80 and 40 epochs; every row has the same sum.
 STAGES = {"I (no pruning)": (1.0,), "P (one)": (2 / 3, 1 / 3), "PAD (two)": (1 / 2, 1 / 3, 1 / 6)}
 RANKS = 4  # non-domination ranks that are counted; the paper's 9 are of thousands of architectures
-EVALUATIONS, POPULATION = 120, 32
+EVALUATIONS, _POPULATION = 120, 32
 MEMBERS = 100  # of a final space, at most
 SEARCHES = 5  # seeds of each search of B2
 
@@ -75,7 +75,7 @@ def _prune(task: Classification, seed: int, passes: Sequence[float], window: Win
     study = Study(Supernet(whole, seed), task, {"macs": _macs_price}, seed=seed)
     log: list[Edit] = []
     stages = [Schedule(((max(1, round(n)), RATE * (0.2 if k else 1.0)),)) for k, n in enumerate(passes)]
-    options = PadNasOptions({"macs": window}, evaluations, POPULATION, seed, ranks=RANKS, force=True, cost="macs")
+    options = PadNasOptions({"macs": window}, evaluations, _POPULATION, seed, ranks=RANKS, force=True, cost="macs")
     ended = padnas.search(study, whole, options, training=StageTraining(stages, spos.pick), log=log)
     candidates = [each for each in ended if "accuracy" in each.metrics]
     return _Pruned(study, replay(log, whole), candidates)
@@ -133,7 +133,7 @@ def _members_within(space: Space, window: Window, limit: int) -> list[Arch]:
 
 def _search_by_ranks(study: Study, space: Space, window: Window, evaluations: int, seed: int) -> list[Candidate]:
     """Return the candidates of NSGA-II in the first ranks, inside the window."""
-    options = EvolutionOptions({"macs": window}, "macs", evaluations, population=POPULATION, seed=seed, reject=True)
+    options = EvolutionOptions({"macs": window}, "macs", evaluations, population=_POPULATION, seed=seed, reject=True)
     found = search(study, space, options)
     return pareto_frequency.select(list(found), "macs", RANKS)
 
@@ -166,7 +166,7 @@ def _search_by_accuracy(study: Study, space: Space, window: Window, evaluations:
     while len(scored) < evaluations:
         makers = (crossover, mutation) if top else (lambda: space.sample(rng),)
         before = len(scored)
-        for k in range(min(POPULATION // 2, evaluations - len(scored))):
+        for k in range(min(_POPULATION // 2, evaluations - len(scored))):
             if (arch := inside(makers[k % len(makers)])) is not None:
                 scored[arch] = study.score(arch)
         if len(scored) == before:

@@ -129,7 +129,7 @@ def supernet(images: Path | None, seed: int, setting: SupernetSetting) -> Result
     turned = {}
     if setting.angles:
         turned = {form: angle.angles_of(study, members, form=form).round(6).tolist() for form in angle.FORMS}
-    return {**spent, **score_splits(study, members), "angles": turned}
+    return {**spent, **_score_splits(study, members), "angles": turned}
 
 
 def alone(images: Path | None, seed: int, setting: AloneSetting) -> Result:
@@ -138,10 +138,10 @@ def alone(images: Path | None, seed: int, setting: AloneSetting) -> Result:
     lone = whole.alone(whole.arch(setting.arch))
     study = Study(Supernet(lone, seed), setting.data.task(images, seed), seed=seed)
     spent = train_on_budget(study, "alone", {"steps": setting.steps})
-    return {**spent, **{split: values[0] for split, values in score_splits(study, [lone.largest]).items()}}
+    return {**spent, **{split: values[0] for split, values in _score_splits(study, [lone.largest]).items()}}
 
 
-def score_splits(study: Study, archs: Sequence[Arch]) -> dict[str, list[float]]:
+def _score_splits(study: Study, archs: Sequence[Arch]) -> dict[str, list[float]]:
     """Return the accuracies on the search and the test split, from one recalibration of each architecture."""
     splits = ("search", "test")
     table = [[study.accuracy(arch, split) for split in splits] for arch in archs]

@@ -16,12 +16,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-NET = "mobilenetv3"  # 5.5 M parameters
+_NET = "mobilenetv3"  # 5.5 M parameters
 _PERIOD = 0.05  # seconds between two readings of the memory
 _JOBS = 12
 
 
-def measure_limits(net: str = NET, backends: tuple[str, ...] = ("onnxruntime", "openvino", "tflite")) -> dict[str, Any]:
+def measure_limits(
+    net: str = _NET, backends: tuple[str, ...] = ("onnxruntime", "openvino", "tflite")
+) -> dict[str, Any]:
     """Return the seconds and peak memory of compiling, and the milliseconds that a warm worker adds to a job.
 
     The seconds include imports, network, conversion, calibration and verification. The memory is the RSS of a fresh

@@ -24,10 +24,10 @@ from hnas.benchmarks.peers.tools import PEERS
 from hnas.export.device.artifact import Artifact, Tensor, digest_files
 from hnas.export.device.errors import one_line
 
-LIMIT = 900.0  # seconds for one maker and network, both precisions
+_LIMIT = 900.0  # seconds for one maker and network, both precisions
 
 
-def make_apart(folder: Folder, net: str, backend: str, maker: str, limit: float = LIMIT) -> None:
+def make_apart(folder: Folder, net: str, backend: str, maker: str, limit: float = _LIMIT) -> None:
     """Make both precisions in a process of its own; record the outcome for each, errors and timeouts too."""
     peer = PEERS[backend].get(maker)
     reason = peer.missing if peer is not None else None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Convert = Callable[[torch.nn.Module, Sequence[torch.Tensor], Path], None]
     Quantise = Callable[[Path, Sequence[Sample], Path], None]
 
-NHWC = [0, 2, 3, 1]
+_NHWC = [0, 2, 3, 1]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Peer:
 
     def layout(self, sample: Sample) -> list[list[int] | None]:
         """Return the order of the axes of each input; None where the order is that of the module."""
-        return [NHWC if self.channels_last and array.ndim == 4 else None for array in sample]
+        return [_NHWC if self.channels_last and array.ndim == 4 else None for array in sample]
 
 
 def _torch_onnx(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: Path) -> None:
@@ -137,7 +137,7 @@ def _litert_convert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], mod
     import litert_torch
 
     last = [index for index, value in enumerate(inputs) if value.ndim == 4]
-    given = tuple(value.permute(NHWC).contiguous() if value.ndim == 4 else value for value in inputs)
+    given = tuple(value.permute(_NHWC).contiguous() if value.ndim == 4 else value for value in inputs)
     wrapped = litert_torch.to_channel_last_io(module, args=last).eval() if last else module
     litert_torch.convert(wrapped, given).export(str(model))
 
@@ -156,7 +156,7 @@ def _ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None
         rules.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
     work = quantizer.Quantizer(str(source))
     work.load_quantization_recipe(rules.get_quantization_recipe())
-    moved = [tuple(np.ascontiguousarray(a.transpose(NHWC)) if a.ndim == 4 else a for a in sample) for sample in data]
+    moved = [tuple(np.ascontiguousarray(a.transpose(_NHWC)) if a.ndim == 4 else a for a in sample) for sample in data]
     ranges = work.calibrate({key: [dict(zip(names, sample, strict=True)) for sample in moved]})
     work.quantize(ranges).export_model(str(model), overwrite=True)
 

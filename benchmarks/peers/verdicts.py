@@ -13,8 +13,8 @@ from typing import Any
 from hnas.benchmarks.peers.cases import OURS
 
 Result = Mapping[str, Any]  # the record of a measured case
-FASTER, FAITHFUL = 0.90, 90.0  # largest median ratio in int8; smallest dB in fp32
-SECONDS, MEGABYTES, WORKER_MS = 120.0, 3000.0, 150.0
+_FASTER, _FAITHFUL = 0.90, 90.0  # largest median ratio in int8; smallest dB in fp32
+_SECONDS, _MEGABYTES, _WORKER_MS = 120.0, 3000.0, 150.0
 _TIE_DB = 0.05  # a difference that one decimal does not show
 
 
@@ -53,12 +53,12 @@ def _never_slower(results: Sequence[Result]) -> PromiseVerdict:
 
 
 def _much_faster(results: Sequence[Result]) -> PromiseVerdict:
-    promise = f"in int8, median of our time by the best peer's at most {FASTER:.2f}"
+    promise = f"in int8, median of our time by the best peer's at most {_FASTER:.2f}"
     ratios = [float(row["ratio"]) for r in results if r["precision"] == "int8" and (row := best(r)) is not None]
     if not ratios:
         return PromiseVerdict(promise, "not seen", "no int8 case was measured")
     found = median(ratios)
-    return PromiseVerdict(promise, "holds" if found <= FASTER else "fails", f"{found:.3f} over {len(ratios)} cases")
+    return PromiseVerdict(promise, "holds" if found <= _FASTER else "fails", f"{found:.3f} over {len(ratios)} cases")
 
 
 def _as_exact(results: Sequence[Result]) -> PromiseVerdict:
@@ -80,21 +80,21 @@ def _faithful(results: Sequence[Result]) -> PromiseVerdict:
     against = [
         f"{_title(result)}: {row.get('error') or format(row['sqnr_db'], '.1f') + ' dB'}"
         for result, row in rows
-        if not float(row.get("sqnr_db", 0.0)) >= FAITHFUL
+        if not float(row.get("sqnr_db", 0.0)) >= _FAITHFUL
     ]
-    return _judge_cases(f"fp32 at least {FAITHFUL:g} dB", len(rows), against)
+    return _judge_cases(f"fp32 at least {_FAITHFUL:g} dB", len(rows), against)
 
 
 def _limits(limits: Mapping[str, Any] | None) -> list[PromiseVerdict]:
-    compiling = f"a 5 M net through three backends in both precisions in {SECONDS:g} s and {MEGABYTES / 1e3:g} GB"
-    working = f"a warm worker costs a job at most {WORKER_MS:g} ms"
+    compiling = f"a 5 M net through three backends in both precisions in {_SECONDS:g} s and {_MEGABYTES / 1e3:g} GB"
+    working = f"a warm worker costs a job at most {_WORKER_MS:g} ms"
     if limits is None or "error" in limits:
         why = "not measured" if limits is None else str(limits["error"])
         return [PromiseVerdict(compiling, "not seen", why), PromiseVerdict(working, "not seen", why)]
-    within = limits["seconds"] <= SECONDS and limits["peak_mb"] <= MEGABYTES
+    within = limits["seconds"] <= _SECONDS and limits["peak_mb"] <= _MEGABYTES
     took = f"{limits['seconds']:.0f} s, {limits['peak_mb'] / 1e3:.2f} GB, {limits['parameters'] / 1e6:.1f} M parameters"
     each = ", ".join(f"{name} {value:.0f} ms" for name, value in limits["worker_ms"].items())
-    quick = max(limits["worker_ms"].values()) <= WORKER_MS
+    quick = max(limits["worker_ms"].values()) <= _WORKER_MS
     return [PromiseVerdict(compiling, _word(within), took), PromiseVerdict(working, _word(quick), each)]
 
 

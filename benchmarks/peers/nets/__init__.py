@@ -12,7 +12,7 @@ from functools import partial
 from hnas.benchmarks.peers.nets import attention, mobile, subnets, vision
 from hnas.benchmarks.peers.nets.parts import PeerNet, bytes_of_text, images
 
-SAMPLES = 32  # for calibration, and as many others to judge int8
+_SAMPLES = 32  # for calibration, and as many others to judge int8
 
 
 def names() -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> PeerNet:
     """Return the network of a name, the same each time; raise ValueError for an unknown name."""
     if name in subnets.NAMES:
-        return subnets.load_subnet(name, SAMPLES)
+        return subnets.load_subnet(name, _SAMPLES)
     known = _NETS | TINY
     if name not in known:
         raise ValueError(f"no net {name!r}; known: {', '.join(names())}")
@@ -31,13 +31,13 @@ def load(name: str) -> PeerNet:
 
 
 _NETS: dict[str, Callable[[], PeerNet]] = {
-    "resnet18": partial(images, vision.ResNet18, 224, SAMPLES),
-    "mobilenetv2": partial(images, mobile.mobilenet_v2, 224, SAMPLES),
-    "mobilenetv3": partial(images, mobile.mobilenet_v3, 224, SAMPLES),
-    "efficientnet_lite0": partial(images, mobile.efficientnet_lite0, 224, SAMPLES),
-    "convnext": partial(images, vision.ConvNeXtAtto, 224, SAMPLES),
-    "vit": partial(images, attention.ViT, 224, SAMPLES),
-    "unet": partial(images, vision.UNet, 128, SAMPLES),
-    "encoder": partial(bytes_of_text, attention.Encoder, 64, SAMPLES),
+    "resnet18": partial(images, vision.ResNet18, 224, _SAMPLES),
+    "mobilenetv2": partial(images, mobile.mobilenet_v2, 224, _SAMPLES),
+    "mobilenetv3": partial(images, mobile.mobilenet_v3, 224, _SAMPLES),
+    "efficientnet_lite0": partial(images, mobile.efficientnet_lite0, 224, _SAMPLES),
+    "convnext": partial(images, vision.ConvNeXtAtto, 224, _SAMPLES),
+    "vit": partial(images, attention.ViT, 224, _SAMPLES),
+    "unet": partial(images, vision.UNet, 128, _SAMPLES),
+    "encoder": partial(bytes_of_text, attention.Encoder, 64, _SAMPLES),
 }
 TINY: dict[str, Callable[[], PeerNet]] = {"tiny": partial(images, vision.Tiny, 32, 8)}

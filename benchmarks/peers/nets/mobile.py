@@ -18,7 +18,7 @@ class ConvBatchNorm(nn.Sequential):
         super().__init__(conv, nn.BatchNorm2d(cout), acts[act]())
 
 
-class ChannelGate(nn.Module):
+class _ChannelGate(nn.Module):
     """Squeeze and excitation (arXiv 1709.01507): a factor for each channel, with a hard sigmoid."""
 
     def __init__(self, channels: int) -> None:
@@ -43,7 +43,7 @@ class Inverted(nn.Module):
         super().__init__()
         self.expand = ConvBatchNorm(cin, wide, act=act) if wide != cin else nn.Identity()
         self.depthwise = ConvBatchNorm(wide, wide, kernel, stride, wide, act)
-        self.squeeze = ChannelGate(wide) if squeeze else nn.Identity()
+        self.squeeze = _ChannelGate(wide) if squeeze else nn.Identity()
         self.project = ConvBatchNorm(wide, cout, act="")
         self.residual = stride == 1 and cin == cout
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hnas.data import images as pictures
 
 Arrays = tuple[NDArray[Any], ...]
-SEED = 0
+_SEED = 0
 _OFFSET, _SMALL = 0.7, 0.3  # mean offset of batch norms, factor of a residual branch
 
 
@@ -38,7 +38,7 @@ def images(make: Callable[[], nn.Module], size: int, samples: int) -> PeerNet:
     """Return a network on tinted garments [1, 3, size, size]; its norms are recalibrated on the calibration images."""
     known, other = (garments(split, size, samples) for split in ("calibration", "search"))
     with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+        torch.manual_seed(_SEED)
         module = make()
         _spread_norms(module)
     _recalibrate_norms(module, torch.from_numpy(np.concatenate(known)))
@@ -52,7 +52,7 @@ def bytes_of_text(make: Callable[[], nn.Module], length: int, samples: int) -> P
     )  # LiteRT turns 64 bits into 32
     pieces = text[: len(text) // length * length].reshape(-1, 1, length)
     with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+        torch.manual_seed(_SEED)
         module = make()
     calls = [(np.ascontiguousarray(piece),) for piece in pieces[: 2 * samples]]
     return PeerNet(module.eval(), tuple(calls[::2]), tuple(calls[1::2]))
@@ -69,7 +69,7 @@ def _tinted(split: str, size: int, count: int) -> NDArray[np.float64]:
     """Return tinted images of 0 to 1: [count, 3, size, size]."""
     grey = pictures.load(None, split).images[:count, ..., 0].astype(np.float32) / 255
     wide = pictures.triangle(grey.shape[1], size)
-    tints = np.random.default_rng(SEED).uniform(0.3, 1.0, (count, 3, 1, 1)).astype(np.float32)
+    tints = np.random.default_rng(_SEED).uniform(0.3, 1.0, (count, 3, 1, 1)).astype(np.float32)
     found: NDArray[np.float64] = (wide @ grey @ wide.T)[:, None] * tints
     return found
 

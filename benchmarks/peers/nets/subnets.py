@@ -12,8 +12,8 @@ from hnas.deployment.source import open_source
 from hnas.space import Arch, Space
 from hnas.study import Study
 
-SEEDS = {"subnet_a": 1, "subnet_b": 2, "subnet_c": 3}
-NAMES = ("subnet_smallest", *SEEDS, "subnet_largest")
+_SEEDS = {"subnet_a": 1, "subnet_b": 2, "subnet_c": 3}
+NAMES = ("subnet_smallest", *_SEEDS, "subnet_largest")
 
 
 def load_subnet(name: str, samples: int) -> PeerNet:
@@ -32,6 +32,6 @@ def load_subnet(name: str, samples: int) -> PeerNet:
 
 
 def _arch(space: Space, name: str) -> Arch:
-    if name in SEEDS:
-        return space.sample(Random(SEEDS[name]))
+    if name in _SEEDS:
+        return space.sample(Random(_SEEDS[name]))
     return space.smallest if name == "subnet_smallest" else space.largest

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 @pytest.mark.parametrize("count", [6, 7, 12, 20, 33])
 def test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does(count: int) -> None:
-    low, high = overhead.median_interval([float(value) for value in range(count)][::-1])
+    low, high = overhead.order_interval([float(value) for value in range(count)][::-1])
     assert low + high == count - 1
     left = int(low) + 1  # the median lies outside where fewer than that many values are on one side of it
     outside = [2 * sum(comb(count, k) for k in range(n)) / 2**count for n in (left, left + 1)]

@@ -53,7 +53,7 @@ def test_a_true_claim_holds_by_the_clock(good: Path, root: Path) -> None:
     """The one test that times for real: it asserts what is recorded, not how long anything took."""
     options = check.CheckOptions(data=root / "data", processes=2, max_time=10.0)
     doing: list[str] = []
-    report = check.check_bundle(good, options, lambda text, fraction: doing.append(text))
+    report = check.check_claim(good, options, lambda text, fraction: doing.append(text))
     noise, speed = report.evidence.noise, report.evidence.speed
     assert noise is not None
     assert speed is not None

@@ -1,101 +1,30 @@
-"""The studies run end to end at their smallest, go on where they stopped, and judge by their intervals."""
+"""Studies run end to end at their smallest and continue where they stopped; the page has the committed verdicts."""
 
 import json
-import math
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import kendalltau
 
 from hnas import spaces
-from hnas.benchmarks.papers import catalogue, parts, printing, report, statistics, supernets, tabular, truth
+from hnas.benchmarks.papers import catalogue, parts, printing, report, supernets, tabular, truth
 from hnas.benchmarks.papers.__main__ import main
 from hnas.benchmarks.papers.claims import StudyPlan
-from hnas.benchmarks.papers.parts import StudyPart, StudyParts, part
-from hnas.benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN, Interval
+from hnas.benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN
 from hnas.training.step import SubnetPath
 
 FOUND = catalogue.find_claims()
+ROOT = Path(__file__).parents[3]
 
 
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20))
-def test_tau_is_tau_b(pairs: list[tuple[int, int]]) -> None:
-    x, y = (np.array(each) for each in zip(*pairs, strict=True))
-    signs = [np.sign(np.subtract.outer(each, each)) for each in (x, y)]
-    untied = math.prod(np.sqrt((sign**2).sum()) for sign in signs)
-    expected = (signs[0] * signs[1]).sum() / untied if untied else 0
-    assert statistics.kendall(x, y) == pytest.approx(expected)
-
-
-def test_the_interval_of_tau_is_that_of_resampled_architectures() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.random(30)
-    y = x + rng.normal(0, 0.3, 30)
-    drawn = [rng.integers(0, 30, 30) for _ in range(500)]
-    low, high = np.quantile([kendalltau(x[d], y[d])[0] for d in drawn], [0.025, 0.975])
-    found = statistics.kendall_interval(x, y)
-    assert found.low == pytest.approx(low, abs=0.05)
-    assert found.high == pytest.approx(high, abs=0.05)
-
-
-def test_intervals_over_five_seeds_cover_what_they_promise() -> None:
-    rng = np.random.default_rng(0)
-    found = [statistics.mean_interval(rng.normal(0, 1, 5)) for _ in range(300)]
-    assert 0.91 <= np.mean([each.low <= 0 <= each.high for each in found]) <= 0.985
-
-
-def test_one_seed_gives_no_verdict() -> None:
-    assert statistics.judge_interval(statistics.paired([0.9], [0.1])) == UNSEEN
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "above", "answer"),
-    [
-        (0.01, 0.03, 0.0, HOLDS),
-        (-0.01, 0.03, 0.0, UNSEEN),
-        (-0.03, -0.01, 0.0, FAILS),
-        (0.05, 0.2, 0.1, FAILS),
-        (0.11, 0.2, 0.1, HOLDS),
-        (-0.1, 0.2, 0.1, UNSEEN),
-    ],
-)
-def test_a_verdict_is_drawn_from_the_interval(low: float, high: float, above: float, answer: str) -> None:
-    assert statistics.judge_interval(Interval((low + high) / 2, low, high, 5), above) == answer
-
-
-def test_the_ceiling_falls_with_the_noise_of_the_seeds() -> None:
-    rng = np.random.default_rng(0)
-    real = rng.random((40, 1))
-    still, noisy = (statistics.ceiling(real + rng.normal(0, sd, (40, 4))) for sd in (0.0, 0.5))
-    assert still == pytest.approx(1.0)
-    assert noisy < 0.6
-    assert math.isnan(statistics.ceiling(real))
-
-
-def test_hypervolume_is_the_dominated_area() -> None:
-    assert statistics.hypervolume([0.9, 0.8, 0.4], [2, 1, 1], (0.5, 3)) == pytest.approx(0.7)
-    assert statistics.hypervolume([0.4], [1], (0.5, 3)) == 0.0
-
-
-# --- what is committed ------------------------------------------------------------------------------------------------
+# --- the committed records --------------------------------------------------------------------------------------------
 
 
 def test_the_page_has_the_verdicts_of_the_committed_records() -> None:
     records = report.committed_records()
     assert records
-    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
+    page = (ROOT / "docs" / "evidence.md").read_text()
     assert report.verdict_table(records) in page, (
         "paste the output of python -m hnas.benchmarks.papers.report into the page"
     )
@@ -103,98 +32,6 @@ def test_the_page_has_the_verdicts_of_the_committed_records() -> None:
         assert not record["quick"], name
         assert record["seeds"] >= printing.FEWEST, name
         assert name.partition("-")[0] == record["claim"] in catalogue.find_claims()
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Square:
-    x: int
-
-
-def square(images: Path | None, seed: int, setting: Square) -> dict[str, int]:
-    if setting.x < 0:
-        raise ValueError("x is below 0")
-    return {"y": setting.x * setting.x + seed}
-
-
-def test_a_finished_part_is_not_run_again_and_a_broken_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = [part(square, seed, Square(3)) for seed in range(2)]
-    StudyParts(tmp_path, None).complete(wanted)
-    (tmp_path / f"{wanted[1].name}.json").write_text('{"result": {"y"')
-    ran: list[StudyPart] = []
-    real = parts.run_part
-    monkeypatch.setattr(parts, "run_part", lambda each, *rest: (ran.append(each), real(each, *rest)))
-    again = StudyParts(tmp_path, None)
-    again.complete(wanted)
-    assert ran == [wanted[1]]
-    assert [again[each]["y"] for each in wanted] == [9, 10]
-
-
-def test_another_setting_seed_or_version_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {part(square, 0, Square(3)).name, part(square, 0, Square(4)).name, part(square, 1, Square(3)).name}
-    assert part(square, 0, Square(3), work=9.0).name in names
-    monkeypatch.setattr(parts, "versions", lambda: {"hnas": "next"})
-    assert len({*names, part(square, 0, Square(3)).name}) == 4
-
-
-def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
-    found = StudyParts(tmp_path, None)
-    bad, good = part(square, 0, Square(-1)), part(square, 0, Square(2))
-    with pytest.raises(RuntimeError, match="x is below 0; what is finished is kept"):
-        found.complete([bad, good])
-    assert good in found
-    assert bad not in found
-
-
-@pytest.mark.slow
-def test_processes_give_the_results_of_one(tmp_path: Path) -> None:
-    wanted = [part(square, seed, Square(3)) for seed in range(3)]
-    found = StudyParts(tmp_path, None, workers=2)
-    try:
-        found.complete(wanted)
-        with pytest.raises(RuntimeError, match="x is below 0"):
-            found.complete([part(square, 0, Square(-1))])
-    finally:
-        found.close()
-    assert [found[each]["y"] for each in wanted] == [9, 10, 11]
-
-
-ENDLESS = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from hnas.benchmarks.papers.parts import end_with_parent
-pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
-print(pool.submit(os.getpid).result(), flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.slow
-def test_a_process_ends_with_the_one_that_started_it() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        worker = Path("/proc", parent.stdout.readline().strip())
-        assert worker.exists()
-        parent.kill()
-    end = time.monotonic() + 10
-    with suppress(OSError):  # it is gone
-        while " Z " not in (worker / "stat").read_text():
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
-
-def test_the_estimate_follows_the_pace_of_the_quick_part(tmp_path: Path) -> None:
-    found = StudyParts(tmp_path, None)
-    quick, full = part(square, 0, Square(1), work=1.0), [part(square, seed, Square(9), work=50.0) for seed in range(4)]
-    found.complete([quick])
-    file = tmp_path / f"{quick.name}.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 0.5}))
-    found = StudyParts(tmp_path, None, workers=2)
-    assert found.estimate(full, [quick]) == pytest.approx(4 * 50 * 0.5 / 2)
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------

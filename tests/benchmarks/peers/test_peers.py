@@ -1,4 +1,4 @@
-"""The comparison with the runtimes' own tools: it runs end to end at its smallest, goes on, and judges by intervals."""
+"""The comparison with the tools of each runtime: it runs at its smallest, continues, and judges by intervals."""
 
 from __future__ import annotations
 
