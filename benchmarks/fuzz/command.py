@@ -21,7 +21,7 @@ from hnas.benchmarks.fuzz.log import FinishedCase, FuzzLog, summarise
 
 if TYPE_CHECKING:
     from hnas.benchmarks.fuzz.cases import Ask, FuzzNetwork
-    from hnas.export.diagnosis.trial import Bench, Verdict
+    from hnas.export.diagnosis.trial import TrialBench, TrialVerdict
 
 BACKENDS = ("onnxruntime", "openvino", "tflite")
 _ALIKE = 2  # finds that look alike: this many are reduced, the rest are only counted
@@ -92,12 +92,12 @@ def fuzz(
     advance: called with (finished cases, finds) after each case.
     """
     from hnas.benchmarks.fuzz.cases import EACH
-    from hnas.export.diagnosis.trial import Bench
+    from hnas.export.diagnosis.trial import TrialBench
 
     log = FuzzLog(out, seed, backends)
     begun, fresh = monotonic(), 0
     left = [case for case in cases if case not in log.done]
-    with Bench(converter=False) as bench:
+    with TrialBench(converter=False) as bench:
         held: tuple[int, _FuzzedNetwork] | None = None
         for case in left:
             if monotonic() - begun > seconds:
@@ -122,20 +122,20 @@ class _FuzzedNetwork:
         self.asks: list[Ask] = asks(seed, number, backends)
         self._programs: dict[int, Any] = {}
 
-    def run_case(self, case: int, bench: Bench, log: FuzzLog) -> FinishedCase:
+    def run_case(self, case: int, bench: TrialBench, log: FuzzLog) -> FinishedCase:
         """Judge one case; reduce and save it where it fails."""
         from hnas.benchmarks.fuzz.cases import EACH
         from hnas.export.device.errors import one_line
 
         ask, begun = self.asks[case % EACH], monotonic()
-        finished = partial(FinishedCase, case, self.network.title, ask.setting.words(), ask.batch)
+        finished = partial(FinishedCase, case, self.network.title, ask.setting.line(), ask.batch)
         try:
             program, calls = self._captured(ask.batch)
             verdict = bench.judge(program, calls, ask.setting, self._expected(ask.batch), self._exact)
         except Exception as error:  # noqa: BLE001  # an error of capturing or judging is a find as well
             return finished(outcome="broken", line=one_line(error))
         saved, line = None, verdict.line
-        if verdict.failed and log.folder is not None and log.alike(ask.setting.words(), verdict.line) < _ALIKE:
+        if verdict.failed and log.folder is not None and log.alike(ask.setting.line(), verdict.line) < _ALIKE:
             saved, line = _save(log.folder / f"case-{case:06d}", program, calls, ask, bench, verdict)
         spent = monotonic() - begun
         return finished(outcome=verdict.outcome, line=line, sqnr_db=verdict.sqnr_db, saved=saved, seconds=spent)
@@ -161,7 +161,9 @@ class _FuzzedNetwork:
         return [tuple(torch.cat(values) for values in zip(*group, strict=True)) for group in groups]
 
 
-def _save(folder: Path, program: Any, calls: Any, ask: Ask, bench: Bench, verdict: Verdict) -> tuple[str, str]:
+def _save(
+    folder: Path, program: Any, calls: Any, ask: Ask, bench: TrialBench, verdict: TrialVerdict
+) -> tuple[str, str]:
     """Reduce and save a find; return its folder, and a line that says how small it became."""
     from hnas.export.diagnosis import reproduction
 
@@ -169,7 +171,7 @@ def _save(folder: Path, program: Any, calls: Any, ask: Ask, bench: Bench, verdic
         left, last = reproduction.reduce_and_save(folder, program, calls, ask.setting, bench, verdict, SECONDS)
         return str(folder), f"{last.line} (reduced to {left} operators; {verdict.line})"
     except ValueError as error:  # the find needs more than the program, such as the rest of its batch
-        reproduction.write(folder, program, calls, ask.setting, verdict)
+        reproduction.write_reproduction(folder, program, calls, ask.setting, verdict)
         return str(folder), f"{verdict.line} (not reduced: {error})"
 
 

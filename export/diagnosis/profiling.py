@@ -1,6 +1,6 @@
-"""The layers of an artifact as its runtime runs them, asked for in a process of its own: profiling changes a runtime.
+"""Profile the layers of an artifact in a process of its own, because profiling changes a runtime.
 
-``python -m hnas.export.diagnosis.profiling`` is that process's end; the parent's is `layers`. Neither needs torch.
+Call ``layers(artifact)``. The process runs ``python -m hnas.export.diagnosis.profiling``. Neither side needs torch.
 """
 
 from __future__ import annotations
@@ -37,10 +37,20 @@ def layers(
     threads: int | None = None,
     timeout: float = 120.0,
 ) -> Inspection:
-    """The layers of ``artifact`` in its runtime on this machine, timed over ``runs`` calls by its own profiler.
+    """Time the layers of an artifact on this machine with the profiler of its runtime.
 
-    ``inputs`` are those of one call; by default random ones, which need the shapes that a bare model file does not
-    state. ValueError for wrong use, Unavailable where the runtime is missing, ExportError where it fails.
+    artifact: an Artifact, its folder or a model file.
+    inputs: the arrays of one call; default random ones. A bare model file that states no shapes requires them.
+    runs: number of calls.
+    threads: of the runtime; default the artifact's.
+    timeout: seconds without an answer.
+
+    Raises:
+        ValueError: wrong use.
+        Unavailable: the runtime is missing.
+        ExportError: the runtime fails.
+
+    Example: ``print(export.layers("out/int8").summary())``
     """
     opened = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
     backends.inspector(opened.backend)
@@ -61,10 +71,10 @@ def layers(
 
 
 class _Inspecting:
-    """What the process answers."""
+    """The requests that the process answers."""
 
     def do_inspect(self, header: Header, arrays: Arrays) -> Frame:
-        """The layers of the artifact at ``path``."""
+        """Return the layers of the artifact at ``path``."""
         artifact = replace(Artifact.read(header["path"]), threads=header["threads"])
         inspector, runtime = backends.inspector(artifact.backend), runtimes.load(artifact.backend)
         missing = runtime.missing()
@@ -74,8 +84,8 @@ class _Inspecting:
             found = inspector.layers(artifact, arrays, header["runs"])
         except (ExportError, ValueError):
             raise
-        except Exception as error:  # whatever a runtime raises is one line for the parent
-            raise ExportError(f"{artifact.backend} does not tell its layers: {one_line(error)}") from error
+        except Exception as error:  # a runtime may raise anything; the parent gets one line
+            raise ExportError(f"{artifact.backend} does not report its layers: {one_line(error)}") from error
         return {
             "inspection": encode(
                 Inspection(

@@ -1,7 +1,7 @@
-"""A program that fails, made as small as it still fails: delta debugging over the captured graph.
+"""Shrink a failing program to the smallest one that still fails: delta debugging over the captured graph.
 
-What "fails" means is the caller's; the moves know graphs alone. Zeller and Hildebrandt, Simplifying and Isolating
-Failure-Inducing Input, 2002, with the structure of a graph in place of lines of text.
+Call ``reduce_program(program, calls, fails)``; ``fails`` decides what a failure is. After Zeller and Hildebrandt,
+Simplifying and Isolating Failure-Inducing Input, 2002, with the structure of a graph in place of lines of text.
 """
 
 from __future__ import annotations
@@ -18,24 +18,30 @@ from hnas.export.graph.subgraph import Call, Change, Part, carve, is_tensor, mad
 
 Fails = Callable[[Program, Sequence[Call]], bool]
 
-SECONDS = 120.0  # of a reduction; every candidate is compiled and run
+SECONDS = 120.0  # time limit of a reduction; every candidate is compiled and run
 
-Move = Callable[[Part, "Search"], Part]
+Step = Callable[[Part, "Search"], Part]
 
 
-def reduce(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: float = SECONDS) -> Part:
-    """The smallest program and calls found that still fail: no worse than those given, and local in every move.
+def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: float = SECONDS) -> Part:
+    """Return the smallest program and calls found that still fail.
 
-    ``fails`` gets a program whose example inputs are the first of the calls; what it raises ends the reduction. Moves,
-    in turns until none helps or ``seconds`` are over:
+    These steps repeat until none helps or the time is over:
 
-    1. Fewer calls.
-    2. An earlier end: an intermediate value becomes the output (bisected).
-    3. A later beginning: intermediate values become inputs, with what they were on each call (bisected).
-    4. A part goes whose value has the shape and type of one that it is made from.
-    5. One size less everywhere: channels, map, batch, kernel.
+    1. Use fewer calls.
+    2. End earlier: an intermediate value becomes the output (bisected).
+    3. Begin later: intermediate values become inputs, with their recorded values (bisected).
+    4. Remove a part: a value is replaced by an earlier value of its shape and type that it is computed from.
+    5. Reduce one size everywhere: channels, map, batch, kernel.
 
-    ValueError where the program given does not fail.
+    calls: inputs of the program; the first is its example.
+    fails: gets a program and calls. An exception from it ends the reduction.
+    seconds: time limit.
+
+    Raises:
+        ValueError: the given program does not fail.
+
+    Example: ``reduce_program(program, calls, lambda program, calls: not program(*calls[0])[0].isfinite().all())``
     """
     with torch.no_grad():
         best = carve(Part(program, tuple(calls)))
@@ -45,26 +51,29 @@ def reduce(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: fl
         before = None
         while best.size != before and not search.over:
             before = best.size
-            for move in MOVES:
-                best = move(best, search)
+            for step in _STEPS:
+                best = step(best, search)
         return best
 
 
 @dataclass
 class Search:
-    """The question that every candidate is put to, and when there is no time left to ask."""
+    """A reduction in progress: the test that every candidate must fail, and its time limit.
+
+    refuted: digests of candidates that did not fail.
+    """
 
     fails: Fails
     end: float
-    refuted: set[str] = field(default_factory=set)  # digests of candidates that did not fail
+    refuted: set[str] = field(default_factory=set)
 
     @property
     def over(self) -> bool:
-        """Whether the time is up."""
+        """True if the time is over."""
         return monotonic() > self.end
 
     def accepts(self, candidate: Part | None, than: Part) -> bool:
-        """Whether a candidate is smaller than what there is, computes finite values, and fails."""
+        """Return whether a candidate is smaller than the best, and fails."""
         if candidate is None or self.over or candidate.size >= than.size:
             return False
         known = f"{candidate.program.digest}/{len(candidate.calls)}"
@@ -76,7 +85,7 @@ class Search:
         return failed
 
     def boldest(self, best: Part, count: int, make: Callable[[int], Part | None]) -> Part:
-        """The candidate of the lowest index that fails, by bisection: as if all above it did as well."""
+        """Return the failing candidate of the lowest index, by bisection: all above it are assumed to fail."""
         low, high = -1, count
         while high - low > 1:
             middle = (low + high) // 2
@@ -88,12 +97,12 @@ class Search:
         return best
 
     def first(self, best: Part, candidates: Iterator[Part | None]) -> Part | None:
-        """The first candidate that is accepted."""
+        """Return the first candidate that is accepted."""
         return next((each for each in candidates if each is not None and self.accepts(each, best)), None)
 
 
 def _fewer_calls(best: Part, search: Search) -> Part:
-    """Halves, as long as one of them fails."""
+    """Halve the calls while one half fails."""
     while len(best.calls) > 1:
         half = len(best.calls) // 2
         parts = (best.calls[:half], best.calls[half:])
@@ -124,7 +133,7 @@ def _later_beginning(best: Part, search: Search) -> Part:
 
 
 def _dropped_parts(best: Part, search: Search) -> Part:
-    """The longest parts first; each in turn until none can go."""
+    """Remove parts, the longest first, until none can be removed."""
 
     def candidates() -> Iterator[Part | None]:
         order = list(best.program.module.graph.nodes)
@@ -132,7 +141,7 @@ def _dropped_parts(best: Part, search: Search) -> Part:
         pairs = [(node, source) for node in best.operators for source in _alike(node)]
         for node, source in sorted(pairs, key=lambda pair: place[pair[1]] - place[pair[0]]):
             yield carve(best, instead={node: source})
-        for node in best.operators:  # one operator that computes what others read becomes an input
+        for node in best.operators:  # the value of one operator becomes an input
             if is_tensor(node):
                 yield carve(best, cuts={node})
 
@@ -154,7 +163,7 @@ def _smaller_sizes(best: Part, search: Search) -> Part:
     return best
 
 
-MOVES: tuple[Move, ...] = (_fewer_calls, _earlier_end, _later_beginning, _dropped_parts, _smaller_sizes)
+_STEPS: tuple[Step, ...] = (_fewer_calls, _earlier_end, _later_beginning, _dropped_parts, _smaller_sizes)
 
 
 def _changes(old: int, new: int) -> Iterator[Change]:
@@ -174,7 +183,7 @@ def _resized(best: Part, change: Change) -> Part | None:
 
 
 def _alike(node: fx.Node) -> Iterator[fx.Node]:
-    """What a node is made from that has its own shape and type, constants left out."""
+    """Return the values of the same shape and type that a node is computed from, without constants."""
     if not is_tensor(node):
         return
     value = node.meta["val"]

@@ -1,6 +1,7 @@
-"""A failure that fits into a folder: the program, the calls, the setting, and the line that it ended with.
+"""Save a failure to a folder, and run it again: the program, the calls, the setting and the failure's line.
 
-Nothing in it can execute: the graph is JSON that names ATen operators, weights are safetensors, calls are plain arrays.
+``reduce_and_save(folder, ...)`` writes, ``rerun(folder)`` repeats. Nothing in the folder can execute: the graph is JSON
+with names of ATen operators, weights are safetensors, calls are plain arrays.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.reference import convert as reference
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.records import check_version, decode, read_json, write_json
-from hnas.export.diagnosis.reduction import Fails, reduce
-from hnas.export.diagnosis.trial import Bench, Setting, Verdict
+from hnas.export.diagnosis.reduction import Fails, reduce_program
+from hnas.export.diagnosis.trial import Setting, TrialBench, TrialVerdict
 from hnas.export.graph.program import Program, capture
 
 SCHEMA = 1
@@ -31,7 +32,11 @@ Call = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class _Reproduction:
-    """What failed, and how: ``outcome`` and ``line`` of the trial in which it did, ``torch`` its version."""
+    """The record of a saved failure.
+
+    outcome, line: of the trial that failed.
+    torch: its version.
+    """
 
     setting: Setting
     outcome: str
@@ -39,8 +44,8 @@ class _Reproduction:
     torch: str
 
 
-def failing(bench: Bench, setting: Setting, verdict: Verdict) -> Fails:
-    """Whether a program fails under ``setting`` as it did in ``verdict``: by a mismatch, or by the same error."""
+def failing(bench: TrialBench, setting: Setting, verdict: TrialVerdict) -> Fails:
+    """Return a function that tells whether a program fails as in ``verdict``: by a mismatch, or by the same error."""
 
     def fails(program: Program, calls: Sequence[Call]) -> bool:
         found = bench.judge(program, calls, setting)
@@ -56,22 +61,28 @@ def reduce_and_save(
     program: Program,
     calls: Sequence[Call],
     setting: Setting,
-    bench: Bench,
-    verdict: Verdict,
+    bench: TrialBench,
+    verdict: TrialVerdict,
     seconds: float = 120.0,
-) -> tuple[int, Verdict]:
-    """Reduce what failed and save it to ``folder``: the operators that are left, and how they fail.
+) -> tuple[int, TrialVerdict]:
+    """Reduce a failing program and save it to ``folder``; return the number of operators left, and how they fail.
 
-    ValueError where the failure does not come back from the program alone.
+    verdict: of the trial of ``program`` on ``calls`` under ``setting``.
+    seconds: time limit of the reduction.
+
+    Raises:
+        ValueError: the failure does not occur again with the program alone.
     """
-    found = reduce(program, calls, failing(bench, setting, verdict), seconds=seconds)
+    found = reduce_program(program, calls, failing(bench, setting, verdict), seconds=seconds)
     last = bench.judge(found.program, found.calls, setting)
-    write(folder, found.program, found.calls, setting, last)
+    write_reproduction(folder, found.program, found.calls, setting, last)
     return found.size[0], last
 
 
-def write(folder: Path, program: Program, calls: Sequence[Call], setting: Setting, verdict: Verdict) -> None:
-    """Save a failure; ValueError where the folder holds something already."""
+def write_reproduction(
+    folder: Path, program: Program, calls: Sequence[Call], setting: Setting, verdict: TrialVerdict
+) -> None:
+    """Save a failure; raise ValueError if the folder is not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; choose another folder")
     (folder / PROGRAM).mkdir(parents=True)
@@ -82,8 +93,8 @@ def write(folder: Path, program: Program, calls: Sequence[Call], setting: Settin
     write_json(folder / RECORD, {"schema": SCHEMA, **record, "torch": version("torch")})
 
 
-def read(folder: Path) -> tuple[Program, list[Call], _Reproduction]:
-    """What ``write`` saved; ValueError in one line for anything else."""
+def read_reproduction(folder: Path) -> tuple[Program, list[Call], _Reproduction]:
+    """Read the output of ``write_reproduction``; raise ValueError in one line for anything else."""
     value = read_json(folder / RECORD)
     check_version(value, str(folder / RECORD), SCHEMA)
     record = decode(_Reproduction, value, str(folder / RECORD))
@@ -95,10 +106,10 @@ def read(folder: Path) -> tuple[Program, list[Call], _Reproduction]:
     return capture(module, calls[0]), calls, record
 
 
-def rerun(folder: Path) -> tuple[Verdict, _Reproduction]:
-    """The trial of a saved failure once more, and what it was."""
-    program, calls, record = read(folder)
-    with Bench() as bench:
+def rerun(folder: Path) -> tuple[TrialVerdict, _Reproduction]:
+    """Repeat the trial of a saved failure; return its verdict and the saved record."""
+    program, calls, record = read_reproduction(folder)
+    with TrialBench() as bench:
         return bench.judge(program, calls, record.setting), record
 
 
@@ -112,10 +123,10 @@ def _read_calls(file: Path, inputs: int) -> list[Call]:
         return [tuple(values[f"call{n}_input{i}"] for i in range(inputs)) for n in range(count)]
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
-    except Exception as error:  # a broken archive raises whatever its decoder likes
+    except Exception as error:  # the decoder of a broken archive may raise anything
         raise ValueError(f"{file} holds no calls as they were saved: {error}") from error
 
 
 def _kind(line: str) -> str:
-    """A line without its figures and paths: what two failures have in common."""
+    """Return a line without figures and paths, so that two failures of one kind are equal."""
     return re.sub(r"/\S+|\d|\W", "", line)[:80]

@@ -1,6 +1,7 @@
-"""One question to one backend: does the file that it writes compute what the program says, at its precision?
+"""Test one program on one backend: does the written file compute what the program does, at its precision?
 
-What fuzzing asks thousands of times and a reduction asks of every candidate, so the workers that run files stay warm.
+Call ``TrialBench().judge(program, calls, Setting("openvino"))``. Fuzzing makes thousands of trials, and a reduction one
+for each candidate; so the workers that run the files stay open between trials.
 """
 
 from __future__ import annotations
@@ -36,17 +37,21 @@ Outcome = Literal["holds", "mismatch", "refused", "broken", "unjudged"]
 
 _ANYWHERE = "onnxruntime-cpu"  # the profile for the reference backend, which has none of its own
 
-# What a runtime may lose beyond the coarser of two simulations: it rounds where they do not, and scales differ.
+# Tolerance below the worse of two simulations: runtimes also round elsewhere, and at other scales.
 _MARGIN_DB = 10.0
-_GRID_DB = 40.0  # no more is asked of eight bits: on few values a simulation is exact by chance
-_WIDER = (1.0, 1.07)  # grids that are tried: what is exact by chance on one is not on the other
-_EXACT_DB = 110.0  # of eager float32 against float64; a program that reaches less amplifies any rounding
-_SLACK_DB = 15.0  # below its own float32 rounding, for a program that amplifies it
+_GRID_DB = 40.0  # most that is required of int8: with few values a simulation can be exact by chance
+_WIDER = (1.0, 1.07)  # factors on the ranges: a value that is exact by chance on one grid is not on the other
+_EXACT_DB = 110.0  # eager float32 against float64; below it, a program amplifies rounding
+_SLACK_DB = 15.0  # tolerance below its own float32 rounding, for a program that amplifies rounding
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a program becomes a file. ``passes``: the names of those to run, in order; None for those of the backend."""
+    """How a program is compiled.
+
+    device: name of a profile; empty for this machine.
+    passes: names of the passes to run, in order; None for the backend's own.
+    """
 
     backend: str
     precision: str = "fp32"
@@ -59,14 +64,14 @@ class Setting:
 
     @property
     def profile(self) -> hw_profiles.Device:
-        """The device that the file is for: by default this machine."""
+        """The device that the file is compiled for; default this machine."""
         if not self.device and (here := hw_profiles.local_devices().get(self.backend)):
             return here
         return hw_profiles.load(self.device or (_ANYWHERE if self.backend == "reference" else f"{self.backend}-cpu"))
 
     @property
     def chosen(self) -> tuple[Pass, ...]:
-        """The passes; any of any backend can be named."""
+        """The passes; those of every backend can be named."""
         if self.passes is None:
             return passes_for(self.backend)
         known = {each.__name__: each for backend in backends.names() for each in passes_for(backend)}
@@ -75,27 +80,28 @@ class Setting:
                 raise ValueError(f"no pass {name!r}; known: {', '.join(known)}")
         return tuple(known[name] for name in self.passes)
 
-    def words(self) -> str:
-        """The setting for a person."""
+    def line(self) -> str:
+        """Return the setting in one line for a person."""
         passes = "" if self.passes is None else f", passes: {', '.join(self.passes) or 'none'}"
         return f"{self.backend} {self.precision}{passes}"
 
     def to_json(self) -> dict[str, JSON]:
-        """The fields as plain values."""
+        """Return the fields as JSON values."""
         return {**asdict(self), "passes": None if self.passes is None else list(self.passes)}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What came of a trial.
+class TrialVerdict:
+    """The result of a trial; ``outcome`` is one of:
 
-    1. holds: the file computes what the program says.
-    2. mismatch: it does not, and nothing told so.
-    3. refused: one line says what cannot be compiled.
-    4. broken: a converter or runtime failed without such a line, by an error of its own, a crash, a hang.
-    5. unjudged: int8 by itself leaves so little of the signal here that nothing can be told.
+    1. holds: the file computes what the program does.
+    2. mismatch: it does not, and no error was raised.
+    3. refused: one line of ours says what cannot be compiled.
+    4. broken: a converter or runtime failed without such a line: by its own error, a crash, or a timeout.
+    5. unjudged: int8 itself leaves so little of the signal here that nothing can be concluded.
 
-    ``sqnr_db`` is that of the worst output, ``limit_db`` what it had to reach; None where no file ran.
+    sqnr_db: of the worst output; None where no file ran.
+    limit_db: the SQNR that was required.
     """
 
     outcome: Outcome
@@ -105,15 +111,16 @@ class Verdict:
 
     @property
     def failed(self) -> bool:
-        """Whether this is a fault."""
+        """True for a fault: a mismatch, or broken."""
         return self.outcome in ("mismatch", "broken")
 
 
-class Bench:
-    """Trials in turn, with one warm worker a backend; a context manager.
+class TrialBench:
+    """Runs trials one after the other, with one open worker for each backend. A context manager.
 
-    converter: a program that our own TFLite emitter does not cover goes through litert-torch, which takes seconds;
-    otherwise it is refused.
+    timeout: seconds for one answer of a worker.
+    converter: whether litert-torch, which takes seconds, may convert a program that our TFLite emitter does not cover.
+    If not, such a program is refused.
     """
 
     def __init__(self, timeout: float = 60.0, *, converter: bool = True) -> None:
@@ -127,7 +134,7 @@ class Bench:
         self.close()
 
     def close(self) -> None:
-        """End the workers."""
+        """Close the workers."""
         while self._workers:
             self._workers.popitem()[1].close()
 
@@ -138,11 +145,17 @@ class Bench:
         setting: Setting,
         expected: Sequence[Call] | None = None,
         exact: float = math.inf,
-    ) -> Verdict:
-        """Compile the program, run the saved file on ``calls``, and hold it against ``expected`` (None: eager torch).
+    ) -> TrialVerdict:
+        """Compile the program, run the saved file on ``calls``, and compare its outputs with the expected ones.
 
-        exact: how near ``expected`` is to what float64 would say, in dB, where another program gave it. int8 is
-        calibrated on the calls themselves, so that no value is out of range. Unavailable where the runtime is.
+        int8 is calibrated on ``calls``, so that no value is out of range.
+
+        calls: inputs, one tuple for each call.
+        expected: outputs for each call; None for those of eager torch.
+        exact: SQNR of ``expected`` against float64 in dB, where another program computed it.
+
+        Raises:
+            Unavailable: the runtime is missing.
         """
         wanted = [program(*call) for call in calls] if expected is None else expected
         limit = limit_db(program, calls, setting.precision, exact)
@@ -151,20 +164,20 @@ class Bench:
         except Unavailable:
             raise
         except _Refused as error:
-            return Verdict("refused", str(error))
-        except Exception as error:  # noqa: BLE001  # passes, converters and runtimes raise whatever they like
-            return Verdict("broken", f"{setting.words()}: {one_line(error, 400)}")
+            return TrialVerdict("refused", str(error))
+        except Exception as error:  # noqa: BLE001  # passes, converters and runtimes may raise anything
+            return TrialVerdict("broken", f"{setting.line()}: {one_line(error, 400)}")
         try:
             found = check([tuple(value.numpy() for value in each) for each in wanted], got, setting.precision)
         except ValueError as error:  # other shapes, or another number of outputs
-            return Verdict("mismatch", f"{setting.words()}: {error}")
-        line = f"{setting.words()}: SQNR {found.sqnr_db:.1f} dB, at least {limit:.1f} dB expected"
+            return TrialVerdict("mismatch", f"{setting.line()}: {error}")
+        line = f"{setting.line()}: SQNR {found.sqnr_db:.1f} dB, at least {limit:.1f} dB expected"
         if found.max_error == float("inf"):
-            line = f"{setting.words()}: the output is not finite where the program's is"
+            line = f"{setting.line()}: the output is not finite where the program's is"
         outcome: Outcome = "holds" if found.sqnr_db >= limit else "mismatch"
         if outcome == "mismatch" and setting.precision == "int8" and limit < LIMITS["int8"].sqnr_db:
             outcome = "unjudged"
-        return Verdict(outcome, line, found.sqnr_db, limit)
+        return TrialVerdict(outcome, line, found.sqnr_db, limit)
 
     def _outputs(self, program: Program, calls: Sequence[Call], setting: Setting) -> list[Arrays]:
         arrays = [tuple(value.numpy() for value in call) for call in calls]
@@ -192,11 +205,11 @@ class Bench:
 
 
 class _Refused(Exception):
-    """A line of our own says what cannot be compiled."""
+    """Raised with our own line on what cannot be compiled."""
 
 
 def _require_emitter(program: Program) -> None:
-    """ExportError names what our own emitter lacks."""
+    """Raise ExportError with the name of an operator that our emitter lacks."""
     from hnas.export.backends.tflite import writer as emitter
 
     try:
@@ -206,13 +219,13 @@ def _require_emitter(program: Program) -> None:
 
 
 def limit_db(program: Program, calls: Sequence[Call], precision: str, exact: float = math.inf) -> float:
-    """The signal to noise that a right file reaches on these calls, in dB.
+    """Return the SQNR in dB that a correct file reaches on these calls.
 
-    1. Float: the limit of the precision; less where float32 itself strays that far from float64 on this program, or
-       strayed in what the file is held against (``exact``, as in ``Bench.judge``).
-    2. int8: that of the coarser simulation less a margin. One rounds what layers and additions read (`simulate`), the
-       other every value of the graph: runtimes lie between the two. What int8 loses by itself is no fault of a file.
-       Each is run on two grids, and no more than GRID_DB counts: few values lie on a grid by chance.
+    1. Float: the limit of the precision. It is lower where eager float32 differs that much from float64 on this
+       program, or ``expected`` does (``exact``, see ``TrialBench.judge``).
+    2. int8: the SQNR of the worse of two simulations, less a margin. One rounds the inputs of layers and additions
+       (`simulate`), the other every value of the graph; runtimes lie between the two. Each simulation runs on two
+       grids, and no more than ``_GRID_DB`` is required, because few values can be exact on one grid by chance.
     """
     if precision != "int8":
         exact = min(exact, exactness_db(program, calls))
@@ -231,7 +244,7 @@ def limit_db(program: Program, calls: Sequence[Call], precision: str, exact: flo
 
 
 def exactness_db(program: Program, calls: Sequence[Call]) -> float:
-    """How near eager float32 is to float64 on these calls, in dB; 200 where the graph insists on its types."""
+    """Return the SQNR of eager float32 against float64 in dB; 200 where the graph cannot be converted to float64."""
     try:
         double = copy.deepcopy(program.module).double()
         exact = [
@@ -257,5 +270,5 @@ def _rounded_everywhere(simulated: Program, ranges: Mapping[str, Range], call: C
 
 
 def stacked(calls: Sequence[Call]) -> Call:
-    """Calls of batch 1 as one call of a batch."""
+    """Return calls of batch 1 as one call of a batch."""
     return tuple(torch.cat(values) for values in zip(*calls, strict=True))

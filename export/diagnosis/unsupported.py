@@ -1,4 +1,7 @@
-"""Which operators of a program a backend cannot take, and which backends can: each is asked about each one alone."""
+"""Name the operators of a program that a backend lacks, and the backends that have them.
+
+Call ``unsupported(program, "openvino", convert)``. Each operator is compiled and run alone.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ from hnas.export.remote.worker import Worker
 
 
 def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -> str | None:
-    """The operators of ``program`` that backend ``name`` cannot take, and who could; None where each alone is taken.
+    """Return a line that names the operators that backend ``name`` lacks, and the backends that have all of them.
 
-    An operator is tried with the values that it has in the program, through conversion by ``convert``, opening and one
-    call. It takes seconds, and is asked only where compiling has failed.
+    Return None if the backend accepts each operator alone, or cannot be tested on this machine. Each operator is
+    compiled by ``convert``, opened and run on its values in the program. This takes seconds: call it only after a
+    failed compilation.
     """
     here = hw_profiles.local_devices()
     if name not in here:
@@ -37,7 +41,7 @@ def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -
 
 
 def _alone(program: Program) -> Iterator[tuple[str, Part]]:
-    """Each kind of operator once, by name: where it first occurs, its inputs recorded."""
+    """Return each kind of operator once, by name, as a program of its own with recorded inputs."""
     whole, seen = Part(program, (program.inputs,)), set[str]()
     for node in whole.operators:
         name = str(node.target).removesuffix(".default")
@@ -50,7 +54,7 @@ def _alone(program: Program) -> Iterator[tuple[str, Part]]:
 
 
 def _tensors(node: fx.Node) -> Sequence[fx.Node]:
-    """The node, or what is taken of it where it gives several tensors."""
+    """Return the node, or the nodes that select its tensors if it returns several."""
     return [node] if isinstance(node.meta.get("val"), Tensor) else [*node.users]
 
 

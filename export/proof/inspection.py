@@ -1,6 +1,6 @@
-"""What a runtime makes of an artifact: kernels that remain, what stands alone, in which precision, how long.
+"""Describe how a runtime executes an artifact: its layers, their precision and time, and what is not fused.
 
-`hnas.export.diagnosis.profiling` fills it in from the runtime's own view; this is what the view is written down in.
+``hnas.export.layers(artifact)`` returns an ``Inspection``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STATED: Mapping[str, tuple[str, ...]] = {
     "int8": ("i8", "u8"),
     "w8": ("f32",),
 }
-# By the end of a kind's name in lower case, without what a runtime puts before it; anything else is a kernel.
+# By the end of a kind's name in lower case: runtimes add prefixes. A kind without an entry is a kernel.
 _ROLES: Mapping[Role, tuple[str, ...]] = {
     "quantise": ("quantizelinear", "quantize", "dequantize", "fakequantize"),
     "layout": ("reorder", "reorderinput", "reorderoutput", "reformat", "transpose", "reshape", "shuffle", "noop")
@@ -36,10 +36,12 @@ _ROLES: Mapping[Role, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of the runtime: ``parts`` are the layers of the file that are in it, where the runtime tells.
+    """One layer as the runtime executes it.
 
-    ``precision`` is that of its arithmetic (f32, f16, bf16, i8, u8; empty where unknown), ``microseconds`` one call's
-    (None where the runtime does not tell), ``implementation`` the runtime's name for the code that runs.
+    kind, implementation: the runtime's names for the operator, and for the code that runs it.
+    precision: of its arithmetic: f32, f16, bf16, i8, u8; empty if unknown.
+    microseconds: of one call; None if the runtime does not report it.
+    parts: the layers of the model file that are fused in it, if the runtime reports them.
     """
 
     name: str
@@ -53,11 +55,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The layers of an artifact in the order they run; ``fuses`` says what the runtime can join to a kernel at best.
+    """The layers of an artifact, in the order in which they run.
 
-    ``source`` says of an artifact that was made from an ONNX file what that means; else it is empty.
+    runs: calls over which the layers were timed.
+    fuses: a sentence on what the runtime can fuse.
+    source: a warning about an artifact made from an ONNX file, else empty.
 
-    Times come from a profiler, which costs time itself: they compare layers with each other. A latency is `measure`'s.
+    Times come from a profiler, which adds time itself. Compare layers with them; use ``measure`` for a latency.
+
+    Example: ``print(*export.layers("out/int8").findings, sep="; ")``
     """
 
     backend: str
@@ -71,17 +77,19 @@ class Inspection:
 
     @property
     def microseconds(self) -> float | None:
-        """All layers together; None where the runtime tells no times."""
+        """The time of all layers; None if the runtime reports no times."""
         return _total(self.layers)
 
     def of(self, role: Role) -> tuple[Layer, ...]:
-        """The layers of one role."""
+        """Return the layers of one role."""
         return tuple(layer for layer in self.layers if layer.role == role)
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What did not fuse, what moves or converts data only, what computes in another precision than stated; where
-        it was made from an ONNX file, that too.
+        """Sentences on layers that could be avoided.
+
+        They name layers that are not fused, only move or convert data, or compute in another precision than the
+        artifact's; and give ``source``.
         """
         found = (*self._alone(), self._quantised(), self._moved(), *self._other_precision(), self.source)
         return tuple(filter(None, found))
@@ -122,7 +130,7 @@ class Inspection:
         return f"{kinds} {what}{share}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A row a layer for a table: number, kind, role, precision, microseconds, share, implementation, name."""
+        """Return a table row for each layer; ``COLUMNS`` are the headings."""
         whole = self.microseconds
         rows: list[tuple[str, ...]] = []
         for number, layer in enumerate(self.layers, 1):
@@ -133,19 +141,21 @@ class Inspection:
         return rows
 
     def summary(self) -> str:
-        """One line: how many layers, how many of them kernels, how long."""
+        """Return one line: the number of layers, of kernels among them, and the time."""
         whole = self.microseconds
-        time = "the runtime tells no times" if whole is None else f"{whole / 1e3:.3g} ms in the profiler, n={self.runs}"
+        time = (
+            "the runtime reports no times" if whole is None else f"{whole / 1e3:.3g} ms in the profiler, n={self.runs}"
+        )
         kernels = len(self.of("kernel"))
         return f"{self.backend}, {self.precision}: {len(self.layers)} layers, {kernels} of them kernels; {time}"
 
     def to_json(self) -> JSON:
-        """All of it as plain JSON, the findings with it."""
+        """Return the fields and the findings as JSON values."""
         return {**encode(self), "microseconds": self.microseconds, "findings": list(self.findings)}
 
     @classmethod
     def from_json(cls, value: JSON) -> Inspection:
-        """The inverse of ``to_json``; ValueError in one line otherwise."""
+        """Read the output of ``to_json``; raise ValueError in one line for anything else."""
         stated = {key: item for key, item in value.items() if key not in ("microseconds", "findings")}
         return decode(cls, stated, "layers")
 
@@ -153,8 +163,8 @@ class Inspection:
 COLUMNS = ("", "kind", "role", "precision", "us", "share", "implementation", "layer")
 
 
-def role(kind: str) -> Role:
-    """What a layer of this kind is for: a kernel, or one of the things that better fusion would remove."""
+def role_of(kind: str) -> Role:
+    """Return the role of a kind of layer: a kernel, or a layer that better fusion would remove."""
     plain = kind.lower()
     for name, endings in _ROLES.items():
         if plain.endswith(endings) and not plain.endswith("matmul"):
@@ -162,8 +172,8 @@ def role(kind: str) -> Role:
     return "kernel"
 
 
-def typical(times: Iterable[float]) -> float:
-    """The mean without the slowest quarter: steadier than a mean, finer than a median of whole microseconds."""
+def typical_time(times: Iterable[float]) -> float:
+    """Return the mean without the slowest quarter: steadier than a mean, finer than a median of whole microseconds."""
     ordered = sorted(times)
     kept = ordered[: max(1, len(ordered) * 3 // 4)]
     return sum(kept) / len(kept)

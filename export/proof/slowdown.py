@@ -1,4 +1,4 @@
-"""Why int8 is slower here: the layers of two artifacts of one network, float and int8, set against each other."""
+"""Explain why int8 is slower than float: compare the layers of two artifacts of one network."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 
 from hnas.export.proof.inspection import Inspection, Layer
 
-NOISE = 0.02  # of the float artifact's time; what a layer lost below that is not named
+NOISE = 0.02  # of the float artifact's time; smaller losses are not reported
 _FLOATS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
-class Slower:
-    """A stretch of the network that takes longer in int8: its kernel and what follows up to the next one.
+class SlowerLayer:
+    """A stretch of the network that takes longer in int8: a kernel, and the layers up to the next kernel.
 
-    ``added`` are kinds of layers that are there in int8 alone, such as conversions. Times are those of a profiler.
+    float_us, int8_us: profiled microseconds.
+    added: kinds of layers that only int8 has, such as conversions, with their number.
     """
 
     name: str
@@ -27,11 +28,11 @@ class Slower:
 
     @property
     def lost_us(self) -> float:
-        """By how much it is slower."""
+        """The microseconds by which int8 is slower."""
         return self.int8_us - self.float_us
 
     def line(self) -> str:
-        """One line for a person."""
+        """Return one line for a person."""
         why = f", with {', '.join(self.added)} added" if self.added else ""
         times = f"{self.float_us / 1e3:.3g} ms in float, {self.int8_us / 1e3:.3g} ms in int8"
         kind = "" if self.name.endswith(self.kind) else f" ({self.kind})"
@@ -40,16 +41,19 @@ class Slower:
 
 @dataclass(frozen=True)
 class Slowdown:
-    """An int8 artifact that is no faster here than the one in ``against``: ``ratio`` is its speed by that one's.
+    """An int8 artifact that is not faster than the artifact in ``against`` on this device.
 
-    ``layers`` are the stretches that lost most, empty where the runtime tells no times or no single one is to blame;
-    ``attainable`` is the time, as a part of that in ``against``, if every stretch ran in the precision that is faster
-    for it, without what a change between them costs.
+    ratio: the speed-up of int8 over that artifact, below 1 where int8 is slower.
+    layers: the stretches that lost most; empty if the runtime reports no times, or no single stretch is the cause.
+    attainable: see the function ``attainable``.
+
+    Raises:
+        ValueError: the ratio is not positive.
     """
 
     against: str
     ratio: float
-    layers: tuple[Slower, ...] = ()
+    layers: tuple[SlowerLayer, ...] = ()
     attainable: float | None = None
 
     def __post_init__(self) -> None:
@@ -57,55 +61,64 @@ class Slowdown:
             raise ValueError(f"ratio is {self.ratio:g}, expected more than 0")
 
     def headline(self) -> str:
-        """The fact without its causes."""
+        """Return the ratio in a sentence, without its causes."""
         how = "slower" if self.ratio < 1 - NOISE else "no faster"
         return f"int8 is {how} here than {self.against} (x{self.ratio:.2f})"
 
     def line(self) -> str:
-        """One line for a person."""
+        """Return one line for a person."""
         return ": ".join(filter(None, (self.headline(), "; ".join(each.line() for each in self.layers))))
 
 
-def slower_layers(before: Inspection, int8: Inspection) -> tuple[Slower, ...]:
-    """The stretches that are slower in int8 than ``before``, in float, the worst first; none where int8 is faster.
+def slower_layers(before: Inspection, int8: Inspection) -> tuple[SlowerLayer, ...]:
+    """Return the stretches that are slower in int8 than in float, the slowest first.
 
-    1. Both artifacts have as many kernels, in the order of the network: stretch against stretch, named by the kernel of
-       the int8 artifact; what comes before the first one is a stretch as well.
-    2. They have not, as the runtime fused them differently: kind of layer against kind of layer, all that there are.
-    3. A difference below 2 % of the float artifact's time: not named.
+    1. Both artifacts have the same number of kernels, in the order of the network: stretches are compared in order, and
+       named by the kernel of the int8 artifact. The layers before the first kernel are a stretch, too.
+    2. The numbers differ, because the runtime fused them differently: kinds of layers are compared.
+    3. A difference below 2 % of the float artifact's time: left out.
 
-    ValueError where a runtime told no times, or the two artifacts are not float and int8 in one backend.
+    before: the float artifact's inspection.
+
+    Raises:
+        ValueError: a runtime reported no times, or the artifacts are not float and int8 of one backend.
+
+    Example: ``slower_layers(export.layers("out/fp32"), export.layers("out/int8"))``
     """
-    found = _set_against(before, int8)
+    found = _compared(before, int8)
+    # case 3
     slower = [each for each in found if each.lost_us > NOISE * sum(each.float_us for each in found)]
     return tuple(sorted(slower, key=lambda each: -each.lost_us))
 
 
 def attainable(before: Inspection, int8: Inspection) -> float:
-    """The time if every stretch ran in the faster of the two precisions, as a part of ``before``'s.
+    """Return the time of the network if each stretch ran in its faster precision, as a fraction of ``before``'s time.
 
-    Nothing is counted for a change between them, so no mixed artifact is faster. ValueError as for ``slower_layers``.
+    Conversions between the precisions count as free, so it is a lower bound for mixed precision.
+
+    Raises:
+        ValueError: as ``slower_layers``.
     """
-    found = _set_against(before, int8)
+    found = _compared(before, int8)
     return sum(min(each.float_us, each.int8_us) for each in found) / sum(each.float_us for each in found)
 
 
-def _set_against(before: Inspection, int8: Inspection) -> list[Slower]:
-    """Every stretch, or every kind of layer, in both precisions."""
+def _compared(before: Inspection, int8: Inspection) -> list[SlowerLayer]:
+    """Return every stretch, or every kind of layer, in both precisions."""
     if before.precision not in _FLOATS or int8.precision != "int8" or before.backend != int8.backend:
         got = f"{before.backend} {before.precision} and {int8.backend} {int8.precision}"
         raise ValueError(f"slower_layers compares float with int8 in one backend, got {got}")
     if not before.microseconds or int8.microseconds is None:
-        raise ValueError(f"{before.backend} tells no times of its layers; nothing to compare")
+        raise ValueError(f"{before.backend} reports no times of its layers; nothing to compare")
     first, second = _stretches(before), _stretches(int8)
-    if len(first) == len(second):
+    if len(first) == len(second):  # case 1
         return [_against(a, b) for a, b in zip(first, second, strict=True)]
-    kinds = _kinds(before, int8)
+    kinds = _kinds(before, int8)  # case 2
     return [replace(_against(_of(before, kind), _of(int8, kind)), name=f"every {kind}") for kind in kinds]
 
 
 def _stretches(inspection: Inspection) -> list[list[Layer]]:
-    """The layers before the first kernel, then each kernel with what follows it."""
+    """Return the layers before the first kernel, then each kernel with the layers after it."""
     found: list[list[Layer]] = [[]]
     for layer in inspection.layers:
         if layer.role == "kernel":
@@ -123,17 +136,17 @@ def _of(inspection: Inspection, kind: str) -> list[Layer]:
 
 
 def _plain(kind: str) -> str:
-    """A kind of layer without ONNX Runtime's words for its quantised form: QLinearConv is a Conv."""
+    """Return a kind of layer without ONNX Runtime's prefix for its quantised form: QLinearConv is a Conv."""
     for prefix in ("QLinear", "Q"):
         if kind.startswith(prefix) and kind[len(prefix) : len(prefix) + 1].isupper():
             return kind.removeprefix(prefix)
     return kind
 
 
-def _against(before: list[Layer], after: list[Layer]) -> Slower:
+def _against(before: list[Layer], after: list[Layer]) -> SlowerLayer:
     extra = Counter(_plain(layer.kind) for layer in after) - Counter(_plain(layer.kind) for layer in before)
     first = next(iter(after or before), None)
-    return Slower(
+    return SlowerLayer(
         name="input" if first is None else first.name,
         kind="" if first is None else _plain(first.kind),
         float_us=sum(layer.microseconds or 0.0 for layer in before),

@@ -1,4 +1,4 @@
-"""Does an artifact compute what the module computes? Numbers only: this file needs numpy and nothing else."""
+"""Check that an artifact computes what its module computes: ``check(expected, got, precision)``. Needs numpy only."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,23 @@ from numpy.typing import NDArray
 
 Outputs = Sequence[tuple[NDArray[Any], ...]]
 
-_JUDGED_FROM = 50  # images; below that one flip moves the agreement by more than the limits leave room for
-_NO_NOISE_DB = 200.0  # stands for equal outputs; an infinity would not survive JSON
+_JUDGED_FROM = 50  # images; with fewer, one flip exceeds the limit
+_NO_NOISE_DB = 200.0  # equal outputs; JSON has no infinity
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The least a precision must reach: signal to noise in dB, and the share of images that keep their top-1 class."""
+    """The minimum that a precision must reach.
+
+    sqnr_db: signal to quantisation noise ratio in dB.
+    agreement: share of images that keep their top-1 class, 0 to 1.
+    """
 
     sqnr_db: float
     agreement: float
 
 
-# 90 dB for fp32: 60 would let bfloat16 pass for it. w8 has int8 weights and fp32 activations.
+# fp32 must reach 90 dB: a limit of 60 dB would accept bfloat16 arithmetic. w8 has int8 weights and fp32 activations.
 LIMITS = {
     "fp32": Limits(90.0, 0.999),
     "fp16": Limits(40.0, 0.99),
@@ -34,11 +38,12 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Check:
-    """What a comparison with the module found.
+    """The result of a comparison with the module.
 
-    ``max_error`` is absolute and over all outputs, infinite when an output is not finite where the module's is.
-    ``sqnr_db`` is that of the worst output, over all samples at once, within +-200 dB.
-    ``agreement`` is None unless the first output is [n, classes]; it is judged from 50 images on.
+    max_error: largest absolute error over all outputs; infinite if an output is not finite where the module's is.
+    sqnr_db: of the worst output, over all samples at once, between -200 and 200 dB.
+    agreement: None unless the first output is [n, classes]; it must reach its limit from 50 images on.
+    n: number of samples.
     """
 
     precision: str
@@ -50,7 +55,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """True when every judged figure keeps its limit."""
+        """True if every figure reaches its limit."""
         return math.isfinite(self.max_error) and self.sqnr_db >= self.limits.sqnr_db and not self._disagrees
 
     @property
@@ -62,7 +67,7 @@ class Check:
         return self.agreement is not None and self._judged and self.agreement < self.limits.agreement
 
     def line(self) -> str:
-        """One line for a person: verdict, every figure, every limit."""
+        """Return one line for a person: the verdict, every figure and every limit."""
         if not math.isfinite(self.max_error):
             return f"{self.precision} fails on {self.n} samples: the output is not finite where the module's is"
         figures = [f"max error {self.max_error:.1e}", f"SQNR {self.sqnr_db:.1f} dB (limit {self.limits.sqnr_db:g})"]
@@ -72,12 +77,12 @@ class Check:
         return f"{self.precision} {'holds' if self.passed else 'fails'} on {self.n} samples: {', '.join(figures)}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields and the verdict as plain values."""
+        """Return the fields and the verdict as JSON values."""
         return {**asdict(self), "passed": self.passed}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Check":
-        """The inverse of ``to_json``; ValueError on a missing or odd field."""
+        """Read the output of ``to_json``; raise ValueError for a missing or wrong field."""
         try:
             agreement = record["agreement"]
             return cls(
@@ -93,14 +98,20 @@ class Check:
 
 
 def check(expected: Outputs, got: Outputs, precision: str) -> Check:
-    """Compare what the module gave with what the artifact gave, sample by sample.
+    """Compare the outputs of the module with those of the artifact, sample by sample.
 
     1. Several outputs: the worst one counts.
-    2. An output that is NaN or infinite where the module's is finite: fails.
-    3. Infinities of the module itself (masks): must be the same in the artifact, and are left out of the noise.
+    2. An output is NaN or infinite where the module's is finite: fails.
+    3. The module's own infinities (masks): must be equal in the artifact, and are left out of the noise.
     4. Equal outputs: 200 dB.
 
-    ValueError when there is nothing to compare, when shapes differ, or when the precision has no limits.
+    expected, got: one tuple of output arrays for each sample.
+    precision: a key of ``LIMITS``.
+
+    Raises:
+        ValueError: there is nothing to compare, shapes differ, or the precision has no limits.
+
+    Example: ``check([program.arrays(x)], [runner(x)], "int8").line()``
     """
     if precision not in LIMITS:
         raise ValueError(f"no limits for precision {precision!r}; known: {', '.join(LIMITS)}")
@@ -118,7 +129,7 @@ def check(expected: Outputs, got: Outputs, precision: str) -> Check:
 
 
 def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float, float]:
-    """Max error and SQNR in dB of one output over all samples."""
+    """Return the max error and the SQNR in dB of one output over all samples."""
     signal = noise = worst = 0.0
     for want, have in zip(expected, got, strict=True):
         if want.shape != have.shape:
@@ -138,7 +149,7 @@ def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tup
 
 
 def _agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float | None, int]:
-    """Share of rows that keep their top-1 class, and the number of samples; ties of the module count as kept."""
+    """Return the share of rows that keep their top-1 class, and the number of samples; ties count as kept."""
     if any(output.ndim != 2 or output.shape[1] < 2 for output in expected):
         return None, len(expected)
     want, have = np.concatenate(expected), np.concatenate(got)

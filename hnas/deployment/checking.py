@@ -23,7 +23,7 @@ from hnas.export.compiling.pipeline import verify
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from hnas.export.diagnosis import reproduction
-from hnas.export.diagnosis.trial import Bench, Call, Setting, Verdict
+from hnas.export.diagnosis.trial import Call, Setting, TrialBench, TrialVerdict
 from hnas.export.graph.fusion import noise_tensors
 from hnas.export.graph.program import capture
 from hnas.export.onnx.source import SUFFIX, Original
@@ -159,8 +159,8 @@ def _reduced(subject: Subject, folder: Path) -> dict[str, Any]:
     setting = Setting(artifact.backend, artifact.precision, artifact.device)
     calls: list[Call] = [tuple(map(torch.from_numpy, call)) for call in subject.inputs[:_REDUCED]]
     program = capture(subject.net, calls[0])
-    with Bench(timeout=120.0) as bench:
-        verdict: Verdict = bench.judge(program, calls, setting)
+    with TrialBench(timeout=120.0) as bench:
+        verdict: TrialVerdict = bench.judge(program, calls, setting)
         if verdict.outcome == "holds":
             made = ", ".join(f"{name} {version}" for name, version in artifact.versions.items())
             return {"line": f"compiled anew here it holds ({verdict.line}): the file is at fault, made with {made}"}

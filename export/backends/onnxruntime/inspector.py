@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hnas.export.device.signature import fit
-from hnas.export.proof.inspection import Layer, role, typical
+from hnas.export.proof.inspection import Layer, role_of, typical_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def from_events(events: Iterable[Mapping[str, Any]]) -> list[Layer]:
         if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
             times[event["name"]].append(float(event["dur"]))
             seen.setdefault(event["name"], event["args"])
-    return [_layer(name.removesuffix(_EVENT), args, typical(times[name])) for name, args in seen.items()]
+    return [_layer(name.removesuffix(_EVENT), args, typical_time(times[name])) for name, args in seen.items()]
 
 
 def _layer(name: str, args: Mapping[str, Any], microseconds: float) -> Layer:
@@ -62,4 +62,4 @@ def _layer(name: str, args: Mapping[str, Any], microseconds: float) -> Layer:
     types = [next(iter(value)) for value in args.get("input_type_shape", []) if value]
     precision = next((_TYPES[given] for given in types if given in _TYPES), "")
     provider = args.get("provider", "").removesuffix("ExecutionProvider")
-    return Layer(name, kind, role(kind), precision, microseconds, provider)
+    return Layer(name, kind, role_of(kind), precision, microseconds, provider)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hnas.export.device.signature import fit
-from hnas.export.proof.inspection import Layer, role, typical
+from hnas.export.proof.inspection import Layer, role_of, typical_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
     steps = compiled.get_runtime_model().get_ordered_ops()
     said = {step.get_friendly_name(): {k: v.astype(str) for k, v in step.get_rt_info().items()} for step in steps}
     return [
-        _layer(name, info, typical(times[name]))
+        _layer(name, info, typical_time(times[name]))
         for name, info in said.items()
         if name in times and info.get("layerType") not in _NOT_EXECUTED
     ]
@@ -51,7 +51,8 @@ def _layer(name: str, info: dict[str, str], microseconds: float) -> Layer:
     precision = _arithmetic(info)
     implementation = info.get("primitiveType", "").removesuffix(f"_{precision.upper()}").removesuffix(f"_{precision}")
     product = any(word in part for part in parts for word in ("MatMul", "Convolution"))  # a subgraph may hold one
-    return Layer(name, kind, "kernel" if product else role(kind), precision, microseconds, implementation, tuple(parts))
+    what = "kernel" if product else role_of(kind)
+    return Layer(name, kind, what, precision, microseconds, implementation, tuple(parts))
 
 
 def _arithmetic(info: dict[str, str]) -> str:

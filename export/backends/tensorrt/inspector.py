@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hnas.export.device.errors import ExportError
-from hnas.export.proof.inspection import Layer, Role, role
+from hnas.export.proof.inspection import Layer, Role, role_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,4 +86,4 @@ def _role(name: str, kind: str) -> Role:
         return "layout"
     if kind in ("Scale", "PointWise", "PointWiseV2", "ElementWise"):
         return "arithmetic"
-    return role(kind)
+    return role_of(kind)

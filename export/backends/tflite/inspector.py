@@ -17,7 +17,7 @@ from hnas.export.backends.tflite.delegation import count_delegates, with_kernels
 from hnas.export.backends.tflite.profiler import Ran, profile
 from hnas.export.device.errors import ExportError
 from hnas.export.device.signature import fit
-from hnas.export.proof.inspection import Layer, Role, role, typical
+from hnas.export.proof.inspection import Layer, Role, role_of, typical_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ def from_profile(runs: Sequence[Sequence[Ran]], products: Sequence[str] = ()) ->
     products: names of the file's convolutions and matrix products, in order.
     """
     times = zip(*([operator.microseconds for operator in run] for run in runs), strict=True)
-    found = [_ran(operator, typical(map(float, each))) for operator, each in zip(runs[0], times, strict=True)]
+    found = [_ran(operator, typical_time(map(float, each))) for operator, each in zip(runs[0], times, strict=True)]
     numbers = [number for number, layer in enumerate(found) if layer.kind in (*_XNNPACK_PRODUCTS, *_PRODUCTS)]
     names = dict(zip(numbers, products, strict=True)) if len(numbers) == len(products) else {}
     return [replace(layer, name=names.get(number, f"#{number + 1}")) for number, layer in enumerate(found)]
@@ -78,12 +78,12 @@ def from_profile(runs: Sequence[Sequence[Ran]], products: Sequence[str] = ()) ->
 
 def _ran(operator: Ran, microseconds: float) -> Layer:
     if not operator.delegated:
-        return Layer("", operator.name, role(operator.name), "", microseconds, "built-in kernel")
+        return Layer("", operator.name, role_of(operator.name), "", microseconds, "built-in kernel")
     words = _WORDS.fullmatch(operator.name)
     kind, type_, kernel = words.group("kind", "type", "kernel") if words else (operator.name, "", "")
     said = "Table" if kind == _TABLE else kind
     precision, where = _PRECISIONS.get(type_ or "", ""), f"XNNPACK {kernel}".strip()
-    return Layer("", said, _ROLES.get(kind) or role(kind), precision, microseconds, where)
+    return Layer("", said, _ROLES.get(kind) or role_of(kind), precision, microseconds, where)
 
 
 def _products(operators: Sequence[Mapping[str, Any]], tensors: Mapping[int, Mapping[str, Any]]) -> list[str]:
@@ -110,5 +110,5 @@ def from_operators(
         first = tensors.get(min(map(int, operator["outputs"]), default=-1), {})
         precision = _TYPES.get(np.dtype(first["dtype"]).name, "") if "dtype" in first else ""
         kind, name = str(operator["op_name"]), str(first.get("name", ""))
-        found.append(Layer(name, kind, role(kind), precision, None, "built-in kernel" if built_in else "XNNPACK"))
+        found.append(Layer(name, kind, role_of(kind), precision, None, "built-in kernel" if built_in else "XNNPACK"))
     return found

@@ -84,7 +84,7 @@ def test_a_planted_fault_is_found_reduced_and_saved(tmp_path: Path, monkeypatch:
     result = fuzz.fuzz([number * EACH], 0, ("onnxruntime",), out=tmp_path)
     (find,) = result["finds"]
     assert (find["outcome"], find["batch"], find["case"]) == ("mismatch", 1, number * EACH)
-    program, _, record = reproduction.read(Path(find["saved"]))
+    program, _, record = reproduction.read_reproduction(Path(find["saved"]))
     assert "aten.hardswish.default" in program.operators()
     assert record.setting == Setting("onnxruntime")
 

@@ -13,7 +13,7 @@ from hnas.export.backends.tensorrt import inspector as tensorrt
 from hnas.export.backends.tflite import inspector as tflite
 from hnas.export.backends.tflite.profiler import Ran
 from hnas.export.device.errors import ExportError
-from hnas.export.proof.inspection import Inspection, Layer, role, typical
+from hnas.export.proof.inspection import Inspection, Layer, role_of, typical_time
 
 
 def inspection(*layers, precision="int8", fuses=""):
@@ -24,7 +24,7 @@ EDGE = "each is an edge between layers that compute in int8 and layers that do n
 
 
 def layer(kind, precision="i8", microseconds=10.0):
-    return Layer(kind.lower(), kind, role(kind), precision, microseconds)
+    return Layer(kind.lower(), kind, role_of(kind), precision, microseconds)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def layer(kind, precision="i8", microseconds=10.0):
     ],
 )
 def test_the_role_of_a_kind(kinds, expected):
-    assert {role(kind) for kind in kinds.split()} == {expected}
+    assert {role_of(kind) for kind in kinds.split()} == {expected}
 
 
 def test_findings_name_what_is_left_and_its_share():
@@ -74,7 +74,7 @@ def test_a_graph_of_kernels_has_no_findings():
 def test_without_times_there_are_no_shares():
     found = inspection(Layer("a", "CONV_2D", "kernel", "i8"), Layer("b", "HARD_SWISH", "activation", "f32"))
     assert found.findings == ("1 HARD_SWISH not fused",)
-    assert found.summary().endswith("the runtime tells no times")
+    assert found.summary().endswith("the runtime reports no times")
     assert found.rows()[0][4:6] == ("", "")
 
 
@@ -88,8 +88,8 @@ def test_an_inspection_survives_json():
 
 
 def test_a_typical_time_forgets_the_slowest_quarter():
-    assert typical([3.0, 1.0, 2.0, 900.0]) == 2.0
-    assert typical([7.0]) == 7.0
+    assert typical_time([3.0, 1.0, 2.0, 900.0]) == 2.0
+    assert typical_time([7.0]) == 7.0
 
 
 def test_onnxruntime_profiles_are_read():
@@ -360,7 +360,7 @@ def test_wrong_use_is_one_line(compiled, tmp_path):
 def test_a_file_that_the_runtime_refuses_is_an_export_error(compiled, tmp_path):
     compiled("onnxruntime")
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07garbage")
-    with pytest.raises(ExportError, match="onnxruntime does not tell its layers"):
+    with pytest.raises(ExportError, match="onnxruntime does not report its layers"):
         export.layers(tmp_path / "model.onnx", (np.zeros((1,), np.float32),))
 
 

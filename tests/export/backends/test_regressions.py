@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hnas.export import backends
-from hnas.export.diagnosis.trial import Bench, Setting
+from hnas.export.diagnosis.trial import Setting, TrialBench
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.passes.batchnorm import fold_batchnorm
 from tests.conftest import need
@@ -19,7 +19,7 @@ IMAGE = (1, 2, 6, 6)
 
 @pytest.fixture(scope="module")
 def bench():
-    with Bench(converter=False) as made:
+    with TrialBench(converter=False) as made:
         yield made
 
 

@@ -29,7 +29,7 @@ from hnas.export.bundle.manifest import (
     Speedup,
 )
 from hnas.export.device import machine
-from hnas.export.proof.slowdown import Slowdown, Slower
+from hnas.export.proof.slowdown import Slowdown, SlowerLayer
 from hnas.export.proof.verification import LIMITS, Check
 from tests.export.device.test_artifact import artifact_in
 
@@ -161,7 +161,7 @@ def test_any_figures_round_trip(
     assert zoo.read(written.path).manifest == replace(manifest, files=written.manifest.files, size_bytes=29)
 
 
-SLOW = Slowdown("fp32", 0.93, (Slower("norm|1", "MVN", 3.0, 90.0, ("2 Convert",)),), 0.8)
+SLOW = Slowdown("fp32", 0.93, (SlowerLayer("norm|1", "MVN", 3.0, 90.0, ("2 Convert",)),), 0.8)
 MIXED = Mixed(SLOW.headline(), "kept", ("stem", "head"), {"stem": 12.5, "body": 31.0, "head": 20.0}, 5)
 
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from hnas.export import backends
 from hnas.export.diagnosis import reproduction
-from hnas.export.diagnosis.reduction import reduce
-from hnas.export.diagnosis.trial import Bench, Setting, limit_db, stacked
+from hnas.export.diagnosis.reduction import reduce_program
+from hnas.export.diagnosis.trial import Setting, TrialBench, limit_db, stacked
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.subgraph import Part, carve
 from hnas.export.onnx import file as onnx_file
@@ -59,9 +59,9 @@ def test_one_operator_is_left_where_one_is_to_blame(name: str, target: torch._op
     program = capture(*nets.build(name))
     if str(target) not in program.operators():
         with pytest.raises(ValueError, match="nothing to reduce"):
-            reduce(program, calls_of(program, 2), holding(target))
+            reduce_program(program, calls_of(program, 2), holding(target))
         return
-    small = reduce(program, calls_of(program, 2), holding(target))
+    small = reduce_program(program, calls_of(program, 2), holding(target))
     assert small.program.operators() == {str(target): 1}
     assert len(small.calls) == 1
     assert [tuple(x.shape) for x in small.calls[0]] == [tuple(x.shape) for x in small.program.inputs]
@@ -70,7 +70,7 @@ def test_one_operator_is_left_where_one_is_to_blame(name: str, target: torch._op
 
 def test_two_operators_stay_together_and_sizes_go() -> None:
     program = capture(*nets.build("mobilenet"))
-    small = reduce(program, calls_of(program), holding(aten.conv2d.default, aten.linear.default))
+    small = reduce_program(program, calls_of(program), holding(aten.conv2d.default, aten.linear.default))
     assert small.size[0] <= 4
     assert max(size for call in small.calls for value in call for size in value.shape) == 1
 
@@ -91,7 +91,7 @@ def test_a_failure_in_the_numbers_is_bisected() -> None:
         nodes = [node for node in candidate.module.graph.nodes if node.target is aten.gelu.default]
         return bool(nodes) and any(float(candidate(*call)[0].abs().max()) > 0 for call in calls)
 
-    small = reduce(program, calls_of(program), fails)
+    small = reduce_program(program, calls_of(program), fails)
     assert small.program.operators() == {"aten.gelu.default": 1}
     assert small.calls[0][0].numel() == 1
     assert asked < 60
@@ -100,22 +100,22 @@ def test_a_failure_in_the_numbers_is_bisected() -> None:
 def test_what_is_given_stays_as_it_is() -> None:
     program = capture(*nets.build("resnet"))
     code, weights = program.module.code, {k: v.clone() for k, v in program.module.state_dict().items()}
-    reduce(program, calls_of(program), holding(aten.relu.default, aten.linear.default))
+    reduce_program(program, calls_of(program), holding(aten.relu.default, aten.linear.default))
     assert program.module.code == code
     assert all(torch.equal(value, weights[name]) for name, value in program.module.state_dict().items())
 
 
 def test_several_inputs_and_outputs_become_those_that_matter() -> None:
     program = capture(*nets.build("two_by_two"))
-    small = reduce(program, calls_of(program), holding(aten.sigmoid.default))
+    small = reduce_program(program, calls_of(program), holding(aten.sigmoid.default))
     assert (len(small.calls[0]), len(small.program(*small.calls[0]))) == (1, 1)
 
 
 def test_nothing_to_reduce_and_no_time_to_do_it() -> None:
     program = capture(*nets.build("two_by_two"))
     with pytest.raises(ValueError, match="does not fail as it is"):
-        reduce(program, calls_of(program), lambda _program, _calls: False)
-    whole = reduce(program, calls_of(program), holding(aten.sigmoid.default), seconds=-1.0)
+        reduce_program(program, calls_of(program), lambda _program, _calls: False)
+    whole = reduce_program(program, calls_of(program), holding(aten.sigmoid.default), seconds=-1.0)
     assert whole.size[0] == sum(program.operators().values())
 
 
@@ -157,7 +157,7 @@ def test_stacked_calls_are_one_call() -> None:
 def test_a_sound_backend_holds_and_a_refusal_is_told(backend: str) -> None:
     need(backend, backends.load(backend).missing())
     program = capture(*nets.build("two_by_two"))
-    with Bench(converter=False) as bench:
+    with TrialBench(converter=False) as bench:
         found = bench.judge(program, calls_of(program), Setting(backend, passes=("fold_batchnorm",)))
         assert found.outcome == "holds", found.line
         assert found.sqnr_db is not None
@@ -179,7 +179,7 @@ def test_an_error_of_a_runtime_is_no_refusal(monkeypatch: pytest.MonkeyPatch) ->
         path.write_bytes(path.read_bytes()[:100])
 
     monkeypatch.setattr(onnx_file, "write", truncated)
-    with Bench() as bench:
+    with TrialBench() as bench:
         found = bench.judge(program, calls_of(program), Setting("onnxruntime"))
     assert found.outcome == "broken"
     assert "cannot open" in found.line
@@ -203,7 +203,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.ReLU(), nn.Flatten(), nn.Linear(200, 4))
     program = capture(net, torch.randn(1, 3, 7, 7, generator=torch.Generator().manual_seed(0)))
     calls, setting = calls_of(program), Setting("onnxruntime")
-    with pytest.MonkeyPatch.context() as patched, Bench() as bench:
+    with pytest.MonkeyPatch.context() as patched, TrialBench() as bench:
         patched.setattr(onnx_file, "write", onnx_file.write)
         faults.install()
         verdict = bench.judge(program, calls, setting)
@@ -225,7 +225,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_fails_again_in_a_new_process_and_holds_where_the_fault_is_mended(saved: Path) -> None:
-    program, calls, record = reproduction.read(saved)
+    program, calls, record = reproduction.read_reproduction(saved)
     assert program.operators() == {"aten.hardswish.default": 1}
     assert (len(calls), calls[0][0].numel(), record.outcome) == (1, 1, "mismatch")
     again = run("-m", "tests.export.faults", "verify", saved, "--json")
@@ -242,14 +242,14 @@ MENDED = "import sys; from hnas.cli import deploy_main; sys.exit(deploy_main(sys
 
 def test_a_folder_from_elsewhere_is_read_with_care(saved: Path) -> None:
     with pytest.raises(ValueError, match="is not empty"):
-        reproduction.write(saved, *reproduction.read(saved)[:2], Setting("onnxruntime"), None)
+        reproduction.write_reproduction(saved, *reproduction.read_reproduction(saved)[:2], Setting("onnxruntime"), None)
     calls = (saved / "calls.npz").read_bytes()
     np.savez(saved / "calls.npz", call0_input0=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match=r"calls\.npz holds no calls as they were saved"):
-        reproduction.read(saved)
+        reproduction.read_reproduction(saved)
     np.savez(saved / "calls.npz", other=np.zeros(1, np.float32))
     with pytest.raises(ValueError, match=r"calls\.npz holds no calls as they were saved"):
-        reproduction.read(saved)
+        reproduction.read_reproduction(saved)
     (saved / "calls.npz").write_bytes(calls)
     record = json.loads((saved / "reproduction.json").read_text())
     for changed, reason in (
@@ -259,9 +259,9 @@ def test_a_folder_from_elsewhere_is_read_with_care(saved: Path) -> None:
     ):
         (saved / "reproduction.json").write_text(json.dumps({**record, **changed}))
         with pytest.raises(ValueError, match=reason):
-            reproduction.read(saved)
+            reproduction.read_reproduction(saved)
     (saved / "reproduction.json").write_text(json.dumps(record))
     graph = saved / "program" / "graph.json"
     graph.write_text(graph.read_text().replace("aten.hardswish.default", "aten.from_file.default"))
     with pytest.raises(ValueError, match="was changed"):
-        reproduction.read(saved)
+        reproduction.read_reproduction(saved)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from hnas import export
-from hnas.export.proof.inspection import Inspection, Layer, role
-from hnas.export.proof.slowdown import Slowdown, Slower, attainable
+from hnas.export.proof.inspection import Inspection, Layer, role_of
+from hnas.export.proof.slowdown import Slowdown, SlowerLayer, attainable
 
 
 def inspection(precision: str, *layers: tuple[str, str, float | None]) -> Inspection:
-    made = tuple(Layer(name, kind, role(kind), "", time) for name, kind, time in layers)
+    made = tuple(Layer(name, kind, role_of(kind), "", time) for name, kind, time in layers)
     return Inspection("onnxruntime", precision, 1, 10, made)
 
 
@@ -57,7 +57,7 @@ def test_wrong_use_is_one_line() -> None:
     ):
         export.slower_layers(FP32, FP32)
     silent = inspection("int8", ("a", "Conv", None))
-    with pytest.raises(ValueError, match=r"^onnxruntime tells no times"):
+    with pytest.raises(ValueError, match=r"^onnxruntime reports no times"):
         export.slower_layers(FP32, silent)
 
 
@@ -74,7 +74,7 @@ def test_what_the_faster_precision_of_each_layer_would_take() -> None:
 
 
 def test_the_line_says_how_much_slower_and_by_which_layers() -> None:
-    slow = (Slower("norm", "MVN", 3.0, 90.0, ("2 Convert",)), Slower("add", "Eltwise", 1.0, 4.0))
+    slow = (SlowerLayer("norm", "MVN", 3.0, 90.0, ("2 Convert",)), SlowerLayer("add", "Eltwise", 1.0, 4.0))
     assert Slowdown("fp32", 0.931, slow, 0.8).line() == (
         "int8 is slower here than fp32 (x0.93): norm (MVN): 0.003 ms in float, 0.09 ms in int8, with 2 Convert added; "
         "add (Eltwise): 0.001 ms in float, 0.004 ms in int8"

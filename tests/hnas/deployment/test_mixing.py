@@ -24,7 +24,7 @@ from hnas.export.bundle.manifest import Mixed
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.proof.inspection import Inspection, Layer
-from hnas.export.proof.slowdown import Slowdown, Slower
+from hnas.export.proof.slowdown import Slowdown, SlowerLayer
 from hnas.journal import Journal
 from hnas.space import Arch
 from tests.conftest import need
@@ -276,7 +276,7 @@ def test_what_cannot_be_kept_says_everything_that_was_tried() -> None:
 
 
 def test_what_was_blamed_once_is_answered_from_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = Slowdown("fp32", 0.9, (Slower("norm", "MVN", 1.0, 9.0, ("2 Convert",)),), 0.8)
+    slow = Slowdown("fp32", 0.9, (SlowerLayer("norm", "MVN", 1.0, 9.0, ("2 Convert",)),), 0.8)
     bench: Any = SimpleNamespace(plan=None, study=SimpleNamespace(journal=Journal()))
     proof = proving.Proof(Arch({}), (), None, (), {}, {})
     monkeypatch.setattr(mixing, "slowdown", lambda *_: slow)
