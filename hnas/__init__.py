@@ -6,6 +6,8 @@ Names load when first used, so that reading, checking and measuring a bundle nev
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import hnas.export.device  # noqa: F401 - switches off the telemetry of third-party packages
+
 if TYPE_CHECKING:
     from hnas.cost import Cost, Price
     from hnas.deployment import Deployment, deploy

@@ -1,0 +1,39 @@
+"""Switch off the telemetry of every third-party package, before any of them is imported.
+
+``silence()`` runs when ``hnas`` is imported and when the device half starts. Child processes inherit the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+# Each variable is documented by the package that reads it.
+SWITCHES = {
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: an event host, a device id and a queue on disk
+    "NNCF_CI": "1",  # NNCF: replaces its telemetry by a stub
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub
+    "DISABLE_TELEMETRY": "1",  # transformers and others of Hugging Face
+    "DO_NOT_TRACK": "1",  # the common convention
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray
+    "OLIVE_DISABLE_TELEMETRY": "1",  # Olive, in the comparison with peers
+}
+
+
+def silence() -> None:
+    """Switch telemetry off in this process and in its children; what is imported already is told as well.
+
+    1. A package that reads an environment variable: the variable is set, whatever it was.
+    2. ``openvino_telemetry``, which reads none: its import fails, for which OpenVINO and NNCF have a stub.
+    3. A package that was imported earlier: its own switch is called.
+    """
+    os.environ.update(SWITCHES)  # case 1
+    imported: Any = sys.modules.get("openvino_telemetry.main")
+    if imported is None:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # case 2
+    else:
+        imported.TelemetrySender.send = lambda *_: None  # case 3
+    onnxruntime: Any = sys.modules.get("onnxruntime")
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()  # case 3
