@@ -95,9 +95,9 @@ import benchmarks, export, tests, hw_profiles  # the user's own
 assert export.MINE and benchmarks.MINE and tests.MINE and hw_profiles.MINE
 from hnas import export as ours
 from hnas.export import backends
-from hnas.export.remote.worker import describe
+from hnas.export.remote.worker import describe_machine
 from hnas.export.remote.transports import local
-print(sorted(backends.names()), describe("onnxruntime", local)[1])
+print(sorted(backends.names()), describe_machine("onnxruntime", local)[1])
 """
 
 

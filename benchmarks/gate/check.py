@@ -158,12 +158,12 @@ def _find_place(host: str | None, backend: str) -> _Place:
     """Connect to ``host`` and describe it; None is this machine."""
     from hnas.export.device.machine import Machine
     from hnas.export.remote.transports import connect
-    from hnas.export.remote.worker import describe
+    from hnas.export.remote.worker import describe_machine
 
     if host is None:
         return _Place(None, Machine.here(), runtime_versions(backend))
     transport = connect(host)
-    return _Place(transport, *describe(backend, transport))
+    return _Place(transport, *describe_machine(backend, transport))
 
 
 def _time_both(

@@ -1,4 +1,4 @@
-"""Our half on a device that has a Python: asked for by one command there, brought by the same if it is missing."""
+"""Install the program of `hnas.export.remote.portable` on a device that has a Python, by one command there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hnas.export.device.errors import Disconnected, ExportError, Unavailable
 from hnas.export.remote.portable import program
 
-# What the device's Python does first, whichever it is: take the program from its input unless it has it already.
+# Runs on any Python of the device: takes the program from stdin, unless the device has it already.
 _INSTALL = """
 import sys
 def end(word, text):
@@ -53,11 +53,16 @@ end("ready", path)
 
 
 def install(where: str, python: str, command: Callable[[str], list[str]], lost: Callable[[int], bool]) -> str:
-    """The path of our program on the device ``where``, whose Python a shell there calls ``python``.
+    """Install the program on the device ``where`` and return its path there.
 
-    ``python`` may have words before it. ``command(text)`` runs text in a shell there, ``lost(code)`` says whether its
-    end was the connection's. Unavailable where there is no such Python, an old one or no numpy; Disconnected;
-    ExportError where nothing can be kept.
+    ``python``: the Python of the device, as words of a shell there.
+    ``command``: returns the command that runs a text in a shell of the device.
+    ``lost``: returns whether an exit code means that the connection broke.
+
+    Raises:
+        Unavailable: the device has no such Python, an old one, or no numpy.
+        Disconnected: the connection broke.
+        ExportError: the device cannot store the program.
     """
     data = program()
     text = f"{python} -c {shlex.quote(_INSTALL)} {hashlib.sha256(data).hexdigest()}"
@@ -73,7 +78,7 @@ def install(where: str, python: str, command: Callable[[str], list[str]], lost: 
         case ("bare", name):
             raise Unavailable(f"numpy is not installed for {name} on {where}; pip install numpy there")
         case ("unwritten", reason):
-            raise ExportError(f"{where} cannot keep hnas's program: {reason}")
+            raise ExportError(f"{where} cannot store the program of hnas: {reason}")
     if done.returncode in (126, 127):
         mend = f"install Python 3.8 or newer, or name one: {where}/path/of/python3"
         raise Unavailable(f"{where} has no {shlex.split(python)[-1]}; {mend}")
@@ -83,6 +88,6 @@ def install(where: str, python: str, command: Callable[[str], list[str]], lost: 
 
 
 def last_line(text: bytes) -> str:
-    """The last line that says something, at most 200 characters."""
+    """Return the last line that is not empty, at most 200 characters of it."""
     lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""

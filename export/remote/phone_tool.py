@@ -1,8 +1,8 @@
-"""A phone without Python, by TFLite's own ``benchmark_model``: a worker's child that runs here and asks the tool there.
+"""Run artifacts on a phone without Python by TFLite's ``benchmark_model``: a child process here runs the tool there.
 
-``python -m hnas.export.remote.phone_tool`` speaks what `hnas.export.device.serve_artifacts` does. The tool's flags and
-the lines that it prints are described in its README (tensorflow/lite/tools/benchmark). Each time is one call of a new
-process, after warm-up calls, in whole microseconds. Outputs can only be had from a tool that has ``--output_filepath``.
+``python -m hnas.export.remote.phone_tool`` answers the requests of `hnas.export.device.serve_artifacts`. The flags and
+the output of the tool are described in its README (tensorflow/lite/tools/benchmark). Each time is one call of a new
+process after warm-up calls, in whole microseconds. Outputs need a tool that has ``--output_filepath``.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from hnas.export.device.signature import fit, hold
 from hnas.export.remote.transports import adb
 from hnas.export.remote.upload import PATIENCE
 
-KEPT = 8  # models that stay on the phone; the longest unused go first
+KEPT = 8  # models that are cached on the phone (LRU)
 _WARMUP = 5  # calls before the one that is timed
 PIECE = 2**22  # bytes of one transfer
 _FACTS = "getprop ro.product.manufacturer; getprop ro.product.model; getprop ro.build.version.release; uname -m; nproc"
 
 
 class Tool:
-    """What the child holds between requests: the model on the phone, and the inputs that are timed."""
+    """Hold the model on the phone and the inputs that are timed, between requests."""
 
     def __init__(self, phone: adb.Phone, path: str) -> None:
         self._phone, self._path = phone, shlex.quote(path)
         self._net: tflite.TfLite | None = None
-        self._model, self._threads, self._fed = "", 1, ""
+        self._model, self._threads, self._input_flags = "", 1, ""
         self._folder = f"{adb.FOLDER}/hnas/tool"
 
     def do_describe(self, header: Header, _: Arrays) -> Frame:
-        """What the phone is; the tool's version is its sha256, since it states no other."""
+        """Return the description of the phone. The version of the tool is its sha256, as the tool states no other."""
         _check_backend(header["backend"])
         sha = self._phone.shell(f"sha256sum < {self._path}").decode()[:12]
         facts = self._phone.shell(_FACTS).decode("utf-8", "replace").splitlines()
@@ -51,7 +51,7 @@ class Tool:
         return {"machine": encode(machine), "versions": {"benchmark_model": f"sha256 {sha}"}}, ()
 
     def do_open(self, header: Header, _: Arrays) -> Frame:
-        """Bring the model of the artifact at ``path`` to the phone; ``report`` says how times are taken."""
+        """Upload the model of the artifact at ``path``. ``report`` says how times are measured."""
         if header["protocol"] != PROTOCOL:
             raise ExportError(f"the worker speaks protocol {PROTOCOL}, not {header['protocol']}")
         _check_backend(header["backend"])
@@ -60,42 +60,43 @@ class Tool:
             raise Unavailable(f"names and order of the inputs are read here, and {missing}")
         artifact = Artifact.read(header["path"])
         self._net = tflite.TfLite(artifact)
-        self._model, self._threads, self._fed = self._bring(artifact), int(header["threads"]), ""
+        self._model, self._threads, self._input_flags = self._upload(artifact), int(header["threads"]), ""
         return {"report": {"by": "benchmark_model", "clock": f"one call of a process, after {_WARMUP}"}}, ()
 
     def do_bind(self, _: Header, arrays: Arrays) -> Frame:
-        """Make the inputs that came those that are timed."""
-        self._fed = self._feed(arrays)
+        """Bind the inputs of the request for timing."""
+        self._input_flags = self._upload_inputs(arrays)
         return {}, ()
 
     def do_time(self, header: Header, _: Arrays) -> Frame:
-        """Seconds of each call on the bound inputs, by the tool's own clock."""
+        """Return the seconds of each call on the bound inputs, by the tool's clock."""
         times: list[float] = []
         end = monotonic() + header["seconds"]
         while len(times) < header["runs"] and (not times or monotonic() < end):
-            count = min(header["runs"] - len(times), 5 if times else 1)  # a slow net answers in time, too
+            count = min(header["runs"] - len(times), 5 if times else 1)  # a slow network must not reach the timeout
             loop = f"i=0; while [ $i -lt {count} ]; do {self._command()} || exit 70; i=$((i + 1)); done"
             times += read_times(self._phone.shell(loop + " 2>&1").decode("utf-8", "replace"))
         return {}, (np.array(times),)
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
-        """The outputs for the inputs that came; Unavailable where the tool cannot write them."""
+        """Return the outputs for the inputs of the request. Raise Unavailable if the tool cannot write them."""
         assert self._net is not None
         usage = self._phone.shell(f"{self._path} --help 2>&1; true")
         if b"output_filepath" not in usage:
             mend = "push a newer one, or use a Python with a TFLite runtime there"
             raise Unavailable(f"this benchmark_model gives no outputs, so nothing can be verified with it; {mend}")
-        self._fed = self._feed(arrays)
+        self._input_flags = self._upload_inputs(arrays)
         out = f"{self._folder}/{os.getpid()}.out"
         data = self._phone.shell(f"{self._command()} --output_filepath={out} >&2; cat {out}; rm -f {out}")
         return {}, hold(self._split(data), self._net.artifact.outputs)
 
     def _command(self) -> str:
         flags = f"--graph={self._model} --num_threads={self._threads} --use_xnnpack=true --num_runs=1 --min_secs=0"
-        return f"touch {self._model}; {self._path} {flags} --warmup_runs={_WARMUP} --warmup_min_secs=0 {self._fed}"
+        warmup = f"--warmup_runs={_WARMUP} --warmup_min_secs=0"
+        return f"touch {self._model}; {self._path} {flags} {warmup} {self._input_flags}"
 
-    def _bring(self, artifact: Artifact) -> str:
-        """The model's path there: what was cut goes on where it stopped, and takes its name with the right sha256."""
+    def _upload(self, artifact: Artifact) -> str:
+        """Upload the model, resume interrupted uploads, check the sha256, and return the path of the model there."""
         sha = digest_file(artifact.path, artifact.model.name)
         path = f"{self._folder}/{sha}.tflite"
         size = artifact.model.stat().st_size
@@ -113,7 +114,7 @@ class Tool:
                 if said.startswith("whole"):
                     return path
                 have = int(said.split()[1])
-                stalled += have >= size  # it was all there, and not what it should be
+                stalled += have >= size  # complete, but with another sha256
                 with artifact.model.open("rb") as file:
                     file.seek(have)
                     while piece := file.read(PIECE):
@@ -128,8 +129,8 @@ class Tool:
                 sleep(2.0 ** (stalled - 1))
         raise ExportError(f"{artifact.model.name} arrived changed, {PATIENCE} times")
 
-    def _feed(self, arrays: Sequence[np.ndarray[Any, Any]]) -> str:
-        """Put the inputs on the phone, in the runtime's layout; the flags that name them."""
+    def _upload_inputs(self, arrays: Sequence[np.ndarray[Any, Any]]) -> str:
+        """Upload the inputs in the layout of the runtime, and return the flags of the tool that name them."""
         assert self._net is not None
         values = tflite.to_runtime(fit(arrays, self._net.artifact.inputs), self._net._layout)
         names, shapes, files = {}, {}, {}
@@ -149,7 +150,7 @@ class Tool:
         return " ".join(f"--{name}={shlex.quote(value)}" for name, value in flags.items())
 
     def _split(self, data: bytes) -> tuple[np.ndarray[Any, Any], ...]:
-        """The outputs in the module's order; the file holds them one after the other in the model's."""
+        """Return the outputs in the order of the module. ``data`` has them in the order of the model."""
         assert self._net is not None
         found, start = {}, 0
         for detail in self._net._interpreter.get_output_details():
@@ -167,9 +168,9 @@ class Tool:
 
 
 def read_times(text: str) -> list[float]:
-    """Seconds of the timed call of each run of the tool in ``text``; ExportError with its last line for anything else.
+    """Return the seconds of the timed call of each run in ``text``. Raise ExportError with its last line if none.
 
-    The call stands before the summary ("Inference timings in us: ..."), as ``count=1 curr=MICROSECONDS``.
+    The call is the last ``count=1 curr=MICROSECONDS`` before the summary ("Inference timings in us: ...").
     """
     *runs, rest = re.split(r"Inference timings in us: Init: .*", text)
     times = [re.findall(r"\bcount=1 curr=(\d+)", run)[-1:] for run in runs]

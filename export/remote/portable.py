@@ -1,4 +1,4 @@
-"""The half of `export` that runs on a device, as one file: a Python with numpy and a runtime is all that it needs."""
+"""Pack the folder `hnas.export.device` as one zip file that any Python 3.8 with numpy and a runtime can run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 
 @cache
 def program() -> bytes:
-    """A zip file that ``python3 FILE MODULE`` runs, as ``python3 -m MODULE`` would; equal sources give equal bytes."""
+    """Return the zip file, to be run as ``python3 FILE MODULE``. Equal sources give equal bytes."""
     texts = {"__main__.py": _MAIN, "hnas/__init__.py": "", "hnas/export/__init__.py": ""}
     for file in sorted(_HALF.rglob("*.py")):
         texts[f"hnas/export/device/{file.relative_to(_HALF).as_posix()}"] = file.read_text("utf-8")

@@ -1,4 +1,4 @@
-"""A child process that answers requests: whatever happens to it is one line here, and nobody else is harmed."""
+"""Ask a child process. A crash, a hang or garbage from the child is an error of one line in this process."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ _PIPE = 2**20
 
 
 class Process:
-    """``python -m module``, started by ``transport``; a context manager.
+    """Run ``python -m module``, started by ``transport``, and ask it. A context manager.
 
-    1. It raises: its message as ExportError (ValueError for wrong use, Unavailable if a package is missing there); it
-       lives on.
-    2. It dies (crash, memory): one ExportError line with the signal and its last words.
-    3. No answer within ``timeout`` seconds: it is killed; ExportError.
-    4. It answers garbage: it is killed; ExportError.
+    1. The child raises: its message as ExportError (ValueError for wrong use, Unavailable for a missing package). The
+       child lives on.
+    2. The child dies (crash, memory): ExportError with the signal and the last line of its stderr.
+    3. No reply within ``timeout`` seconds: the child is killed; ExportError.
+    4. The reply is not a frame: the child is killed; ExportError.
     5. The connection to its machine breaks: Disconnected.
 
-    ``memory_mb`` is what it was told to limit itself to; it is named where memory may have been the cause.
+    ``name``: how errors call the child.
+    ``environment``: variables that are added to its environment.
+    ``memory_mb``: the memory limit that the child was told, in MB. Errors name it where memory may be the cause.
     """
 
     def __init__(
@@ -59,11 +61,11 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it can still be asked."""
+        """Return whether the process can still be asked."""
         return self._finalizer.alive
 
     def close(self) -> None:
-        """End the process; calling twice is fine."""
+        """End the process. A second call does nothing."""
         self._finalizer()
         self._stderr.join(timeout=1.0)
 
@@ -74,26 +76,26 @@ class Process:
         self.close()
 
     def ask(self, header: Header, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> Frame:
-        """The worker's answer to one request, or the error it stands for; an interrupted exchange ends the worker."""
+        """Return the reply to a request, or raise the error that it states. An interruption ends the process."""
         if not self.alive:
             raise ExportError(f"{self._title} is closed")
         message = pack(header, arrays)
         with self._lock:
             try:
                 reply, outputs = _exchange(self._process, message, monotonic() + self._timeout)
-            except TimeoutError:
+            except TimeoutError:  # case 3
                 self._finalizer()
                 what = f"{self._title} gave no answer to {header['do']!r} in {self._timeout:g} s"
                 raise ExportError(what) from None
-            except (EOFError, OSError):
-                raise self._obituary(header["do"]) from None
-            except (ValueError, MemoryError) as error:  # the latter: sizes that nobody has
+            except (EOFError, OSError):  # cases 2 and 5
+                raise self._death(header["do"]) from None
+            except (ValueError, MemoryError) as error:  # case 4; MemoryError: impossible sizes
                 self._finalizer()
                 raise ExportError(f"{self._title} broke the protocol: {str(error) or 'MemoryError'}") from None
             except BaseException:
                 self._finalizer()
                 raise
-        if "error" in reply:
+        if "error" in reply:  # case 1
             limited = self._memory_mb and re.search("memory|alloc", reply["error"], re.IGNORECASE)
             place = f"{self._transport.where}: " if self._transport.where else ""
             text = place + reply["error"] + (f" (memory limit {self._memory_mb} MB)" if limited else "")
@@ -104,8 +106,8 @@ class Process:
     def _title(self) -> str:
         return self._name + (f" on {self._transport.where}" if self._transport.where else "")
 
-    def _obituary(self, doing: str) -> ExportError:
-        """Why the process is gone, in one line."""
+    def _death(self, doing: str) -> ExportError:
+        """Return the error that says in one line why the process ended."""
         self._finalizer()
         code = self._process.returncode
         words = self._stderr.last_line()
@@ -113,14 +115,14 @@ class Process:
         if self._transport.lost(code):
             return Disconnected(f"the connection to {self._transport.where} was lost on {doing!r}{last}")
         how = f"exited with {code}"
-        with suppress(ValueError):  # a shell in between says 128 and the signal
+        with suppress(ValueError):  # a shell in between ends with 128 plus the signal
             how = f"died with {signal.Signals(-code if code < 0 else code - 128).name}"
         limit = f" (memory limit {self._memory_mb} MB)" if self._memory_mb else ""
         return ExportError(f"{self._title} {how} on {doing!r}{limit}{last}")
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:
-    """Let a megabyte wait in each pipe where the system allows it: tensors then take few turns of the two processes."""
+    """Enlarge the buffers of the pipes to 1 MiB where the system allows it, to save context switches."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
             with suppress(OSError):
@@ -128,7 +130,7 @@ def _widen(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipes, which ends a healthy worker at once, and kill one that is not."""
+    """Close stdin, which ends a healthy child at once. Kill a child that does not end."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -141,7 +143,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Tail(threading.Thread):
-    """The last of what a process writes to stderr, read so that a chatty one never blocks."""
+    """Read the stderr of a process in a thread, so that the process never blocks, and keep the end of it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         super().__init__(daemon=True, name="stderr of a worker")
@@ -149,21 +151,21 @@ class Tail(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Read to the end, keep the tail."""
+        """Read until the process closes its stderr."""
         assert self._process.stderr is not None
         with self._process.stderr as stream:
             while chunk := stream.read(_TAIL):
                 self._text = (self._text + chunk)[-_TAIL:]
 
     def last_line(self) -> str:
-        """The last line that says something, at most 200 characters."""
+        """Return the last line that is not empty, at most 200 characters of it."""
         self.join(timeout=1.0)
         lines = [line.strip() for line in self._text.decode("utf-8", "replace").splitlines()]
         return printable(next((line for line in reversed(lines) if line), ""))[:200]
 
 
 def _exchange(process: subprocess.Popen[bytes], message: bytes, deadline: float) -> Frame:
-    """Send ``message``, read one frame; TimeoutError at ``deadline``, EOFError or OSError if the process is gone."""
+    """Send ``message`` and return the reply. Raise TimeoutError at ``deadline``, EOFError or OSError if it ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     source, sink = process.stdout.fileno(), process.stdin.fileno()

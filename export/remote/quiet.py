@@ -1,4 +1,4 @@
-"""What third parties say while they compile and nobody can act on, silenced by name; everything else passes."""
+"""Silence known warnings and log lines of converters that a user cannot act on. Everything else passes."""
 
 import logging
 import warnings
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _WARNINGS: tuple[tuple[type[Warning], str], ...] = (
-    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch's own copies of its own tree specs
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch copies its own tree specs
     # OpenVINO's front end reads TorchScript.
     (DeprecationWarning, r"`torch\.jit\.(trace|freeze|trace_method)` is deprecated"),
     (FutureWarning, r"`torch\.jit\.(trace|freeze|trace_method)` is deprecated"),
-    (UserWarning, r"Warning: Enabling `experimental_preserve_all_tensors`"),  # how ai-edge-quantizer calibrates
+    (UserWarning, r"Warning: Enabling `experimental_preserve_all_tensors`"),  # ai-edge-quantizer calibrates this way
 )
 _LOGGERS: tuple[str, ...] = (
     "torch.onnx._internal.exporter._registration",  # torchvision is not installed
     "torch.utils._pytree",  # torchao registers an enum twice
-    "torchao",  # kernels for GPUs that are not here
-    "nncf",  # progress in words
+    "torchao",  # kernels for absent GPUs
+    "nncf",  # progress
 )
-_ROOT: tuple[str, ...] = (  # said through the root logger: silenced by text
+_ROOT: tuple[str, ...] = (  # texts of the root logger
     "Please consider to run pre-processing before quantization",
     "is out-of-range for weight",
     "Failed to load",
@@ -28,23 +28,23 @@ _ROOT: tuple[str, ...] = (  # said through the root logger: silenced by text
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, the known noise of converters and quantisers is dropped; errors never are."""
+    """Drop the known warnings and log lines during the block. Errors always pass."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     root = logging.getLogger()
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        root.addFilter(_telling)
+        root.addFilter(_passes)
         with warnings.catch_warnings():
             for category, message in _WARNINGS:
                 warnings.filterwarnings("ignore", message=message, category=category)
             yield
     finally:
-        root.removeFilter(_telling)
+        root.removeFilter(_passes)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _telling(record: logging.LogRecord) -> bool:
+def _passes(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or not any(text in record.getMessage() for text in _ROOT)

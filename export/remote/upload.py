@@ -1,6 +1,6 @@
-"""An artifact on its way to a device: in pieces, from where an earlier attempt was cut, checked on arrival.
+"""Upload artifacts to a device in pieces, resume interrupted uploads, and check the hashes on arrival.
 
-`hnas.export.device.serve_files` is the device's end, `hnas.export.device.frames` what they speak.
+``Sender(transport).place(path)``. The device's end is `hnas.export.device.serve_files`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,31 @@ if TYPE_CHECKING:
     from hnas.export.device.frames import Header
     from hnas.export.remote.transports import Transport
 
-PIECE = 2**18  # bytes of one request: a link of 2 KB/s still answers in time
-PATIENCE = 4  # attempts in a row that bring nothing, with growing pauses between them
+PIECE = 2**18  # bytes of one request: at 2 KB/s the reply still comes before the timeout
+PATIENCE = 4  # attempts without progress, with growing pauses between them
 
 
 class Sender:
-    """The way of artifacts to one host; a process there is kept for the next one."""
+    """Upload artifacts to one host. The process there is reused."""
 
     def __init__(self, transport: Transport, *, timeout: float = 120.0, pause: float = 1.0) -> None:
         self._transport, self._timeout, self._pause = transport, timeout, pause
         self._process: Process | None = None
-        self._sent = 0  # bytes that have arrived, over all attempts
+        self._sent = 0  # bytes that arrived, over all attempts
 
     def close(self) -> None:
-        """End the process there."""
+        """End the process on the host."""
         if self._process is not None:
             self._process.close()
 
     def place(self, path: Path) -> str:
-        """Bring the artifact at ``path``, a folder or a bare model file, to the host; its path there.
+        """Upload the artifact at ``path``, a folder or a bare model file, and return its path on the host.
 
-        A connection that breaks is made again and goes on where it was, until PATIENCE attempts in a row bring nothing:
-        Disconnected. ExportError when the disk there is full; what has arrived stays there for the next time.
+        A broken connection is opened again and the upload resumed. Bytes that arrived stay there for the next call.
+
+        Raises:
+            Disconnected: PATIENCE attempts in a row made no progress.
+            ExportError: the disk of the host is full.
         """
         artifact = Artifact.read(path)
         bare = artifact.notes.get("bare") is True
@@ -49,10 +52,10 @@ class Sender:
         files = [[n, (artifact.path / n).stat().st_size, digest_file(artifact.path, n)] for n in names]
         lines = "".join(f"{name} {sha}\n" for name, _, sha in sorted(files))
         request = {"digest": hashlib.sha256(lines.encode()).hexdigest(), "files": files}
-        folder = self._persistently(artifact.path, request)
+        folder = self._retry(artifact.path, request)
         return f"{folder}/{names[0]}" if bare else folder
 
-    def _persistently(self, source: Path, request: Header) -> str:
+    def _retry(self, source: Path, request: Header) -> str:
         stalled = 0
         while True:
             before = self._sent
@@ -65,7 +68,7 @@ class Sender:
                 time.sleep(self._pause * 2 ** (stalled - 1))
 
     def _send(self, source: Path, request: Header) -> str:
-        """One attempt, over one connection."""
+        """Upload over one connection, from where the last attempt ended."""
         ask = self._opened().ask
         for _ in range(2):
             found, _ = ask({"do": "begin", **request})

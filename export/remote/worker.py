@@ -1,7 +1,6 @@
-"""One process, one artifact at a time, one runtime: a runtime that crashes, hangs or prints takes nobody with it.
+"""Run an artifact in a process of its own, here or on a device: a crash of its runtime does not end the caller.
 
-`Worker` is the parent's end, `hnas.export.device.serve_artifacts` the child's; `hnas.export.device.frames` is what they
-speak.
+``with Worker("net") as worker: outputs = worker(*inputs)``. The child is `hnas.export.device.serve_artifacts`.
 """
 
 from __future__ import annotations
@@ -29,11 +28,18 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 class Worker(Process):
-    """A Runner in a process of its own, with the errors of a `Process`; a context manager.
+    """Run an artifact in a process of its own, as a Runner. A context manager, with the errors of a `Process`.
 
-    ``backend`` opens the artifact with another runtime than the one that it was built for; by default its note
-    ``verify_with`` decides. ``report`` is what the runtime says of the artifact, such as how its engine was built.
-    ``memory_mb`` limits what the process may allocate (data segment; None: no limit).
+    Example: ``with Worker("net", timeout=30) as worker: (logits,) = worker(image)``.
+
+    ``artifact``: an artifact, or the path of one.
+    ``threads``: the number of threads of the runtime. Default: the artifact's.
+    ``timeout``: seconds for each request.
+    ``transport``: the machine, see `hnas.export.remote.transports.connect`. Default: this machine.
+    ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: no limit.
+    ``backend``: the runtime to use. Default: the artifact's note ``verify_with``, else its own backend.
+
+    The attribute ``report`` is what the runtime reports of the artifact, such as how its engine was built.
     """
 
     def __init__(
@@ -65,9 +71,9 @@ class Worker(Process):
             raise
 
     def open(self, artifact: Artifact | Path | str) -> None:
-        """Let the same process run another artifact, of the same runtime, from now on; its import is not paid twice.
+        """Run another artifact of the same runtime in the same process, which saves the import of the runtime.
 
-        Where that fails the process lives on, and another ``open`` may follow.
+        After an error the process lives on, and another ``open`` may follow.
         """
         artifact = _read(artifact)
         wanted = artifact.backend if self._wished == artifact.backend else _runtime(artifact, None)
@@ -86,36 +92,36 @@ class Worker(Process):
         return f"worker ({self.backend}, {artifact.precision}, {artifact.source.name})"
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        """The outputs for ``inputs``, both in the module's own layout."""
+        """Return the outputs for ``inputs``, both in the layout of the module."""
         return self.ask({"do": "run"}, inputs)[1]
 
-    def outputs(self, batch: Iterable[Sequence[Array]]) -> list[tuple[Array, ...]]:
-        """The outputs for each element of ``batch``."""
-        return [self(*inputs) for inputs in batch]
+    def outputs(self, samples: Iterable[Sequence[Array]]) -> list[tuple[Array, ...]]:
+        """Return the outputs for each sample."""
+        return [self(*inputs) for inputs in samples]
 
     def bind(self, *inputs: Array) -> Callable[[], object]:
-        """One call of the runtime over the pipe; to time the runtime alone use ``time``."""
+        """Return a function that runs ``inputs`` once, over the pipe. ``time`` measures without the pipe."""
         return lambda: self.time(inputs, 1)
 
     def time(self, inputs: Sequence[Array], runs: int, *, lead: int = 0) -> list[float]:
-        """Seconds of each of ``runs`` calls, taken next to the runtime after ``lead`` calls that are not.
+        """Return the seconds of each of ``runs`` calls after ``lead`` untimed ones, measured in the child.
 
-        The inputs travel once for as long as the same arrays are passed.
+        The inputs are sent once, as long as the same arrays are passed.
         """
         if self._bound is None or len(self._bound) != len(inputs) or any(map(_differ, self._bound, inputs)):
             self._bound = None
             self.ask({"do": "bind"}, inputs)
             self._bound = tuple(inputs)
         times: list[float] = []
-        while len(times) < runs:  # in pieces, so that many slow calls are not mistaken for a hang
+        while len(times) < runs:  # in pieces, so that many slow calls do not reach the timeout
             request = {"do": "time", "runs": runs - len(times), "lead": lead, "seconds": self._timeout / 4}
             times += self.ask(request)[1][0].tolist()
             lead = 0
         return times
 
 
-def describe(backend: str, transport: Transport = local) -> tuple[Machine, dict[str, str]]:
-    """What the machine behind ``transport`` is, and its versions of ``backend``; Unavailable where it has none."""
+def describe_machine(backend: str, transport: Transport = local) -> tuple[Machine, dict[str, str]]:
+    """Return the machine of ``transport`` and its versions of ``backend``. Raise Unavailable if it has none."""
     name = f"worker ({backend})"
     with Process(
         name, "hnas.export.device.serve_artifacts", environment={}, timeout=120.0, transport=transport

@@ -10,7 +10,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.machine import Machine
 from hnas.export.remote import transports
 from hnas.export.remote.transports import Transport
-from hnas.export.remote.worker import Worker, describe
+from hnas.export.remote.worker import Worker, describe_machine
 
 PATIENCE = {"tensorrt": 1800.0}  # seconds until an artifact is open, where opening may build an engine on a small board
 
@@ -38,4 +38,4 @@ class Site:
 def visit(address: str, backend: str) -> Site:
     """The device at ``address``; Unavailable in one line where it or its runtime is missing."""
     transport = transports.connect(address)
-    return Site(transport, backend, *describe(backend, transport))
+    return Site(transport, backend, *describe_machine(backend, transport))

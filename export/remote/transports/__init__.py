@@ -1,4 +1,7 @@
-"""Where a worker runs: one file a place. A transport starts the worker there and brings artifacts to it."""
+"""Find transports: one file per kind of machine. A transport starts a worker there and sends artifacts to it.
+
+``transports.connect("ssh://user@device")``.
+"""
 
 import pkgutil
 import subprocess
@@ -9,32 +12,37 @@ from typing import Any, Protocol, cast
 
 
 class Transport(Protocol):
-    """A module, or an object bound to one host; ``where`` is its name for people, empty for this machine."""
+    """Describe a module of this folder, or an object for one host. ``where`` is its name; empty for this machine."""
 
     where: str
 
     def start(self, module: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-        """``python -m module`` there, with ``environment`` added to its own, as a process with three pipes."""
+        """Start ``python -m module`` there, with ``environment`` added, and return the process with its three pipes."""
 
     def place(self, path: Path) -> str:
-        """Bring the artifact at ``path`` there; how the worker calls it."""
+        """Send the artifact at ``path`` there, and return its path for the worker."""
 
     def lost(self, code: int) -> bool:
-        """Whether a process of ``start`` that ended with ``code`` ended because the connection did."""
+        """Return whether the exit code of a process of ``start`` means that the connection broke."""
 
 
 def names() -> tuple[str, ...]:
-    """The transports, by file name."""
+    """Return the names of the transports, which are file names."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str) -> Transport:
-    """The transport ``name``, imported only now; ValueError for an unknown one."""
+    """Return the transport ``name``, imported only now. Raise ValueError for an unknown one."""
     return cast("Transport", _module(name))
 
 
 def connect(address: str) -> Transport:
-    """The transport to a device, such as ``ssh://user@device:port``; ValueError or Unavailable, in one line."""
+    """Connect to a device, such as ``ssh://user@device:port``, and return the transport.
+
+    Raises:
+        ValueError: not an address.
+        Unavailable: the device cannot be reached, or lacks what a worker needs.
+    """
     scheme, mark, _ = address.partition("://")
     if not mark:
         raise ValueError(f"host is {address!r}, expected an address such as ssh://user@device")

@@ -1,6 +1,6 @@
-"""A worker on a phone, by the user's own `adb`: our half in a Python that is there, or TFLite's own tool without one.
+"""Run workers on a phone by `adb`: in a Python of the phone, or by TFLite's benchmark_model if there is none.
 
-Nothing of ours has to be there, and nothing is installed: all that is left is in /data/local/tmp/hnas.
+hnas need not be installed there. All files that it stores are in /data/local/tmp/hnas.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from hnas.export.remote.bootstrap import install, last_line
 from hnas.export.remote.transports import local
 from hnas.export.remote.upload import Sender
 
-FOLDER = "/data/local/tmp"  # where the shell user of a phone may write and execute
+FOLDER = "/data/local/tmp"  # the shell user of a phone may write and execute here
 _TOOLS = ("hnas/benchmark_model", "benchmark_model", "android_aarch64_benchmark_model")
 _TERMUX = "/data/data/com.termux/files"
-_ADDRESS = re.compile(r"adb://(?P<serial>[\w.:\[\]%-]*)(?P<path>/.*)?")  # nothing in it can be taken for an option
+_ADDRESS = re.compile(r"adb://(?P<serial>[\w.:\[\]%-]*)(?P<path>/.*)?")  # no part of it can be read as an option
 _STATES = {
     "unauthorized": "unlock it, and allow USB debugging for this computer",
     "authorizing": "unlock it, and allow USB debugging for this computer",
     "offline": "plug it in again, or: adb reconnect offline",
     "no permissions": "this user may not open the USB device; add a udev rule (Debian's adb brings them)",
 }
-_PATIENCE = 60.0  # seconds for an answer of a shell there
+_PATIENCE = 60.0  # seconds for a command of a shell of the phone
 _PROBE = """
 import sys, numpy
 from importlib.util import find_spec
@@ -39,42 +39,42 @@ sys.exit(sys.version_info < (3, 8) or not any(map(find_spec, runtimes)))
 
 
 class Python(NamedTuple):
-    """One on a phone: ``path`` (a word of a shell), behind ``launcher``, with ``settings`` in its environment."""
+    """Describe a Python of a phone: ``path`` (a word of a shell), environment ``settings`` and ``launcher``."""
 
     path: str
     settings: str = ""
     launcher: str = ""
 
     def words(self, environment: Mapping[str, str] = MappingProxyType({})) -> str:
-        """What starts it, for a shell."""
+        """Return the command that starts it, for a shell."""
         more = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
         return " ".join(filter(None, [self.launcher, "env", self.settings, *more, self.path]))
 
 
-def connect(address: str) -> Host:
-    """The phone at ``adb://SERIAL[/path/of/python]``; ``adb://`` is the only one. Unavailable in one line otherwise."""
-    return Host(address)
+def connect(address: str) -> AdbHost:
+    """Connect to ``adb://SERIAL[/path/of/python]``, or to the only phone by ``adb://``. Raise Unavailable if absent."""
+    return AdbHost(address)
 
 
 class Phone:
-    """A device that `adb` lists, by its serial: a shell there."""
+    """Run commands in a shell of the device that `adb` lists by ``serial``."""
 
     def __init__(self, serial: str) -> None:
         self.serial, self.where = serial, f"adb://{serial}"
 
     def words(self, text: str) -> list[str]:
-        """The command that runs ``text`` in a shell there, with the bytes of three pipes as they are.
+        """Return the command that runs ``text`` in a shell of the phone, with unchanged bytes in its three pipes.
 
-        adb's own failures end with 0 (the connection went away) or 1, so no command there ends with these.
+        adb itself ends with 0 (the connection broke) or 1, so 64 is added where a command ends with these.
         """
         return ["adb", "-s", self.serial, "shell", "-T", f"({text}); c=$?; exit $((c < 2 ? c + 64 : c))"]
 
     def lost(self, code: int) -> bool:
-        """Whether a command of ``words`` that ended with ``code`` ended because the connection did."""
+        """Return whether the exit code of a command of ``words`` means that the connection broke."""
         return code in (0, 1, 255) or code < 0
 
     def shell(self, text: str, data: bytes = b"") -> bytes:
-        """What ``text`` prints there, with ``data`` as its input; ExportError if it fails, Disconnected."""
+        """Run ``text`` with ``data`` as its input and return its output. Raise ExportError or Disconnected."""
         try:
             done = subprocess.run(self.words(text), input=data, capture_output=True, check=False, timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -87,11 +87,15 @@ class Phone:
         return done.stdout
 
 
-class Host:
-    """One phone. ValueError for no such address; Unavailable where adb or the phone is missing, or has nothing to run.
+class AdbHost:
+    """Run workers on one phone.
 
-    Its Python (3.8 or newer, with numpy and a runtime) runs our half as over ssh. One without such a Python, but with
-    TFLite's ``benchmark_model`` below ``FOLDER``, is asked through that tool: see `hnas.export.remote.phone_tool`.
+    1. The phone has Python 3.8 or newer with numpy and a runtime: it runs `hnas.export.device`, as over ssh.
+    2. The phone has TFLite's ``benchmark_model`` below ``FOLDER``: see `hnas.export.remote.phone_tool`.
+
+    Raises:
+        ValueError: not an address.
+        Unavailable: adb or the phone is missing, or the phone has neither.
     """
 
     def __init__(self, address: str) -> None:
@@ -107,11 +111,11 @@ class Host:
             self._install()
 
     def close(self) -> None:
-        """End what runs there."""
+        """End the process on the phone."""
         self._sender.close()
 
     def start(self, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """``python -m module`` on the phone, with pipes; where it has only the tool, a process here that drives it."""
+        """Start ``python -m module`` on the phone (case 1), or a process here that runs the tool there (case 2)."""
         self._connected()
         if not self._python:
             there = {"HNAS_PHONE": self._phone.serial, "HNAS_TOOL": self.tool}
@@ -127,11 +131,11 @@ class Host:
         )
 
     def place(self, path: Path) -> str:
-        """Bring the artifact at ``path`` to the phone, unless it is there; the tool's process brings it by itself."""
+        """Upload the artifact at ``path`` (case 1), or return ``path``, as the tool's process uploads it (case 2)."""
         return self._sender.place(path) if self._python else str(path.resolve())
 
     def lost(self, code: int) -> bool:
-        """Whether the connection ended the process."""
+        """Return whether the exit code of a process of ``start`` means that the connection broke."""
         return self._phone.lost(code) if self._python else False
 
     def _install(self) -> str:
@@ -141,7 +145,7 @@ class Host:
         return self._program
 
     def _connected(self) -> None:
-        """Disconnected unless it is still listed; one on the network is dialled again."""
+        """Raise Disconnected unless adb still lists the phone. Connect again to a phone on the network first."""
         serial = self._phone.serial
         if _devices().get(serial) != "device" and ":" in serial:
             _adb("connect", serial)
@@ -150,7 +154,7 @@ class Host:
             raise Disconnected(f"{self.where} is {state}; {_STATES.get(state, 'plug it in and run it again')}")
 
     def _found(self, wished: str) -> tuple[Python | None, str]:
-        """The Python that runs our half and the path of the tool, each where there is one; Unavailable for neither."""
+        """Return the Python and the path of the tool, as far as the phone has them. Raise Unavailable for neither."""
         here = f"XDG_CACHE_HOME={FOLDER}"
         if wished:
             return Python(shlex.quote(wished), here), ""
@@ -159,7 +163,7 @@ class Host:
             Python("python3", here),
             Python(
                 f"{_TERMUX}/usr/bin/python3", f"HOME={_TERMUX}/home", "run-as com.termux"
-            ),  # a debug build lets adb in
+            ),  # a debug build allows adb
         ]
         tests = [f"{python.words()} -c {shlex.quote(_PROBE)} >/dev/null 2>&1 </dev/null" for python in pythons]
         ways = "".join(f"if {test}; then echo hnas python {i}; else " for i, test in enumerate(tests))
@@ -175,7 +179,7 @@ class Host:
 
 
 def _parse(address: str) -> tuple[str, str]:
-    """(serial or '', path of the Python or ''); ValueError for no address."""
+    """Return the serial and the path of the Python, each perhaps "". Raise ValueError if it is not an address."""
     found = _ADDRESS.fullmatch(address)
     if found is None or found["serial"].startswith("-") or not address.isprintable():
         raise ValueError(f"host is {address!r}, expected adb://[serial][/path/of/python]")
@@ -183,7 +187,7 @@ def _parse(address: str) -> tuple[str, str]:
 
 
 def _choose(serial: str) -> str:
-    """The serial of the phone that is meant and ready; Unavailable in one line for each way in which there is none."""
+    """Return the serial of the phone to use. Raise Unavailable that says why there is none."""
     if shutil.which("adb") is None:
         raise Unavailable("adb is not installed; apt-get install adb, or Android's SDK platform tools")
     listed = _devices()
@@ -204,13 +208,13 @@ def _choose(serial: str) -> str:
 
 
 def _devices() -> dict[str, str]:
-    """The serial and state of every device that adb lists."""
+    """Return the state of every device that adb lists, by its serial."""
     found = re.findall(r"^(\S+)\s+(no permissions|\w+)", _adb("devices"), re.MULTILINE)
     return {serial: state for serial, state in found if serial not in ("List", "*")}
 
 
 def _adb(*words: str) -> str:
-    """What ``adb`` prints; ExportError where it cannot reach its own server."""
+    """Run ``adb`` and return its output. Raise Unavailable if it fails or does not answer."""
     try:
         done = subprocess.run(["adb", *words], capture_output=True, check=False, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:

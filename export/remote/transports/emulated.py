@@ -1,4 +1,4 @@
-"""A worker behind other words on this machine, such as an emulator of another one, with the program that travels."""
+"""Run workers on this machine behind another command, such as an emulator of another CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from hnas.export.remote.portable import program
 
 
 class Emulated:
-    """``python`` is the command up to the interpreter's own arguments; ``folder`` takes the program, if it lacks it."""
+    """Start workers by a command.
+
+    ``where``: its name for errors.
+    ``python``: the command up to the arguments of the interpreter.
+    ``folder``: the folder for the program that `hnas.export.remote.portable` packs.
+    ``environment``: variables of the workers' environment, besides PATH.
+    """
 
     def __init__(self, where: str, python: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.where, self._python, self._environment = where, tuple(python), dict(environment)
@@ -19,7 +25,7 @@ class Emulated:
         self._program.write_bytes(program())
 
     def start(self, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """``python -m module`` there, with pipes."""
+        """Start ``python -m module`` behind the command, with pipes."""
         return subprocess.Popen(
             [*self._python, str(self._program), module],
             stdin=subprocess.PIPE,
@@ -31,9 +37,9 @@ class Emulated:
         )
 
     def place(self, path: Path) -> str:
-        """The path itself: an emulator of user mode sees the same files."""
+        """Return ``path``: a user-mode emulator sees the same files."""
         return str(path.resolve())
 
     def lost(self, _code: int) -> bool:
-        """Never: there is no connection."""
+        """Return False: there is no connection."""
         return False

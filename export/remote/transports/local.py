@@ -1,4 +1,4 @@
-"""A worker on this machine: a new process of the same Python."""
+"""Run workers on this machine, in new processes of the same Python."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ _ROOT = str(Path(hnas.__file__).absolute().parents[1])  # where hnas was importe
 
 
 def start(module: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """``python -m module`` with pipes, in a session of its own: Ctrl-C reaches the parent only, which closes it."""
+    """Start ``python -m module`` with pipes, in its own session: Ctrl-C reaches only the parent, which ends it."""
     search = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module],  # -P: an export.py in the user's folder must not be taken for ours
+        [sys.executable, "-P", "-m", module],  # -P: modules in the user's folder must not hide others
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -27,10 +27,10 @@ def start(module: str, environment: Mapping[str, str]) -> "subprocess.Popen[byte
 
 
 def place(path: Path) -> str:
-    """The path itself: the worker sees the same files."""
+    """Return ``path``: the worker sees the same files."""
     return str(path.resolve())
 
 
 def lost(_code: int) -> bool:
-    """Never: there is no connection."""
+    """Return False: there is no connection."""
     return False

@@ -1,6 +1,6 @@
-"""A worker on another machine, by the system's OpenSSH: the user's own config, agent, keys and known hosts.
+"""Run workers on another machine by the system's OpenSSH, with the user's config, agent, keys and known hosts.
 
-Nothing of ours has to be there: the first connection leaves one file in ~/.cache/hnas. No password is ever asked.
+hnas need not be installed there: the first connection stores one file in ~/.cache/hnas. It never asks for a password.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hnas.export.remote.upload import Sender
 _OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": "10",
-    "ServerAliveInterval": "5",  # a link that is cut without a word is noticed within 15 s
+    "ServerAliveInterval": "5",  # a link that is cut silently is noticed within 15 s
     "ServerAliveCountMax": "3",
     "ControlPersist": "no",
     "ClearAllForwardings": "yes",
@@ -31,30 +31,33 @@ _OPTIONS = {
     "RequestTTY": "no",
     "LogLevel": "ERROR",
 }
-_ADDRESS = re.compile(  # nothing in it can be taken for an option
+_ADDRESS = re.compile(  # no part of it can be read as an option
     r"ssh://(?:(?P<user>\w[\w.\\+-]*)@)?(?P<host>\w[\w.-]*|\[[\w:.%]+\])(?::(?P<port>\d{1,5}))?(?P<path>/.*)?"
 )
-_PATIENCE = 60.0  # seconds for a connection to stand: keys on a small board are slow
+_PATIENCE = 60.0  # seconds to connect: key exchange is slow on small boards
 
 
-def connect(address: str) -> Host:
-    """The host at ``ssh://[user@]device[:port][/path/of/python]``, connected; Unavailable in one line otherwise."""
-    return Host(address)
+def connect(address: str) -> SshHost:
+    """Connect to ``ssh://[user@]device[:port][/path/of/python]``. Raise Unavailable if that fails."""
+    return SshHost(address)
 
 
-class Host:
-    """One device over one connection, which is made again when it broke.
+class SshHost:
+    """Run workers on one device over one connection, which is opened again after it broke.
 
-    ``address`` may name the Python to use: ``ssh://pi@board/home/pi/venv/bin/python``, or ``ssh://pi@board/~/venv/...``
-    for one below the home folder; otherwise it is ``python3``. ValueError for no such address, Unavailable where the
-    device does not answer, refuses, has no Python 3.8 or no numpy.
+    ``address``: ``ssh://pi@board`` for the device's ``python3``, ``ssh://pi@board/home/pi/venv/bin/python`` for another
+    Python, ``ssh://pi@board/~/venv/...`` for one below the home folder.
+
+    Raises:
+        ValueError: not such an address.
+        Unavailable: the device does not answer or refuses, or has no Python 3.8 or no numpy.
     """
 
     def __init__(self, address: str) -> None:
         self.where, self._target, self._python = _parse(address)
         if shutil.which("ssh") is None:
             raise Unavailable("ssh is not installed; install the OpenSSH client of this system")
-        self._folder = Path(tempfile.mkdtemp(prefix="hnas-", dir="/tmp"))  # a socket's path must be short
+        self._folder = Path(tempfile.mkdtemp(prefix="hnas-", dir="/tmp"))  # the path of a socket must be short
         self._line: _Line | None = None
         self._program: str | None = None
         self._sender = Sender(self)
@@ -66,18 +69,18 @@ class Host:
             raise
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._sender.close()
         if self._line is not None:
             self._line.close()
         self._finalizer()
 
     def start(self, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """``python -m module`` on the device, with pipes."""
+        """Start ``python -m module`` on the device, with pipes."""
         settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
         command = " ".join([*settings, self._python, shlex.quote(self._install()), module])
         return subprocess.Popen(
-            [*self._ssh(), _shell(f"{command}; exit $?")],  # the shell stays, and tells which signal ended the worker
+            [*self._ssh(), _shell(f"{command}; exit $?")],  # the shell stays to report the signal of a crash
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,15 +89,15 @@ class Host:
         )
 
     def place(self, path: Path) -> str:
-        """Bring the artifact at ``path`` to the device, unless it is there; see `hnas.export.remote.upload`."""
+        """Upload the artifact at ``path``, unless it is there, and return its path on the device."""
         return self._sender.place(path)
 
     def lost(self, code: int) -> bool:
-        """ssh ends with 255 for whatever is not the remote command's doing; a killed one has no connection, either."""
+        """Return whether ssh failed (exit code 255) or was killed."""
         return code == 255 or code < 0
 
     def _ssh(self) -> list[str]:
-        """The command up to the remote one, over the connection that stands."""
+        """Return the ssh command without the remote command. Open the connection if there is none."""
         if self._line is None or not self._line.alive:
             before = self._line
             if before is not None:
@@ -106,7 +109,7 @@ class Host:
         return ["ssh", "-S", str(self._line.socket), *_words(), *self._target]
 
     def _install(self) -> str:
-        """The path of our program there, brought now if it is not."""
+        """Return the path of the program on the device. Install the program first if it is missing."""
         if self._program is not None:
             return self._program
         self._program = install(self.where, self._python, lambda text: [*self._ssh(), _shell(text)], self.lost)
@@ -114,7 +117,7 @@ class Host:
 
 
 class _Line:
-    """The one connection that all commands to a host share: a process of ours, which ends with us."""
+    """Hold the connection that all commands to a host share: a process of ssh, which ends with this process."""
 
     def __init__(self, where: str, target: list[str], socket: Path) -> None:
         self.socket = socket
@@ -149,7 +152,7 @@ def _hang_up(process: subprocess.Popen[bytes]) -> None:
 
 
 def _refusal(where: str, said: str) -> str:
-    """Why there is no connection, and what to do about it."""
+    """Return why there is no connection, and what the user can do."""
     by_hand = f"ssh {shlex.quote(where)}"
     if "Permission denied" in said:
         mend = f"{by_hand} must work without a password: add a key with ssh-copy-id, or start ssh-agent"
@@ -161,7 +164,7 @@ def _refusal(where: str, said: str) -> str:
 
 
 def _parse(address: str) -> tuple[str, list[str], str]:
-    """(name for people, what ssh is told, the remote Python as a word of a shell); ValueError for no address."""
+    """Return the name for errors, the arguments of ssh, and the Python as a word of a shell. Raise ValueError."""
     found = _ADDRESS.fullmatch(address)
     if found is None or not address.isprintable():
         expected = "ssh://[user@]device[:port][/path/of/python], and no password"
@@ -177,5 +180,5 @@ def _words() -> list[str]:
 
 
 def _shell(command: str) -> str:
-    """The command for a shell that we know, whichever the user logs in to."""
+    """Return ``command`` for sh, whatever the login shell of the user is."""
     return f"exec sh -c {shlex.quote(command)}"

@@ -21,7 +21,7 @@ from hnas.export.remote import transports
 from hnas.export.remote import upload as sending
 from hnas.export.remote.phone_tool import read_times
 from hnas.export.remote.transports import adb
-from hnas.export.remote.worker import Worker, describe
+from hnas.export.remote.worker import Worker, describe_machine
 from tests.export.loopback import free_port
 from tests.export.remote.test_ssh import X, relu
 from tests.export.standin_phone import Phone, phone
@@ -120,7 +120,7 @@ def test_a_net_runs_and_is_measured_there(device: Phone, artifact: Artifact) -> 
     with Worker(artifact, transport=host) as worker:
         np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
     assert len(measure(artifact, [X], runs=20, transport=host).times) >= 10
-    assert describe("onnxruntime", host)[0].python == sys.version.split()[0]
+    assert describe_machine("onnxruntime", host)[0].python == sys.version.split()[0]
     there = sorted(path.name.split("-")[0] for path in (device.folder / "hnas").iterdir())
     assert there == ["artifacts", "device"]
 
@@ -128,7 +128,7 @@ def test_a_net_runs_and_is_measured_there(device: Phone, artifact: Artifact) -> 
 @needs_adb
 def test_a_cut_transfer_goes_on_where_it_stopped(device: Phone, tmp_path: Path) -> None:
     large = relu(tmp_path / "large", rubbish=3_000_000)
-    host = adb.Host(f"adb://{device.serial}/{sys.executable}".replace("//", "/").replace("adb:/", "adb://"))
+    host = adb.AdbHost(f"adb://{device.serial}/{sys.executable}".replace("//", "/").replace("adb:/", "adb://"))
     host._sender._pause = 0.05
     device.cut_at = device.sent + 1_000_000
     before = device.sent
@@ -139,7 +139,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(device: Phone, tmp_path: Path) 
 
 @needs_adb
 def test_a_connection_that_goes_away_is_one_line_and_the_next_worker_works(device: Phone, artifact: Artifact) -> None:
-    host = adb.Host(f"adb://{device.serial}")
+    host = adb.AdbHost(f"adb://{device.serial}")
     with Worker(artifact, transport=host) as worker:
         worker(X)
         device.cut()
@@ -159,7 +159,7 @@ def test_a_connection_that_goes_away_is_one_line_and_the_next_worker_works(devic
 @needs_adb
 def test_an_adb_that_is_killed_while_it_sends_is_started_again_where_it_stopped(device: Phone, tmp_path: Path) -> None:
     large = relu(tmp_path / "large", rubbish=3_000_000)
-    host = adb.Host(f"adb://{device.serial}")
+    host = adb.AdbHost(f"adb://{device.serial}")
     host._sender._pause = 0.05
     before, killed = device.sent, list[int]()
 
@@ -182,7 +182,7 @@ def test_an_adb_that_is_killed_while_it_sends_is_started_again_where_it_stopped(
 @needs_adb
 @pytest.mark.parametrize("what", ["client", "server"])
 def test_an_adb_that_is_killed_while_a_net_runs_loses_nothing(device: Phone, artifact: Artifact, what: str) -> None:
-    host = adb.Host(f"adb://{device.serial}")
+    host = adb.AdbHost(f"adb://{device.serial}")
     with Worker(artifact, transport=host) as worker:
         worker(X)
         before = serving(host)
@@ -204,7 +204,7 @@ def test_an_adb_that_is_killed_while_a_net_runs_loses_nothing(device: Phone, art
     assert device.sent - sent < artifact.size_bytes + 20_000  # questions: the files are there
 
 
-def serving(host: adb.Host) -> set[int]:
+def serving(host: adb.AdbHost) -> set[int]:
     """The processes of workers on the phone: both ends are this machine."""
     listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
     wanted = f"{host._program} hnas.export.device.serve_artifacts"
@@ -214,7 +214,7 @@ def serving(host: adb.Host) -> set[int]:
 @needs_adb
 def test_a_full_disk_is_one_line(device: Phone, tmp_path: Path) -> None:
     large = relu(tmp_path / "full", rubbish=1_500_000)
-    host = adb.Host(f"adb://{device.serial}")
+    host = adb.AdbHost(f"adb://{device.serial}")
     assert host._python is not None
     plain = host._python
     host._python = plain._replace(launcher="ulimit -f 1024;")
@@ -228,7 +228,7 @@ def test_a_full_disk_is_one_line(device: Phone, tmp_path: Path) -> None:
 
 @needs_adb
 def test_a_worker_that_dies_says_how(device: Phone, artifact: Artifact) -> None:
-    host = adb.Host(f"adb://{device.serial}")
+    host = adb.AdbHost(f"adb://{device.serial}")
     with Worker(artifact, transport=host) as worker:
         os.kill(min(serving(host)), 11)
         with pytest.raises(ExportError, match=r"died with SIGSEGV on 'run'"):
@@ -242,7 +242,7 @@ def test_a_worker_that_dies_says_how(device: Phone, artifact: Artifact) -> None:
 def test_the_tool_runs_times_and_keeps_what_is_there(bare: Phone, lite: Artifact) -> None:
     push_tool(bare)
     host = transports.connect(f"adb://{bare.serial}")
-    machine, versions = describe("tflite", host)
+    machine, versions = describe_machine("tflite", host)
     assert (machine.cpu, machine.os.split()[:2], machine.python) == ("Maker Seven", ["Android", "14"], "none")
     assert list(versions) == ["benchmark_model"]
     with Worker(lite, transport=host) as worker:
@@ -256,7 +256,7 @@ def test_the_tool_runs_times_and_keeps_what_is_there(bare: Phone, lite: Artifact
         pass
     assert bare.sent - before < 100  # the model was there
     with pytest.raises(Unavailable, match=r"onnxruntime needs one$"):
-        describe("onnxruntime", host)
+        describe_machine("onnxruntime", host)
 
 
 @needs_adb

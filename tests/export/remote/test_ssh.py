@@ -20,8 +20,8 @@ from hnas.export.device.errors import Disconnected, ExportError, Unavailable
 from hnas.export.proof.timing import compare, measure
 from hnas.export.remote import transports
 from hnas.export.remote import upload as sending
-from hnas.export.remote.transports.ssh import Host
-from hnas.export.remote.worker import Worker, describe
+from hnas.export.remote.transports.ssh import SshHost
+from hnas.export.remote.worker import Worker, describe_machine
 from tests.export.loopback import SSHD, Loopback, loopback
 
 pytestmark = [
@@ -40,9 +40,9 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 
 @pytest.fixture
-def host(board: Loopback) -> Iterator[Host]:
+def host(board: Loopback) -> Iterator[SshHost]:
     """A device that has what this Python has."""
-    found = Host(f"{board.address}{sys.executable}")
+    found = SshHost(f"{board.address}{sys.executable}")
     found._sender._pause = 0.05
     yield found
     found.close()
@@ -83,14 +83,14 @@ def refused(board: Loopback, address: str) -> str:
 # --- what works -------------------------------------------------------------------------------------------------------
 
 
-def test_a_net_runs_and_is_measured_there(host: Host, board: Loopback, artifact: Artifact) -> None:
+def test_a_net_runs_and_is_measured_there(host: SshHost, board: Loopback, artifact: Artifact) -> None:
     with Worker(artifact, transport=host) as worker:
         np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
     found = measure(artifact, [X], runs=20, transport=host)
     assert len(found.times) >= 10
     ratio = compare(artifact, artifact, [X], blocks=2, runs=2, processes=2, transport=host)
     assert ratio.processes == 2
-    machine, versions = describe("onnxruntime", host)
+    machine, versions = describe_machine("onnxruntime", host)
     assert machine.python == sys.version.split()[0]
     assert list(versions) == ["onnxruntime"]
     placed = [path.name for path in (board.cache / "artifacts").iterdir()]
@@ -111,9 +111,9 @@ def test_a_bare_python_3_8_with_a_real_runtime(board: Loopback, artifact: Artifa
             if done.returncode:
                 pytest.skip(f"numpy and onnxruntime for Python 3.8 cannot be had: {done.stderr.strip()[-200:]}")
         (home / "ready").touch()
-    host = Host(f"{board.address}{home}/bin/python")
+    host = SshHost(f"{board.address}{home}/bin/python")
     try:
-        machine, _ = describe("onnxruntime", host)
+        machine, _ = describe_machine("onnxruntime", host)
         assert machine.python.startswith("3.8.")
         with Worker(artifact, transport=host) as worker:
             np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
@@ -132,7 +132,7 @@ def test_a_bare_python_3_8_with_a_real_runtime(board: Loopback, artifact: Artifa
         host.close()
 
 
-def test_one_connection_serves_many_commands(host: Host, board: Loopback, artifact: Artifact) -> None:
+def test_one_connection_serves_many_commands(host: SshHost, board: Loopback, artifact: Artifact) -> None:
     before = (board.folder / "log").read_text().count("Accepted publickey")
     for _ in range(2):
         with Worker(artifact, transport=host) as worker:
@@ -142,13 +142,13 @@ def test_one_connection_serves_many_commands(host: Host, board: Loopback, artifa
 
 def test_a_path_in_the_home_folder(board: Loopback) -> None:
     inside = os.path.relpath(sys.executable, Path.home())
-    Host(f"{board.address}/~/{inside}").close()
+    SshHost(f"{board.address}/~/{inside}").close()
 
 
 # --- a link that breaks -----------------------------------------------------------------------------------------------
 
 
-def test_a_cut_transfer_goes_on_where_it_stopped(host: Host, board: Loopback) -> None:
+def test_a_cut_transfer_goes_on_where_it_stopped(host: SshHost, board: Loopback) -> None:
     large = relu(board.folder / "large", rubbish=3_000_000)
     board.link.cut_after(1_000_000)
     before = board.link.sent
@@ -159,7 +159,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(host: Host, board: Loopback) ->
         np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
 
 
-def test_a_link_that_stays_down_is_one_line_and_nothing_is_lost(host: Host, board: Loopback) -> None:
+def test_a_link_that_stays_down_is_one_line_and_nothing_is_lost(host: SshHost, board: Loopback) -> None:
     large = relu(board.folder / "larger", rubbish=2_000_000)
     board.link.cut_after(1_000_000)
     watch = threading.Thread(target=lambda: _down_once_cut(board))
@@ -181,7 +181,7 @@ def _down_once_cut(board: Loopback) -> None:
 
 
 def test_a_worker_whose_link_is_cut_is_one_line_and_the_next_one_works(
-    host: Host, board: Loopback, artifact: Artifact
+    host: SshHost, board: Loopback, artifact: Artifact
 ) -> None:
     with Worker(artifact, transport=host) as worker:
         worker(X)
@@ -193,7 +193,7 @@ def test_a_worker_whose_link_is_cut_is_one_line_and_the_next_one_works(
         np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
 
 
-def test_a_client_that_is_killed_ends_the_device_side_too(host: Host, artifact: Artifact) -> None:
+def test_a_client_that_is_killed_ends_the_device_side_too(host: SshHost, artifact: Artifact) -> None:
     before = serving(host)
     worker = Worker(artifact, transport=host)
     mine = serving(host) - before
@@ -208,7 +208,7 @@ def test_a_client_that_is_killed_ends_the_device_side_too(host: Host, artifact: 
         time.sleep(0.1)
 
 
-def serving(host: Host) -> set[int]:
+def serving(host: SshHost) -> set[int]:
     """The processes of workers behind ``host``: both ends are this machine."""
     listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return {
@@ -239,9 +239,9 @@ def test_what_a_device_lacks_is_one_line(board: Loopback, tmp_path: Path) -> Non
         assert says in refused(board, f"{board.address}{python}")
 
 
-def test_a_missing_runtime_is_one_line(host: Host) -> None:
+def test_a_missing_runtime_is_one_line(host: SshHost) -> None:
     with pytest.raises(Unavailable, match=r"^ssh://board: tensorrt is not installed"):
-        describe("tensorrt", host)
+        describe_machine("tensorrt", host)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(board: Loopback) -> None:
@@ -253,10 +253,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(board: Loopback) -> None:
     finally:
         there.unlink()
         hidden.rename(there)
-    assert said.startswith("ExportError: ssh://board cannot keep hnas's program: ")
+    assert said.startswith("ExportError: ssh://board cannot store the program of hnas: ")
 
 
-def test_a_full_disk_is_one_line_and_goes_on_later(host: Host, board: Loopback) -> None:
+def test_a_full_disk_is_one_line_and_goes_on_later(host: SshHost, board: Loopback) -> None:
     large = relu(board.folder / "full", rubbish=1_500_000)
     plain = host._python
     host._python = f"ulimit -f 1024; {plain}"  # 512-byte blocks of dash: half a megabyte

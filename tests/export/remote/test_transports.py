@@ -24,7 +24,7 @@ from hnas.export.remote import upload as sending
 from hnas.export.remote.process import Process
 from hnas.export.remote.transports import local, ssh
 from hnas.export.remote.upload import Sender
-from hnas.export.remote.worker import describe
+from hnas.export.remote.worker import describe_machine
 from tests.export.fake_worker import fake_artifact
 
 
@@ -239,7 +239,7 @@ def test_a_signal_behind_a_shell_has_its_name(board: Board) -> None:
 
 def test_this_machine_describes_itself() -> None:
     pytest.importorskip("onnxruntime")
-    machine, versions = describe("onnxruntime", local)
+    machine, versions = describe_machine("onnxruntime", local)
     assert machine.cores >= 1
     assert list(versions) == ["onnxruntime"]
 
