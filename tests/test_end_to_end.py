@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
 from tests.hnas import photos
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ def test_photographs_become_a_bundle_that_is_checked_and_used(home: Path):
     assert [row["verdict"] for row in found["rows"]].count("kept") == 1
     assert all(row["latency_ms"]["low"] <= row["latency_ms"]["value"] for row in found["rows"])
 
-    bundle = zoo.read(home / "run/bundle")
+    bundle = read_bundle(home / "run/bundle")
     assert bundle.labels == photos.CLASSES
     assert bundle.manifest.accuracy is not None
     assert bundle.manifest.accuracy.n == record["images"]["test"]
@@ -92,9 +92,9 @@ def test_other_targets_take_the_same_supernet(home: Path, target: str):
     out = f"run-{target}"
     words = f"hnas-deploy --target {target} --supernet trained --data photos --out {out} --budget 3evals --json"
     found = json.loads(shell(home, words).stdout)
-    bundle = zoo.read(home / out / "bundle")
+    bundle = read_bundle(home / out / "bundle")
     assert bundle.manifest.target == target == found["target"]
     if target == "jetson":  # nothing is timed, so the command that the bundle states leads to the same bytes
         again = shell(home, f"{bundle.manifest.reproduce} --out again --json")
         assert json.loads(again.stdout)["arch"] == found["arch"]
-        assert zoo.read(home / "again/bundle").artifact().digest == bundle.artifact().digest
+        assert read_bundle(home / "again/bundle").artifact().digest == bundle.artifact().digest

@@ -25,7 +25,8 @@ from zipfile import ZipFile
 
 from hnas.benchmarks.cli import count, write_line
 from hnas.benchmarks.gate.session import seeded_inputs
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
+from hnas.export.bundle.card import MANIFEST
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.serve_files import cache
@@ -239,9 +240,9 @@ def _run_tool(command: Sequence[str]) -> None:
 
 def _artifacts_at(path: Path) -> list[Path]:
     """Return the artifacts of a bundle, or the one at ``path``."""
-    if not (path / zoo.MANIFEST).is_file():
+    if not (path / MANIFEST).is_file():
         return [path]
-    bundle = zoo.read(path)
+    bundle = read_bundle(path)
     return [each.path for each in (bundle.artifact(), bundle.baseline()) if each is not None]
 
 

@@ -73,10 +73,10 @@ def check_claim(path: Path, options: CheckOptions, progress: session.Progress) -
 
         report = check_claim(Path("bundle"), CheckOptions(max_time=30.0), lambda doing, fraction: None)
     """
-    from hnas.export.bundle import bundle as zoo
+    from hnas.export.bundle.bundle import read_bundle
 
     clock = session.Clock(options.max_time)
-    bundle = zoo.read(path)
+    bundle = read_bundle(path)
     artifact = bundle.artifact()
     if not artifact.inputs:
         raise ValueError(f"{path}: its artifact does not state its inputs, so nothing can be run")

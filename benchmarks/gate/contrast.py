@@ -71,11 +71,11 @@ class Contrast:
 
 def _open_artifact(path: Path) -> Artifact:
     """Return the artifact at ``path``: a bundle, an artifact folder, or a bare .onnx, .xml or .tflite file."""
-    from hnas.export.bundle import bundle as zoo
+    from hnas.export.bundle.bundle import read_bundle
     from hnas.export.device import artifact
 
     if (path / "manifest.json").exists():
-        return zoo.read(path).artifact()
+        return read_bundle(path).artifact()
     return artifact.Artifact.read(path)
 
 

@@ -1,7 +1,7 @@
-"""The bundle: one folder with an artifact, perhaps its baseline, a model card, and the manifest that explains both.
+"""Write and read bundles: a folder with an artifact, perhaps its baseline, a model card and the manifest.
 
-``manifest.json`` holds the hash of every other file and one of itself. They show that nothing was changed by accident
-or on the way; they do not say who wrote it.
+``read_bundle("runs/openvino-cpu/bundle").artifact()``. ``manifest.json`` holds the hash of every other file and its
+own. The hashes reveal changes by accident or in transit; they do not prove who wrote the bundle.
 """
 
 from __future__ import annotations
@@ -14,61 +14,43 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Manifest, Mixed, Prediction, Space, Speedup
+from hnas.export.bundle.card import CARD, MANIFEST, model_card
+from hnas.export.bundle.manifest import Manifest
 from hnas.export.device.artifact import RECORD, Artifact, digest_file, verify_files
-from hnas.export.device.machine import Machine
-from hnas.export.device.records import JSON, check_version, decode, encode, read_json
-from hnas.export.onnx.source import made_from
-
-__all__ = [
-    "Accuracy",
-    "Bundle",
-    "Data",
-    "Input",
-    "Latency",
-    "Machine",
-    "Manifest",
-    "Mixed",
-    "Prediction",
-    "Space",
-    "Speedup",
-    "card",
-    "read",
-    "write",
-]
+from hnas.export.device.records import check_version, decode, encode, read_json
 
 SCHEMA = 1
-MANIFEST, CARD = "manifest.json", "README.md"
-_BLANK = "0" * 64  # stands where the manifest's own digest will be
+_BLANK = "0" * 64  # in place of the manifest's own digest, while that is computed
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every byte was checked when it was read."""
+    """Hold a bundle. The hash of every file was checked when the bundle was read."""
 
     path: Path
     manifest: Manifest
 
     def artifact(self) -> Artifact:
-        """The network itself."""
+        """Return the artifact of the network."""
         return Artifact.read(self.path / self.manifest.artifact)
 
     def baseline(self) -> Artifact | None:
-        """What the speedup is against, if the bundle carries it."""
+        """Return the artifact that the speedup refers to, if the bundle has it."""
         return None if self.manifest.baseline is None else Artifact.read(self.path / self.manifest.baseline)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the outputs."""
+        """Return the names of the classes, in the order of the outputs."""
         return self.manifest.labels
 
 
-def read(path: Path | str) -> Bundle:
-    """The bundle in the folder ``path``; hostile until its types, names and hashes have been checked.
+def read_bundle(path: Path | str) -> Bundle:
+    """Return the bundle in the folder ``path``, after a check of its types, names and hashes.
 
-    FileNotFoundError if there is no folder. ValueError in one line for an unknown schema, a wrong type (with its place
-    in the JSON), a changed, missing or additional file, a name or a link that leaves the folder, an artifact that is
-    not what the manifest says.
+    Raises:
+        FileNotFoundError: there is no folder.
+        ValueError: an unknown schema, a wrong type (with its path in the JSON), a changed, missing or additional file,
+        a name or a link that leaves the folder, an artifact that is not as the manifest states.
     """
     path = Path(path)
     if not path.is_dir():
@@ -92,16 +74,20 @@ def read(path: Path | str) -> Bundle:
     return bundle
 
 
-def write(
+def write_bundle(
     path: Path | str,
     manifest: Manifest,
     *,
     artifact: Artifact | Path | str,
     baseline: Artifact | Path | str | None = None,
 ) -> Bundle:
-    """Make the folder ``path`` (absent or empty) a bundle of copies, with the model card; whole or not at all.
+    """Write a bundle of copies, with the model card, to the absent or empty folder ``path``; on failure write nothing.
 
-    ValueError if something is there already, if it cannot be written, or if the manifest contradicts the artifact.
+    ``manifest``: without ``files``, ``size_bytes`` and ``baseline``, which are filled in.
+    ``artifact``, ``baseline``: artifacts, or the paths of artifacts.
+
+    Raises:
+        ValueError: the folder is not empty or cannot be written, or the manifest contradicts the artifact.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -118,116 +104,23 @@ def write(
             _copy(baseline, part / manifest.baseline)
         manifest = replace(manifest, size_bytes=main.size_bytes)
         manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK})  # the card lists the files, itself included
-        (part / CARD).write_text(card(manifest), "utf-8")
+        (part / CARD).write_text(model_card(manifest), "utf-8")
         manifest = replace(manifest, files=_digests(part))
         value = {"schema": SCHEMA, **encode(manifest), "digest": _BLANK}
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         (part / MANIFEST).write_bytes(_seal(text, _BLANK, hashlib.sha256(text).hexdigest()))
-        read(part)
+        read_bundle(part)
         part.rename(path)
     except OSError as error:
         raise ValueError(f"cannot write the bundle {path}: {error.strerror or error}") from None
     finally:
         if part is not None and part.exists():
             shutil.rmtree(part)
-    return read(path)
-
-
-def card(manifest: Manifest) -> str:
-    """The model card, Markdown: every number with how it was come by."""
-    sections = [f"# {manifest.name}", _what(manifest), "## Figures", _figures(manifest), "## Use", _use(manifest)]
-    found = [each.line() for each in (manifest.slowdown, manifest.mixed) if each is not None]
-    if found:
-        sections += ["## Precision", "\n".join(f"- {' '.join(line.split())}" for line in found)]
-    if manifest.build is not None:
-        rows = "\n".join(f"- {key}: {_plain(value)}" for key, value in manifest.build.items())
-        sections += ["## Build on the device", rows]
-    if manifest.labels:
-        sections += ["## Classes", ", ".join(f"{i} {label}" for i, label in enumerate(manifest.labels))]
-    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    seeds = ", ".join(f"{name} {seed}" for name, seed in manifest.seeds.items())
-    data = [f"Data: {manifest.data.name}; the digests of its splits are in `{MANIFEST}`."] if manifest.data else []
-    command = f"```bash\n{manifest.reproduce}\n```"
-    made = f"Made {manifest.created} with {versions}; seeds: {seeds or 'none'}."
-    files = "\n".join(f"- `{name}`" for name in sorted([*manifest.files, MANIFEST]))
-    licence = manifest.licence or "None stated; it depends on the weights and the data. Ask whoever made this bundle."
-    sections += ["## Reproduce", command, made, *data, "## Files", files, "## Licence", licence]
-    return "\n\n".join(sections) + "\n"
-
-
-def _what(manifest: Manifest) -> str:
-    text = f"A network for {manifest.task}, in {manifest.precision}, run by {manifest.backend} on `{manifest.target}`."
-    if manifest.input is not None:
-        shape = " x ".join(map(str, manifest.input.shape))
-        text += f" Input: {shape}, {manifest.input.dtype}, {manifest.input.layout}."
-        if manifest.input.preprocessing is not None:
-            text += f" Preprocessing: {_plain(manifest.input.preprocessing)}."
-    if found := made_from(manifest.source):
-        text += f" It was {' '.join(found.split())}."
-    if manifest.space is not None:
-        text += f" It was found in the space `{manifest.space.name}`; its choices are in `{MANIFEST}`."
-    return text
-
-
-def _figures(manifest: Manifest) -> str:
-    rows = []
-    if manifest.accuracy is not None:
-        a = manifest.accuracy
-        low, high = a.interval
-        row = f"{a.artifact:.2%} (95 % interval {low:.2%} to {high:.2%}); the same network in fp32 {a.subnet_fp32:.2%}"
-        row += "" if a.baseline is None else f"; the baseline {a.baseline:.2%}"
-        rows.append((f"accuracy, {a.metric}, {a.split} split, n={a.n}, of the artifact itself", row))
-    x = manifest.latency
-    conditions = f"p{x.percentile}, batch {x.batch}, {x.threads} thread(s), {manifest.precision}"
-    rows.append((f"latency, {x.kind}, {conditions}", _latency(manifest)))
-    if x.predicted is not None and x.kind == "measured":
-        p = x.predicted
-        rows.append(("latency, predicted", f"{p.value:.3g} ms (band {p.low:.3g} to {p.high:.3g})"))
-    if manifest.speedup is not None:
-        s = manifest.speedup
-        row = f"{s.value:.2f}x ({_trust(s.confidence)} {s.low:.2f} to {s.high:.2f})"
-        row += f"; {s.processes} process(es)" if s.kind == "measured" else ""
-        rows.append((f"speedup, {s.kind}, against {s.against}", row))
-    rows.append(("size of the model files", f"{manifest.size_bytes / 1e6:.3f} MB"))
-    rows.append(("faithful to the module", manifest.verification.line()))
-    table = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows)
-    return f"| figure | value |\n|---|---|\n{table}"
-
-
-def _latency(manifest: Manifest) -> str:
-    x = manifest.latency
-    text = f"{x.value:.3g} {x.unit} ({_trust(x.confidence)} {x.low:.3g} to {x.high:.3g})"
-    if x.kind == "predicted":
-        return f"{text}; a model of the device says so, nothing was run on it"
-    tails = "".join(f", {name} {value:.3g}" for name, value in (("p90", x.p90), ("p99", x.p99)) if value is not None)
-    return f"{text}{tails}, n={x.n}, on {manifest.machine.cpu} ({manifest.machine.cores} cores, {manifest.machine.os})"
-
-
-def _trust(confidence: float | None) -> str:
-    return "band" if confidence is None else f"{100 * confidence:g} % interval"
-
-
-def _use(manifest: Manifest) -> str:
-    lines = ["hnas-deploy show ."]
-    if manifest.input is not None and manifest.input.preprocessing is not None:
-        lines.append("hnas-deploy run . --image FILE")
-    if manifest.latency.kind == "measured" and manifest.baseline is not None:
-        lines.append("hnas-bench check .    # does the speedup hold on this machine?")
-    python = f'import export\n\nrunner = export.load("{manifest.artifact}")\noutputs = runner(*inputs)  # numpy arrays'
-    return "\n".join(["```bash", *lines, "```", "", "```python", python, "```"])
-
-
-def _plain(value: JSON) -> str:
-    """JSON for a person: strings bare, the rest compact."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return read_bundle(path)
 
 
 def _copy(source: Artifact | Path | str, folder: Path) -> Artifact:
-    """A copy of an artifact's own files, and of nothing else that lies beside them."""
+    """Copy the files of an artifact, and no other files of its folder."""
     artifact = source if isinstance(source, Artifact) else Artifact.read(source)
     for name in artifact.files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +131,7 @@ def _copy(source: Artifact | Path | str, folder: Path) -> Artifact:
 
 
 def _check_artifacts(bundle: Bundle) -> None:
-    """ValueError unless the artifacts are listed and are what the manifest says that they are."""
+    """Raise ValueError unless the artifacts are listed and are as the manifest states."""
     manifest, where = bundle.manifest, bundle.path / MANIFEST
     for folder in filter(None, (manifest.artifact, manifest.baseline)):
         if f"{folder}/{RECORD}" not in manifest.files:
@@ -253,7 +146,7 @@ def _check_artifacts(bundle: Bundle) -> None:
 
 
 def _seal(text: bytes, old: str, new: str) -> bytes:
-    """The bytes of a manifest with another digest of its own, which is the last thing in it."""
+    """Return the bytes of a manifest with its own digest, which is its last field, replaced."""
     head, key, tail = text.rpartition(b'"digest": "')
     return head + key + tail.replace(old.encode(), new.encode(), 1)
 
@@ -263,7 +156,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _names(folder: Path) -> set[str]:
-    """Everything in ``folder`` that is not itself a folder, by relative name; links are not followed."""
+    """Return the relative names of all files and links in ``folder``. Links are not followed."""
     return {
         (Path(root) / name).relative_to(folder).as_posix()
         for root, folders, files in os.walk(folder)

@@ -1,6 +1,6 @@
-"""What a manifest says: frozen records, which are the only statement of the schema of ``manifest.json``.
+"""Define the records of a manifest. They are the only statement of the schema of ``manifest.json``.
 
-Every figure carries what it takes to be believed or doubted: kind, unit, percentile, batch, threads, n, interval.
+Every figure carries its conditions: kind, unit, percentile, batch, threads, n, interval.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Kind: TypeAlias = Literal["measured", "predicted"]
 
 @dataclass(frozen=True)
 class Input:
-    """What the network eats; ``preprocessing`` turns an image into it, None where that is the user's own business."""
+    """Describe the input. ``preprocessing`` makes it from an image; None if the user has to do that."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -32,9 +32,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of ``n`` images of ``split`` that are right: the subnet's in fp32, the artifact's own, the baseline's.
+    """Hold the share of ``n`` images of ``split`` that are classified correctly.
 
-    ``interval`` is that of ``artifact`` at 95 %.
+    ``subnet_fp32``: by the network in fp32.
+    ``artifact``: by the artifact; ``interval`` is its 95 % interval.
+    ``baseline``: by the baseline.
     """
 
     metric: str
@@ -56,7 +58,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the device's profile says, in ms; ``kind`` keeps it from being read as a measurement."""
+    """Hold a latency that the device's profile predicts, in ms. ``kind`` marks it as a prediction."""
 
     value: float
     low: float
@@ -69,7 +71,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Latency:
-    """The latency of one call, with all that a number must say of itself; ``n`` is the number of timed calls."""
+    """Hold the latency of one call and its conditions. ``n`` is the number of timed calls."""
 
     kind: _Kind
     value: float
@@ -80,7 +82,7 @@ class Latency:
     n: int
     unit: Literal["ms"] = "ms"
     percentile: int = 50
-    confidence: float | None = 0.95  # None for a prediction, whose band is no interval
+    confidence: float | None = 0.95  # None for a prediction, which has a band instead of an interval
     p90: float | None = None
     p99: float | None = None
     predicted: Prediction | None = None
@@ -94,7 +96,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Speedup:
-    """By which factor the artifact is faster than ``against``."""
+    """Hold the factor by which the artifact is faster than ``against``."""
 
     value: float
     low: float
@@ -112,15 +114,15 @@ class Speedup:
 
 @dataclass(frozen=True)
 class Data:
-    """The data set behind the figures: sha256 of each split that was used."""
+    """Name the data set of the figures, with the sha256 of each split that was used."""
 
     name: str
     digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Space:
-    """The space that the architecture is a member of, and the sha256 of the supernet's weights ("": not known)."""
+class SpaceRecord:
+    """Name the space of the architecture, and the sha256 of the supernet's weights ("": not known)."""
 
     name: str
     arguments: Mapping[str, JSON] = field(default_factory=dict)
@@ -129,10 +131,12 @@ class Space:
 
 @dataclass(frozen=True)
 class Mixed:
-    """int8 with blocks in float, tried as one more candidate: why, and what became of it.
+    """Record that int8 with blocks in float was tried as one more candidate.
 
-    ``sensitivity_db`` is the signal to noise of the outputs with that block alone in int8, ``trials`` how many
-    assignments were compiled. All of it is empty where none was accepted; the artifact's notes list each.
+    ``why``: the reason of the trial.
+    ``outcome``: its result.
+    ``blocks_in_float``, ``sensitivity_db``, ``trials``: the blocks in float, the signal-to-noise ratio of the outputs
+    with each block alone in int8, and the number of assignments that were compiled. Empty if none was accepted.
     """
 
     why: str
@@ -142,7 +146,7 @@ class Mixed:
     trials: int = 0
 
     def line(self) -> str:
-        """One line for a person."""
+        """Return the record as a sentence."""
         found, blocks = ", ".join(self.blocks_in_float), len(self.sensitivity_db)
         said = f" {found} in float, of {blocks} blocks, after {self.trials} trials;" if found else ""
         return f"mixed precision was tried because {self.why}:{said} {self.outcome}"
@@ -150,13 +154,17 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle is, how it was made, and what was seen when it was checked.
+    """Describe a bundle: what it is, how it was made, and the figures of its check.
 
-    ``arch`` and ``space`` are None for a network that no search found, ``input`` for one that has several or none.
-    ``slowdown`` says where int8 lost to the precision that was kept, ``mixed`` whether blocks in float were tried.
-    ``source`` is the artifact's own note of that name, where it was made from an ONNX file.
-    ``zoo.write`` fills in ``baseline``, ``size_bytes`` (of the artifact's files) and ``files``. There is none of a
-    network that did not pass its verification.
+    ``arch``, ``space``: None for a network that no search found.
+    ``input``: None for a network with no or several inputs.
+    ``slowdown``: why int8 is slower than the precision that was kept.
+    ``mixed``: whether blocks in float were tried.
+    ``source``: the note "source" of an artifact that was made from an ONNX file.
+    ``size_bytes``: the size of the artifact's files. `write_bundle` fills in this field, ``baseline`` and ``files``.
+
+    Raises:
+        ValueError: a field is out of range, or the network did not pass its verification.
     """
 
     name: str
@@ -166,7 +174,7 @@ class Manifest:
     backend: str
     precision: str
     arch: Mapping[str, JSON] | None
-    space: Space | None
+    space: SpaceRecord | None
     labels: tuple[str, ...]
     input: Input | None
     accuracy: Accuracy | None

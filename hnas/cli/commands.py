@@ -62,7 +62,8 @@ def _doctor(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
 
 
 def _show(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
-    from hnas.export.bundle import bundle as zoo
+    from hnas.export.bundle.bundle import read_bundle
+    from hnas.export.bundle.card import MANIFEST, model_card
     from hnas.export.device.records import read_json
 
     own = parser("hnas-deploy show", description="Check every byte of a bundle and print its card.")
@@ -70,13 +71,13 @@ def _show(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     own.add_argument("--layers", action="store_true", help="run it here: its kernels, what did not fuse, time of each")
     own.add_argument("--json", action="store_true", help="the manifest, or the layers, as JSON on standard output")
     parsed = own.parse_args(arguments)
-    bundle = zoo.read(parsed.bundle)
+    bundle = read_bundle(parsed.bundle)
     if parsed.layers:
         return _show_layers(bundle.artifact(), as_json=parsed.json)
     if parsed.json:
-        report.write_json(read_json(bundle.path / zoo.MANIFEST))
+        report.write_json(read_json(bundle.path / MANIFEST))
     else:
-        report.markdown(zoo.card(bundle.manifest))
+        report.markdown(model_card(bundle.manifest))
     return 0
 
 
@@ -97,7 +98,7 @@ def _run(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     import numpy as np
 
     from hnas.data.images import Preprocessing
-    from hnas.export.bundle import bundle as zoo
+    from hnas.export.bundle.bundle import read_bundle
     from hnas.export.remote.worker import Worker
 
     own = parser("hnas-deploy run", description="Classify an image file with a bundle.")
@@ -106,7 +107,7 @@ def _run(arguments: list[str], parser: type[argparse.ArgumentParser]) -> int:
     own.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to print (default 3)")
     own.add_argument("--json", action="store_true", help="as JSON on standard output")
     parsed = own.parse_args(arguments)
-    bundle = zoo.read(parsed.bundle)
+    bundle = read_bundle(parsed.bundle)
     eats = bundle.manifest.input
     if eats is None or eats.preprocessing is None:
         raise ValueError(f"{parsed.bundle} does not say how an image becomes its input; use export.load in Python")

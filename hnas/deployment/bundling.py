@@ -12,9 +12,18 @@ from hnas.cost import Price
 from hnas.deployment.build import Built, Refused, Row, interval
 from hnas.deployment.plan import Plan
 from hnas.deployment.source import Source
-from hnas.export.bundle import bundle as zoo
-from hnas.export.bundle.bundle import Bundle
-from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Manifest, Mixed, Prediction, Space, Speedup
+from hnas.export.bundle.bundle import Bundle, read_bundle, write_bundle
+from hnas.export.bundle.manifest import (
+    Accuracy,
+    Data,
+    Input,
+    Latency,
+    Manifest,
+    Mixed,
+    Prediction,
+    SpaceRecord,
+    Speedup,
+)
 from hnas.export.device.artifact import Artifact
 from hnas.export.proof.measurement import Comparison
 from hnas.export.proof.slowdown import Slowdown
@@ -56,7 +65,7 @@ def write(result: Result, source: Source, command: str) -> Bundle:
     plan, kept = result.plan, result.kept
     artifact = kept.built.artifact
     if (plan.out / "bundle").exists():
-        finished = zoo.read(plan.out / "bundle")
+        finished = read_bundle(plan.out / "bundle")
         if finished.artifact().digest != artifact.digest:
             raise ValueError(f"{finished.path} holds another artifact than this run ends with; choose another --out")
         return finished
@@ -72,7 +81,7 @@ def write(result: Result, source: Source, command: str) -> Bundle:
         backend=artifact.backend,
         precision=artifact.precision,
         arch=result.arch.to_json(),
-        space=Space(space["name"], space["arguments"], source.digest),
+        space=SpaceRecord(space["name"], space["arguments"], source.digest),
         labels=source.task.classes,
         input=Input(shape, artifact.inputs[0].dtype, "NCHW", preprocessing.to_json()),
         accuracy=Accuracy(
@@ -97,7 +106,7 @@ def write(result: Result, source: Source, command: str) -> Bundle:
         mixed=result.mixed,
         licence=source.licence,
     )
-    return zoo.write(plan.out / "bundle", manifest, artifact=artifact, baseline=result.baseline.artifact)
+    return write_bundle(plan.out / "bundle", manifest, artifact=artifact, baseline=result.baseline.artifact)
 
 
 def latency(comparison: Comparison | None, predicted: Price, artifact: Artifact) -> Latency:

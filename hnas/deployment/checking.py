@@ -16,8 +16,7 @@ from hnas.deployment.given import given
 from hnas.deployment.network import Arrays, read_calibration
 from hnas.deployment.pricing import samples
 from hnas.deployment.source import Source, open_source
-from hnas.export.bundle import bundle as zoo
-from hnas.export.bundle.bundle import Bundle
+from hnas.export.bundle.bundle import Bundle, read_bundle
 from hnas.export.bundle.manifest import Manifest
 from hnas.export.compiling.pipeline import verify
 from hnas.export.device.artifact import Artifact
@@ -69,7 +68,7 @@ def check_bundle(
     """
     if (path / reproduction.RECORD).is_file():
         return _again(path)
-    bundle = zoo.read(path)
+    bundle = read_bundle(path)
     with ExitStack() as stack:
         own = None if model is None else _own(bundle, model, calibration, stack)
         subjects = own or _searched(bundle, supernet, data)

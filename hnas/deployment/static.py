@@ -34,7 +34,7 @@ from hnas.deployment.folder import workshop
 from hnas.deployment.given import Given, given
 from hnas.deployment.network import SEED, Arrays, read_calibration
 from hnas.deployment.plan import Plan, resolve
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import write_bundle
 from hnas.export.bundle.manifest import Input, Manifest, Mixed
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import ExportError
@@ -93,7 +93,7 @@ def export_static(
         manifest = replace(manifest, slowdown=table.slowdown, mixed=table.mixed)
         baseline = None if manifest.speedup is None else table.built["fp32"].artifact
         lines = _rows(net.name, table, forecast)
-        bundle = zoo.write(plan.out / "bundle", manifest, artifact=kept.built.artifact, baseline=baseline)
+        bundle = write_bundle(plan.out / "bundle", manifest, artifact=kept.built.artifact, baseline=baseline)
     return {
         "target": plan.device.name,
         "name": manifest.name,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hnas.data import images
-from hnas.export.bundle.bundle import write
+from hnas.export.bundle.bundle import write_bundle
 from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Speedup
 from hnas.export.device.artifact import Artifact, Tensor, digest_files
 from hnas.export.proof.verification import check
@@ -114,4 +114,4 @@ def bundle(
     artifact = network(root / f"{name}-artifact", light, backend=backend)
     baseline = None if heavy is None else network(root / f"{name}-baseline", heavy, backend=backend)
     claimed = replace(manifest(artifact, hits(artifact, data), data.digest), **claims)  # type: ignore[arg-type]
-    return write(root / name, claimed, artifact=artifact, baseline=baseline).path
+    return write_bundle(root / name, claimed, artifact=artifact, baseline=baseline).path

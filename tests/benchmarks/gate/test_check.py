@@ -16,7 +16,7 @@ import pytest
 from hnas.benchmarks import cli
 from hnas.benchmarks.gate import accuracy, check, session
 from hnas.data import images
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
 from hnas.export.bundle.manifest import Accuracy, Machine, Manifest, Speedup
 from hnas.export.device.artifact import Artifact
 from tests.benchmarks.bundles import IMAGES, PREPROCESSING, bundle, hits, network
@@ -38,7 +38,7 @@ def good(root: Path) -> Path:
 
 
 def manifest_of(path: Path) -> Manifest:
-    return zoo.read(path).manifest
+    return read_bundle(path).manifest
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

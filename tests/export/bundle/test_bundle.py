@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import Bundle, read_bundle, write_bundle
+from hnas.export.bundle.card import model_card
 from hnas.export.bundle.manifest import (
     Accuracy,
     Data,
@@ -25,7 +26,7 @@ from hnas.export.bundle.manifest import (
     Manifest,
     Mixed,
     Prediction,
-    Space,
+    SpaceRecord,
     Speedup,
 )
 from hnas.export.device import machine
@@ -44,7 +45,7 @@ def a_manifest(**changes: Any) -> Manifest:
             "backend": "onnxruntime",
             "precision": "int8",
             "arch": {"stages.0.depth": 2, "stages.0.blocks.0.op": "mbconv3"},
-            "space": Space("hybrid_vision", {"size": 28}),
+            "space": SpaceRecord("hybrid_vision", {"size": 28}),
             "labels": ("shirt", "Schuh ß"),
             "input": Input((1, 1, 28, 28), "float32", "NCHW", {"size": [28, 28], "mean": [0.5]}),
             "accuracy": Accuracy("top-1", 2000, "test", 0.912, 0.909, (0.896, 0.921), 0.93),
@@ -63,10 +64,10 @@ def a_manifest(**changes: Any) -> Manifest:
     )  # fmt: skip
 
 
-def a_bundle(folder: Path, **changes: Any) -> zoo.Bundle:
+def a_bundle(folder: Path, **changes: Any) -> Bundle:
     artifact, baseline = artifact_in(folder / "work/a"), artifact_in(folder / "work/b")
     (artifact.path / "left-over.log").write_text("not part of it")
-    return zoo.write(folder / "bundle", a_manifest(**changes), artifact=artifact, baseline=baseline.path)
+    return write_bundle(folder / "bundle", a_manifest(**changes), artifact=artifact, baseline=baseline.path)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool = True) -> None:
@@ -81,14 +82,14 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool
 
 def refused(folder: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        zoo.read(folder)
+        read_bundle(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_round_trip(tmp_path: Path) -> None:
     written = a_bundle(tmp_path)
-    again = zoo.read(str(tmp_path / "bundle"))
+    again = read_bundle(str(tmp_path / "bundle"))
     assert again == written
     baseline = again.baseline()
     assert baseline is not None
@@ -107,9 +108,9 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_a_bundle_needs_only_artifact_latency_and_check(tmp_path: Path) -> None:
     bare = a_manifest(arch=None, space=None, input=None, accuracy=None, speedup=None, data=None, labels=())
-    bundle = zoo.write(tmp_path / "b", bare, artifact=artifact_in(tmp_path / "a"))
+    bundle = write_bundle(tmp_path / "b", bare, artifact=artifact_in(tmp_path / "a"))
     assert bundle.baseline() is None
-    assert zoo.read(tmp_path / "b").manifest.accuracy is None
+    assert read_bundle(tmp_path / "b").manifest.accuracy is None
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_any_flipped_byte_is_refused(one: Path, data: st.DataObject) -> None:
         refused(one)
     finally:
         file.write_bytes(content)
-    zoo.read(one)
+    read_bundle(one)
 
 
 @settings(max_examples=40, deadline=None)
@@ -157,8 +158,8 @@ def test_any_figures_round_trip(
     low, value, high = sorted(times)
     manifest = a_manifest(name=name, latency=Latency("measured", value, low, high, 1, 1, n))
     folder = tmp_path_factory.mktemp("any")
-    written = zoo.write(folder / "b", manifest, artifact=artifact_in(folder / "a"))
-    assert zoo.read(written.path).manifest == replace(manifest, files=written.manifest.files, size_bytes=29)
+    written = write_bundle(folder / "b", manifest, artifact=artifact_in(folder / "a"))
+    assert read_bundle(written.path).manifest == replace(manifest, files=written.manifest.files, size_bytes=29)
 
 
 SLOW = Slowdown("fp32", 0.93, (SlowerLayer("norm|1", "MVN", 3.0, 90.0, ("2 Convert",)),), 0.8)
@@ -176,7 +177,7 @@ def test_why_int8_is_slow_and_which_blocks_are_in_float_stand_in_manifest_and_ca
 def test_a_bundle_from_before_there_were_such_fields_is_read(tmp_path: Path) -> None:
     bundle = a_bundle(tmp_path)
     rewrite(bundle.path, lambda value: [value.pop(name) for name in ("slowdown", "mixed")])
-    assert zoo.read(bundle.path).manifest == bundle.manifest
+    assert read_bundle(bundle.path).manifest == bundle.manifest
 
 
 def put(*keys: str, to: object) -> Callable[[dict[str, Any]], object]:
@@ -254,13 +255,13 @@ def test_foreign_things_are_refused(tmp_path: Path) -> None:
     assert "a link that leaves" in refused(folder)
     (folder / "README.md").unlink()
     (folder / "README.md").write_bytes(card)
-    zoo.read(folder)
+    read_bundle(folder)
     (folder / "manifest.json").rename(tmp_path / "manifest.json")
     assert "manifest.json is missing" in refused(folder)
     os.mkfifo(folder / "manifest.json")
     assert "not a plain file" in refused(folder)
     with pytest.raises(FileNotFoundError, match="no bundle at"):
-        zoo.read(tmp_path / "none")
+        read_bundle(tmp_path / "none")
 
 
 def test_the_folder_of_a_run_says_where_its_bundle_is(tmp_path: Path) -> None:
@@ -271,20 +272,20 @@ def test_the_folder_of_a_run_says_where_its_bundle_is(tmp_path: Path) -> None:
 def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
     artifact = artifact_in(tmp_path / "a")
     with pytest.raises(ValueError, match="precision is 'fp16', but the artifact's is 'int8'"):
-        zoo.write(tmp_path / "b", a_manifest(precision="fp16"), artifact=artifact)
+        write_bundle(tmp_path / "b", a_manifest(precision="fp16"), artifact=artifact)
     (artifact.path / "model.onnx").write_bytes(b"changed")
     with pytest.raises(ValueError, match="was changed"):
-        zoo.write(tmp_path / "b", a_manifest(), artifact=artifact)
+        write_bundle(tmp_path / "b", a_manifest(), artifact=artifact)
     assert list(tmp_path.iterdir()) == [artifact.path]
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     a_bundle(tmp_path)
     with pytest.raises(ValueError, match="is not empty; choose another folder"):
-        zoo.write(tmp_path / "bundle", a_manifest(), artifact=tmp_path / "work/a")
+        write_bundle(tmp_path / "bundle", a_manifest(), artifact=tmp_path / "work/a")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cannot write the bundle .*: "):
-        zoo.write(tmp_path / "file/bundle", a_manifest(), artifact=tmp_path / "work/a")
+        write_bundle(tmp_path / "file/bundle", a_manifest(), artifact=tmp_path / "work/a")
 
 
 def test_the_card_labels_every_number(tmp_path: Path) -> None:
@@ -311,7 +312,7 @@ def test_a_predicted_number_is_never_called_measured() -> None:
     predicted = Latency("predicted", 3, 1.5, 6, 1, 1, 0)
     speedup = Speedup(2, 1, 4, "the largest subnet", "predicted")
     build = {"command": "trtexec --onnx=artifact/model.onnx", "tensorrt": "10.3"}
-    text = zoo.card(a_manifest(latency=predicted, speedup=speedup, build=build))
+    text = model_card(a_manifest(latency=predicted, speedup=speedup, build=build))
     assert "measured" not in text
     assert "nothing was run on it" in text
     assert "trtexec" in text

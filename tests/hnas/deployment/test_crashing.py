@@ -11,7 +11,7 @@ import pytest
 import hnas
 from hnas.deployment import proving
 from hnas.deployment.pricing import FAILED
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
 from tests.hnas import photos
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_search_survives_a_converter_that_dies_three_ways(
     assert len((hook / "conversions").read_text()) > 4 + 2  # other candidates were priced, finalists were built
     dead = {key.removeprefix(FAILED) for key in said}
     assert found.result.arch.digest not in dead
-    assert zoo.read(tmp_path / "run" / "bundle").artifact().digest == found.bundle.artifact().digest
+    assert read_bundle(tmp_path / "run" / "bundle").artifact().digest == found.bundle.artifact().digest
     again = hnas.deploy(
         "onnxruntime-cpu", supernet=trained / "trained", data=trained / "photos", **options, resume=True
     )

@@ -18,7 +18,7 @@ import hnas
 import hnas.deployment
 from hnas.cli import deploy_main
 from hnas.deployment import folder, proving, searching
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from tests.hnas import photos
@@ -65,7 +65,7 @@ def test_deploy_returns_the_records_of_its_table_and_the_bundle(quick, options):
     assert found.result.kept.verdict == "kept"
     assert found.result.arch in [candidate.arch for candidate in found.result.front]
     manifest = found.bundle.manifest
-    assert found.bundle == zoo.read("run/bundle")
+    assert found.bundle == read_bundle("run/bundle")
     assert manifest.arch == found.result.arch.to_json()
     assert manifest.precision == found.result.kept.built.artifact.precision
     assert manifest.labels == photos.CLASSES
@@ -87,7 +87,7 @@ def test_a_bundle_stands_alone(quick, options, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree("run/bundle", moved)
     shutil.rmtree("run")
-    bundle = zoo.read(moved)
+    bundle = read_bundle(moved)
     baseline = bundle.baseline()
     assert baseline is not None
     assert baseline.precision == "fp32"
@@ -196,7 +196,7 @@ def test_a_finished_run_answers_again_without_doing_anything_again(quick, option
 
 
 def test_a_run_that_was_killed_while_building_builds_the_rest(quick, options, monkeypatch):
-    monkeypatch.setattr(hnas.deployment.bundling.zoo, "write", _interrupt)
+    monkeypatch.setattr(hnas.deployment.bundling, "write_bundle", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         hnas.deploy(**options)
     monkeypatch.undo()
@@ -288,7 +288,7 @@ def test_what_is_predicted_says_so_everywhere(quick, options, capsys, precision:
     assert (code, err) == (0, "")
     assert "not run on a device here" in out
     assert "latency predicted from the profile" in out
-    manifest = zoo.read("run/bundle").manifest
+    manifest = read_bundle("run/bundle").manifest
     assert (manifest.target, manifest.backend, manifest.precision) == ("jetson", "tensorrt", expected)
     assert (manifest.latency.kind, manifest.latency.n) == ("predicted", 0)
     assert manifest.latency.low < manifest.latency.value < manifest.latency.high

@@ -16,7 +16,7 @@ from hnas.deployment import static
 from hnas.deployment.given import _traced, given
 from hnas.deployment.network import read_calibration
 from hnas.export import backends
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
 from hnas.export.onnx import file as onnx_file
@@ -65,7 +65,7 @@ def test_one_command_makes_a_verified_measured_bundle(run: Run, tmp_path: Path) 
     ]
     assert said in found["notes"]
     assert found["rows"][1]["speedup"]["kind"] == "measured"
-    manifest = zoo.read(tmp_path / "made" / "bundle").manifest
+    manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert manifest.source is not None
     assert (manifest.source["format"], manifest.seeds, manifest.verification.n) == ("onnx", {"inputs": 0}, 60)
     assert (
@@ -87,7 +87,7 @@ def test_a_device_elsewhere_is_predicted(run: Run, tmp_path: Path) -> None:
     code, out, err = run("export", "--model", "open.onnx", "--input", "2x3x8x8", "--target", "jetson", "--out", "made")
     assert code == 0, err
     assert "not run on a device here" in out
-    manifest = zoo.read(tmp_path / "made" / "bundle").manifest
+    manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson", "fp16", "predicted")
     assert manifest.input is not None
     assert manifest.input.shape == (2, 3, 8, 8)

@@ -19,7 +19,7 @@ import pytest
 from hnas.cli import deploy_main
 from hnas.deployment import static
 from hnas.export import backends
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
 from tests.conftest import need
 from tests.export.loopback import SSHD, Loopback, loopback
 
@@ -92,7 +92,7 @@ def test_a_net_is_built_verified_and_measured_there(
     words = ["export", "--model", "mynet:net", "--input", "1x1x8x8", "--target", "jetson", "--out", "run", "--json"]
     assert deploy_main([*words, "--host", f"{jetson.address}{sys.executable}"]) == 0, capsys.readouterr().err
     assert "measured in turns on ssh://board" in json.loads(capsys.readouterr().out)["footnote"]
-    manifest = zoo.read(tmp_path / "run" / "bundle").manifest
+    manifest = read_bundle(tmp_path / "run" / "bundle").manifest
     assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson", "fp16", "measured")
     assert manifest.latency.value == pytest.approx(0.5)
     assert manifest.versions["tensorrt"] == "8.6.2"

@@ -19,7 +19,8 @@ from hnas.deployment import build, mixing, proving
 from hnas.deployment.build import Built, Images, Refused, Row, build_each, build_mixed, seen
 from hnas.deployment.plan import Plan, resolve
 from hnas.export import backends
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
+from hnas.export.bundle.card import model_card
 from hnas.export.bundle.manifest import Mixed
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
@@ -248,7 +249,7 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     found = hnas.deploy(**options)  # type: ignore[arg-type]
     assert [row.built.label for row in found.result.rows] == ["int8", "mixed"]
     assert "loses" in found.result.rows[0].verdict
-    manifest = zoo.read("run/bundle").manifest
+    manifest = read_bundle("run/bundle").manifest
     assert (manifest.precision, "-mixed-" in manifest.name) == ("int8", True)
     assert manifest.mixed is not None
     assert manifest.mixed.why.startswith("int8 reaches ")
@@ -258,7 +259,7 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     said = found.to_json()
     assert said["notes"] == [manifest.mixed.line()]
     assert said["rows"][-1]["precision"] == "mixed"
-    assert manifest.mixed.line() in zoo.card(manifest)
+    assert manifest.mixed.line() in model_card(manifest)
     for name in ("build", "build_mixed", "compare_many"):
         monkeypatch.setattr(proving, name, pytest.fail)
     again = hnas.deploy(**options, resume=True)  # type: ignore[arg-type]

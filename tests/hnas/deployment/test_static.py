@@ -13,7 +13,8 @@ import pytest
 from hnas import cli, export
 from hnas.deployment import network, static
 from hnas.export import backends
-from hnas.export.bundle import bundle as zoo
+from hnas.export.bundle.bundle import read_bundle
+from hnas.export.bundle.card import model_card
 from tests.conftest import need
 
 NETS = """
@@ -126,7 +127,7 @@ def test_the_bundle_holds_the_network_and_its_fp32_baseline(run: Run, tmp_path: 
     assert [(row["precision"], row["verdict"]) for row in found["rows"]] == [("fp32", "baseline"), ("int8", "kept")]
     assert found["rows"][1]["speedup"]["kind"] == "measured"
     assert "measured in turns over 1 processes" in found["footnote"]
-    bundle = zoo.read(tmp_path / "made" / "bundle")
+    bundle = read_bundle(tmp_path / "made" / "bundle")
     manifest = bundle.manifest
     assert (manifest.arch, manifest.space, manifest.labels, manifest.accuracy) == (None, None, (), None)
     assert manifest.input is not None
@@ -169,7 +170,7 @@ def test_auto_says_that_int8_was_left_out_without_calibration(run: Run, tmp_path
     assert "int8: no artifact: no real inputs were given; add --calibration FILE" in out
     assert "SQNR dB" in out
     assert "top-1" not in out
-    manifest = zoo.read(tmp_path / "made" / "bundle").manifest
+    manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert manifest.precision == "fp32"
     assert (manifest.speedup, manifest.baseline) == (None, None)  # it would be compared with itself
 
@@ -183,7 +184,7 @@ def test_a_device_elsewhere_is_predicted_with_several_inputs_and_outputs(run: Ru
     assert code == 0, err
     assert "not run on a device here" in out
     assert "predicted" in out
-    bundle = zoo.read(tmp_path / "made" / "bundle")
+    bundle = read_bundle(tmp_path / "made" / "bundle")
     manifest = bundle.manifest
     assert (manifest.target, manifest.precision, manifest.input) == ("jetson", "fp16", None)
     assert (manifest.latency.kind, manifest.latency.batch, manifest.latency.n) == ("predicted", 2, 0)
@@ -226,7 +227,7 @@ def test_weights_alone_in_int8_need_no_calibration(run: Run, tmp_path: Path) -> 
     found = json.loads(out)
     assert [(row["precision"], row["verdict"]) for row in found["rows"]] == [("fp32", "baseline"), ("w8", "kept")]
     assert found["notes"] == []
-    manifest = zoo.read(tmp_path / "made" / "bundle").manifest
+    manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert (manifest.precision, manifest.verification.precision) == ("w8", "w8")
     code, _, err = run(*common, "--precision", "mixed", "--out", "other")
     assert code == 2
@@ -242,13 +243,13 @@ def test_blocks_go_to_float_where_no_rung_makes_int8_verify(run: Run, tmp_path: 
     code, out, err = run(*common, "--precision", "int8", "--out", "made")
     assert code == 0, err
     assert "int8: no artifact: tflite does not compute what Planted does" in out
-    manifest = zoo.read(tmp_path / "made" / "bundle").manifest
+    manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert (manifest.name, manifest.precision) == ("Planted-tflite-cpu-mixed", "int8")
     assert manifest.mixed is not None
     assert (manifest.mixed.why, manifest.mixed.outcome) == ("int8 alone does not verify", "kept")
     assert "blocks.1.second" in manifest.mixed.blocks_in_float
     assert manifest.mixed.line() in out
-    assert f"- {manifest.mixed.line()}" in zoo.card(manifest)  # what hnas-deploy show prints
+    assert f"- {manifest.mixed.line()}" in model_card(manifest)  # what hnas-deploy show prints
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------

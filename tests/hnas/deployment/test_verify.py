@@ -17,8 +17,8 @@ from hnas.deployment import checking
 from hnas.deployment.pricing import samples
 from hnas.deployment.source import Source, open_source
 from hnas.export import backends
-from hnas.export.bundle import bundle as zoo
-from hnas.export.bundle.manifest import Space
+from hnas.export.bundle.bundle import read_bundle, write_bundle
+from hnas.export.bundle.manifest import Manifest, SpaceRecord
 from hnas.export.device.artifact import Artifact
 from hnas.export.onnx import file as onnx_file
 from hnas.study import Study
@@ -62,7 +62,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return call
 
 
-def manifest(artifact: Artifact, **changed: Any) -> zoo.Manifest:
+def manifest(artifact: Artifact, **changed: Any) -> Manifest:
     return replace(bundles.manifest(artifact, 0.5, "0" * 64), precision=artifact.precision, **changed)
 
 
@@ -81,9 +81,9 @@ def searched(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = samples(study, "search", space.example(space.smallest), 1)[0]
     artifact = export.compile(net, inputs, device="onnxruntime-cpu", path=root / "artifact")
     found = space.to_json()
-    stated = Space(found["name"], found["arguments"], source.digest)
+    stated = SpaceRecord(found["name"], found["arguments"], source.digest)
     made = manifest(artifact, arch=space.smallest.to_json(), space=stated, input=None)
-    return zoo.write(root / "bundle", made, artifact=artifact).path
+    return write_bundle(root / "bundle", made, artifact=artifact).path
 
 
 @pytest.fixture
@@ -96,13 +96,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Flatten(), nn.Linear(288, 4))
     artifact = export.compile(net, torch.zeros(1, 3, 8, 8), device="onnxruntime-cpu", path=tmp_path / "artifact")
     made = manifest(artifact, arch=None, space=None, input=None, reproduce="hnas-deploy export --model ownnet:net")
-    return zoo.write(tmp_path / "bundle", made, artifact=artifact).path
+    return write_bundle(tmp_path / "bundle", made, artifact=artifact).path
 
 
 def spoilt(bundle: Path, source: Path, target: Path) -> Path:
     """The bundle with the network of another one in its file."""
     artifact = Artifact.read(source)
-    return zoo.write(target, replace(zoo.read(bundle).manifest, files={}), artifact=artifact).path
+    return write_bundle(target, replace(read_bundle(bundle).manifest, files={}), artifact=artifact).path
 
 
 def test_a_bundle_of_a_search_holds_against_the_subnet(searched: Path, run: Run) -> None:
@@ -119,16 +119,16 @@ def test_a_bundle_of_a_search_holds_against_the_subnet(searched: Path, run: Run)
 
 
 def test_other_weights_than_the_bundle_s_are_refused(searched: Path, tmp_path: Path, run: Run) -> None:
-    bundle = zoo.read(searched)
+    bundle = read_bundle(searched)
     assert bundle.manifest.space is not None
     other = replace(bundle.manifest, files={}, space=replace(bundle.manifest.space, supernet="0" * 64))
-    path = zoo.write(tmp_path / "other", other, artifact=bundle.artifact()).path
+    path = write_bundle(tmp_path / "other", other, artifact=bundle.artifact()).path
     code, _, err = run(path)
     assert (code, err.count("\n")) == (2, 1)
     assert "the shipped supernet has other weights than those that the bundle was made from; give" in err
     assert "--supernet DIR" in err
     silent = replace(other, space=replace(bundle.manifest.space, supernet=""))  # of an older hnas
-    assert run(zoo.write(tmp_path / "silent", silent, artifact=bundle.artifact()).path)[0] == 0
+    assert run(write_bundle(tmp_path / "silent", silent, artifact=bundle.artifact()).path)[0] == 0
 
 
 def test_a_network_of_one_s_own_needs_its_name(own: Path, run: Run, tmp_path: Path) -> None:

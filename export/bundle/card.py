@@ -1,0 +1,109 @@
+"""Write the model card of a bundle, in Markdown. ``model_card(manifest)``."""
+
+from __future__ import annotations
+
+import json
+
+from hnas.export.bundle.manifest import Manifest
+from hnas.export.device.records import JSON
+from hnas.export.onnx.source import made_from
+
+MANIFEST, CARD = "manifest.json", "README.md"
+
+
+def model_card(manifest: Manifest) -> str:
+    """Return the model card. Every figure states how it was determined."""
+    sections = [f"# {manifest.name}", _what(manifest), "## Figures", _figures(manifest), "## Use", _use(manifest)]
+    found = [each.line() for each in (manifest.slowdown, manifest.mixed) if each is not None]
+    if found:
+        sections += ["## Precision", "\n".join(f"- {' '.join(line.split())}" for line in found)]
+    if manifest.build is not None:
+        rows = "\n".join(f"- {key}: {_plain(value)}" for key, value in manifest.build.items())
+        sections += ["## Build on the device", rows]
+    if manifest.labels:
+        sections += ["## Classes", ", ".join(f"{i} {label}" for i, label in enumerate(manifest.labels))]
+    files = "\n".join(f"- `{name}`" for name in sorted([*manifest.files, MANIFEST]))
+    licence = manifest.licence or "None stated; it depends on the weights and the data. Ask whoever made this bundle."
+    sections += ["## Reproduce", *_reproduce(manifest), "## Files", files, "## Licence", licence]
+    return "\n\n".join(sections) + "\n"
+
+
+def _reproduce(manifest: Manifest) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    seeds = ", ".join(f"{name} {seed}" for name, seed in manifest.seeds.items())
+    command = f"```bash\n{manifest.reproduce}\n```"
+    made = f"Made {manifest.created} with {versions}; seeds: {seeds or 'none'}."
+    data = [f"Data: {manifest.data.name}; the digests of its splits are in `{MANIFEST}`."] if manifest.data else []
+    return [command, made, *data]
+
+
+def _what(manifest: Manifest) -> str:
+    text = f"A network for {manifest.task}, in {manifest.precision}, run by {manifest.backend} on `{manifest.target}`."
+    if manifest.input is not None:
+        shape = " x ".join(map(str, manifest.input.shape))
+        text += f" Input: {shape}, {manifest.input.dtype}, {manifest.input.layout}."
+        if manifest.input.preprocessing is not None:
+            text += f" Preprocessing: {_plain(manifest.input.preprocessing)}."
+    if found := made_from(manifest.source):
+        text += f" It was {' '.join(found.split())}."
+    if manifest.space is not None:
+        text += f" It was found in the space `{manifest.space.name}`; its choices are in `{MANIFEST}`."
+    return text
+
+
+def _figures(manifest: Manifest) -> str:
+    rows = []
+    if manifest.accuracy is not None:
+        a = manifest.accuracy
+        low, high = a.interval
+        row = f"{a.artifact:.2%} (95 % interval {low:.2%} to {high:.2%}); the same network in fp32 {a.subnet_fp32:.2%}"
+        row += "" if a.baseline is None else f"; the baseline {a.baseline:.2%}"
+        rows.append((f"accuracy, {a.metric}, {a.split} split, n={a.n}, of the artifact itself", row))
+    x = manifest.latency
+    conditions = f"p{x.percentile}, batch {x.batch}, {x.threads} thread(s), {manifest.precision}"
+    rows.append((f"latency, {x.kind}, {conditions}", _latency(manifest)))
+    if x.predicted is not None and x.kind == "measured":
+        p = x.predicted
+        rows.append(("latency, predicted", f"{p.value:.3g} ms (band {p.low:.3g} to {p.high:.3g})"))
+    if manifest.speedup is not None:
+        s = manifest.speedup
+        row = f"{s.value:.2f}x ({_trust(s.confidence)} {s.low:.2f} to {s.high:.2f})"
+        row += f"; {s.processes} process(es)" if s.kind == "measured" else ""
+        rows.append((f"speedup, {s.kind}, against {s.against}", row))
+    rows.append(("size of the model files", f"{manifest.size_bytes / 1e6:.3f} MB"))
+    rows.append(("verified against the module", manifest.verification.line()))
+    table = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows)
+    return f"| figure | value |\n|---|---|\n{table}"
+
+
+def _latency(manifest: Manifest) -> str:
+    x = manifest.latency
+    text = f"{x.value:.3g} {x.unit} ({_trust(x.confidence)} {x.low:.3g} to {x.high:.3g})"
+    if x.kind == "predicted":
+        return f"{text}; predicted by a model of the device; nothing was run on it"
+    tails = "".join(f", {name} {value:.3g}" for name, value in (("p90", x.p90), ("p99", x.p99)) if value is not None)
+    return f"{text}{tails}, n={x.n}, on {manifest.machine.cpu} ({manifest.machine.cores} cores, {manifest.machine.os})"
+
+
+def _trust(confidence: float | None) -> str:
+    return "band" if confidence is None else f"{100 * confidence:g} % interval"
+
+
+def _use(manifest: Manifest) -> str:
+    lines = ["hnas-deploy show ."]
+    if manifest.input is not None and manifest.input.preprocessing is not None:
+        lines.append("hnas-deploy run . --image FILE")
+    if manifest.latency.kind == "measured" and manifest.baseline is not None:
+        lines.append("hnas-bench check .    # does the speedup hold on this machine?")
+    load = f'runner = export.load("{manifest.artifact}")\noutputs = runner(*inputs)  # numpy arrays'
+    python = f"from hnas import export\n\n{load}"
+    return "\n".join(["```bash", *lines, "```", "", "```python", python, "```"])
+
+
+def _plain(value: JSON) -> str:
+    """Return a string as it is, and any other value as compact JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
