@@ -1,1 +1,1 @@
-"""Compile a network to a verified artifact: `hnas.export.compile` and its parts."""
+"""Compile a network to a verified artifact: `hnas.export.compile`, `compile_mixed` and `Compiler`."""

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from hnas.export.compiling.originals import Module
     from hnas.export.graph.samples import SampleLike
 
-_SENSED = 32  # calibration samples on which blocks are ranked
-TURNS = 10  # blocks of the comparison that times an assignment
+_SENSED = 32  # calibration samples on which blocks are ranked by sensitivity
+_BLOCKS = 10  # interleaved blocks of the comparison that times an assignment
 
 
 def compile_mixed(
@@ -124,7 +124,7 @@ def _relative_time(artifact: Artifact, baseline: Artifact, inputs: Sequence[Any]
     """Return the time of an artifact divided by that of the baseline, measured interleaved."""
     if artifact.path == baseline.path:
         return 1.0
-    return 1.0 / compare(baseline, artifact, tuple(np.asarray(value) for value in inputs), blocks=TURNS).ratio
+    return 1.0 / compare(baseline, artifact, tuple(np.asarray(value) for value in inputs), blocks=_BLOCKS).ratio
 
 
 def _record(levels: dict[str, float], tried: Sequence[Assignment], chosen: Assignment) -> dict[str, JSON]:

@@ -1,6 +1,6 @@
-"""Conversion in a process of its own: a converter that crashes, hangs or eats the memory takes nobody with it.
+"""Convert in a process of its own, so that a converter that crashes, hangs or uses all memory does not end the caller.
 
-`Compiler` is the parent's end, `hnas.export.compiling.conversion` the child's.
+``with Compiler(timeout=300) as compiler: ...``. The child is `hnas.export.compiling.conversion`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from hnas.export.compiling.conversion import convert
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from hnas.export.device.records import JSON, encode
@@ -21,6 +22,7 @@ from hnas.export.remote.process import Process
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
+    from hnas.export.device.frames import Header
     from hnas.export.graph.program import Program
     from hnas.export.graph.samples import Samples
     from hnas.export.remote.transports import Transport
@@ -28,17 +30,21 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_PIECE = 32 * 2**20  # bytes of tensors in one message, so that a large network is not held three times
-_MOST = 200  # conversions of one process: converters leak, OpenVINO's about a megabyte each
+_PIECE = 32 * 2**20  # bytes of tensors in one message, so that a large network is not in memory three times
+_MOST = 200  # conversions of one process: converters leak memory, OpenVINO's about 1 MB each
 _MODULE = "hnas.export.compiling.conversion"
 
 
 class Compiler:
-    """Backends' conversions in a process that serves many of them; a context manager.
+    """Convert networks in a process that serves many conversions. A context manager.
 
-    The process starts with the first conversion, or with ``start``, which does not wait for it. One that died is
-    replaced by the next conversion. ``timeout`` is in seconds, for each conversion; ``memory_mb`` limits what the
-    process may allocate (data segment; None: no limit).
+    Example: ``with Compiler(timeout=300, memory_mb=4000) as compiler: compile(..., options=CompileOptions(
+    compiler=compiler))``.
+
+    ``timeout``: seconds for each conversion.
+    ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: no limit.
+
+    The process starts with the first conversion, or with ``start``. The next conversion replaces a process that died.
     """
 
     def __init__(self, *, timeout: float = 900.0, memory_mb: int | None = None, transport: Transport = local) -> None:
@@ -47,16 +53,16 @@ class Compiler:
         self._timeout, self._memory_mb, self._transport = timeout, memory_mb, transport
         self._lock = threading.RLock()
         self._process: Process | None = None
-        self._served = 0  # conversions that the process was asked for
-        self._held = ""  # the digest of the calibration that the process has
+        self._served = 0  # conversions of this process
+        self._held = ""  # the digest of the samples that the process has
 
     def start(self) -> None:
-        """Start the process if there is none; returns before it is ready."""
+        """Start the process if there is none, without waiting for it."""
         with self._lock:
             self._living()
 
     def close(self) -> None:
-        """End the process; calling twice is fine, and a later conversion starts another."""
+        """End the process. A later conversion starts another."""
         with self._lock:
             if self._process is not None:
                 self._process.close()
@@ -80,14 +86,13 @@ class Compiler:
         calibration: Samples | None,
         called: str = "the program",
     ) -> Artifact:
-        """As `compiling.convert`, to the same bytes; the death of the process is an ExportError in one line, too.
+        """Convert as `hnas.export.compiling.conversion.convert` does, to the same bytes, in the compiler's process.
 
         A program with operators that are not torch's own is converted in this process, which knows them.
+
+        Raises:
+            ExportError: also if the process dies or does not answer.
         """
-        import torch
-
-        from hnas.export.compiling.conversion import convert
-
         try:
             packed, tensors = _packed(program)
         except ExportError:
@@ -110,30 +115,36 @@ class Compiler:
             "threads": threads,
             "calibrated": calibration is not None,
             "called": called,
-            "memory_mb": self._memory_mb,
-            "cores": torch.get_num_threads(),
         }
         with self._lock:
-            if self._served >= _MOST:
-                self.close()
-            process = self._living()
-            self._served += 1
-            try:
-                for index, piece in enumerate(_pieces(tensors)):
-                    process.ask({"do": "tensors", "first": index == 0}, piece)
-                if calibration is not None:
-                    self._send(process, calibration)
-                process.ask({"do": "compile", **request})
-            except ExportError as error:
-                if process.alive and "(memory limit" in str(error):  # what is left of its memory is too little
-                    process.close()
-                if process.alive or str(error).startswith(f"{name} cannot compile"):
-                    raise
-                raise ExportError(f"{name} cannot compile {called} to {precision}: {error}") from None
+            self._serve(request, tensors, calibration)
         try:
             return Artifact.read(folder)
         except (ValueError, FileNotFoundError) as error:
             raise ExportError(f"{name} wrote no artifact of {called} in {precision}: {error}") from None
+
+    def _serve(self, request: Header, tensors: Sequence[Array], calibration: Samples | None) -> None:
+        """Send the program and the samples, and let the process compile. Close a process that ran out of memory."""
+        import torch
+
+        if self._served >= _MOST:
+            self.close()
+        process = self._living()
+        self._served += 1
+        try:
+            for index, piece in enumerate(_pieces(tensors)):
+                process.ask({"do": "tensors", "first": index == 0}, piece)
+            if calibration is not None:
+                self._send(process, calibration)
+            limits = {"memory_mb": self._memory_mb, "cores": torch.get_num_threads()}
+            process.ask({"do": "compile", **request, **limits})
+        except ExportError as error:
+            if process.alive and "(memory limit" in str(error):  # the memory that is left is too little
+                process.close()
+            what = f"{request['backend']} cannot compile"
+            if process.alive or str(error).startswith(what):
+                raise
+            raise ExportError(f"{what} {request['called']} to {request['precision']}: {error}") from None
 
     def _living(self) -> Process:
         if self._process is None or not self._process.alive:
@@ -150,7 +161,7 @@ class Compiler:
         return self._process
 
     def _send(self, process: Process, samples: Samples) -> None:
-        """The calibration, unless it is the one that the process has from the last conversion."""
+        """Send the samples, unless the process has them from the last conversion."""
         digest = _digest(samples)
         if digest == self._held:
             return
@@ -161,7 +172,7 @@ class Compiler:
 
 
 def _packed(program: Program | OnnxSource) -> tuple[JSON, Sequence[Array]]:
-    """What of a program travels; an ONNX file stays where it lies."""
+    """Return what is sent of a program: JSON and tensors. Only the record of an ONNX file is sent."""
     if isinstance(program, OnnxSource):
         return {"onnx": encode(program)}, ()
     from hnas.export.graph.wire import pack
@@ -170,7 +181,7 @@ def _packed(program: Program | OnnxSource) -> tuple[JSON, Sequence[Array]]:
 
 
 def _pieces(tensors: Sequence[Array]) -> Iterator[list[Array]]:
-    """The tensors in order, in lists of at least ``_PIECE`` bytes but for the last; one list where there are none."""
+    """Yield the tensors in lists of at least ``_PIECE`` bytes, except the last; one empty list if there are none."""
     piece: list[Array] = []
     for tensor in tensors:
         piece.append(tensor)

@@ -1,7 +1,6 @@
-"""Conversion by a backend, and the compiler's child: one program after another, in a process that may die of it.
+"""Convert a program by a backend, in this process or as the child of `hnas.export.compiling.compiler.Compiler`.
 
-``python -m hnas.export.compiling.conversion`` serves a parent's `hnas.export.compiling.compiler.Compiler` over its
-stdin and stdout.
+``python -m hnas.export.compiling.conversion`` answers requests on stdin, one program after another.
 """
 
 from __future__ import annotations
@@ -38,10 +37,13 @@ def convert(
     calibration: Samples | None,
     called: str = "the program",
 ) -> Artifact:
-    """The artifact of ``program`` that backend ``name`` writes into the empty ``folder``, in this process.
+    """Let the backend ``name`` write the artifact of ``program`` into the empty ``folder``, in this process.
 
-    Whatever the converter raises is one line that starts with what could not be compiled: Unavailable where something
-    is not installed, else ExportError.
+    The parameters are those of `hnas.export.backends.artifacts.make_artifact`; ``called`` names the program in errors.
+
+    Raises:
+        Unavailable: a package of the backend is not installed.
+        ExportError: any other error of the converter, in one line that names the program.
     """
     backend = backends.load(name)
     with _named(f"{name} cannot compile {called} to {precision}", backend):
@@ -56,7 +58,7 @@ def _named(what: str, backend: Backend) -> Iterator[None]:
         yield
     except ExportError:
         raise
-    except Exception as error:  # converters raise whatever they like
+    except Exception as error:  # a converter may raise anything
         missing = backend.missing() if isinstance(error, ImportError) else None
         if missing is not None:
             raise Unavailable(missing) from error
@@ -64,29 +66,29 @@ def _named(what: str, backend: Backend) -> Iterator[None]:
 
 
 class Compiling:
-    """What the child holds between requests: tensors of the program to come, and the last calibration."""
+    """Hold the tensors of the next program and the last calibration samples, between requests."""
 
     def __init__(self) -> None:
         self._tensors: list[Any] = []
         self._samples: list[Arrays] = []
 
     def do_tensors(self, header: Header, arrays: Arrays) -> Frame:
-        """Tensors of the next program, after those that came before; ``first``: there are none."""
+        """Append tensors of the next program. ``first`` discards the earlier ones."""
         self._tensors = [*([] if header["first"] else self._tensors), *arrays]
         return {}, ()
 
     def do_sample(self, header: Header, arrays: Arrays) -> Frame:
-        """One calibration sample, after those that came before; ``first``: there are none. They stay until then."""
+        """Append a calibration sample. ``first`` discards the earlier ones, which stay for later conversions."""
         self._samples = [*([] if header["first"] else self._samples), arrays]
         return {}, ()
 
     def do_compile(self, header: Header, _: Arrays) -> Frame:
-        """Convert the program of ``header`` into the folder ``path``, within ``memory_mb``, with so many ``cores``."""
+        """Convert the program of ``header`` into the folder ``path``, within ``memory_mb``, on ``cores`` threads."""
         import torch
 
         if header["memory_mb"] is not None:
             limit_memory(header["memory_mb"])
-        if torch.get_num_threads() != header["cores"]:  # sums in another order are other sums
+        if torch.get_num_threads() != header["cores"]:  # another number would change the order of sums, and the bytes
             torch.set_num_threads(header["cores"])
         tensors, self._tensors = self._tensors, []
         convert(
@@ -103,7 +105,7 @@ class Compiling:
 
 
 def _received(packed: JSON, tensors: list[Any]) -> Program | OnnxSource:
-    """The program, or the ONNX file: that lies on this machine, and only its record travels."""
+    """Return the program, or the record of an ONNX file, which lies on this machine."""
     if isinstance(packed, dict) and "onnx" in packed:
         return decode(OnnxSource, packed["onnx"], "the ONNX file")
     from hnas.export.graph.wire import unpack
@@ -112,6 +114,6 @@ def _received(packed: JSON, tensors: list[Any]) -> Program | OnnxSource:
 
 
 if __name__ == "__main__":
-    import torch  # noqa: F401  # before the first request, while the parent does something else
+    import torch  # noqa: F401 - imported before the first request, while the parent works
 
     serve(dispatch(Compiling()))

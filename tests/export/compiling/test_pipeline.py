@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hnas import export
@@ -176,6 +177,31 @@ def test_a_missing_runtime_is_unavailable(tmp_path, monkeypatch):
         export.load(artifact)
     with pytest.raises(export.Unavailable, match="pip install"):
         compiled(tmp_path)
+
+
+def test_a_rung_of_recovery_finds_an_empty_folder(tmp_path, monkeypatch):
+    """The backend leaves a file on its first rung, whose weights are wrong; the second rung is published."""
+    reference = backends.load("reference")
+    compile_rightly, folders = reference.compile, []
+
+    def planted(program, path, **options):
+        assert list(path.iterdir()) == []
+        written = compile_rightly(program, path, **options)
+        if not folders:
+            (path / "stale.bin").write_bytes(b"of the first rung")
+            weights = load_file(path / reference.WEIGHTS)
+            save_file({name: torch.zeros_like(value) for name, value in weights.items()}, path / reference.WEIGHTS)
+        folders.append(path)
+        return replace(written, notes={"quantisation": {}})
+
+    monkeypatch.setattr(reference, "compile", planted)
+    monkeypatch.setattr(reference, "precisions", ("fp32", "int8"))
+    samples = [nets.build("two_by_two")[1]]
+    artifact = compiled(tmp_path, precision="int8", calibration=samples, recover="auto")
+    assert artifact.notes["quantisation"]["rung"] == "bias"
+    assert len(set(folders)) == len(folders) == 2
+    assert left_behind(artifact.path) == sorted(["artifact.json", *artifact.files])
+    assert left_behind(tmp_path) == ["artifact"]
 
 
 def test_another_device_needs_no_runtime_to_build_for_it(tmp_path, monkeypatch):
