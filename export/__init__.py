@@ -1,6 +1,7 @@
-"""A static torch module or an ONNX file in, a verified and measured artifact out.
+"""Compile a static torch module or an ONNX file to an artifact, verify the artifact, run it and measure it.
 
-Names load when first used: reading, checking and measuring an artifact must not import torch.
+``from hnas import export; export.compile(net, example_inputs, device="openvino-cpu", path="net")``. A name is imported
+when it is first used: reading, checking and measuring an artifact do not import torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Find what compiles for a runtime: one folder a runtime, found by its name, imported only when asked for.
+"""Find the backends that compile for a runtime: one folder per runtime, found by its name, imported when asked for.
 
-``backends.load("openvino").compile(...)``; ``backends.inspector("openvino").layers(...)``.
+``backends.load("openvino")``; ``backends.inspector("openvino")``. `hnas.export.backends.artifacts` calls ``compile``.
 """
 
 import pkgutil

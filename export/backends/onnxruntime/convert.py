@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: model.onnx, in fp32 or in explicit int8."""
+"""Compile for ONNX Runtime on the CPU: model.onnx, in fp32 or in explicit int8."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ requires: tuple[str, ...] = ("onnxruntime",)
 no_onnx = ""
 
 MODEL = "model.onnx"
-# u8 activations, or convolutions are not fused (two to three times slower). The cheap operators between convolutions
-# are on the list because a float one costs a dequantise and a quantise; LayerNorm, Softmax and GELU gain nothing.
+# With activations other than u8, convolutions are not fused (two to three times slower). The cheap operators between
+# convolutions are quantised, too: in float each would cost a dequantise and a quantise. LayerNorm, Softmax and GELU
+# gain nothing.
 POLICY = QDQ(
     operators=(
         "Conv",

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: model.xml and model.bin, in fp32, bf16, int8, or with the weights alone in int8."""
+"""Compile for OpenVINO on the CPU: model.xml and model.bin, in fp32, bf16, int8, or with weights alone in int8 (w8)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ requires: tuple[str, ...] = ("openvino",)
 no_onnx = ""
 
 MODEL = "model.xml"
-_TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations: large above zero, hardly below it
-FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that leave biases as int8 wants them
+_TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations that are large above zero and small below
+FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that have fitted the biases for int8
 
 
 def compile(
@@ -77,10 +77,10 @@ def compile(
 
 
 def _convert(program: Program, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> openvino.Model:
-    """The OpenVINO model of ``program`` with static shapes and our names.
+    """Return the OpenVINO model of ``program`` with static shapes and the names of ``inputs`` and ``outputs``.
 
-    ``openvino.convert_model`` traces twice, walks every submodule and reports each call over the network; a flat trace
-    handed to the same front end gives the same graph about ten times sooner, which is what a search waits for.
+    ``openvino.convert_model`` traces twice, visits every submodule and reports each call over the network. A flat trace
+    given to the same front end results in the same graph about ten times faster, which shortens a search.
     """
     import openvino
     import torch
@@ -109,14 +109,14 @@ def _convert(program: Program, inputs: Sequence[Tensor], outputs: Sequence[Tenso
 
 
 def _read(source: OnnxSource) -> openvino.Model:
-    """The OpenVINO model of an ONNX file, in the order and by the names of its inputs and outputs."""
+    """Return the OpenVINO model of an ONNX file. Raise ExportError if its inputs or outputs differ from the file's."""
     from openvino import _offline_transformations as offline
     from openvino.frontend import FrontEndManager
 
     try:
         front = FrontEndManager().load_by_framework("onnx")
         model = front.convert(front.load(source.path))
-    except Exception as error:  # its failures are of no common type
+    except Exception as error:  # its errors have no common type
         if lacking := re.search(r"No conversion rule found for operations: (.+)", str(error)):
             raise ExportError(f"openvino has no {lacking[1]}; onnxruntime would take it") from error
         raise ExportError(f"openvino cannot convert {source.name}: {one_line(error)}") from error
@@ -128,7 +128,7 @@ def _read(source: OnnxSource) -> openvino.Model:
 
 
 def _flat(program: Program) -> Any:
-    """The program's graph with all tensors at the top: tracing costs a millisecond for every submodule."""
+    """Return the graph with all tensors in the top module, as tracing costs a millisecond per submodule."""
     from torch import fx
 
     graph = fx.Graph()
@@ -144,26 +144,28 @@ def _flat(program: Program) -> Any:
 def _quantise(
     model: openvino.Model, samples: Samples, override: Override, kept: Sequence[str], *, fitted: bool
 ) -> tuple[openvino.Model, JSON]:
-    """The int8 model by NNCF with the operators ``kept`` in float, and the policy under which it was made.
+    """Return the int8 model of NNCF with the operators ``kept`` in float, and the policy, for the notes.
 
-    Ranges are minmax over all samples: NNCF's default averages the extremes of the samples and clips every input that
-    is more than average (21 dB against 38 dB on a net with two inputs). Attention needs the transformer scheme, but
-    without its smoothing, which moves the range of the activations into the weights: 18 dB against 43 dB on a hybrid.
-    Activations are symmetric, which is 3 % sooner on small nets and on attention. Behind a hard swish, a SiLU or a GELU
-    they are not: half of the levels would lie below a tail of -0.4 (22 dB against 19 dB on a MobileNetV3).
-    Biases are corrected layer by layer: the fast correction left a trained net of fused convolutions 1.3 points short.
-    Some graphs it cannot follow that way (a KeyError of its own); those take the fast one.
-    They are not where an edit has ``fitted`` them for int8 already: NNCF would take that out again, 3 dB on a hybrid.
-    NNCF gives the first layers 7 bits for CPUs whose int8 sums overflow; where they do not, that is 2 dB for nothing.
+    1. Ranges are minmax over all samples. NNCF's default averages the extremes of the samples and clips every input
+       above the average: 21 dB instead of 38 dB on a network with two inputs.
+    2. A network with attention takes the transformer scheme without its smoothing. Smoothing moves the range of the
+       activations into the weights: 18 dB instead of 43 dB on a hybrid network.
+    3. Activations are symmetric, which is 3 % faster on small networks and on attention. Networks with hard swish, SiLU
+       or GELU and no attention take asymmetric ones, as half of the levels would lie below the tail at -0.4: 19 dB
+       instead of 22 dB on a MobileNetV3.
+    4. Biases are corrected layer by layer. The fast correction lost 1.3 points of accuracy on a trained network of
+       fused convolutions. On some graphs the slow correction raises a KeyError; these take the fast one.
+    5. Biases that an edit has ``fitted`` for int8 are not corrected: NNCF would undo the edit (3 dB on a hybrid).
+    6. The first layers have 7 bits only on CPUs whose int8 sums overflow. On others that would cost 2 dB.
     """
     nncf = _nncf()
     transformer, narrow = _has_attention(model), _overflows()
-    symmetric = transformer or not _has_tails(model)
+    symmetric = transformer or not _has_tails(model)  # case 3
     types = sorted({op.get_type_name() for op in model.get_ops()} & set(override.leave_float))
     advanced = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=_ranges(override.ranges or "minmax"),
-        overflow_fix=nncf.OverflowFix.FIRST_LAYER if narrow else nncf.OverflowFix.DISABLE,
-        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+        activations_range_estimator_params=_ranges(override.ranges or "minmax"),  # case 1
+        overflow_fix=nncf.OverflowFix.FIRST_LAYER if narrow else nncf.OverflowFix.DISABLE,  # case 6
+        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),  # case 2
         disable_bias_correction=fitted,
     )
     options: dict[str, Any] = {
@@ -173,7 +175,7 @@ def _quantise(
         "ignored_scope": nncf.IgnoredScope(names=[*kept], types=types),
         "advanced_parameters": advanced,
     }
-    correction = "before" if fitted else "layer by layer"
+    correction = "before" if fitted else "layer by layer"  # cases 4 and 5
     with quiet(), signal_stack_kept(), _without_progress():
         try:
             quantised = nncf.quantize(model, nncf.Dataset(samples, list), fast_bias_correction=False, **options)
@@ -194,7 +196,7 @@ def _quantise(
 
 
 def _has_attention(model: openvino.Model) -> bool:
-    """Whether two activations are multiplied as matrices behind a softmax, or by the fused operator."""
+    """Return whether the model multiplies two activations as matrices and has a softmax, or has the fused operator."""
     ops = model.get_ops()
     types = {op.get_type_name() for op in ops}
     sources = [[value.get_node() for value in op.input_values()] for op in ops if op.get_type_name() == "MatMul"]
@@ -203,18 +205,18 @@ def _has_attention(model: openvino.Model) -> bool:
 
 
 def _has_tails(model: openvino.Model) -> bool:
-    """Whether an activation of the model is large above zero and hardly below it."""
+    """Return whether the model has an activation that is large above zero and small below."""
     return not _TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
 
 
 def _overflows() -> bool:
-    """Whether this CPU adds products of u8 and s8 in pairs of 16 bits, as x86 does without its VNNI instructions."""
+    """Return whether this CPU sums products of u8 and s8 in 16 bits, as x86 does without VNNI instructions."""
     known = Machine.here().instructions
     return "avx2" in known and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(known)
 
 
 def _ranges(method: str) -> Any:
-    """NNCF's estimator for a method; ValueError for one that it has not."""
+    """Return NNCF's range estimator for a method. Raise ValueError for a method that NNCF does not have."""
     from nncf.quantization import range_estimator as nncf_ranges
 
     if method == "minmax":
@@ -229,10 +231,10 @@ def _ranges(method: str) -> Any:
 
 
 def _compress(model: openvino.Model) -> tuple[openvino.Model, JSON]:
-    """The model with its weights alone in int8, per output channel, and what was done.
+    """Return the model with its weights alone in int8, per output channel, and the policy, for the notes.
 
-    The runtime keeps those of matrix products in int8, and folds those of convolutions back to float when it opens the
-    file. Zero points would gain nothing: 44 dB with and without them on small transformers.
+    The runtime keeps the weights of matrix products in int8, and converts those of convolutions to float when it opens
+    the file. Zero points gain nothing: 44 dB with and without on small transformers.
     """
     nncf = _nncf()
     with quiet(), signal_stack_kept(), _without_progress():
@@ -241,8 +243,8 @@ def _compress(model: openvino.Model) -> tuple[openvino.Model, JSON]:
 
 
 def _nncf() -> Any:
-    """NNCF, told to report nothing; Unavailable where it is not installed."""
-    os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported: no report over the network
+    """Import NNCF without its reports over the network. Raise Unavailable if it is not installed."""
+    os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported
     try:
         import nncf
     except ImportError:
@@ -252,7 +254,7 @@ def _nncf() -> Any:
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """NNCF draws a bar for each of its steps and has no setting for it."""
+    """Disable the progress bars of NNCF during the block; NNCF has no option for that."""
     from nncf.common.logging.track_progress import track
 
     draw = track.__init__

@@ -1,7 +1,7 @@
-"""Eager torch: slow, obvious, and therefore the definition of right for every other backend.
+"""Write a program as it is, for eager torch: the reference that every other backend is compared with.
 
-On disk a program is its graph as JSON and its weights as safetensors. torch.export's own archive would need pickle for
-parts of it; here a file can name ATen operators and nothing else.
+The graph is stored as JSON and the weights as safetensors. torch.export's own archive uses pickle for parts of it; this
+format can name ATen operators and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""TensorRT: model.onnx in fp32, fp16 or explicit int8, and the engine that the device builds from it.
+"""Compile for TensorRT: model.onnx in fp32, fp16 or explicit int8, from which the device builds its engine.
 
-An engine fits one GPU architecture and one TensorRT version, so it is built where it runs. What travels is the ONNX
-file: it is verified in ONNX Runtime, and its notes say how to build it and what it fits.
+An engine fits one GPU architecture and one TensorRT version, so the device builds it. The ONNX file is verified in ONNX
+Runtime, and the notes say how to build the engine and what it fits.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ requires: tuple[str, ...] = ("tensorrt",)
 no_onnx = ""
 
 MODEL = "model.onnx"
-OPSET = 17  # what TensorRT 8.5 to 10 parse; opset 20 needs TensorRT 10, that is JetPack 6.1
+OPSET = 17  # TensorRT 8.5 to 10 parse it; opset 20 needs TensorRT 10 (JetPack 6.1)
 _RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
-# Symmetric s8 and no int32 biases: TensorRT has no other zero point than 0, and its parser takes no int32 dequantise.
+# TensorRT has no zero point but 0, so s8 is symmetric. Its parser takes no int32 dequantise, so biases stay float.
 POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=True, bias=False)
 
 
 def compile(
     program: Program | OnnxSource, path: Path, *, precision: str, device: Device, calibration: Samples
 ) -> Written:
-    """Write model.onnx in opset 17 (or a foreign file's, if older), float32 at its ends; needs no TensorRT.
+    """Write model.onnx in opset 17, or in the older opset of an ONNX file, with float32 inputs and outputs.
 
-    int8 takes ``calibration``. ExportError when the device's TensorRT is older than an operator of the graph.
+    TensorRT need not be installed. Raise ExportError if the device's TensorRT is older than an operator of the graph.
     """
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
@@ -75,7 +75,7 @@ def compile(
 
 
 def _build_note(precision: str, device: Device) -> dict[str, JSON]:
-    """How the device builds its engine, and the versions it fits, from the device's profile."""
+    """Return how the device builds its engine and which versions it fits, by the device's profile."""
     known = {name: str(device.toolchain[name]) for name in ("JetPack", "TensorRT") if name in device.toolchain}
     return {
         "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join(FLAGS[precision])}",
@@ -86,7 +86,7 @@ def _build_note(precision: str, device: Device) -> dict[str, JSON]:
 
 
 def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str]:
-    """What TensorRT would run badly; ExportError when the newest one of the device would refuse the file."""
+    """Return what TensorRT would run slowly. Raise ExportError if the device's newest TensorRT refuses the file."""
     found = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
     refused, slow = tensorrt_rules.check_model(path, precision, max(found, default=None))
     if refused:
@@ -95,7 +95,7 @@ def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str
 
 
 def summary(report: Mapping[str, JSON]) -> dict[str, JSON]:
-    """What a device said of the engine that it built, in figures: builds, precision of the layers, reformats."""
+    """Return the figures of a device's report on its engine: builds, precisions of the layers, reformats."""
     layers = from_json(report["layers"])
     medians = [float(build["median_ms"]) for build in report["builds"]]
     moved = sum(layer.role == "layout" for layer in layers)
@@ -114,7 +114,7 @@ def summary(report: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 def _half(program: Program) -> Program:
-    """The program in fp16 between its ends; ExportError when a weight is out of fp16's range."""
+    """Return the program in fp16 with float32 inputs and outputs. Raise ExportError if fp16 cannot hold a weight."""
     import torch
     from torch import fx
     from torch.fx.node import map_aggregate

@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) with XNNPACK on the CPU: model.tflite, in fp32 or int8, channels last inside."""
+"""Compile for LiteRT (TensorFlow Lite) with XNNPACK on the CPU: model.tflite, in fp32 or int8, channels last."""
 
 from __future__ import annotations
 
@@ -31,28 +31,31 @@ no_onnx = "its file is written from the torch graph, channels last"
 MODEL = "model.tflite"
 NHWC = (0, 2, 3, 1)
 RANGES = "mse"  # 0.5 to 1.3 dB above minmax on MobileNets, a U-Net and a ConvNeXt, -0.6 to 1.8 dB on searched subnets
-# Operators that stay float, tried in order until int8 leaves the graph in as few pieces as fp32: sums whose scales are
-# too far apart for XNNPACK are told beforehand, so the second is for runtimes that are pickier than the one at hand.
+# Operators that stay float, tried in order until int8 leaves the graph in as few pieces as fp32. The writer itself
+# keeps sums in float whose scales are too far apart for XNNPACK; the second set is for runtimes that are stricter.
 _LEFT: tuple[frozenset[str], ...] = (frozenset(), frozenset({"ADD", "SUB", "MEAN"}))
 
 
 def compile(program: Program, path: Path, *, precision: str, device: Device, calibration: Samples) -> Written:
-    """Write model.tflite, which takes 4-D inputs channels last; int8 takes ``calibration`` and keeps float at its ends.
+    """Write model.tflite, with 4-D inputs channels last, and float inputs and outputs in int8, too.
 
-    1. The emitter covers the program: it writes the model, in milliseconds and with the runtime alone.
-    2. It does not: litert-torch converts, ai-edge-quantizer quantises, and ``notes["lacks"]`` names the operator.
+    1. hnas's own writer has every operator: it writes the model, in milliseconds and with the runtime alone.
+    2. It lacks one: litert-torch converts, ai-edge-quantizer quantises, and ``notes["lacks"]`` names the operator.
 
-    ``notes["layout"]`` has the permutation of every input (None: as it is); outputs are in the module's own layout.
-    Unavailable names what is not installed; ValueError where case 2 is asked to keep single blocks in float.
+    ``notes["layout"]`` has the permutation of every input (None: unchanged). Outputs have the layout of the module.
+
+    Raises:
+        Unavailable: a package of case 2 is not installed.
+        ValueError: case 2 with single blocks in float.
     """
     data = calibration if precision == "int8" else None
     layout = _layout(program.signature[0])
     override = device.quantisation.get("tflite", Override())
     from hnas.export.backends.tflite.writer import Unsupported
 
-    try:
+    try:  # case 1
         notes, tools = _emit(program, path / MODEL, data, override), dict[str, str]()
-    except Unsupported as error:
+    except Unsupported as error:  # case 2
         notes, tools = _convert(program, path / MODEL, data, override, layout, str(error))
     notes["layout"] = layout
     notes["delegates"], notes["undelegated"] = pieces(path / MODEL)
@@ -60,12 +63,12 @@ def compile(program: Program, path: Path, *, precision: str, device: Device, cal
 
 
 def _layout(inputs: Sequence[Tensor]) -> list[JSON]:
-    """Channels last for what has four dimensions, None (as it is) for the rest."""
+    """Return the permutation to channels last for inputs with four dimensions, None (unchanged) for others."""
     return [list(NHWC) if len(tensor.shape) == 4 else None for tensor in inputs]
 
 
 def _emit(program: Program, model: Path, data: Samples | None, override: Override) -> dict[str, JSON]:
-    """Write the model by our own emitter; Unsupported names what it lacks."""
+    """Write the model by hnas's own writer. Raise Unsupported that names a missing operator."""
     from hnas.export.backends.tflite import writer as emitter
     from hnas.export.int8.calibration import activation_ranges
 
@@ -73,7 +76,7 @@ def _emit(program: Program, model: Path, data: Samples | None, override: Overrid
     if data is None:
         model.write_bytes(emitter.emit(whole))
         return {}
-    emitter.lower(whole)  # what is lacking is told before calibrating
+    emitter.lower(whole)  # a missing operator is named before calibration
     method = override.ranges or RANGES
     ranges = activation_ranges(whole, data, method)
     for more in _LEFT:
@@ -105,13 +108,15 @@ def _float_pieces(whole: Program) -> tuple[int, int]:
 def _convert(
     program: Program, model: Path, data: Samples | None, override: Override, layout: list[JSON], lacks: str
 ) -> tuple[dict[str, JSON], dict[str, str]]:
-    """Write the model by LiteRT's own converter and quantiser; notes and the versions of the two."""
+    """Write the model by LiteRT's own converter and quantiser. Return the notes and the versions of the two."""
     from hnas.export.backends.tflite import litert
 
     if data is not None and kept_float(program):
-        raise ValueError(f"tflite cannot keep single blocks in float here: our writer has no {lacks}; keep none")
+        raise ValueError(f"tflite cannot keep single blocks in float here: hnas's own writer has no {lacks}; keep none")
     if data is not None and override.ranges not in ("", "minmax"):
-        raise ValueError(f"tflite calibrates by minmax alone here, got {override.ranges!r}: our writer has no {lacks}")
+        raise ValueError(
+            f"tflite calibrates by minmax alone here, got {override.ranges!r}: hnas's own writer has no {lacks}"
+        )
     notes: dict[str, JSON] = {"converter": "litert-torch", "lacks": lacks}
     try:
         if data is None:
@@ -123,5 +128,5 @@ def _convert(
                 fed = [to_runtime(each, layout) for each in data]
                 notes["quantisation"] = litert.quantise(source, model, fed, override.leave_float)
     except Unavailable as error:
-        raise Unavailable(f"our TFLite emitter has no {lacks}, and {error}") from None
+        raise Unavailable(f"hnas's own TFLite writer has no {lacks}, and {error}") from None
     return notes, litert.versions(quantiser=data is not None)

@@ -227,7 +227,7 @@ def test_what_tflite_does_not_write_itself_keeps_no_block(tmp_path: Path) -> Non
     program = fuse(capture(net, torch.randn(1, 3, 8, 8)))
     marked = keep_float(program, list(blocks(program)))
     device = hw_profiles.load("tflite-cpu")
-    with pytest.raises(ValueError, match=r"^tflite cannot keep single blocks in float here: our writer has no "):
+    with pytest.raises(ValueError, match=r"^tflite cannot keep single blocks in float here: hnas's own writer has no "):
         make_artifact("tflite", marked, tmp_path, precision="int8", device=device, calibration=calls(program, 1))
 
 
