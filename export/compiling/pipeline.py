@@ -119,7 +119,7 @@ def verify(
 
 @dataclass(frozen=True)
 class _Job:
-    """What to compile to. ``rungs`` are the rungs of the recovery ladder to try in order; None: no edit."""
+    """Hold the checked request. ``rungs`` are the rungs of the recovery ladder to try in order; None is no edit."""
 
     backend: str
     device: hw_profiles.Device

@@ -94,14 +94,20 @@ def _pieces(sample: Sample, examples: Sample) -> list[Sample]:
     """Return the sample in pieces of the batch size of ``examples``; none where the shapes do not allow it."""
     if [part.shape for part in sample] == [part.shape for part in examples]:
         return [sample]
+    return [
+        tuple(a[index * len(b) : (index + 1) * len(b)] for a, b in zip(sample, examples, strict=True))
+        for index in range(_batches(sample, examples))
+    ]
+
+
+def _batches(sample: Sample, examples: Sample) -> int:
+    """Return how many batches of ``examples`` the sample holds; 0 where the shapes do not allow a split."""
     pairs = list(zip(sample, examples, strict=False))
     if len(sample) != len(examples) or not all(a.ndim and b.ndim and a.shape[1:] == b.shape[1:] for a, b in pairs):
-        return []
-    counts = {(len(a) // len(b), len(a) % len(b)) if len(b) else (0, 1) for a, b in pairs}
+        return 0
+    counts = {divmod(len(a), len(b)) if len(b) else (0, 1) for a, b in pairs}
     (count, rest), *others = counts
-    if others or rest:
-        return []
-    return [tuple(a[index * len(b) : (index + 1) * len(b)] for a, b in pairs) for index in range(count)]
+    return 0 if others or rest else count
 
 
 def _noise_like(value: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
