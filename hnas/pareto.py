@@ -1,4 +1,7 @@
-"""Candidates and fronts."""
+"""Candidates of a search and their Pareto front.
+
+``front(candidates, "latency_ms")`` returns the candidates that no other one dominates.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,27 @@ from hnas.space import Arch
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture and its metrics, for instance {"accuracy": 0.91, "latency_ms": 0.12}."""
+    """An architecture and its metrics by name.
+
+    Example: ``Candidate(arch, {"accuracy": 0.91, "latency_ms": 0.12})``
+    """
 
     arch: Arch
     metrics: Mapping[str, float]
 
 
 def dominates(a: Candidate, b: Candidate, cost: str) -> bool:
-    """Whether ``a`` is no worse than ``b`` in accuracy and cost, and better in one."""
+    """Return whether ``a`` is no worse than ``b`` in accuracy and cost, and better in one of them."""
     better = a.metrics["accuracy"] > b.metrics["accuracy"] or a.metrics[cost] < b.metrics[cost]
     return better and a.metrics["accuracy"] >= b.metrics["accuracy"] and a.metrics[cost] <= b.metrics[cost]
 
 
 def front(candidates: Iterable[Candidate], cost: str) -> list[Candidate]:
-    """The candidates that no other dominates, cheapest first; of equal ones the first stays.
+    """Return the Pareto front, cheapest first. Of equal candidates the first one stays.
 
-    Candidates without an accuracy were outside a window, never scored, and are in no front.
+    cost: the name of the metric to minimise, against the accuracy to maximise.
+
+    Candidates without an accuracy are left out: the search did not score them because a constraint was violated.
     """
     kept: list[Candidate] = []
     scored = [c for c in candidates if "accuracy" in c.metrics]

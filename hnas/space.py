@@ -1,7 +1,9 @@
-"""Choices, architectures and the spaces they span.
+"""Search spaces, their choices and their architectures, as plain data.
 
-Everything here is plain data: a search sees names and options, never a layer. ``build`` and ``union`` are the
-only bridges to torch, and they are called by the supernet alone.
+``Space(name, arguments, choices, build, union, example, initialise).sample(Random(0))`` returns an ``Arch``.
+
+A search sees names and options, never a layer. Only ``build`` and ``union`` make torch modules, and only the supernet
+calls them.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision among ``options``, which run from smallest to largest.
+    """One decision of an architecture.
 
-    when: (another choice, those of its options that activate this one); None: always active.
+    options: the possible values, from smallest to largest.
+    when: (name of another choice, options of it); this choice is active if the other one takes one of these options.
+        None: always active.
+
+    Example: ``Choice((3, 5, 7), when=("blocks.1.op", ("mbconv",)))``
     """
 
     options: tuple[Option, ...]
@@ -40,7 +46,10 @@ class Choice:
 
 
 class Arch(Mapping[str, Option]):
-    """An architecture: the option of every active choice; immutable, hashable, in the order of its space."""
+    """An architecture: the option of every active choice, in the order of its space. Immutable and hashable.
+
+    Example: ``Arch({"depth": 2, "width": 16})["width"]`` is 16.
+    """
 
     __slots__ = ("_chosen", "_hash")
 
@@ -67,27 +76,30 @@ class Arch(Mapping[str, Option]):
         return f"Arch({self._chosen})"
 
     def to_json(self) -> dict[str, Any]:
-        """The chosen options as a JSON object."""
+        """Return the chosen options as a JSON object."""
         return dict(self._chosen)
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that name this architecture on every machine."""
+        """Return twelve hex digits that identify this architecture on every machine."""
         text = json.dumps(self._chosen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of architectures and how one of them becomes a module.
+    """A set of architectures, called its members, and the functions that build their modules.
 
-    name, arguments: the function of ``hnas.spaces`` and its arguments that make this space again.
-    choices: in the order in which a person reads the network.
-    build: a member -> its static module (called under ``torch.device("meta")`` for skeletons).
-    union: -> the module that owns every weight at its largest; it is not a member.
-    example: a member -> the shapes of its inputs, without the batch.
+    name: the function of ``hnas.spaces`` that makes this space.
+    arguments: the arguments of that function, as JSON values.
+    choices: the choices by name, from the input of the network to its output.
+    build: returns the static module of a member; called under ``torch.device("meta")`` for skeletons.
+    union: returns the module with every branch at its largest size; the union is not a member.
+    example: returns the shapes of the inputs of a member, without the batch axis.
     initialise: sets the weights of a union, or of a member that is trained alone, in place.
-    lone: the one member owns its weights, as ``alone`` makes it.
+    lone: true if the only member owns its weights; ``alone`` sets it.
+
+    Example: ``spaces.load("hybrid_vision")(classes=10, channels=3)`` returns a space.
     """
 
     name: str
@@ -105,7 +117,11 @@ class Space:
                 raise ValueError(f"choice {name!r} depends on {choice.when[0]!r}, which is no choice of this space")
 
     def arch(self, chosen: Mapping[str, Any]) -> Arch:
-        """The member with these options; inactive choices are dropped, missing or unknown options are refused."""
+        """Return the member with these options, without the inactive choices.
+
+        Raises:
+            ValueError: an active choice has no option or an unknown one, or a choice is unknown.
+        """
         kept: dict[str, Option] = {}
         for name in self.choices:
             if not self._active(name, chosen):
@@ -115,7 +131,7 @@ class Space:
             options = self.choices[name].options
             if _option(chosen[name]) not in options:
                 raise ValueError(f"{name}={chosen[name]!r} is not an option of this space; options: {_listed(options)}")
-            # The space's own object: 1 and 1.0 are one option and must have one digest.
+            # The option of the space: 1 and 1.0 are equal and must have the same digest.
             kept[name] = options[options.index(_option(chosen[name]))]
         unknown = [name for name in chosen if name not in self.choices]
         if unknown:
@@ -132,37 +148,41 @@ class Space:
 
     @property
     def smallest(self) -> Arch:
-        """The member that takes the first option everywhere."""
+        """Return the member that takes the first option of every choice."""
         return self._fill(lambda _, choice: choice.options[0])
 
     @property
     def largest(self) -> Arch:
-        """The member that takes the last option everywhere."""
+        """Return the member that takes the last option of every choice."""
         return self._fill(lambda _, choice: choice.options[-1])
 
     def sample(self, rng: Random) -> Arch:
-        """A member whose every active choice is drawn uniformly and independently."""
+        """Return a member; each active choice is drawn uniformly and independently."""
         return self._fill(lambda _, choice: rng.choice(choice.options))
 
     def changed(self, arch: Mapping[str, Option], name: str, option: Option) -> Arch:
-        """``arch`` with one active choice set to ``option``; choices that this wakes take their smallest option."""
+        """Return ``arch`` with one active choice set to ``option``; newly active choices take their first option."""
         wanted = {**arch, name: option}
         return self._fill(lambda key, choice: wanted.get(key, choice.options[0]))
 
     @cached_property
     def slots(self) -> tuple[str, ...]:
-        """The paths of the places where types compete: ``<slot>.op`` is the choice of a slot's type."""
+        """Return the paths of the places where operation types compete; the choice of the type is ``<slot>.op``."""
         return tuple(name.removesuffix(".op") for name in self.choices if name.endswith(".op"))
 
     def neighbours(self, arch: Arch) -> Iterator[Arch]:
-        """Every member that differs from ``arch`` in one active choice."""
+        """Yield every member that differs from ``arch`` in one active choice."""
         for name in arch:
             for option in self.choices[name].options:
                 if option != arch[name]:
                     yield self.changed(arch, name, option)
 
     def without(self, name: str, option: Option) -> Space:
-        """The space less one option; never empties a choice."""
+        """Return the space without one option.
+
+        Raises:
+            ValueError: the option is unknown, or it is the last one of its choice.
+        """
         if name not in self.choices or option not in self.choices[name].options:
             raise ValueError(f"{name}={option!r} is not an option of this space")
         choice = self.choices[name]
@@ -172,13 +192,13 @@ class Space:
         return replace(self, choices={**self.choices, name: replace(choice, options=left)})
 
     def alone(self, arch: Arch) -> Space:
-        """The space whose one member is ``arch``: its supernet is that network, so it trains by the same code."""
+        """Return the space whose only member is ``arch``. Its supernet is that network, so the same code trains it."""
         kept = {name: replace(choice, options=(arch[name],)) for name, choice in self.choices.items() if name in arch}
         return replace(self, choices=kept, union=lambda: self.build(arch), lone=True)
 
     @cached_property
     def size(self) -> int:
-        """How many members there are, counted exactly along the ``when`` tree."""
+        """Return the exact number of members, counted along the tree of ``when``."""
         children: dict[str, list[str]] = {name: [] for name in self.choices}
         for name, choice in self.choices.items():
             if choice.when:
@@ -187,14 +207,14 @@ class Space:
         def count(name: str) -> int:
             total = 0
             for option in self.choices[name].options:
-                woken = [c for c in children[name] if option in self._when(c)]
-                total += math.prod(count(child) for child in woken)
+                activated = [c for c in children[name] if option in self._when(c)]
+                total += math.prod(count(child) for child in activated)
             return total
 
         return math.prod(count(name) for name, choice in self.choices.items() if choice.when is None)
 
     def to_json(self) -> dict[str, Any]:
-        """What ``hnas.spaces.restore`` needs to make this space again, shrunken choices included."""
+        """Return a JSON object from which ``hnas.spaces.restore`` makes this space again, with its removed options."""
         options = {name: list(choice.options) for name, choice in self.choices.items()}
         lone = {"lone": True} if self.lone else {}
         return {"name": self.name, "arguments": dict(self.arguments), "options": options, **lone}
@@ -208,7 +228,7 @@ class Space:
         return when is None or (self._active(when[0], chosen) and chosen.get(when[0]) in when[1])
 
     def _fill(self, pick: Callable[[str, Choice], Option]) -> Arch:
-        """A member with options from ``pick``; parents are decided before their children whatever the order."""
+        """Return a member with options from ``pick``; a choice is decided after the one that it depends on."""
         chosen: dict[str, Option] = {}
 
         def active(name: str) -> bool:
@@ -226,7 +246,7 @@ class Space:
 
 
 def _option(value: Any) -> Any:
-    """``value`` as an option: JSON has lists where options are tuples."""
+    """Return ``value`` as an option: JSON has lists where options are tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -1,7 +1,9 @@
-"""The supernet: it owns the largest weights and hands out slices of them.
+"""The supernet: a module that owns the largest weights of a space and gives slices of them to architectures.
 
-An architecture is built by an ordinary constructor as an ordinary static module. Training runs that module with the
-supernet's slices through ``functional_call``; extraction copies the same slices into it: one function, equal bits.
+``Supernet(space)(space.smallest, images)`` runs one architecture.
+
+An architecture is an ordinary static module. Training calls that module with slices of the supernet through
+``functional_call``. Extraction copies the same slices into the module, so that both give equal bits.
 """
 
 from __future__ import annotations
@@ -19,14 +21,20 @@ from torch.func import functional_call
 from hnas.ops.conv import BatchNorm
 from hnas.space import Arch, Option, Space
 
-_COPIES = "copies"  # where the union keeps the copies of split branches
+_COPIES = "copies"  # the name in the union of the copies of split branches
 
 Index = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Running moments of one architecture's norms: buffer name -> tensor; never written to the supernet."""
+    """Batch-norm statistics of one architecture. They are never written to the supernet.
+
+    moments: running means and variances by the names of their buffers.
+    images: the number of images that the statistics were computed on.
+
+    Example: ``stats = study.calibrate(arch)``
+    """
 
     moments: Mapping[str, Tensor]
     images: int
@@ -34,7 +42,12 @@ class Stats:
 
 @dataclass(frozen=True)
 class Split:
-    """A branch of the union whose weights hang on a choice elsewhere: the first of ``options`` has the original."""
+    """A branch of the union with separate weights for each option of a choice elsewhere.
+
+    branch: the module of the union.
+    context: the choice.
+    options: the options with weights of their own; the first one has the original weights.
+    """
 
     branch: str
     context: str
@@ -43,7 +56,12 @@ class Split:
 
 @dataclass
 class _Skeleton:
-    """An architecture on the meta device, where in the supernet its parameters lie, and the gates that it takes."""
+    """An architecture on the meta device.
+
+    gates: the names of the gates of relaxed slots.
+    where: the shared parameter of each parameter, and the part that is used (None: all).
+    moments: the shapes of the batch-norm statistics by name.
+    """
 
     net: nn.Module
     gates: list[str] = field(default_factory=list)
@@ -52,9 +70,12 @@ class _Skeleton:
 
 
 class Supernet(nn.Module):
-    """Every weight of ``space`` at its largest.
+    """The weights of every architecture of ``space``, each at its largest size.
 
-    ``skeletons`` bounds how many architectures stay built (on the meta device: shapes, no weights).
+    seed: of the initial weights.
+    skeletons: the number of architectures that stay built, on the meta device (shapes without weights).
+
+    Example: ``net = Supernet(space).extract(arch, study.calibrate(arch))``
     """
 
     def __init__(self, space: Space, seed: int = 0, skeletons: int = 512) -> None:
@@ -74,25 +95,32 @@ class Supernet(nn.Module):
         self._index()
 
     def view(self, arch: Arch) -> dict[str, Tensor]:
-        """The weights of ``arch`` as slices of the shared ones.
+        """Return the parameters of ``arch`` by name, as slices of the shared ones. They alias the shared storage.
 
-        Slices start at index 0 in every dimension, except that convolution kernels are cut from their centre and a
-        module with ``subweight(name, full, shape)`` cuts its own. They alias the shared storage. Parameters only;
-        moments of norms come from ``Study.calibrate``.
+        1. A slice starts at index 0 in every dimension.
+        2. A convolution kernel is cut from the centre.
+        3. A module with ``subweight(name, full, shape)`` returns its own slices.
+
+        Batch-norm statistics are not included; they come from ``Study.calibrate``.
         """
         where = self._skeleton(arch).where
         return {name: full if index is None else full[index] for name, (full, index) in where.items()}
 
     def where(self, arch: Arch) -> dict[str, tuple[nn.Parameter, Index | None]]:
-        """For each parameter of ``arch``: the shared one and the part that is used (None: all of it)."""
+        """Return for each parameter of ``arch`` the shared parameter and the part that is used (None: all of it)."""
         return self._skeleton(arch).where
 
     def forward(
         self, arch: Arch, *inputs: Tensor, stats: Stats | None = None, gates: Mapping[str, Tensor] | None = None
     ) -> Any:
-        """The subnet ``arch`` on ``inputs``: by batch moments (training), or by those of ``stats`` (evaluation).
+        """Run the subnet ``arch`` on ``inputs``.
 
-        gates: slot name -> [branches] for relaxed slots; they are inputs of the view, so gradients reach them.
+        inputs: tensors [N, *shape], with the shapes of ``space.example(arch)``.
+        stats: batch-norm statistics for evaluation; None normalises by the moments of the batch, for training.
+        gates: for each relaxed slot a tensor [branches]; gradients reach it.
+
+        Raises:
+            ValueError: ``stats`` belong to another architecture, or gates are missing or not wanted.
         """
         skeleton = self._skeleton(arch)
         if skeleton.net.training is not (stats is None):
@@ -104,16 +132,20 @@ class Supernet(nn.Module):
         if sorted(given) != sorted(skeleton.gates):
             wanted, got = (", ".join(sorted(names)) or "none" for names in (skeleton.gates, given))
             raise ValueError(f"gates are passed for every relaxed slot and no other; relaxed: {wanted}; got: {got}")
-        # Both names of a tied weight are in the view; torch would refuse two slices of one weight as a conflict.
+        # The view has both names of a tied weight; with tie_weights torch refuses two slices of one weight.
         return functional_call(skeleton.net, {**values, **given}, inputs, tie_weights=False)
 
     def skeleton(self, arch: Arch) -> nn.Module:
-        """The module of ``arch`` on the meta device: shapes only, shared by all who ask."""
+        """Return the module of ``arch`` on the meta device: shapes only, one module for all callers."""
         return self._skeleton(arch).net
 
     @torch.no_grad()
     def extract(self, arch: Arch, stats: Stats) -> nn.Module:
-        """A plain module with its own copy of the weights of ``arch``, in evaluation mode; bit for bit the subnet."""
+        """Return a plain module in evaluation mode with a copy of the weights. Its outputs equal the subnet's bits.
+
+        Raises:
+            ValueError: ``arch`` has a relaxed slot, or ``stats`` belong to another architecture.
+        """
         skeleton = self._skeleton(arch)
         if skeleton.gates:
             raise ValueError(f"{skeleton.gates[0]} is a gate of a relaxed slot; choose one branch before extracting")
@@ -124,14 +156,21 @@ class Supernet(nn.Module):
         return net.eval()
 
     def split(self, branch: str, context: str, options: Sequence[Option]) -> None:
-        """Give ``branch``, a module of the union, its own weights for each of ``options`` of the choice ``context``.
+        """Give a branch of the union separate weights for each option of a choice elsewhere.
 
-        Copies begin as the original, so every subnet answers as before, bit for bit; from then on they train apart.
-        The first option keeps the original, as do options that are not listed, an inactive context and a relaxed one.
-        Copies are ordinary parameters of the union, under ``copies``. ``hnas.training.loop.train`` begins each call
-        with moments of zero, so there are none to copy.
+        branch: a module of the union.
+        context: the choice.
+        options: two or more options; the first one keeps the original weights. The original also serves options that
+            are not listed, an inactive context and a relaxed context.
+
+        A copy equals the original at first, so that the outputs of every subnet stay the same. Later training changes
+        each copy separately. Copies are parameters of the union, under ``copies``. Momentum buffers are not copied,
+        because ``hnas.training.loop.train`` starts each call with empty ones.
+
+        Raises:
+            ValueError: the branch or an option is unknown, split already, or tied to other weights.
         """
-        if reason := self._unsplittable(branch, context, options):
+        if reason := self._refuse_split(branch, context, options):
             raise ValueError(f"{branch} cannot be split by {context}: {reason}")
         split = Split(branch, context, tuple(dict.fromkeys(options)))
         if not hasattr(self.union, _COPIES):
@@ -145,41 +184,48 @@ class Supernet(nn.Module):
         self._index()
 
     def origin(self, name: str) -> str:
-        """The name under which a member knows the union's parameter ``name``: itself, but for a copy's."""
+        """Return the name that a member gives to the parameter ``name`` of the union; only copies differ."""
         if not name.startswith(f"{_COPIES}."):
             return name
         twin, _, rest = name.removeprefix(f"{_COPIES}.").partition(".")
         return f"{twin.rpartition('@')[0].replace('/', '.')}.{rest}"
 
     def changed(self) -> None:
-        """Say that weights were written: what was computed from older ones is no longer valid."""
+        """Record that weights were written, so that values computed from older weights are no longer used."""
         self.version += 1
 
     def _index(self) -> None:
-        """Look up what the union has; what was cut from an earlier one is forgotten."""
+        """Index the parameters and modules of the union, and forget all skeletons."""
         self._parameters_by_name = dict(self.union.named_parameters(remove_duplicate=False))
         self._owners = dict(self.union.named_modules(remove_duplicate=False))
         self._skeletons.clear()
 
-    def _unsplittable(self, branch: str, context: str, options: Sequence[Option]) -> str | None:
-        """Why a split is refused, None where it is not."""
+    def _refuse_split(self, branch: str, context: str, options: Sequence[Option]) -> str | None:
+        """Return the reason why a split is refused, or None."""
         known = self.space.choices[context].options if context in self.space.choices else ()
-        own = {id(p) for name, p in self._parameters_by_name.items() if name.startswith(f"{branch}.")}
-        tied = [n for n, p in self._parameters_by_name.items() if id(p) in own and not n.startswith(f"{branch}.")]
+        unknown = [option for option in options if option not in known]
+        own = [name for name in self._parameters_by_name if name.startswith(f"{branch}.")]
         if not own or branch.startswith(f"{_COPIES}."):
             return f"it is no branch with weights in the space {self.space.name!r}"
         if not known:
             return f"that is no choice of the space {self.space.name!r}"
-        if unknown := [option for option in options if option not in known]:
+        if unknown:
             return f"{unknown[0]!r} is not among its options {', '.join(map(str, known))}"
-        if any(f"{b}.".startswith(f"{branch}.") or f"{branch}.".startswith(f"{b}.") for b in self.splits):
+        if any(_contains(b, branch) or _contains(branch, b) for b in self.splits):
             return "it is split already"
         if len(set(options)) < 2:
             return f"{len(set(options))} options give no copy; give two or more"
-        return f"its weight is tied to {tied[0]}" if tied else None
+        tied = self._tied_outside(own)
+        return f"its weight is tied to {tied}" if tied else None
+
+    def _tied_outside(self, names: Sequence[str]) -> str | None:
+        """Return another name of one of these parameters, if there is one."""
+        own = {id(self._parameters_by_name[name]) for name in names}
+        others = (n for n, p in self._parameters_by_name.items() if id(p) in own and n not in names)
+        return next(others, None)
 
     def _owner(self, name: str, arch: Arch) -> str:
-        """The union's name of the parameter that ``arch`` calls ``name``: a copy's where its branch is split."""
+        """Return the union's name of the parameter ``name`` of ``arch``: that of a copy if the branch is split."""
         end = name.find(".") if self.splits else -1
         while end >= 0:
             split = self.splits.get(name[:end])
@@ -214,7 +260,7 @@ class Supernet(nn.Module):
         return skeleton
 
     def _cut(self, name: str, shared: str, own: Tensor, member: nn.Module) -> tuple[nn.Parameter, Index | None]:
-        """The shared parameter of ``own``, which ``member`` holds as ``name``, and the part of it that is used."""
+        """Return the shared parameter of ``own``, which ``member`` holds as ``name``, and the part that is used."""
         full = self._parameters_by_name.get(shared)
         if full is None:
             raise ValueError(f"{name} is no parameter of the supernet of {self.space.name!r}")
@@ -228,22 +274,27 @@ class Supernet(nn.Module):
         if own.shape == full.shape:
             return full, None
         subweight = getattr(member, "subweight", None)
-        if subweight is not None:
+        if subweight is not None:  # case 3
             return full, subweight(name.rpartition(".")[2], tuple(full.shape), tuple(own.shape))
-        centred = isinstance(member, nn.modules.conv._ConvNd)
+        centred = isinstance(member, nn.modules.conv._ConvNd)  # case 2, else case 1
         return full, tuple(
             slice((m - n) // 2, (m - n) // 2 + n) if centred and axis >= 2 else slice(0, n)
             for axis, (n, m) in enumerate(zip(own.shape, full.shape, strict=True))
         )
 
 
+def _contains(outer: str, inner: str) -> bool:
+    """Return whether the module ``inner`` is ``outer`` or a part of it, by their names."""
+    return f"{inner}.".startswith(f"{outer}.")
+
+
 def _twin(branch: str, k: int) -> str:
-    """The name of copy ``k``; a module's own name must not have dots."""
+    """Return the name of copy ``k``; torch allows no dots in the name of a module."""
     return f"{branch.replace('.', '/')}@{k}"
 
 
 def _moments(skeleton: _Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
-    """``stats``, if it holds every moment of the architecture and no other."""
+    """Return the moments of ``stats``. Raise ValueError unless they are exactly those of the architecture."""
     moments = stats.moments if stats is not None else {}
     if {name: tensor.shape for name, tensor in moments.items()} != skeleton.moments:
         got = "none" if stats is None else "those of another one"
@@ -252,12 +303,12 @@ def _moments(skeleton: _Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
 
 
 def _refuse_transient(path: str, module: nn.Module) -> None:
-    """ValueError for a buffer that no state holds: a skeleton's would stay on meta."""
+    """Raise ValueError for a buffer outside the state dict: that of a skeleton would stay on the meta device."""
     for leaf in module._non_persistent_buffers_set & module._buffers.keys():
         name = f"{path}.{leaf}" if path else leaf
         raise ValueError(f"{name} is a non-persistent buffer, which would stay on meta; register it as persistent")
 
 
 def norms(net: nn.Module) -> dict[str, BatchNorm]:
-    """The norms of ``net`` that need running moments, by name."""
+    """Return the batch norms of ``net`` by name."""
     return {name: module for name, module in net.named_modules() if isinstance(module, BatchNorm)}

@@ -1,13 +1,15 @@
-"""Devices as data: one TOML file each, found by its name; neither torch nor numpy is imported here.
+"""Device profiles: one TOML file a device, found by its name. Nothing here imports torch or numpy.
 
-A profile says what a device can run and how fast it can be at best. It holds no measurement: what is measured on the
-machine at hand travels with its bundle. Every figure has its origin in ``sources``.
+``hw_profiles.load("jetson").backend`` is "tensorrt".
+
+A profile states what a device can run and its peak speed. A profile contains no measurement: measured times are in
+bundles. ``sources`` gives the origin of each figure.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -20,10 +22,10 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Override:
-    """How int8 differs on a device from its backend's policy, because it was measured to be better there.
+    """Changes to the int8 policy of a backend for one device, where a measurement showed a gain.
 
-    ``leave_float`` are operators, in the backend's own words, that stay in float; ``ranges`` is one of RANGES; empty
-    leaves the policy as it is.
+    leave_float: operators that stay in float, by the names that the backend uses.
+    ranges: one of ``RANGES``; empty keeps the policy.
     """
 
     leave_float: tuple[str, ...] = ()
@@ -32,14 +34,25 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What a device runs, what it can reach at best, and where those figures come from.
+    """The backends, precisions and peak speed of a device, and the origin of these figures.
 
-    ``precisions`` begin with fp32; w8 is int8 for the weights alone. ``peaks`` are dense GFLOP/s (GOP/s for int8, one
-    multiply-add is two) of ``threads`` CPU threads or of the whole GPU in ``power_mode``; ``bandwidth`` is GB/s,
-    ``memory`` MB, ``launch_us`` the floor of one kernel in microseconds.
-    ``quantisation`` has overrides of the int8 policy by backend.
-    ``band`` holds the factors that turn a predicted latency into its error band. ``local`` devices are the machine at
-    hand, whose latency is measured; the latency of every other one is predicted.
+    title: the name for people.
+    kind: one of ``KINDS``.
+    backend: the backend that is used.
+    backends: the backends that can be used.
+    precisions: the precisions that can be used, fp32 first; w8 is int8 for the weights alone.
+    precision: the default; "auto" tries all.
+    threads: CPU threads of a run.
+    peaks: dense GFLOP/s by precision (GOP/s for int8; a multiply-add is two) of all ``threads``, or of the whole GPU in
+        ``power_mode``.
+    bandwidth: GB/s of memory.
+    memory: MB.
+    launch_us: microseconds that the smallest kernel takes.
+    band: two factors that turn a predicted latency into its error band.
+    local: true for this machine. Its latency is measured; that of other devices is predicted.
+    aliases: other names.
+    quantisation: changes to the int8 policy, by backend.
+    sources: the origin of the figures.
     """
 
     name: str
@@ -65,12 +78,12 @@ class Device:
 
 
 def names() -> tuple[str, ...]:
-    """Every device there is a profile of, in alphabetical order, without the aliases."""
+    """Return the name of every device that has a profile, in alphabetical order, without aliases."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
 def load(name: str) -> Device:
-    """The device of that name or alias; ``ValueError`` names the known ones."""
+    """Return the device of that name or alias. Raise ValueError for an unknown name."""
     if name in names():
         return _read(name)
     for known in names():
@@ -89,7 +102,11 @@ def local_devices() -> dict[str, Device]:
 
 
 def parse(name: str, text: str) -> Device:
-    """The profile in ``text``; whatever is unknown, missing, mistyped or contradictory is a one-line ``ValueError``."""
+    """Return the device that the TOML ``text`` describes.
+
+    Raises:
+        ValueError: a key is unknown, missing or of the wrong type, or figures contradict each other.
+    """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -103,7 +120,7 @@ def parse(name: str, text: str) -> Device:
             raise ValueError(f"profile {name}: {key} is missing; it is a {_WORDS[str(each.type)]}")
     values = {key: _value(name, key, str(known[key].type), value) for key, value in table.items()}
     device = Device(name=name, **values)
-    _judge(device)
+    _check_figures(device)
     return device
 
 
@@ -112,7 +129,7 @@ def _read(name: str) -> Device:
     return parse(name, (_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-# The annotations of Device, which are the schema, in words for a person.
+# The annotations of Device are the schema. This table names them in messages.
 _WORDS = {
     "str": "string",
     "int": "whole number",
@@ -130,32 +147,40 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "str": _is_text,
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": _is_number,
+    "bool": lambda value: isinstance(value, bool),
+    "tuple[str, ...]": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "tuple[float, float]": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)),
+    "Mapping[str, float]": lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    "Mapping[str, str]": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+}
+_CONVERTED: Mapping[str, Callable[[Any], Any]] = {
+    "float": float,
+    "tuple[str, ...]": tuple,
+    "tuple[float, float]": lambda value: (float(value[0]), float(value[1])),
+    "Mapping[str, float]": lambda value: {item: float(number) for item, number in value.items()},
+    "Mapping[str, str]": dict,
+}
+
+
 def _value(name: str, key: str, kind: str, value: Any) -> Any:
-    """``value`` as the type that ``Device`` declares for ``key``."""
-    match kind:
-        case "str" if isinstance(value, str):
-            return value
-        case "bool" if isinstance(value, bool):
-            return value
-        case "int" if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        case "float" if _is_number(value):
-            return float(value)
-        case "tuple[str, ...]" if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        case "tuple[float, float]" if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
-            return (float(value[0]), float(value[1]))
-        case "Mapping[str, float]" if isinstance(value, dict) and all(map(_is_number, value.values())):
-            return {item: float(number) for item, number in value.items()}
-        case "Mapping[str, str]" if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
-            return dict(value)
-        case "Mapping[str, Override]" if isinstance(value, dict):
-            return {item: _override(name, f"{key}.{item}", table) for item, table in value.items()}
+    """Return ``value`` as the type that ``Device`` declares for ``key``. Raise ValueError if it does not fit."""
+    if kind == "Mapping[str, Override]" and isinstance(value, dict):
+        return {item: _override(name, f"{key}.{item}", table) for item, table in value.items()}
+    if kind in _FITS and _FITS[kind](value):
+        return _CONVERTED.get(kind, lambda same: same)(value)
     raise ValueError(f"profile {name}: {key}={value!r} is not a {_WORDS[kind]}")
 
 
 def _override(name: str, key: str, table: Any) -> Override:
-    """One backend's table of overrides."""
+    """Return the changes that the table of one backend describes."""
     known = {each.name: str(each.type) for each in fields(Override)}
     if not isinstance(table, dict):
         raise ValueError(f"profile {name}: {key}={table!r} is not a table of {', '.join(known)}")
@@ -165,8 +190,8 @@ def _override(name: str, key: str, table: Any) -> Override:
     return Override(**{item: _value(name, f"{key}.{item}", known[item], value) for item, value in table.items()})
 
 
-def _judge(device: Device) -> None:
-    """Refuse a profile whose figures contradict each other."""
+def _check_figures(device: Device) -> None:
+    """Raise ValueError if figures of the profile contradict each other."""
     uncovered = [precision for precision in device.precisions if precision not in device.peaks]
     positive = (*device.peaks.values(), device.bandwidth, device.memory, device.threads)
     laws = (

@@ -1,4 +1,7 @@
-"""Search spaces: one file, one function of the same name that returns a ``Space``."""
+"""Search spaces: one file a space, found by its name, with a function of the same name.
+
+``spaces.load("hybrid_vision")(classes=10)`` returns a ``Space``.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +15,54 @@ from hnas.space import Space
 
 
 def names() -> tuple[str, ...]:
-    """Every space that is a file of this folder."""
+    """Return the name of every space, which is the name of its file."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str) -> Callable[..., Space]:
-    """The function that makes the space ``name``."""
+    """Return the function that makes the space ``name``, imported only now. Raise ValueError for an unknown name."""
     if name not in names():
         raise ValueError(f"no space {name!r}; known: {', '.join(names())}")
     return cast(Callable[..., Space], getattr(importlib.import_module(f"{__name__}.{name}"), name))
 
 
 def restore(record: Mapping[str, Any]) -> Space:
-    """The space that ``Space.to_json`` described; removed options stay removed, a lone member stays alone."""
+    """Return the space that ``Space.to_json`` described, without its removed options.
+
+    Raises:
+        ValueError: the record is malformed, or it belongs to another version of the space.
+
+    Example: ``restore(read_json(Path("supernet.json"))["space"])``
+    """
     try:
-        name, arguments = record["name"], dict(record["arguments"])
+        name, arguments = str(record["name"]), dict(record["arguments"])
         options = {key: [_option(o) for o in listed] for key, listed in dict(record["options"]).items()}
     except (KeyError, TypeError, ValueError):
         raise ValueError("a space is recorded as name, arguments and options; this record is not") from None
     try:
-        space = load(str(name))(**arguments)
+        space = load(name)(**arguments)
     except (TypeError, ArithmeticError) as error:
         raise ValueError(f"the space {name!r} does not take these arguments: {error}") from None
     if record.get("lone"):
         if any(len(listed) != 1 for listed in options.values()):
             raise ValueError(f"the record of space {name!r} says it has one member, yet a choice has several options")
         return space.alone(space.arch({key: listed[0] for key, listed in options.items()}))
+    return _narrowed(space, options)
+
+
+def _narrowed(space: Space, options: Mapping[str, list[Any]]) -> Space:
+    """Return the space with these options alone. Raise ValueError if a choice or an option is unknown."""
     if list(options) != list(space.choices):
-        raise ValueError(f"the record of space {name!r} names other choices than this version of it has")
+        raise ValueError(f"the record of space {space.name!r} names other choices than this version of it has")
     choices = {}
     for key, choice in space.choices.items():
         kept = tuple(option for option in choice.options if option in options[key])
         if not kept or len(kept) != len(options[key]):
-            raise ValueError(f"{key}: {options[key]} are not options of the space {name!r}")
+            raise ValueError(f"{key}: {options[key]} are not options of the space {space.name!r}")
         choices[key] = replace(choice, options=kept)
     return replace(space, choices=choices)
 
 
 def _option(value: Any) -> Any:
-    """JSON has lists where options are tuples."""
+    """Return ``value`` as an option: JSON has lists where options are tuples."""
     return tuple(value) if isinstance(value, list) else value
