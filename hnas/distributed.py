@@ -1,8 +1,11 @@
-"""Several processes train one supernet: each takes its part of every batch, and all hold the same weights.
+"""Training of one supernet by several processes (ranks). Each rank takes its part of every batch.
 
-The archs of a step depend on seed and step alone, so every rank runs the same paths; what differs is its images. Batch
-moments are those of the whole batch, gradients are averaged once a step, and a step of N processes is thereby the step
-that one process would take on the whole batch, up to rounding. One process alone takes none of these paths.
+``with distributed.group("cuda"): ...`` joins the processes that torchrun started.
+
+All ranks have equal weights. The architectures of a step depend on seed and step alone, so that every rank trains the
+same paths on different images. Batch moments are those of the whole batch, and gradients are averaged once a step.
+A step of N processes therefore equals the step of one process on the whole batch, up to rounding. A single process
+communicates with nobody.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from hnas.tasks import Task
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _CONTINUE = "the same command with --resume continues"
-# How long a rank waits for another that scores or writes a checkpoint. A process that dies is noticed at once: its
-# connection closes; only a machine that falls silent takes as long.
+# Timeout for a rank that waits while another one scores or writes a checkpoint. The end of a process is noticed at
+# once, because its connection closes. Only a machine that stops answering takes the whole timeout.
 _TIMEOUT_S = 1800.0
 
 _DEVICE: ContextVar[str] = ContextVar("_DEVICE", default="cpu")
@@ -35,17 +38,21 @@ _DECIDING: ContextVar[bool] = ContextVar("_DECIDING", default=False)
 
 
 class RankLost(RuntimeError):
-    """Another process ended, or does not answer in time."""
+    """Another process has ended, or did not answer before the timeout."""
 
     code = 1
 
 
 @contextmanager
 def group(device: str = "cpu", timeout_s: float = _TIMEOUT_S) -> Iterator[None]:
-    """Be one of the processes that torchrun started, for as long as the context lasts; without torchrun, be alone.
+    """Join the processes that torchrun started, for the duration of the context. Without torchrun there is one process.
 
-    device: "cpu" talks through gloo, "cuda" through nccl, with one GPU a process. ValueError for another device or one
-    that is not there, RankLost where not all processes come within ``timeout_s``.
+    device: "cpu" (gloo) or "cuda" (nccl, one GPU for each process).
+    timeout_s: seconds to wait for other processes.
+
+    Raises:
+        ValueError: the device is unknown or missing.
+        RankLost: not all processes have joined before the timeout.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     token = _DEVICE.set(_device(device, local))
@@ -57,7 +64,7 @@ def group(device: str = "cpu", timeout_s: float = _TIMEOUT_S) -> Iterator[None]:
             return
         with _one_line(f"not all of the {processes} processes have come"):
             dist.init_process_group(BACKENDS[device], timeout=timedelta(seconds=timeout_s))
-        before = signal.signal(signal.SIGTERM, _stopped)  # torchrun ends the others with it when one has ended
+        before = signal.signal(signal.SIGTERM, _stopped)  # torchrun sends it to the others when one process ends
         try:
             with _readers():
                 yield
@@ -69,25 +76,25 @@ def group(device: str = "cpu", timeout_s: float = _TIMEOUT_S) -> Iterator[None]:
 
 
 def rank() -> int:
-    """The number of this process; 0 writes the files and speaks."""
+    """Return the number of this process. Rank 0 writes files and reports progress."""
     return dist.get_rank() if world() > 1 else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def device() -> torch.device:
-    """Where this process computes."""
+    """Return the device on which this process computes."""
     return torch.device(_DEVICE.get())
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Take batch moments over the images of all ranks, for as long as the context lasts.
+    """Compute batch moments over the images of all ranks, for the duration of the context.
 
-    Only a training step does: what a rank evaluates on its own would wait for others who do something else.
+    Use the context in a training step alone. In an evaluation by one rank it would wait for the other ranks.
     """
     token = _TOGETHER.set(world() > 1)
     try:
@@ -97,14 +104,14 @@ def together() -> Iterator[None]:
 
 
 def is_together() -> bool:
-    """Whether batch moments are those of all ranks' images now."""
+    """Return whether batch moments are computed over the images of all ranks now."""
     return _TOGETHER.get()
 
 
 def batch(task: Task, step: int) -> tuple[Any, Tensor]:
-    """The (raw, labels) of this rank: an equal part of the batch of ``step``; all of it where there is one process.
+    """Return (raw, labels) of this rank: an equal part of the batch of ``step``.
 
-    A task with ``part(step, rank, world)`` makes only that part; another makes the batch, which is then cut.
+    A task with ``part(step, rank, world)`` makes only that part. Any other task makes the whole batch.
     """
     if world() == 1:
         return task.batch(step)
@@ -116,9 +123,11 @@ def batch(task: Task, step: int) -> tuple[Any, Tensor]:
 
 
 def held(task: Task, split: str, step: int, images: int) -> tuple[Any, Tensor]:
-    """So many images of a held-out split for this rank: step after step the next ones, then from the start again.
+    """Return (raw, labels) of a number of held-out images for this rank.
 
-    What would not fill a last step is left out; of a split that is smaller than one step each gives what there is.
+    images: the number for each rank; fewer if the split is too small.
+
+    Successive steps take successive images, and then start again. Images that do not fill a last step are left out.
     """
     raw, labels = task.held(split)
     images = max(1, min(images, len(labels) // world()))
@@ -128,7 +137,7 @@ def held(task: Task, split: str, step: int, images: int) -> tuple[Any, Tensor]:
 
 
 def shard(raw: Any, labels: Tensor) -> tuple[Any, Tensor]:
-    """The equal part of a batch that this rank takes; ValueError where the images do not divide."""
+    """Return the equal part of a batch for this rank. Raise ValueError if the images do not divide."""
     size, rest = divmod(len(labels), world())
     if rest or not size:
         raise ValueError(f"a batch of {len(labels)} images does not divide among {world()} processes; change the batch")
@@ -137,7 +146,7 @@ def shard(raw: Any, labels: Tensor) -> tuple[Any, Tensor]:
 
 
 def mean(value: float) -> float:
-    """The mean of every rank's number, the same on all ranks; not finite where one of them is not."""
+    """Return the mean of the numbers of all ranks, equal on all ranks. It is not finite if one number is not."""
     if world() == 1:
         return value
     total = torch.tensor([value], dtype=torch.float64, device=device())
@@ -146,16 +155,16 @@ def mean(value: float) -> float:
 
 
 def total(count: int) -> int:
-    """The sum of every rank's count."""
+    """Return the sum of the counts of all ranks."""
     return round(mean(count) * world())
 
 
 def agreed(make: Callable[[], Any]) -> Any:
-    """What ``make`` gives on rank 0, a JSON value, on every rank; nobody else calls it.
+    """Return on every rank the JSON value that ``make`` returns on rank 0. No other rank calls ``make``.
 
-    For what a training goes on from (a score, a choice): equal weights give equal answers on equal processors only.
+    Use it for scores and choices that training depends on: different processors can give different results.
     """
-    if world() == 1 or _DECIDING.get():  # what rank 0 asks on its way is its own: the others wait for the outer answer
+    if world() == 1 or _DECIDING.get():  # a nested call of rank 0: the other ranks wait for the outer answer
         return make()
     answer = ""
     if rank() == 0:
@@ -174,7 +183,7 @@ def agreed(make: Callable[[], Any]) -> Any:
 
 
 def reduce(tensors: Sequence[Tensor]) -> None:
-    """Replace float32 gradients by their mean over the ranks, in place, with one all-reduce for all of them."""
+    """Replace float32 gradients by their mean over the ranks, in place, by one all-reduce."""
     if world() == 1 or not tensors:
         return
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -185,9 +194,10 @@ def reduce(tensors: Sequence[Tensor]) -> None:
 
 
 def begin(step: int, tensors: Sequence[Tensor]) -> None:
-    """Start every rank from rank 0's ``tensors``; ValueError where the ranks would start at different steps.
+    """Copy the ``tensors`` of rank 0 to every rank, because different processors can draw different weights.
 
-    Equal seeds give equal weights on equal processors only, and a checkpoint must be seen by every rank.
+    Raises:
+        ValueError: the ranks would start at different steps, because not every rank sees the checkpoint.
     """
     if world() == 1:
         return
@@ -197,7 +207,7 @@ def begin(step: int, tensors: Sequence[Tensor]) -> None:
     if len(set(steps.tolist())) > 1:
         found = ", ".join(map(str, steps.tolist()))
         raise ValueError(f"the ranks would start at the steps {found}; --out must be a folder that every machine sees")
-    # Adam counts its steps on the CPU, wherever it computes.
+    # Adam's step count is on the CPU, whatever the device.
     flat = torch.cat([tensor.detach().reshape(-1).to(device()) for tensor in tensors])
     with _one_line("rank 0 has not sent its weights"):
         dist.broadcast(flat, 0)
@@ -206,16 +216,16 @@ def begin(step: int, tensors: Sequence[Tensor]) -> None:
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """[N, C, H, W] normalised by the moments of all ranks' images, gradients through these moments included."""
+    """Return ``x`` [N, C, H, W] normalised by the moments over all ranks; gradients pass through the moments."""
     out: Tensor = _BatchNorm.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]
     return out
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Batch norm over ranks: count, sum and squared sum go forward, the two sums of its gradient come back.
+    """Batch norm over ranks. Forward sums count, sum and squared sum; backward sums two terms of the gradient.
 
-    torch's own SyncBatchNorm refuses CPUs. Moments are float32 and pooled in float64, whatever the precision of ``x``;
-    squares are taken about each rank's own mean, so that a large mean does not swallow a small variance.
+    torch's SyncBatchNorm does not support CPUs. Moments are float32 and pooled in float64 for any precision of ``x``.
+    Squares are taken about the mean of each rank, so that a small variance beside a large mean stays accurate.
     """
 
     @staticmethod
@@ -269,7 +279,7 @@ def _stopped(number: int, frame: object) -> None:  # noqa: ARG001 - what the sig
 
 @contextmanager
 def _readers() -> Iterator[None]:
-    """RankLost where a worker of torch's DataLoader was killed: that raises wherever this process is just then."""
+    """Raise RankLost if a worker of torch's DataLoader is killed; torch then raises at any line of this process."""
     try:
         yield
     except RuntimeError as error:
@@ -288,11 +298,11 @@ def _who() -> str:
 
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """RankLost in one line for whatever torch.distributed says in many."""
+    """Raise RankLost, in one line, for an error of torch.distributed."""
     try:
         yield
     except RankLost:
         raise
-    except RuntimeError as error:  # every error of torch.distributed is one
+    except RuntimeError as error:  # the base class of the errors of torch.distributed
         reason = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
         raise RankLost(f"rank {_who()}: {what}: {reason}; {_CONTINUE}") from None

@@ -1,4 +1,7 @@
-"""Files that a kill at any moment leaves whole: written aside, then renamed; and folders that one process holds."""
+"""Files that stay complete if the process is killed, and folders that one process locks.
+
+A file is written under a temporary name and then renamed. ``write_json(Path("record.json"), {"steps": 100})``
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOCK = ".lock"
-SCRATCH = "hnas-"  # what the names of our folders in $TMPDIR begin with
+SCRATCH = "hnas-"  # the names of temporary folders start with it
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write ``text`` so that ``file`` is either as before or complete; nothing is left beside it."""
+    """Write ``text``; after a crash ``file`` is unchanged or complete. No temporary file stays."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with aside.open("w", encoding="utf-8") as stream:
@@ -33,12 +36,17 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+    """Write ``value`` as indented JSON; after a crash ``file`` is unchanged or complete."""
     write_text(file, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in ``file``; one line says what is wrong with it otherwise."""
+    """Return the JSON object in ``file``.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is no JSON object.
+    """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -53,13 +61,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write contiguous clones as safetensors, whole or not at all."""
+    """Write contiguous clones as safetensors; after a crash ``file`` is unchanged or complete."""
     from safetensors.torch import save_file
 
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, aside, dict(metadata))
-        aside.chmod(0o644)  # safetensors writes for its owner alone
+        aside.chmod(0o644)  # safetensors gives the owner alone access
         with aside.open("rb") as stream:
             os.fsync(stream.fileno())
         aside.replace(file)
@@ -68,12 +76,17 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of a safetensors file; one line says what is wrong with it otherwise."""
+    """Return the tensors and the metadata of a safetensors file.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is malformed or incomplete.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as reader:
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118  # it does not iterate
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118  # not iterable
             return tensors, dict(reader.metadata() or {})
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
@@ -83,55 +96,55 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, which is made where it is missing, for this process alone until the block or the process ends.
+    """Lock ``folder`` for this process until the block or the process ends. A missing folder is created.
 
-    1. Another process holds it: ValueError in one line that names that process.
-    2. It cannot be made or written: ValueError in one line.
-    3. Its file system knows no locks: nothing is held.
-    4. It is empty in the end: it goes.
+    1. Another process has the lock: raise ValueError with the number of that process.
+    2. The folder cannot be created or written: raise ValueError.
+    3. The file system has no locks: continue without a lock.
+    4. The folder is empty at the end: remove it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = _lock(folder / LOCK)
-    except OSError as error:
+    except OSError as error:  # case 2
         raise ValueError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # before it is let go: a later one makes its own
+        (folder / LOCK).unlink(missing_ok=True)  # while it is locked: a later process creates its own
         stream.close()
-        with suppress(OSError):
+        with suppress(OSError):  # case 4
             folder.rmdir()
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder in $TMPDIR that goes with the block; what killed processes of this user left there goes first."""
+    """Return a temporary folder for the block. Folders of killed processes of this user are removed first."""
     for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
         with suppress(OSError):
             _remove_dead(left)
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as name, _lock(Path(name, f"{LOCK}.part")):
-        # The lock appears under its name when it is held already: nobody takes this folder for a dead one.
+        # The file gets the name LOCK after it is locked, so that no other process removes this folder.
         Path(name, f"{LOCK}.part").rename(Path(name, LOCK))
         yield Path(name)
 
 
 def _lock(file: Path) -> IO[str]:
-    """``file``, locked and with the number of this process in it; ValueError where another process has it."""
+    """Lock ``file`` and write the number of this process into it. Raise ValueError if another process has the lock."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         stream = os.fdopen(descriptor, "r+", encoding="utf-8")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError:  # case 1
             with stream:
                 who = stream.read(20).strip() or "unknown"
             raise ValueError(
                 f"another run is at work in {file.parent} (process {who}); wait for it or choose another --out"
             ) from None
-        except OSError:  # no locks here: as if it were alone
+        except OSError:  # case 3
             pass
-        # The one before may have removed the file between the opening and the lock: then this lock holds nothing.
+        # If the previous process removed the file before the lock, this lock has no effect: try again.
         if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
@@ -141,12 +154,12 @@ def _lock(file: Path) -> IO[str]:
 
 
 def _remove_dead(folder: Path) -> None:
-    """Remove a folder that ``scratch`` made for this user in a process that has died."""
+    """Remove a folder that ``scratch`` made for this user, if its process has ended."""
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         return
     with (folder / LOCK).open("r") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # alive, or nobody can tell
+        except OSError:  # the process is alive, or the file system has no locks
             return
         shutil.rmtree(folder, ignore_errors=True)

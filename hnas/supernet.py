@@ -202,21 +202,24 @@ class Supernet(nn.Module):
 
     def _refuse_split(self, branch: str, context: str, options: Sequence[Option]) -> str | None:
         """Return the reason why a split is refused, or None."""
-        known = self.space.choices[context].options if context in self.space.choices else ()
-        unknown = [option for option in options if option not in known]
         own = [name for name in self._parameters_by_name if name.startswith(f"{branch}.")]
         if not own or branch.startswith(f"{_COPIES}."):
             return f"it is no branch with weights in the space {self.space.name!r}"
-        if not known:
-            return f"that is no choice of the space {self.space.name!r}"
-        if unknown:
-            return f"{unknown[0]!r} is not among its options {', '.join(map(str, known))}"
+        if reason := self._refuse_context(context, options):
+            return reason
         if any(_contains(b, branch) or _contains(branch, b) for b in self.splits):
             return "it is split already"
         if len(set(options)) < 2:
             return f"{len(set(options))} options give no copy; give two or more"
         tied = self._tied_outside(own)
         return f"its weight is tied to {tied}" if tied else None
+
+    def _refuse_context(self, context: str, options: Sequence[Option]) -> str | None:
+        if context not in self.space.choices:
+            return f"that is no choice of the space {self.space.name!r}"
+        known = self.space.choices[context].options
+        unknown = [option for option in options if option not in known]
+        return f"{unknown[0]!r} is not among its options {', '.join(map(str, known))}" if unknown else None
 
     def _tied_outside(self, names: Sequence[str]) -> str | None:
         """Return another name of one of these parameters, if there is one."""

@@ -1,4 +1,7 @@
-"""Costs: a number for an architecture, that says how it was come by."""
+"""Costs of an architecture, with unit, interval and origin.
+
+``roofline(space, supernet.skeleton, device, "fp32")(arch)`` returns a ``Price``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,16 @@ from hnas.space import Arch
 
 @dataclass(frozen=True)
 class Price:
-    """value in ``unit`` within [low, high]; kind: "measured", "predicted" or "published"."""
+    """A cost of one architecture.
+
+    value: in ``unit``.
+    unit: such as "ms" or "bytes".
+    low: lower end of the interval of the value.
+    high: upper end of the interval of the value.
+    kind: "measured", "predicted" or "published".
+
+    Example: ``Price(1.2, "ms", 1.1, 1.4, "predicted")``
+    """
 
     value: float
     unit: str
@@ -20,8 +32,9 @@ class Price:
     kind: str
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object whose keys are the fields."""
+        """Return a JSON object whose keys are the fields."""
         return asdict(self)
 
 
 Cost = Callable[[Arch], Price]
+"""A function that prices an architecture, such as ``Study(supernet, task, costs={"latency_ms": cost})`` takes."""

@@ -1,4 +1,4 @@
-"""Multiply-accumulates and parameters of a subnet, counted by torch on the meta skeleton."""
+"""Multiply-accumulates and parameters of a network, counted by torch on the meta device."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def macs(net: nn.Module, *shapes: tuple[int, ...]) -> int:
-    """Multiply-accumulates of ``net`` (on the meta device) for one example of ``shapes``."""
+    """Return the multiply-accumulates of ``net`` for one example.
+
+    net: on the meta device.
+    shapes: the shape of each input, without the batch axis.
+
+    Example: ``macs(supernet.skeleton(arch), *space.example(arch))``
+    """
     mode = net.training
     net.train()
     try:
         with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
-            net(*(torch.empty(2, *shape) for shape in shapes))  # one map of 1 x 1 has no batch moments
+            net(*(torch.empty(2, *shape) for shape in shapes))  # a single map of 1 x 1 has no batch moments
     finally:
         net.train(mode)
     return int(counter.get_total_flops()) // 4
 
 
 def parameters(net: nn.Module) -> int:
-    """How many weights ``net`` has."""
+    """Return the number of weights of ``net``."""
     return sum(p.numel() for p in net.parameters())

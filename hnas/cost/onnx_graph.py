@@ -1,4 +1,4 @@
-"""The kernels of an ONNX file as the roofline wants them: counted from its graph, where there is no torch to trace."""
+"""Kernels of an ONNX file for the roofline model, counted from its graph without torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import onnx
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
-# A kernel of its own without arithmetic that is counted: it reads and writes.
+# Kernels whose arithmetic is not counted; they read and write memory.
 MOVES = ("Softmax", "LogSoftmax", "ReduceMean", "GlobalAveragePool", "LayerNormalization", "InstanceNormalization")
 
 
 def kernels(path: Path) -> list[Kernel]:
-    """The kernels of the file in order, as `roofline.trace` counts them; a size that the graph does not tell is 0."""
+    """Return the kernels of the file in order, as `roofline.trace` counts them. Unknown sizes count as 0."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True).graph
@@ -40,7 +40,7 @@ def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 
 def _flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Twice the multiply-accumulates of a convolution, a matrix product or a recurrent layer; 0 for anything else."""
+    """Return twice the multiply-accumulates of a convolution, matrix product or recurrent layer; else 0."""
     known = [shapes.get(name, ()) for name in node.input]
     if len(known) < 2 or not known[0] or not known[1]:
         return 0
@@ -50,8 +50,8 @@ def _flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if node.op_type == "ConvTranspose":
         return 2 * prod(first) * prod(second[1:])
     if node.op_type in ("Gemm", "MatMul"):
-        turned = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return 2 * prod(out) * first[0 if turned else -1]
-    if node.op_type in _RECURRENT:  # for every step and sample, each weight once
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return 2 * prod(out) * first[0 if transposed else -1]
+    if node.op_type in _RECURRENT:  # each weight once for every step and sample
         return 2 * prod(first[:2]) * (prod(second) + prod(known[2]))
     return 0

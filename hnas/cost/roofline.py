@@ -1,7 +1,7 @@
-"""Predicted latency from a device profile: the roofline (Williams et al. 2009) of every kernel plus a launch floor.
+"""Latency predicted from a device profile: the roofline (Williams et al. 2009) of every kernel plus a launch time.
 
-The graph is the meta skeleton's own: nothing is executed, no layer is known by name. Batch norm, activations and
-additions count as fused into the kernel before them, as TensorRT fuses them.
+The kernels are traced on the meta device: nothing is executed, and no layer is known by name. Batch norm, activations
+and additions count as fused into the kernel before them, as in TensorRT.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ from hnas.cost import Cost, Price
 from hnas.hw_profiles import Device
 from hnas.space import Arch, Space
 
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8": 4}  # of an activation; w8 has only its weights in int8
-# A kernel of its own without arithmetic that the counter knows: it reads and writes.
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8": 4}  # of an activation; w8 has int8 weights alone
+# Kernels whose arithmetic the counter does not know; they read and write memory.
 MOVES = ("softmax", "mean", "clone", "_adaptive_avg_pool2d", "native_layer_norm")
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch: floating point operations (a multiply-accumulate is two) and elements moved to and from memory."""
+    """One launch.
+
+    flops: floating point operations; a multiply-accumulate is two.
+    elements: values that are read from and written to memory.
+    """
 
     name: str
     flops: int
     elements: int
 
 
-class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own hook
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # a hook of torch
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[Kernel] = []
@@ -50,9 +54,13 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
 
 
 def trace(net: nn.Module, *shapes: tuple[int, ...]) -> list[Kernel]:
-    """The kernels of ``net`` (on the meta device) for one example of ``shapes``, in order."""
+    """Return the kernels of ``net`` in order, for one example.
+
+    net: on the meta device.
+    shapes: the shape of each input, without the batch axis.
+    """
     mode = net.training
-    net.train()  # batch moments need no running ones; the kernels are the same
+    net.train()  # needs no running moments; the kernels are the same
     try:
         with torch.no_grad(), torch.device("meta"), _Trace() as found:
             net(*(torch.empty(1, *shape) for shape in shapes))
@@ -63,7 +71,7 @@ def trace(net: nn.Module, *shapes: tuple[int, ...]) -> list[Kernel]:
 
 
 def latency_ms(kernels: list[Kernel], device: Device, precision: str) -> float:
-    """Sum over kernels of max(arithmetic, memory traffic) + launch floor, in milliseconds."""
+    """Return the sum over kernels of max(arithmetic, memory traffic) + launch time, in milliseconds."""
     peak = device.peaks[precision] * 1e9
     bandwidth = device.bandwidth * 1e9
     floor = device.launch_us * 1e-6
@@ -71,7 +79,13 @@ def latency_ms(kernels: list[Kernel], device: Device, precision: str) -> float:
 
 
 def roofline(space: Space, skeleton: Callable[[Arch], nn.Module], device: Device, precision: str) -> Cost:
-    """The predicted latency of a subnet on ``device``; the band is the profile's."""
+    """Return the cost that predicts the latency of a subnet on ``device``, with the error band of the profile.
+
+    skeleton: returns the module of an architecture on the meta device, such as ``Supernet.skeleton``.
+
+    Raises:
+        ValueError: the profile has no peak for ``precision``.
+    """
     if precision not in device.peaks or precision not in BYTES:
         known = ", ".join(p for p in device.peaks if p in BYTES)
         raise ValueError(f"no peak for {precision!r} in the profile of {device.name}; known: {known}")

@@ -1,1 +1,1 @@
-"""Read data sets from disk. No torch."""
+"""Data sets on disk: images in memory, listings of larger sets, held-out splits. No torch."""

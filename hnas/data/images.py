@@ -1,6 +1,8 @@
-"""Labelled images as arrays: IDX files, folders of images, and the exact preprocessing that travels with a bundle.
+"""Labelled images as arrays, and their preprocessing, which is stored in a bundle.
 
-Numpy only: a device or a CI job that measures a bundle reads its images with the code that training used.
+``load(Path("photos"), "test", (64, 64), channels=3)`` returns the images of a split.
+
+Numpy and Pillow only: a device or a CI job reads images with the code that training used.
 """
 
 from __future__ import annotations
@@ -30,18 +32,22 @@ Labels = NDArray[np.int64]
 
 SPLITS = ("train", "calibration", "search", "test")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-# Of an IDX training set: how many images are kept from training, and for what.
+# Of an IDX training set: the number of images of each held-out split.
 HELD = {"calibration": 1000, "search": 2000}
-# Of a folder: shares of a hash of each file's name. What is left is trained on.
+# Of a folder: the share of each held-out split, chosen by a hash of the file name. The rest is for training.
 SHARES = {"test": 0.10, "search": 0.10, "calibration": 0.05}
-_LONGEST = 4096  # pixels of a side; a record that asks for more is a mistake or an attack
-LARGEST = 2**34  # bytes of all decoded images of a split
+_LONGEST = 4096  # pixels of a side; a larger value in a record is a mistake or an attack
+LARGEST = 2**34  # bytes of all decoded images of a split, at most
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """images uint8 [N, H, W, C] with labels int64 [N] into ``classes``."""
+    """Images of a split.
+
+    images: uint8 [N, H, W, C].
+    labels: int64 [N], indices into ``classes``.
+    """
 
     images: Pixels
     labels: Labels
@@ -49,7 +55,7 @@ class ImageData:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of pixels, labels and class names: equal digests are equal data."""
+        """Return the sha256 of pixels, labels and class names."""
         found = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         found.update(np.ascontiguousarray(self.images).tobytes())
         found.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
@@ -61,10 +67,14 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From pixels to what a network reads: scale to [0, 1], resize to ``size``, normalise by channel.
+    """The conversion of pixels to the input of a network: scale to [0, 1], resize, normalise by channel.
 
-    base: (H, W) that an image file is first brought to (Pillow, bilinear); size: (h, w) of the network's input,
-    reached from ``base`` by a triangle filter; mean, std: one value a channel, in units of [0, 1].
+    base: (H, W) to which Pillow resizes an image file (bilinear).
+    size: (h, w) of the input of the network, reached from ``base`` by a triangle filter.
+    mean: one value for each channel, in units of [0, 1].
+    std: one value for each channel, in units of [0, 1].
+
+    Example: ``x = preprocessing(preprocessing.read(Path("cat.png"))[None])``
     """
 
     base: tuple[int, int]
@@ -73,7 +83,7 @@ class Preprocessing:
     std: tuple[float, ...]
 
     def __call__(self, images: Pixels) -> Floats:
-        """uint8 [N, H, W, C] -> float32 [N, C, h, w], contiguous."""
+        """Return uint8 [N, H, W, C] as contiguous float32 [N, C, h, w]. Raise ValueError for other arrays."""
         if images.ndim != 4 or images.shape[3] != len(self.mean) or images.dtype != np.uint8:
             raise ValueError(f"images are uint8 [N, H, W, {len(self.mean)}]; got {images.dtype} {list(images.shape)}")
         scale = np.float32(1 / 255) / np.asarray(self.std, np.float32)
@@ -85,24 +95,24 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
+        """Return 1 for grey or 3 for RGB."""
         return len(self.mean)
 
     def at(self, size: tuple[int, int]) -> Preprocessing:
-        """The same for another input size."""
+        """Return the same preprocessing for another input size."""
         return Preprocessing(self.base, size, self.mean, self.std)
 
     def read(self, file: Path | IO[bytes], name: str | None = None) -> Pixels:
-        """One image file, or an open one of that name, as uint8 [H, W, C] at ``base``."""
+        """Return an image file as uint8 [H, W, C] at ``base``; ``name`` is for errors about an open file."""
         return _decode(file, self.base, len(self.mean), name)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object that ``from_json`` reads."""
+        """Return a JSON object that ``from_json`` reads."""
         return {"base": list(self.base), "size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """What ``to_json`` wrote; ValueError when it is something else."""
+        """Return the preprocessing that ``to_json`` wrote. Raise ValueError for a malformed record."""
         try:
             base, size = (tuple(int(v) for v in record[key]) for key in ("base", "size"))
             mean, std = (tuple(float(v) for v in record[key]) for key in ("mean", "std"))
@@ -118,9 +128,9 @@ class Preprocessing:
 
 @lru_cache(64)
 def triangle(old: int, new: int) -> Floats:
-    """The [new, old] matrix that resizes one axis with a triangle filter.
+    """Return the [new, old] matrix that resizes one axis with a triangle filter.
 
-    It is widened when it shrinks: anti-aliased bilinear.
+    For a smaller size the filter is wider, which is anti-aliased bilinear resizing.
     """
     step = old / new
     reach = max(step, 1.0)
@@ -130,15 +140,24 @@ def triangle(old: int, new: int) -> Floats:
 
 
 def load(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), channels: int = 1) -> ImageData:
-    """The images of a split.
+    """Return the images of a split.
 
-    1. folder is None: the shipped slice of Fashion-MNIST; it has no "train".
-    2. folder holds four IDX files (plain or .gz): a fixed permutation divides the train file, test is the test file.
-    3. folder holds one sub-folder a class: divided by a hash of each file's relative name, so the same on every run.
+    folder: the data set; its form decides between the cases.
+    split: one of ``SPLITS``.
+    size: (H, W) to which image files are resized (case 3).
+    channels: 1 (grey) or 3 (RGB) of image files (case 3).
+
+    1. ``folder`` is None: the shipped slice of Fashion-MNIST, which has no "train".
+    2. Four IDX files (plain or .gz): a fixed permutation divides the train file; the test file is the test split.
+    3. One sub-folder for each class: a hash of each relative file name chooses the split, the same on every run.
+
+    Raises:
+        FileNotFoundError: the folder or a file is missing.
+        ValueError: a file is malformed, or the split is empty, unknown or too large.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; known: {', '.join(SPLITS)}")
-    if folder is None:
+    if folder is None:  # case 1
         if split == "train":
             raise ValueError("the shipped images hold no training split; give the whole data set with --data DIR")
         with resources.as_file(resources.files("hnas") / "assets" / "fashion") as shipped:
@@ -146,13 +165,13 @@ def load(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), chan
             return ImageData(images, _labels(shipped, split), FASHION)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; --data takes a folder of IDX files or of one sub-folder a class")
-    if _idx_file(folder, "t10k-images-idx3-ubyte"):
+    if _idx_file(folder, "t10k-images-idx3-ubyte"):  # case 2
         return _from_idx(folder, split)
     return _from_folders(folder, split, size, channels)
 
 
 def read_idx(file: Path) -> Pixels:
-    """A file of unsigned bytes in the IDX format (plain or gzip) as an array of its shape."""
+    """Return the array in an IDX file of unsigned bytes (plain or gzip). Raise ValueError for another file."""
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         magic, kind, dims = struct.unpack(">HBB", content[:4])
@@ -167,7 +186,7 @@ def read_idx(file: Path) -> Pixels:
 
 
 def write_idx(file: Path, array: Pixels) -> None:
-    """Write unsigned bytes as a gzipped IDX file, the same bytes each time."""
+    """Write unsigned bytes as a gzipped IDX file. Equal arrays give equal files."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     file.write_bytes(gzip.compress(header + np.ascontiguousarray(array).tobytes(), 9, mtime=0))
 
@@ -191,7 +210,7 @@ def _from_idx(folder: Path, split: str) -> ImageData:
         raise ValueError(f"{folder}: {prefix} has images {list(images.shape)} and labels {list(labels.shape)}")
     if not len(labels):
         raise ValueError(f"{folder}: the {prefix} files hold no images")
-    count = int(labels.max()) + 1  # of the whole file: a split may lack a class
+    count = int(labels.max()) + 1  # of the whole file, because a split may lack a class
     if prefix == "train":
         if len(images) < 2 * sum(HELD.values()):
             raise ValueError(f"{folder}: {len(images)} training images are too few; {sum(HELD.values())} are held out")
@@ -205,24 +224,31 @@ def _from_idx(folder: Path, split: str) -> ImageData:
 
 
 def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int) -> ImageData:
-    classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
-    inside = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*"))]
-    files = [(f, c) for f, c in inside if f.suffix.lower() in SUFFIXES]
-    if len(classes) < 2 or not files:
-        found = f"{len(classes)} sub-folders with {len(files)} images"
-        raise ValueError(f"{folder} holds neither IDX files nor two sub-folders of images; it has {found}")
+    classes, files = _listed(folder)
     chosen = [(f, c) for f, c in files if split_of(f.relative_to(folder).as_posix()) == split]
     if not chosen:
         raise ValueError(f"{folder}: none of its {len(files)} images falls into the split {split!r}; add images")
-    if (needed := len(chosen) * size[0] * size[1] * channels) > LARGEST:
+    needed = len(chosen) * size[0] * size[1] * channels
+    if needed > LARGEST:
         what = f"{len(chosen)} images of {size[0]} x {size[1]} x {channels}"
         raise ValueError(f"{folder}: {what} need {needed / 1e9:.0f} GB; choose a smaller size or fewer images")
     images = np.stack([_decode(f, size, channels) for f, _ in chosen])
     return ImageData(images, np.array([c for _, c in chosen], np.int64), classes)
 
 
+def _listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """Return the classes, which are the sub-folders, and each image file with its label."""
+    classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
+    inside = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*"))]
+    files = [(f, c) for f, c in inside if f.suffix.lower() in SUFFIXES]
+    if len(classes) < 2 or not files:
+        found = f"{len(classes)} sub-folders with {len(files)} images"
+        raise ValueError(f"{folder} holds neither IDX files nor two sub-folders of images; it has {found}")
+    return classes, files
+
+
 def split_of(name: str) -> str:
-    """The split of the file of that name, relative to the folder of the classes; by the name alone."""
+    """Return the split of a file; its name, relative to the data folder, decides."""
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     for split, width in SHARES.items():
         if share < width:
@@ -232,9 +258,14 @@ def split_of(name: str) -> str:
 
 
 def opened(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
-    """An image file, or an open one of that name, in grey (1 channel) or RGB (3); ValueError where it cannot be read.
+    """Return an image file in grey (1 channel) or RGB (3), rotated by its EXIF tag.
 
-    It is turned as its EXIF tag says that it was held; 16 bits are their upper 8.
+    file: a path, or an open file whose ``name`` is for errors.
+
+    Of 16 bits the upper 8 are taken.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
     """
     from PIL import Image, ImageOps
 
@@ -242,13 +273,13 @@ def opened(file: Path | IO[bytes], channels: int, name: str | None = None) -> Im
         with Image.open(file) as image:
             upright = _eight_bits(ImageOps.exif_transpose(image))
             return upright.convert("L" if channels == 1 else "RGB")
-    # Pillow reports a broken file as any of these, SyntaxError for a PNG's chunks among them.
+    # Pillow raises any of these for a broken file; SyntaxError is for chunks of a PNG.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name or file} is no image that can be read: {error}") from None
 
 
 def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: str | None = None) -> Pixels:
-    """The image file as uint8 [H, W, C], resized."""
+    """Return an image file as uint8 [H, W, C], resized."""
     from PIL.Image import Resampling
 
     ready = opened(file, channels, name).resize((size[1], size[0]), Resampling.BILINEAR)
@@ -256,9 +287,9 @@ def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: 
 
 
 def _eight_bits(image: Image) -> Image:
-    """``image``; one with 16 bits a grey value by the upper 8, as Pillow itself reads 16 bits of colour.
+    """Return ``image``, or the upper 8 bits of 16-bit grey values, as Pillow does for 16-bit colours.
 
-    Its own conversion would clip them, to white; whole numbers of 32 bits and floats have no scale to convert by.
+    Pillow's conversion would clip 16-bit grey values to white. 32-bit integers and floats have no known scale.
     """
     from PIL import Image
 

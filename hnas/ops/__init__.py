@@ -1,4 +1,9 @@
-"""Operations: one static module a file; each ends in a layer called ``out``, and with ``out`` zero it adds nothing."""
+"""Operations: one static module a file, found by its name.
+
+``ops.build("mbconv", 16, 24, stride=2, kernel=5, expansion=4, act="relu")`` returns the module.
+
+The last layer of an operation is called ``out``. If the weights of ``out`` are zero, the operation adds nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +15,39 @@ from typing import Any
 import torch
 from torch import nn
 
-# Building blocks of operations that are not operations themselves.
+# Files of building blocks, which are no operations.
 _PARTS = {"conv", "slot"}
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every operation type that is a file of this folder."""
+    """Return the name of every operation, which is the name of its file."""
     import pkgutil
 
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _PARTS))
 
 
 def load(name: str) -> ModuleType:
-    """The module of operation type ``name``; its ``build(cin, cout, stride, **sizes)`` returns the static module."""
+    """Return the file ``name`` as a module, imported only now. It has ``build(cin, cout, stride, **sizes)``.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
     if name not in names():
         raise ValueError(f"no operation {name!r}; known: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def build(name: str, cin: int, cout: int, stride: int, **sizes: Any) -> nn.Module:
-    """The static module of operation type ``name``.
+    """Return the static module of the operation ``name``.
 
-    On the meta device, where it is shapes without values, a twin of one that was built before with the same sizes: a
-    search and a training build thousands of subnets out of some hundred different operations.
+    cin: channels of the input.
+    cout: channels of the output.
+    stride: of the output's height and width.
+    sizes: further arguments of the operation, such as ``kernel``, ``expansion`` and ``act``.
+
+    On the meta device the module is a copy of one that was built before: a search builds thousands of subnets out of
+    about a hundred different operations.
     """
     if torch.get_default_device().type == "meta":
         return _twin(_built(name, cin, cout, stride, **sizes))
@@ -47,7 +61,7 @@ def _built(name: str, cin: int, cout: int, stride: int, **sizes: Any) -> nn.Modu
 
 
 def _twin(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` that shares no part and no parameter with it, by far faster than ``copy.deepcopy``."""
+    """Return a copy of ``module`` without shared layers or parameters, much faster than ``copy.deepcopy``."""
     own = object.__new__(type(module))
     containers = dict, list, set
     vars(own).update({name: v.copy() if isinstance(v, containers) else v for name, v in vars(module).items()})

@@ -1,8 +1,7 @@
-"""Attention and MLP side by side (parallel block, arXiv 2302.05442) over the positions of a small map.
+"""Attention and MLP in parallel (arXiv 2302.05442) over the positions of a small map.
 
-Batch norms in the place of layer norms fold into the projections (as in LeViT, arXiv 2104.01136), and a depthwise
-convolution on the values gives position (as in CSWin's LePE, arXiv 2107.00652), so no position table ties the
-block to one resolution.
+Batch norms replace layer norms and fold into the projections (as in LeViT, arXiv 2104.01136). A depthwise convolution
+of the values encodes the position (as in CSWin's LePE, arXiv 2107.00652), so that the block works at any resolution.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from hnas.ops.conv import BatchNorm, Conv2d, ConvNorm, round8
 
-HEAD = 16  # channels of a head; a constant, so that fewer heads are a leading slice
+HEAD = 16  # channels of a head; constant, so that fewer heads are a leading slice
 
 
 class Attention(nn.Module):

@@ -1,4 +1,4 @@
-"""What the operations are made of: a norm that training does not mutate, activations, and convolution + norm."""
+"""Building blocks of operations: batch norm without state in training, activations, convolution with norm."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation(name: str) -> nn.Module:
-    """The activation called ``name``."""
+    """Return the activation ``name``. Raise ValueError for an unknown name."""
     if name not in _ACTIVATIONS:
         raise ValueError(f"no activation {name!r}; known: {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]()
 
 
 def round8(channels: float) -> int:
-    """The multiple of 8 nearest to ``channels``, at least 8: vector units are 8 lanes wide or a multiple of it."""
+    """Return the multiple of 8 nearest to ``channels``, at least 8, because vector units have multiples of 8 lanes."""
     return max(8, int(channels / 8 + 0.5) * 8)
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that is built without an initialisation on the meta device, where a skeleton has no values."""
+    """A convolution that skips its initialisation on the meta device, where weights have no values."""
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over [N, C, H, W] that uses batch moments in training and mutates nothing there.
+    """Batch norm over [N, C, H, W] that uses batch moments in training and changes no state there.
 
-    Running moments are inputs of evaluation only; ``Study.calibrate`` measures them for each architecture. Where
-    several processes train together, the moments of a training step are those of all their images.
+    Only evaluation uses running moments; ``Study.calibrate`` computes them for each architecture. If several processes
+    train together, batch moments are those of the images of all processes.
     """
 
     running_mean: Tensor
@@ -52,12 +52,12 @@ class BatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked = None
 
     def reset_parameters(self) -> None:
-        """Set scales to one and shifts to zero; a skeleton's, on the meta device, have no values."""
+        """Set scales to one and shifts to zero, except on the meta device."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [N, C, H, W] by batch moments in training, by running ones otherwise."""
+        """Return ``x`` [N, C, H, W] normalised by batch moments in training, by running moments otherwise."""
         if self.training and distributed.is_together():
             return distributed.batch_norm(x, self.weight, self.bias, self.eps)
         if self.training:
@@ -66,10 +66,10 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm over the channels of [N, C, H, W]; an option only: several CPU runtimes have a cliff here."""
+    """Layer norm over the channels of [N, C, H, W]; not the default, because it is slow in several CPU runtimes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise every position of [N, C, H, W] over its channels."""
+        """Return ``x`` [N, C, H, W] with each position normalised over its channels."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -94,16 +94,16 @@ class ConvNorm(nn.Module):
 
 
 def pooled(x: Tensor, *, training: bool) -> Tensor:
-    """[N, C, H, W] -> [N, C]: the mean of each channel.
+    """Return the mean of each channel: [N, C, H, W] -> [N, C].
 
-    In training by another way with the same gradient, but channels-last like ``x``: torch's own for this mean is
-    channels-first, and an activation's gradient from the two orders took ten times as long.
+    The way used in training has a channels-last gradient, like ``x``. The gradient of torch's mean over two axes is
+    channels-first, and the gradient of an activation from two memory orders took ten times as long.
     """
     return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1) if training else x.mean((2, 3))
 
 
 class SqueezeExcite(nn.Module):
-    """Channel attention of MobileNetV3 (hard-sigmoid gate); off by default because int8 kernels handle it badly."""
+    """Channel attention of MobileNetV3 (hard-sigmoid gate); off by default, because int8 kernels handle it badly."""
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class SqueezeExcite(nn.Module):
         self.expand = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W], each channel scaled by a gate in [0, 1]."""
+        """Return ``x`` [N, C, H, W] with each channel scaled by a gate in [0, 1]."""
         mean = pooled(x, training=True)[:, :, None, None] if self.training else x.mean((2, 3), keepdim=True)
         gate = F.relu(self.reduce(mean))
         return x * F.hardsigmoid(self.expand(gate))

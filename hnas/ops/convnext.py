@@ -1,4 +1,4 @@
-"""ConvNeXt block (arXiv 2201.03545) with a foldable norm by default."""
+"""ConvNeXt block (arXiv 2201.03545); its default norm can be fused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hnas.ops.conv import NORMS, BatchNorm, Conv2d, activation, round8
 class ConvNeXt(nn.Module):
     """k x k depthwise convolution, norm, pointwise MLP of ``expansion``, norm.
 
-    ``norm="layer"`` is the paper's; ``"batch"`` folds away in export and has no cliff on CPU runtimes. The last
-    norm takes the place of the paper's layer scale.
+    ``norm="layer"`` is that of the paper. ``norm="batch"`` is fused in export and fast in CPU runtimes. The last norm
+    replaces the layer scale of the paper.
     """
 
     def __init__(

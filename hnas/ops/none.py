@@ -1,4 +1,4 @@
-"""No connection: zeros in the place of an edge (NAS-Bench-201, arXiv 2001.00326)."""
+"""No connection: zeros instead of an edge (NAS-Bench-201, arXiv 2001.00326)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class NoConnection(nn.Module):
-    """Zeros of the input's shape; it has no weights."""
+    """Zeros in the shape of the input, without weights."""
 
     def __init__(self, cin: int, cout: int, stride: int, act: str = "relu") -> None:
-        del act  # every operation is offered one
+        del act  # every operation takes this argument
         if cin != cout or stride != 1:
             raise ValueError(f"none keeps the shape; {cin} to {cout} channels at stride {stride} is not possible")
         super().__init__()

@@ -1,4 +1,4 @@
-"""Average pooling mixes positions, a 1x1 convolution mixes channels (after PoolFormer, arXiv 2111.11418)."""
+"""Average pooling over positions, 1x1 convolution over channels (after PoolFormer, arXiv 2111.11418)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The place in a network where operations of different types compete."""
+"""A place in a network where operations of different types compete."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Slot(nn.Module):
 
     1. residual, no branch: the identity.
     2. residual, one branch: x + branch(x).
-    3. residual, m branches: x + sqrt(m) * mean of the branches, so that the spread stays that of one.
-    4. not residual: the same without x; at least one branch is needed.
-    5. gated (relaxed search): x + sum_i gates[i] * branch_i(x); ``gates`` [m] is an input of the supernet's view.
-    6. divided: x + the branches' outputs side by side; together they have the slot's channels (MixConv, 1907.09595).
+    3. residual, m branches: x + sqrt(m) * mean of the branches, which keeps the variance of one branch.
+    4. not residual: as in 2 and 3 without x; at least one branch is needed.
+    5. gated (relaxed search): x + sum_i gates[i] * branch_i(x); ``gates`` [m] is an argument of the supernet.
+    6. divided: x + the concatenated outputs; together they have the channels of the slot (MixConv, arXiv 1907.09595).
     """
 
     def __init__(
@@ -36,31 +36,32 @@ class Slot(nn.Module):
         self.gates = nn.Parameter(torch.ones(len(branches))) if gated else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The junction of the branches, by the cases above."""
+        """Return [N, C, H, W] by the cases above."""
         outputs = [self.get_submodule(name)(x) for name in self.branches]
-        if self.gates is not None:
+        if self.gates is not None:  # case 5
             outputs = [gate * y for gate, y in zip(self.gates, outputs, strict=True)]
             scale = 1.0
         else:
-            scale = max(len(outputs), 1) ** -0.5
-        if not outputs:
+            scale = max(len(outputs), 1) ** -0.5  # case 3
+        if not outputs:  # case 1
             return x
-        if self.divided:
+        if self.divided:  # case 6
             outputs, scale = [torch.cat(outputs, 1)], 1.0
         y: Tensor = outputs[0]
         for other in outputs[1:]:
             y = y + other
         if scale != 1.0:
             y = y * scale
-        return x + y if self.residual else y
+        return x + y if self.residual else y  # case 2, case 4
 
 
 def divided(builders: Mapping[str, Callable[[int], nn.Module]], channels: int) -> dict[str, nn.Module]:
-    """Branches that put out ``channels`` together: near-equal parts, whole vectors of 8 where there are enough.
+    """Return branches whose outputs together have ``channels``: near-equal parts, multiples of 8 if possible.
 
-    A builder takes the number of channels to put out. Every branch keeps the weights that it has for *its* channels in
-    the supernet, so that a part is a slice of the pure type: the layers whose first axis are the slot's channels cut
-    theirs from where the part begins.
+    builders: for each type a function of the number of output channels.
+
+    A branch uses the weights that its channels have in the supernet. The layers whose first axis is the output channels
+    of the slot therefore take their slice from the first channel of the part.
     """
     n, unit = len(builders), 8 if channels >= 8 * len(builders) else 1
     edges = [channels // unit * i // n * unit for i in range(n)] + [channels]
@@ -78,7 +79,7 @@ def divided(builders: Mapping[str, Callable[[int], nn.Module]], channels: int) -
 
 def _from(begin: int) -> Callable[[str, tuple[int, ...], tuple[int, ...]], tuple[slice, ...]]:
     def subweight(name: str, full: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
-        """Output channels from ``begin``, inputs from 0, kernels from their centre."""
+        """Return slices: output channels from ``begin``, inputs from 0, kernels from their centre."""
         del name
         starts = [begin, *(0 for _ in shape[1:2]), *((m - k) // 2 for m, k in zip(full[2:], shape[2:], strict=True))]
         return tuple(slice(start, start + k) for start, k in zip(starts, shape, strict=True))

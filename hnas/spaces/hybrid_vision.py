@@ -1,8 +1,9 @@
-"""Image classifiers whose every slot chooses an operation *type* and its sizes, from 28 x 28 to 224 x 224."""
+"""Image classifiers in which every slot chooses an operation type and its sizes, for 28 x 28 to 224 x 224 pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ TYPES = ("identity", "attention", "convnext", "mbconv", "fusedconv")
 
 
 class Stage(nn.Module):
-    """Slots in a row; the first changes the map's size and the width, the others keep both."""
+    """A sequence of slots; the first one changes the size of the map and the width, the others keep both."""
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class HybridVision(nn.Module):
         self.classifier = nn.Linear(head, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class scores of images."""
+        """Return the class scores of images."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -75,15 +76,33 @@ def hybrid_vision(
     squeeze: bool = False,
     divisions: Sequence[str] = (),
 ) -> Space:
-    """A hybrid space of image classifiers; the defaults are the shipped Fashion-MNIST space.
+    """Return a hybrid space of image classifiers; the defaults are the shipped Fashion-MNIST space.
 
-    widths, depths, strides: one entry a stage; the options of its width (multiples of 8) and number of slots, and the
-    stride of its first slot. types: a sub-set of ``TYPES``. attention is offered where the map has at most
-    ``attention_tokens`` positions at the largest resolution, identity in slots 1 .. min(depth) - 1 of a stage: further
-    back it would equal a smaller depth. expansions: of mbconv and convnext; attention's MLP takes the fused ones.
-    activations, norm ("batch" | "layer", ConvNeXt's), squeeze: what quantises badly is not in the defaults.
-    divisions: types that may share a slot, as "convnext+mbconv": each puts out its part of the channels, from
-    proportionally smaller sizes.
+    classes: the number of classes.
+    channels: 1 (grey) or 3 (RGB).
+    resolutions: possible heights and widths of the input, in pixels.
+    stem: channels of the first convolution.
+    stem_stride: stride of the first convolution.
+    widths: for each stage the possible numbers of channels, multiples of 8.
+    depths: for each stage the possible numbers of slots.
+    strides: for each stage the stride of its first slot.
+    head: channels of the last convolution.
+    types: some of ``TYPES``. Identity is offered in the slots 1 .. min(depth) - 1 of a stage: in a later slot it would
+        equal a smaller depth.
+    kernels: of mbconv and convnext.
+    fused_kernels: of fusedconv.
+    expansions: of mbconv and convnext.
+    fused_expansions: of fusedconv and of the MLP in attention.
+    heads: of attention.
+    attention_tokens: attention is offered where the map has at most so many positions at the largest resolution.
+    activations: possible activations; those that quantise badly are not in the defaults.
+    norm: of convnext, "batch" or "layer"; "layer" quantises badly.
+    squeeze: squeeze-excite in mbconv, which quantises badly.
+    divisions: types that may share a slot, such as "convnext+mbconv". Each type gives its part of the channels, from
+        proportionally smaller sizes.
+
+    Raises:
+        ValueError: arguments contradict each other or name something unknown.
     """
     _check(types, widths, depths, strides, activations, norm)
     arguments = {name: _plain(value) for name, value in locals().items() if name != "divisions" or value}
@@ -95,55 +114,105 @@ def hybrid_vision(
         "mbconv": {"kernel": kernels, "expansion": expansions},
         "fusedconv": {"kernel": fused_kernels, "expansion": fused_expansions},
     }
-    stages = list(zip(widths, depths, strides, strict=True))
     choices = {"resolution": Choice(tuple(resolutions))}
     if len(activations) > 1:
         choices["activation"] = Choice(tuple(activations))
     side = -(-max(resolutions) // stem_stride)
-    for s, (width, depth, stride) in enumerate(stages):
+    for s, (width, depth, stride) in enumerate(zip(widths, depths, strides, strict=True)):
         side = -(-side // stride)
-        choices[f"stages.{s}.width"] = Choice(tuple(width))
-        choices[f"stages.{s}.depth"] = Choice(tuple(depth))
         small = types if side**2 <= attention_tokens else [t for t in types if t != "attention"]
+        choices |= {f"stages.{s}.width": Choice(tuple(width)), f"stages.{s}.depth": Choice(tuple(depth))}
         for b in range(max(depth)):
             choices |= _slot(s, b, depth, small, sizes, shared)
-
-    def branch(
-        slot: str, kind: str, arch: Mapping[str, Any], cin: int, stride: int, parts: int, cout: int
-    ) -> nn.Module:
-        extras: dict[str, dict[str, Any]] = {"mbconv": {"squeeze": squeeze}, "convnext": {"norm": norm}}
-        taken = {size: _part(size, arch[f"{slot}.{kind}.{size}"], parts) for size in sizes[kind]}
-        act = arch.get("activation", activations[-1])
-        built: nn.Module = ops.build(kind, cin, cout, stride, **taken, act=act, **extras.get(kind, {}))
-        return built
-
-    def network(arch: Mapping[str, Any], *, every_type: bool = False) -> nn.Module:
-        act = arch.get("activation", activations[-1])
-        cin, built = stem, []
-        for s, stride in enumerate(strides):
-            width, blocks = arch[f"stages.{s}.width"], []
-            for b in range(arch[f"stages.{s}.depth"]):
-                slot = f"stages.{s}.blocks.{b}"
-                chosen: Any = choices[f"{slot}.op"].options if every_type else arch[f"{slot}.op"]
-                taken = chosen if isinstance(chosen, tuple) else shared.get(chosen, (chosen,))
-                kinds = [k for k in taken if k != "identity" and k not in shared]
-                step, parts = stride if b == 0 else 1, len(kinds) if chosen in shared else 1
-                made = {kind: partial(branch, slot, kind, arch, cin, step, parts) for kind in kinds}
-                branches = divided(made, width) if parts > 1 else {kind: make(width) for kind, make in made.items()}
-                gated = isinstance(chosen, tuple) and not every_type
-                blocks.append(Slot(branches, residual=b > 0, gated=gated, divided=parts > 1))
-                cin = width
-            built.append(Stage(blocks))
-        return HybridVision(ConvNorm(channels, stem, 3, stem_stride, act=act), built, cin, head, classes, act)
-
-    def union() -> nn.Module:
-        return network({name: choice.options[-1] for name, choice in choices.items()}, every_type=True)
+    builder = _Builder(
+        stem=lambda act: ConvNorm(channels, stem, 3, stem_stride, act=act),
+        width=stem,
+        strides=tuple(strides),
+        head=head,
+        classes=classes,
+        act=activations[-1],
+        extras={"mbconv": {"squeeze": squeeze}, "convnext": {"norm": norm}},
+        sizes=sizes,
+        shared=shared,
+        choices=choices,
+    )
 
     def example(arch: Arch) -> tuple[Shape, ...]:
         height = int(str(arch["resolution"]))
         return ((channels, height, height),)
 
-    return Space("hybrid_vision", arguments, choices, network, union, example, initialise)
+    return Space("hybrid_vision", arguments, choices, builder.network, builder.union, example, initialise)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """What all networks of a space have in common.
+
+    stem: makes the first convolution for an activation.
+    width: the channels of the stem.
+    act: the activation where the space offers no choice.
+    extras: further arguments of an operation, by type.
+    sizes: the options of each size, by type.
+    shared: the types of each option that divides a slot.
+    """
+
+    stem: Callable[[str], nn.Module]
+    width: int
+    strides: tuple[int, ...]
+    head: int
+    classes: int
+    act: str
+    extras: Mapping[str, Mapping[str, Any]]
+    sizes: Mapping[str, Mapping[str, Sequence[Option]]]
+    shared: Mapping[str, tuple[str, ...]]
+    choices: Mapping[str, Choice]
+
+    def network(self, arch: Mapping[str, Any]) -> nn.Module:
+        """Return the module of an architecture; a slot with several types is gated."""
+        return self._network(arch, every_type=False)
+
+    def union(self) -> nn.Module:
+        """Return the module with every type of every slot at its largest sizes."""
+        return self._network({name: choice.options[-1] for name, choice in self.choices.items()}, every_type=True)
+
+    def _network(self, arch: Mapping[str, Any], *, every_type: bool) -> nn.Module:
+        act = arch.get("activation", self.act)
+        cin, stages = self.width, []
+        for s, stride in enumerate(self.strides):
+            width, blocks = arch[f"stages.{s}.width"], []
+            for b in range(arch[f"stages.{s}.depth"]):
+                path = f"stages.{s}.blocks.{b}"
+                chosen: Any = self.choices[f"{path}.op"].options if every_type else arch[f"{path}.op"]
+                built = partial(self._branch, path, arch, cin, stride if b == 0 else 1)
+                blocks.append(self._slot(chosen, built, width, residual=b > 0, gated=not every_type))
+                cin = width
+            stages.append(Stage(blocks))
+        return HybridVision(self.stem(act), stages, cin, self.head, self.classes, act)
+
+    def _slot(
+        self, chosen: Any, built: Callable[[str, int, int], nn.Module], width: int, *, residual: bool, gated: bool
+    ) -> Slot:
+        """Return a slot of ``width`` channels.
+
+        chosen: an option of the slot, or a tuple of them.
+        built: returns the branch of a type, for the number of types that share the slot and its output channels.
+        """
+        several = isinstance(chosen, tuple)
+        taken = chosen if several else self.shared.get(chosen, (chosen,))
+        kinds = [kind for kind in taken if kind != "identity" and kind not in self.shared]
+        if not several and chosen in self.shared:
+            makers = {kind: partial(built, kind, len(kinds)) for kind in kinds}
+            return Slot(divided(makers, width), residual=residual, divided=True)
+        branches = {kind: built(kind, 1, width) for kind in kinds}
+        return Slot(branches, residual=residual, gated=several and gated)
+
+    def _branch(
+        self, path: str, arch: Mapping[str, Any], cin: int, stride: int, kind: str, parts: int, cout: int
+    ) -> nn.Module:
+        sizes = {size: _part(size, arch[f"{path}.{kind}.{size}"], parts) for size in self.sizes[kind]}
+        act = arch.get("activation", self.act)
+        built: nn.Module = ops.build(kind, cin, cout, stride, **sizes, act=act, **self.extras.get(kind, {}))
+        return built
 
 
 def _slot(
@@ -154,26 +223,34 @@ def _slot(
     sizes: Mapping[str, Mapping[str, Sequence[Option]]],
     shared: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Choice]:
-    """The choices of slot ``b`` of stage ``s``: its type, and the sizes of each type that is legal there."""
+    """Return the choices of slot ``b`` of stage ``s``: its type, and the sizes of each type that is legal there."""
     slot, certain = f"stages.{s}.blocks.{b}", b < min(depth)
-    illegal = {"identity", "attention"} if b == 0 else set() if certain else {"identity"}
-    legal = [kind for kind in TYPES if kind in types and kind not in illegal]
+    legal = _legal(b, types, certain=certain)
     if not legal:
         raise ValueError(f"no type of {', '.join(types)} is legal in {slot}; add a convolution type")
     when = None if certain else (f"stages.{s}.depth", tuple(d for d in depth if d > b))
-    parts = {kind: (kind,) for kind in legal} | {s: kinds for s, kinds in shared.items() if set(kinds) <= set(legal)}
-    # A divided slot costs about what its types cost on average.
+    parts: dict[str, tuple[str, ...]] = {kind: (kind,) for kind in legal}
+    parts |= {option: kinds for option, kinds in shared.items() if set(kinds) <= set(legal)}
+    # A divided slot costs about as much as its types cost on average.
     ordered = sorted(parts, key=lambda option: sum(TYPES.index(kind) for kind in parts[option]) / len(parts[option]))
     choices = {f"{slot}.op": Choice(tuple(ordered), when)}
     for kind in legal:
+        active = tuple(option for option in ordered if kind in parts[option])
         for size, options in sizes[kind].items():
-            active = tuple(option for option in ordered if kind in parts[option])
             choices[f"{slot}.{kind}.{size}"] = Choice(tuple(options), (f"{slot}.op", active))
     return choices
 
 
+def _legal(b: int, types: Sequence[str], *, certain: bool) -> list[str]:
+    """Return the types that slot ``b`` of a stage can have; ``certain``: the slot is there at every depth."""
+    illegal = set() if certain else {"identity"}
+    if b == 0:  # changes the size of the map
+        illegal = {"identity", "attention"}
+    return [kind for kind in TYPES if kind in types and kind not in illegal]
+
+
 def _shared(divisions: Sequence[str], types: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The types of each divided slot, in the order of ``TYPES``, by the option that names them."""
+    """Return the types of each option that divides a slot, in the order of ``TYPES``."""
     shared = {}
     for text in divisions:
         kinds = text.split("+")
@@ -186,18 +263,18 @@ def _shared(divisions: Sequence[str], types: Sequence[str]) -> dict[str, tuple[s
 
 
 def _part(size: str, value: Any, parts: int) -> Any:
-    """The size of a type that shares its slot with others; a kernel is not shared."""
+    """Return the size of a type that shares its slot with others; a kernel keeps its size."""
     if size == "expansion" and parts > 1:
         return value / parts
     return max(1, value // parts) if size == "heads" else value
 
 
 def initialise(net: nn.Module) -> None:
-    """He-normal convolutions; a residual branch starts at zero (Goyal et al., arXiv 1706.02677, section 5.1)."""
+    """Draw He-normal convolutions and set residual branches to zero (Goyal et al., arXiv 1706.02677, section 5.1)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            module.weight.data.mul_(module.groups**0.5)  # fan_out counts every group's outputs, a filter feeds one
+            module.weight.data.mul_(module.groups**0.5)  # fan_out counts the outputs of every group
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
@@ -219,6 +296,7 @@ def _check(
     activations: Sequence[str],
     norm: str,
 ) -> None:
+    """Raise ValueError if arguments of the space contradict each other or name something unknown."""
     unknown = [t for t in types if t not in TYPES]
     if unknown:
         raise ValueError(f"no operation type {unknown[0]!r}; known: {', '.join(TYPES)}")
@@ -235,5 +313,5 @@ def _check(
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, so that the arguments are equal after a round trip through JSON."""
+    """Return tuples as lists, so that arguments are equal after JSON."""
     return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
