@@ -24,7 +24,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import hnas
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON, decode, encode
@@ -32,7 +31,7 @@ from hnas.export.device.records import JSON, decode, encode
 _TARGETS = ("80", "86", "89", "120")  # without SM75: it has no FP32 GEMM, so most fp32 files are refused
 _TIMEOUT = 600.0  # seconds for all targets of one file
 _MODULE = "tensorrt_rtx_bindings"
-_ROOT = str(Path(hnas.__file__).absolute().parents[1])  # the folder that hnas was imported from
+_ROOT = str(Path(__file__).absolute().parents[4])  # the folder that hnas was imported from
 
 
 @dataclass(frozen=True)

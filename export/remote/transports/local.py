@@ -6,10 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import hnas
-
 where = ""
-_ROOT = str(Path(hnas.__file__).absolute().parents[1])  # where hnas was imported from
+_ROOT = str(Path(__file__).absolute().parents[4])  # where hnas was imported from
 
 
 def start(module: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
