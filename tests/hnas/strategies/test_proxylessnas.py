@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from hnas import distributed
 from hnas.ops.slot import Slot
 from hnas.sampling import draws as paths
-from hnas.shrinking import loop as shrinking
+from hnas.shrinking.edits import ShrinkRules
+from hnas.shrinking.loop import StageTraining, run_stages
 from hnas.space import Arch, Choice, Space
 from hnas.strategies import proxylessnas
 from hnas.study import Study
@@ -338,7 +339,8 @@ def test_every_stage_of_a_shrinking_goes_on_with_the_logits_of_those_that_stayed
         }
 
     first = Schedule(((4, 0.05),))
-    left = shrinking.run(study, whole, worth, [first, Schedule(((1, 0.0),))], pick, name="x", drop=6, extra=extra)
+    training = StageTraining([first, Schedule(((1, 0.0),))], pick, extra)
+    left = run_stages(study, whole, worth, training, ShrinkRules(6), key="x")
     assert left.size < whole.size
     assert set(now(left)) == set(whole.slots)
     for slot, logits in now(left).items():
