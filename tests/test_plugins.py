@@ -123,12 +123,13 @@ def test_a_toy_cost_prices_a_search(tree: Path) -> None:
     code = (
         "from hnas import Study, Supernet, spaces, tasks\n"
         "from hnas.cost.weights_kb import weights_kb\n"
-        "from hnas.strategies.evolution import search\n"
+        "from hnas.strategies.evolution import EvolutionOptions, search\n"
         "from pathlib import Path\n"
         "supernet = Supernet(spaces.load('two_slots')(classes=2))\n"
         "task = tasks.load('brightness').open_task(Path('photos'))\n"
         "study = Study(supernet, task, costs={'weights_kb': weights_kb(supernet.skeleton)})\n"
-        "found = list(search(study, supernet.space, cost='weights_kb', evaluations=3))\n"
+        "options = EvolutionOptions(cost='weights_kb', evaluations=3)\n"
+        "found = list(search(study, supernet.space, options))\n"
         "assert all(candidate.metrics['weights_kb'] > 0 for candidate in found)\n"
     )
     run(tree, "python", "-c", code)
