@@ -54,7 +54,7 @@ def apply_fixes(program: Program) -> Program:
     return program
 
 
-def spell_padding(program: Program) -> Program:
+def _spell_padding(program: Program) -> Program:
     """Replace the padding "same" and "valid" of a convolution by numbers.
 
     1. "valid": 0.
@@ -85,7 +85,7 @@ def spell_padding(program: Program) -> Program:
     return edit(program, "spell_padding", rewrite)
 
 
-def widen_points(program: Program) -> Program:
+def _widen_points(program: Program) -> Program:
     """Extend a strided 1x1 convolution on a padded map to a 3x3 kernel, with zeros around its weight.
 
     1. 1x1, a stride above 1, and padding of its own or a pad before it: 3x3, with padding increased by one.
@@ -118,7 +118,7 @@ def _is_padded_point(module: fx.GraphModule, node: fx.Node) -> bool:
     return padded and set(constant_value(module, parts["weight"]).shape[2:]) == {1}
 
 
-def part_sums(program: Program) -> Program:
+def _part_sums(program: Program) -> Program:
     """Stop OpenVINO from fusing a sum with its convolution where both read the same map.
 
     1. x + conv(y), where y is x after reshapes, norms and activations, at some point with another rank: both summands
@@ -182,7 +182,7 @@ def _reads_as_tokens(convolution: fx.Node, source: Any) -> bool:
     return False
 
 
-def shrink_windows(program: Program) -> Program:
+def _shrink_windows(program: Program) -> Program:
     """Reduce a pooling window that is larger than the padded map, which OpenVINO refuses.
 
     torch allows such windows where output sizes round up: the window ends where the map does.
@@ -211,7 +211,7 @@ def _shrink(node: fx.Node, rank: int) -> bool:
     return True
 
 
-def pad_averages(program: Program) -> Program:
+def _pad_averages(program: Program) -> Program:
     """Pad the map before an average pooling that counts its padding and rounds output sizes up.
 
     1. The last window extends beyond the padded map: a pad of zeros before the pooling, which then pads nothing.
@@ -245,7 +245,7 @@ def _pad_average(node: fx.Node, rank: int) -> bool:
     return True
 
 
-def raise_single(program: Program) -> Program:
+def _raise_single(program: Program) -> Program:
     """Give linear layers from one number to one number an input of three dimensions.
 
     OpenVINO cannot open a file with two consecutive products of shape [N, 1].
@@ -267,7 +267,7 @@ def _is_single(node: fx.Node) -> bool:
     return len(shape_of(node)) == 2 and shape_of(bound(node)["weight"]) == (1, 1)
 
 
-def part_heads(program: Program) -> Program:
+def _part_heads(program: Program) -> Program:
     """Add 1e-30 before and after an attention [N, heads, tokens, size] that has as many heads as tokens.
 
     OpenVINO's attention absorbs the transpositions around it. With as many heads as tokens it cannot tell whether its
@@ -307,4 +307,4 @@ def spread(value: Any, rank: int) -> list[int]:
     return values * rank if len(values) == 1 else values
 
 
-_FIXES = (spell_padding, pad_averages, shrink_windows, widen_points, part_sums, raise_single, part_heads)
+_FIXES = (_spell_padding, _pad_averages, _shrink_windows, _widen_points, _part_sums, _raise_single, _part_heads)

@@ -41,11 +41,11 @@ CLEAR_DB = 40.0  # about the SQNR of an activation in int8
 
 
 def apply_int8_fixes(program: Program, data: Sequence[Arrays]) -> Program:
-    """Prepare a program for int8 in OpenVINO; ``data`` are the calibration samples that ``spare_norms`` needs."""
-    return spare_norms(spare_pads(spare_kernels(keep_biases(program))), data)
+    """Prepare a program for int8 in OpenVINO; ``data`` are the calibration samples that ``_spare_norms`` needs."""
+    return _spare_norms(_spare_pads(_spare_kernels(_keep_biases(program))), data)
 
 
-def keep_biases(program: Program) -> Program:
+def _keep_biases(program: Program) -> Program:
     """Give a product of rank 2 without a bias, or with a zero one, a tiny bias where another product reads it.
 
     In int8 OpenVINO makes one kernel of two such products. Where only a rectifier stands between them, the second reads
@@ -86,7 +86,7 @@ def _feeds_product(node: fx.Node) -> bool:
     )
 
 
-def spare_kernels(program: Program) -> Program:
+def _spare_kernels(program: Program) -> Program:
     """Keep layers in float whose int8 kernels are wrong in every graph.
 
     1. A transposed convolution with holes (``_has_holes``).
@@ -138,7 +138,7 @@ def _counts_padding(node: fx.Node) -> bool:
     return bool(parts["count_include_pad"]) and any(spread(parts["padding"], 1))
 
 
-def spare_pads(program: Program) -> Program:
+def _spare_pads(program: Program) -> Program:
     """Keep a pad with a non-zero constant in float, with every operator since the last products.
 
     In int8 the constant is quantised by the range of the padded map. Where that range does not contain the constant,
@@ -154,7 +154,7 @@ def spare_pads(program: Program) -> Program:
     return edit(program, "spare_pads", rewrite)
 
 
-def spare_norms(program: Program, data: Sequence[Arrays]) -> Program:
+def _spare_norms(program: Program, data: Sequence[Arrays]) -> Program:
     """Keep norms in float whose epsilon matters on the calibration data.
 
     In int8 OpenVINO normalises the levels, which are about 1/scale times the values. It adds the epsilon of the values

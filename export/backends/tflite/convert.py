@@ -120,13 +120,13 @@ def _convert(
     notes: dict[str, JSON] = {"converter": "litert-torch", "lacks": lacks}
     try:
         if data is None:
-            litert.convert(program, model, layout)
+            litert.convert_program(program, model, layout)
         else:
             with TemporaryDirectory() as folder:
                 source = Path(folder) / MODEL
-                litert.convert(program, source, layout)
+                litert.convert_program(program, source, layout)
                 fed = [to_runtime(each, layout) for each in data]
-                notes["quantisation"] = litert.quantise(source, model, fed, override.leave_float)
+                notes["quantisation"] = litert.quantise_file(source, model, fed, override.leave_float)
     except Unavailable as error:
         raise Unavailable(f"hnas's own TFLite writer has no {lacks}, and {error}") from None
-    return notes, litert.versions(quantiser=data is not None)
+    return notes, litert.package_versions(quantiser=data is not None)

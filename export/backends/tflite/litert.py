@@ -1,6 +1,6 @@
 """Convert and quantise with LiteRT's own tools the programs that our emitter does not cover.
 
-``convert(program, path, layout)`` writes fp32, ``quantise(source, target, data)`` makes int8 of it.
+``convert_program(program, path, layout)`` writes fp32, ``quantise_file(source, target, data)`` makes int8 of it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _CORE += ("TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "LOGIS
 _POLICIES = ((*_CORE, "ADD"), _CORE)
 
 
-def versions(*, quantiser: bool) -> dict[str, str]:
+def package_versions(*, quantiser: bool) -> dict[str, str]:
     """Return the versions of the packages that take part in a conversion."""
     found = {"litert-torch": version("litert-torch")}
     return found | ({"ai-edge-quantizer": version("ai-edge-quantizer")} if quantiser else {})
 
 
-def convert(program: Program, path: Path, layout: Sequence[JSON]) -> None:
+def convert_program(program: Program, path: Path, layout: Sequence[JSON]) -> None:
     """Write the fp32 model of a program.
 
     layout: for each input the permutation of its axes, or None for no permutation.
@@ -79,7 +79,7 @@ def convert(program: Program, path: Path, layout: Sequence[JSON]) -> None:
         converted.export(str(path))
 
 
-def quantise(source: Path, target: Path, data: Sequence[Arrays], leave: Sequence[str] = ()) -> JSON:
+def quantise_file(source: Path, target: Path, data: Sequence[Arrays], leave: Sequence[str] = ()) -> JSON:
     """Write the int8 form of ``source`` and return how it was quantised.
 
     Ranges are the minimum and maximum over all samples. The quantiser's default, a moving average, clips values above

@@ -22,7 +22,7 @@ from hnas.export.backends.tflite import convert as tflite
 from hnas.export.backends.tflite import delegation, litert
 from hnas.export.backends.tflite import writer as emitter
 from hnas.export.backends.tflite.writer.layout import Moves, Placed
-from hnas.export.backends.tflite.writer.model import ALIGNMENT, Model, constant
+from hnas.export.backends.tflite.writer.model import ALIGNMENT, Model, constant_tensor
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Unavailable
 from hnas.export.graph.fusion import fuse
@@ -182,7 +182,7 @@ def test_moves_keep_the_elements_where_the_graph_has_them() -> None:
         order = tuple(rng.sample(range(len(shape)), len(shape)))
         wanted = list(shape) if rng.random() < 0.3 else _factors(prod(shape), rng)
         data = np.arange(prod(shape)).reshape(shape)
-        placed = Placed(constant(np.ascontiguousarray(data.transpose(order))), order)
+        placed = Placed(constant_tensor(np.ascontiguousarray(data.transpose(order))), order)
         asked = tuple(rng.sample(range(len(wanted)), len(wanted)))
         found = Moves(Model()).reshaped(placed, wanted, asked)
         assert found.shape == tuple(wanted)
@@ -295,8 +295,10 @@ def test_any_subnet_is_one_piece_that_computes_what_the_module_does(name: str, s
 def test_what_it_lacks_is_converted_by_another_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = program(Of(lambda x: x.cumsum(1)), (2, 3))
     stand_in = emitter.emit(program(Of(lambda x: x * 2), (2, 3)))
-    monkeypatch.setattr(litert, "convert", lambda _program, path, _layout: path.write_bytes(stand_in))
-    monkeypatch.setattr(litert, "versions", lambda *, quantiser: {"litert-torch": "0", "quantiser": str(quantiser)})
+    monkeypatch.setattr(litert, "convert_program", lambda _program, path, _layout: path.write_bytes(stand_in))
+    monkeypatch.setattr(
+        litert, "package_versions", lambda *, quantiser: {"litert-torch": "0", "quantiser": str(quantiser)}
+    )
     notes = compiled(source, tmp_path).notes
     assert (notes["converter"], notes["lacks"]) == ("litert-torch", "cumsum")
 
@@ -344,7 +346,7 @@ def test_never_more_operators_nor_noise_than_the_converter_makes(name: str, tmp_
     pytest.importorskip("litert_torch")
     source = fuse(capture(*nets.build(name)))
     theirs, artifact = tmp_path / "theirs.tflite", compiled(source, tmp_path)
-    litert.convert(source, theirs, artifact.notes["layout"])
+    litert.convert_program(source, theirs, artifact.notes["layout"])
     assert len(kinds(source)) <= _operators(theirs)
     assert delegation.pieces(artifact.model) <= delegation.pieces(theirs)
 

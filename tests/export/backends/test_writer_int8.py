@@ -13,7 +13,7 @@ from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.tflite import convert as tflite
 from hnas.export.backends.tflite import litert
 from hnas.export.backends.tflite import writer as emitter
-from hnas.export.backends.tflite.writer.int8 import quantise, scale_of
+from hnas.export.backends.tflite.writer.int8 import quantise_operators, scale_of
 from hnas.export.backends.tflite.writer.model import Model, Operator
 from hnas.export.device.artifact import Artifact
 from hnas.export.graph.fusion import fuse
@@ -34,7 +34,7 @@ def runtime() -> None:
 def lowered(source: Program, **leave: frozenset[str]) -> Model:
     whole = emitter.prepare(source)
     model = emitter.lower(whole, activation_ranges(whole, calls(source, 8)))
-    quantise(model, **leave)
+    quantise_operators(model, **leave)
     return model
 
 
@@ -208,9 +208,9 @@ def test_as_faithful_as_the_converters_quantiser(name: str, tmp_path: Path) -> N
     made = make_artifact("tflite", source, ours, precision="int8", device=DEVICE, calibration=data)
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    litert.convert(source, tmp_path / "float.tflite", made.notes["layout"])
+    litert.convert_program(source, tmp_path / "float.tflite", made.notes["layout"])
     laid = [tflite.to_runtime(sample, made.notes["layout"]) for sample in data]
-    litert.quantise(tmp_path / "float.tflite", theirs / "model.tflite", laid)
+    litert.quantise_file(tmp_path / "float.tflite", theirs / "model.tflite", laid)
     peer = Artifact.read(theirs / "model.tflite")
     runner = tflite.load(peer)
     answers = [runner(*tflite.to_runtime(sample, made.notes["layout"])) for sample in evidence]

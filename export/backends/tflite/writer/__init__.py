@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hnas.export.backends.tflite.writer import dense, elementwise, shapes, spatial
-from hnas.export.backends.tflite.writer.int8 import quantise
+from hnas.export.backends.tflite.writer.int8 import quantise_operators
 from hnas.export.backends.tflite.writer.layout import NHWC, Placed, plain
 from hnas.export.backends.tflite.writer.lowering import (
     Graph,
@@ -21,13 +21,13 @@ from hnas.export.backends.tflite.writer.lowering import (
     operator_name,
     read_constant,
 )
-from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant, pack
+from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant_tensor, pack_model
 from hnas.export.backends.tflite.writer.rewrites import simplify
 from hnas.export.graph.marks import FLOAT
 from hnas.export.graph.nodes import aten, bound, constant_value, edit, shape_of
 from hnas.export.graph.program import Program
 
-__all__ = ["Unsupported", "emit", "lower", "pack", "prepare"]
+__all__ = ["Unsupported", "emit", "lower", "pack_model", "prepare"]
 
 LOWERINGS: Mapping[str, Lowering] = {
     **spatial.LOWERINGS,
@@ -51,8 +51,8 @@ def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: 
     """
     model = lower(program, ranges)
     if ranges is not None:
-        quantise(model, leave)
-    return pack(model)
+        quantise_operators(model, leave)
+    return pack_model(model)
 
 
 def prepare(program: Program) -> Program:
@@ -133,7 +133,7 @@ def _output(graph: Graph, node: torch.fx.Node) -> Value:
     """Return the tensor of a result in the program's layout; an input, or a result that occurs twice, is copied."""
     value = graph.at(node, plain(len(shape_of(node))))
     if value.data is not None or value in graph.model.inputs or value in graph.model.outputs:
-        zero = constant(np.zeros(1, np.float32))
+        zero = constant_tensor(np.zeros(1, np.float32))
         if value.data is not None:
             raise Unsupported("an output that is constant")
         made = Value(value.shape, value.dtype, range=value.range)

@@ -10,7 +10,7 @@ from torch import fx
 
 from hnas.export.backends.tflite.writer.layout import Order, Placed, plain
 from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
-from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
 _MASKED = -1e9  # instead of a mask's infinity: its exponential is 0, too
@@ -21,8 +21,8 @@ def _linear(graph: Graph, node: fx.Node) -> Placed:
     """Lower linear with a constant weight, over the last axis; the other axes keep their order."""
     given = arguments(node)
     weight = graph.constant(given["weight"], "linear with a weight")
-    bias = None if given["bias"] is None else constant(graph.constant(given["bias"], "a bias"))
-    return _product(graph, node, graph.placed(given["input"]), constant(weight), bias)
+    bias = None if given["bias"] is None else constant_tensor(graph.constant(given["bias"], "a bias"))
+    return _product(graph, node, graph.placed(given["input"]), constant_tensor(weight), bias)
 
 
 def _matmul(graph: Graph, node: fx.Node) -> Placed:
@@ -31,7 +31,7 @@ def _matmul(graph: Graph, node: fx.Node) -> Placed:
     if min(len(left.order), len(right.order)) < 2:
         raise Unsupported("matmul with a vector")
     if right.value.data is not None and len(right.order) == 2:
-        weight = constant(np.asarray(graph.moves.moved(right, (1, 0)).data))
+        weight = constant_tensor(np.asarray(graph.moves.moved(right, (1, 0)).data))
         return _product(graph, node, left, weight, None)
     if len(left.order) != len(right.order):
         raise Unsupported("matmul of different ranks")
@@ -44,8 +44,8 @@ def _addmm(graph: Graph, node: fx.Node) -> Placed:
     weight = graph.constant(given["mat2"], "addmm with a matrix").T
     if (given["alpha"], given["beta"]) != (1, 1) or len(shape_of(given["self"])) != 1:
         raise Unsupported("addmm with factors or a matrix to add")
-    bias = constant(graph.constant(given["self"], "a bias"))
-    return _product(graph, node, graph.placed(given["mat1"]), constant(weight), bias)
+    bias = constant_tensor(graph.constant(given["self"], "a bias"))
+    return _product(graph, node, graph.placed(given["mat1"]), constant_tensor(weight), bias)
 
 
 def _attention(graph: Graph, node: fx.Node) -> Placed:
@@ -57,7 +57,7 @@ def _attention(graph: Graph, node: fx.Node) -> Placed:
     factor = given["scale"] or 1 / math.sqrt(query.shape[-1])
     seen = graph.range_of(query.value)
     spread = None if seen is None else (factor * seen[0], factor * seen[1])
-    scale = constant(np.array([factor], np.float32))
+    scale = constant_tensor(np.array([factor], np.float32))
     scaled = Placed(graph.add("MUL", [query.value, scale], query.value.shape, spread), query.order)
     rank = len(query.order)
     shape = (*shape_of(node)[:-1], key.shape[-2])
@@ -66,7 +66,7 @@ def _attention(graph: Graph, node: fx.Node) -> Placed:
     if given["attn_mask"] is not None:
         mask = graph.constant(given["attn_mask"], "attention with a mask")
         mask = np.where(mask, 0.0, _MASKED) if mask.dtype == bool else np.maximum(mask, _MASKED)
-        scores = graph.add("ADD", [scores, constant(mask.astype(np.float32))], shape)
+        scores = graph.add("ADD", [scores, constant_tensor(mask.astype(np.float32))], shape)
     weights = Placed(graph.add("SOFTMAX", [scores], shape, beta=1.0), plain(rank))
     return Placed(_multiplied(graph, weights, value, shape_of(node), node), plain(rank))
 
@@ -86,14 +86,14 @@ def _layer_norm(graph: Graph, node: fx.Node) -> Placed:
     """
     given, x = arguments(node), graph.placed(node.args[0])
     rank, count = len(x.order), len(given["normalized_shape"])
-    axes = constant(sorted(x.axis(axis) for axis in range(rank - count, rank)))
+    axes = constant_tensor(sorted(x.axis(axis) for axis in range(rank - count, rank)))
     shape = x.value.shape
     small = [1 if axis >= rank - count else size for axis, size in zip(x.order, shape, strict=True)]
     mean = graph.add("MEAN", [x.value, axes], small, keepDims=True)
     centred = graph.add("SUB", [x.value, mean], shape)
     square = graph.add("SQUARE", [centred], shape)
     variance = graph.add("MEAN", [square, axes], small, keepDims=True)
-    raised = graph.add("ADD", [variance, constant(np.array([given["eps"]], np.float32))], small)
+    raised = graph.add("ADD", [variance, constant_tensor(np.array([given["eps"]], np.float32))], small)
     inverse = graph.add("RSQRT", [raised], small)
     if given["weight"] is not None or given["bias"] is not None:
         raise Unsupported("layer_norm with a weight, which the program was not prepared for")
@@ -116,7 +116,7 @@ def _batch_norm(graph: Graph, node: fx.Node) -> Placed:
     shape = (1, -1, *[1] * (rank - 2))
     value = x.value
     for kind, numbers in (("MUL", factor), ("ADD", offset)):
-        operand = Placed(constant(numbers.astype(np.float32).reshape(shape)), plain(rank))
+        operand = Placed(constant_tensor(numbers.astype(np.float32).reshape(shape)), plain(rank))
         value = graph.add(kind, [value, graph.spread(operand, rank, x.order)], value.shape, node)
     return Placed(value, x.order)
 
@@ -132,7 +132,7 @@ def _reduction(graph: Graph, node: fx.Node) -> Placed:
     shape = [1 if axis in gone else size for axis, size in zip(x.order, x.value.shape, strict=True)]
     if not keep:
         shape = [size for axis, size in zip(x.order, shape, strict=True) if axis not in gone]
-    axes = constant(sorted(x.axis(dim) for dim in gone))
+    axes = constant_tensor(sorted(x.axis(dim) for dim in gone))
     return Placed(graph.add(_REDUCTIONS[operator_name(node)], [x.value, axes], shape, node, keepDims=keep), order)
 
 
@@ -141,7 +141,7 @@ def _embedding(graph: Graph, node: fx.Node) -> Placed:
     table = graph.constant(node.args[0], "embedding with a table")  # type: ignore[arg-type]
     rows = graph.at(node.args[1], plain(len(shape_of(node)) - 1))
     shape = shape_of(node)
-    return Placed(graph.add("GATHER", [constant(table), rows], shape, node), plain(len(shape)))
+    return Placed(graph.add("GATHER", [constant_tensor(table), rows], shape, node), plain(len(shape)))
 
 
 def _product(graph: Graph, node: fx.Node, x: Placed, weight: Value, bias: Value | None) -> Placed:

@@ -10,7 +10,7 @@ from torch import fx
 
 from hnas.export.backends.tflite.writer.layout import Placed
 from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
-from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
 _BINARY = {"add": "ADD", "sub": "SUB", "mul": "MUL", "div": "DIV", "maximum": "MAXIMUM", "minimum": "MINIMUM"}
@@ -33,10 +33,10 @@ def _binary(graph: Graph, node: fx.Node) -> Placed:
         return graph.placed(right)
     operands, order = graph.together(node, [left, right])
     if given.get("alpha", 1) != 1:
-        factor = constant(np.array([given["alpha"]], np.float32))
+        factor = constant_tensor(np.array([given["alpha"]], np.float32))
         operands[1] = _combine(graph, "MUL", operands[1], factor)
     if name == "div" and operands[1].data is not None:
-        name, operands[1] = "mul", constant((1.0 / operands[1].data.astype(np.float64)).astype(np.float32))
+        name, operands[1] = "mul", constant_tensor((1.0 / operands[1].data.astype(np.float64)).astype(np.float32))
     shape = tuple(shape_of(node)[axis] for axis in order)
     return Placed(graph.add(_BINARY[name], operands, shape, node), order)
 
@@ -75,7 +75,7 @@ def _silu(graph: Graph, node: fx.Node) -> Placed:
 def _hard_sigmoid(graph: Graph, node: fx.Node) -> Placed:
     """Lower to relu6(x + 3) / 6: the runtime has no operator for it."""
     x = graph.placed(node.args[0])
-    three, sixth = (constant(np.array([number], np.float32)) for number in (3.0, 1 / 6))
+    three, sixth = (constant_tensor(np.array([number], np.float32)) for number in (3.0, 1 / 6))
     raised = graph.add("ADD", [x.value, three], x.value.shape, (0.0, 6.0), fusedActivationFunction=3)
     return Placed(graph.add("MUL", [raised, sixth], x.value.shape, node), x.order)
 
@@ -92,14 +92,14 @@ def _clamp(graph: Graph, node: fx.Node) -> Placed:
         return _like(graph, node, _CLAMPS[low, high])
     for kind, limit in (("MAXIMUM", low), ("MINIMUM", high)):
         if limit is not None and math.isfinite(limit):
-            value = graph.add(kind, [value, constant(np.array([limit], np.float32))], value.shape, node)
+            value = graph.add(kind, [value, constant_tensor(np.array([limit], np.float32))], value.shape, node)
     return Placed(value, x.order)
 
 
 def _reciprocal(graph: Graph, node: fx.Node) -> Placed:
     """Lower to 1 / x."""
     x = graph.placed(node.args[0])
-    return Placed(graph.add("DIV", [constant(np.ones(1, np.float32)), x.value], x.value.shape, node), x.order)
+    return Placed(graph.add("DIV", [constant_tensor(np.ones(1, np.float32)), x.value], x.value.shape, node), x.order)
 
 
 def _power(graph: Graph, node: fx.Node) -> Placed:
@@ -113,7 +113,7 @@ def _power(graph: Graph, node: fx.Node) -> Placed:
     if exponent == 3:
         square = graph.add("SQUARE", [x.value], x.value.shape)
         return Placed(graph.add("MUL", [square, x.value], x.value.shape, node), x.order)
-    inputs = [x.value, constant(np.array(exponent, np.float32))]
+    inputs = [x.value, constant_tensor(np.array(exponent, np.float32))]
     return Placed(graph.add("POW", inputs, x.value.shape, node), x.order)
 
 
@@ -129,7 +129,7 @@ def _like(graph: Graph, node: fx.Node, kind: str, **options: Any) -> Placed:
 
 def _combine(graph: Graph, kind: str, left: Value, right: Value) -> Value:
     if left.data is not None and right.data is not None:
-        return constant(left.data * right.data)
+        return constant_tensor(left.data * right.data)
     return graph.add(kind, [left, right], left.shape)
 
 

@@ -1,4 +1,4 @@
-"""Quantise a float model to int8 where XNNPACK computes in int8: ``quantise(model, leave)``.
+"""Quantise a float model to int8 where XNNPACK computes in int8: ``quantise_operators(model, leave)``.
 
 Quantisation is static, with per-channel weights and one scale for an activation.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnas.export.backends.tflite.writer.int8_rewrites import prepare_int8
-from hnas.export.backends.tflite.writer.model import Model, Operator, Scale, Value, constant
+from hnas.export.backends.tflite.writer.model import Model, Operator, Scale, Value, constant_tensor
 from hnas.export.backends.tflite.writer.rewrites import WEIGHTED
 
 _WEIGHTED = {*WEIGHTED, "TRANSPOSE_CONV"}
@@ -30,7 +30,7 @@ SYMMETRIC, LEVELS = 127, 255
 _SMALL_END = 4096  # weights; a last product up to this size stays in float: no time, few bytes, and 4 dB less noise
 
 
-def quantise(model: Model, leave: frozenset[str] = frozenset()) -> None:
+def quantise_operators(model: Model, leave: frozenset[str] = frozenset()) -> None:
     """Change ``model``, whose values know their ranges, to int8.
 
     1. Convolutions and products with constant weights, whose input and output ranges are known: int8. A small last
@@ -281,7 +281,7 @@ def _step_of(value: Value) -> float:
 
 
 def _constant(levels: NDArray[Any], scale: Scale) -> Value:
-    made = constant(levels)
+    made = constant_tensor(levels)
     made.scale = scale
     return made
 

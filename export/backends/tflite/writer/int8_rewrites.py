@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Value, constant
+from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Value, constant_tensor
 from hnas.export.backends.tflite.writer.rewrites import FUSION, scale_weights
 
 VALID = 1  # the schema's number for no padding
@@ -96,4 +96,6 @@ def _channels(operator: Operator) -> int:
 def _depthwise(operator: Operator, source: Value, weights: NDArray[Any], bias: NDArray[Any]) -> Operator:
     options = {"depthMultiplier": 1, "padding": VALID, "strideH": 1, "strideW": 1}
     options |= {key: value for key, value in operator.options.items() if key in ("strideH", "strideW", FUSION)}
-    return Operator("DEPTHWISE_CONV_2D", [source, constant(weights), constant(bias)], operator.output, options)
+    return Operator(
+        "DEPTHWISE_CONV_2D", [source, constant_tensor(weights), constant_tensor(bias)], operator.output, options
+    )

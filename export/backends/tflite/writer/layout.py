@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant
+from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant_tensor
 
 Order = tuple[int, ...]
 
@@ -46,7 +46,7 @@ def plain(rank: int) -> Order:
     return tuple(range(rank))
 
 
-def channels_last(rank: int) -> Order:
+def channels_last_order(rank: int) -> Order:
     """Return the order with axis 1 at the end."""
     return (0, *range(2, rank), 1) if rank > 2 else plain(rank)
 
@@ -99,13 +99,13 @@ class Moves:
         if key not in self._known:
             if value.data is not None:
                 data = value.data.transpose(argument) if kind == "TRANSPOSE" else value.data.reshape(shape)
-                self._known[key] = constant(data)
+                self._known[key] = constant_tensor(data)
             elif value.shape == shape and kind == "RESHAPE":
                 self._known[key] = value
             else:
                 made = Value(shape, value.dtype, range=value.range)
                 options = {"newShape": np.array(shape, np.int32)} if kind == "RESHAPE" else {}
-                self._model.operators.append(Operator(kind, [value, constant(argument)], [made], options))
+                self._model.operators.append(Operator(kind, [value, constant_tensor(argument)], [made], options))
                 self._known[key] = made
         return self._known[key]
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from hnas.export.backends.tflite.writer.layout import Moves, Order, Placed, channels_last, plain
-from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant
+from hnas.export.backends.tflite.writer.layout import Moves, Order, Placed, channels_last_order, plain
+from hnas.export.backends.tflite.writer.model import Model, Operator, Value, constant_tensor
 from hnas.export.graph.nodes import bound, constant_value, shape_of
 from hnas.export.graph.program import Program
 
@@ -46,7 +46,7 @@ class Graph:
             found = self.values[node]
             assert isinstance(found, Placed)
             return found
-        return Placed(constant(np.array(node, np.float32)), ())
+        return Placed(constant_tensor(np.array(node, np.float32)), ())
 
     def at(self, node: Any, order: Order) -> Value:
         """Return the tensor of a node with its axes in ``order``."""
@@ -94,7 +94,7 @@ class Graph:
                 name = operator_name(user)
                 found = None
                 if name in _SPATIAL and user.args[0] is node:
-                    found = channels_last(len(shape_of(node)))
+                    found = channels_last_order(len(shape_of(node)))
                 elif name in FLUID and depth and shape_of(user)[1:2] == shape_of(node)[1:2]:
                     found = self._asked(user, depth - 1)
                 if found is not None and len(found) == len(shape_of(node)):
@@ -124,7 +124,7 @@ class Graph:
         if value.data is None:
             return value
         first = next((axis for axis, size in enumerate(value.shape) if size != 1), rank)
-        return constant(value.data.reshape(value.shape[first:] or (1,)))
+        return constant_tensor(value.data.reshape(value.shape[first:] or (1,)))
 
     def fold(self, node: fx.Node) -> Placed | None:
         """Return the constant value of a node whose inputs are all constant, else None."""
@@ -155,7 +155,7 @@ _SHAPES_ALONE = {torch.ops.aten.zeros_like.default, torch.ops.aten.ones_like.def
 
 def read_constant(tensor: Tensor) -> Placed:
     """Place a constant of the program."""
-    return Placed(constant(tensor.detach().contiguous().numpy()), plain(tensor.ndim))
+    return Placed(constant_tensor(tensor.detach().contiguous().numpy()), plain(tensor.ndim))
 
 
 def operator_name(node: fx.Node) -> str:

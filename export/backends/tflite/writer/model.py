@@ -1,5 +1,5 @@
 """Represent a TFLite model as plain objects, and write its bytes with the schema of the LiteRT runtime:
-``pack(model)``.
+``pack_model(model)``.
 """
 
 from __future__ import annotations
@@ -131,13 +131,13 @@ class Model:
         return iter(seen | dict.fromkeys(self.outputs))
 
 
-def constant(data: NDArray[Any] | Sequence[int] | Sequence[Sequence[int]], dtype: str | None = None) -> Value:
+def constant_tensor(data: NDArray[Any] | Sequence[int] | Sequence[Sequence[int]], dtype: str | None = None) -> Value:
     """Return a constant; Python integers, such as axes and shapes, become int32."""
     array = np.ascontiguousarray(np.asarray(data, dtype or (None if isinstance(data, np.ndarray) else "int32")))
     return Value(array.shape, str(array.dtype), array)
 
 
-def pack(model: Model) -> bytes:
+def pack_model(model: Model) -> bytes:
     """Return the flatbuffer. Inputs and outputs are named args_0, output_0, ..., as converters name them."""
     schema = _schema()
     weights = 0

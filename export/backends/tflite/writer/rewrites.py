@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Value, constant
+from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Value, constant_tensor
 
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 _CARRIERS = {*WEIGHTED, "ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"}  # can end with a fused activation
@@ -105,7 +105,7 @@ def _fold_into_next(model: Model, operator: Operator) -> bool:
         assert weight is not None
         assert weight.data is not None
         if operator.kind == "MUL":  # case 1
-            user.inputs[1] = constant((weight.data * entries).astype(np.float32))
+            user.inputs[1] = constant_tensor((weight.data * entries).astype(np.float32))
         else:  # case 2
             _set_bias(user, _bias(user) + weight.data.astype(np.float64) @ entries)
         user.inputs[0] = source
@@ -163,7 +163,7 @@ def _merge_equal(model: Model, operator: Operator) -> bool:
     operator.inputs[0] = maker.activations[0]
     if operator.kind == "TRANSPOSE":
         first, second = (np.asarray(each.inputs[1].data) for each in (maker, operator))  # type: ignore[union-attr]
-        operator.inputs[1] = constant(first[second])
+        operator.inputs[1] = constant_tensor(first[second])
     return True
 
 
@@ -208,7 +208,7 @@ def scale_weights(operator: Operator, numbers: NDArray[np.float32], *, is_offset
         _set_bias(operator, bias + entries)
         return
     along = entries if operator.kind == "DEPTHWISE_CONV_2D" else entries.reshape(-1, *[1] * (weight.data.ndim - 1))
-    operator.inputs[1] = constant((weight.data * along).astype(np.float32))
+    operator.inputs[1] = constant_tensor((weight.data * along).astype(np.float32))
     _set_bias(operator, bias * entries)
 
 
@@ -221,7 +221,7 @@ def _bias(operator: Operator) -> NDArray[np.float64]:
 
 def _set_bias(operator: Operator, numbers: NDArray[np.float64]) -> None:
     if len(operator.inputs) > 2 or numbers.any():
-        operator.inputs[2:] = [constant(numbers.astype(np.float32))]
+        operator.inputs[2:] = [constant_tensor(numbers.astype(np.float32))]
 
 
 def _reads_channels(user: Operator, value: Value) -> bool:

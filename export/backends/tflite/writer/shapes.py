@@ -8,7 +8,7 @@ from torch import fx
 
 from hnas.export.backends.tflite.writer.layout import Placed, plain
 from hnas.export.backends.tflite.writer.lowering import FLUID, Graph, Lowering, arguments, operator_name
-from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
 PARTS = 4  # most parts of one SPLIT in XNNPACK
@@ -38,7 +38,7 @@ def _expand(graph: Graph, node: fx.Node) -> Placed:
     if x.shape == shape or all(operator_name(user) in FLUID - {"cat"} for user in node.users):
         return x
     order = plain(len(x.order))
-    inputs = [graph.moves.moved(x, order), constant(shape)]
+    inputs = [graph.moves.moved(x, order), constant_tensor(shape)]
     return Placed(graph.add("BROADCAST_TO", inputs, shape, node), plain(len(shape)))
 
 
@@ -78,7 +78,7 @@ def _cut(graph: Graph, node: fx.Node) -> Placed:
     begin, until, steps = [0] * len(x.order), list(x.value.shape), [1] * len(x.order)
     begin[axis], until[axis], steps[axis] = start, end, given["step"]
     shape = tuple(shape_of(node)[each] for each in x.order)
-    inputs = [x.value, constant(begin), constant(until), constant(steps)]
+    inputs = [x.value, constant_tensor(begin), constant_tensor(until), constant_tensor(steps)]
     return Placed(graph.add("STRIDED_SLICE", inputs, shape, node), x.order)
 
 
@@ -100,7 +100,7 @@ def _split(graph: Graph, node: fx.Node) -> list[Placed]:
     if len(set(sizes)) == 1 and 1 < len(sizes) <= PARTS and len(read) == len(sizes):
         axis = x.axis(dim)
         shape[axis] = sizes[0]
-        graph.add("SPLIT", [constant([axis]), x.value], shape, x.value, numSplits=len(sizes))
+        graph.add("SPLIT", [constant_tensor([axis]), x.value], shape, x.value, numSplits=len(sizes))
         operator = graph.model.operators[-1]
         operator.output += [Value(tuple(shape), range=x.value.range) for _ in sizes[1:]]
         return [Placed(value, x.order) for value in operator.output]
@@ -131,10 +131,10 @@ def _sliced(graph: Graph, node: fx.Node | None, x: Placed, dim: int, start: int,
     begin, shape = [0] * len(x.order), list(x.value.shape)
     begin[axis], shape[axis] = start, size
     if x.value.data is not None:
-        return Placed(constant(x.value.data.take(range(start, start + size), axis)), x.order)
+        return Placed(constant_tensor(x.value.data.take(range(start, start + size), axis)), x.order)
     if tuple(shape) == x.value.shape:
         return x
-    inputs = [x.value, constant(begin), constant(shape)]
+    inputs = [x.value, constant_tensor(begin), constant_tensor(shape)]
     return Placed(graph.add("SLICE", inputs, shape, node or x.value), x.order)
 
 

@@ -11,7 +11,7 @@ from torch import fx
 
 from hnas.export.backends.tflite.writer.layout import NHWC, Placed
 from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
-from hnas.export.backends.tflite.writer.model import Value, constant
+from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
 SAME, VALID = 0, 1  # padding, by the schema's numbers
@@ -47,7 +47,7 @@ def _convolution(graph: Graph, node: fx.Node) -> Placed:
         options["depthMultiplier"] = len(weight) // channels
     bias = _bias(graph, given["bias"], len(weight))
     sizes = (shape[0], *shape[2:], shape[1])
-    made = Placed(graph.add(kind, [source, constant(filters), bias], sizes, node, **options), NHWC)
+    made = Placed(graph.add(kind, [source, constant_tensor(filters), bias], sizes, node, **options), NHWC)
     return graph.moves.reshaped(made, shape_of(node), (0, 2, 1)) if flat else made
 
 
@@ -67,7 +67,7 @@ def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
         raise Unsupported("transposed convolution with groups, dilation or this padding")
     n, channels, height, width = shape_of(node)
     shape = (n, height, width, channels)
-    inputs = [constant(shape), constant(weight.transpose(1, 2, 3, 0)), graph.at(given["input"], NHWC)]
+    inputs = [constant_tensor(shape), constant_tensor(weight.transpose(1, 2, 3, 0)), graph.at(given["input"], NHWC)]
     inputs.append(_bias(graph, given["bias"], channels))
     options = {"strideH": stride[0], "strideW": stride[1], "padding": SAME if all(cuts) else VALID}
     return Placed(graph.add("TRANSPOSE_CONV", inputs, shape, node, **options), NHWC)
@@ -105,7 +105,7 @@ def _adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
     sizes, maps = shape_of(node)[2:], source.shape[1:3]
     shape = (source.shape[0], *sizes, source.shape[3])
     if sizes == (1, 1):
-        return Placed(graph.add("MEAN", [source, constant([1, 2])], shape, node, keepDims=True), NHWC)
+        return Placed(graph.add("MEAN", [source, constant_tensor([1, 2])], shape, node, keepDims=True), NHWC)
     if any(whole % part for whole, part in zip(maps, sizes, strict=True)):
         raise Unsupported(f"adaptive_avg_pool2d of {list(maps)} to {list(sizes)}")
     height, width = (whole // part for whole, part in zip(maps, sizes, strict=True))
@@ -129,7 +129,7 @@ def _bilinear(graph: Graph, node: fx.Node) -> Placed:
     source = graph.at(given["input"], NHWC)
     n, channels, height, width = shape_of(node)
     options = {"alignCorners": given["align_corners"], "halfPixelCenters": not given["align_corners"]}
-    inputs = [source, constant([height, width])]
+    inputs = [source, constant_tensor([height, width])]
     return Placed(graph.add("RESIZE_BILINEAR", inputs, (n, height, width, channels), node, **options), NHWC)
 
 
@@ -144,16 +144,16 @@ def _pad(graph: Graph, node: fx.Node) -> Placed:
         edges[-1 - index] = (pads[2 * index], pads[2 * index + 1])
     if min(pads) < 0:
         raise Unsupported("pad that cuts off")
-    inputs = [x.value, constant([list(edges[axis]) for axis in x.order])]
+    inputs = [x.value, constant_tensor([list(edges[axis]) for axis in x.order])]
     shape = [size + sum(edges[axis]) for size, axis in zip(x.value.shape, x.order, strict=True)]
     if not given["value"]:
         return Placed(graph.add("PAD", inputs, shape, node), x.order)
-    fill = constant(np.array(given["value"], np.float32))
+    fill = constant_tensor(np.array(given["value"], np.float32))
     return Placed(graph.add("PADV2", [*inputs, fill], shape, node), x.order)
 
 
 def _bias(graph: Graph, node: fx.Node | None, channels: int) -> Value:
-    return constant(np.zeros(channels, np.float32) if node is None else graph.constant(node, "a bias"))
+    return constant_tensor(np.zeros(channels, np.float32) if node is None else graph.constant(node, "a bias"))
 
 
 def _pair(value: Any, default: int, flat: bool = False) -> tuple[int, int]:
@@ -209,9 +209,9 @@ def _explicit(
     after = [max(0, (o - 1) * s + w - m - b) for m, w, s, b, o in ends]
     edges = [(0, 0), *zip(before, after, strict=True), (0, 0)]
     shape = [size + sum(edge) for size, edge in zip(source.shape, edges, strict=True)]
-    inputs = [source, constant([list(edge) for edge in edges])]
+    inputs = [source, constant_tensor([list(edge) for edge in edges])]
     if fill:
-        return graph.add("PADV2", [*inputs, constant(np.array(fill, np.float32))], shape)
+        return graph.add("PADV2", [*inputs, constant_tensor(np.array(fill, np.float32))], shape)
     return graph.add("PAD", inputs, shape, source)
 
 
