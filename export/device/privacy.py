@@ -22,11 +22,11 @@ SWITCHES = {
 
 
 def silence() -> None:
-    """Switch telemetry off in this process and in its children; what is imported already is told as well.
+    """Switch telemetry off in this process and in its children, also for packages that are imported already.
 
-    1. A package that reads an environment variable: the variable is set, whatever it was.
-    2. ``openvino_telemetry``, which reads none: its import fails, for which OpenVINO and NNCF have a stub.
-    3. A package that was imported earlier: its own switch is called.
+    1. A package reads an environment variable: the variable is set, whatever its value was.
+    2. ``openvino_telemetry`` reads none: its import fails, and OpenVINO and NNCF use their stub instead.
+    3. A package was imported earlier: its own switch is called.
     """
     os.environ.update(SWITCHES)  # case 1
     imported: Any = sys.modules.get("openvino_telemetry.main")

@@ -1,4 +1,4 @@
-"""What the tests of passes share: small programs of one function, and a pass applied to them under its laws."""
+"""Make small programs of one function, and apply a pass to them under the laws of passes."""
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ def norm(features, kind=nn.BatchNorm2d):
 
 
 def apply(function, program):
-    """How often the pass fired and the operators after it; verified, its input unchanged, nothing left to do."""
+    """Return how often the pass fired and the operators after it, and check the laws of passes."""
     code, state = program.module.code, {name: value.clone() for name, value in program.module.state_dict().items()}
     result = function(program)
     assert program.module.code == code

@@ -28,6 +28,6 @@ def test_models_that_end_in_the_order_in_which_they_began_leave_the_stack_for_si
 
 
 def place() -> tuple[int, int] | None:
-    """Where the stack for signals lies, and its size."""
+    """Return the address and the size of the signal stack."""
     found = signal_stack()
     return (found.pointer, found.size) if found else None

@@ -24,33 +24,12 @@ from hnas.export.remote.transports import adb
 from hnas.export.remote.worker import Worker, describe_machine
 from tests.export.loopback import free_port
 from tests.export.remote.test_ssh import X, relu
-from tests.export.standin_phone import Phone, phone
+from tests.export.standin_phone import TOOL, Phone, phone
 
 ADB = shutil.which("adb")
 pytestmark = pytest.mark.slow
 needs_adb = pytest.mark.skipif(ADB is None, reason="adb is not installed; apt-get install adb")
 PATH = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-# A stand-in for TFLite's tool: its flags, the lines that it prints, max(x, 0); every call is written down.
-TOOL = """#!{python}
-import os, re, sys, time
-import numpy
-given = dict(word[2:].partition("=")[::2] for word in sys.argv[1:])
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "calls"), "a") as file:
-    file.write(" ".join(sys.argv[1:]) + "\\n")
-if "help" in given:
-    sys.exit("usage: benchmark_model {more}")
-print("STARTING!\\nLoaded model", given["graph"])
-if open(given["graph"], "rb").read()[4:8] != b"TFL3":
-    print("ERROR: Failed to load model"); print("ERROR: Benchmarking failed."); sys.exit(1)
-x = numpy.fromfile(re.sub(r".*(?<!:):(?!:)", "", given["input_layer_value_files"]), numpy.float32)
-print("Running benchmark for at least 5 iterations and at least 0 seconds but terminate if exceeding 150 seconds.")
-print("count=5 first=310 curr=255 min=250 max=310 avg=268.2 std=22\\n")
-print("Running benchmark for at least 1 iterations and at least 0 seconds but terminate if exceeding 150 seconds.")
-print("count=1 curr=252 p5=252 median=252 p95=252\\n")
-print("Inference timings in us: Init: 5579, First inference: 310, Warmup (avg): 268.2, Inference (avg): 252")
-if "output_filepath" in given:
-    open(given["output_filepath"], "wb").write(numpy.maximum(x, 0).tobytes())
-"""
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ YOUNGER = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "readl
 
 
 def test_nothing_of_it_uses_what_python_3_8_lacks() -> None:
-    """What is only seen when it runs: methods of a newer library, and generics of builtin types that are called."""
+    """Look for what fails only when it runs: younger methods, and generics of builtin types that are called."""
     for path in sorted(Path(device.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             assert not (isinstance(node, ast.Attribute) and node.attr in YOUNGER), (path.name, node.attr)

@@ -37,7 +37,7 @@ def open_worker(folder: Path, fake: str = "", **options: Any) -> Worker:
 
 
 def fails(worker: Worker, *inputs: Any) -> str:
-    """The one line of the ExportError that a call gives."""
+    """Return the message of the ExportError that a call raises; it must be one line."""
     with pytest.raises(ExportError) as caught:
         worker(*inputs)
     assert "\n" not in str(caught.value)
