@@ -1,4 +1,4 @@
-"""The real compiler's child with backends that misbehave: the name that a conversion asks for chooses how."""
+"""Run the real compiler's child with backends that fail. The name of the backend chooses how."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ place, lost, where = local.place, local.lost, local.where
 
 
 def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
-    """As the local transport, but this module."""
+    """Start this module instead of the one that the local transport starts."""
     assert module == "hnas.export.compiling.conversion"
     return local.start(__name__, environment)
 
@@ -36,7 +36,7 @@ def _compile(name: str, program: Any, path: Path, **options: Any) -> Any:
         case "memory":
             np.ones(2**30)
         case "frame":
-            os.write(4, b"garbage that is longer than a prefix")  # 3 and 4 are the frames' own
+            os.write(4, b"garbage that is longer than a prefix")  # 3 and 4 carry the frames
         case "raise":
             raise RuntimeError("boom\nand a page more")
         case "noise":
@@ -58,8 +58,8 @@ def _load(name: str) -> Any:
     return SimpleNamespace(missing=lambda: None, precisions=("fp32", "int8"), compile=convert)
 
 
-class _Spoiling(compiling.Compiling):
-    """Spoils the artifact after it was made."""
+class _Damaging(compiling.Compiling):
+    """Damage the artifact after it was made."""
 
     def do_compile(self, header: Any, arrays: Any) -> Any:
         reply = super().do_compile(header, arrays)
@@ -72,4 +72,4 @@ class _Spoiling(compiling.Compiling):
 
 if __name__ == "__main__":
     backends.load = _load
-    compiling.serve(compiling.dispatch(_Spoiling()))
+    compiling.serve(compiling.dispatch(_Damaging()))

@@ -1,4 +1,4 @@
-"""The real worker over a fake runtime, whose behaviour an artifact's note ``fake`` chooses."""
+"""Run the real worker with a fake runtime. The artifact's note ``fake`` chooses its behaviour."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from hnas.export.remote.transports import local
 
 
 def fake_artifact(folder: Path, fake: str = "", outputs: tuple[Tensor, ...] = (), **notes: object) -> Artifact:
-    """An artifact that the fake runtime opens; what it gives back is not stated, unless by ``outputs``."""
+    """Write an artifact for the fake runtime. It states no outputs but ``outputs``."""
     folder.mkdir(parents=True)
     (folder / "model").write_bytes(b"\0" * 8)
     x = Tensor("x", (1, 3), "float32")
@@ -29,7 +29,7 @@ def fake_artifact(folder: Path, fake: str = "", outputs: tuple[Tensor, ...] = ()
 
 
 def start(module: str, environment: Any) -> "subprocess.Popen[bytes]":
-    """As the local transport, but this module."""
+    """Start this module instead of the one that the local transport starts."""
     assert module == "hnas.export.device.serve_artifacts"
     return local.start(__name__, environment)
 
@@ -38,7 +38,7 @@ place, lost, where = local.place, local.lost, local.where
 
 
 class FakeRunner:
-    """Twice its inputs, or a disaster."""
+    """Return twice the inputs, or fail in a chosen way."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -74,7 +74,7 @@ class FakeRunner:
             case "calls":
                 return (np.array(self.calls),)
             case "frame":
-                os.write(4, b"garbage that is longer than a prefix")  # 3 and 4 are the frames' own
+                os.write(4, b"garbage that is longer than a prefix")  # 3 and 4 carry the frames
         return tuple(2 * value for value in inputs)
 
     def bind(self, *inputs: Any) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""A converter with a known fault, for the tests of what finds faults; ``python -m tests.export.faults`` is a command.
+"""Plant a fault in a converter, for the tests of diagnosis; ``python -m tests.export.faults`` is hnas-deploy with it.
 
 ONNX files of a process that called ``install`` have SiLU where the program has hard-swish.
 """
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def install() -> None:
-    """Put the fault into this process."""
+    """Plant the fault in this process."""
     write = onnx_file.write
 
     def faulty(program: Program, *args, **kwargs) -> None:

@@ -1,4 +1,4 @@
-"""A real sshd on this machine with keys and a config of its own, behind a link that a test can cut."""
+"""Run a real sshd on this machine with its own keys and config, behind a link that a test can cut."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 @dataclass
 class Link:
-    """A TCP proxy to ``target`` on ``port``: it counts what goes to the server, and cuts where it is told to."""
+    """Forward TCP from ``port`` to ``target``, count the bytes to the server, and cut on demand."""
 
     target: int
     port: int = field(default_factory=free_port)
@@ -68,7 +68,7 @@ class Link:
     def _accept(self, listener: socket.socket) -> None:
         while True:
             client, _ = listener.accept()
-            with self._turn:  # a cut comes before a connection or after it, never in the middle
+            with self._turn:  # a cut comes before or after a connection is opened
                 if self.down:
                     client.close()
                     continue
@@ -103,7 +103,7 @@ class Link:
 
 @dataclass
 class Loopback:
-    """The device: its cache folder, the link to it, and the folder whose ``ssh`` knows its keys."""
+    """Describe the device: its cache folder, its link, and the folder whose ``ssh`` has the keys."""
 
     link: Link
     cache: Path
@@ -117,7 +117,7 @@ class Loopback:
 
 @contextmanager
 def loopback(folder: Path, **environment: str) -> Iterator[Loopback]:
-    """``ssh board`` works with ``bin`` first on PATH for as long as the block lasts."""
+    """Let ``ssh board`` work during the block, with ``bin`` first on PATH."""
     assert SSHD is not None
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("host", "client"):
@@ -128,7 +128,7 @@ def loopback(folder: Path, **environment: str) -> Iterator[Loopback]:
     words = " ".join(f"{name}={value}" for name, value in environment.items())
     (folder / "sshd").write_text(SERVER.format(port=port, folder=folder, cache=cache, environment=words))
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd gives up root's rights
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd needs it to drop the rights of root
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd"], stderr=log)
     link = Link(port)

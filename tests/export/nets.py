@@ -1,4 +1,4 @@
-"""Small named nets with random batch-norm statistics: what the passes are shown to fire on."""
+"""Build small named networks with random batch-norm statistics, on which the passes fire."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution without bias and its batch norm."""
+    """Apply a convolution without bias and its batch norm."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 class Residual(nn.Module):
-    """The basic block of a ResNet."""
+    """Apply the basic block of a ResNet."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """8 convolutions, 8 batch norms; its classifier has a dropout."""
+    """Have 8 convolutions and 8 batch norms, and a dropout in the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ResNet(nn.Module):
 
 
 class Inverted(nn.Module):
-    """An inverted bottleneck with a depthwise convolution and ReLU6."""
+    """Apply an inverted bottleneck with a depthwise convolution and ReLU6."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Inverted(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """Like MobileNetV2, with its activations spelled out: clamp for ReLU6, arithmetic for hard-swish."""
+    """Resemble MobileNetV2, with decomposed activations: clamp for ReLU6, arithmetic for hard-swish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class MobileNet(nn.Module):
 
 
 class TwoByTwo(nn.Module):
-    """An image and a vector in; class scores and a small map out."""
+    """Take an image and a vector, and return class scores and a small map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class TwoByTwo(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """A ConvNeXt block after a normed stem: LayerNorm over channels by permutes, GELU spelled out with erf."""
+    """Apply a ConvNeXt block after a stem: LayerNorm over channels by permutes, GELU decomposed with erf."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class ConvNeXt(nn.Module):
 
 
 class Hybrid(nn.Module):
-    """Convolutions, then attention over the map's pixels with a table of positions that the graph computes."""
+    """Apply convolutions, then attention over the pixels with a table of positions that the graph computes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
 
 
 def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The named net in eval mode with seeded weights and statistics, and inputs for it."""
+    """Return the named network in eval mode with seeded weights and statistics, and inputs for it."""
     generator = torch.Generator().manual_seed(seed)
     create, shapes = SHAPES[name]
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""ONNX files made by hand, operator by operator: what exporters of the torch side would never write."""
+"""Build ONNX files operator by operator, also such as torch's exporter never writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLOAT = 1  # onnx.TensorProto.FLOAT; onnx itself is imported where it is used
 
 
 def weight(name: str, *shape: int, fill: float | None = None) -> Any:
-    """A seeded constant, or one that is ``fill`` in its first place."""
+    """Return a seeded constant, with ``fill`` as its first value if given."""
     import onnx
 
     values = np.random.default_rng(len(name)).normal(0, 0.3, size=shape).astype(np.float32)
@@ -32,7 +32,7 @@ def model(
     domains: tuple[str, ...] = (),
     dtype: int = FLOAT,
 ) -> Any:
-    """A model of one graph; names of inputs and outputs have their shapes, a string in one leaves that size open."""
+    """Return a model of one graph. Inputs and outputs map names to shapes; a string leaves a size open."""
     from onnx import helper
 
     def values(named: dict[str, Any]) -> list[Any]:
@@ -44,7 +44,7 @@ def model(
 
 
 def chain(*operators: Any, sizes: tuple[Any, ...] = (1, 3), **more: Any) -> Any:
-    """Operators one after another from x to y; one is its name, or its name and more inputs."""
+    """Return a chain of operators from x to y. Each is a name, or a name and more inputs."""
     from onnx import helper
 
     names = ["x", *(f"v{index}" for index in range(1, len(operators))), "y"]
@@ -54,7 +54,7 @@ def chain(*operators: Any, sizes: tuple[Any, ...] = (1, 3), **more: Any) -> Any:
 
 
 def convolution(batch: int | str = 1, *, fill: float | None = None, extra: str = "", **more: Any) -> Any:
-    """Convolution, ReLU, pooling, classifier on [batch, 3, 8, 8]; ``extra`` is one more operator, on its output."""
+    """Return convolution, ReLU, pooling and classifier on [batch, 3, 8, 8], and perhaps the operator ``extra``."""
     from onnx import helper
 
     nodes = [
@@ -72,7 +72,7 @@ def convolution(batch: int | str = 1, *, fill: float | None = None, extra: str =
 
 
 def save(made: Any, path: Path, data: str | None = None) -> Path:
-    """The model at ``path``; ``data`` names a file beside it that takes the weights."""
+    """Save the model to ``path``, its weights to the file ``data`` beside it if given. Return ``path``."""
     import onnx
 
     if data is None:
@@ -83,6 +83,6 @@ def save(made: Any, path: Path, data: str | None = None) -> Path:
 
 
 def images(count: int = 16, *shape: int) -> list[tuple[np.ndarray[Any, Any], ...]]:
-    """Seeded calls of batch 1."""
+    """Return seeded samples of batch 1."""
     rng = np.random.default_rng(0)
     return [(rng.normal(size=(1, *(shape or (3, 8, 8)))).astype(np.float32),) for _ in range(count)]

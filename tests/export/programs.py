@@ -8,7 +8,7 @@ from hnas.export.graph.program import capture
 
 
 class Apply(nn.Module):
-    """A module that is one function of its parts and its inputs."""
+    """Wrap one function of the module and its inputs."""
 
     def __init__(self, function, **parts):
         super().__init__()
@@ -24,13 +24,13 @@ class Apply(nn.Module):
 
 
 def program_of(function, *shapes, **parts):
-    """The program of ``function(self, *inputs)`` on seeded inputs of these shapes."""
+    """Return the program of ``function(self, *inputs)`` on seeded inputs of these shapes."""
     generator = torch.Generator().manual_seed(0)
     return capture(Apply(function, **parts), tuple(torch.randn(shape, generator=generator) for shape in shapes))
 
 
 def norm(features, kind=nn.BatchNorm2d):
-    """A batch norm with statistics and weights of its own."""
+    """Return a batch norm with random statistics and weights."""
     part = kind(features)
     part.running_mean.uniform_(-1, 1)
     part.running_var.uniform_(0.5, 2)
@@ -51,7 +51,7 @@ def apply(function, program):
         for want, have in zip(program(*inputs), result(*inputs), strict=True):
             torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-5)
     assert function(result).fired[-1] == (name, 0)
-    for node in result.module.graph.nodes:  # what later passes rely on
+    for node in result.module.graph.nodes:  # later passes rely on it
         value = node.meta.get("val")
         assert node.op != "call_function" or value is not None
     return count, {target.split(".")[1]: number for target, number in result.operators().items()}

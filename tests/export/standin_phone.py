@@ -1,4 +1,4 @@
-"""A stand-in for a phone's adbd: the documented wire protocol over TCP, so that the real `adb` talks to it.
+"""Stand in for the adbd of a phone: the documented wire protocol over TCP, so that the real `adb` talks to it.
 
 Messages and services as in the protocol.txt, services and shell-protocol files of AOSP's packages/modules/adb. Its
 shell is this machine's, with /data/local/tmp in a folder of the test's.
@@ -38,13 +38,13 @@ if "output_filepath" in given:
 """
 
 _HEADER = struct.Struct("<4s5I")
-_VERSION, _LARGEST = 0x01000001, 1 << 18  # the version since which no checksum is sent
+_VERSION, _LARGEST = 0x01000001, 1 << 18  # since this version no checksum is sent
 _STDIN, _STDOUT, _STDERR, _EXIT, _END_OF_STDIN = range(5)
 
 
 @dataclass
 class Phone:
-    """A device on ``port``. ``cut_at``: bytes into shells after which the connection goes away; ``down``: for good."""
+    """Serve a device on ``port``. ``cut_at``: bytes to shells after which the connection breaks; ``down``: for good."""
 
     folder: Path
     environment: dict[str, str]
@@ -129,7 +129,7 @@ class _Connection:
 
 
 class _Shell:
-    """One command: packets of the shell protocol in both directions, each write answered before the next."""
+    """Run one command: packets of the shell protocol in both directions, each write acknowledged before the next."""
 
     def __init__(self, connection: _Connection, number: int, theirs: int, text: str) -> None:
         self.connection, self.number, self.theirs = connection, number, theirs
@@ -183,7 +183,7 @@ class _Shell:
                     self.process.stdin.close()
 
     def end(self) -> None:
-        """The other side is gone: adbd closes the pipes."""
+        """Close the pipes, as adbd does when the other side is gone."""
         self.ready.release()
         assert self.process.stdin is not None
         with suppress(OSError, ValueError):
@@ -192,7 +192,7 @@ class _Shell:
 
 @contextmanager
 def phone(folder: Path, environment: dict[str, str]) -> Iterator[Phone]:
-    """A device that listens for as long as the block lasts; ``folder`` is its /data/local/tmp."""
+    """Let a device listen during the block. ``folder`` is its /data/local/tmp."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         found = Phone(folder, environment, port=listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Every backend is held to the precision that it states, on every named net, from the files that it wrote."""
+"""Every backend computes at the precision that it states, on every named network, from its saved files."""
 
 import os
 import subprocess
@@ -30,15 +30,15 @@ from tests.export import nets
 
 Arrays = tuple[NDArray[Any], ...]
 DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu", "tensorrt": "jetson"}
-FOLDERS: list[TemporaryDirectory[str]] = []  # those of the cached artifacts
-INT8_FLOOR_DB = 30.0  # seen: 33 to 43; the traps of each runtime give 2 to 21
+FOLDERS: list[TemporaryDirectory[str]] = []  # of the cached artifacts
+INT8_FLOOR_DB = 30.0  # measured: 33 to 43; known faults of the runtimes result in 2 to 21
 NETS = [
     name if name in ("hybrid", "two_by_two") else pytest.param(name, marks=pytest.mark.slow) for name in nets.SHAPES
 ]
 
 
 def need(backend: str) -> None:
-    """Skip where the backend cannot compile and run; fail there if HNAS_REQUIRE lists it."""
+    """Skip if the backend cannot compile and run; fail instead if HNAS_REQUIRE lists it."""
     runtime = "onnxruntime" if backend == "tensorrt" else backend
     message = backends.load(runtime).missing()
     if message and backend in os.environ.get("HNAS_REQUIRE", "").split(","):
@@ -48,7 +48,7 @@ def need(backend: str) -> None:
 
 
 def smooth(shape: tuple[int, ...], generator: torch.Generator) -> NDArray[Any]:
-    """An image that varies slowly, as real ones do: noise averages out inside a net and hides what int8 does."""
+    """Return an image that varies slowly, as real ones do. Noise averages out in a network and hides int8 errors."""
     if len(shape) < 4:
         return torch.randn(shape, generator=generator).numpy()
     coarse = torch.randn((*shape[:2], 4, 4), generator=generator)
@@ -61,7 +61,7 @@ def images(program: Program, seed: int, count: int) -> list[Arrays]:
 
 
 class Wide(nn.Module):
-    """Enough weights that they, and not the description of the graph, are the file."""
+    """Have so many weights that they dominate the size of the file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_bound_call_runs_what_a_call_runs(backend: str) -> None:
     source, runner = program("two_by_two"), opened(artifact(backend, "two_by_two", "fp32"))
     first, second = images(source, 3, 2)
     for value in first:
-        value.setflags(write=False)  # as what comes through a pipe
+        value.setflags(write=False)  # as arrays from a pipe are
     expected = runner(*first)
     call = runner.bind(*first)
     call()
@@ -231,7 +231,7 @@ def test_loading_needs_the_runtime_alone(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
 def test_bare_model_file_opens(backend: str) -> None:
-    """It knows nothing of layouts: a bare flatbuffer takes what the file takes."""
+    """A bare flatbuffer takes inputs in the layout of the file."""
     built = artifact(backend, "wide", "fp32")
     bare = backends.load(backend).load(Artifact.read(built.model))
     x = np.ones(built.inputs[0].shape, np.float32)

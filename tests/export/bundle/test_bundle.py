@@ -1,4 +1,4 @@
-"""The bundle: whole or absent, every byte accounted for, every claim on the card labelled."""
+"""Bundles are complete or absent, changes of any byte are refused, and the card labels every figure."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool
     path = folder / "manifest.json"
     value = json.loads(path.read_text())
     change(value)
-    value["digest"] = "0" * len(value.pop("digest"))  # last again
+    value["digest"] = "0" * len(value.pop("digest"))  # the last key again
     text = json.dumps(value)
     path.write_text(text[:-66] + hashlib.sha256(text.encode()).hexdigest() + text[-2:] if seal else text)
 
@@ -113,7 +113,7 @@ def test_a_bundle_needs_only_artifact_latency_and_check(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle for tests that put back what they change."""
+    """Write a bundle for tests that restore what they change."""
     return a_bundle(tmp_path_factory.mktemp("one")).path
 
 

@@ -1,4 +1,4 @@
-"""Whatever a converter does in the compiler's process, the next conversion succeeds, to the bytes it has in-process."""
+"""Whatever a converter does in the compiler's process, the next conversion succeeds, with the bytes of a local one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hnas.export.remote.process import Process
 from tests.conftest import need
 from tests.export import fake_compiler, nets
 
-MEMORY = 3000  # MB; torch alone takes a part of it
+MEMORY = 3000  # MB, a part of which torch needs
 
 
 def program(name: str = "two_by_two", backend: str = "reference") -> Program:
@@ -78,7 +78,7 @@ def test_a_program_arrives_as_it_was(name: str) -> None:
 
 
 class Odd(nn.Module):
-    """Tied weights, a buffer of each rare kind, memory in another order, infinities."""
+    """Combine tied weights, rare kinds of buffers, another memory format and infinities."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ def real() -> Iterator[Compiler]:
 
 
 def counted_anew(text: str) -> str:
-    """An OpenVINO model without what counts objects of the whole process: its name, and names that end in a number."""
+    """Renumber the names of an OpenVINO model, which count the objects of the whole process."""
     seen: dict[str, str] = {}
     return re.sub(r'"(Model\d+|\w+_\d+)"', lambda found: seen.setdefault(found[1], f'"{len(seen)}"'), text)
 

@@ -1,4 +1,4 @@
-"""From module to proved artifact, and each way that ends in one line and nothing written."""
+"""A module becomes a verified artifact; each error is one line and leaves nothing behind."""
 
 import json
 import os
@@ -247,7 +247,7 @@ def test_reference_checks_its_inputs(tmp_path):
 
 
 class Sequence(nn.Module):
-    """Integers in: what a probe must not turn into noise."""
+    """Take integers, which a probe must not replace by noise."""
 
     def __init__(self):
         super().__init__()

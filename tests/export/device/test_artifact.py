@@ -1,4 +1,4 @@
-"""The artifact folder: what is written reads back equal, and nothing hostile or changed gets through."""
+"""Artifacts read back as they were written; changed and hostile ones are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hnas.export.device.artifact import Artifact, Tensor, check_name, digest_fil
 
 
 def artifact_in(folder: Path) -> Artifact:
-    """A small artifact of two files, written to ``folder``."""
+    """Write a small artifact of two files to ``folder``."""
     (folder / "weights").mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"the graph")
     (folder / "weights/w.bin").write_bytes(bytes(range(20)))

@@ -1,4 +1,4 @@
-"""A runtime that lends a thread a stack for signals does not take the thread's own away."""
+"""The signal stack of a thread is restored after a runtime replaced it."""
 
 import faulthandler
 import gc
@@ -14,7 +14,7 @@ from tests.conftest import need
 
 def test_models_that_end_in_the_order_in_which_they_began_leave_the_stack_for_signals(tmp_path: Path) -> None:
     need("openvino", backends.load("openvino").missing())
-    assert faulthandler.is_enabled()  # it has such a stack; without one there is nothing to keep
+    assert faulthandler.is_enabled()  # it installs a signal stack, without which there is nothing to restore
     before = place()
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
     path = export.compile(net, torch.randn(1, 3, 8, 8), device="openvino-cpu", path=tmp_path / "a").source

@@ -1,4 +1,4 @@
-"""A worker behind the real `adb`, which talks to a stand-in for a phone's daemon: no phone takes part in this."""
+"""Workers run behind the real `adb`, which talks to a stand-in for the daemon of a phone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATH = f"{Path(sys.executable).parent}:/usr/bin:/bin"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An adb server of our own, with its own keys, so that nobody's phones are seen."""
+    """Start an adb server for the tests, with its own keys and port, so that no real phone is seen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
         patch.setenv("ANDROID_SDK_HOME", str(tmp_path_factory.mktemp("keys")))
@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def device(server: None, tmp_path: Path) -> Iterator[Phone]:
-    """A phone whose python3 is this one."""
+    """Connect a phone whose python3 is this Python."""
     with phone(tmp_path / "tmp", {"PATH": PATH}) as found:
         said = subprocess.run(["adb", "connect", found.serial], check=True, capture_output=True, text=True).stdout
         assert "connected to" in said
@@ -56,7 +56,7 @@ def device(server: None, tmp_path: Path) -> Iterator[Phone]:
 
 @pytest.fixture
 def bare(device: Phone) -> Phone:
-    """A phone without Python, and the tool on it."""
+    """Connect a phone without Python, but with the tool."""
     device.environment["PATH"] = str(device.folder / "bin")
     (device.folder / "bin").mkdir()
     words = ["sh", "env", "mkdir", "touch", "cat", "wc", "sha256sum", "cut", "ls", "tail", "rm", "mv", "uname", "nproc"]
@@ -180,11 +180,11 @@ def test_an_adb_that_is_killed_while_a_net_runs_loses_nothing(device: Phone, art
     sent = device.sent
     with Worker(artifact, transport=host) as worker:
         np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
-    assert device.sent - sent < artifact.size_bytes + 20_000  # questions: the files are there
+    assert device.sent - sent < artifact.size_bytes + 20_000  # requests only: the files are there
 
 
 def serving(host: adb.AdbHost) -> set[int]:
-    """The processes of workers on the phone: both ends are this machine."""
+    """Return the processes of workers on the phone, which is this machine, too."""
     listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
     wanted = f"{host._program} hnas.export.device.serve_artifacts"
     return {int(line.split()[0]) for line in listed.splitlines() if wanted in line and "c=$?" not in line}

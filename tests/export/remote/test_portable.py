@@ -1,4 +1,4 @@
-"""The program that travels to a device: whole, and for any Python from 3.8."""
+"""The program that is sent to a device is complete, and runs on Python 3.8."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ for name in {modules}:
 
 
 def test_every_module_of_it_runs_on_an_old_python(program: Path, tmp_path: Path) -> None:
-    """With the standard library alone: numpy is a stand-in, its use is proved where a runtime is there."""
+    """Import every module with the standard library alone and a stand-in for numpy."""
     old = old_python()
     if old is None:
         pytest.skip("there is no Python 3.8 or 3.9 on PATH or in pyenv")

@@ -1,4 +1,4 @@
-"""A worker behind a real sshd on this machine: measured there, cut in the middle, and one line for what goes wrong."""
+"""Workers run behind a real sshd on this machine; cut connections are opened again, and each error is one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture
 def host(board: Loopback) -> Iterator[SshHost]:
-    """A device that has what this Python has."""
+    """Connect to a device that has the packages of this Python."""
     found = SshHost(f"{board.address}{sys.executable}")
     found._sender._pause = 0.05
     yield found
@@ -54,7 +54,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def relu(folder: Path, ir: int = 8, rubbish: int = 0) -> Artifact:
-    """max(x, 0) for ONNX Runtime, in a file that is ``rubbish`` bytes larger than it must be."""
+    """Write max(x, 0) for ONNX Runtime, in a file with ``rubbish`` additional bytes."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, X.shape) for name in "xy"]
@@ -95,11 +95,11 @@ def test_a_net_runs_and_is_measured_there(host: SshHost, board: Loopback, artifa
     assert list(versions) == ["onnxruntime"]
     placed = [path.name for path in (board.cache / "artifacts").iterdir()]
     assert len(placed) == 1
-    assert len(placed[0]) == 64  # one, and nothing half-written
+    assert len(placed[0]) == 64  # one folder, complete
 
 
 def test_a_bare_python_3_8_with_a_real_runtime(board: Loopback, artifact: Artifact) -> None:
-    """Nothing of ours is installed there, and no torch: an environment that holds numpy and onnxruntime alone."""
+    """Use an environment with numpy and onnxruntime alone: no hnas, no torch."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hnas-tests" / "python38"
     if not OLD.is_file():
         pytest.skip(f"there is no Python 3.8 at {OLD}")
@@ -154,7 +154,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(host: SshHost, board: Loopback)
     before = board.link.sent
     place = Path(host.place(large.path))
     assert Artifact.read(place).digest == large.digest
-    assert board.link.sent - before < 3_000_000 + 2 * sending.PIECE + 300_000  # one piece twice at most, and the rest
+    assert board.link.sent - before < 3_000_000 + 2 * sending.PIECE + 300_000  # at most one piece is sent twice
     with Worker(large, transport=host) as worker:
         np.testing.assert_array_equal(worker(X)[0], np.maximum(X, 0))
 
@@ -170,7 +170,7 @@ def test_a_link_that_stays_down_is_one_line_and_nothing_is_lost(host: SshHost, b
     watch.join()
     board.link.down = False
     before = board.link.sent
-    assert Artifact.read(host.place(large.path)).digest == large.digest  # the same host, which connects again
+    assert Artifact.read(host.place(large.path)).digest == large.digest  # the same host connects again
     assert board.link.sent - before < 1_700_000
 
 
@@ -199,7 +199,7 @@ def test_a_client_that_is_killed_ends_the_device_side_too(host: SshHost, artifac
     mine = serving(host) - before
     assert mine
     worker._process.kill()
-    worker._process.wait()  # until it is dead its connection stands, and the worker there may still answer
+    worker._process.wait()  # its connection lasts until it is dead
     with pytest.raises(Disconnected):
         worker(X)
     end = time.monotonic() + 60
@@ -209,7 +209,7 @@ def test_a_client_that_is_killed_ends_the_device_side_too(host: SshHost, artifac
 
 
 def serving(host: SshHost) -> set[int]:
-    """The processes of workers behind ``host``: both ends are this machine."""
+    """Return the processes of workers behind ``host``, which is this machine, too."""
     listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return {
         int(line.split()[0])

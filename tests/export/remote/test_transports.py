@@ -1,4 +1,4 @@
-"""Files and workers behind a transport: whole or not at all, on any Python from 3.8, one line for what goes wrong."""
+"""Uploads arrive complete or not at all, interrupted ones are resumed, and each error is one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.export.fake_worker import fake_artifact
 
 
 class Board:
-    """This machine as a device: the program that travels, its own cache, and a connection that breaks when told to."""
+    """Use this machine as a device: the sent program, a cache of its own, a connection that breaks on demand."""
 
     where = "test://board"
 
@@ -38,7 +38,7 @@ class Board:
         self.program = folder / "device.pyz"
         self.program.write_bytes(portable.program())
         self.started = 0
-        self.before: Any = None  # what the child's process does before it runs
+        self.before: Any = None  # called in the child before it runs
 
     def start(self, module: str, environment: Any) -> subprocess.Popen[bytes]:
         self.started += 1
@@ -115,7 +115,7 @@ def test_what_was_cut_goes_on_where_it_stopped(board: Board, monkeypatch: pytest
     monkeypatch.setattr(sender, "_write", cutting)
     assert contents(Path(sender.place(artifact.path))) == contents(artifact.path)
     assert board.started == 3
-    assert sender._sent == artifact.size_bytes + (artifact.path / "artifact.json").stat().st_size  # nothing twice
+    assert sender._sent == artifact.size_bytes + (artifact.path / "artifact.json").stat().st_size  # each byte once
 
 
 def test_a_file_that_is_there_already_is_not_sent_again(board: Board) -> None:
@@ -150,9 +150,9 @@ def test_bytes_that_changed_on_the_way_are_sent_again(board: Board, tmp_path: Pa
     artifact = an_artifact(board.folder / "a")
     place = Path(Sender(board).place(artifact.path))
     part = place.rename(place.with_name(place.name + ".part"))
-    (part / "model.onnx").write_bytes(b"\0" * 600_000)  # what a cut left, spoiled
+    (part / "model.onnx").write_bytes(b"\0" * 600_000)  # an interrupted upload, damaged
     assert contents(Path(Sender(board).place(artifact.path))) == contents(artifact.path)
-    (place / "model.onnx").write_bytes(b"rotten")  # and what lay there for a year
+    (place / "model.onnx").write_bytes(b"rotten")  # a complete upload, damaged
     assert contents(Path(Sender(board).place(artifact.path))) == contents(artifact.path)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a runtime does in the worker, the parent gets outputs or one line, and lives on."""
+"""Whatever a runtime does in a worker, the parent gets outputs or an error of one line."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_one_process_opens_artifact_after_artifact(tmp_path: Path) -> None:
                 worker.open(fake_artifact(tmp_path / fake, "bad"))
             assert "\n" not in str(caught.value)
         worker.open(fake_artifact(tmp_path / "2", "calls"))
-        assert int(worker(X)[0]) == 1  # a fresh runner
+        assert int(worker(X)[0]) == 1  # a new runner
         assert worker._process.pid == process
         with pytest.raises(ValueError, match=r"this worker runs fake, .* wants absent"):
             worker.open(fake_artifact(tmp_path / "3", verify_with="absent"))
