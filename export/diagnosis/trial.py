@@ -27,7 +27,7 @@ from hnas.export.device.records import JSON
 from hnas.export.graph.fusion import Pass, fuse, passes_for
 from hnas.export.graph.program import Program
 from hnas.export.int8.calibration import Range, activation_ranges
-from hnas.export.int8.simulation import outputs, quantised, simulate, sqnr_db
+from hnas.export.int8.simulation import quantised, run_samples, simulate, sqnr_db
 from hnas.export.proof.verification import LIMITS, check
 from hnas.export.remote.worker import Worker
 
@@ -239,7 +239,7 @@ def limit_db(program: Program, calls: Sequence[Call], precision: str, exact: flo
         wider = {name: (low * factor, high * factor) for name, (low, high) in ranges.items()}
         rounded = simulate(program, wider)
         every = [_rounded_everywhere(rounded, wider, call) for call in calls]
-        reached += [sqnr_db(expected, outputs(rounded, data)), sqnr_db(expected, every)]
+        reached += [sqnr_db(expected, run_samples(rounded, data)), sqnr_db(expected, every)]
     return min(reached) - _MARGIN_DB
 
 

@@ -1,12 +1,13 @@
-"""Which values the activations of a program take: what an int8 grid has to cover, by four methods of the literature.
+"""Find the range of values of each activation that an int8 grid must cover, by four published methods.
 
-Nothing but running extremes and histograms is kept: a net of any size, on any number of samples, in constant memory.
+Use: ``activation_ranges(program, samples, "minmax")``. Memory use is constant for any number of samples, because only
+running extremes and histograms are kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -16,36 +17,42 @@ from torch import Tensor, fx
 
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.program import Program
-from hnas.export.graph.samples import Arrays, require_samples
+from hnas.export.graph.samples import Samples, require_samples
 
 Range = tuple[float, float]  # the lowest and the highest value
-_Histogram = NDArray[np.float64]  # counts of BINS equal bins over a range
+_Histogram = NDArray[np.float64]  # counts in BINS equal bins over a range
 
 BINS = 2048
-_COUNTED = 32  # calls in a histogram: a map has thousands of values in each, and a search pays for them all
-LEVELS = 256  # of int8
-KEPT = 0.9999  # of all values: what "percentile" leaves inside
+_COUNTED = 32  # samples in a histogram; a map has thousands of values in each, and more samples cost time
+LEVELS = 256  # values of int8
+KEPT = 0.9999  # share of all values that "percentile" keeps
 
 
-def activation_ranges(program: Program, data: Sequence[Arrays], method: str = "minmax") -> dict[str, Range]:
-    """The range to quantise every floating point value of the graph to, by node name, inputs included.
+def activation_ranges(program: Program, samples: Samples, method: str = "minmax") -> dict[str, Range]:
+    """Return the range to quantise each floating-point value of the graph to, by node name, inputs included.
 
-    data: calls of the program, each a tuple of arrays of its inputs' shapes and types. Extremes are those of all calls;
-    the other methods run up to COUNTED of them, evenly chosen, once more for the histograms.
-    method:
+    samples: inputs of the program; each sample is a tuple of arrays with the shapes and types of the inputs.
+    method: one of these:
+
     1. minmax: the lowest and the highest value over all samples.
-    2. percentile: 99.99 % of the values, as much cut off below as above (arXiv 2004.09602, 3.2).
-    3. entropy: no value farther from 0 than the threshold at which quantising the magnitudes loses the least
-       information, in Kullback-Leibler divergence (Migacz, 8-bit inference with TensorRT, GTC 2017).
-    4. mse: the range on whose 256 levels the histogram has the least squared error (arXiv 1810.05723).
+    2. percentile: 99.99 % of the values; equal shares are cut off at both ends (arXiv 2004.09602, 3.2).
+    3. entropy: clipped at the threshold with the least Kullback-Leibler divergence of the quantised magnitudes
+       (Migacz, 8-bit inference with TensorRT, GTC 2017).
+    4. mse: the range whose 256 levels have the least squared error on the histogram (arXiv 1810.05723).
 
-    Infinities (masks) are left out; a value that is nothing else has the range (0, 0). Constants are no activations and
-    have no entry. A range is as seen: a quantiser that has to represent 0 widens it.
-    ValueError for an unknown method and samples that do not fit, ExportError for a value that is NaN.
+    Methods 2 to 4 run up to 32 evenly chosen samples a second time for the histograms. Infinities (masks) are left out;
+    a value that is infinite everywhere has the range (0, 0). Constants have no entry. A range is the observed one: a
+    quantiser that must represent 0 widens it.
+
+    Raises:
+        ValueError: the method is unknown, or there are no samples.
+        ExportError: a value is NaN.
+
+    Example: ``activation_ranges(program, samples, "entropy")["conv2d"]`` returns ``(-1.9, 2.3)``.
     """
     if method not in METHODS:
         raise ValueError(f"no calibration method {method!r}; known: {', '.join(METHODS)}")
-    calls = require_samples(data)
+    samples = require_samples(samples)
     ends: dict[str, Range] = {}
 
     def widen(name: str, value: Tensor) -> None:
@@ -53,7 +60,7 @@ def activation_ranges(program: Program, data: Sequence[Arrays], method: str = "m
         seen = ends.get(name, (math.inf, -math.inf))
         ends[name] = (min(low, seen[0]), max(high, seen[1]))
 
-    observe(program, calls, widen)
+    observe(program, samples, widen)
     seen = {name: found if found[0] <= found[1] else (0.0, 0.0) for name, found in ends.items()}
     reduce = METHODS[method]
     if reduce is None:
@@ -64,12 +71,12 @@ def activation_ranges(program: Program, data: Sequence[Arrays], method: str = "m
         if name in counts:
             counts[name] += torch.histc(value.float(), BINS, *seen[name])
 
-    observe(program, calls[:: -(-len(calls) // _COUNTED)], count)
+    observe(program, samples[:: -(-len(samples) // _COUNTED)], count)
     return {name: reduce(counts[name].numpy(), found) if name in counts else found for name, found in seen.items()}
 
 
-def observe(program: Program, calls: Sequence[Arrays], see: Callable[[str, Tensor], None]) -> None:
-    """Run the program on every call and show ``see`` each floating point value as it is made, constants left out."""
+def observe(program: Program, samples: Samples, see: Callable[[str, Tensor], None]) -> None:
+    """Run the program on every sample, and call ``see(name, value)`` for each floating-point value but constants."""
 
     class Observed(fx.Interpreter):
         def run_node(self, n: fx.Node) -> object:
@@ -80,25 +87,25 @@ def observe(program: Program, calls: Sequence[Arrays], see: Callable[[str, Tenso
 
     interpreter = Observed(program.module)
     with torch.no_grad():
-        for call in calls:
-            interpreter.run(*(torch.from_numpy(array) for array in call))
+        for sample in samples:
+            interpreter.run(*(torch.from_numpy(array) for array in sample))
 
 
 def _extremes(name: str, value: Tensor) -> Range:
-    """The finite extremes of a value, (inf, -inf) where it has none; ExportError for NaN."""
+    """Return the finite extremes of a value, or (inf, -inf) where it has none; raise ExportError for NaN."""
     if not value.numel():
         return math.inf, -math.inf
     low, high = (float(extreme) for extreme in torch.aminmax(value))
     if math.isfinite(low) and math.isfinite(high):
         return low, high
     if bool(torch.isnan(value).any()):
-        raise ExportError(f"value {name} is NaN on a calibration sample; look at its weights and that input")
+        raise ExportError(f"value {name} is NaN on a calibration sample; check the weights and that sample")
     finite = value[torch.isfinite(value)]
     return _extremes(name, finite)
 
 
 def _percentile(counts: _Histogram, seen: Range) -> Range:
-    """The range without (1 - KEPT) / 2 of the values at either end; a pile of equal values, as of ReLU, stays whole."""
+    """Case 2: cut off (1 - KEPT) / 2 of the values at each end; never divide a bin, such as the zeros of a ReLU."""
     shares = np.cumsum(counts) / counts.sum()
     tail = (1.0 - KEPT) / 2
     first = int(np.searchsorted(shares, tail, side="right"))
@@ -108,11 +115,11 @@ def _percentile(counts: _Histogram, seen: Range) -> Range:
 
 
 def _entropy(counts: _Histogram, seen: Range) -> Range:
-    """The range clipped to the threshold of the least divergence; magnitudes have half the levels, as in the source."""
+    """Case 3: clip at the threshold of the least divergence; magnitudes have half the levels, as in the source."""
     top = max(abs(seen[0]), abs(seen[1]))
     centres = np.abs(_centres(seen))
     magnitudes, _ = np.histogram(centres, BINS, (0.0, top), weights=counts)
-    magnitudes[0] = magnitudes[1]  # exact zeros quantise to themselves at any threshold and would drown the rest
+    magnitudes[0] = magnitudes[1]  # exact zeros are exact at any threshold, and would outweigh all other bins
     candidates = range(LEVELS // 2, BINS + 1, LEVELS // 16)
     best = min(candidates, key=lambda bins: _divergence(magnitudes, bins))
     threshold = top * best / BINS
@@ -120,7 +127,7 @@ def _entropy(counts: _Histogram, seen: Range) -> Range:
 
 
 def _divergence(magnitudes: _Histogram, bins: int) -> float:
-    """KL divergence of the first ``bins``, clipped values added to the last, from their LEVELS / 2 level form."""
+    """Return the KL divergence of the first ``bins``, with clipped values in the last, from their LEVELS / 2 levels."""
     inside = magnitudes[:bins]
     wanted = inside.copy()
     wanted[-1] += magnitudes[bins:].sum()
@@ -137,7 +144,7 @@ def _divergence(magnitudes: _Histogram, bins: int) -> float:
 
 
 def _mse(counts: _Histogram, seen: Range) -> Range:
-    """The range of the least squared error: its two ends are shrunk in turns, each over a grid of 64 steps."""
+    """Case 4: minimise the squared error by shrinking the two ends alternately, each over a grid of 64 steps."""
     centres, (low, high) = _centres(seen), seen
     shrunk = np.linspace(1.0, 1 / 64, 64)
     for _ in range(2):
@@ -149,7 +156,7 @@ def _mse(counts: _Histogram, seen: Range) -> Range:
 
 
 def _least(ends: _Histogram, error: Callable[[float], float]) -> float:
-    """The end of the least error; those behind one of four times that are not tried: clipping only gets worse."""
+    """Return the end of the least error; stop at four times the least error, since more clipping is only worse."""
     best, least = float(ends[0]), math.inf
     for end in map(float, ends):
         found = error(end)
@@ -161,7 +168,7 @@ def _least(ends: _Histogram, error: Callable[[float], float]) -> float:
 
 
 def _error(centres: _Histogram, counts: _Histogram, low: float, high: float) -> float:
-    """Squared error of the histogram on LEVELS levels that cover ``low``, ``high`` and 0."""
+    """Return the squared error of the histogram on LEVELS levels that cover ``low``, ``high`` and 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     step = (high - low) / (LEVELS - 1)
     rounded = np.clip(np.rint((centres - low) / step), 0, LEVELS - 1) * step + low

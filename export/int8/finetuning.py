@@ -1,25 +1,25 @@
-"""A short quantisation-aware training: the rounding is in the graph, the float program is the teacher, no labels."""
+"""Train weights for int8 with the float program as teacher, without labels: ``finetune(program, samples)``."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
 
 from hnas.export.graph.nodes import bound, constant_value, edit, set_weights
 from hnas.export.graph.program import Program, as_tuple
-from hnas.export.graph.samples import Arrays
+from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import Range, activation_ranges
-from hnas.export.int8.simulation import layers, outputs, simulate
+from hnas.export.int8.simulation import quantised_layers, run_samples, simulate
 
-BATCH = 16  # samples an update
+_BATCH = 16  # samples per update
 
 
 def finetune(
     program: Program,
-    data: Sequence[Arrays],
+    samples: Samples,
     ranges: Mapping[str, Range] | None = None,
     *,
     teacher: Program | None = None,
@@ -27,31 +27,38 @@ def finetune(
     rate: float = 1e-4,
     seed: int = 0,
 ) -> Program:
-    """Train weights and biases so that the program in int8 answers ``data`` as the program in float does.
+    """Train weights and biases until the int8 program gives the outputs of the float program on ``samples``.
 
-    Forward passes round weights and activations as int8 will, backward passes see through it (straight-through,
-    arXiv 1308.3432; arXiv 1806.08342, 3.2). The loss is the squared distance to the float outputs, each output over its
-    own spread. ``teacher`` is the program whose answers they are where an edit has moved this one from it. Adam at
-    ``rate``, falling to 0 as a cosine. Ranges stay as they were: a backend calibrates its own.
+    Forward passes round weights and activations like int8; gradients ignore the rounding (straight-through estimator,
+    arXiv 1308.3432; arXiv 1806.08342, 3.2). The loss is the squared distance to the float outputs, each output divided
+    by its spread. The optimiser is Adam with a cosine schedule from ``rate`` to 0.
+
+    samples: inputs to train on, in updates of 16.
+    ranges: the result of ``activation_ranges`` on ``samples``; None computes it. Training does not change the ranges,
+        because a backend calibrates again.
+    teacher: the program whose outputs are the target; None for ``program`` itself.
+    epochs: passes over ``samples``.
+    rate: initial learning rate.
+    seed: of the order of samples.
 
     1. Convolutions and linear layers with constant weights of their own: trained.
-    2. Everything else, a batch norm that no layer took in too: stays as it is.
+    2. Everything else, including a batch norm that no layer absorbed: unchanged.
     """
-    ranges = activation_ranges(program, data) if ranges is None else ranges
-    whole = _takes_batches(program, data)
-    answers = outputs(teacher or program, data)
+    ranges = activation_ranges(program, samples) if ranges is None else ranges
+    whole = _takes_batches(program, samples)
+    answers = run_samples(teacher or program, samples)
     spread = [max(float(torch.stack(values).double().std()), 1e-12) for values in zip(*answers, strict=True)]
     student = copy.deepcopy(simulate(program, ranges).module)
     tensors = _trained(student, program)
     optimiser = torch.optim.Adam(list(tensors.values()), lr=rate)
     generator = torch.Generator().manual_seed(seed)
-    total = epochs * -(-len(data) // BATCH)
+    total = epochs * -(-len(samples) // _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, total))
     with torch.enable_grad():
-        for chosen in _batches(len(data), epochs, generator):
+        for chosen in _batches(len(samples), epochs, generator):
             optimiser.zero_grad()
             for part in [chosen] if whole else [[index] for index in chosen]:
-                got = as_tuple(student(*_stacked([data[index] for index in part])))
+                got = as_tuple(student(*_stacked([samples[index] for index in part])))
                 want = [torch.cat(values) for values in zip(*(answers[index] for index in part), strict=True)]
                 pairs = zip(got, want, spread, strict=True)
                 loss = sum((((g - w) / s).square().mean() for g, w, s in pairs), torch.zeros(()))
@@ -60,7 +67,7 @@ def finetune(
             schedule.step()
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = layers(module)
+        found = quantised_layers(module)
         for layer in found:
             values = bound(layer.node)
             weight = tensors[str(values["weight"].target)].detach()
@@ -72,10 +79,10 @@ def finetune(
 
 
 def _trained(student: fx.GraphModule, program: Program) -> dict[str, Tensor]:
-    """Weights and biases of the layers in the student, as leaves of their own, by name."""
+    """Make the weights and biases of the layers in ``student`` parameters of their own, and return them by name."""
     names = [
         str(part.target)
-        for layer in layers(program.module)
+        for layer in quantised_layers(program.module)
         for part in (bound(layer.node)["weight"], bound(layer.node)["bias"])
         if part is not None
     ]
@@ -92,23 +99,23 @@ def _trained(student: fx.GraphModule, program: Program) -> dict[str, Tensor]:
     return found
 
 
-def _takes_batches(program: Program, data: Sequence[Arrays]) -> bool:
-    """Whether the graph gives for two stacked calls what it gives for each: shapes in it may say otherwise."""
-    pair = [data[0], data[-1]]
+def _takes_batches(program: Program, samples: Samples) -> bool:
+    """Return whether two stacked samples give the outputs of each; a graph with fixed shapes in it does not."""
+    pair = [samples[0], samples[-1]]
     try:
         stacked = program(*_stacked(pair))
     except (RuntimeError, ValueError):
         return False
-    single = [torch.cat(values) for values in zip(*outputs(program, pair), strict=True)]
+    single = [torch.cat(values) for values in zip(*run_samples(program, pair), strict=True)]
     same = zip(stacked, single, strict=True)
     return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in same)
 
 
-def _stacked(calls: Sequence[Arrays]) -> list[Tensor]:
-    return [torch.cat([torch.from_numpy(array) for array in arrays]) for arrays in zip(*calls, strict=True)]
+def _stacked(samples: Samples) -> list[Tensor]:
+    return [torch.cat([torch.from_numpy(array) for array in arrays]) for arrays in zip(*samples, strict=True)]
 
 
 def _batches(count: int, epochs: int, generator: torch.Generator) -> Iterator[list[int]]:
     for _ in range(epochs):
         order = torch.randperm(count, generator=generator).tolist()
-        yield from (order[start : start + BATCH] for start in range(0, count, BATCH))
+        yield from (order[start : start + _BATCH] for start in range(0, count, _BATCH))

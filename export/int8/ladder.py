@@ -1,24 +1,24 @@
-"""What int8 lost, won back: edits of the float graph in order of their cost, each kept only where it helps."""
+"""Recover accuracy that int8 lost, by edits of the float graph: ``recover(program, samples, "equalise")``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from hnas.export.device.records import JSON
 from hnas.export.graph.program import Program
-from hnas.export.graph.samples import Arrays
+from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import activation_ranges
 from hnas.export.int8.equalisation import equalise
 from hnas.export.int8.finetuning import finetune
 from hnas.export.int8.policy import LADDER
 from hnas.export.int8.rounding import correct_biases, round_weights
-from hnas.export.int8.simulation import outputs, simulate, sqnr_db
+from hnas.export.int8.simulation import run_samples, simulate, sqnr_db
 
-Edit = Callable[[Program, Sequence[Arrays]], Program]
+_Edit = Callable[[Program, Samples], Program]
 
-# The edits of a rung in the order in which they are made. Nothing rounds after `finetune`: it has trained the weights
-# for the nearest level, and turning them over cost 6 dB on a hybrid net.
-RUNGS: Mapping[str, tuple[Edit, ...]] = {
+# The edits of each rung, in order. No edit rounds weights after `finetune`, which trains them for the nearest level:
+# rounding them again cost 6 dB on a hybrid net.
+RUNGS: Mapping[str, tuple[_Edit, ...]] = {
     "bias": (correct_biases,),
     "equalise": (equalise, correct_biases),
     "round": (equalise, round_weights),
@@ -27,28 +27,33 @@ RUNGS: Mapping[str, tuple[Edit, ...]] = {
 assert tuple(RUNGS) == LADDER
 
 
-def recover(program: Program, data: Sequence[Arrays], rung: str) -> tuple[Program, list[JSON]]:
-    """The program with the edits of ``rung``, and what each of them did to the simulated int8 output.
+def recover(program: Program, samples: Samples, rung: str) -> tuple[Program, list[JSON]]:
+    """Return the program with the edits of ``rung``, and a record of each edit for the artifact's notes.
 
-    Edits are fitted to three quarters of ``data`` and judged on the rest: one that does not raise the signal-to-noise
-    ratio of the simulated int8 outputs there is left out. With fewer than 16 samples both are all of them.
-    ValueError for an unknown rung.
+    Edits are fitted to three quarters of ``samples`` and judged on the rest. An edit is kept only if it raises the
+    signal-to-noise ratio of the simulated int8 outputs there. With fewer than 16 samples, all are used for both.
+
+    Raises:
+        ValueError: the rung is unknown.
+
+    Example: ``recover(program, samples, "bias")[1]`` is
+    ``[{"edit": "correct_biases", "sqnr_db": [24.1, 27.3], "kept": True}]``.
     """
     if rung not in RUNGS:
         raise ValueError(f"no rung {rung!r} to recover int8 accuracy; known: {', '.join(RUNGS)}")
-    cut = len(data) * 3 // 4 if len(data) >= 16 else len(data)
-    fitted, held = data[:cut], data[cut:] or data
-    expected = outputs(program, held)
+    cut = len(samples) * 3 // 4 if len(samples) >= 16 else len(samples)
+    fitted, held = samples[:cut], samples[cut:] or samples
+    expected = run_samples(program, held)
 
-    def level(candidate: Program) -> float:
-        ranges = activation_ranges(candidate, data)
-        return sqnr_db(expected, outputs(simulate(candidate, ranges), held))
+    def quality(candidate: Program) -> float:
+        ranges = activation_ranges(candidate, samples)
+        return sqnr_db(expected, run_samples(simulate(candidate, ranges), held))
 
-    teacher, best = program, level(program)
+    teacher, best = program, quality(program)
     edits: list[JSON] = []
     for edit in RUNGS[rung]:
         candidate = finetune(program, fitted, teacher=teacher) if edit is finetune else edit(program, fitted)
-        found = level(candidate)
+        found = quality(candidate)
         kept = found > best
         edits.append({"edit": edit.__name__, "sqnr_db": [round(best, 1), round(found, 1)], "kept": kept})
         if kept:

@@ -1,8 +1,11 @@
-"""Mixed precision: which blocks of a program int8 hurts, and the fastest assignment that keeps what is asked."""
+"""Find the blocks that lose accuracy in int8, and the fastest accepted assignment of blocks to int8 and float.
+
+Use: ``assign(sensitivities(program, samples), accept, time)``, then ``keep_float(program, names)``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import fx
@@ -10,20 +13,22 @@ from torch import fx
 from hnas.export.graph.marks import FLOAT
 from hnas.export.graph.nodes import edit
 from hnas.export.graph.program import Program
-from hnas.export.graph.samples import Arrays
+from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import activation_ranges
 from hnas.export.int8.policy import TRIALS
-from hnas.export.int8.simulation import outputs, readers, simulate, sqnr_db
+from hnas.export.int8.simulation import readers, run_samples, simulate, sqnr_db
 
 MOST = 16  # blocks
 _GAIN = 0.98  # of the time; a block goes to float for speed alone only for more than that
 
 
 def blocks(program: Program, most: int = MOST) -> dict[str, tuple[str, ...]]:
-    """The blocks of a program in its order, by the path of their modules, each with the names of its nodes.
+    """Return the blocks of a program in graph order: the module path of each block, and the names of its nodes.
 
-    A block is what shares the first k parts of its layers' paths, with the largest k that gives no more than ``most``.
-    Nodes without weights belong to the layer before them, those before any layer to the first.
+    The nodes of a block share the first k parts of their module path, with the largest k that gives at most ``most``
+    blocks. Nodes without weights belong to the layer before them; nodes before the first layer belong to the first.
+
+    Example: ``blocks(program)`` is ``{"stem": ("conv2d", "relu"), "stages.0": (...)}``.
     """
     paths = _paths(program.module)
     for depth in range(max((len(path) for path in paths.values()), default=1), 0, -1):
@@ -36,7 +41,7 @@ def blocks(program: Program, most: int = MOST) -> dict[str, tuple[str, ...]]:
 
 
 def _paths(module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
-    """Every called node's module, as the parts of its path; a node without weights has that of the one before it."""
+    """Return the module path of each called node; a node without weights has the path of the node before it."""
     calls = [node for node in module.graph.nodes if node.op == "call_function"]
     own = {node: _path(node) for node in calls}
     current = next((path for path in own.values() if path), ("program",))
@@ -48,7 +53,7 @@ def _paths(module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
 
 
 def _path(node: fx.Node) -> tuple[str, ...]:
-    """The module whose weight a node reads; its captured stack tells that also where a pass renamed the weight."""
+    """Return the path of the module whose weight a node reads, from the captured stack; passes rename weights."""
     if not any(source.op == "get_attr" for source in node.all_input_nodes):
         return ()
     stack = list(node.meta.get("nn_module_stack", {}).values())
@@ -56,7 +61,13 @@ def _path(node: fx.Node) -> tuple[str, ...]:
 
 
 def keep_float(program: Program, names: Collection[str]) -> Program:
-    """The program with the named blocks marked to stay in float; ValueError names the blocks there are."""
+    """Return the program with the named blocks marked to stay in float.
+
+    Raises:
+        ValueError: a name is not a block; the message lists the blocks.
+
+    Example: ``keep_float(program, ["stages.0"])``.
+    """
     known = blocks(program)
     for name in names:
         if name not in known:
@@ -72,24 +83,24 @@ def keep_float(program: Program, names: Collection[str]) -> Program:
     return edit(program, "keep_float", rewrite)
 
 
-def sensitivities(program: Program, data: Sequence[Arrays]) -> dict[str, float]:
-    """Signal to noise in dB of the outputs with one block in simulated int8 and all else in float, for each block.
+def sensitivities(program: Program, samples: Samples) -> dict[str, float]:
+    """Return, for each block, the signal-to-noise ratio in dB of the outputs with only this block in simulated int8.
 
-    A block in which nothing is quantised has 200 dB.
+    A block without anything to quantise has 200 dB. A low value means a sensitive block.
     """
-    ranges = activation_ranges(program, data)
-    expected = outputs(program, data)
+    ranges = activation_ranges(program, samples)
+    expected = run_samples(program, samples)
     narrow = {node.name for node in readers(program.module)}
 
     def level(nodes: Collection[str]) -> float:
-        return sqnr_db(expected, outputs(simulate(program, ranges, only=narrow & set(nodes)), data))
+        return sqnr_db(expected, run_samples(simulate(program, ranges, only=narrow & set(nodes)), samples))
 
     return {name: level(nodes) for name, nodes in blocks(program).items()}
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Blocks kept in float, whether the guard accepts the artifact, and its time (in any unit, None where refused)."""
+    """Blocks kept in float, whether the artifact was accepted, and its time (in any unit; None if refused)."""
 
     kept: tuple[str, ...]
     accepted: bool
@@ -102,39 +113,64 @@ def assign(
     time: Callable[[tuple[str, ...]], float],
     trials: int = TRIALS,
 ) -> tuple[Assignment | None, list[Assignment]]:
-    """The assignment to take, None where none is accepted, and all that were tried, in order; ``trials`` at most.
+    """Return the assignment to use (None if none is accepted), and all assignments that were tried, in order.
 
-    levels: of `sensitivities`; accept and time: build and judge, and measure, the artifact with these blocks in float.
-    1. All in int8. Refused: the fewest of the most sensitive blocks with which it is accepted, by halving, as more in
-       float are taken to be more exact. All in float is no assignment: None.
-    2. Each of them, from the least sensitive on, goes back to int8, and stays there if the artifact is still accepted
+    levels: signal-to-noise ratio of each block, as ``sensitivities`` returns it.
+    accept: builds the artifact with the given blocks in float, and returns whether its accuracy is sufficient.
+    time: returns the measured time of that artifact, in any unit.
+    trials: the largest number of assignments to try, at least 1.
+
+    1. Start with all blocks in int8. If that is refused: find the fewest of the most sensitive blocks with which the
+       artifact is accepted, by bisection, assuming that more float blocks are more accurate. Result None if only all
+       blocks in float would be accepted.
+    2. Move each of these blocks back to int8, the least sensitive first. Keep the change if the artifact is accepted
        and not slower.
-    3. Each other block, from the most sensitive on, goes to float, and stays there if that is accepted and faster by
-       more than 2 %: a runtime may run it better so.
+    3. Move each other block to float, the most sensitive first. Keep the change if the artifact is accepted and more
+       than 2 % faster: a runtime may have faster float kernels for a block.
     """
-    order = sorted(levels, key=lambda name: levels[name])
-    tried: list[Assignment] = []
+    search = _Search(sorted(levels, key=lambda name: levels[name]), accept, time, trials)
+    chosen = search.fewest_in_float()
+    return (search.refined(chosen) if chosen.accepted else None), search.tried
 
-    def judged(left: tuple[str, ...]) -> Assignment:
-        accepted = accept(left)
-        tried.append(Assignment(left, accepted, time(left) if accepted else None))
-        return tried[-1]
 
-    chosen = judged(())
-    low, high = 0, 0 if chosen.accepted else len(order)  # refused with the first, accepted with the other or all float
-    while high - low > 1 and len(tried) < trials:
-        middle = (low + high) // 2
-        found = judged(tuple(order[:middle]))
-        low, high, chosen = (low, middle, found) if found.accepted else (middle, high, chosen)
-    if not chosen.accepted:
-        return None, tried
-    # The last of them stays: without it the artifact was refused.
-    back, forth = reversed(chosen.kept[:-1]), order[len(chosen.kept) :]
-    for name, least in [*((name, 1.0) for name in back), *((name, _GAIN) for name in forth)][: trials - len(tried)]:
-        changed = tuple(each for each in order if (each in chosen.kept) != (each == name))
-        if len(changed) == len(order):
-            continue
-        found = judged(changed)
-        if found.time is not None and chosen.time is not None and found.time <= chosen.time * least:
-            chosen = found
-    return chosen, tried
+class _Search:
+    """The blocks from the most sensitive to the least, and the assignments that were tried."""
+
+    def __init__(
+        self,
+        order: list[str],
+        accept: Callable[[tuple[str, ...]], bool],
+        time: Callable[[tuple[str, ...]], float],
+        trials: int,
+    ) -> None:
+        self.tried: list[Assignment] = []
+        self._order, self._accept, self._time, self._trials = order, accept, time, trials
+
+    def fewest_in_float(self) -> Assignment:
+        """Case 1: return the accepted assignment with the fewest blocks in float, or a refused one."""
+        chosen = self._try(())
+        low, high = 0, 0 if chosen.accepted else len(self._order)  # `low` is refused; `high` is accepted or all float
+        while high - low > 1 and len(self.tried) < self._trials:
+            middle = (low + high) // 2
+            found = self._try(tuple(self._order[:middle]))
+            low, high, chosen = (low, middle, found) if found.accepted else (middle, high, chosen)
+        return chosen
+
+    def refined(self, chosen: Assignment) -> Assignment:
+        """Cases 2 and 3: return the fastest assignment that differs block by block from the accepted ``chosen``."""
+        back = reversed(chosen.kept[:-1])  # case 2; without the last block, the artifact was refused in case 1
+        forth = self._order[len(chosen.kept) :]  # case 3
+        changes = [*((name, 1.0) for name in back), *((name, _GAIN) for name in forth)]
+        for name, least in changes[: self._trials - len(self.tried)]:
+            kept = tuple(each for each in self._order if (each in chosen.kept) != (each == name))
+            if len(kept) == len(self._order):
+                continue
+            found = self._try(kept)
+            if found.time is not None and chosen.time is not None and found.time <= chosen.time * least:
+                chosen = found
+        return chosen
+
+    def _try(self, kept: tuple[str, ...]) -> Assignment:
+        accepted = self._accept(kept)
+        self.tried.append(Assignment(kept, accepted, self._time(kept) if accepted else None))
+        return self.tried[-1]

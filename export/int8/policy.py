@@ -1,5 +1,4 @@
-"""Name the rungs of the recovery ladder. No torch: whoever chooses a rung needs none."""
+"""Name the rungs of accuracy recovery, without importing torch."""
 
-# What `hnas.export.int8.ladder` can do for accuracy, cheapest first.
-LADDER = ("bias", "equalise", "round", "finetune")
-TRIALS = 32  # assignments that a choice of mixed precision tries; each costs a build and a measurement
+LADDER = ("bias", "equalise", "round", "finetune")  # the rungs of `hnas.export.int8.ladder`, cheapest first
+TRIALS = 32  # largest number of mixed-precision assignments to try; each costs a build and a measurement

@@ -1,7 +1,8 @@
-"""Weights and biases fitted to int8 layer by layer: each on the inputs that the quantised layers before it give.
+"""Fit weights and biases to int8, layer by layer: ``correct_biases`` and ``round_weights``.
 
-Both edits return a float program. Rounded weights lie ON the int8 grid that a backend's quantiser will derive from them
-(the largest magnitude of a channel stays), so that it rounds nothing.
+Each layer is fitted on the outputs of the quantised layers before it. Both edits return a float program. Rounded
+weights lie exactly on the int8 grid that a backend's quantiser derives from them, because the largest magnitude of each
+channel stays; the quantiser then rounds nothing.
 """
 
 from __future__ import annotations
@@ -16,78 +17,85 @@ from torch import Tensor, fx
 
 from hnas.export.graph.nodes import aten, bound, edit, set_weights
 from hnas.export.graph.program import Program
-from hnas.export.graph.samples import Arrays
+from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import Range, activation_ranges
-from hnas.export.int8.simulation import LARGEST, Layer, activations, layers, quantised, readers, rounded, steps
+from hnas.export.int8.simulation import (
+    LARGEST,
+    QuantisedLayer,
+    activations,
+    quantised,
+    quantised_layers,
+    readers,
+    rounded,
+    weight_steps,
+)
 
-BYTES = 1 << 30  # of activations held at once; fewer samples are used where it would be more
-_POSITIONS = 128  # of a convolution's output that are looked at, for each sample
-SWEEPS = 20  # over the columns of a weight; most layers are done after a few
+_BYTES = 1 << 30  # of activations held at once; fewer samples are used to stay below
+_POSITIONS = 128  # output positions of a convolution used from each sample
+_SWEEPS = 20  # over the columns of a weight; most layers need only a few
 
-Inputs = Sequence[Tensor]
-Fitted = tuple[Tensor, Tensor]  # weight and bias
-_Fit = Callable[["_Job"], Fitted]
+_Inputs = Sequence[Tensor]
+_Fitted = tuple[Tensor, Tensor]  # weight and bias
+_Fit = Callable[["_Job"], _Fitted]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A layer to fit: its inputs in the float program, and those it will have in int8, for every sample."""
+    """A layer to fit: for every sample, its input in the float program and its input in the int8 program."""
 
-    layer: Layer
-    exact: Inputs
-    coarse: Inputs
+    layer: QuantisedLayer
+    exact: _Inputs
+    coarse: _Inputs
 
     def shift(self, weight: Tensor) -> Tensor:
-        """The bias that gives the layer with ``weight`` its float output's mean in every channel, [out]."""
+        """Return the bias with which ``weight`` gives the mean of the float output in every channel, [out]."""
         layer = self.layer
         bias = torch.zeros(len(weight), dtype=weight.dtype) if layer.bias is None else layer.bias
         total, count = torch.zeros(len(weight), dtype=torch.float64), 0
         for x, seen in zip(self.exact, self.coarse, strict=True):
-            error = _channels(layer, run(layer, x, layer.weight, bias) - run(layer, seen, weight, bias))
+            error = _channels(layer, _run_layer(layer, x, layer.weight, bias) - _run_layer(layer, seen, weight, bias))
             total += error.double().sum(1)
             count += error.shape[1]
         return bias + (total / count).to(bias.dtype)
 
 
-def correct_biases(program: Program, data: Sequence[Arrays], ranges: Mapping[str, Range] | None = None) -> Program:
-    """Take the mean error that int8 makes in each channel out of the bias (arXiv 1906.04721, 4.2, measured on data).
+def correct_biases(program: Program, samples: Samples, ranges: Mapping[str, Range] | None = None) -> Program:
+    """Subtract from each bias the mean int8 error of its channel, measured on ``samples`` (arXiv 1906.04721, 4.2).
 
-    1. A layer with or without a bias: it has the corrected one.
-    2. A weight that is shared or computed: left alone.
+    1. A layer with or without a bias: gets the corrected bias.
+    2. A weight that is shared or computed: unchanged.
     """
 
-    def fit(job: _Job) -> Fitted:
+    def fit(job: _Job) -> _Fitted:
         return job.layer.weight, job.shift(rounded(job.layer.weight))
 
-    return _fitted(program, data, ranges, "correct_biases", fit)
+    return _fitted(program, samples, ranges, "correct_biases", fit)
 
 
-def round_weights(program: Program, data: Sequence[Arrays], ranges: Mapping[str, Range] | None = None) -> Program:
-    """Round every weight up or down, whichever way the layer's output on ``data`` comes out nearest to the float one.
+def round_weights(program: Program, samples: Samples, ranges: Mapping[str, Range] | None = None) -> Program:
+    """Round each weight up or down, whichever brings the layer's output on ``samples`` nearer to the float output.
 
-    The objective is AdaRound's (arXiv 2004.10568, eq. 20, on inputs as the quantised layers before give them). It is
-    quadratic in the rounding, so that the samples enter as one matrix; single weights are turned over as long as that
-    makes the error less, from the nearest rounding on. Nothing is annealed and no layer gets worse.
+    The objective is AdaRound's (arXiv 2004.10568, eq. 20), on inputs computed by the quantised layers before. It is
+    quadratic in the rounding, so the samples enter as one matrix. The search starts at the nearest rounding and flips
+    single weights while that reduces the error. No annealing; no layer gets worse.
 
-    1. Convolutions in one and two dimensions and linear layers: fitted, then their biases corrected.
-    2. Three dimensions, or padding given in words: the nearest rounding, biases corrected.
-    3. A weight that is shared or computed: left alone.
+    1. Convolutions in one and two dimensions, and linear layers: fitted; then their biases are corrected.
+    2. Three dimensions, or padding given as a word: the nearest rounding; biases are corrected.
+    3. A weight that is shared or computed: unchanged.
     """
 
-    def fit(job: _Job) -> Fitted:
-        weight = _turned(job) if _unfoldable(job.layer) else rounded(job.layer.weight)
+    def fit(job: _Job) -> _Fitted:
+        weight = _flipped(job) if _unfoldable(job.layer) else rounded(job.layer.weight)  # cases 1 and 2
         return weight, job.shift(weight)
 
-    return _fitted(program, data, ranges, "round_weights", fit)
+    return _fitted(program, samples, ranges, "round_weights", fit)
 
 
-def _fitted(
-    program: Program, data: Sequence[Arrays], ranges: Mapping[str, Range] | None, name: str, fit: _Fit
-) -> Program:
-    ranges = activation_ranges(program, data) if ranges is None else ranges
+def _fitted(program: Program, samples: Samples, ranges: Mapping[str, Range] | None, name: str, fit: _Fit) -> Program:
+    ranges = activation_ranges(program, samples) if ranges is None else ranges
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = _walk(module, _affordable(module, data), ranges, fit)
+        found = _walk(module, _affordable(module, samples), ranges, fit)
         for node, (weight, bias) in found.items():
             set_weights(module, node, weight, bias)
         return len(found)
@@ -95,29 +103,27 @@ def _fitted(
     return edit(program, name, rewrite)
 
 
-def _affordable(module: fx.GraphModule, data: Sequence[Arrays]) -> Sequence[Arrays]:
-    """As many of the samples as fit into BYTES, at least eight: two streams, of which a few values live at once."""
+def _affordable(module: fx.GraphModule, samples: Samples) -> Samples:
+    """Return as many samples as fit into _BYTES, at least eight; both graphs hold a few values at a time."""
     values = [node.meta["val"] for node in module.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
     largest = max((value.numel() * value.element_size() for value in values), default=1)
-    return data[: max(8, BYTES // (8 * max(1, largest)))]
+    return samples[: max(8, _BYTES // (8 * max(1, largest)))]
 
 
-def _walk(
-    module: fx.GraphModule, data: Sequence[Arrays], ranges: Mapping[str, Range], fit: _Fit
-) -> dict[fx.Node, Fitted]:
-    """Run the float and the quantised graph side by side, one node for all samples, and fit each layer on the way."""
-    known = {layer.node: layer for layer in layers(module)}
+def _walk(module: fx.GraphModule, samples: Samples, ranges: Mapping[str, Range], fit: _Fit) -> dict[fx.Node, _Fitted]:
+    """Run the float and the quantised graph in parallel, node by node on all samples, and fit each layer reached."""
+    known = {layer.node: layer for layer in quantised_layers(module)}
     coarse_readers = readers(module)
     interpreter = fx.Interpreter(module)
     exact: dict[fx.Node, list[Any]] = {}
     coarse: dict[fx.Node, list[Any]] = {}
-    found: dict[fx.Node, Fitted] = {}
-    inputs = iter(zip(*data, strict=True))
+    found: dict[fx.Node, _Fitted] = {}
+    inputs = iter(zip(*samples, strict=True))
     left = {node: len(node.users) for node in module.graph.nodes}
 
     def run_node(node: fx.Node, values: Mapping[fx.Node, list[Any]], reads: Callable[[fx.Node, Any], Any]) -> list[Any]:
         results = []
-        for index in range(len(data)):
+        for index in range(len(samples)):
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, i=index: reads(n, values[n][i]))  # type: ignore[misc]
             results.append(getattr(interpreter, node.op)(node.target, args, kwargs))
         return results
@@ -130,7 +136,7 @@ def _walk(
                 exact[node] = coarse[node] = [torch.from_numpy(array) for array in next(inputs)]
                 continue
             if node.op == "get_attr":
-                exact[node] = coarse[node] = [interpreter.fetch_attr(str(node.target))] * len(data)
+                exact[node] = coarse[node] = [interpreter.fetch_attr(str(node.target))] * len(samples)
                 continue
             narrow = set(activations(node)) if node in coarse_readers else set()
 
@@ -141,38 +147,38 @@ def _walk(
                 layer = known[node]
                 seen = [read(layer.source, value) for value in coarse[layer.source]]
                 found[node] = fit(_Job(layer, exact[layer.source], seen))
-                coarse[node] = [run(layer, value, rounded(found[node][0]), found[node][1]) for value in seen]
+                coarse[node] = [_run_layer(layer, value, rounded(found[node][0]), found[node][1]) for value in seen]
             else:
                 coarse[node] = run_node(node, coarse, read)
             exact[node] = run_node(node, exact, lambda _, value: value)
-            for source in node.all_input_nodes:  # what nobody reads any more
+            for source in node.all_input_nodes:  # free values that no later node reads
                 left[source] -= 1
                 if not left[source]:
                     del exact[source], coarse[source]
     return found
 
 
-def run(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The output of a layer for ``x`` with another weight and bias."""
+def _run_layer(layer: QuantisedLayer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the output of a layer for ``x`` with another weight and bias."""
     rest = {key: value for key, value in bound(layer.node).items() if key not in ("input", "weight", "bias")}
     result: Tensor = layer.node.target(x, weight, bias, **rest)  # type: ignore[operator]
     return result
 
 
-def _channels(layer: Layer, output: Tensor) -> Tensor:
-    """An output as [channels, everything else]."""
+def _channels(layer: QuantisedLayer, output: Tensor) -> Tensor:
+    """Return an output as [channels, everything else]."""
     axis = output.ndim - layer.weight.ndim + 1 if layer.is_convolution else output.ndim - 1
     return output.movedim(axis, 0).flatten(1)
 
 
-def _unfoldable(layer: Layer) -> bool:
-    """Cases 1 and 2 of ``round_weights``; a convolution without a batch dimension is left out, too."""
+def _unfoldable(layer: QuantisedLayer) -> bool:
+    """Return True in case 1 of ``round_weights``, but not for a convolution without a batch dimension."""
     plain = layer.node.target in (aten.conv1d.default, aten.conv2d.default)
     return not layer.is_convolution or (plain and layer.node.meta["val"].ndim == layer.weight.ndim)
 
 
-def _columns(layer: Layer, x: Tensor) -> Tensor:
-    """What each output position multiplies with the weight: [groups, columns, positions]."""
+def _columns(layer: QuantisedLayer, x: Tensor) -> Tensor:
+    """Return the inputs of each output position, [groups, columns, positions]."""
     if not layer.is_convolution:
         return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
     values = bound(layer.node)
@@ -183,41 +189,41 @@ def _columns(layer: Layer, x: Tensor) -> Tensor:
     return unfolded.movedim(0, 1).reshape(layer.groups, unfolded.shape[1] // layer.groups, -1)
 
 
-def _turned(job: _Job) -> Tensor:
-    """The weight on its grid, turned column by column to the side that lessens the squared error of the output.
+def _flipped(job: _Job) -> Tensor:
+    """Return the weight on its grid, flipped column by column to reduce the squared error of the output.
 
-    With ``H`` the inputs' covariance and ``R`` the covariance of inputs and error, turning column j by d changes the
-    error of a row by 2 d R_j + d^2 H_jj. Means are left to the bias.
+    ``H`` is the covariance of the inputs, and ``R`` the covariance of inputs and error. Changing column j by d changes
+    the error of a row by 2 d R_j + d^2 H_jj. The bias corrects the means.
     """
     layer = job.layer
     gram, cross = _moments(job)
     groups, size = gram.shape[0], gram.shape[1]
-    scale = steps(layer.weight).reshape(groups, -1, 1).double()
+    scale = weight_steps(layer.weight).reshape(groups, -1, 1).double()
     exact = layer.weight.reshape(groups, -1, size).double() / scale
     nearest = exact.round().clamp(-LARGEST, LARGEST)
     other = torch.where(exact > nearest, nearest + 1, nearest - 1).clamp(-LARGEST, LARGEST)
-    on_grid = (exact - nearest).abs() < 1e-3  # the largest of its channel above all: it holds the scale
+    on_grid = (exact - nearest).abs() < 1e-3  # includes the largest weight of a channel, which defines the step
     other = torch.where(on_grid, nearest, other)
     residual = (nearest * scale) @ gram - cross
-    for _ in range(SWEEPS):
-        turned = 0
+    for _ in range(_SWEEPS):
+        flips = 0
         for j in range(size):
             step = (other[:, :, j] - nearest[:, :, j]) * scale[:, :, 0]
             gain = 2 * step * residual[:, :, j] + step.square() * gram[:, j, j].unsqueeze(1)
             flip = gain < -1e-9 * cross.abs().amax()
-            turned += int(flip.sum())
+            flips += int(flip.sum())
             nearest[:, :, j], other[:, :, j] = (
                 torch.where(flip, other[:, :, j], nearest[:, :, j]),
                 torch.where(flip, nearest[:, :, j], other[:, :, j]),
             )
             residual += torch.where(flip, step, 0.0).unsqueeze(2) * gram[:, j].unsqueeze(1)
-        if not turned:
+        if not flips:
             break
     return (nearest * scale).reshape(layer.weight.shape).to(layer.weight.dtype)
 
 
 def _moments(job: _Job) -> tuple[Tensor, Tensor]:
-    """Covariance of the coarse inputs [groups, in, in], and of float outputs and coarse inputs [groups, out, in]."""
+    """Return the covariance of int8 inputs [groups, in, in], and of float outputs and int8 inputs [groups, out, in]."""
     layer = job.layer
     generator = torch.Generator().manual_seed(0)
     seen, wanted = [], []

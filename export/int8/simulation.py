@@ -1,7 +1,7 @@
-"""int8 in float: what a quantised artifact will compute, near enough to fit weights to it and to rank blocks by it.
+"""Simulate int8 in float, to fit weights to the rounding and to rank blocks: ``simulate(program, ranges)``.
 
-Weights are s8 per output channel with the largest magnitude at 127, which is how every quantiser of the backends puts
-them; activations are u8 per tensor where a layer with weights or an addition reads them.
+Weights are s8 per output channel with the largest magnitude at 127, as every backend's quantiser writes them.
+Activations are u8 per tensor where a layer with weights or an addition reads them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from torch import Tensor, fx
 from hnas.export.graph.marks import FLOAT
 from hnas.export.graph.nodes import CONVOLUTIONS, LINEAR, aten, bound, constant_value, edit, is_floating
 from hnas.export.graph.program import Program
-from hnas.export.graph.samples import Arrays
+from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import Range
 
-LARGEST = 127  # of a weight in int8; -128 is left out, as symmetric quantisers do
-LEVELS = 256  # of an activation
+LARGEST = 127  # largest weight in int8; symmetric quantisers do not use -128
+_LEVELS = 256  # of an activation
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """A convolution or linear layer of a graph whose weight and bias are constants that nothing else reads.
+class QuantisedLayer:
+    """A convolution or linear layer whose weight and bias are constants of its own, so that int8 can round them.
 
-    weight: [out, in / groups, ...]; bias: [out] or None.
+    weight: [out, in / groups, ...].
+    bias: [out], or None.
     """
 
     node: fx.Node
@@ -37,21 +38,21 @@ class Layer:
 
     @property
     def is_convolution(self) -> bool:
-        """True for a convolution, False for a linear layer: where the channels of the output lie."""
+        """Return True for a convolution, False for a linear layer."""
         return self.node.target in CONVOLUTIONS
 
     @property
     def groups(self) -> int:
-        """Into how many groups the channels are split; 1 for a linear layer."""
+        """Return the number of groups; 1 for a linear layer."""
         return int(bound(self.node)["groups"]) if self.is_convolution else 1
 
 
-def layers(module: fx.GraphModule) -> list[Layer]:
-    """The layers of a graph in its order. One whose weight is computed, or shared with another, is none."""
+def quantised_layers(module: fx.GraphModule) -> list[QuantisedLayer]:
+    """Return the layers that compute in int8, in graph order; not those with a computed, shared or float weight."""
     return [layer for node in module.graph.nodes if (layer := _layer(module, node)) is not None]
 
 
-def _layer(module: fx.GraphModule, node: fx.Node) -> Layer | None:
+def _layer(module: fx.GraphModule, node: fx.Node) -> QuantisedLayer | None:
     if node.target not in CONVOLUTIONS | LINEAR or node.meta.get(FLOAT):
         return None
     values = bound(node)
@@ -60,39 +61,39 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> Layer | None:
     if any(part.op != "get_attr" or len(part.users) > 1 for part in constants) or not is_floating(node):
         return None
     found = None if bias is None else constant_value(module, bias).detach()
-    return Layer(node, source, constant_value(module, weight).detach(), found)
+    return QuantisedLayer(node, source, constant_value(module, weight).detach(), found)
 
 
-def steps(weight: Tensor) -> Tensor:
-    """The distance of two int8 levels for every output channel of ``weight``, [out, 1, ...]; 1 for a channel of 0."""
+def weight_steps(weight: Tensor) -> Tensor:
+    """Return the int8 step of each output channel of ``weight``, [out, 1, ...]; 1 for a channel of zeros."""
     largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
     return torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """``weight`` [out, ...] on its int8 grid, to the nearest; the straight-through gradient (arXiv 1308.3432)."""
-    scales = steps(weight.detach()).flatten()
+    """Round ``weight`` [out, ...] to its int8 grid, with the straight-through gradient (arXiv 1308.3432)."""
+    scales = weight_steps(weight.detach()).flatten()
     zeros = torch.zeros_like(scales, dtype=torch.int32)
     value: Tensor = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -LARGEST, LARGEST)
     return value
 
 
 def grid(found: Range) -> tuple[float, int]:
-    """The step and the zero point of u8 levels over a range, widened to hold 0."""
+    """Return the step and the zero point of u8 levels over a range, widened to include 0."""
     low, high = min(found[0], 0.0), max(found[1], 0.0)
-    step = (high - low) / (LEVELS - 1)
+    step = (high - low) / (_LEVELS - 1)
     if not (math.isfinite(step) and step > torch.finfo(torch.float32).tiny):
         return 1.0, 0
-    return step, max(0, min(LEVELS - 1, round(-low / step)))
+    return step, max(0, min(_LEVELS - 1, round(-low / step)))
 
 
 def quantised(value: Tensor, found: Range) -> Tensor:
-    """``value`` on the u8 levels of a range; values outside are clipped and pass no gradient."""
-    return torch.fake_quantize_per_tensor_affine(value, *grid(found), 0, LEVELS - 1)
+    """Round ``value`` to the u8 levels of a range; values outside are clipped and pass no gradient."""
+    return torch.fake_quantize_per_tensor_affine(value, *grid(found), 0, _LEVELS - 1)
 
 
 def readers(module: fx.GraphModule) -> set[fx.Node]:
-    """The nodes that read their activations in int8: layers, and additions of two activations."""
+    """Return the nodes that read their activations in int8: layers, and additions of two activations."""
     sums = {
         node
         for node in module.graph.nodes
@@ -101,25 +102,28 @@ def readers(module: fx.GraphModule) -> set[fx.Node]:
         and len(activations(node)) == 2
         and not node.meta.get(FLOAT)
     }
-    return sums | {layer.node for layer in layers(module)}
+    return sums | {layer.node for layer in quantised_layers(module)}
 
 
 def activations(node: fx.Node) -> list[fx.Node]:
-    """The floating point values that a node reads and that are no constants."""
+    """Return the floating-point values that a node reads, constants left out."""
     return [source for source in node.all_input_nodes if source.op == "placeholder" or is_floating(source)]
 
 
 def simulate(
     program: Program, ranges: Mapping[str, Range], only: Collection[str] | None = None, weights: bool = True
 ) -> Program:
-    """The program with the rounding of int8 in it, computed in float and differentiable by straight-through.
+    """Return the program with int8 rounding inserted, computed in float, with straight-through gradients.
 
-    ranges: as ``activation_ranges`` gives them. only: names of the nodes that compute in int8; None for all that can.
-    weights: False leaves the weights as they are, for weights that are on their grid already.
+    ranges: the result of ``activation_ranges``.
+    only: names of the nodes that compute in int8; None for all that can.
+    weights: False skips the rounding of weights, for weights that are on their grid already.
+
+    Example: ``simulate(program, activation_ranges(program, samples))``.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        known = {layer.node: layer for layer in layers(module)}
+        known = {layer.node: layer for layer in quantised_layers(module)}
         narrow = readers(module)
         chosen = [n for n in module.graph.nodes if n in narrow and (only is None or n.name in only)]
         for node in chosen:
@@ -137,7 +141,7 @@ def simulate(
 
 
 def sqnr_db(expected: Sequence[tuple[Tensor, ...]], got: Sequence[tuple[Tensor, ...]]) -> float:
-    """Signal to noise over all samples of the output that has the least, in dB; finite values only."""
+    """Return the signal-to-noise ratio in dB over all samples, of the output with the lowest; finite values only."""
     found = []
     for index in range(len(expected[0])):
         signal = noise = 0.0
@@ -150,6 +154,6 @@ def sqnr_db(expected: Sequence[tuple[Tensor, ...]], got: Sequence[tuple[Tensor, 
     return min(found)
 
 
-def outputs(program: Program, data: Sequence[Arrays]) -> list[tuple[Tensor, ...]]:
-    """The outputs of every call."""
-    return [program(*(torch.from_numpy(array) for array in call)) for call in data]
+def run_samples(program: Program, samples: Samples) -> list[tuple[Tensor, ...]]:
+    """Return the outputs of the program for each sample."""
+    return [program(*(torch.from_numpy(array) for array in sample)) for sample in samples]

@@ -21,7 +21,7 @@ from hnas.export.int8.equalisation import equalise, pairs
 from hnas.export.int8.finetuning import finetune
 from hnas.export.int8.policy import LADDER
 from hnas.export.int8.rounding import correct_biases, round_weights
-from hnas.export.int8.simulation import layers, outputs, rounded, simulate, sqnr_db, steps
+from hnas.export.int8.simulation import quantised_layers, rounded, run_samples, simulate, sqnr_db, weight_steps
 from tests.conftest import need
 from tests.export import nets
 from tests.export.compile_flat import compile_flat
@@ -68,7 +68,7 @@ def calls(program: Program, count: int) -> list[Sample]:
 def level(program: Program, data: Sequence[Sample], reference: Program) -> float:
     """The simulated int8 against the float reference, in dB."""
     int8 = simulate(program, activation_ranges(program, data))
-    return sqnr_db(outputs(reference, data), outputs(int8, data))
+    return sqnr_db(run_samples(reference, data), run_samples(int8, data))
 
 
 # --- the simulation ---------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def level(program: Program, data: Sequence[Sample], reference: Program) -> float
 def test_the_largest_weight_of_a_channel_is_127_steps_and_none_is_more() -> None:
     weight = torch.randn(5, 3, 2, 2)
     weight[2] = 0.0
-    grid = rounded(weight) / steps(weight)
+    grid = rounded(weight) / weight_steps(weight)
     assert torch.allclose(grid, grid.round(), atol=1e-4)
     assert grid.abs().amax((1, 2, 3)).round().tolist() == [127, 127, 0, 127, 127]
     assert torch.equal(rounded(rounded(weight)), rounded(weight))
@@ -88,7 +88,7 @@ def test_the_simulation_is_near_the_program_and_changes_nothing_where_nothing_is
     program, data = named(name)
     assert 15 < level(program, data, program) < 70
     ranges = activation_ranges(program, data)
-    assert sqnr_db(outputs(program, data), outputs(simulate(program, ranges, only=()), data)) == 200.0
+    assert sqnr_db(run_samples(program, data), run_samples(simulate(program, ranges, only=()), data)) == 200.0
 
 
 def test_the_simulation_is_what_onnx_runtime_computes(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_equalised_channels_share_their_grid_and_the_function_stays() -> None:
     program, data = skewed()
     equal = equalise(program, data)
     assert equal.fired[-1] == ("equalise", 2)
-    expected, got = outputs(program, data), outputs(equal, data)
+    expected, got = run_samples(program, data), run_samples(equal, data)
     assert sqnr_db(expected, got) > 100
     assert level(equal, data, program) > level(program, data, program) + 6
 
@@ -140,18 +140,18 @@ def test_equalisation_cases() -> None:
     program = fuse(capture(Plain().eval(), torch.randn(1, 4, 5, 5)))
     assert [len(ends) for _, ends in pairs(program.module)] == [2]
     data = calls(program, 4)
-    assert sqnr_db(outputs(program, data), outputs(equalise(program, data), data)) > 100
+    assert sqnr_db(run_samples(program, data), run_samples(equalise(program, data), data)) > 100
 
 
 def test_a_dead_channel_is_left_as_it_is() -> None:
     program, data = skewed()
-    first = layers(program.module)[0]
+    first = quantised_layers(program.module)[0]
     first.weight[3] = 0.0
     assert first.bias is not None
     first.bias[3] = -1.0
-    got = outputs(equalise(program, data), data)
+    got = run_samples(equalise(program, data), data)
     assert all(bool(torch.isfinite(part).all()) for call in got for part in call)
-    assert sqnr_db(outputs(program, data), got) > 100
+    assert sqnr_db(run_samples(program, data), got) > 100
 
 
 # --- biases and rounding ----------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_a_dead_channel_is_left_as_it_is() -> None:
 
 def mean_error(program: Program, data: Sequence[Sample], reference: Program) -> float:
     int8 = simulate(program, activation_ranges(reference, data))
-    pairs_ = zip(outputs(reference, data), outputs(int8, data), strict=True)
+    pairs_ = zip(run_samples(reference, data), run_samples(int8, data), strict=True)
     shift = torch.stack([have[0] - want[0] for want, have in pairs_]).mean(0)
     return float(shift.abs().max())
 
@@ -168,17 +168,19 @@ def mean_error(program: Program, data: Sequence[Sample], reference: Program) -> 
 def test_corrected_biases_take_the_mean_error_out(name: str) -> None:
     program, data = named(name)
     corrected = correct_biases(program, data)
-    assert corrected.fired[-1] == ("correct_biases", len(layers(program.module)))
+    assert corrected.fired[-1] == ("correct_biases", len(quantised_layers(program.module)))
     assert mean_error(corrected, data, program) < 0.5 * mean_error(program, data, program)
 
 
 @pytest.mark.parametrize("name", ["resnet", "convnext", "hybrid"])
 def test_rounded_weights_lie_on_the_grid_that_a_quantiser_derives(name: str) -> None:
     program, data = named(name)
-    for before, after in zip(layers(program.module), layers(round_weights(program, data).module), strict=True):
-        assert torch.allclose(steps(after.weight), steps(before.weight), rtol=1e-5)
+    for before, after in zip(
+        quantised_layers(program.module), quantised_layers(round_weights(program, data).module), strict=True
+    ):
+        assert torch.allclose(weight_steps(after.weight), weight_steps(before.weight), rtol=1e-5)
         assert torch.allclose(rounded(after.weight), after.weight, rtol=1e-5, atol=1e-8)
-        turned = ((after.weight - before.weight) / steps(before.weight)).abs()
+        turned = ((after.weight - before.weight) / weight_steps(before.weight)).abs()
         assert float(turned.max()) < 1.001  # up or down, never farther
 
 
