@@ -6,7 +6,7 @@ import json
 
 from hnas.export.bundle.manifest import Manifest
 from hnas.export.device.records import JSON
-from hnas.export.onnx.source import made_from
+from hnas.export.onnx.source import describe_origin
 
 MANIFEST, CARD = "manifest.json", "README.md"
 
@@ -44,7 +44,7 @@ def _what(manifest: Manifest) -> str:
         text += f" Input: {shape}, {manifest.input.dtype}, {manifest.input.layout}."
         if manifest.input.preprocessing is not None:
             text += f" Preprocessing: {_plain(manifest.input.preprocessing)}."
-    if found := made_from(manifest.source):
+    if found := describe_origin(manifest.source):
         text += f" It was {' '.join(found.split())}."
     if manifest.space is not None:
         text += f" It was found in the space `{manifest.space.name}`; its choices are in `{MANIFEST}`."

@@ -16,7 +16,7 @@ from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.records import encode
 from hnas.export.graph.samples import random_sample
-from hnas.export.onnx.source import made_from
+from hnas.export.onnx.source import describe_origin
 from hnas.export.proof.inspection import Inspection
 from hnas.export.remote.process import Process
 from hnas.export.remote.transports import local
@@ -96,7 +96,7 @@ class _Inspecting:
                     layers=tuple(found),
                     fuses=inspector.FUSES,
                     versions=runtime.versions(),
-                    source=made_from(artifact.notes.get("source")),
+                    source=describe_origin(artifact.notes.get("source")),
                 )
             )
         }, ()

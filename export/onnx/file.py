@@ -1,4 +1,4 @@
-"""A program as an ONNX file, or a foreign file in another opset: where the backends that read ONNX start from."""
+"""Write the ONNX file that a backend compiles, from a program or a foreign file: ``write_onnx(program, path, ...)``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from hnas.export.device.artifact import Tensor
 from hnas.export.device.errors import ExportError, one_line
-from hnas.export.graph.samples import Arrays
-from hnas.export.onnx import checks as onnx_checks
+from hnas.export.graph.samples import Samples
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
 from hnas.export.onnx.source import OnnxSource
+from hnas.export.onnx.walk import constants
 from hnas.export.remote.quiet import quiet
 
 if TYPE_CHECKING:
@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 
     from hnas.export.graph.program import Program
 
-_QDQ_OPSET = 13  # the first with scales per channel
+_QDQ_OPSET = 13  # the first opset with scales per channel
 _MAKERS = ("torch", "onnxscript")
-_TORCH_OPSETS = (18, 20)  # torch writes invalid graphs when asked for less than 18
+_TORCH_OPSETS = (18, 20)  # torch writes invalid graphs below opset 18
 
 
-def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Sequence[Tensor], opset: int = 20) -> None:
+def write_program(
+    program: Program, path: Path, inputs: Sequence[Tensor], outputs: Sequence[Tensor], opset: int = 20
+) -> None:
     """Write ``program`` to ``path`` in ``opset`` (17 to 20), with the names of ``inputs`` and ``outputs``.
 
-    Opset 17 is torch's opset 18 taken down by ONNX's own converter and checked. ExportError names what cannot be said.
+    Opset 17 is torch's opset 18, converted down by ONNX's own converter and checked.
+
+    Raises:
+        ExportError: the graph has no form in this opset; the message says why.
     """
     import torch
 
@@ -56,10 +61,10 @@ def write(program: Program, path: Path, inputs: Sequence[Tensor], outputs: Seque
     _drop_origins(exported.model)
     exported.save(str(path))
     if opset < _TORCH_OPSETS[0]:
-        _restate(path, opset)
+        _convert_opset(path, opset)
 
 
-def put(
+def write_onnx(
     program: Program | OnnxSource,
     path: Path,
     inputs: Sequence[Tensor],
@@ -68,33 +73,38 @@ def put(
     oldest: int = 1,
     newest: int | None = None,
 ) -> None:
-    """Write what a backend compiles to ``path``: a program as ``write`` does, in opset ``newest`` (None: 20).
+    """Write the file that a backend compiles to ``path``.
 
-    A foreign file stays in its own opset, or goes to the nearest from ``oldest`` to ``newest`` by ONNX's own converter.
-    ExportError where it cannot.
+    program: a program, written in opset ``newest`` (None: 20); or a foreign file, copied in its own opset or converted
+        to the nearest opset from ``oldest`` to ``newest``.
+    inputs, outputs: names, shapes and types, as the artifact records them.
+
+    Raises:
+        ExportError: the graph has no form in the opset.
     """
     if not isinstance(program, OnnxSource):
-        write(program, path, inputs, outputs, newest or _TORCH_OPSETS[1])
+        write_program(program, path, inputs, outputs, newest or _TORCH_OPSETS[1])
         return
     own = int(program.notes["opset"].get("ai.onnx", oldest))
     opset = max(oldest, own if newest is None else min(own, newest))
     shutil.copyfile(program.path, path)
     if opset != own:
-        _restate(path, opset)
+        _convert_opset(path, opset)
 
 
-def put_int8(
+def write_onnx_int8(
     program: Program | OnnxSource,
     path: Path,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    data: Sequence[Arrays],
+    samples: Samples,
     policy: QDQ,
     newest: int | None = None,
 ) -> None:
-    """As ``put``, in explicit int8 under ``policy``, with ranges over ``data``.
+    """Write the file like ``write_onnx``, with explicit int8 under ``policy`` and ranges over ``samples``.
 
-    ExportError where the policy calibrates a foreign file by anything but extremes.
+    Raises:
+        ExportError: as ``write_onnx``, or the policy needs a calibration method other than minmax for a foreign file.
     """
     ranges = None
     if policy.ranges != "minmax":
@@ -102,20 +112,24 @@ def put_int8(
             raise ExportError(f"an ONNX file is calibrated by minmax; {policy.ranges} needs the torch module")
         from hnas.export.int8.calibration import activation_ranges
 
-        ranges = activation_ranges(program, data, policy.ranges)
+        ranges = activation_ranges(program, samples, policy.ranges)
     source = path.with_name("float.onnx")
-    put(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
-    quantise_onnx(source, path, data, policy, program, ranges)
+    write_onnx(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
+    quantise_onnx(source, path, samples, policy, program, ranges)
     source.unlink()
 
 
-def halve(path: Path) -> None:
-    """Say the file in fp16 between its ends, by ONNX Runtime's tool; ExportError for a constant out of its range."""
+def convert_to_fp16(path: Path) -> None:
+    """Convert the file to fp16 except for its inputs and outputs, by ONNX Runtime's tool.
+
+    Raises:
+        ExportError: a constant is out of the range of fp16.
+    """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(path)
-    for constant in onnx_checks.constants(model.graph):
+    for constant in constants(model.graph):
         if constant.data_type == onnx.TensorProto.FLOAT:
             values = onnx.numpy_helper.to_array(constant)
             if (np.abs(values) > np.finfo(np.float16).max).any():
@@ -123,20 +137,20 @@ def halve(path: Path) -> None:
     onnx.save(convert_float_to_float16(model, keep_io_types=True), path)
 
 
-def versions(program: Program | OnnxSource) -> dict[str, str]:
-    """The versions of what writes a file."""
+def writer_versions(program: Program | OnnxSource) -> dict[str, str]:
+    """Return the versions of the packages that write the file."""
     return {name: version(name) for name in (*(() if isinstance(program, OnnxSource) else _MAKERS), "onnx")}
 
 
-def opset(path: Path) -> int:
-    """The opset that the file is written in."""
+def read_opset(path: Path) -> int:
+    """Return the opset of the file."""
     import onnx
 
     return max((each.version for each in onnx.load(path).opset_import if each.domain in ("", "ai.onnx")), default=0)
 
 
-def operators(path: Path) -> dict[str, int]:
-    """How often the file uses each operator."""
+def count_operators(path: Path) -> dict[str, int]:
+    """Return how often the file uses each operator, by name."""
     import onnx
 
     names = [node.op_type for node in onnx.load(path).graph.node]
@@ -144,7 +158,7 @@ def operators(path: Path) -> dict[str, int]:
 
 
 def _drop_origins(model: Any) -> None:
-    """Remove which lines of whose files each node came from: it is nobody's business, and differs from run to run."""
+    """Remove source-code positions from all nodes: they are private, and differ between runs."""
     model.metadata_props.clear()
     for graph in (model.graph, *model.functions.values()):
         graph.metadata_props.clear()
@@ -155,8 +169,8 @@ def _drop_origins(model: Any) -> None:
             value.metadata_props.clear()
 
 
-def _restate(path: Path, opset: int) -> None:
-    """Say the file in another opset."""
+def _convert_opset(path: Path, opset: int) -> None:
+    """Convert the file to another opset with ONNX's converter, and check it."""
     import onnx
     from onnx import checker, version_converter
 
@@ -167,12 +181,12 @@ def _restate(path: Path, opset: int) -> None:
         model = version_converter.convert_version(model, opset)
         checker.check_model(model, full_check=True)
     except (RuntimeError, checker.ValidationError) as error:
-        raise ExportError(f"this graph cannot be said in ONNX opset {opset}: {one_line(error)}") from error
+        raise ExportError(f"this graph cannot be converted to ONNX opset {opset}: {one_line(error)}") from error
     onnx.save(model, path)
 
 
 def _drop_default(node: onnx.NodeProto) -> None:
-    """Remove the attribute that opset 18 gave to reductions where it repeats its default: 17 has no word for it."""
+    """Remove an attribute of reductions that opset 17 does not have, where it holds its default."""
     for attribute in list(node.attribute):
         if attribute.name == "noop_with_empty_axes" and attribute.i == 0:
             node.attribute.remove(attribute)

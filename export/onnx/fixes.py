@@ -1,4 +1,4 @@
-"""What ONNX Runtime 1.31 computes wrongly, said in other words; not for speed, so no choice of passes leaves it out."""
+"""Workarounds for ONNX Runtime 1.31 bugs. Always applied, whatever passes are chosen: ``part_pads(program)``."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from hnas.export.graph.program import Program
 _PADS = {aten.pad.default, aten.constant_pad_nd.default}
 _MAXIMA = {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default}
 _POOLS = _MAXIMA | {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default}
-TINY = 1e-30  # of a pad: not zero, and less than any sum resolves
+_TINY = 1e-30  # a pad value that is not zero, but numerically negligible
 
 
 def part_pads(program: Program) -> Program:
-    """Keep a pad of zeros apart from the pooling that reads it.
+    """Stop ONNX Runtime from fusing a zero pad into the pooling that reads it.
 
-    ONNX Runtime takes every such pad into the pooling's own padding, which a maximum leaves out: another output where
-    values are negative (-2 dB), and a file that cannot be opened where the padding comes to the size of the window.
-    Pads of anything else it leaves alone.
+    ONNX Runtime replaces such a pad by the pooling's own padding, which a maximum ignores. The output differs where
+    values are negative (-2 dB). The file cannot be opened at all where the padding reaches the size of the window.
+
+    1. A pad of zeros before a max or average pool: padded with 1e-30 instead, which ONNX Runtime does not fuse.
+    2. Any other pad: unchanged.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
         pools = [node for node in module.graph.nodes if node.target in _POOLS]
         found = {pool.args[0] for pool in pools if _is_zero_pad(pool.args[0])}
         for node in found:
-            node.args, node.kwargs = tuple((bound(node) | {"value": TINY}).values()), {}
+            node.args, node.kwargs = tuple((bound(node) | {"value": _TINY}).values()), {}
         return len(found)
 
     return edit(program, "part_pads", rewrite)

@@ -1,4 +1,4 @@
-"""Which nodes of a converted file the nodes of a program became: converters keep the order, not the names."""
+"""Find the nodes of a converted file that compute given nodes of a program; converters keep order, not names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hnas.export.graph.program import Program
 
-# What OpenVINO's front end calls the operators whose number it may change: the operator that computes, of each.
+# By ATen operator: the name that OpenVINO's front end gives to the operator that does the computation.
 _OPENVINO = {
     "linear": "MatMul",
     "addmm": "MatMul",
@@ -39,9 +39,9 @@ _OPENVINO = {
 
 
 def onnx_values(program: Program, graph: onnx.GraphProto) -> dict[str, str]:
-    """The value of the program that each value of the file is, by name; empty where the two do not match one to one.
+    """Map each value of the file to a value of the program, by name; empty where the two do not match one to one.
 
-    torch names what it made of a node after it, but counts anew; what it adds on the way is val_1, val_2, ...
+    torch names the result of a node after the node, but with numbers of its own. Values that it adds are val_1, val_2.
     """
     import torch
 
@@ -59,15 +59,15 @@ def onnx_values(program: Program, graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def onnx_nodes(program: Program, graph: onnx.GraphProto, names: Collection[str]) -> set[str]:
-    """The nodes of the file that compute the named values of the program; ExportError where that cannot be told."""
+    """Return the nodes of the file that compute the named values; raise ExportError where they cannot be found."""
     values = onnx_values(program, graph)
     if names and not values:
         raise ExportError(
-            "the ONNX file has other nodes than the program; its blocks cannot be kept in float one by one"
+            "the nodes of the ONNX file do not match the program; its blocks cannot be kept in float separately"
         )
     found: set[str] = set()
     parts: list[str] = []
-    for node in graph.node:  # what has no name of its own is a part of the next that has
+    for node in graph.node:  # a node without a value of the program is a part of the next node that has one
         parts.append(node.name)
         named = [values[name] for name in node.output if name in values]
         if named:
@@ -77,10 +77,12 @@ def onnx_nodes(program: Program, graph: onnx.GraphProto, names: Collection[str])
 
 
 def openvino_nodes(program: Program, known: Iterable[str], names: Collection[str]) -> list[str]:
-    """The operators among ``known`` that compute the named values of the program.
+    """Return the operators among ``known`` that compute the named values of the program.
 
-    OpenVINO calls the k-th of a kind aten::linear/MatMul_k, and its first without a number. ExportError for a layer
-    with weights that is not there under that name.
+    OpenVINO names the k-th operator of a kind aten::linear/MatMul_k, and the first one without a number.
+
+    Raises:
+        ExportError: a layer with weights is missing under its expected name.
     """
     there, counts, found = set(known), dict[str, int](), []
     for node in program.module.graph.nodes:
@@ -94,12 +96,12 @@ def openvino_nodes(program: Program, known: Iterable[str], names: Collection[str
         if name in there:
             found.append(name)
         elif "convolution" in stem or stem.endswith("linear/MatMul"):
-            raise ExportError(f"the OpenVINO model has no {name} for {node.name}; it cannot be kept in float alone")
+            raise ExportError(f"the OpenVINO model has no {name} for {node.name}; it cannot stay in float separately")
     return found
 
 
 def _stem(node: fx.Node) -> str | None:
-    """The name of the first operator of this kind in an OpenVINO model; None for what is no operator of its own."""
+    """Return the name of the first operator of this kind in an OpenVINO model; None for a node without an operator."""
     if node.op != "call_function" or not str(node.target).startswith("aten."):
         return None
     kind = str(node.target).split(".")[1]

@@ -1,7 +1,7 @@
-"""Quantise an ONNX file with explicit quantise/dequantise pairs, by a policy that each backend owns.
+"""Quantise an ONNX file with explicit quantise/dequantise pairs: ``quantise_onnx(source, target, samples, policy, p)``.
 
-A device's profile may override the policy. What is fitted to the calibration data before is in
-`hnas.export.int8.ladder`.
+Each backend owns a policy, and a device's profile may override it. `hnas.export.int8.ladder` fits weights to the
+samples before this step.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hnas.export.graph.program import Program
-    from hnas.export.graph.samples import Arrays
+    from hnas.export.graph.samples import Sample, Samples
     from hnas.hw_profiles import Override
 
 
 @dataclass(frozen=True)
 class QDQ:
-    """The policy of a runtime that reads ONNX with explicit quantise/dequantise pairs; weights are s8 per channel.
+    """The int8 policy of a runtime that reads quantise/dequantise pairs. Weights are s8 per channel.
 
-    ``symmetric`` fixes every zero point of an activation at 0; ``bias`` quantises biases to int32. ``ranges`` is how
-    activations are calibrated: minmax by the quantiser itself, the rest as `hnas.export.int8.calibration` has it.
+    operators: ONNX operators to quantise.
+    activations: type of activations.
+    symmetric: True fixes every zero point of an activation at 0.
+    bias: True quantises biases to int32.
+    ranges: calibration method. ONNX Runtime's quantiser does minmax; `hnas.export.int8.calibration` does the others.
     """
 
     operators: tuple[str, ...]
@@ -40,35 +43,37 @@ class QDQ:
     ranges: str = "minmax"
 
     def on(self, override: Override | None) -> QDQ:
-        """The policy under a device's override."""
+        """Return the policy with a device's override applied."""
         if override is None:
             return self
         left = tuple(name for name in self.operators if name not in override.leave_float)
         return replace(self, operators=left, ranges=override.ranges or self.ranges)
 
     def to_json(self) -> dict[str, JSON]:
-        """The policy for an artifact's notes."""
+        """Return the policy for an artifact's notes."""
         return {**asdict(self), "operators": list(self.operators), "weights": "s8 per channel"}
 
 
 def quantise_onnx(
     source: Path,
     target: Path,
-    calibration: Sequence[Arrays],
+    samples: Samples,
     policy: QDQ,
     program: Program | OnnxSource,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Write ``source``, made from ``program``, to ``target`` in explicit int8 under ``policy``.
+    """Quantise the float file ``source`` under ``policy``, and write it to ``target``.
 
-    A foreign file marks nothing and has ranges by its extremes alone.
+    samples: calibration inputs.
+    program: the program that ``source`` was made from. A foreign file has no marks, and only minmax ranges.
+    ranges: range of each value of ``program``, by name; None: minmax over ``samples``.
 
     1. An operator of the policy with a constant weight, or without weights: quantised.
-    2. MatMul of two activations: stays float. ONNX Runtime 1.31 fuses its quantised form into a kernel that computes
-       something else (2 dB against 38 dB on a hybrid net), and gains nothing by it on attention of our sizes.
-    3. Sums that only float operators read, as the residuals before a layer norm: stay float; 5 dB in a small ViT.
-    4. What the program marks to stay in float, and everything else: stays float.
-    5. ``ranges`` has a range for a value of the program: taken; else its extremes over ``calibration``.
+    2. MatMul of two activations: float. ONNX Runtime 1.31 fuses its quantised form into a kernel with another result
+       (2 dB against 38 dB on a hybrid net), and the kernel saves no time on attention of our sizes.
+    3. Additions that only float operators read, such as residuals before a layer norm: float (5 dB on a small ViT).
+    4. Nodes that the program marks to stay in float, and all other operators: float.
+    5. ``ranges`` has the value: used; otherwise the extremes over ``samples``.
     """
     import onnx
     from onnxruntime import quantization
@@ -88,14 +93,14 @@ def quantise_onnx(
         constants = {value.name for value in graph.initializer}
         free = [
             node.name
-            for node in graph.node
+            for node in graph.node  # cases 2 and 4
             if (node.op_type == "MatMul" and not constants & set(node.input)) or node.name.partition("/")[0] in kept
         ]
         free += _float_sums(graph, {*policy.operators, "Reshape", "Transpose"}, {*free})
         quantization.quantize_static(
             str(prepared),
             str(target),
-            _reader([value.name for value in graph.input], calibration),
+            _reader([value.name for value in graph.input], samples),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=types[policy.activations],
             weight_type=types["s8"],
@@ -107,11 +112,11 @@ def quantise_onnx(
 
 
 def _name_nodes(path: Path) -> None:
-    """Give every node of a file a name of its own, by which it can be left out: foreign files need not have any."""
+    """Give every node of a file a unique name, by which it can be excluded; foreign files may have none."""
     import onnx
 
     model, taken = onnx.load(path), {""}
-    for index, node in enumerate(model.graph.node):  # those that have one keep it: the blocks to leave out go by it
+    for index, node in enumerate(model.graph.node):  # blocks to exclude are found by name, so names stay
         if node.name in taken:
             node.name = f"unnamed_{index}"
         taken.add(node.name)
@@ -119,7 +124,7 @@ def _name_nodes(path: Path) -> None:
 
 
 def _float_sums(graph: onnx.GraphProto, integer: set[str], free: set[str]) -> list[str]:
-    """The sums of the graph that no operator reads which may compute in int8; a sum of ``free`` is none."""
+    """Case 3: return the additions that only float operators read; ``free`` are float already."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -134,7 +139,7 @@ def _float_sums(graph: onnx.GraphProto, integer: set[str], free: set[str]) -> li
 
 
 def _kept(source: Path, program: Program) -> set[str]:
-    """The nodes of the file that the program marks to stay in float; a rewrite of ORT's adds a suffix after a slash."""
+    """Return the nodes of the file that the program marks as float; ONNX Runtime may add a suffix after a slash."""
     from hnas.export.graph.marks import kept_float
 
     names = kept_float(program)
@@ -150,7 +155,7 @@ def _kept(source: Path, program: Program) -> set[str]:
 def _overrides(
     source: Path, program: Program, ranges: Mapping[str, tuple[float, float]] | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """The ranges by the names of the file's values, in the words of ONNX Runtime's quantiser."""
+    """Case 5: return the ranges by names of the file, in the format of ONNX Runtime's quantiser."""
     if not ranges:
         return {}
     import numpy as np
@@ -166,13 +171,13 @@ def _overrides(
     }
 
 
-def _reader(names: Sequence[str], calibration: Sequence[Arrays]) -> Any:
-    """The calibration inputs in the shape that ONNX Runtime's quantiser reads: one dict a call, then None."""
+def _reader(names: Sequence[str], samples: Samples) -> Any:
+    """Return the samples as ONNX Runtime's quantiser reads them: one dict per call, then None."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left: Iterator[Arrays] = iter(calibration)
+            self._left: Iterator[Sample] = iter(samples)
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             sample = next(self._left, None)

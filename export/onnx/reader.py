@@ -1,8 +1,8 @@
-"""The process that reads a foreign ONNX file: it checks it, leaves a clean copy of it, and runs it as it was written.
+"""Check, copy and run a foreign ONNX file, in a process of its own.
 
-``python -m hnas.export.onnx.reader`` serves a parent's `hnas.export.onnx.source.Original` over its stdin and stdout.
-The file runs in ONNX Runtime with every rewriting of the graph switched off, which makes it a reference for the same
-runtime with them on; where that is not installed, in ONNX's own evaluator, which is slow.
+``python -m hnas.export.onnx.reader`` serves `hnas.export.onnx.source.Original` in the parent process, over stdin and
+stdout. The file runs in ONNX Runtime with all graph optimisations off, and so is a reference for the optimised artifact
+of the same runtime. Without ONNX Runtime, it runs in ONNX's own evaluator, which is slow.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.records import encode
 from hnas.export.device.serve_artifacts import limit_memory
 from hnas.export.graph.samples import random_sample
-from hnas.export.onnx import checks as onnx_checks
+from hnas.export.onnx.checks import OnnxFile, read_onnx
+from hnas.export.onnx.sizes import ShapeAndType, fix_inputs, fix_outputs
 from hnas.export.onnx.source import UNTOUCHED, OnnxSource
 
-Run = Callable[[dict[str, Any]], Any]  # values by name to a list of outputs
+_Run = Callable[[dict[str, Any]], Any]  # from inputs by name to a list of outputs
 
 
-class Reading:
-    """What the process holds between requests: the file, ready to run."""
+class Reader:
+    """Hold one file, ready to run, and answer the parent's requests."""
 
     def __init__(self) -> None:
         self._source: OnnxSource | None = None
-        self._run: Run | None = None
+        self._run: _Run | None = None
 
     def do_read(self, header: Header, arrays: Arrays) -> Frame:
-        """Check the file at ``path`` within ``memory_mb``, run it, leave it at ``copy``; inputs where none came.
+        """Check the file at ``path`` within ``memory_mb``, write a clean copy to ``copy``, and run it.
 
-        Those that came fix the sizes that the file leaves open; so do ``shapes``.
+        arrays: example inputs, which fix dynamic sizes; none: the reply holds random ones.
+        ``shapes``: the shapes of random inputs, which fix dynamic sizes too.
         """
         limit_memory(header["memory_mb"])
         path, copy = Path(header["path"]), Path(header["copy"])
         shapes = header["shapes"]
-        given = [(tuple(shape), "") for shape in shapes] if shapes else None
+        given: list[ShapeAndType] | None = [(tuple(shape), "") for shape in shapes] if shapes else None
         given = [(value.shape, str(value.dtype)) for value in arrays] or given
         try:
-            file = onnx_checks.read(path)
-            inputs = onnx_checks.fix_inputs(file, given)
-        except (AttributeError, TypeError) as error:  # what is no UTF-8 is parsed to bytes, which no name is
-            raise ValueError(f"{path.name} is no valid ONNX file: a name in it is no text") from error
+            file = read_onnx(path)
+            inputs = fix_inputs(file, given)
+        except (AttributeError, TypeError) as error:  # a name that is not UTF-8 is parsed to bytes
+            raise ValueError(f"{path.name} is not a valid ONNX file: a name in it is not UTF-8 text") from error
         examples = arrays or random_sample(inputs)
         _write(file, copy)
         names = [value.name for value in file.model.graph.output]
@@ -59,13 +61,13 @@ class Reading:
         notes = {**file.notes, "held_against": by, "passes": UNTOUCHED}
         self._source = OnnxSource(str(copy), path.name, inputs, (), notes)
         stated = _stated(path.name, names, self._outputs(examples, " on its example inputs"))
-        if onnx_checks.fix_outputs(file, stated):
+        if fix_outputs(file, stated):
             _write(file, copy)
         self._source = replace(self._source, outputs=stated, notes={**notes, "changes": file.changes})
         return {"source": encode(self._source)}, () if arrays else examples
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
-        """The outputs for the inputs that came; ValueError where their sizes are others than on the example inputs."""
+        """Return the outputs for ``arrays``; raise ValueError where a size differs from that on the example inputs."""
         assert self._source is not None
         outputs, stated = self._outputs(arrays), self._source.outputs
         for value, tensor in zip(outputs, stated, strict=True):
@@ -75,7 +77,7 @@ class Reading:
         return {}, outputs
 
     def do_nan(self, _: Header, arrays: Arrays) -> Frame:
-        """The first ``value`` of the graph that is NaN for the inputs that came; empty where none is."""
+        """Return as ``value`` the name of the first value in the graph that is NaN for ``arrays``; empty if none is."""
         import onnx
 
         assert self._source is not None
@@ -88,36 +90,36 @@ class Reading:
         pairs = zip(names, values, strict=True)
         return {"value": next((name for name, v in pairs if v.dtype.kind == "f" and np.isnan(v).any()), "")}, ()
 
-    def _outputs(self, arrays: Arrays, where: str = "", run: Run | None = None) -> Arrays:
+    def _outputs(self, arrays: Arrays, where: str = "", run: _Run | None = None) -> Arrays:
         run = run or self._run
         assert self._source is not None
         assert run is not None
         name, tensors = self._source.name, self._source.inputs
         try:
             outputs = run({tensor.name: value for tensor, value in zip(tensors, arrays, strict=True)})
-        except Exception as error:  # a runtime raises whatever it likes
+        except Exception as error:  # a runtime raises any type
             raise ExportError(f"{name} does not run{where}: {_reason(error)}") from error
         odd = next((value for value in outputs if not isinstance(value, np.ndarray)), None)
         if odd is not None:
-            raise ExportError(f"{name} gives a {type(odd).__name__}; an artifact gives tensors of numbers")
+            raise ExportError(f"{name} returns a {type(odd).__name__}; an artifact returns tensors of numbers")
         return tuple(outputs)
 
 
 def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[Tensor, ...]:
-    """What the outputs are; ExportError for NaN among them."""
+    """Return names, shapes and types of the outputs; raise ExportError for NaN in one."""
     for name, value in zip(names, outputs, strict=True):
         if value.dtype.kind == "f" and np.isnan(value).any():
             raise ExportError(f"output {name} of {file} holds NaN on its example inputs")
     return tuple(Tensor(name, value.shape, str(value.dtype)) for name, value in zip(names, outputs, strict=True))
 
 
-def _write(file: onnx_checks.File, copy: Path) -> None:
-    """The original's own bytes where nothing had to be changed."""
+def _write(file: OnnxFile, copy: Path) -> None:
+    """Write the file to ``copy``: the original bytes where nothing was changed."""
     copy.write_bytes(file.model.SerializeToString() if file.changes else file.data)
 
 
-def _runner(copy: Path, name: str, outputs: list[str]) -> tuple[Run, str]:
-    """What runs the file, and the words for it."""
+def _runner(copy: Path, name: str, outputs: list[str]) -> tuple[_Run, str]:
+    """Return a function that runs the file, and its name for the notes."""
     if not find_spec("onnxruntime"):
         return _evaluator(copy, outputs)
     import onnxruntime as ort
@@ -129,13 +131,13 @@ def _runner(copy: Path, name: str, outputs: list[str]) -> tuple[Run, str]:
     options.log_severity_level = 4
     try:
         session = ort.InferenceSession(str(copy), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a runtime raises whatever it likes
-        raise ExportError(f"ONNX Runtime, which judges artifacts, does not open {name}: {_reason(error)}") from error
+    except Exception as error:  # a runtime raises any type
+        raise ExportError(f"ONNX Runtime, the reference runtime, does not open {name}: {_reason(error)}") from error
     by = f"onnxruntime {version('onnxruntime')}, graph optimisations off"
     return lambda feed: session.run(outputs, feed), by
 
 
-def _evaluator(copy: Path, outputs: list[str]) -> tuple[Run, str]:
+def _evaluator(copy: Path, outputs: list[str]) -> tuple[_Run, str]:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -144,14 +146,14 @@ def _evaluator(copy: Path, outputs: list[str]) -> tuple[Run, str]:
 
 
 def _reason(error: Exception) -> str:
-    """The operator or opset that the runtime lacks, where that is it; else its own words without places in its code."""
+    """Return the operator or opset that the runtime lacks, else its message without positions in its source code."""
     text = " ".join(str(error).split())
     if found := re.search(r"([\w.]+)[:.](\w+)\(-?\d+\) is not a registered function/op", text):
-        return f"it has no operator {found[2]} of the domain {found[1]}"
+        return f"it has no operator {found[2]} of domain {found[1]}"
     if found := re.search(r"Could not find an implementation for (\w+)\((\d+)\)", text):
         return f"it has no {found[1]} of opset {found[2]} for these types"
     if found := re.search(r"Opset (\d+) is under development.* till opset (\d+)", text):
-        return f"it knows opset {found[2]}, the file is of opset {found[1]}"
+        return f"it supports opset {found[2]}, the file has opset {found[1]}"
     node = re.search(r"while running (\w+) node", text)
     plain = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", text)
     plain = re.sub(r"^.*/onnxruntime_src/\S+ .*\) (?=[A-Z])", "", plain)
@@ -159,4 +161,4 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    serve(dispatch(Reading()))
+    serve(dispatch(Reader()))

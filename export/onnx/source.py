@@ -1,7 +1,7 @@
-"""An ONNX file as what an artifact is made from and held against; a process of its own reads, checks and runs it.
+"""Open an ONNX file as the source and the reference of an artifact: ``with Original(path) as original``.
 
-The file may be hostile: this process sees of it what `hnas.export.onnx.reader` says, and gives backends the checked
-copy.
+The file may be hostile. Another process (`hnas.export.onnx.reader`) reads, checks and runs it; backends get the copy
+that this process has checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -25,22 +25,22 @@ from hnas.export.remote.process import Process
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Arrays = tuple[NDArray[Any], ...]
+    from hnas.export.graph.samples import Sample, Samples
 
 SUFFIX = ".onnx"
-UNTOUCHED = "torch-level passes were not applied: an ONNX file goes straight to the backend"
-SECONDS = 900.0  # for reading, and for each run
-_MEMORY_MB = 2048  # at the least; else half of the machine's
+UNTOUCHED = "torch-level passes were not applied: an ONNX file goes straight to the backend"  # a note of artifacts
+_SECONDS = 900.0  # timeout of reading, and of each run
+_MEMORY_MB = 2048  # memory limit of the reader, or half of the machine's memory if that is more
 
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """A checked ONNX file: inputs of fixed sizes, weights within it, no NaN among them.
+    """A checked ONNX file: static input sizes, weights in the file, no NaN in them. Backends compile it.
 
-    ``path`` is that of the checked copy, ``name`` that of the original. ``notes`` say where it came from and what was
-    changed in the copy: plain JSON for an artifact's notes.
+    path: the checked copy.
+    name: the name of the original file.
+    inputs, outputs: names, shapes and types.
+    notes: origin of the file and changes in the copy, as JSON for an artifact's notes.
     """
 
     path: str
@@ -48,26 +48,35 @@ class OnnxSource:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     notes: Mapping[str, JSON]
-    fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # passes, as a program has them
+    fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # an ONNX file has no passes; a program has
 
     @property
     def signature(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The inputs and the outputs, as a program has them."""
+        """Return the inputs and the outputs, like the property of a program."""
         return self.inputs, self.outputs
 
 
 class Original(Process):
-    """The ONNX file at ``path``, open in a process that runs it as it was written; a context manager.
+    """The ONNX file at ``path``, open in a process that runs it without optimisations; a context manager.
 
-    ``examples`` are inputs that fit it: those given (they fix sizes that the file leaves open), else seeded noise of
-    ``shapes``, else of the file's own (integers are 0). ``source`` is what backends take; it goes with the process.
+    path: the file.
+    examples: example inputs, which fix dynamic sizes; None: seeded noise (integers are 0).
+    shapes: shapes of that noise, which fix dynamic sizes; None: the shapes in the file.
 
-    ValueError in one line for a file that is absent, no ONNX, truncated, not of one piece (weights outside of its
-    folder), quantised already, random, of open sizes, or that holds NaN; ExportError where it does not run.
+    ``source`` is the checked copy for backends; it is deleted when the process ends. ``examples`` are the inputs used.
+
+    Raises:
+        FileNotFoundError: there is no file at ``path``.
+        Unavailable: onnx is not installed.
+        ValueError: the file is not ONNX, truncated, has weights outside its folder, is quantised, draws random numbers,
+            has dynamic sizes that nothing fixes, or holds NaN.
+        ExportError: the file does not run.
+
+    Example: ``with Original(Path("net.onnx")) as original: outputs = original.outputs([original.examples])``.
     """
 
     def __init__(
-        self, path: Path, examples: Arrays | None = None, *, shapes: Sequence[tuple[int, ...]] | None = None
+        self, path: Path, examples: Sample | None = None, *, shapes: Sequence[tuple[int, ...]] | None = None
     ) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"no ONNX file at {path}")
@@ -79,7 +88,7 @@ class Original(Process):
             f"the reader of {path.name}",
             "hnas.export.onnx.reader",
             environment={},
-            timeout=SECONDS,
+            timeout=_SECONDS,
             transport=local,
             memory_mb=memory,
         )
@@ -92,32 +101,32 @@ class Original(Process):
             self.close()
             raise
         self.source: OnnxSource = decode(OnnxSource, reply["source"], path.name)
-        self.examples: Arrays = drawn if examples is None else examples
+        self.examples: Sample = drawn if examples is None else examples
 
     @property
     def name(self) -> str:
-        """The name of the file."""
+        """Return the name of the original file."""
         return self.source.name
 
     def close(self) -> None:
-        """End the process and remove the copy; calling twice is fine."""
+        """End the process and delete the copy; a second call does nothing."""
         super().close()
         self._folder.cleanup()
 
-    def outputs(self, samples: Sequence[Arrays]) -> list[Arrays]:
-        """What the file itself says to each sample."""
+    def outputs(self, samples: Samples) -> list[Sample]:
+        """Return the outputs of the file for each sample."""
         return [self.ask({"do": "run"}, sample)[1] for sample in samples]
 
-    def suspicion(self, samples: Sequence[Arrays]) -> str:
-        """Why an artifact may differ, as the end of a sentence: a value within the file is NaN; empty where none is."""
-        with suppress(ExportError):  # all values at once may be more than fits
+    def suspicion(self, samples: Samples) -> str:
+        """Return a suffix that names a NaN value in the file as the likely cause of a mismatch; empty if none."""
+        with suppress(ExportError):  # the values of all nodes together may exceed the memory limit
             for sample in samples[:PROBES]:
                 if found := self.ask({"do": "nan"}, sample)[0]["value"]:
-                    return f"; {found} within {self.name} is NaN, which no quantiser covers"
+                    return f"; {found} within {self.name} is NaN, which no quantiser can represent"
         return ""
 
-    def probes(self) -> list[Arrays]:
-        """The examples and random inputs like them, as far as the file runs and is finite on those."""
+    def probes(self) -> list[Sample]:
+        """Return the examples, and those of PROBES random samples like them on which the file runs and is finite."""
         probes = [self.examples]
         for seed in range(1, PROBES + 1):
             probe = noise(self.examples, seed)
@@ -132,8 +141,8 @@ class Original(Process):
         return probes
 
 
-def made_from(source: JSON) -> str:
-    """What an artifact's note "source" says, in a sentence; empty where there is none: it was made from torch."""
+def describe_origin(source: JSON) -> str:
+    """Return the note "source" of an artifact as a phrase; empty for an artifact made from torch, which has none."""
     if not isinstance(source, dict) or source.get("format") != "onnx":
         return ""
     opsets = source.get("opset")

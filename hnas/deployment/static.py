@@ -38,7 +38,7 @@ from hnas.export.bundle.bundle import write_bundle
 from hnas.export.bundle.manifest import Input, Manifest, Mixed
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import ExportError
-from hnas.export.onnx.source import made_from
+from hnas.export.onnx.source import describe_origin
 from hnas.export.proof.measurement import Comparison
 from hnas.export.proof.slowdown import Slowdown
 from hnas.export.proof.timing import compare_many
@@ -100,7 +100,7 @@ def export_static(
         "bundle": str(bundle.path),
         "rows": lines,
         "refused": [{"precision": r.precision, "reason": r.reason} for r in (*refused, *failed)],
-        "notes": [*filter(None, [made_from(manifest.source)]), *table.notes],
+        "notes": [*filter(None, [describe_origin(manifest.source)]), *table.notes],
         "footnote": f"{bundling.conditions(plan, kept.comparison)}; speedup against {AGAINST}",
     }
 

@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 def install() -> None:
     """Plant the fault in this process."""
-    write = onnx_file.write
+    write = onnx_file.write_program
 
     def faulty(program: Program, *args, **kwargs) -> None:
         graph = fx.Graph()
@@ -27,7 +27,7 @@ def install() -> None:
                 node.target = aten.silu.default
         write(replace(program, module=fx.GraphModule(program.module, graph)), *args, **kwargs)
 
-    onnx_file.write = faulty
+    onnx_file.write_program = faulty
 
 
 if __name__ == "__main__":  # hnas-deploy with the fault in it

@@ -60,7 +60,7 @@ def compile(
     if precision == "int8":
         policy = POLICY.on(device.quantisation.get("onnxruntime"))
         notes["quantisation"] = {**policy.to_json(), "samples": len(calibration)}
-        onnx_file.put_int8(program, path / MODEL, inputs, outputs, calibration, policy)
+        onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy)
     else:
-        onnx_file.put(program, path / MODEL, inputs, outputs)
-    return Written((MODEL,), {**versions(), **onnx_file.versions(program)}, notes)
+        onnx_file.write_onnx(program, path / MODEL, inputs, outputs)
+    return Written((MODEL,), {**versions(), **onnx_file.writer_versions(program)}, notes)

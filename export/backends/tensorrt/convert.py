@@ -60,18 +60,18 @@ def compile(
     if precision == "int8":
         policy = POLICY.on(device.quantisation.get("tensorrt"))
         notes["quantisation"] = {**policy.to_json(), "samples": len(calibration)}
-        onnx_file.put_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
+        onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
     else:
         if precision == "fp16" and not isinstance(program, OnnxSource):
             program = _half(program)
-        onnx_file.put(program, path / MODEL, inputs, outputs, newest=OPSET)
+        onnx_file.write_onnx(program, path / MODEL, inputs, outputs, newest=OPSET)
         if precision == "fp16" and isinstance(program, OnnxSource):
-            onnx_file.halve(path / MODEL)
-    build["opset"] = onnx_file.opset(path / MODEL)
+            onnx_file.convert_to_fp16(path / MODEL)
+    build["opset"] = onnx_file.read_opset(path / MODEL)
     if slow := _check(path / MODEL, precision, device.toolchain):
         notes["slow"] = slow
     build.update(tensorrt_rtx.rtx_note(path / MODEL))
-    return Written((MODEL,), onnx_file.versions(program), notes)
+    return Written((MODEL,), onnx_file.writer_versions(program), notes)
 
 
 def _build_note(precision: str, device: Device) -> dict[str, JSON]:

@@ -75,7 +75,7 @@ def test_a_short_run_finds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_planted_fault_is_found_reduced_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("onnxruntime", backends.load("onnxruntime").missing())
-    monkeypatch.setattr(onnx_file, "write", onnx_file.write)
+    monkeypatch.setattr(onnx_file, "write_program", onnx_file.write_program)
     faults.install()
     monkeypatch.setattr(fuzz, "SECONDS", 3.0)
     # The first network in which hard-swish matters, asked by the one backend that has the fault.

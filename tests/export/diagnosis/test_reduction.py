@@ -172,13 +172,13 @@ def test_a_sound_backend_holds_and_a_refusal_is_told(backend: str) -> None:
 def test_an_error_of_a_runtime_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     need("onnxruntime", backends.load("onnxruntime").missing())
     program = capture(*nets.build("two_by_two"))
-    write = onnx_file.write
+    write = onnx_file.write_program
 
     def truncated(program, path, *args, **kwargs):
         write(program, path, *args, **kwargs)
         path.write_bytes(path.read_bytes()[:100])
 
-    monkeypatch.setattr(onnx_file, "write", truncated)
+    monkeypatch.setattr(onnx_file, "write_program", truncated)
     with TrialBench() as bench:
         found = bench.judge(program, calls_of(program), Setting("onnxruntime"))
     assert found.outcome == "broken"
@@ -204,7 +204,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = capture(net, torch.randn(1, 3, 7, 7, generator=torch.Generator().manual_seed(0)))
     calls, setting = calls_of(program), Setting("onnxruntime")
     with pytest.MonkeyPatch.context() as patched, TrialBench() as bench:
-        patched.setattr(onnx_file, "write", onnx_file.write)
+        patched.setattr(onnx_file, "write_program", onnx_file.write_program)
         faults.install()
         verdict = bench.judge(program, calls, setting)
         assert verdict.outcome == "mismatch"

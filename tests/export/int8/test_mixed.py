@@ -95,7 +95,7 @@ def test_values_of_the_onnx_file_are_those_of_the_program(name: str, tmp_path: P
 
     program = program_of(name, "onnxruntime")
     inputs, outputs = program.signature
-    onnx_file.write(program, tmp_path / "model.onnx", inputs, outputs)
+    onnx_file.write_program(program, tmp_path / "model.onnx", inputs, outputs)
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph
     values = onnx_values(program, graph)
     assert values

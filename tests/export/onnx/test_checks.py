@@ -19,6 +19,7 @@ from hnas.export.onnx import checks as onnx_checks
 from hnas.export.onnx import file as onnx_file
 from hnas.export.onnx.quantiser import QDQ
 from hnas.export.onnx.reader import _reason
+from hnas.export.onnx.sizes import fix_inputs
 from hnas.export.onnx.source import OnnxSource, Original
 from tests.conftest import need
 from tests.export.compile_flat import compile_flat
@@ -77,7 +78,7 @@ def test_ranges_other_than_extremes_need_the_module(tmp_path: Path) -> None:
     source = OnnxSource(str(tmp_path / "a.onnx"), "a.onnx", (tensor,), (), {})
     policy = QDQ(operators=("Conv",), activations="u8", symmetric=False, bias=True, ranges="mse")
     with pytest.raises(ExportError, match="calibrated by minmax; mse needs the torch module"):
-        onnx_file.put_int8(source, tmp_path / "model.onnx", (tensor,), (), images(2), policy)
+        onnx_file.write_onnx_int8(source, tmp_path / "model.onnx", (tensor,), (), images(2), policy)
 
 
 def test_a_module_needs_example_inputs(tmp_path: Path) -> None:
@@ -146,22 +147,22 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
         r"uses Gelu, which ONNX opset 17 does not have \(newest: ",
     ),
     "an opset of nobody": (lambda: chain("Relu", opset=2**40), "uses Relu, which ONNX opset 1099511627776 does not"),
-    "a name that is no text": (Damaged, "bad.onnx is no valid ONNX file: a name in it is no text"),
+    "a name that is no text": (Damaged, "bad.onnx is not a valid ONNX file: a name in it is not UTF-8 text"),
     "a foreign domain": (
         lambda: convolution(extra="com.acme:Foo", domains=("com.acme",)),
-        "does not open bad.onnx: it has no operator Foo of the domain com.acme",
+        "does not open bad.onnx: it has no operator Foo of domain com.acme",
     ),
-    "an opset to come": (lambda: chain("Relu", opset=99), r"it knows opset \d+, the file is of opset 99"),
-    "quantised": (quantised, r"is quantised already \(1 DequantizeLinear, 1 QuantizeLinear\); give the float file"),
+    "an opset to come": (lambda: chain("Relu", opset=99), r"it supports opset \d+, the file has opset 99"),
+    "quantised": (quantised, r"is already quantised \(1 DequantizeLinear, 1 QuantizeLinear\); give the float file"),
     "random": (lambda: chain("RandomNormalLike"), r"draws random numbers \(RandomNormalLike\)"),
     "NaN in a weight": (lambda: convolution(fill=np.nan), "constant kernel of bad.onnx holds NaN"),
     "infinity in a weight": (lambda: convolution(fill=np.inf), "constant kernel of bad.onnx holds infinity"),
     "NaN in the output": (lambda: chain("Log"), "output y of bad.onnx holds NaN on its example inputs"),
     "open sizes": (
         lambda: chain("Relu", sizes=("N", 3)),
-        r"takes x float32\[N, 3\], of open sizes; give example inputs",
+        r"takes x float32\[N, 3\], with dynamic sizes; give example inputs",
     ),
-    "no sizes at all": (lambda: chain("Relu", sizes=("", 3)), r"takes x float32\[\?, 3\], of open sizes"),
+    "no sizes at all": (lambda: chain("Relu", sizes=("", 3)), r"takes x float32\[\?, 3\], with dynamic sizes"),
     "sizes by value": (by_value, r"y of bad.onnx is \[2, \d+\] on the example inputs, \[2, \d+\] on others"),
     "a sequence": (sequence, "input x of bad.onnx is a sequence; an artifact takes tensors of numbers"),
     "words": (
@@ -172,12 +173,12 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     **{
         f"a terminal's command as {kind}": (
             partial(commanding, kind),
-            r"bad.onnx has a name that cannot be printed, 'a\\x1b\]0;b\\x07'; give it another$",
+            r"bad.onnx has a name that cannot be printed, 'a\\x1b\]0;b\\x07'; rename it$",
         )
         for kind in ("output", "name", "op_type", "domain")
     },
-    "an unsorted graph": (lambda: chain(("Add", "later")), "bad.onnx is no valid ONNX file: "),
-    "a weight of other bytes": (larger, "bad.onnx is no valid ONNX file: .*kernel"),
+    "an unsorted graph": (lambda: chain(("Add", "later")), "bad.onnx is not a valid ONNX file: "),
+    "a weight of other bytes": (larger, "bad.onnx is not a valid ONNX file: .*kernel"),
     "more memory than there is": (bomb, "does not run on its example inputs: ConstantOfShape: .*memory"),
     "an input of everything": (
         lambda: chain("Relu", sizes=(2**40,)),
@@ -205,12 +206,12 @@ def test_what_is_cut_off_is_no_file(tmp_path: Path) -> None:
     for size in (0, 1, 17, *rng.integers(18, len(whole), 40), len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(
-            ValueError, match=r"^cut.onnx (is no ONNX file, or was cut off|is no valid ONNX file|uses )"
+            ValueError, match=r"^cut.onnx (is not an ONNX file, or is truncated|is not a valid ONNX file|uses )"
         ):
-            onnx_checks.read(path)
+            onnx_checks.read_onnx(path)
     path.write_text("this is a text")
-    with pytest.raises(ValueError, match=r"^cut.onnx is no ONNX file, or was cut off \(14 bytes\)$"):
-        onnx_checks.read(path)
+    with pytest.raises(ValueError, match=r"^cut.onnx is not an ONNX file, or is truncated \(14 bytes\)$"):
+        onnx_checks.read_onnx(path)
     with pytest.raises(FileNotFoundError, match="no ONNX file at"):
         export.compile(tmp_path / "absent.onnx", device="onnxruntime-cpu", path=tmp_path / "a")
     with pytest.raises(FileNotFoundError, match="no ONNX file at"):
@@ -228,7 +229,7 @@ def test_any_byte_may_be_another(tmp_path: Path) -> None:
         path.write_bytes(changed)
         said = ""
         try:
-            onnx_checks.fix_inputs(onnx_checks.read(path), None)
+            fix_inputs(onnx_checks.read_onnx(path), None)
         except ValueError as error:
             said = str(error)
         assert "\n" not in said
@@ -259,11 +260,11 @@ OUTSIDE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a link out": (linked, "is a link that leaves"),
     "missing": (entry("location", "none.bin"), r"none.bin is missing"),
     "the folder itself": (entry("location", ""), "is not a plain path inside the folder"),
-    "behind the end": (entry("offset", "99999"), r"is said to lie at byte 99999 to \d+ of w.bin, which has \d+"),
-    "before the beginning": (entry("offset", "-5"), "is said to lie at byte -5 to"),
+    "behind the end": (entry("offset", "99999"), r"claims bytes 99999 to \d+ of w.bin, which has \d+"),
+    "before the beginning": (entry("offset", "-5"), "claims bytes -5 to"),
     "nowhere": (entry("offset", "abc"), "'abc'"),
-    "of negative length": (entry("length", "-1"), "is said to lie at byte 0 to -1"),
-    "of another length": (entry("length", "4"), r"is no valid ONNX file: .*kernel"),
+    "of negative length": (entry("length", "-1"), "claims bytes 0 to -1"),
+    "of another length": (entry("length", "4"), r"is not a valid ONNX file: .*kernel"),
     "cut off": (lambda path: (path.parent / "w.bin").write_bytes(b"abc") and None, "of w.bin, which has 3$"),
 }
 
@@ -276,7 +277,7 @@ def test_weights_outside_of_the_folder_are_not_read(tmp_path: Path, case: str) -
     path = save(convolution(), tmp_path / "in" / "m.onnx", "w.bin")
     change(path)
     with pytest.raises(ValueError, match=says) as caught:
-        onnx_checks.read(path)
+        onnx_checks.read_onnx(path)
     assert "m.onnx" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -285,15 +286,15 @@ def test_more_than_a_message_can_hold(tmp_path: Path, by_hand: Path, monkeypatch
     path = save(convolution(), tmp_path / "m.onnx", "w.bin")
     monkeypatch.setattr(onnx_checks, "LARGEST", path.stat().st_size)
     with pytest.raises(ValueError, match="has more than 2 GB with its weights"):
-        onnx_checks.read(path)
+        onnx_checks.read_onnx(path)
     with pytest.raises(ValueError, match=r"hand.onnx has \d+ bytes; an ONNX file has at most"):
-        onnx_checks.read(by_hand)
+        onnx_checks.read_onnx(by_hand)
 
 
 def test_a_mask_may_hold_infinities(tmp_path: Path) -> None:
     mask = onnx.numpy_helper.from_array(np.array([[0.0, -np.inf, 0.0]], np.float32), "mask")
     path = save(chain(("Add", "mask"), "Softmax", weights=[mask]), tmp_path / "masked.onnx")
-    assert onnx_checks.read(path).changes == []
+    assert onnx_checks.read_onnx(path).changes == []
 
 
 def test_a_mask_without_a_name_beside_a_layer_that_leaves_an_input_out(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_a_mask_without_a_name_beside_a_layer_that_leaves_an_input_out(tmp_path:
         helper.make_node("Add", ["last", "mask"], ["y"]),
     ]
     made = model(nodes, {"x": [5, 2, 3]}, {"y": [1, 2, 4]}, [weight("w", 1, 16, 3), weight("r", 1, 16, 4)])
-    assert onnx_checks.read(save(made, tmp_path / "masked.onnx")).changes == []
+    assert onnx_checks.read_onnx(save(made, tmp_path / "masked.onnx")).changes == []
 
 
 def test_foreign_words_are_no_commands_to_a_terminal() -> None:

@@ -68,7 +68,7 @@ def test_products_of_two_activations_stay_float(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     program = capture(*nets.build("hybrid"))
     inputs, outputs = program.signature
-    onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
+    onnx_file.write_program(program, tmp_path / "float.onnx", inputs, outputs)
     sample = tuple(value.numpy() for value in program.inputs)
     quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], POLICY, program)
     graph = onnx.load(tmp_path / "int8.onnx").graph
@@ -95,7 +95,7 @@ def test_sums_that_only_float_operators_read_stay_float(tmp_path: Path) -> None:
             return self.c(y + self.b(y)).sigmoid()
 
     program = capture(Residual(), torch.randn(2, 8))
-    onnx_file.write(program, tmp_path / "float.onnx", *program.signature)
+    onnx_file.write_program(program, tmp_path / "float.onnx", *program.signature)
     sample = tuple(value.numpy() for value in program.inputs)
     policy = replace(POLICY, operators=(*POLICY.operators, "Add"))
     quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [sample], policy, program)
@@ -131,7 +131,7 @@ def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     program = fuse(capture(*nets.build("mobilenet")))
     inputs, outputs = program.signature
-    onnx_file.write(program, tmp_path / "float.onnx", inputs, outputs)
+    onnx_file.write_program(program, tmp_path / "float.onnx", inputs, outputs)
     data = [(np.random.default_rng(seed).normal(size=(1, 3, 16, 16)).astype(np.float32),) for seed in range(60)]
     data[0][0][0, 0, 0, 0] = 500.0
     scales = {}

@@ -22,7 +22,7 @@ from hnas.export.device.errors import ExportError
 from hnas.export.graph.samples import noise
 from hnas.export.onnx import file as onnx_file
 from hnas.export.onnx.reader import _evaluator
-from hnas.export.onnx.source import UNTOUCHED, Original, made_from
+from hnas.export.onnx.source import UNTOUCHED, Original, describe_origin
 from hnas.export.proof.verification import check
 from hnas.export.remote.quiet import quiet
 from hnas.export.remote.worker import Worker
@@ -113,9 +113,9 @@ def test_the_notes_say_where_it_came_from(tmp_path: Path, by_hand: Path) -> None
     assert "torch" not in artifact.versions
     assert [tensor.name for tensor in (*artifact.inputs, *artifact.outputs)] == ["x", "y"]
     said = f"made from hand.onnx (ONNX opset 17, by by hand); {UNTOUCHED}"
-    assert made_from(source) == said
+    assert describe_origin(source) == said
     assert said in export.layers(artifact, runs=1).findings
-    assert made_from(None) == ""
+    assert describe_origin(None) == ""
 
 
 def test_batches_are_split_and_examples_may_be_given(tmp_path: Path, by_hand: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_artifact_of_another_file_does_not_pass(
 ) -> None:
     needed("onnxruntime-cpu")
     other = onnx_files.save(onnx_files.convolution(fill=9.0), tmp_path / "other.onnx")
-    monkeypatch.setattr(onnx_file, "put", lambda _program, path, *_, **__: shutil.copyfile(other, path))
+    monkeypatch.setattr(onnx_file, "write_onnx", lambda _program, path, *_, **__: shutil.copyfile(other, path))
     with pytest.raises(
         ExportError, match=r"^onnxruntime does not compute what hand.onnx does: fp32 fails on 5 samples"
     ):
@@ -215,7 +215,7 @@ def test_open_sizes_are_fixed_by_examples(tmp_path: Path) -> None:
     needed("openvino-cpu")
     path = onnx_files.save(onnx_files.convolution("N"), tmp_path / "open.onnx")
     with pytest.raises(
-        ValueError, match=r"^open.onnx takes x float32\[N, 3, 8, 8\], of open sizes; give example inputs"
+        ValueError, match=r"^open.onnx takes x float32\[N, 3, 8, 8\], with dynamic sizes; give example inputs"
     ):
         export.compile(path, path=tmp_path / "a")
     artifact = export.compile(path, np.zeros((2, 3, 8, 8), np.float32), path=tmp_path / "a")
@@ -260,7 +260,7 @@ def test_functions_of_the_file_are_written_out(tmp_path: Path) -> None:
     made.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
     path = onnx_files.save(made, tmp_path / "functions.onnx")
     artifact = export.compile(path, device="openvino-cpu", precision="int8", calibration=images(), path=tmp_path / "a")
-    assert artifact.notes["source"]["changes"] == ["its functions are written out"]  # type: ignore[index,call-overload]
+    assert artifact.notes["source"]["changes"] == ["its functions are inlined"]  # type: ignore[index,call-overload]
 
 
 def test_nodes_without_names_are_told_apart(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_fp16_between_the_ends(tmp_path: Path, by_hand: Path) -> None:
 def test_a_newer_opset_than_a_device_reads_is_taken_down(tmp_path: Path, hybrid: Any) -> None:
     needed("jetson")
     artifact = export.compile(hybrid[0], device="jetson", path=tmp_path / "a")
-    assert onnx_file.opset(artifact.model) == 17
+    assert onnx_file.read_opset(artifact.model) == 17
     build = artifact.notes["build"]
     assert isinstance(build, dict)
     assert build["opset"] == 17

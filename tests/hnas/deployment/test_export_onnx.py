@@ -111,7 +111,7 @@ def test_a_bundle_of_open_sizes_and_whole_numbers_is_verified(run: Run) -> None:
 def test_the_kernels_of_a_file_are_those_of_the_module(tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnxscript")
     program = fuse(capture(*nets.build(name)))
-    onnx_file.write(program, tmp_path / "net.onnx", *program.signature)
+    onnx_file.write_program(program, tmp_path / "net.onnx", *program.signature)
     counted = kernels(tmp_path / "net.onnx")
     net, inputs = nets.build(name)
     traced = _traced(net, tuple(inputs))
@@ -155,10 +155,10 @@ def test_arrays_come_by_the_names_of_the_inputs(tmp_path: Path) -> None:
 
 
 BAD = {
-    "open sizes": (("open.onnx",), "of open sizes; give example inputs that fix them (--input 1x3x224x224"),
+    "open sizes": (("open.onnx",), "with dynamic sizes; give example inputs that fix them (--input 1x3x224x224"),
     "other sizes": (("net.onnx", "--input", "1x3x9x9"), "net.onnx takes x float32[1, 3, 8, 8]; the example inputs are"),
     "absent": (("none.onnx",), "no ONNX file at none.onnx"),
-    "no file": (("cut.onnx",), "cut.onnx is no ONNX file, or was cut off (3 bytes)"),
+    "no file": (("cut.onnx",), "cut.onnx is not an ONNX file, or is truncated (3 bytes)"),
     "no network": ((), "give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE"),
     "two networks": (("net.onnx", "--model", "net.onnx"), "give one network"),
     "another backend": (("net.onnx", "--target", "tflite-cpu"), "tflite-cpu runs tflite, which takes no ONNX file"),

@@ -160,10 +160,10 @@ def test_another_network_fails_and_the_file_is_blamed(own: Path, run: Run) -> No
 def test_a_faulty_converter_is_reduced_to_the_operator(
     own: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = onnx_file.write
-    monkeypatch.setattr(onnx_file, "write", write)
+    write = onnx_file.write_program
+    monkeypatch.setattr(onnx_file, "write_program", write)
     faults.install()
-    faulty = onnx_file.write
+    faulty = onnx_file.write_program
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Flatten(), nn.Linear(288, 4))
     torch.manual_seed(0)
     for part in (net[0], net[3]):
@@ -184,8 +184,8 @@ def test_a_faulty_converter_is_reduced_to_the_operator(
     assert row["reduced"]["operators"] == 1
     assert row["reduced"]["command"] == f"hnas-deploy verify {tmp_path / 'small' / 'artifact'}"
     assert run(tmp_path / "small" / "artifact")[0] == 1
-    assert onnx_file.write is faulty
-    monkeypatch.setattr(onnx_file, "write", write)
+    assert onnx_file.write_program is faulty
+    monkeypatch.setattr(onnx_file, "write_program", write)
     assert run(tmp_path / "small" / "artifact")[0] == 0
 
 

@@ -1,0 +1,118 @@
+"""Fix the dynamic sizes of an ONNX file's inputs and outputs: ``fix_inputs(file, shapes)``, then ``fix_outputs``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from hnas.export.device.artifact import Tensor
+from hnas.export.device.errors import one_line
+from hnas.export.onnx.walk import shown
+
+if TYPE_CHECKING:
+    import onnx
+
+    from hnas.export.onnx.checks import OnnxFile
+
+_Sizes: TypeAlias = list[int | str] | None  # a dynamic size is its name; None: the rank is dynamic too
+_Stated: TypeAlias = tuple[_Sizes, str]  # sizes and dtype as the file states them
+ShapeAndType: TypeAlias = tuple[tuple[int, ...], str]  # of an example input; "" accepts the file's own dtype
+
+
+def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[Tensor, ...]:
+    """Replace dynamic input sizes by those of ``given``, and return the inputs of the graph.
+
+    given: shape and dtype of each example input; None where all sizes are static.
+
+    Raises:
+        ValueError: an input is not a tensor of numbers, ``given`` does not fit the file, or a size is dynamic and
+            nothing is given.
+    """
+    values = file.model.graph.input
+    if not values:
+        raise ValueError(f"{file.name} takes no inputs: it computes a constant")
+    stated = [(_sizes(value), _tensor(file, value, ()).dtype) for value in values]
+    if given is None:
+        given = _static(file, stated)
+    if len(given) != len(stated) or not all(map(_fits, given, stated)):
+        said = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in given)
+        raise ValueError(f"{file.name} takes {_signature(file, stated)}; the example inputs are {said}")
+    for value, (shape, _), (sizes, _) in zip(values, given, stated, strict=True):
+        if _is_dynamic(sizes):
+            _set_sizes(value, shape)
+            file.changes.append(f"{shown(value.name)} has the fixed sizes {list(shape)}")
+    if any(_is_dynamic(sizes) for sizes, _ in stated):
+        del file.model.graph.value_info[:]  # they repeat the dynamic sizes
+    return tuple(_tensor(file, value, shape) for value, (shape, _) in zip(values, given, strict=True))
+
+
+def fix_outputs(file: OnnxFile, outputs: Sequence[Tensor]) -> bool:
+    """Write the observed shapes into the graph's outputs where the file states others; return whether any changed."""
+    changes = len(file.changes)
+    for value, seen in zip(file.model.graph.output, outputs, strict=True):
+        if _sizes(value) != list(seen.shape):
+            _set_sizes(value, seen.shape)
+            file.changes.append(f"{shown(value.name)} has the fixed sizes {list(seen.shape)}")
+    return len(file.changes) > changes
+
+
+def _static(file: OnnxFile, stated: Sequence[_Stated]) -> list[ShapeAndType]:
+    """Return the stated shapes and types; raise ValueError where a size is dynamic."""
+    if any(_is_dynamic(sizes) for sizes, _ in stated):
+        mend = "give example inputs that fix them (--input 1x3x224x224 on the command line)"
+        raise ValueError(f"{file.name} takes {_signature(file, stated)}, with dynamic sizes; {mend}")
+    return [(tuple(map(int, sizes or ())), dtype) for sizes, dtype in stated]
+
+
+def _signature(file: OnnxFile, stated: Sequence[_Stated]) -> str:
+    """Return the inputs for a message: x float32[N, 3, 8, 8], y int64[...]."""
+    pairs = zip(file.model.graph.input, stated, strict=True)
+    return ", ".join(f"{shown(value.name)} {dtype}{_listed(sizes)}" for value, (sizes, dtype) in pairs)
+
+
+def _listed(sizes: _Sizes) -> str:
+    return "[...]" if sizes is None else f"[{', '.join(map(str, sizes))}]"
+
+
+def _tensor(file: OnnxFile, value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> Tensor:
+    """Return an input as an artifact records it; raise ValueError for anything but a tensor of numbers."""
+    import onnx
+
+    called, kind = f"input {shown(value.name)} of {file.name}", value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise ValueError(f"{called} is a {str(kind).removesuffix('_type')}; an artifact takes tensors of numbers")
+    if not value.name.isprintable():
+        raise ValueError(f"{called} has a name that cannot be printed; rename it")
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        return Tensor(value.name, shape, str(dtype))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{called}: {one_line(error).partition(': ')[2]}") from error
+
+
+def _sizes(value: onnx.ValueInfoProto) -> _Sizes:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.dim_value > 0 else shown(dim.dim_param) or "?" for dim in kind.shape.dim]
+
+
+def _is_dynamic(sizes: _Sizes) -> bool:
+    return sizes is None or any(isinstance(size, str) for size in sizes)
+
+
+def _set_sizes(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    kind = value.type.tensor_type
+    kind.ClearField("shape")
+    kind.shape.SetInParent()  # a scalar has a shape too
+    for size in shape:
+        kind.shape.dim.add().dim_value = size
+
+
+def _fits(given: ShapeAndType, stated: _Stated) -> bool:
+    (shape, dtype), (sizes, wanted) = given, stated
+    if dtype not in ("", wanted):
+        return False
+    return sizes is None or (
+        len(shape) == len(sizes) and all(isinstance(a, str) or a == b for a, b in zip(sizes, shape, strict=True))
+    )
