@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, fx
 
 from hnas.export.graph.program import Program
-from hnas.export.graph.subgraph import Call, Change, Part, carve, is_tensor, made_from
+from hnas.export.graph.subgraph import Call, SizeChange, Subprogram, ancestors, carve, is_tensor
 
 Fails = Callable[[Program, Sequence[Call]], bool]
 
 SECONDS = 120.0  # time limit of a reduction; every candidate is compiled and run
 
-Step = Callable[[Part, "Search"], Part]
+Step = Callable[[Subprogram, "Search"], Subprogram]
 
 
-def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: float = SECONDS) -> Part:
+def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: float = SECONDS) -> Subprogram:
     """Return the smallest program and calls found that still fail.
 
     These steps repeat until none helps or the time is over:
@@ -44,7 +44,7 @@ def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, sec
     Example: ``reduce_program(program, calls, lambda program, calls: not program(*calls[0])[0].isfinite().all())``
     """
     with torch.no_grad():
-        best = carve(Part(program, tuple(calls)))
+        best = carve(Subprogram(program, tuple(calls)))
         search = Search(fails, monotonic() + seconds)
         if best is None or not fails(best.program, best.calls):
             raise ValueError("the program does not fail as it is; there is nothing to reduce")
@@ -72,7 +72,7 @@ class Search:
         """True if the time is over."""
         return monotonic() > self.end
 
-    def accepts(self, candidate: Part | None, than: Part) -> bool:
+    def accepts(self, candidate: Subprogram | None, than: Subprogram) -> bool:
         """Return whether a candidate is smaller than the best, and fails."""
         if candidate is None or self.over or candidate.size >= than.size:
             return False
@@ -84,7 +84,7 @@ class Search:
             self.refuted.add(known)
         return failed
 
-    def boldest(self, best: Part, count: int, make: Callable[[int], Part | None]) -> Part:
+    def boldest(self, best: Subprogram, count: int, make: Callable[[int], Subprogram | None]) -> Subprogram:
         """Return the failing candidate of the lowest index, by bisection: all above it are assumed to fail."""
         low, high = -1, count
         while high - low > 1:
@@ -96,34 +96,34 @@ class Search:
                 low = middle
         return best
 
-    def first(self, best: Part, candidates: Iterator[Part | None]) -> Part | None:
+    def first(self, best: Subprogram, candidates: Iterator[Subprogram | None]) -> Subprogram | None:
         """Return the first candidate that is accepted."""
         return next((each for each in candidates if each is not None and self.accepts(each, best)), None)
 
 
-def _fewer_calls(best: Part, search: Search) -> Part:
+def _fewer_calls(best: Subprogram, search: Search) -> Subprogram:
     """Halve the calls while one half fails."""
     while len(best.calls) > 1:
         half = len(best.calls) // 2
         parts = (best.calls[:half], best.calls[half:])
-        found = search.first(best, (carve(Part(best.program, part)) for part in parts))
+        found = search.first(best, (carve(Subprogram(best.program, part)) for part in parts))
         if found is None:
             return best
         best = found
     return best
 
 
-def _earlier_end(best: Part, search: Search) -> Part:
+def _earlier_end(best: Subprogram, search: Search) -> Subprogram:
     if len(best.ends) > 1:
         best = search.first(best, (carve(best, (end,)) for end in best.ends)) or best
     nodes = [node for node in best.operators if is_tensor(node)]
     return search.boldest(best, len(nodes), lambda index: carve(best, (nodes[index],)))
 
 
-def _later_beginning(best: Part, search: Search) -> Part:
+def _later_beginning(best: Subprogram, search: Search) -> Subprogram:
     nodes = best.operators
 
-    def make(index: int) -> Part | None:
+    def make(index: int) -> Subprogram | None:
         behind = set(nodes[len(nodes) - 1 - index :])
         cuts = {source for node in behind for source in node.all_input_nodes} - behind
         cuts = {node for node in cuts if node.op == "call_function"}
@@ -132,10 +132,10 @@ def _later_beginning(best: Part, search: Search) -> Part:
     return search.boldest(best, len(nodes) - 1, make)
 
 
-def _dropped_parts(best: Part, search: Search) -> Part:
+def _dropped_parts(best: Subprogram, search: Search) -> Subprogram:
     """Remove parts, the longest first, until none can be removed."""
 
-    def candidates() -> Iterator[Part | None]:
+    def candidates() -> Iterator[Subprogram | None]:
         order = list(best.program.module.graph.nodes)
         place = {node: index for index, node in enumerate(order)}
         pairs = [(node, source) for node in best.operators for source in _alike(node)]
@@ -150,8 +150,8 @@ def _dropped_parts(best: Part, search: Search) -> Part:
     return best
 
 
-def _smaller_sizes(best: Part, search: Search) -> Part:
-    def candidates() -> Iterator[Part | None]:
+def _smaller_sizes(best: Subprogram, search: Search) -> Subprogram:
+    def candidates() -> Iterator[Subprogram | None]:
         values = [*best.calls[0], *best.program.module.state_dict().values()]
         for old in sorted({size for value in values for size in value.shape if size > 1}, reverse=True):
             for new in dict.fromkeys((1, 2, old // 2, old - 1 if old < 9 else 1)):
@@ -166,20 +166,20 @@ def _smaller_sizes(best: Part, search: Search) -> Part:
 _STEPS: tuple[Step, ...] = (_fewer_calls, _earlier_end, _later_beginning, _dropped_parts, _smaller_sizes)
 
 
-def _changes(old: int, new: int) -> Iterator[Change]:
+def _changes(old: int, new: int) -> Iterator[SizeChange]:
     for arguments in (True, False):
-        yield Change(old, new, None, arguments, multiples=True)
-        yield Change(old, new, None, arguments)
-        yield from (Change(old, new, axis, arguments) for axis in range(4))
+        yield SizeChange(old, new, None, arguments, multiples=True)
+        yield SizeChange(old, new, None, arguments)
+        yield from (SizeChange(old, new, axis, arguments) for axis in range(4))
 
 
-def _resized(best: Part, change: Change) -> Part | None:
+def _resized(best: Subprogram, change: SizeChange) -> Subprogram | None:
     calls = tuple(tuple(change.cut(value, True) for value in call) for call in best.calls)
     if change.axis is not None and all(
         old.shape == new.shape for old, new in zip(best.calls[0], calls[0], strict=True)
     ):
         return None
-    return carve(Part(best.program, calls), change=change)
+    return carve(Subprogram(best.program, calls), change=change)
 
 
 def _alike(node: fx.Node) -> Iterator[fx.Node]:
@@ -187,7 +187,7 @@ def _alike(node: fx.Node) -> Iterator[fx.Node]:
     if not is_tensor(node):
         return
     value = node.meta["val"]
-    needed, _ = made_from((node,), (), {})
+    needed, _ = ancestors((node,), (), {})
     for source in needed - {node}:
         other = source.meta.get("val")
         same = isinstance(other, Tensor) and other.shape == value.shape and other.dtype == value.dtype

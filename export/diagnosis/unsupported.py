@@ -17,7 +17,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.program import Program
-from hnas.export.graph.subgraph import Part, carve
+from hnas.export.graph.subgraph import Subprogram, carve
 from hnas.export.remote.worker import Worker
 
 
@@ -40,9 +40,9 @@ def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -
     return f"{name} has no {', '.join(operator for operator, _ in refused)}; {who}"
 
 
-def _alone(program: Program) -> Iterator[tuple[str, Part]]:
+def _alone(program: Program) -> Iterator[tuple[str, Subprogram]]:
     """Return each kind of operator once, by name, as a program of its own with recorded inputs."""
-    whole, seen = Part(program, (program.inputs,)), set[str]()
+    whole, seen = Subprogram(program, (program.inputs,)), set[str]()
     for node in whole.operators:
         name = str(node.target).removesuffix(".default")
         if name not in seen and name.startswith("aten."):
@@ -58,7 +58,7 @@ def _tensors(node: fx.Node) -> Sequence[fx.Node]:
     return [node] if isinstance(node.meta.get("val"), Tensor) else [*node.users]
 
 
-def _takes(name: str, part: Part, convert: Callable[..., Artifact]) -> bool:
+def _takes(name: str, part: Subprogram, convert: Callable[..., Artifact]) -> bool:
     with TemporaryDirectory() as folder:
         try:
             fused = fuse(part.program, passes_for(name))

@@ -1,4 +1,4 @@
-"""Mark nodes of a program that stay in float. No torch: backends read marks before they import it."""
+"""Read which nodes of a program stay in float: ``kept_float(program)``. Without torch, which backends import later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hnas.export.graph.program import Program
 
-FLOAT = "hnas_float"  # the key in a node's meta that keeps it out of int8; `hnas.export.int8.mixed` sets it
+FLOAT = "hnas_float"  # key in a node's meta; `hnas.export.int8.mixed.keep_float` sets it
 
 
 def kept_float(program: Program) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The border: a static module comes in, and from here on there is only its ATen graph."""
+"""Capture a static torch module as an ATen graph: ``program = capture(net, torch.randn(1, 3, 224, 224))``."""
 
 import hashlib
 import warnings
@@ -21,10 +21,13 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A module as an ATen graph in eval mode, with the inputs it was captured on.
+    """A module as an ATen graph in eval mode, with the example inputs of its capture. Never changed; a pass copies.
 
-    ``module`` takes as many tensors as there are ``inputs`` and returns one tensor, or a flat tuple of them. Nobody
-    mutates it: a pass copies. ``fired`` tells which passes made this program and how often each of them fired.
+    module: takes as many tensors as there are ``inputs``; returns one tensor, or a flat tuple of tensors.
+    inputs: the example inputs.
+    fired: the passes that made this program, each with the number of its changes.
+
+    Example: ``(output,) = program(*program.inputs)``.
     """
 
     module: fx.GraphModule
@@ -32,29 +35,29 @@ class Program:
     fired: tuple[tuple[str, int], ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs as a flat tuple, without gradients."""
+        """Return the outputs as a flat tuple, without gradients."""
         with torch.no_grad():
             return as_tuple(self.module(*inputs))
 
     def arrays(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """As ``__call__``, from numpy to numpy."""
+        """Return the outputs for numpy inputs, as numpy arrays."""
         return tuple(output.numpy() for output in self(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs)))
 
     def operators(self) -> dict[str, int]:
-        """How often the graph calls each operator, by name: what the golden tests compare."""
+        """Return how often the graph calls each operator, by name."""
         names = [str(node.target) for node in self.module.graph.nodes if node.op == "call_function"]
         return {name: names.count(name) for name in sorted(set(names))}
 
     @cached_property
     def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """The inputs, by the names of the graph, and the outputs, as output_0, output_1, ..."""
+        """Return the inputs, by the names of the graph, and the outputs, as output_0, output_1, ..."""
         names = [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]
         outputs = {f"output_{index}": value for index, value in enumerate(self(*self.inputs))}
         return tuple(map(_spec, names, self.inputs)), tuple(map(_spec, outputs, outputs.values()))
 
     @property
     def digest(self) -> str:
-        """sha256 over graph, shapes and types but not over values: equal digests take equal time."""
+        """Return a sha256 of graph, shapes and types, without values: programs with equal digests take equal time."""
         state = [(name, tuple(value.shape), str(value.dtype)) for name, value in self.module.state_dict().items()]
         inputs = [(tuple(value.shape), str(value.dtype)) for value in self.inputs]
         return hashlib.sha256(repr((self.module.code, state, inputs)).encode()).hexdigest()
@@ -65,14 +68,21 @@ def _spec(name: str, value: Tensor) -> TensorSpec:
 
 
 def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
-    """The program of ``module`` in eval mode; the module itself is left as it was.
+    """Return the program of ``module`` in eval mode; the module itself is not changed.
 
-    1. Outputs are one tensor or a flat tuple or list of tensors; anything else is refused.
-    2. NaN in any weight or output, infinity in a parameter: refused. An output may be infinite, as masks are.
-    3. Writing in place into a value of its own: made functional.
+    module: a static network.
+    inputs: example inputs, one tensor or several; their sizes become fixed.
+
+    1. Outputs are one tensor, or a flat tuple or list of tensors; anything else is refused.
+    2. NaN in any weight or output, or infinity in a parameter: refused. An output may be infinite, like a mask.
+    3. Writing in place into a value that the module computed: made functional.
     4. Writing into a buffer or an input (counters, batch norm in training mode): refused; an artifact has no memory.
 
-    ValueError when the inputs do not fit the module, ExportError for everything else.
+    Raises:
+        ValueError: the inputs do not fit the module.
+        ExportError: any other reason.
+
+    Example: ``capture(net, torch.randn(1, 3, 224, 224)).operators()``.
     """
     values = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     if not values or not all(isinstance(value, Tensor) for value in values):
@@ -86,15 +96,17 @@ def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
             graph_module = _exported(module, values)
         except ExportError:
             raise
-        except Exception as error:  # torch.export fails in ways without a common type
+        except Exception as error:  # the errors of torch.export have no common type
             raise ExportError(f"torch.export cannot capture {type(module).__name__}: {one_line(error)}") from error
     return Program(_plain(graph_module), values)
 
 
 def module_of(network: nn.Module | torch.export.ExportedProgram) -> nn.Module:
-    """The module itself; an exported program as a module of its own, so that both take the same way from here.
+    """Return a module as it is, and an exported program as a module.
 
-    ValueError for anything else, ExportError for a program whose shapes are dynamic.
+    Raises:
+        ValueError: ``network`` is neither.
+        ExportError: the exported program has dynamic shapes.
     """
     if isinstance(network, nn.Module):
         return network
@@ -111,7 +123,7 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     graph_module = _functional(_unlifted(program))
     if not _mutations(graph_module):
         return graph_module
-    with warnings.catch_warnings():  # torch uses what it has itself deprecated
+    with warnings.catch_warnings():  # torch calls a function that it has deprecated
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         program = program.run_decompositions({})
     signature = program.graph_signature
@@ -129,7 +141,7 @@ def _unlifted(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode for a while; afterwards every part is in the mode it was in."""
+    """Put the module in eval mode; on exit every submodule has its previous mode."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -140,7 +152,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    """One tensor or a flat tuple or list of them, as a tuple; ExportError for anything else."""
+    """Return one tensor, or a flat tuple or list of tensors, as a tuple. Raise ExportError for anything else."""
     values = (outputs,) if isinstance(outputs, Tensor) else outputs
     if isinstance(values, tuple | list) and values and all(isinstance(value, Tensor) for value in values):
         return tuple(values)
@@ -151,7 +163,7 @@ def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def rebuild(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
-    """A graph module with the state that ``graph`` still reads; the tensors are shared, so they must stay constant."""
+    """Return a graph module with the state that ``graph`` reads. It shares the tensors, which must stay constant."""
     for node in graph.nodes:
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
@@ -160,6 +172,7 @@ def rebuild(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
 
 
 def _refuse_bad_weights(module: nn.Module) -> None:
+    """Case 2 of ``capture``."""
     for name, value in module.named_parameters():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ExportError(f"parameter {name} holds NaN or infinity; train or load the weights again")
@@ -169,9 +182,10 @@ def _refuse_bad_weights(module: nn.Module) -> None:
 
 
 def _refuse_bad_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Cases 1 and 2 of ``capture``."""
     try:
         outputs = module(*(value.clone() for value in inputs))
-    except Exception as error:  # the user's own code may raise anything
+    except Exception as error:  # the user's code may raise any type
         shapes = ", ".join(f"{list(value.shape)} {value.dtype}" for value in inputs)
         what = f"{type(module).__name__} does not take the example inputs ({shapes})"
         raise ValueError(f"{what}: {one_line(error)}") from error
@@ -186,9 +200,9 @@ def _mutations(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def _functional(module: fx.GraphModule) -> fx.GraphModule:
-    """Rename in-place operators where that is all it takes: what they write is theirs alone, and no view of another.
+    """Case 3 of ``capture``: rename in-place operators whose target has no other reader and is not a view.
 
-    Decomposing would do it as well, but takes batch norm and dropout apart; it remains for the hard cases.
+    Decomposition handles all other cases. It is not the default, because it also decomposes batch norm and dropout.
     """
     for node in _mutations(module):
         _, name, overload = str(node.target).split(".")
@@ -200,19 +214,19 @@ def _functional(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _owns_value(node: fx.Node) -> bool:
-    """True when one operator reads what ``node`` made, and made as a tensor of its own."""
+    """Return True where ``node`` returns a tensor of its own that a single operator reads."""
     if len(node.users) != 1 or not isinstance(node.target, torch._ops.OpOverload):
         return False
     return not any(result.alias_info for result in node.target._schema.returns)
 
 
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy without guards and pytrees: tensors in, one tensor or a flat tuple out; weights are its own."""
+    """Return a copy without guards and pytrees, with weights of its own: tensors in, a tensor or a flat tuple out."""
     graph = fx.Graph()
     nodes: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
         if node.op == "call_module":
-            continue  # shape guards; the runners check shapes themselves
+            continue  # shape guards; runners check shapes
         if node.op == "output":
             values = tuple(nodes[value] for value in node.args[0])
             graph.output(values[0] if len(values) == 1 else values)
@@ -236,7 +250,7 @@ def _is_batch_norm_item(node: fx.Node) -> bool:
 
 
 def _own_state(module: fx.GraphModule) -> None:
-    """Detach the graph's tensors from the user's module: training it further must not change the program."""
+    """Copy the graph's tensors, so that further training of the user's module does not change the program."""
     parameters: dict[int, nn.Parameter] = {}  # tied weights stay tied
     buffers: dict[int, Tensor] = {}
     for part in module.modules():

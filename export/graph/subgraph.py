@@ -1,4 +1,4 @@
-"""A part of a program as a program of its own: fewer operators, or smaller sizes, and inputs that were recorded."""
+"""Cut a part out of a program as a program of its own, with recorded inputs: ``carve(whole, ends, cuts=nodes)``."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from torch import Tensor, fx, nn
 from hnas.export.graph.nodes import aten, constant_value
 from hnas.export.graph.program import Program
 
-Call = tuple[Tensor, ...]
+Call = tuple[Tensor, ...]  # the inputs of one call
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """A program and calls of it, the first of which is its example."""
+class Subprogram:
+    """A program and inputs of it: one tuple for each call; the first is the example of the program."""
 
     program: Program
     calls: tuple[Call, ...]
 
     @property
     def operators(self) -> list[fx.Node]:
-        """Its calls of operators, in order."""
+        """Return the operator calls of the graph, in order."""
         return [node for node in self.program.module.graph.nodes if node.op == "call_function"]
 
     @property
     def ends(self) -> tuple[fx.Node, ...]:
-        """The nodes that are its outputs."""
+        """Return the nodes that are the outputs."""
         (output,) = (node for node in self.program.module.graph.nodes if node.op == "output")
         found: Any = output.args[0]
         return tuple(found) if isinstance(found, tuple | list) else (found,)
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """What a reduction lowers: operators, then values in weights and one call, then calls."""
+        """Return the size that a reduction lowers: operators, elements in weights and one call, number of calls."""
         weights = sum(value.numel() for value in self.program.module.state_dict().values())
         values = weights + sum(value.numel() for value in self.calls[0])
         return len(self.operators), values, len(self.calls)
 
 
 @dataclass(frozen=True)
-class Change:
-    """Sizes of ``old`` become ``new``: everywhere, or on one ``axis`` of the inputs; in arguments too, or not.
+class SizeChange:
+    """Replace the size ``old`` by ``new`` in tensors and arguments.
 
-    ``multiples``: so does each multiple of it, in proportion.
+    axis: only this axis of the inputs; None for every axis of inputs and weights.
+    arguments: True replaces the size in arguments of operators too.
+    multiples: True replaces each multiple of ``old`` in proportion.
     """
 
     old: int
@@ -56,64 +58,69 @@ class Change:
     multiples: bool = False
 
     def of(self, size: int) -> int:
-        """The size that takes the place of ``size``."""
+        """Return the replacement of ``size``."""
         if self.multiples and size and size % self.old == 0:
             return size // self.old * self.new
         return self.new if size == self.old else size
 
     def cut(self, value: Tensor, is_input: bool) -> Tensor:
-        """The leading part of a tensor with the sizes that are left to it."""
+        """Return the leading part of a tensor that has the new sizes."""
         for axis, size in enumerate(value.shape):
             if self.axis is None or (is_input and axis == self.axis):
                 value = value.narrow(axis, 0, self.of(size))
         return value.clone(memory_format=torch.contiguous_format)
 
     def argument(self, value: Any) -> Any:
-        """An argument of an operator, with the sizes in it: of a reshape, of groups."""
+        """Return an argument of an operator with its sizes replaced, such as a shape or a number of groups."""
         if isinstance(value, tuple | list):
             return type(value)(self.argument(part) for part in value)
         return self.of(value) if self.arguments and type(value) is int else value
 
 
 def carve(
-    whole: Part,
+    whole: Subprogram,
     ends: Sequence[fx.Node] | None = None,
     *,
     cuts: Collection[fx.Node] = (),
     instead: Mapping[fx.Node, fx.Node] | None = None,
-    change: Change | None = None,
-) -> Part | None:
-    """The part of a graph between ``cuts``, whose recorded values become inputs, and ``ends`` (None: all of its own).
+    change: SizeChange | None = None,
+) -> Subprogram | None:
+    """Return the part of a graph between ``cuts`` and ``ends`` as a program with copied weights, or None.
 
-    Weights are copies. ``instead``: nodes whose readers read another one. None where nothing of the inputs is left, and
-    where the part does not run or gives anything but finite values.
+    whole: the program, and the calls that inputs are recorded on.
+    ends: the outputs of the part; None for the outputs of ``whole``.
+    cuts: nodes whose recorded values become inputs.
+    instead: replaced nodes; readers of a key read its value instead.
+    change: a replacement of sizes.
+
+    None: no input is left, or the part does not run, or an output of the part is not finite.
     """
-    module, instead, ends = whole.program.module, instead or {}, ends or whole.ends
-    needed, begins = made_from(ends, cuts, instead)
-    order = [node for node in module.graph.nodes if node in needed]
+    instead, ends = instead or {}, ends or whole.ends
+    needed, begins = ancestors(ends, cuts, instead)
+    order = [node for node in whole.program.module.graph.nodes if node in needed]
     inputs = [node for node in order if node in begins]
     if not inputs:
         return None
     try:
-        calls = whole.calls if not cuts else tuple(_recorded(whole, call, inputs) for call in whole.calls)
-        if not cuts:
-            places = [node for node in module.graph.nodes if node.op == "placeholder"]
-            chosen = [places.index(node) for node in inputs]
-            calls = tuple(tuple(call[index] for index in chosen) for call in calls)
-        part = _copied(module, order, inputs, ends, instead, change)
+        calls = _calls(whole, inputs, recorded=bool(cuts))
+        part = _copied(whole.program.module, order, inputs, ends, instead, change)
         program = Program(part, calls[0])
         _describe(program)
         outputs = [output for call in calls for output in program(*call)]
-    except Exception:  # noqa: BLE001  # a size that does not fit raises whatever its operator likes
+    except Exception:  # noqa: BLE001  # an operator may raise any type for a size that does not fit
         return None
     finite = all(bool(torch.isfinite(value).all()) for value in outputs if value.is_floating_point())
-    return Part(program, calls) if finite else None
+    return Subprogram(program, calls) if finite else None
 
 
-def made_from(
+def ancestors(
     ends: Sequence[fx.Node], cuts: Collection[fx.Node], instead: Mapping[fx.Node, fx.Node]
 ) -> tuple[set[fx.Node], set[fx.Node]]:
-    """The nodes that ``ends`` are made from, and those of them that are inputs."""
+    """Return the nodes that ``ends`` are computed from, and those among them that are inputs.
+
+    cuts: nodes that count as inputs.
+    instead: replaced nodes; readers of a key read its value instead.
+    """
     needed: set[fx.Node] = set()
     begins: set[fx.Node] = set()
     left = [instead.get(end, end) for end in ends]
@@ -129,14 +136,24 @@ def made_from(
     return needed, begins
 
 
+def _calls(whole: Subprogram, inputs: Sequence[fx.Node], *, recorded: bool) -> tuple[Call, ...]:
+    """Return the values of ``inputs`` for each call: recorded, or chosen from the inputs of ``whole``."""
+    if recorded:
+        return tuple(_recorded(whole, call, inputs) for call in whole.calls)
+    places = [node for node in whole.program.module.graph.nodes if node.op == "placeholder"]
+    chosen = [places.index(node) for node in inputs]
+    return tuple(tuple(call[index] for index in chosen) for call in whole.calls)
+
+
 def _copied(
     module: fx.GraphModule,
     order: Sequence[fx.Node],
     inputs: Sequence[fx.Node],
     ends: Sequence[fx.Node],
     instead: Mapping[fx.Node, fx.Node],
-    change: Change | None,
+    change: SizeChange | None,
 ) -> fx.GraphModule:
+    """Return a graph module of the nodes ``order``, with ``inputs`` as placeholders and ``ends`` as outputs."""
     root, graph = nn.Module(), fx.Graph()
     copies = {node: graph.placeholder(f"input_{index}") for index, node in enumerate(inputs)}
     names: dict[str, str] = {}
@@ -152,7 +169,7 @@ def _copied(
             copies[node] = graph.get_attr(names[target])
             continue
         copies[node] = graph.node_copy(node, lambda source: copies[instead.get(source, source)])
-        if node.target is aten.view.default:  # which counts on strides that a recorded value does not have
+        if node.target is aten.view.default:  # a view needs strides that a recorded value does not have
             copies[node].target = aten.reshape.default
         if change is not None:
             args = tuple(change.argument(value) for value in copies[node].args)
@@ -164,15 +181,15 @@ def _copied(
     return fx.GraphModule(root, graph)
 
 
-def _recorded(whole: Part, call: Call, nodes: Sequence[fx.Node]) -> Call:
-    """What ``nodes`` are on a call."""
+def _recorded(whole: Subprogram, call: Call, nodes: Sequence[fx.Node]) -> Call:
+    """Return the values of ``nodes`` on a call."""
     values: dict[fx.Node, Any] = {}
     _Recorder(whole.program.module, set(nodes), values).run(*call)
     return tuple(values[node].clone(memory_format=torch.contiguous_format) for node in nodes)
 
 
 def _describe(program: Program) -> None:
-    """Give every node the shape and type of its value, as capturing does: passes and emitters read them."""
+    """Give every node the shape and type of its value, like a captured program has: passes and writers read them."""
     values: dict[fx.Node, Any] = {}
     _Recorder(program.module, set(program.module.graph.nodes), values).run(*program.inputs)
     for node, value in values.items():
@@ -199,5 +216,5 @@ def _shape(value: Any) -> Any:
 
 
 def is_tensor(node: fx.Node) -> bool:
-    """Whether the value of a described node is one tensor."""
+    """Return whether the value of a node is one tensor."""
     return isinstance(node.meta.get("val"), Tensor)

@@ -1,4 +1,4 @@
-"""A program as one header and plain bytes, and back to the last name: so it travels to the process that converts it."""
+"""Send a program to another process: ``unpack(*pack(program))`` is an equal program."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 
 def pack(program: Program) -> tuple[Header, Arrays]:
-    """The graph, the marks of its nodes and the places of its tensors as JSON; and every tensor's bytes, once.
+    """Return the program as a JSON header, and the bytes of every tensor, each tensor once.
 
     Kept: names, order, arguments, types and shapes of values, memory order, tied tensors, marks of ``keep_float``, the
-    passes that fired. Not kept: from which lines of code a node came. ExportError names what has no word in JSON.
+    passes that fired. Not kept: the source lines of a node.
+
+    Raises:
+        ExportError: a node has no JSON form; the message names the node.
     """
     from hnas.export.graph.marks import FLOAT
     from hnas.export.graph.nodes import constant_value
 
-    tensors: dict[int, tuple[int, Tensor]] = {}  # by identity, which the entry keeps alive
+    tensors: dict[int, tuple[int, Tensor]] = {}  # by id; the entry keeps the tensor alive
 
     def number(value: Tensor) -> int:
         return tensors.setdefault(id(value), (len(tensors), value))[0]
@@ -58,7 +61,7 @@ def pack(program: Program) -> tuple[Header, Arrays]:
 
 
 def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
-    """The program that ``pack`` packed; ValueError for a graph of anything but ATen operators."""
+    """Return the program that ``pack`` packed. Raise ValueError for an operator that is not ATen's."""
     from torch import fx, nn
 
     from hnas.export.graph.marks import FLOAT
@@ -89,7 +92,7 @@ def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
 
 
 def _lay(value: Tensor) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
-    """A tensor's description and its bytes in the order of its memory; what has gaps or overlaps becomes contiguous."""
+    """Return a tensor's description and its bytes in memory order; gaps and overlaps are removed."""
     import torch
 
     plain = value.detach()
@@ -109,7 +112,7 @@ def _tensor(described: dict[str, Any], data: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _describe(value: Any) -> Any:
-    """Shape, stride and type of a tensor, lists of those; None for whatever is no tensor."""
+    """Return shape, stride and type of a tensor, a list of these for several tensors, None for any other value."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -119,7 +122,7 @@ def _describe(value: Any) -> Any:
 
 
 def _value(described: Any) -> Any:
-    """A stand-in without memory for a value that was described."""
+    """Return tensors without memory that have the described shapes and types."""
     import torch
 
     if isinstance(described, list):
@@ -131,7 +134,7 @@ def _value(described: Any) -> Any:
 
 
 def _register(root: torch.nn.Module, name: str, value: Tensor) -> None:
-    """Give ``root`` a tensor at a dotted name."""
+    """Register a tensor in ``root`` under a dotted name."""
     import torch
 
     *path, leaf = name.split(".")

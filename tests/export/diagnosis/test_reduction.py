@@ -17,7 +17,7 @@ from hnas.export.diagnosis import reproduction
 from hnas.export.diagnosis.reduction import reduce_program
 from hnas.export.diagnosis.trial import Setting, TrialBench, limit_db, stacked
 from hnas.export.graph.program import Program, capture
-from hnas.export.graph.subgraph import Part, carve
+from hnas.export.graph.subgraph import Subprogram, carve
 from hnas.export.onnx import file as onnx_file
 from tests.conftest import need
 from tests.export import faults, nets
@@ -121,7 +121,7 @@ def test_nothing_to_reduce_and_no_time_to_do_it() -> None:
 
 def test_a_part_begins_with_what_was_recorded() -> None:
     program = capture(*nets.build("hybrid"))
-    whole = Part(program, tuple(calls_of(program, 2)))
+    whole = Subprogram(program, tuple(calls_of(program, 2)))
     middle = next(node for node in whole.operators if node.target is aten.scaled_dot_product_attention.default)
     part = carve(whole, cuts=set(middle.all_input_nodes))
     assert part is not None
