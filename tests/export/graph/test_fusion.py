@@ -1,4 +1,4 @@
-"""Every pass: that it fires on a named net, each case of its docstring, and that it never touches its input."""
+"""Test that each pass fires on a named net, follows the cases of its docstring, and never changes its input."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The passes that move activations, gates and permutes: each case of their docstrings."""
+"""Test each case of the passes that move activations, gates and permutes."""
 
 import pytest
 import torch

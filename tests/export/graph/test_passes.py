@@ -1,4 +1,4 @@
-"""Every pass of every backend on a named net; pads, scales and branches: each case of their docstrings."""
+"""Test the passes of each backend on named nets, and each case of pads, scales, branches and projections."""
 
 from dataclasses import replace
 
@@ -323,7 +323,7 @@ class TestMergeBranches:
         assert apply(merge_branches, program_of(function, (1, 4, 6, 6), one=branch(1), three=branch(3)))[0] == 0
 
     def test_an_input_that_a_convolution_gave_is_an_identity(self):
-        """It was read as a branch of its own."""
+        """Regression: the input, itself a convolution, was once taken for a branch."""
 
         def function(self, x):
             y = self.stem(x)

@@ -1,4 +1,4 @@
-"""Capture: what it takes, what it refuses, and that the module keeps its state. Numbers are those of the docstring."""
+"""Test each case of ``capture``: accepted and refused modules, and that the module keeps its state."""
 
 import copy
 
@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 
 class Apply(nn.Module):
-    """A module that is one function and a batch norm to disturb."""
+    """A module of one function and a batch norm, whose state capture could change."""
 
     def __init__(self, function):
         super().__init__()

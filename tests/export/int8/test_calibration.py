@@ -1,4 +1,4 @@
-"""Ranges of activations: each method against what it promises on values that are known."""
+"""Test each calibration method on values whose range is known."""
 
 import math
 
@@ -19,7 +19,7 @@ from tests.export import nets
 
 
 class Pass(nn.Module):
-    """Its input once as it is and once through ReLU."""
+    """Return the input, and the input after ReLU."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x * 1.5, torch.relu(x)
@@ -30,7 +30,7 @@ def calls(program: Program, count: int) -> list[tuple[np.ndarray, ...]]:
 
 
 def of(values: np.ndarray, method: str) -> tuple[float, float]:
-    """The range of an input that takes these values, a fourth of them a call."""
+    """Return the range of an input with these values, a quarter of them in each sample."""
     program = capture(Pass(), torch.zeros(1, len(values) // 4))
     data = [(part.astype(np.float32).reshape(1, -1),) for part in np.split(values, 4)]
     return activation_ranges(program, data, method)["x"]

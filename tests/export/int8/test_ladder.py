@@ -1,4 +1,4 @@
-"""What wins int8 accuracy back: every edit on a net that needs it, and the ladder that keeps only what helps."""
+"""Test the recovery of int8 accuracy: each edit on a net that needs it, and that the ladder keeps only useful edits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Sample = tuple[NDArray[np.float32], ...]
 
 
 class Skewed(nn.Module):
-    """Convolutions whose channels are of very different sizes, as folding a batch norm leaves them."""
+    """Convolutions whose channels have very different magnitudes, as after folding a batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def calls(program: Program, count: int) -> list[Sample]:
 
 
 def level(program: Program, data: Sequence[Sample], reference: Program) -> float:
-    """The simulated int8 against the float reference, in dB."""
+    """Return the signal-to-noise ratio of simulated int8 against the float reference, in dB."""
     int8 = simulate(program, activation_ranges(program, data))
     return sqnr_db(run_samples(reference, data), run_samples(int8, data))
 

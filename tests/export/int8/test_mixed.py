@@ -1,4 +1,4 @@
-"""Mixed precision: blocks and their nodes in every file format, their sensitivity, and the way to the assignment."""
+"""Test mixed precision: blocks and their nodes in each file format, sensitivities, and the search for an assignment."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_marked_block_computes_in_float_and_the_rest_does_not() -> None:
 
 
 def test_the_block_with_the_coarse_grid_is_the_sensitive_one() -> None:
-    """One channel between the layers of a block is made 600 times as large and read by a 600th: the function stays."""
+    """Scale one channel inside a block by 600, and its reader by 1 / 600: the function stays the same."""
     net, inputs = nets.build("resnet")
     with torch.no_grad():
         norm, reader = net.get_submodule("blocks.1.first.1"), net.get_submodule("blocks.1.second.0")
@@ -120,7 +120,7 @@ def test_a_model_that_does_not_have_a_layer_is_one_line() -> None:
 
 
 def int8_layers(path: Path, backend: str) -> int:
-    """How many layers with weights the file has in int8."""
+    """Return the number of layers with weights in int8 in the file."""
     if backend == "tflite":
         return _int8_layers_of_tflite(path / "model.tflite")
     if backend in ("onnxruntime", "tensorrt"):
@@ -209,13 +209,13 @@ def _require_converter(backend: str) -> None:
 
 
 def _load(path: Path) -> Any:
-    """The artifact in the runtime that verifies it."""
+    """Open the artifact in the runtime that verifies it."""
     artifact = export.Artifact.read(path)
     return backends.load(str(artifact.notes.get("verify_with", artifact.backend))).load(artifact)
 
 
 def _marked(program: Program, kept: Iterable[str]) -> Program:
-    """The blocks of four marked, whatever number of blocks the program has by default."""
+    """Mark blocks of a division into at most four blocks, instead of the default number."""
     nodes = {node for name in kept for node in blocks(program, 4)[name]}
     fine = [name for name, inside in blocks(program).items() if set(inside) <= nodes]
     return keep_float(program, fine)

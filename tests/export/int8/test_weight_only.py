@@ -1,4 +1,4 @@
-"""Weights alone in int8: what the file holds, what the runtime keeps of it, and that activations stay in fp32."""
+"""Test int8 weights with fp32 activations: the file's contents, and the runtime's memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def openvino() -> None:
 
 
 class Encoder(nn.Module):
-    """A patch embedding, two transformer layers, a head: nearly all weights are those of matrix products."""
+    """A patch embedding, two transformer layers and a head: nearly all weights belong to matrix products."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def test_the_file_has_a_quarter_and_the_runtime_keeps_it(tmp_path: Path) -> None
 
 
 def test_activations_stay_in_fp32(tmp_path: Path) -> None:
-    """Weights that int8 holds exactly: what is lost is what the activations lose. Rounded in groups they lose 45 dB."""
+    """Weights that int8 represents exactly: only activations lose accuracy. Rounded in groups, weights lose 45 dB."""
     net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 8)).eval()
     torch.manual_seed(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Bad ONNX files: whatever is wrong with one is one line, and nothing outside of its folder is read."""
+"""Test that each bad ONNX file is refused in one line, and that nothing outside its folder is read."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def sequence() -> Any:
 
 
 class Damaged:
-    """A file with bytes in a name that are not UTF-8."""
+    """A file with a name that is not UTF-8."""
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - as models have it
         return bytes(chain("Relu", sizes=("batch", 3)).SerializeToString().replace(b"batch", b"ba\xff\xfeh"))
@@ -129,7 +129,7 @@ def larger() -> Any:
 
 
 def commanding(kind: str) -> Any:
-    """A file with a name that would retitle the terminal that it is shown on."""
+    """Return a file with a name that would change the title of the terminal that prints it."""
     made = chain("Relu", "Foo", domains=("com.acme",)) if kind in ("op_type", "domain") else chain("Sqrt")
     node, name = made.graph.node[-1], "a\x1b]0;b\x07"
     if kind == "output":
@@ -219,7 +219,7 @@ def test_what_is_cut_off_is_no_file(tmp_path: Path) -> None:
 
 
 def test_any_byte_may_be_another(tmp_path: Path) -> None:
-    """A flipped byte is refused in one line, or makes another file: nothing else comes out of reading."""
+    """A flipped byte is refused in one line, or gives another valid file."""
     whole = bytearray(convolution().SerializeToString())
     path = tmp_path / "flipped.onnx"
     rng = np.random.default_rng(1)
@@ -237,7 +237,7 @@ def test_any_byte_may_be_another(tmp_path: Path) -> None:
 
 
 def entry(key: str, value: str) -> Callable[[Path], None]:
-    """Change what the file says of where its weights lie."""
+    """Return a function that changes where the file says that its weights are."""
 
     def change(path: Path) -> None:
         made = onnx.load(path, load_external_data=False)

@@ -1,4 +1,4 @@
-"""The int8 that runtimes share: calibration data, attention, the ONNX quantiser."""
+"""Test the ONNX quantiser: each case of ``quantise_onnx``, attention, calibration samples."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +150,7 @@ def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
 def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
     activation: type[torch.nn.Module], lowest: float, tmp_path: Path
 ) -> None:
-    """An input from -1 to 3 has symmetric numbers, but in a network with a hard swish."""
+    """Ranges from -1 to 3 become symmetric, except in a network with a hard swish."""
     openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3), activation(), torch.nn.Conv2d(8, 4, 1)).eval()

@@ -1,4 +1,4 @@
-"""An ONNX file straight to the backends: what comes out computes what the file does; bad files are one line each."""
+"""Test ONNX files as sources: artifacts compute the same as the file, and bad files are refused in one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def hybrid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module, list[tuple[Any, ...]]]:
-    """A convolution with attention behind it as torch writes it, the module, and calls of it."""
+    """Return a file with a convolution and attention as torch writes it, its module, and samples."""
     pytest.importorskip("onnxscript")
     net, inputs = nets.build("hybrid")
     path = tmp_path_factory.mktemp("files") / "hybrid.onnx"
@@ -182,7 +182,7 @@ def test_an_artifact_of_another_file_does_not_pass(
 
 
 def test_a_hidden_nan_is_named_where_int8_fails_of_it(tmp_path: Path) -> None:
-    """The file answers with numbers, as it replaces NaN by zero; a range of NaN is none."""
+    """The file returns numbers, because it replaces NaN by zero; but NaN has no range."""
     needed("onnxruntime-cpu")
     nodes = [
         helper.make_node("MatMul", ["x", "matrix"], ["a"]),
@@ -242,7 +242,7 @@ def test_weights_beside_the_file_are_taken_into_the_artifact(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_an_old_file_whose_weights_are_inputs(tmp_path: Path, device: str) -> None:
-    """Opset 9 and IR version 3, as exporters of 2018 wrote them: int8 takes it to an opset that can say it."""
+    """Opset 9 and IR version 3, as exporters of 2018 wrote them: int8 converts the file to a newer opset."""
     needed(device)
     made = onnx_files.convolution(opset=9, ir=3)
     values = [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in made.graph.initializer]
@@ -264,7 +264,7 @@ def test_functions_of_the_file_are_written_out(tmp_path: Path) -> None:
 
 
 def test_nodes_without_names_are_told_apart(tmp_path: Path) -> None:
-    """The product of two activations stays float, the one with weights does not."""
+    """The product of two activations stays float; the product with weights becomes int8."""
     needed("onnxruntime-cpu")
     nodes = [
         helper.make_node("MatMul", ["x", "matrix"], ["q"]),
