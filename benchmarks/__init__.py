@@ -1,1 +1,1 @@
-"""The harness: do the speedups still hold? Nobody imports it; it is the command ``hnas-bench``."""
+"""Check and compare artifacts with ``hnas-bench``, and measure the project itself. No other package imports this one."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` is ``hnas-bench``."""
+"""Run ``hnas-bench`` as ``python -m hnas.benchmarks``."""
 
 import sys
 

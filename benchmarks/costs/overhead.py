@@ -22,6 +22,7 @@ from hnas.benchmarks.peers.limits import measure_limits
 
 if TYPE_CHECKING:
     from hnas.export.graph.program import Program
+    from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
 _BACKENDS = ("onnxruntime", "openvino", "tflite")
@@ -60,7 +61,7 @@ class _Conversion:
     program: Program
     precision: str
     device: Device
-    calibration: Any
+    calibration: Samples | None
 
     def time(self, way: Callable[..., object], folder: Path) -> float:
         """Return the seconds of the conversion with ``way``, into a new folder."""

@@ -16,9 +16,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
-    Sample = tuple[NDArray[Any], ...]
+    from hnas.export.graph.samples import Sample
+
     Convert = Callable[[torch.nn.Module, Sequence[torch.Tensor], Path], None]
     Quantise = Callable[[Path, Sequence[Sample], Path], None]
 
@@ -88,14 +88,14 @@ def _olive_int8(source: Path, data: Sequence[Sample], model: Path) -> None:
 
     names = [value.name for value in onnxruntime.InferenceSession(str(source)).get_inputs()]
 
-    class Samples(torch.utils.data.Dataset[Any]):
+    class Measured(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
             return len(data)
 
         def __getitem__(self, index: int) -> Any:
             return dict(zip(names, data[index], strict=True)), 0
 
-    Registry.register_dataset("measured")(lambda **_: Samples())
+    Registry.register_dataset("measured")(lambda **_: Measured())
     config = {
         "input_model": {"type": "ONNXModel", "model_path": str(source)},
         "systems": {"host": {"type": "LocalSystem", "accelerators": [{"device": "cpu"}]}},

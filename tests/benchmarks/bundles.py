@@ -1,4 +1,4 @@
-"""Real bundles for the tests of the harness, made in milliseconds: convolutions of different width, no torch."""
+"""Make real bundles for tests in milliseconds: ONNX convolutions of different width, without torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Make: TypeAlias = Callable[..., Path]
 def network(
     path: Path, width: int, *, seed: int = 0, backend: str = "onnxruntime", batch: int = 1, side: int = 28
 ) -> Artifact:
-    """The artifact of two 3x3 convolutions of ``width`` channels, a mean and a classifier of ten, as an ONNX file."""
+    """Return the artifact of two 3x3 convolutions of ``width`` channels, a mean and a classifier of ten classes."""
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
@@ -61,7 +61,7 @@ def network(
 
 
 def dataset(folder: Path) -> images.ImageData:
-    """A folder of IDX files with seeded noise for its test images."""
+    """Write a folder of IDX files with seeded noise as test images; return the images."""
     folder.mkdir()
     rng = np.random.default_rng(5)
     images.write_idx(folder / "t10k-images-idx3-ubyte.gz", rng.integers(0, 256, (IMAGES, SIZE, SIZE), np.uint8))
@@ -70,7 +70,7 @@ def dataset(folder: Path) -> images.ImageData:
 
 
 def hits(artifact: Artifact, data: images.ImageData) -> float:
-    """Top-1 of an artifact of batch 1, counted in this process and by other means than the harness's."""
+    """Return the top-1 of an artifact of batch 1, counted in this process, independently of the gate."""
     ort = pytest.importorskip("onnxruntime")
     session = ort.InferenceSession(str(artifact.model), providers=["CPUExecutionProvider"])
     pixels = PREPROCESSING(data.images)
@@ -79,7 +79,7 @@ def hits(artifact: Artifact, data: images.ImageData) -> float:
 
 
 def manifest(artifact: Artifact, accuracy: float, digest: str) -> Manifest:
-    """A manifest that claims 3x on this machine and the accuracy given, within 5 points."""
+    """Return a manifest that claims 3x on this machine, and ``accuracy`` within 5 points."""
     outputs = [(np.eye(10, dtype=np.float32),)]
     return Manifest(
         name="tiny",
@@ -109,7 +109,7 @@ def manifest(artifact: Artifact, accuracy: float, digest: str) -> Manifest:
 def bundle(
     root: Path, name: str, *, light: int = 4, heavy: int | None = 48, backend: str = "onnxruntime", **claims: object
 ) -> Path:
-    """A bundle in ``root``, whose data lie in ``root/data``; ``claims`` replace fields of its manifest."""
+    """Write a bundle in ``root``, with its data in ``root/data``; ``claims`` replace fields of its manifest."""
     data = images.load(root / "data", "test") if (root / "data").exists() else dataset(root / "data")
     artifact = network(root / f"{name}-artifact", light, backend=backend)
     baseline = None if heavy is None else network(root / f"{name}-baseline", heavy, backend=backend)

@@ -1,4 +1,4 @@
-"""Timing by file size instead of by clock, so that no verdict of a test depends on how busy this machine is."""
+"""Time by file size instead of by the clock, so that no verdict depends on the load of the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hnas.export.device.artifact import Artifact
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call takes a nanosecond for each byte of the model."""
+    """Make every call take a nanosecond for each byte of the model."""
 
     def compare(
         baseline: Artifact, candidates: Sequence[Artifact], inputs: Any, *, blocks: int, seed: int

@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it refuses, and that help is quick to load."""
+"""The command line: accepted and refused arguments, and help that loads quickly."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ def test_help_names_the_exit_codes_and_imports_nothing_heavy() -> None:
 
 
 def test_the_module_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "hnas.benchmarks", "--help"], capture_output=True, text=True, check=True
+    )
     assert "check" in done.stdout
     assert "compare" in done.stdout

@@ -6,7 +6,6 @@ import argparse
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hnas.data import images as pictures
+from hnas.export.graph.samples import Samples
 
-Arrays = tuple[NDArray[Any], ...]
 _SEED = 0
 _OFFSET, _SMALL = 0.7, 0.3  # mean offset of batch norms, factor of a residual branch
 
@@ -25,8 +24,8 @@ class PeerNet:
     """A module in eval mode, inputs for int8 calibration, and other inputs to judge int8; each a call of batch 1."""
 
     module: nn.Module
-    calibration: tuple[Arrays, ...]
-    evidence: tuple[Arrays, ...]
+    calibration: Samples
+    evidence: Samples
 
     @property
     def examples(self) -> tuple[Tensor, ...]:

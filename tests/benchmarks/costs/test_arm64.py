@@ -1,4 +1,4 @@
-"""The arm64 runtimes under an emulator, where `--prepare` has been run; what is said where it has not."""
+"""The arm64 runtimes under an emulator, where ``--prepare`` was run, and the messages where it was not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8)
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small net for both runtimes, by backend."""
+    """Return a small net for both runtimes, by backend."""
     torch = pytest.importorskip("torch")
     from hnas import export
 
@@ -72,7 +72,7 @@ def test_what_does_not_run_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_instructions_are_those_of_a_call(tmp_path: Path) -> None:
-    """A request costs 700 by itself, a call 50."""
+    """A request costs 700 instructions, and each call 50 more."""
     counter = tmp_path / "instructions"
     counter.write_text("00001000\n")
 

@@ -17,14 +17,14 @@ pytest.importorskip("torch")
 def test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does(count: int) -> None:
     low, high = overhead.order_interval([float(value) for value in range(count)][::-1])
     assert low + high == count - 1
-    left = int(low) + 1  # the median lies outside where fewer than that many values are on one side of it
+    left = int(low) + 1  # the median lies outside if fewer values than this are on one side of it
     outside = [2 * sum(comb(count, k) for k in range(n)) / 2**count for n in (left, left + 1)]
     assert outside[0] <= 0.05 < outside[1]
 
 
 def test_a_tiny_net_is_measured_and_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(overhead, "MOST_MS", 1e6)  # no test minds a clock
+    monkeypatch.setattr(overhead, "MOST_MS", 1e6)  # no test depends on a clock
     said = ["--net", "tiny", "--backends", "onnxruntime", "--jobs", "6"]
     assert overhead.main([*said, "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["overhead"]

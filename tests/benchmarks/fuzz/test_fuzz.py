@@ -1,4 +1,4 @@
-"""Differential fuzzing: cases follow from their seed, a planted fault is found and made small, a kill loses nothing."""
+"""Fuzzing: cases depend only on their seed, a planted fault is found and reduced, a kill loses no finished case."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_planted_fault_is_found_reduced_and_saved(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(onnx_file, "write_program", onnx_file.write_program)
     faults.install()
     monkeypatch.setattr(fuzz, "SECONDS", 3.0)
-    # The first network in which hard-swish matters, asked by the one backend that has the fault.
+    # The first network with a hard-swish, tried on the backend that has the fault.
     number = next(n for n in range(1, 200, 2) if "aten.hardswish.default" in network(0, n).program(1)[0].operators())
     monkeypatch.setattr("hnas.benchmarks.fuzz.cases.asks", lambda *_: [Ask(Setting("onnxruntime"))] * EACH)
     result = fuzz.fuzz([number * EACH], 0, ("onnxruntime",), out=tmp_path)
@@ -92,7 +92,7 @@ def test_a_planted_fault_is_found_reduced_and_saved(tmp_path: Path, monkeypatch:
 def test_a_case_in_which_the_process_died_twice_is_lost(tmp_path: Path) -> None:
     first = FuzzLog(tmp_path, 0, QUICK)
     first.begin(0)
-    assert not FuzzLog(tmp_path, 0, QUICK).done  # once may have been a kill from outside
+    assert not FuzzLog(tmp_path, 0, QUICK).done  # a single time may have been a kill from outside
     first.begin(0)
     with (tmp_path / CASES).open("a") as stream:
         stream.write('{"case": 1, "netw')  # cut off

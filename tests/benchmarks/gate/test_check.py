@@ -50,7 +50,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 @pytest.mark.slow
 def test_a_true_claim_holds_by_the_clock(good: Path, root: Path) -> None:
-    """The one test that times for real: it asserts what is recorded, not how long anything took."""
+    """The only test that measures time: it checks the record, not the durations."""
     options = check.CheckOptions(data=root / "data", processes=2, max_time=10.0)
     doing: list[str] = []
     report = check.check_claim(good, options, lambda text, fraction: doing.append(text))
@@ -60,7 +60,7 @@ def test_a_true_claim_holds_by_the_clock(good: Path, root: Path) -> None:
     assert noise.low <= noise.value <= noise.high
     assert speed.value > 1.0
     assert 1 <= speed.processes == noise.processes <= 2
-    assert report.evidence.accuracy.n in (accuracy.CHUNK, IMAGES)  # a busy machine may have no time left for the rest
+    assert report.evidence.accuracy.n in (accuracy.CHUNK, IMAGES)  # a busy machine may have no time for the rest
     assert doing[0] == "timing, process 1 of 2"
     json.dumps(report.to_json(), allow_nan=False)
 
@@ -204,7 +204,7 @@ def test_an_error_is_a_junit_file_too(root: Path, tmp_path: Path, capsys: Any, m
     (error,) = ElementTree.parse(unit).getroot().iter("error")
     assert (code, error.get("type"), err.count("\n")) == (70, "exit code 70", 1)
     assert "internal error, please report it" in err
-    # A folder is no file: the line must do.
+    # The path is a folder, so no JUnit file can be written; the line on stderr remains.
     assert run(capsys, "check", tmp_path / "nowhere", "--junit", tmp_path)[0] == 2
 
 

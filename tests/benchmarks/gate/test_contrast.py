@@ -1,4 +1,4 @@
-"""``hnas-bench compare``: any two of bundle, artifact folder and bare file."""
+"""``hnas-bench compare`` on any two of bundle, artifact folder and bare model file."""
 
 from __future__ import annotations
 

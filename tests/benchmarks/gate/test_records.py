@@ -1,4 +1,4 @@
-"""The files that a CI system reads: JUnit and JSON, whole or not at all."""
+"""The files that a CI system reads: JUnit and JSON."""
 
 from __future__ import annotations
 

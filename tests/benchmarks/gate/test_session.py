@@ -1,4 +1,4 @@
-"""Rounds, time and pooling, with a fake clock and a fake comparison: nothing here depends on the machine."""
+"""Rounds, time and pooling, with a fake clock and a fake comparison, so that nothing depends on the machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COST = {"a": 2.0, "b": 1.0}
 
 @dataclass
 class Machine:
-    """A clock that only comparisons move: ``COST`` times ``scale`` for each turn, and ``start`` for each round."""
+    """A clock that only comparisons move: ``COST`` times ``scale`` for each block, and ``start`` for each round."""
 
     start: float
     scale: float = 1.0

@@ -87,7 +87,7 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
         assert worker.exists()
         parent.kill()
     end = time.monotonic() + 10
-    with suppress(OSError):  # it is gone
+    with suppress(OSError):  # the process is gone
         while " Z " not in (worker / "stat").read_text():
             assert time.monotonic() < end
             time.sleep(0.05)

@@ -76,7 +76,7 @@ def test_the_members_of_a_space_are_enumerated_and_dropped_operations_counted() 
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Invented accuracies, so that the studies need no table and the tests no truth."""
+    """Replace the shipped table by invented accuracies, on which the tests do not depend."""
     archs = tabular.all_members(spaces.load("tabular_digits")())
     rng = np.random.default_rng(0)
     macs = np.array([sum(hash(o) % 7 + 1 for o in map(len, map(str, arch.values()))) for arch in archs], float)

@@ -24,7 +24,7 @@ SPENT = {"seconds": 60.0, "peak_mb": 2000, "parameters": 5_400_000, "worker_ms":
 
 
 def result(ours_db: float = 40.0, **changed: Any) -> dict[str, Any]:
-    """A measured case: we take 0.8 of the peer's time and are 10 dB more exact."""
+    """Return a measured case: ours takes 0.8 of the peer's time and is 10 dB more exact."""
     peer = {"maker": "peer", "sqnr_db": 30.0, "ratio": 0.8, "low": 0.75, "high": 0.85, **changed}
     record = {"net": "n", "backend": "openvino", "precision": "int8", "noise": {"ratio": 1.0, "low": 0.9, "high": 1.1}}
     return record | {"rows": [{"maker": OURS, "sqnr_db": ours_db, "median_ms": 1.0}, peer]}
@@ -47,7 +47,7 @@ def test_a_net_is_the_same_each_time_and_takes_its_inputs(name: str) -> None:
     assert bool(torch.isfinite(outputs[0]).all())
     assert outputs[0].std() > 0.01
     known = {sample[0].tobytes() for sample in one.calibration}
-    assert not known & {sample[0].tobytes() for sample in one.evidence}  # judged on what it was not fitted to
+    assert not known & {sample[0].tobytes() for sample in one.evidence}  # no image is both calibrated on and judged
 
 
 def test_there_are_eight_nets_that_no_search_made_and_five_that_one_may_find() -> None:
@@ -79,7 +79,7 @@ def test_images_are_of_mean_0_and_spread_1() -> None:
 
 
 def test_black_is_the_same_number_in_every_split() -> None:
-    """What int8 was calibrated on holds for what it is judged by: one background, one grid."""
+    """Calibration images and judged images share one background and one normalisation."""
     known, other = (np.stack(parts.garments(split, 40, 8)) for split in ("calibration", "search"))
     assert float(other.min()) == pytest.approx(float(known.min()), abs=1e-5)
 
@@ -100,8 +100,8 @@ def test_faster_and_more_exact_holds() -> None:
     ("ratio", "low", "high", "slower"),
     [
         (0.8, 0.7, 0.9, False),  # faster
-        (1.05, 0.99, 1.12, False),  # the interval has 1 inside
-        (1.05, 1.01, 1.09, False),  # beside 1, but the artifact itself shows as much
+        (1.05, 0.99, 1.12, False),  # the interval contains 1
+        (1.05, 1.01, 1.09, False),  # above 1, but within the noise floor
         (1.20, 1.15, 1.25, True),
     ],
 )
@@ -121,7 +121,7 @@ def test_the_best_peer_counts() -> None:
 
 
 def test_less_exact_fails_and_says_by_whom() -> None:
-    assert outcomes(result(ours_db=29.98))[2] == "holds"  # as one decimal shows it
+    assert outcomes(result(ours_db=29.98))[2] == "holds"  # equal at one decimal
     found = judge_promises([result(ours_db=29.8)], None)[2]
     assert found.outcome == "fails"
     assert found.cases == ("n, openvino, int8: 29.8 dB, peer 30.0",)
@@ -190,6 +190,6 @@ def test_it_runs_end_to_end_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
         assert {"ratio", "low", "high", "median_ms", "threads"} <= each["defaults"][0].keys()
     models = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.xml")}
     assert len(models) == 4
-    command.main(arguments)  # nothing is left to do
+    command.main(arguments)  # everything is finished
     assert json.loads(capsys.readouterr().out) == record
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.xml")} == models
