@@ -1,1 +1,1 @@
-"""Check and compare artifacts with ``hnas-bench``, and measure the project itself. No other package imports this one."""
+"""Check and compare artifacts with ``hnas-bench``, and measure the project. No other package imports this one."""
