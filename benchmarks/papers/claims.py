@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hnas.benchmarks.papers.parts import StudyPart, StudyParts, versions
+from hnas.benchmarks.papers.parts import StudyPart, StudyParts, result_versions
 from hnas.benchmarks.papers.report import StudyReport
 
 SEEDS, PASSES = 5, 2400
@@ -100,7 +100,7 @@ class Claim:
             "seeds": plan.seeds,
             "passes": plan.passes,
             **self.judge(plan, parts).to_json(),
-            "versions": versions(),
+            "versions": result_versions(),
             "data": sorted({f"{each.setting.data.name} {each.setting.data.digest}" for each in needed}),
             "parts": [each.name for each in needed],
             "seconds": round(parts.seconds(needed), 1),

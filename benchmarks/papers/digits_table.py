@@ -29,7 +29,7 @@ from rich.console import Console
 
 from hnas import export, hw_profiles
 from hnas.benchmarks.cli import count
-from hnas.benchmarks.papers.parts import Result, StudyPart, StudyParts, part, versions
+from hnas.benchmarks.papers.parts import Result, StudyPart, StudyParts, part, result_versions
 from hnas.benchmarks.papers.statistics import ceiling
 from hnas.cost.flops import macs, parameters
 from hnas.export import backends
@@ -172,7 +172,7 @@ def _make_table(parts: StudyParts, arguments: argparse.Namespace) -> str:
         },
         "seeds": arguments.seeds,
         "networks": len(networks),
-        "versions": versions(),
+        "versions": result_versions(),
         "latency": latency,
         "noise": noise_of_table(rows),
     }

@@ -30,24 +30,25 @@ from hnas.benchmarks.papers.supernets import (
 )
 from hnas.space import Arch
 
-_SINGLES = ("mbconv", "fusedconv", "convnext")
 _HYBRID = (FREE, "convnext", "mbconv", "fusedconv")
-_DEVICES = ("openvino-cpu", "onnxruntime-cpu")
-_FITTED = 96  # architectures that the latency model is fitted on
 _TOGETHER = 16  # architectures that are measured in one session with the largest
-_SHARES = (0.1, 0.35, 0.65, 1.0)  # the latency bounds are these quantiles of random hybrids
-_EVALUATIONS = 60  # of a search below one bound
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """The sizes that a quick run reduces."""
+    """The sizes that a quick run reduces.
 
-    devices: tuple[str, ...] = _DEVICES
-    singles: tuple[str, ...] = _SINGLES
-    fitted: int = _FITTED
-    shares: tuple[float, ...] = _SHARES
-    evaluations: int = _EVALUATIONS
+    singles: the types of the single-type spaces.
+    fitted: architectures that the latency model is fitted on.
+    shares: the latency bounds are these quantiles of random hybrids.
+    evaluations: of a search below one bound.
+    """
+
+    devices: tuple[str, ...] = ("openvino-cpu", "onnxruntime-cpu")
+    singles: tuple[str, ...] = ("mbconv", "fusedconv", "convnext")
+    fitted: int = 96
+    shares: tuple[float, ...] = (0.1, 0.35, 0.65, 1.0)
+    evaluations: int = 60
 
 
 def _sizes(plan: StudyPlan) -> _Sizes:

@@ -58,7 +58,7 @@ class StudyPart:
     @property
     def name(self) -> str:
         """Return run, seed and a digest of all that decides the result, with the versions of hnas and torch."""
-        identity = [self.run.__module__, self.run.__name__, self.seed, self.text, *versions().items()]
+        identity = [self.run.__module__, self.run.__name__, self.seed, self.text, *result_versions().items()]
         return f"{self.run.__name__}-{self.seed}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}"
 
 
@@ -69,7 +69,7 @@ def part(
     return StudyPart(run, seed, setting, json.dumps(asdict(setting), sort_keys=True), work, timed)
 
 
-def versions() -> dict[str, str]:
+def result_versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
     return {"hnas": importlib.metadata.version("hnas"), "torch": torch.__version__.partition("+")[0]}
 
@@ -216,7 +216,7 @@ def run_part(each: StudyPart, images: Path | None, folder: Path) -> None:
         "run": each.run.__name__,
         "seed": each.seed,
         "setting": json.loads(each.text),
-        "versions": versions(),
+        "versions": result_versions(),
         "work": each.work,
         "seconds": round(time.monotonic() - begun, 3),
         "result": result,

@@ -41,7 +41,7 @@ def test_a_finished_part_is_not_run_again_and_a_broken_file_is(tmp_path: Path, m
 def test_another_setting_seed_or_version_is_another_part(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {part(square, 0, Square(3)).name, part(square, 0, Square(4)).name, part(square, 1, Square(3)).name}
     assert part(square, 0, Square(3), work=9.0).name in names
-    monkeypatch.setattr(parts, "versions", lambda: {"hnas": "next"})
+    monkeypatch.setattr(parts, "result_versions", lambda: {"hnas": "next"})
     assert len({*names, part(square, 0, Square(3)).name}) == 4
 
 
