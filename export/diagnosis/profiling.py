@@ -57,7 +57,7 @@ def layers(
     if runs < 1:
         raise ValueError(f"runs must be 1 or more, got {runs}")
     if inputs is None and not opened.inputs:
-        raise ValueError(f"{opened.source} does not state what it takes; pass inputs=(array, ...)")
+        raise ValueError(f"{opened.source} does not state the shapes of its inputs; pass inputs=(array, ...)")
     values = random_sample(opened.inputs) if inputs is None else tuple(inputs)
     opened = replace(opened, threads=threads or opened.threads)
     name = f"inspector ({opened.backend}, {opened.precision}, {opened.source.name})"

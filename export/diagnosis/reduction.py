@@ -20,7 +20,7 @@ Fails = Callable[[Program, Sequence[Call]], bool]
 
 SECONDS = 120.0  # time limit of a reduction; every candidate is compiled and run
 
-Step = Callable[[Subprogram, "Search"], Subprogram]
+_Step = Callable[[Subprogram, "_Search"], Subprogram]
 
 
 def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: float = SECONDS) -> Subprogram:
@@ -45,7 +45,7 @@ def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, sec
     """
     with torch.no_grad():
         best = carve(Subprogram(program, tuple(calls)))
-        search = Search(fails, monotonic() + seconds)
+        search = _Search(fails, monotonic() + seconds)
         if best is None or not fails(best.program, best.calls):
             raise ValueError("the program does not fail as it is; there is nothing to reduce")
         before = None
@@ -57,7 +57,7 @@ def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, sec
 
 
 @dataclass
-class Search:
+class _Search:
     """A reduction in progress: the test that every candidate must fail, and its time limit.
 
     refuted: digests of candidates that did not fail.
@@ -101,7 +101,7 @@ class Search:
         return next((each for each in candidates if each is not None and self.accepts(each, best)), None)
 
 
-def _fewer_calls(best: Subprogram, search: Search) -> Subprogram:
+def _fewer_calls(best: Subprogram, search: _Search) -> Subprogram:
     """Halve the calls while one half fails."""
     while len(best.calls) > 1:
         half = len(best.calls) // 2
@@ -113,14 +113,14 @@ def _fewer_calls(best: Subprogram, search: Search) -> Subprogram:
     return best
 
 
-def _earlier_end(best: Subprogram, search: Search) -> Subprogram:
+def _earlier_end(best: Subprogram, search: _Search) -> Subprogram:
     if len(best.ends) > 1:
         best = search.first(best, (carve(best, (end,)) for end in best.ends)) or best
     nodes = [node for node in best.operators if is_tensor(node)]
     return search.boldest(best, len(nodes), lambda index: carve(best, (nodes[index],)))
 
 
-def _later_beginning(best: Subprogram, search: Search) -> Subprogram:
+def _later_beginning(best: Subprogram, search: _Search) -> Subprogram:
     nodes = best.operators
 
     def make(index: int) -> Subprogram | None:
@@ -132,7 +132,7 @@ def _later_beginning(best: Subprogram, search: Search) -> Subprogram:
     return search.boldest(best, len(nodes) - 1, make)
 
 
-def _dropped_parts(best: Subprogram, search: Search) -> Subprogram:
+def _dropped_parts(best: Subprogram, search: _Search) -> Subprogram:
     """Remove parts, the longest first, until none can be removed."""
 
     def candidates() -> Iterator[Subprogram | None]:
@@ -150,7 +150,7 @@ def _dropped_parts(best: Subprogram, search: Search) -> Subprogram:
     return best
 
 
-def _smaller_sizes(best: Subprogram, search: Search) -> Subprogram:
+def _smaller_sizes(best: Subprogram, search: _Search) -> Subprogram:
     def candidates() -> Iterator[Subprogram | None]:
         values = [*best.calls[0], *best.program.module.state_dict().values()]
         for old in sorted({size for value in values for size in value.shape if size > 1}, reverse=True):
@@ -163,7 +163,7 @@ def _smaller_sizes(best: Subprogram, search: Search) -> Subprogram:
     return best
 
 
-_STEPS: tuple[Step, ...] = (_fewer_calls, _earlier_end, _later_beginning, _dropped_parts, _smaller_sizes)
+_STEPS: tuple[_Step, ...] = (_fewer_calls, _earlier_end, _later_beginning, _dropped_parts, _smaller_sizes)
 
 
 def _changes(old: int, new: int) -> Iterator[SizeChange]:

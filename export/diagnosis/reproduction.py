@@ -100,7 +100,7 @@ def read_reproduction(folder: Path) -> tuple[Program, list[Call], _Reproduction]
     record = decode(_Reproduction, value, str(folder / RECORD))
     artifact = Artifact.read(folder / PROGRAM)
     if artifact.backend != "reference":
-        raise ValueError(f"{folder / PROGRAM} is of {artifact.backend}, expected a program of reference")
+        raise ValueError(f"{folder / PROGRAM} was compiled for {artifact.backend}, expected reference")
     module = reference.load(artifact).module
     calls = _read_calls(folder / CALLS, len(artifact.inputs))
     return capture(module, calls[0]), calls, record
@@ -124,7 +124,7 @@ def _read_calls(file: Path, inputs: int) -> list[Call]:
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
     except Exception as error:  # the decoder of a broken archive may raise anything
-        raise ValueError(f"{file} holds no calls as they were saved: {error}") from error
+        raise ValueError(f"{file} is not a file of saved calls: {error}") from error
 
 
 def _kind(line: str) -> str:

@@ -1,7 +1,7 @@
 """Test one program on one backend: does the written file compute what the program does, at its precision?
 
-Call ``TrialBench().judge(program, calls, Setting("openvino"))``. Fuzzing makes thousands of trials, and a reduction one
-for each candidate; so the workers that run the files stay open between trials.
+Call ``TrialBench.judge``. Fuzzing makes thousands of trials, and a reduction one for each candidate; so the workers
+that run the files stay open between trials.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SLACK_DB = 15.0  # tolerance below its own float32 rounding, for a program that
 
 @dataclass(frozen=True)
 class Setting:
-    """How a program is compiled.
+    """The options for compiling a program.
 
     device: name of a profile; empty for this machine.
     passes: names of the passes to run, in order; None for the backend's own.
@@ -116,11 +116,13 @@ class TrialVerdict:
 
 
 class TrialBench:
-    """Runs trials one after the other, with one open worker for each backend. A context manager.
+    """Run trials one after the other, with one open worker for each backend. A context manager.
 
     timeout: seconds for one answer of a worker.
-    converter: whether litert-torch, which takes seconds, may convert a program that our TFLite emitter does not cover.
-    If not, such a program is refused.
+    converter: allow litert-torch, which takes seconds, for a program that our TFLite emitter does not cover. If False,
+    such a program is refused.
+
+    Example: ``with TrialBench() as bench: print(bench.judge(program, calls, Setting("openvino")).line)``
     """
 
     def __init__(self, timeout: float = 60.0, *, converter: bool = True) -> None:

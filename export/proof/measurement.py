@@ -141,7 +141,9 @@ class Comparison:
         if not 0 < self.low <= self.ratio <= self.high:
             raise ValueError(f"ratio is {self.ratio:g} outside of its interval {self.low:g} to {self.high:g}")
         if self.processes < 1 or not self.pairs or len(self.pairs) % self.processes:
-            raise ValueError(f"pairs are {len(self.pairs)}, expected as many for each of {self.processes} processes")
+            raise ValueError(
+                f"{len(self.pairs)} pairs, expected the same number for each of {self.processes} processes"
+            )
 
     def interval_ms(self, which: Literal["a", "b"]) -> tuple[float, float]:
         """Return the interval of the median of ``a`` or ``b`` over processes, from the spread of its blocks."""

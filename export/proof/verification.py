@@ -116,7 +116,9 @@ def check(expected: Outputs, got: Outputs, precision: str) -> Check:
     if precision not in LIMITS:
         raise ValueError(f"no limits for precision {precision!r}; known: {', '.join(LIMITS)}")
     if not expected or len(expected) != len(got):
-        raise ValueError(f"expected and got must be as many and at least one sample: {len(expected)} and {len(got)}")
+        raise ValueError(
+            f"expected and got must have the same length, at least one sample: {len(expected)} and {len(got)}"
+        )
     if {len(sample) for sample in (*expected, *got)} != {len(expected[0])}:
         raise ValueError("samples differ in their number of outputs")
     errors, levels = [], []

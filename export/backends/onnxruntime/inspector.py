@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hnas.export.device.artifact import Artifact
 
-FUSES = "ONNX Runtime ends a convolution with relu, clip, leaky relu, sigmoid, tanh or hard sigmoid, with nothing else"
+FUSES = "ONNX Runtime fuses relu, clip, leaky relu, sigmoid, tanh and hard sigmoid with a convolution, and nothing else"
 _TYPES = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "uint8": "u8", "int8": "i8", "double": "f64"}
 _EVENT = "_kernel_time"
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hnas.export.device.artifact import Artifact
 
-FUSES = "OpenVINO joins arithmetic and activations to a convolution or matrix product where nothing else reads it"
+FUSES = "OpenVINO fuses arithmetic and activations with a convolution or matrix product that nothing else reads"
 _NOT_EXECUTED = ("Const", "Constant", "Parameter", "Input", "Result", "Output")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact
     from hnas.export.device.records import JSON
 
-FUSES = "TensorRT joins pointwise operators into one kernel, and into a convolution where that ends with them"
+FUSES = "TensorRT fuses pointwise operators with each other, and with a convolution before them"
 # Words in "Format/Datatype": "Row major linear FP32", "Thirty-two wide channel vectorized row major Int8 format".
 _TYPES = {"fp32": "f32", "float": "f32", "fp16": "f16", "half": "f16", "bf16": "bf16", "int8": "i8", "fp8": "f8"}
 
@@ -56,7 +56,7 @@ def _times(profile: JSON) -> dict[str, float]:
     if profile is None:
         return {}
     if not isinstance(profile, list) or not all(isinstance(entry, dict) for entry in profile):
-        raise ExportError("the profile is no list of layers; it is what trtexec --exportProfile writes")
+        raise ExportError("the profile is not a list of layers; it is what trtexec --exportProfile writes")
     found = [(entry.get("name"), entry.get("medianMs", entry.get("averageMs"))) for entry in profile]
     return {name: float(ms) * 1e3 for name, ms in found if isinstance(name, str) and isinstance(ms, int | float)}
 

@@ -29,7 +29,7 @@ def count_delegates(operators: Sequence[Mapping[str, Any]]) -> int:
 
 
 def with_kernels(operators: Sequence[Mapping[str, Any]], ends: set[int]) -> list[tuple[Mapping[str, Any], bool]]:
-    """Return the operators of the file, each with whether a built-in kernel runs it.
+    """Return each operator of the file, with True if a built-in kernel runs it and False if XNNPACK does.
 
     A built-in kernel runs an operator whose output is read by a delegate or is an output of the model, and is made by
     no delegate.

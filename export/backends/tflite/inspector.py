@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hnas.export.device.artifact import Artifact
 
-FUSES = "XNNPACK takes relu and relu6 into what is before them; a built-in kernel is several times slower than its own"
+FUSES = "XNNPACK fuses relu and relu6 with the operator before them; built-in kernels are several times slower"
 _TYPES = {"float32": "f32", "float16": "f16", "int8": "i8", "uint8": "u8"}
 # XNNPACK's "Convolution (NHWC, QC8) IGEMM": kind, data types, kernel. QD8 computes in int8 between float tensors.
 _WORDS = re.compile(r"(?P<kind>[^(]+?) \((?:\w+)(?:, (?P<type>\w+))?[^)]*\) ?(?P<kernel>.*)")

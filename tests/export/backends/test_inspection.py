@@ -236,7 +236,7 @@ def test_tensorrt_case_3_anything_else(information):
 
 
 def test_tensorrt_profiles_that_are_none():
-    with pytest.raises(ExportError, match="the profile is no list of layers"):
+    with pytest.raises(ExportError, match="the profile is not a list of layers"):
         tensorrt.from_json(ENGINE, {"a": 1})
     assert tensorrt.from_json(ENGINE, [{"name": 3, "medianMs": "x"}])[1].microseconds is None
     assert tensorrt.from_json({"Layers": [{"Name": None, "Inputs": "x", "Outputs": [None]}]})[0].precision == ""
@@ -351,7 +351,7 @@ def test_wrong_use_is_one_line(compiled, tmp_path):
         ValueError, match=r"inputs are float32\[1, 3, 4, 4\], the artifact takes float32\[1, 3, 12, 12\]"
     ):
         export.layers(artifact, (np.zeros((1, 3, 4, 4), np.float32),))
-    with pytest.raises(ValueError, match=r"does not state what it takes; pass inputs="):
+    with pytest.raises(ValueError, match=r"does not state the shapes of its inputs; pass inputs="):
         export.layers(artifact.model)
     with pytest.raises(FileNotFoundError):
         export.layers(tmp_path / "nothing")

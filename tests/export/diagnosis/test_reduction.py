@@ -245,10 +245,10 @@ def test_a_folder_from_elsewhere_is_read_with_care(saved: Path) -> None:
         reproduction.write_reproduction(saved, *reproduction.read_reproduction(saved)[:2], Setting("onnxruntime"), None)
     calls = (saved / "calls.npz").read_bytes()
     np.savez(saved / "calls.npz", call0_input0=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match=r"calls\.npz holds no calls as they were saved"):
+    with pytest.raises(ValueError, match=r"calls\.npz is not a file of saved calls"):
         reproduction.read_reproduction(saved)
     np.savez(saved / "calls.npz", other=np.zeros(1, np.float32))
-    with pytest.raises(ValueError, match=r"calls\.npz holds no calls as they were saved"):
+    with pytest.raises(ValueError, match=r"calls\.npz is not a file of saved calls"):
         reproduction.read_reproduction(saved)
     (saved / "calls.npz").write_bytes(calls)
     record = json.loads((saved / "reproduction.json").read_text())

@@ -51,7 +51,7 @@ def _reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _unary(graph: Graph, node: fx.Node) -> Placed:
-    """Lower to the runtime's operator of the same function."""
+    """Lower an operator that the runtime has, too."""
     return _like(graph, node, _UNARY[operator_name(node)])
 
 

@@ -160,7 +160,7 @@ def _widen_joined(model: Model, chosen: set[Operator]) -> None:
 
 
 class _Writer:
-    """Rewrites the chosen operators in int8, and adds each conversion between int8 and float once."""
+    """Rewrite the chosen operators in int8, and add each conversion between int8 and float once."""
 
     def __init__(self, model: Model, chosen: set[Operator]) -> None:
         self.model, self.chosen = model, chosen

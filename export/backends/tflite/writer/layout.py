@@ -52,7 +52,7 @@ def channels_last_order(rank: int) -> Order:
 
 
 class Moves:
-    """Writes transposes and reshapes into ``model``, each at most once."""
+    """Write transposes and reshapes into ``model``, each at most once."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
