@@ -1,4 +1,4 @@
-"""What runtimes say of themselves: read from their own formats, and asked for from real artifacts."""
+"""Test the inspectors on recorded formats of the runtimes, and on real artifacts."""
 
 import json
 from importlib.util import find_spec
@@ -152,7 +152,7 @@ def test_a_profile_of_xnnpack_is_read():
     assert [layer.name for layer in unnamed] == [f"#{number}" for number in range(1, 7)]
 
 
-# As the engine inspector writes it with detailed verbosity (TensorRT 8.6; later ones say "Datatype" apart).
+# As the engine inspector writes it with detailed verbosity (TensorRT 8.6; later versions have "Datatype" apart).
 ENGINE = {
     "Layers": [
         {
@@ -257,7 +257,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def compiled(net, tmp_path_factory):
-    """``compiled(backend, precision)``: the artifact of the net, made once; skips where its runtime is missing."""
+    """Return ``build(backend, precision)``, which compiles the net once, and skips where the runtime is missing."""
     made = {}
 
     def build(backend, precision="fp32"):

@@ -1,4 +1,4 @@
-"""What fuzzing found, as small as it became: each case failed once."""
+"""Test the smallest programs of the bugs that fuzzing found: each one failed once."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ def bench():
 
 
 def holds(bench, backend, function, *shapes, precision="fp32", passes=None, **parts):
-    """The program computes on the backend what it does in torch."""
+    """Assert that the program gives the same result on the backend as in torch."""
     need(backend, backends.load(backend).missing())
     program = program_of(function, *shapes, **{name: part.eval() for name, part in parts.items()})
     generator = torch.Generator().manual_seed(1)
@@ -33,7 +33,7 @@ def holds(bench, backend, function, *shapes, precision="fp32", passes=None, **pa
     assert found.outcome == "holds", found.line
 
 
-# OpenVINO moves the stride of a 1x1 convolution up to what feeds it, and forgot padding on the way: 13 dB, silently.
+# OpenVINO moved the stride of a 1x1 convolution to the operator before it, and ignored the padding: 13 dB, no error.
 
 
 @pytest.mark.parametrize("passes", [None, ()], ids=["fused", "plain"])
@@ -70,7 +70,7 @@ def test_a_strided_point_convolution_behind_a_pad(bench):
     )
 
 
-# OpenVINO folded a pad into a convolution that pads "same" and lost it: a smaller map.
+# OpenVINO folded a pad into a convolution that pads "same", and lost the pad: the output was smaller.
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -97,7 +97,7 @@ def test_padding_in_words_in_one_dimension(bench):
     )
 
 
-# OpenVINO could not open two products of one number with one number in a row: squeeze-excite on one channel.
+# OpenVINO could not open two consecutive products of single numbers: squeeze-and-excitation of one channel.
 
 
 def test_squeeze_and_excitation_of_one_channel(bench):
@@ -118,7 +118,7 @@ def test_linear_layers_of_single_numbers(bench, sizes):
     holds(bench, "openvino", lambda self, x: self.net(x), (3, sizes[0]), net=net)
 
 
-# OpenVINO refused a pooling window that is larger than its map, as sizes that round up allow.
+# OpenVINO refused a pooling window larger than its map, which torch allows where sizes round up.
 
 
 @pytest.mark.parametrize("window", [3, (5, 2)])
@@ -130,7 +130,7 @@ def test_a_pooling_window_larger_than_its_map(bench, window):
     holds(bench, "openvino", function, (1, 2, 2, 2))
 
 
-# In int8 OpenVINO's kernel of two products took the sums of the first for its result where no bias follows them.
+# In int8, OpenVINO's kernel of two products read the unscaled sums of the first where it has no bias.
 
 
 @pytest.mark.parametrize("passes", [None, ()], ids=["fused", "plain"])
@@ -152,7 +152,7 @@ def test_products_without_a_bias_in_int8(bench):
     holds(bench, "openvino", function, (2, 24), precision="int8", **parts)
 
 
-# In int8 OpenVINO norms the levels, with the epsilon that was meant for the values.
+# In int8, OpenVINO normalises the levels with the epsilon of the values.
 
 
 @pytest.mark.parametrize("kind", ["layer", "group", "instance", "enlarged"])
@@ -173,7 +173,7 @@ def test_a_norm_of_small_values_in_int8(bench, kind):
     holds(bench, "openvino", function, IMAGE, precision="int8", **parts)
 
 
-# In int8 OpenVINO padded with a constant that the range of the map does not hold.
+# In int8, OpenVINO padded with a wrong constant where the range of the map does not contain the right one.
 
 
 @pytest.mark.parametrize("value", [0.5, -5.0])
@@ -186,7 +186,8 @@ def test_a_pad_with_a_constant_out_of_range_in_int8(bench, value):
     holds(bench, "openvino", function, IMAGE, precision="int8", **parts)
 
 
-# In int8 OpenVINO padded with level 0 where a convolution makes several channels of one and activations are asymmetric.
+# In int8, OpenVINO padded with level 0 where a convolution makes several channels of one, and activations are
+# asymmetric.
 
 
 @pytest.mark.parametrize("padding", [1, (2, 0)])
@@ -196,7 +197,7 @@ def test_a_convolution_with_a_multiplier_in_int8(bench, padding):
     holds(bench, "openvino", function, IMAGE, precision="int8", **parts)
 
 
-# NNCF's correction of biases, layer by layer, died of a KeyError where a layer behind a gate stays in float.
+# NNCF's bias correction raised a KeyError where a layer after a gate stays in float.
 
 
 def test_a_layer_in_float_behind_a_gate(bench):
@@ -209,7 +210,7 @@ def test_a_layer_in_float_behind_a_gate(bench):
     holds(bench, "openvino", function, (1, 5, 6, 6), precision="int8", **parts)
 
 
-# ONNX Runtime takes a pad of zeros into a pooling, which leaves its padding out of a maximum: -2 dB, silently.
+# ONNX Runtime folds a pad of zeros into a pooling, which excludes its padding from a maximum: -2 dB, no error.
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -223,7 +224,7 @@ def test_a_pad_before_a_pooling(bench, window, padding, precision):
         holds(bench, backend, function, IMAGE, precision=precision, conv=nn.Conv2d(2, 3, 1))
 
 
-# A pass was said to change the output of a program in which float32 itself is that far from float64.
+# A correct pass was rejected on a program in which float32 differs much from float64.
 
 
 def test_a_program_that_amplifies_rounding_is_fused():
@@ -233,7 +234,7 @@ def test_a_program_that_amplifies_rounding_is_fused():
     assert dict(fuse(program, (fold_batchnorm,)).fired)["fold_batchnorm"] == 1
 
 
-# OpenVINO lets a convolution add into the memory of the other summand, also where that is, as tokens, what it reads.
+# OpenVINO lets a convolution add into the memory of the other summand, even where it reads that summand as tokens.
 
 
 @pytest.mark.parametrize("passes", [None, ()], ids=["fused", "plain"])
@@ -258,7 +259,7 @@ def test_a_layer_norm_over_channels_and_a_linear_layer_are_added_to_their_map(be
     holds(bench, "openvino", function, IMAGE, **parts)
 
 
-# OpenVINO's int8 puts something else than the bias where a transposed convolution has holes.
+# In int8, OpenVINO does not write the bias into the holes of a transposed convolution.
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -274,7 +275,8 @@ def test_a_transposed_convolution_with_holes_in_int8(bench, padding):
     )
 
 
-# Our own emitter writes a rectifier as a change of scale that saturates: not at 0 where a joint has widened its range.
+# Our emitter writes a rectifier as a change of scale that saturates, but not at 0 where a concatenation widened its
+# range.
 
 
 @pytest.mark.parametrize("rectify", [torch.relu, F.relu6])
@@ -288,7 +290,7 @@ def test_a_rectifier_that_is_joined_with_what_it_reads_in_int8(bench, rectify, m
     holds(bench, "tflite", function, IMAGE, precision="int8", norm=norm(2))
 
 
-# OpenVINO's int8 pads an average with the level 0, which is another value where activations are asymmetric.
+# In int8, OpenVINO pads an average with level 0, which is not the value 0 where activations are asymmetric.
 
 
 @pytest.mark.parametrize("padding", [1, (0, 1)])
@@ -304,7 +306,7 @@ def test_an_average_that_counts_its_padding_in_int8(bench, padding):
     )
 
 
-# OpenVINO's attention mistakes heads for tokens where they are as many.
+# OpenVINO's attention exchanges heads and tokens where their numbers are equal.
 
 
 def _heads(tokens, count=3):

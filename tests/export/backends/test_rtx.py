@@ -1,4 +1,4 @@
-"""TensorRT-RTX's parser and builder on what the tensorrt backend writes; skipped where the wheel is not installed."""
+"""Test TensorRT-RTX's parser and builder on files of the tensorrt backend; skipped where the wheel is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ installed = pytest.mark.skipif(tensorrt_rtx.missing() is not None, reason="pip i
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small convolutional net as the tensorrt backend writes it, by precision."""
+    """Compile a small convolutional net with the tensorrt backend, in each precision."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     from torch import nn

@@ -1,4 +1,6 @@
-"""TensorRT without a GPU: what is said before a build; the device's half on recorded formats and a stand-in tool."""
+"""Test TensorRT without a GPU: the checks before a build, and the device's half with recorded formats and a fake
+trtexec.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ LAYERS = {
         },
     ]
 }
-# A stand-in for the tool: same options, same files, max(x, 0) for an engine; every call is written down.
+# A fake trtexec: same options, same files, max(x, 0) as the engine. It records every call.
 TOOL = """#!{python}
 import json, os, sys
 folder = {folder!r}
@@ -78,7 +80,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Puts a trtexec of some version on PATH; the file of its calls."""
+    """Return a function that puts a fake trtexec of some version on PATH, and returns the file of its calls."""
 
     def install(version: str) -> Path:
         script = tmp_path / "bin" / "trtexec"
@@ -176,7 +178,7 @@ def test_what_trtexec_did_not_write_is_one_line(net: Artifact) -> None:
 
 
 def test_the_bindings_build_thrice_and_run(net: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a stand-in for the library and for the GPU's memory; the context computes max(x, 0) at the addresses set."""
+    """Replace the library and the GPU's memory by fakes; the context computes max(x, 0) at the given addresses."""
     addresses: dict[str, int] = {}
     buffers: dict[int, Any] = {}
 
@@ -211,11 +213,11 @@ def test_the_bindings_build_thrice_and_run(net: Artifact, monkeypatch: pytest.Mo
     assert len(runner.report["builds"]) == 3
     assert (runtime.engine_folder(net) / "model.engine").read_bytes() in (b"one", b"two", b"three")
     del runner
-    assert not buffers  # every byte of the GPU was given back
+    assert not buffers  # all GPU memory was freed
 
 
 def test_cuda_is_called_as_its_header_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The arguments that reach the library, in a stand-in that fills in what CUDA would."""
+    """Record the arguments of a fake library that fills in the results of CUDA."""
     called: list[tuple[Any, ...]] = []
 
     def answer(name: str, value: int) -> Callable[..., int]:

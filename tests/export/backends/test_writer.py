@@ -1,4 +1,4 @@
-"""The TFLite emitter: what it writes computes what the module does, in one piece, in few operators."""
+"""Test that the TFLite emitter's models compute what the module does, in one delegate and few operators."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Of(nn.Module):
 
 
 def program(module: nn.Module, *shapes: tuple[int, ...], seed: int = 0) -> Program:
-    """The fused program of a net whose every weight and statistic is random."""
+    """Return the fused program of a net with random weights and statistics."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in module.state_dict().items():
         if value.is_floating_point():
@@ -152,7 +152,7 @@ SINGLE: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
     "zeros": (lambda: Of(lambda x: x + torch.zeros_like(x)), (IMAGE,)),
     "expanded": (lambda: Of(lambda x: x * x.mean(1, keepdim=True).expand(1, 4, 9, 10)), (IMAGE,)),
 }
-# XNNPACK has no kernel for them; the runtime's own do.
+# XNNPACK has no kernel for these; built-in kernels run them.
 ALONE = {"max_pool", "pad_value"}
 
 
@@ -175,7 +175,7 @@ def test_token_ids_are_read_by_an_embedding(tmp_path: Path) -> None:
 
 
 def test_moves_keep_the_elements_where_the_graph_has_them() -> None:
-    """Constants are moved when they are met, so every rule of the layout shows on them."""
+    """Constants are moved at once, so they show every rule of the layout."""
     rng = Random(0)
     for _ in range(300):
         shape = tuple(rng.choice([1, 1, 2, 3, 4, 6]) for _ in range(rng.randint(1, 5)))
@@ -218,7 +218,7 @@ def test_what_others_read_is_not_folded_away(tmp_path: Path) -> None:
 
 
 def test_channels_last_throughout() -> None:
-    """The only transpose of a net of convolutions is that of an output in the module's own layout."""
+    """A convolutional net has one transpose only: to an output in the module's layout."""
     assert "TRANSPOSE" not in kinds(fuse(capture(*nets.build("resnet"))))
     assert kinds(fuse(capture(*nets.build("two_by_two")))).count("TRANSPOSE") == 1
     assert "TRANSPOSE" not in kinds(fuse(capture(*nets.build("convnext"))))
@@ -246,7 +246,7 @@ def test_inputs_that_are_outputs_and_outputs_that_are_equal(tmp_path: Path) -> N
 
 
 class Cell(nn.Module):
-    """A gated cell like an LSTM's, unrolled over the steps of its input."""
+    """A gated cell like an LSTM's, unrolled over its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -283,7 +283,7 @@ def test_any_subnet_is_one_piece_that_computes_what_the_module_does(name: str, s
     space = hybrid_vision(**SPACES[name])  # type: ignore[arg-type]
     arch = space.sample(Random(seed))
     source = program(space.build(arch), (1, *space.example(arch)[0]), seed=seed)
-    for precision, floor in (("fp32", 90), ("int8", 5)):  # random weights: only what is wrong falls below
+    for precision, floor in (("fp32", 90), ("int8", 5)):  # low for random weights: only a wrong result is below
         path = tmp_path / precision
         path.mkdir()
         artifact = compiled(source, path, precision)

@@ -1,4 +1,4 @@
-"""The TFLite emitter in int8: what becomes whole numbers, at which scales, and what that costs in precision."""
+"""Test the TFLite emitter in int8: which operators are quantised, at which scales, and with which loss."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lowered(source: Program, **leave: frozenset[str]) -> Model:
 
 
 def typed(model: Model) -> list[str]:
-    """The operators, those that give int8 with an 8."""
+    """Return the kinds of operators, with an 8 after those whose output is int8."""
     return [f"{op.kind}{'8' if op.output[0].dtype == 'int8' else ''}" for op in model.operators]
 
 
@@ -197,7 +197,7 @@ def level(source: Program, made: Artifact, evidence: list[tuple[np.ndarray, ...]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", nets.SHAPES)
 def test_as_faithful_as_the_converters_quantiser(name: str, tmp_path: Path) -> None:
-    """On the same data and by the same min/max."""
+    """Both quantisers use the same data and the same minimum and maximum."""
     pytest.importorskip("ai_edge_quantizer")
     from tests.export.backends.test_backends import images
 

@@ -1,4 +1,4 @@
-"""What fails is made small: by any predicate, down to what it is about; saved, it fails again in a new process."""
+"""Test reductions by any predicate, trials, and failures that are saved and repeated in a new process."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def calls_of(program: Program, count: int = 4) -> list[tuple[torch.Tensor, ...]]
 
 
 def holding(*targets):
-    """Fails where the graph has all of the targets."""
+    """Return a predicate: the program fails if its graph has all of the targets."""
 
     def fails(program, _calls):
         found = {node.target for node in program.module.graph.nodes}
@@ -76,7 +76,7 @@ def test_two_operators_stay_together_and_sizes_go() -> None:
 
 
 def test_a_failure_in_the_numbers_is_bisected() -> None:
-    """Fails where anything between the input and a GELU on it is above 2: the answer is that GELU."""
+    """The program fails if a GELU in it gives a positive value: only that GELU is left."""
     program = program_of(
         lambda self, x: F.gelu(self.b(torch.relu(self.a(x))) * 9).mean((2, 3)).tanh(),
         (1, 3, 8, 8),
@@ -197,7 +197,7 @@ def test_settings_name_what_they_do_not_know() -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reduced failure of a converter that writes SiLU for hard-swish."""
+    """Save a reduced failure of a converter that writes SiLU for hard-swish."""
     need("onnxruntime", backends.load("onnxruntime").missing())
     folder = tmp_path_factory.mktemp("found") / "small"
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.ReLU(), nn.Flatten(), nn.Linear(200, 4))
@@ -215,7 +215,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def saved(found: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be spoilt."""
+    """Copy that folder, for a test that damages it."""
     return Path(shutil.copytree(found, tmp_path / "small"))
 
 

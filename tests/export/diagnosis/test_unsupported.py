@@ -1,4 +1,4 @@
-"""An operator that a backend cannot take is named, with the backends that can."""
+"""Test that a missing operator is named, with the backends that have it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The statistics on fake machines: what they must see through, and what they must admit. No wall time is asserted."""
+"""Test the statistics of timing on simulated machines. No test asserts a wall time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ X = [np.zeros((4, 3), np.float32)]
 
 
 class Machine:
-    """A machine with its own clock; ``pace(now)`` is how slow it is at that moment."""
+    """A simulated machine with its own clock; ``pace(now)`` is its slowdown at that moment."""
 
     def __init__(self, seed: int = 0, pace: Callable[[float], float] = lambda _: 1.0, noise: float = 0.05) -> None:
         self.rng = np.random.default_rng(seed)
@@ -35,7 +35,7 @@ class Machine:
         self.log: list[str] = []
 
     def runner(self, seconds: float, name: str = "", cold: int = 0) -> Any:
-        """A runner as a Worker looks like to a measurement; its first ``cold`` calls take up to five times as long."""
+        """Return a runner with a Worker's interface; its first ``cold`` calls take up to five times as long."""
         state = SimpleNamespace(left=cold)
 
         def call() -> float:
@@ -53,7 +53,7 @@ class Machine:
 
 
 def covered(machine: Callable[[int], Machine], sessions: int = 100) -> float:
-    """The share of comparisons of a runner with itself whose interval covers 1."""
+    """Return the share of comparisons of a runner with itself whose interval covers 1."""
     hits = 0
     for seed in range(sessions):
         runner = machine(seed).runner(0.01)
@@ -63,7 +63,7 @@ def covered(machine: Callable[[int], Machine], sessions: int = 100) -> float:
 
 
 def bimodal(seed: int) -> Callable[[float], float]:
-    """The machine jumps between full and half speed every second or so."""
+    """Return a pace that alternates between full and half speed about every second."""
     modes = np.random.default_rng(seed).choice([1.0, 2.0], 10_000)
     return lambda now: float(modes[int(now)])
 
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_comparison() -> None:
 
 
 class Differing:
-    """Workers of which each process has a speed of its own."""
+    """Workers whose processes differ in speed."""
 
     def __init__(self, spread: float) -> None:
         self.rng = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_processes_that_differ_widen_the_interval(tmp_path: Path, monkeypatch: p
         single = compare(artifact, artifact, X, runs=3, seed=seed)
         one += single.low <= 1 <= single.high
     assert many >= 18
-    assert one < 15  # one process cannot know of the others: why there are several
+    assert one < 15  # one process cannot show the spread between processes
 
 
 def test_hierarchical_interval_covers() -> None:

@@ -1,4 +1,4 @@
-"""Which layers make int8 slower: the numbered cases of ``slower_layers`` on layers that are known."""
+"""Test the numbered cases of ``slower_layers`` on known layers."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The one bootstrap, and the quantile that it is widened by."""
+"""Test the bootstrap, its widening, and Student's t."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes for the same: figures against known ones, and every way to fail."""
+"""Compare figures with known values, and test every way to fail."""
 
 import json
 import math
