@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from hnas import hw_profiles
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.tflite import convert as tflite
-from hnas.export.backends.tflite import delegation, litert
 from hnas.export.backends.tflite import writer as emitter
 from hnas.export.backends.tflite.writer.layout import Moves, Placed
 from hnas.export.backends.tflite.writer.model import ALIGNMENT, Model, constant_tensor
 from hnas.export.device.artifact import Artifact
-from hnas.export.device.errors import Unavailable
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.proof.verification import check
@@ -292,25 +290,6 @@ def test_any_subnet_is_one_piece_that_computes_what_the_module_does(name: str, s
         assert (artifact.notes["delegates"], artifact.notes["undelegated"]) == (1, 0)
 
 
-def test_what_it_lacks_is_converted_by_another_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = program(Of(lambda x: x.cumsum(1)), (2, 3))
-    stand_in = emitter.emit(program(Of(lambda x: x * 2), (2, 3)))
-    monkeypatch.setattr(litert, "convert_program", lambda _program, path, _layout: path.write_bytes(stand_in))
-    monkeypatch.setattr(
-        litert, "package_versions", lambda *, quantiser: {"litert-torch": "0", "quantiser": str(quantiser)}
-    )
-    notes = compiled(source, tmp_path).notes
-    assert (notes["converter"], notes["lacks"]) == ("litert-torch", "cumsum")
-
-
-def test_what_it_lacks_is_named_where_no_converter_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "litert_torch", None)
-    with pytest.raises(Unavailable, match=r"no cumsum, and litert-torch is not installed; pip install 'hnas\[tflite-l"):
-        compiled(program(Of(lambda x: x.cumsum(1)), (2, 3)), tmp_path)
-
-
 def test_uses_that_it_lacks_are_named() -> None:
     for function, name in (
         (lambda x: F.interpolate(x, scale_factor=3), "upsample_nearest2d by another factor than 2"),
@@ -338,20 +317,3 @@ def test_the_runtime_alone_compiles_both_precisions(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
     assert (done.stdout.splitlines(), done.stderr) == (["True ['ai-edge-litert', 'torch']"] * 2, "")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", nets.SHAPES)
-def test_never_more_operators_nor_noise_than_the_converter_makes(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("litert_torch")
-    source = fuse(capture(*nets.build(name)))
-    theirs, artifact = tmp_path / "theirs.tflite", compiled(source, tmp_path)
-    litert.convert_program(source, theirs, artifact.notes["layout"])
-    assert len(kinds(source)) <= _operators(theirs)
-    assert delegation.pieces(artifact.model) <= delegation.pieces(theirs)
-
-
-def _operators(model: Path) -> int:
-    from ai_edge_litert.schema_py_generated import Model as Schema
-
-    return int(Schema.GetRootAs(model.read_bytes(), 0).Subgraphs(0).OperatorsLength())

@@ -1,0 +1,61 @@
+"""Test LiteRT's own converter: where the emitter lacks an operator, and against the emitter's models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hnas.export.backends.tflite import convert as tflite
+from hnas.export.backends.tflite import delegation, litert
+from hnas.export.backends.tflite import writer as emitter
+from hnas.export.device.errors import Unavailable
+from hnas.export.graph.fusion import fuse
+from hnas.export.graph.program import capture
+from tests.conftest import need
+from tests.export import nets
+from tests.export.backends.test_writer import Of, compiled, kinds, program
+
+
+@pytest.fixture(autouse=True)
+def runtime() -> None:
+    need("tflite", tflite.missing())
+    torch.set_num_threads(1)
+
+
+def test_what_it_lacks_is_converted_by_another_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = program(Of(lambda x: x.cumsum(1)), (2, 3))
+    stand_in = emitter.emit(program(Of(lambda x: x * 2), (2, 3)))
+    monkeypatch.setattr(litert, "convert_program", lambda _program, path, _layout: path.write_bytes(stand_in))
+    monkeypatch.setattr(
+        litert, "package_versions", lambda *, quantiser: {"litert-torch": "0", "quantiser": str(quantiser)}
+    )
+    notes = compiled(source, tmp_path).notes
+    assert (notes["converter"], notes["lacks"]) == ("litert-torch", "cumsum")
+
+
+def test_what_it_lacks_is_named_where_no_converter_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    with pytest.raises(Unavailable, match=r"no cumsum, and litert-torch is not installed; pip install 'hnas\[tflite-l"):
+        compiled(program(Of(lambda x: x.cumsum(1)), (2, 3)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", nets.SHAPES)
+def test_never_more_operators_nor_noise_than_the_converter_makes(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    source = fuse(capture(*nets.build(name)))
+    theirs, artifact = tmp_path / "theirs.tflite", compiled(source, tmp_path)
+    litert.convert_program(source, theirs, artifact.notes["layout"])
+    assert len(kinds(source)) <= _operators(theirs)
+    assert delegation.pieces(artifact.model) <= delegation.pieces(theirs)
+
+
+def _operators(model: Path) -> int:
+    from ai_edge_litert.schema_py_generated import Model as Schema
+
+    return int(Schema.GetRootAs(model.read_bytes(), 0).Subgraphs(0).OperatorsLength())
