@@ -29,7 +29,7 @@ from hnas.export.bundle.bundle import read_bundle
 from hnas.export.bundle.card import MANIFEST
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
-from hnas.export.device.serve_files import cache
+from hnas.export.device.serve_files import cache_folder
 from hnas.export.proof import verification
 from hnas.export.remote.transports.emulated import Emulated
 from hnas.export.remote.worker import Worker
@@ -74,7 +74,7 @@ class _Finding:
 
 def _home() -> Path:
     """Return the folder of the arm64 Python and its runtimes; it may be deleted at any time."""
-    return cache() / "arm64"
+    return cache_folder() / "arm64"
 
 
 def missing_emulator() -> str | None:

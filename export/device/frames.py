@@ -30,7 +30,7 @@ _MAGIC = b"hnas"
 _LARGEST_TEXT, _LARGEST = 2**28, 2**34  # bytes of a header, and of all arrays of a frame, at most
 
 
-def pack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
+def pack_frame(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
     """Return a frame as bytes."""
     plain = [np.asarray(array, order="C") for array in arrays]
     for array in plain:
@@ -41,7 +41,7 @@ def pack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
     return b"".join([_PREFIX.pack(_MAGIC, len(text), sum(map(len, body))), text, *body])
 
 
-def unpack(read: Callable[[int], bytearray]) -> Frame:
+def unpack_frame(read: Callable[[int], bytearray]) -> Frame:
     """Return the next frame. ``read(n)`` returns exactly n new bytes. Raise ValueError if they are not a frame."""
     magic, n_text, n_body = _PREFIX.unpack(read(_PREFIX.size))
     if magic != _MAGIC or n_text > _LARGEST_TEXT or n_body > _LARGEST:
@@ -98,13 +98,13 @@ def serve(answer: Callable[[Header, Arrays], Frame]) -> None:
     def receive() -> None:
         try:
             while True:
-                requests.put(unpack(read))
+                requests.put(unpack_frame(read))
         finally:
             os._exit(1)  # the bytes were not a frame
 
     threading.Thread(target=receive, daemon=True).start()
     while True:
-        message = memoryview(pack(*answer(*requests.get())))
+        message = memoryview(pack_frame(*answer(*requests.get())))
         sys.stdout.flush()
         while message:
             message = message[os.write(sink, message) :]

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 def write_node(node: fx.Node) -> dict[str, Any]:
     """Return a node as JSON: name, kind, target, arguments. Raise ValueError for an argument that JSON cannot hold."""
-    arguments = {"args": write(node.args), "kwargs": {name: write(value) for name, value in node.kwargs.items()}}
+    arguments = {
+        "args": write_argument(node.args),
+        "kwargs": {name: write_argument(value) for name, value in node.kwargs.items()},
+    }
     target = "getitem" if node.target is operator.getitem else str(node.target)
     return {"name": node.name, "op": node.op, "target": target, **arguments}
 
 
-def write(value: Any) -> Any:
+def write_argument(value: Any) -> Any:
     """Return an argument as JSON. Lists stay lists; a type that JSON does not have is an object with one key."""
     import torch
     from torch import fx
@@ -24,7 +27,7 @@ def write(value: Any) -> Any:
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, (tuple, list)):
-        return [write(item) for item in value]
+        return [write_argument(item) for item in value]
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return {"float": str(value)}
     if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
@@ -36,12 +39,12 @@ def write(value: Any) -> Any:
     raise ValueError(f"an argument of type {type(value).__name__} cannot be written")
 
 
-def read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
-    """Return the argument that ``write`` wrote. ``nodes`` are those that were read before."""
+def read_argument(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+    """Return the argument that ``write_argument`` wrote. ``nodes`` are those that were read before."""
     import torch
 
     if isinstance(value, list):
-        return [read(item, nodes) for item in value]
+        return [read_argument(item, nodes) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()

@@ -22,7 +22,7 @@ KEPT = 2**30  # bytes of artifacts that are kept (an LRU cache)
 SPARE = 2**24  # bytes that stay free on the disk, as runtimes unpack and compile
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Return the cache folder of hnas: $XDG_CACHE_HOME/hnas or ~/.cache/hnas. It may be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "hnas"
@@ -32,7 +32,7 @@ class Store:
     """Answer the requests of an upload: begin, write, finish."""
 
     def __init__(self) -> None:
-        self._root = cache() / "artifacts"
+        self._root = cache_folder() / "artifacts"
 
     def do_begin(self, header: Header, _: Arrays) -> Frame:
         """Prepare for ``files`` [[name, bytes, sha256], ...] of the artifact ``digest``.

@@ -28,12 +28,12 @@ _USUAL = "/usr/src/tensorrt/bin"  # of JetPack and the Debian packages
 FLAGS = {"fp32": ["--noTF32"], "fp16": ["--fp16", "--noTF32"], "int8": ["--int8", "--fp16", "--noTF32"]}
 
 
-def find() -> str | None:
+def find_trtexec() -> str | None:
     """Return the path of trtexec, or None."""
     return shutil.which("trtexec") or shutil.which("trtexec", path=_USUAL)
 
 
-def version(banner: str) -> str:
+def read_version(banner: str) -> str:
     """Return the version in the banner of trtexec: ``[TensorRT v8502]``, ``[TensorRT v100300]``, perhaps ``[b..]``."""
     found = re.search(r"TensorRT v(\d{4,6})\b", banner) or re.search(r"TensorRT version: (\d+\.\d+\.\d+)", banner)
     if found is None:
@@ -45,24 +45,24 @@ def version(banner: str) -> str:
     return ".".join(str(int(part)) for part in parts)
 
 
-def run(*arguments: str) -> str:
+def run_trtexec(*arguments: str) -> str:
     """Run trtexec and return its output. Raise ExportError with its first error line if it fails."""
-    tool = find()
+    tool = find_trtexec()
     assert tool is not None
     done = subprocess.run([tool, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode != 0 or "&&&& FAILED" in text:
-        raise ExportError(f"trtexec failed: {reason(text)}")
+        raise ExportError(f"trtexec failed: {_first_error(text)}")
     return text
 
 
-def reason(text: str) -> str:
+def _first_error(text: str) -> str:
     """Return the first error of a log: ``[11/22/2026-10:00:00] [E] Error[4]: ...``."""
     found = re.search(r"\[E\] (.*)", text)
     return found[1].strip()[:200] if found else "no reason given"
 
 
-def build(
+def build_engine(
     model: Path, engine: Path, timing: Path, layers: Path, precision: str, workspace_mb: int, *, old: bool = False
 ) -> None:
     """Build ``engine`` from the ONNX file ``model``.
@@ -73,10 +73,10 @@ def build(
     """
     files = [f"--onnx={model}", f"--saveEngine={engine}", f"--timingCacheFile={timing}", f"--exportLayerInfo={layers}"]
     how = ["--profilingVerbosity=detailed", f"--memPoolSize=workspace:{workspace_mb}", *FLAGS[precision]]
-    run(*files, *how, "--buildOnly" if old else "--skipInference")
+    run_trtexec(*files, *how, "--buildOnly" if old else "--skipInference")
 
 
-def read_times(text: str) -> list[float]:
+def read_gpu_times(text: str) -> list[float]:
     """Return the seconds of GPU time of each run in the text of ``--exportTimes``. Raise ExportError for other text."""
     try:
         return [(float(each["endComputeMs"]) - float(each["startComputeMs"])) * 1e-3 for each in json.loads(text)]
@@ -123,11 +123,11 @@ class TrtExec:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "times.json")
             self._run(Path(folder), inputs, f"--exportTimes={out}", f"--iterations={runs}", "--duration=0")
-            return read_times(out.read_text())[-runs:]
+            return read_gpu_times(out.read_text())[-runs:]
 
     def _run(self, folder: Path, inputs: Sequence[NDArray[Any]], *arguments: str) -> None:
         names = []
         for index, (tensor, value) in enumerate(zip(self.artifact.inputs, fit(inputs, self.artifact.inputs))):
             (folder / f"{index}.bin").write_bytes(value.tobytes())
             names.append(f"{tensor.name}:{folder / f'{index}.bin'}")
-        run(f"--loadEngine={self._engine}", f"--loadInputs={','.join(names)}", *arguments)
+        run_trtexec(f"--loadEngine={self._engine}", f"--loadInputs={','.join(names)}", *arguments)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hnas.export.device.errors import ExportError
 from hnas.export.device.frames import Arrays, Header
-from hnas.export.device.notation import read, read_operator, write_node
+from hnas.export.device.notation import read_argument, read_operator, write_node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,8 @@ def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
     for name, index in header["state"].items():
         _register(root, name, tensors[index])
     for entry in header["nodes"]:
-        args = tuple(read(value, nodes) for value in entry["args"])
-        kwargs = {name: read(value, nodes) for name, value in entry["kwargs"].items()}
+        args = tuple(read_argument(value, nodes) for value in entry["args"])
+        kwargs = {name: read_argument(value, nodes) for name, value in entry["kwargs"].items()}
         op, target = entry["op"], entry["target"]
         if op == "output":
             args = (tuple(args[0]) if isinstance(args[0], list) else args[0],)

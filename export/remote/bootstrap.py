@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 
 from hnas.export.device.errors import Disconnected, ExportError, Unavailable
-from hnas.export.remote.portable import program
+from hnas.export.remote.portable import build_zip
 
 # Runs on any Python of the device: takes the program from stdin, unless the device has it already.
 _INSTALL = """
@@ -64,7 +64,7 @@ def install(where: str, python: str, command: Callable[[str], list[str]], lost: 
         Disconnected: the connection broke.
         ExportError: the device cannot store the program.
     """
-    data = program()
+    data = build_zip()
     text = f"{python} -c {shlex.quote(_INSTALL)} {hashlib.sha256(data).hexdigest()}"
     done = subprocess.run(command(text), input=data, capture_output=True, check=False)
     last = last_line(done.stderr)

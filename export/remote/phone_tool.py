@@ -75,7 +75,7 @@ class Tool:
         while len(times) < header["runs"] and (not times or monotonic() < end):
             count = min(header["runs"] - len(times), 5 if times else 1)  # a slow network must not reach the timeout
             loop = f"i=0; while [ $i -lt {count} ]; do {self._command()} || exit 70; i=$((i + 1)); done"
-            times += read_times(self._phone.shell(loop + " 2>&1").decode("utf-8", "replace"))
+            times += read_tool_times(self._phone.shell(loop + " 2>&1").decode("utf-8", "replace"))
         return {}, (np.array(times),)
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
@@ -167,7 +167,7 @@ class Tool:
         return next(detail for detail in details if detail["index"] == index)
 
 
-def read_times(text: str) -> list[float]:
+def read_tool_times(text: str) -> list[float]:
     """Return the seconds of the timed call of each run in ``text``. Raise ExportError with its last line if none.
 
     The call is the last ``count=1 curr=MICROSECONDS`` before the summary ("Inference timings in us: ...").

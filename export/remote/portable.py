@@ -14,7 +14,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 
 
 @cache
-def program() -> bytes:
+def build_zip() -> bytes:
     """Return the zip file, to be run as ``python3 FILE MODULE``. Equal sources give equal bytes."""
     texts = {"__main__.py": _MAIN, "hnas/__init__.py": "", "hnas/export/__init__.py": ""}
     for file in sorted(_HALF.rglob("*.py")):

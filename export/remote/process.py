@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from hnas.export.device.errors import Disconnected, ExportError, Unavailable, printable
-from hnas.export.device.frames import Frame, Header, pack, unpack
+from hnas.export.device.frames import Frame, Header, pack_frame, unpack_frame
 
 if TYPE_CHECKING:
     from hnas.export.remote.transports import Transport
@@ -79,7 +79,7 @@ class Process:
         """Return the reply to a request, or raise the error that it states. An interruption ends the process."""
         if not self.alive:
             raise ExportError(f"{self._title} is closed")
-        message = pack(header, arrays)
+        message = pack_frame(header, arrays)
         with self._lock:
             try:
                 reply, outputs = _exchange(self._process, message, monotonic() + self._timeout)
@@ -196,4 +196,4 @@ def _exchange(process: subprocess.Popen[bytes], message: bytes, deadline: float)
             left = left[came:]
         return data
 
-    return unpack(read)
+    return unpack_frame(read)

@@ -165,7 +165,7 @@ def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
 
 def engine_of(worker: Worker) -> dict[str, Any]:
     """What the runtime of ``worker`` said of the engine that it built, in figures; empty where it built none."""
-    return dict(backends.load(worker.backend).summary(worker.report)) if worker.report else {}  # type: ignore[attr-defined]
+    return dict(backends.load(worker.backend).engine_figures(worker.report)) if worker.report else {}  # type: ignore[attr-defined]
 
 
 def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> Built:

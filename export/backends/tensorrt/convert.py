@@ -94,7 +94,7 @@ def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str
     return list(slow)
 
 
-def summary(report: Mapping[str, JSON]) -> dict[str, JSON]:
+def engine_figures(report: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return the figures of a device's report on its engine: builds, precisions of the layers, reformats."""
     layers = from_json(report["layers"])
     medians = [float(build["median_ms"]) for build in report["builds"]]

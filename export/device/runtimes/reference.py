@@ -6,7 +6,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
-from hnas.export.device.notation import read, read_operator
+from hnas.export.device.notation import read_argument, read_operator
 from hnas.export.device.records import check_version, read_json
 from hnas.export.device.signature import fit
 
@@ -83,8 +83,8 @@ def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Mod
     names: dict[str, str] = {}
     try:
         for entry in record["nodes"]:
-            args = tuple(read(value, nodes) for value in entry["args"])
-            kwargs = {name: read(value, nodes) for name, value in entry["kwargs"].items()}
+            args = tuple(read_argument(value, nodes) for value in entry["args"])
+            kwargs = {name: read_argument(value, nodes) for name, value in entry["kwargs"].items()}
             op, target = entry["op"], entry["target"]
             if op == "call_function":
                 nodes[entry["name"]] = graph.call_function(read_operator(target, kwargs), args, kwargs)

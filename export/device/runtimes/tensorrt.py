@@ -19,7 +19,7 @@ import numpy as np
 from hnas.export.device import cudart, trtexec
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import read_json
-from hnas.export.device.serve_files import cache
+from hnas.export.device.serve_files import cache_folder
 from hnas.export.device.signature import fit
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _CALLS = 30  # timed calls of each new engine
 
 def missing() -> str | None:
     """Return None if TensorRT can run here, else a line that says how to install it."""
-    if not (find_spec("tensorrt") or trtexec.find()):
+    if not (find_spec("tensorrt") or trtexec.find_trtexec()):
         return "tensorrt is not installed; on a Jetson it comes with JetPack, or deploy with --host ssh://USER@DEVICE"
     if cudart.library() is None:
         return "libcudart is not installed; on a Jetson it comes with JetPack's CUDA"
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 def engine_folder(artifact: Artifact) -> Path:
     """Return the folder in which this machine caches the engine: not in a bundle, which contains only listed files."""
-    return cache() / "engines" / artifact.digest
+    return cache_folder() / "engines" / artifact.digest
 
 
 def load(artifact: Artifact) -> Any:
@@ -64,7 +64,7 @@ def load(artifact: Artifact) -> Any:
     if (folder / ENGINE).is_file():
         check_engine(read_json(folder / SIDECAR), {"model": artifact.digest, **here})
     else:
-        build(artifact, here)
+        build_engines(artifact, here)
     report = {**read_json(folder / SIDECAR), "layers": json.loads((folder / LAYERS).read_text("utf-8"))}
     opened = _TensorRt if find_spec("tensorrt") else trtexec.TrtExec
     return opened(artifact, folder / ENGINE, report)
@@ -78,7 +78,7 @@ def check_engine(record: Mapping[str, Any], here: Mapping[str, str]) -> None:
             raise ExportError(f"the engine is for {name} {found}, here is {wanted}; delete {ENGINE} and build it here")
 
 
-def build(artifact: Artifact, here: Mapping[str, str]) -> None:
+def build_engines(artifact: Artifact, here: Mapping[str, str]) -> None:
     """Build up to BUILDS engines and keep the fastest in ``engine_folder``, with a sidecar.
 
     The first build uses the timing cache of this GPU and TensorRT; the others measure every tactic again. The sidecar
@@ -86,7 +86,7 @@ def build(artifact: Artifact, here: Mapping[str, str]) -> None:
     """
     folder = engine_folder(artifact)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = cache() / "engines" / f"timing-{here['sm']}-{here['tensorrt']}.cache"
+    kept = cache_folder() / "engines" / f"timing-{here['sm']}-{here['tensorrt']}.cache"
     with_bindings = find_spec("tensorrt") is not None
     begun, builds, best = monotonic(), [], float("inf")
     for index in range(BUILDS):
@@ -143,7 +143,7 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
 def _build_by_tool(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
     layers = engine.with_name(f".{LAYERS}")
     old = tuple(map(int, here["tensorrt"].split(".")[:2])) < (8, 6)
-    trtexec.build(artifact.model, engine, timing, layers, artifact.precision, _WORKSPACE_MB, old=old)
+    trtexec.build_engine(artifact.model, engine, timing, layers, artifact.precision, _WORKSPACE_MB, old=old)
     return layers.read_text()
 
 
@@ -235,5 +235,5 @@ def _here() -> dict[str, str]:
 
         version = str(tensorrt.__version__)
     else:
-        version = trtexec.version(trtexec.run("--help"))
+        version = trtexec.read_version(trtexec.run_trtexec("--help"))
     return {"sm": cudart.architecture(), "tensorrt": version}

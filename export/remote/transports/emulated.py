@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hnas.export.remote.portable import program
+from hnas.export.remote.portable import build_zip
 
 
 class Emulated:
@@ -22,7 +22,7 @@ class Emulated:
     def __init__(self, where: str, python: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.where, self._python, self._environment = where, tuple(python), dict(environment)
         self._program = folder / "device.pyz"
-        self._program.write_bytes(program())
+        self._program.write_bytes(build_zip())
 
     def start(self, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start ``python -m module`` behind the command, with pipes."""

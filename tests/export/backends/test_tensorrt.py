@@ -144,7 +144,7 @@ def test_a_build_that_fails_is_one_line(net: Artifact, tool: Callable[[str], Pat
 
 def test_what_a_device_reports_becomes_figures(net: Artifact, tool: Callable[[str], Path]) -> None:
     tool("8602")
-    found = backend.summary(runtime.load(net).report)
+    found = backend.engine_figures(runtime.load(net).report)
     assert (found["layers"], found["reformats"], found["precisions"]) == (2, 1, {"i8": 1})
     assert (found["spread"], found["built_by"], found["tensorrt"]) == (pytest.approx(0.0), "trtexec", "8.6.2")
     assert len(found["build_medians_ms"]) == runtime.BUILDS
@@ -159,7 +159,7 @@ def test_what_a_device_reports_becomes_figures(net: Artifact, tool: Callable[[st
     ],
 )
 def test_the_version_of_trtexec(banner: str, version: str) -> None:
-    assert trtexec.version(banner) == version
+    assert trtexec.read_version(banner) == version
 
 
 def test_what_trtexec_did_not_write_is_one_line(net: Artifact) -> None:
@@ -169,9 +169,9 @@ def test_what_trtexec_did_not_write_is_one_line(net: Artifact) -> None:
         assert "\n" not in str(caught.value)
     for text in ("", "[{}]", "[1]"):
         with pytest.raises(ExportError, match="these are not times of trtexec"):
-            trtexec.read_times(text)
+            trtexec.read_gpu_times(text)
     with pytest.raises(ExportError, match="does not say its version"):
-        trtexec.version("hello")
+        trtexec.read_version("hello")
     odd = trtexec.read_outputs('[{"name": "y", "values": [ nan, -inf, 1e-3 ]}]', net)[0]
     assert np.isnan(odd[0, 0])
     assert odd[0, 1] == -np.inf
@@ -209,7 +209,7 @@ def test_the_bindings_build_thrice_and_run(net: Artifact, monkeypatch: pytest.Mo
     monkeypatch.setattr(cudart, "copy", lambda target, source, size, _: ctypes.memmove(target, source, size))
     runner = runtime.load(net)
     np.testing.assert_array_equal(runner(X)[0], np.maximum(X, 0))
-    assert backend.summary(runner.report)["built_by"] == "python"
+    assert backend.engine_figures(runner.report)["built_by"] == "python"
     assert len(runner.report["builds"]) == 3
     assert (runtime.engine_folder(net) / "model.engine").read_bytes() in (b"one", b"two", b"three")
     del runner
@@ -245,10 +245,10 @@ def test_cuda_is_called_as_its_header_says(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_without_tensorrt_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, net: Artifact) -> None:
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
-    monkeypatch.setattr(trtexec, "find", lambda: None)
+    monkeypatch.setattr(trtexec, "find_trtexec", lambda: None)
     with pytest.raises(Unavailable, match="on a Jetson it comes with JetPack, or deploy with --host ssh://"):
         runtime.load(net)
-    monkeypatch.setattr(trtexec, "find", lambda: "/bin/true")
+    monkeypatch.setattr(trtexec, "find_trtexec", lambda: "/bin/true")
     monkeypatch.setattr(cudart, "library", lambda: None)
     with pytest.raises(Unavailable, match="libcudart is not installed"):
         runtime.load(net)

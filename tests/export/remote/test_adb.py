@@ -19,7 +19,7 @@ from hnas.export.device.errors import Disconnected, ExportError, Unavailable
 from hnas.export.proof.timing import measure
 from hnas.export.remote import transports
 from hnas.export.remote import upload as sending
-from hnas.export.remote.phone_tool import read_times
+from hnas.export.remote.phone_tool import read_tool_times
 from hnas.export.remote.transports import adb
 from hnas.export.remote.worker import Worker, describe_machine
 from tests.export.loopback import free_port
@@ -275,14 +275,14 @@ def test_a_phone_with_nothing_to_run_is_one_line(bare: Phone) -> None:
 def test_the_lines_of_the_tool_are_read() -> None:
     summary = "Inference timings in us: Init: 1, First inference: 9, Warmup (avg): 8, Inference (avg): 7"
     run = f"INFO: count=5 first=9 curr=8 min=7 max=9 avg=8 std=1\nINFO: count=1 curr=%d\n\nINFO: {summary}\nPeak: 1\n"
-    assert read_times(run % 7 + run % 1357602) == pytest.approx([7e-6, 1.357602])
+    assert read_tool_times(run % 7 + run % 1357602) == pytest.approx([7e-6, 1.357602])
     for text, says in (
         ("", "it printed nothing"),
         ("a\nERROR: Failed to load\n", "ERROR: Failed to load"),
         (summary, ""),
     ):
         with pytest.raises(ExportError, match=f"^benchmark_model gave no time: .*{says}"):
-            read_times(text)
+            read_tool_times(text)
 
 
 # --- which phone ------------------------------------------------------------------------------------------------------

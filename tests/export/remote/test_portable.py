@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -19,7 +20,7 @@ from tests.export.old_python import old_python
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     path = tmp_path / "device.pyz"
-    path.write_bytes(portable.program())
+    path.write_bytes(portable.build_zip())
     return path
 
 
@@ -35,8 +36,8 @@ for name in {modules}:
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    portable.program.cache_clear()
-    assert portable.program() == program.read_bytes()
+    portable.build_zip.cache_clear()
+    assert portable.build_zip() == program.read_bytes()
 
 
 def test_every_module_of_it_runs_on_an_old_python(program: Path, tmp_path: Path) -> None:
@@ -69,6 +70,16 @@ assert decode(Machine, encode(Machine.here()), "here") == Machine.here()
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == artifact.digest
+
+
+def test_it_imports_nothing_else_of_hnas_not_even_for_types() -> None:
+    for path in sorted(Path(device.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                named = [f"{node.module}.{each.name}" for each in node.names]
+            wrong = [name for name in named if re.match(r"hnas\b(?!\.export\.device\b)", name)]
+            assert not wrong, (path.name, wrong)
 
 
 YOUNGER = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "readlink", "lcm", "nextafter", "pairwise"}

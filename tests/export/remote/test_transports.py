@@ -36,7 +36,7 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.program = folder / "device.pyz"
-        self.program.write_bytes(portable.program())
+        self.program.write_bytes(portable.build_zip())
         self.started = 0
         self.before: Any = None  # called in the child before it runs
 

@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from hnas.export.device.artifact import Tensor
 from hnas.export.device.errors import ExportError, Unavailable
-from hnas.export.device.frames import pack, unpack
+from hnas.export.device.frames import pack_frame, unpack_frame
 from hnas.export.device.serve_artifacts import time_calls
 from hnas.export.remote import transports
 from hnas.export.remote.worker import Worker
@@ -250,8 +250,8 @@ ARRAYS = hnp.arrays(st.sampled_from(["f4", "f2", "i8", "?", "u1"]), hnp.array_sh
 
 @given(st.lists(ARRAYS, max_size=3))
 def test_frames_round_trip(arrays: list[Any]) -> None:
-    stream = io.BytesIO(pack({"do": "x"}, arrays))
-    header, again = unpack(lambda size: bytearray(stream.read(size)))
+    stream = io.BytesIO(pack_frame({"do": "x"}, arrays))
+    header, again = unpack_frame(lambda size: bytearray(stream.read(size)))
     assert header == {"do": "x"}
     assert not stream.read()
     for a, b in zip(arrays, again, strict=True):
@@ -267,7 +267,7 @@ def test_a_hostile_header_is_no_frame(header: str) -> None:
     text = header.encode()
     stream = io.BytesIO(struct.pack(">4sIQ", b"hnas", len(text), 16) + text + bytes(16))
     with pytest.raises(ValueError, match=r".+"):
-        unpack(lambda size: bytearray(stream.read(size)))
+        unpack_frame(lambda size: bytearray(stream.read(size)))
 
 
 def test_time_calls_counts() -> None:
