@@ -16,7 +16,7 @@ import numpy as np
 
 from hnas import hw_profiles
 from hnas.export.compiling.options import MixedOptions
-from hnas.export.compiling.originals import torch_program
+from hnas.export.compiling.originals import capture_module
 from hnas.export.compiling.pipeline import compile
 from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
@@ -76,7 +76,7 @@ def compile_mixed(
     target = free_path(Path(path))
     examples = to_sample(example_inputs)
     samples = to_samples(calibration, examples, "calibration")
-    program = torch_program(network, examples, options.backend or profile.backend)
+    program = capture_module(network, examples, options.backend or profile.backend)
     options = replace(options, evidence=None if options.evidence is None else list(options.evidence))
     levels = sensitivities(program, samples[:_SENSED])
     with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:

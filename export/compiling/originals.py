@@ -43,7 +43,7 @@ class Captured:
 
 
 @contextmanager
-def captured(
+def capture_network(
     network: Network, example_inputs: SampleLike | None, backend: str, keep_float: Collection[str] = ()
 ) -> Iterator[Captured]:
     """Yield ``network`` captured, with the blocks of ``keep_float`` marked. An ONNX file stays open for the block."""
@@ -70,16 +70,16 @@ def _from_module(network: Module, examples: Sample, backend: str, keep_float: Co
     from hnas.export.graph.program import module_of
 
     module = module_of(network)
-    program = torch_program(module, examples, backend)
+    program = capture_module(module, examples, backend)
     if keep_float:
         from hnas.export.int8 import mixed
 
         program = mixed.keep_float(program, keep_float)
-    outputs, probes = partial(eager, module), partial(_probes, program)
+    outputs, probes = partial(run_eager, module), partial(_probes, program)
     return Captured(type(module).__name__, examples, program, outputs, probes, suspicion=lambda _: "")
 
 
-def torch_program(network: Module, examples: Sample, backend: str) -> Program:
+def capture_module(network: Module, examples: Sample, backend: str) -> Program:
     """Return the captured graph of ``network``, fused by the passes of ``backend``."""
     import torch
 
@@ -89,7 +89,7 @@ def torch_program(network: Module, examples: Sample, backend: str) -> Program:
     return fuse(capture(module_of(network), [torch.from_numpy(part) for part in examples]), passes_for(backend))
 
 
-def eager(module: torch.nn.Module, samples: Samples) -> Outputs:
+def run_eager(module: torch.nn.Module, samples: Samples) -> Outputs:
     """Return the outputs of ``module`` for each sample, in eval mode."""
     import torch
 

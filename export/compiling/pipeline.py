@@ -15,7 +15,7 @@ from hnas import hw_profiles
 from hnas.export import backends
 from hnas.export.compiling.conversion import convert
 from hnas.export.compiling.options import CompileOptions
-from hnas.export.compiling.originals import captured, eager
+from hnas.export.compiling.originals import capture_network, run_eager
 from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
@@ -68,18 +68,18 @@ def compile(
         Unavailable: a missing runtime.
         ExportError: the network cannot be compiled, or the artifact does not compute what the network does.
     """
-    job = _job(device, precision, threads, options)
+    job = _check_request(device, precision, threads, options)
     target = free_path(Path(path))
     if precision == "int8" and calibration is None:
         raise ValueError("int8 needs calibration batches; pass calibration=..., an iterable of input tuples")
     if isinstance(network, Original | Path | str):
         _require_plain(job)
-    with captured(network, example_inputs, job.backend, options.keep_float) as source, staging(target) as folder:
-        fitting, evidence = _samples(source, calibration, options.evidence)
+    with capture_network(network, example_inputs, job.backend, options.keep_float) as source, staging(target) as folder:
+        fitting, evidence = _check_samples(source, calibration, options.evidence)
         for rung in job.rungs:
-            program, edits = _recovered(source.program, fitting, rung)
-            artifact = _converted(job, source, program, fitting, folder / (rung or "plain") / target.name)
-            found = _verified(source, artifact, evidence, options.open_worker)
+            program, edits = _recover(source.program, fitting, rung)
+            artifact = _quantise_and_compile(job, source, program, fitting, folder / (rung or "plain") / target.name)
+            found = _verify_saved(source, artifact, evidence, options.open_worker)
             if found.passed:
                 break
         else:
@@ -113,8 +113,8 @@ def verify(
 
     An ONNX file takes the place of the module, as it was written, without the rewritings of its runtime.
     """
-    expected = original.outputs(samples) if isinstance(original, Original) else eager(original, samples)
-    return _compared(expected, artifact, samples, open_worker)
+    expected = original.outputs(samples) if isinstance(original, Original) else run_eager(original, samples)
+    return _compare(expected, artifact, samples, open_worker)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Job:
     options: CompileOptions
 
 
-def _job(device: str, precision: str, threads: int | None, options: CompileOptions) -> _Job:
+def _check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> _Job:
     """Return the checked job. Raise ValueError for wrong use, Unavailable for a missing runtime."""
     profile = hw_profiles.load(device)
     name = _choose(profile, options.backend, precision)
@@ -141,7 +141,7 @@ def _job(device: str, precision: str, threads: int | None, options: CompileOptio
     return _Job(name, profile, precision, profile.threads if threads is None else threads, rungs, options)
 
 
-def _samples(
+def _check_samples(
     source: Captured, calibration: Iterable[SampleLike] | None, evidence: Iterable[SampleLike] | None
 ) -> tuple[Samples | None, Samples]:
     """Return the samples to calibrate int8 on, if any, and those to verify on."""
@@ -190,7 +190,7 @@ def _require_plain(job: _Job) -> None:
         )
 
 
-def _recovered(
+def _recover(
     program: Program | OnnxSource, samples: Samples | None, rung: str | None
 ) -> tuple[Program | OnnxSource, list[JSON]]:
     """Return the program with the edits of a rung, and the record of what each edit gained."""
@@ -201,13 +201,13 @@ def _recovered(
     return recover(program, samples, rung)
 
 
-def _converted(
+def _quantise_and_compile(
     job: _Job, source: Captured, program: Program | OnnxSource, samples: Samples | None, folder: Path
 ) -> Artifact:
     """Return the artifact that the backend writes into the new ``folder``; int8 is quantised on ``samples``."""
     folder.mkdir(parents=True)
     by = convert if job.options.compiler is None else job.options.compiler.convert
-    with _naming(program, job.backend, by):
+    with _operators_named(program, job.backend, by):
         return by(
             job.backend,
             program,
@@ -221,7 +221,7 @@ def _converted(
 
 
 @contextmanager
-def _naming(program: Program | OnnxSource, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
+def _operators_named(program: Program | OnnxSource, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
     """Add to an ExportError of the block the operators that the backend lacks. An ONNX file's are named already."""
     try:
         yield
@@ -237,18 +237,18 @@ def _naming(program: Program | OnnxSource, backend: str, by: Callable[..., Artif
         raise
 
 
-def _verified(
+def _verify_saved(
     source: Captured, artifact: Artifact, samples: Samples, open_worker: Callable[[Artifact], Worker] | None
 ) -> Check:
     """Compare the artifact with its network on this machine, then, where ``open_worker`` is given, on its device."""
     expected = source.outputs(samples)
-    found = _compared(expected, artifact, samples, Worker)
+    found = _compare(expected, artifact, samples, Worker)
     if found.passed and open_worker is not None:
-        found = _compared(expected, artifact, samples, open_worker)
+        found = _compare(expected, artifact, samples, open_worker)
     return found
 
 
-def _compared(
+def _compare(
     expected: Outputs,
     artifact: Artifact,
     samples: Samples,

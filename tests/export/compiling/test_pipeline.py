@@ -104,7 +104,7 @@ def test_the_module_keeps_its_mode(tmp_path):
 
 def test_a_wrong_artifact_is_no_artifact(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        originals, "eager", lambda module, evidence: [(np.ones((1, 5)), np.ones((1, 2, 4, 4)))] * len(evidence)
+        originals, "run_eager", lambda module, evidence: [(np.ones((1, 5)), np.ones((1, 2, 4, 4)))] * len(evidence)
     )
     with pytest.raises(export.ExportError, match=r"reference does not compute what TwoByTwo does: fp32 fails .* SQNR"):
         compiled(tmp_path)
@@ -123,7 +123,7 @@ def test_a_failing_converter_is_one_line(tmp_path, monkeypatch):
 
 def test_a_failed_attempt_keeps_the_older_artifact(tmp_path, monkeypatch):
     first = compiled(tmp_path)
-    monkeypatch.setattr(originals, "eager", lambda module, evidence: [(np.ones((1, 10)),)] * len(evidence))
+    monkeypatch.setattr(originals, "run_eager", lambda module, evidence: [(np.ones((1, 10)),)] * len(evidence))
     with pytest.raises(export.ExportError):
         compiled(tmp_path, "resnet")
     assert Artifact.read(first.path).digest == first.digest
