@@ -18,9 +18,9 @@ from hnas.benchmarks.gate.records import Ratio
 from hnas.benchmarks.gate.runtimes import require_runtime
 
 if TYPE_CHECKING:
-    from hnas.export.device.artifact import Artifact, Tensor
+    from hnas.export.device.artifact import Artifact, TensorSpec
 
-_Read: TypeAlias = "tuple[Tensor, ...]"
+_Read: TypeAlias = "tuple[TensorSpec, ...]"
 
 _SAMPLES = 16
 """How many seeded inputs the outputs are compared on."""
@@ -130,10 +130,10 @@ def _agree_on_inputs(a: Artifact, b: Artifact, shapes: Sequence[tuple[int, ...]]
     4. Both state their inputs: each takes its own; where they differ, only times are compared. Different batches are a
        ValueError.
     """
-    from hnas.export.device.artifact import Tensor
+    from hnas.export.device.artifact import TensorSpec
 
     if shapes:  # case 1
-        same = tuple(Tensor(f"input{index}", shape, "float32") for index, shape in enumerate(shapes))
+        same = tuple(TensorSpec(f"input{index}", shape, "float32") for index, shape in enumerate(shapes))
         return same, same
     if not a.inputs and not b.inputs:  # case 2
         raise ValueError("bare model files do not state their input shapes; give --input-shape, such as 1x3x224x224")

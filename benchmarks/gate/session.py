@@ -17,7 +17,7 @@ from hnas.benchmarks.gate.records import Ratio
 if TYPE_CHECKING:
     import numpy as np
 
-    from hnas.export.device.artifact import Artifact, Tensor
+    from hnas.export.device.artifact import Artifact, TensorSpec
     from hnas.export.proof.measurement import Comparison
     from hnas.export.remote.transports import Transport
 
@@ -163,7 +163,7 @@ def pool_rounds(rounds: Sequence[Sequence[tuple[float, float]]], planned: int, s
     return Ratio(ratio, low, high, _CONFIDENCE, kept, planned)
 
 
-def seeded_inputs(inputs: Sequence[Tensor], seed: int) -> Inputs:
+def seeded_inputs(inputs: Sequence[TensorSpec], seed: int) -> Inputs:
     """Return arrays of the shapes and types of ``inputs``: normal values for floats, zeros and ones for the rest."""
     import numpy as np
 

@@ -21,7 +21,7 @@ from hnas.benchmarks.peers import nets as export_nets
 from hnas.benchmarks.peers.cases import OURS, PRECISIONS, Case, Folder
 from hnas.benchmarks.peers.nets.parts import PeerNet
 from hnas.benchmarks.peers.tools import PEERS
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.device.errors import one_line
 
 _LIMIT = 900.0  # seconds for one maker and network, both precisions
@@ -114,8 +114,8 @@ def _arrays(outputs: Any) -> tuple[Any, ...]:
     return tuple(value.numpy() for value in values)
 
 
-def _tensors(stem: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
-    return tuple(Tensor(f"{stem}{index}", value.shape, str(value.dtype)) for index, value in enumerate(values))
+def _tensors(stem: str, values: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(f"{stem}{index}", value.shape, str(value.dtype)) for index, value in enumerate(values))
 
 
 if __name__ == "__main__":

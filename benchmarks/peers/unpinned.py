@@ -14,11 +14,11 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.runtimes.tflite import to_runtime
 from hnas.export.device.serve_artifacts import time_calls
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
 
-class Unpinned(Process):
+class Unpinned(ChildProcess):
     """A worker for `export.compare_many`, which runs the model of an artifact at the defaults of its runtime."""
 
     def __init__(self, artifact: Artifact) -> None:

@@ -18,7 +18,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from hnas.export.device.records import JSON, encode
 from hnas.export.onnx.source import OnnxSource
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Compiler:
             raise ValueError(f"timeout and memory_mb must be above 0, got {timeout:g} and {memory_mb}")
         self._timeout, self._memory_mb, self._transport = timeout, memory_mb, transport
         self._lock = threading.RLock()
-        self._process: Process | None = None
+        self._process: ChildProcess | None = None
         self._served = 0  # conversions of this process
         self._held = ""  # the digest of the samples that the process has
 
@@ -146,11 +146,11 @@ class Compiler:
                 raise
             raise ExportError(f"{what} {request['called']} to {request['precision']}: {error}") from None
 
-    def _living(self) -> Process:
+    def _living(self) -> ChildProcess:
         if self._process is None or not self._process.alive:
             self.close()
             self._served, self._held = 0, ""
-            self._process = Process(
+            self._process = ChildProcess(
                 "the compiler",
                 _MODULE,
                 environment={},
@@ -160,7 +160,7 @@ class Compiler:
             )
         return self._process
 
-    def _send(self, process: Process, samples: Samples) -> None:
+    def _send(self, process: ChildProcess, samples: Samples) -> None:
         """Send the samples, unless the process has them from the last conversion."""
         digest = _digest(samples)
         if digest == self._held:

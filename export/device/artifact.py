@@ -25,7 +25,7 @@ _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorSpec:
     """Describe one input or output, in the layout of the module (NCHW for images). ``dtype`` is a name of numpy."""
 
     name: str
@@ -63,8 +63,8 @@ class Artifact:
     precision: str
     device: str
     threads: int
-    inputs: Tuple[Tensor, ...]
-    outputs: Tuple[Tensor, ...]
+    inputs: Tuple[TensorSpec, ...]
+    outputs: Tuple[TensorSpec, ...]
     files: Mapping[str, str]
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, JSON] = field(default_factory=dict)

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 def write_node(node: fx.Node) -> dict[str, Any]:
     """Return a node as JSON: name, kind, target, arguments. Raise ValueError for an argument that JSON cannot hold."""
     arguments = {
-        "args": write_argument(node.args),
-        "kwargs": {name: write_argument(value) for name, value in node.kwargs.items()},
+        "args": _write_argument(node.args),
+        "kwargs": {name: _write_argument(value) for name, value in node.kwargs.items()},
     }
     target = "getitem" if node.target is operator.getitem else str(node.target)
     return {"name": node.name, "op": node.op, "target": target, **arguments}
 
 
-def write_argument(value: Any) -> Any:
+def _write_argument(value: Any) -> Any:
     """Return an argument as JSON. Lists stay lists; a type that JSON does not have is an object with one key."""
     import torch
     from torch import fx
@@ -27,7 +27,7 @@ def write_argument(value: Any) -> Any:
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, (tuple, list)):
-        return [write_argument(item) for item in value]
+        return [_write_argument(item) for item in value]
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return {"float": str(value)}
     if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
@@ -40,7 +40,7 @@ def write_argument(value: Any) -> Any:
 
 
 def read_argument(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
-    """Return the argument that ``write_argument`` wrote. ``nodes`` are those that were read before."""
+    """Return the argument that ``_write_argument`` wrote. ``nodes`` are those that were read before."""
     import torch
 
     if isinstance(value, list):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping
 import numpy as np
 
 from hnas.export.device import runtimes
-from hnas.export.device.artifact import Artifact, Tensor
+from hnas.export.device.artifact import Artifact, TensorSpec
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.frames import PROTOCOL, Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.machine import Machine
@@ -29,7 +29,7 @@ class Served:
 
     def __init__(self) -> None:
         self._runner: Any = None
-        self._outputs: tuple[Tensor, ...] = ()  # as the artifact states them
+        self._outputs: tuple[TensorSpec, ...] = ()  # as the artifact states them
         self._call: Callable[[], object] | None = None
         self._bound: Arrays = ()
 

@@ -18,7 +18,7 @@ from hnas.export.device.records import encode
 from hnas.export.graph.samples import random_sample
 from hnas.export.onnx.source import describe_origin
 from hnas.export.proof.inspection import Inspection
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def layers(
     opened = replace(opened, threads=threads or opened.threads)
     name = f"inspector ({opened.backend}, {opened.precision}, {opened.source.name})"
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(opened.threads))
-    with Process(
+    with ChildProcess(
         name, "hnas.export.diagnosis.profiling", environment=pools, timeout=timeout, transport=local
     ) as process:
         request = {"do": "inspect", "path": local.place(opened.source), "threads": opened.threads, "runs": runs}

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from hnas.export.device.artifact import Tensor as TensorSpec
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 
 aten = torch.ops.aten

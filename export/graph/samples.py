@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from hnas.export.device.artifact import Tensor
+    from hnas.export.device.artifact import TensorSpec
 
     SampleLike = Sequence[torch.Tensor | NDArray[Any]] | torch.Tensor | NDArray[Any]
 
 Sample = tuple["NDArray[Any]", ...]
 Samples = Sequence[Sample]
-Arrays = Sample
 
 PROBES = 4  # random samples where the caller gives no real ones
 
@@ -66,7 +65,7 @@ def require_samples(samples: Samples | None) -> Samples:
     return samples
 
 
-def random_sample(tensors: Sequence[Tensor]) -> Sample:
+def random_sample(tensors: Sequence[TensorSpec]) -> Sample:
     """Return a seeded sample of the given shapes and types: normal noise; integers are 0, which is a valid index."""
     rng = np.random.default_rng(0)
     return tuple(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.graph.samples import Samples
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
@@ -29,7 +29,7 @@ _TORCH_OPSETS = (18, 20)  # torch writes invalid graphs below opset 18
 
 
 def write_program(
-    program: Program, path: Path, inputs: Sequence[Tensor], outputs: Sequence[Tensor], opset: int = 20
+    program: Program, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int = 20
 ) -> None:
     """Write ``program`` to ``path`` in ``opset`` (17 to 20), with the names of ``inputs`` and ``outputs``.
 
@@ -67,8 +67,8 @@ def write_program(
 def write_onnx(
     program: Program | OnnxSource,
     path: Path,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     *,
     oldest: int = 1,
     newest: int | None = None,
@@ -95,8 +95,8 @@ def write_onnx(
 def write_onnx_int8(
     program: Program | OnnxSource,
     path: Path,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     samples: Samples,
     policy: QDQ,
     newest: int | None = None,

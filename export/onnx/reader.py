@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.records import encode
@@ -105,12 +105,12 @@ class Reader:
         return tuple(outputs)
 
 
-def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[Tensor, ...]:
+def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[TensorSpec, ...]:
     """Return names, shapes and types of the outputs; raise ExportError for NaN in one."""
     for name, value in zip(names, outputs, strict=True):
         if value.dtype.kind == "f" and np.isnan(value).any():
             raise ExportError(f"output {name} of {file} holds NaN on its example inputs")
-    return tuple(Tensor(name, value.shape, str(value.dtype)) for name, value in zip(names, outputs, strict=True))
+    return tuple(TensorSpec(name, value.shape, str(value.dtype)) for name, value in zip(names, outputs, strict=True))
 
 
 def _write(file: OnnxFile, copy: Path) -> None:

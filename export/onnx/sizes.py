@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import one_line
 from hnas.export.onnx.walk import shown
 
@@ -19,7 +19,7 @@ _Stated: TypeAlias = tuple[_Sizes, str]  # sizes and dtype as the file states th
 ShapeAndType: TypeAlias = tuple[tuple[int, ...], str]  # of an example input; "" accepts the file's own dtype
 
 
-def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[Tensor, ...]:
+def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[TensorSpec, ...]:
     """Replace dynamic input sizes by those of ``given``, and return the inputs of the graph.
 
     given: shape and dtype of each example input; None where all sizes are static.
@@ -46,7 +46,7 @@ def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[Te
     return tuple(_tensor(file, value, shape) for value, (shape, _) in zip(values, given, strict=True))
 
 
-def fix_outputs(file: OnnxFile, outputs: Sequence[Tensor]) -> bool:
+def fix_outputs(file: OnnxFile, outputs: Sequence[TensorSpec]) -> bool:
     """Write the observed shapes into the graph's outputs where the file states others; return whether any changed."""
     changes = len(file.changes)
     for value, seen in zip(file.model.graph.output, outputs, strict=True):
@@ -74,7 +74,7 @@ def _listed(sizes: _Sizes) -> str:
     return "[...]" if sizes is None else f"[{', '.join(map(str, sizes))}]"
 
 
-def _tensor(file: OnnxFile, value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> Tensor:
+def _tensor(file: OnnxFile, value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> TensorSpec:
     """Return an input as an artifact records it; raise ValueError for anything but a tensor of numbers."""
     import onnx
 
@@ -85,7 +85,7 @@ def _tensor(file: OnnxFile, value: onnx.ValueInfoProto, shape: tuple[int, ...]) 
         raise ValueError(f"{called} has a name that cannot be printed; rename it")
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        return Tensor(value.name, shape, str(dtype))
+        return TensorSpec(value.name, shape, str(dtype))
     except (ValueError, KeyError) as error:
         raise ValueError(f"{called}: {one_line(error).partition(': ')[2]}") from error
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON, decode
 from hnas.export.graph.samples import PROBES, noise
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ class OnnxSource:
 
     path: str
     name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     notes: Mapping[str, JSON]
     fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # an ONNX file has no passes; a program has
 
     @property
-    def signature(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Return the inputs and the outputs, like the property of a program."""
         return self.inputs, self.outputs
 
 
-class Original(Process):
+class Original(ChildProcess):
     """The ONNX file at ``path``, open in a process that runs it without optimisations; a context manager.
 
     path: the file.

@@ -32,7 +32,7 @@ PIECE = 2**22  # bytes of one transfer
 _FACTS = "getprop ro.product.manufacturer; getprop ro.product.model; getprop ro.build.version.release; uname -m; nproc"
 
 
-class Tool:
+class _Tool:
     """Hold the model on the phone and the inputs that are timed, between requests."""
 
     def __init__(self, phone: adb.Phone, path: str) -> None:
@@ -186,4 +186,4 @@ def _check_backend(backend: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(dispatch(Tool(adb.Phone(os.environ["HNAS_PHONE"]), os.environ["HNAS_TOOL"])))
+    serve(dispatch(_Tool(adb.Phone(os.environ["HNAS_PHONE"]), os.environ["HNAS_TOOL"])))

@@ -1,4 +1,4 @@
-"""Ask a child process. A crash, a hang or garbage from the child is an error of one line in this process."""
+"""Start a child process and ask it. A crash, a hang or garbage from the child is an error of one line here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TAIL = 8192
 _PIPE = 2**20
 
 
-class Process:
+class ChildProcess:
     """Run ``python -m module``, started by ``transport``, and ask it. A context manager.
 
     1. The child raises: its message as ExportError (ValueError for wrong use, Unavailable for a missing package). The

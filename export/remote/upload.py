@@ -14,7 +14,7 @@ import numpy as np
 
 from hnas.export.device.artifact import RECORD, Artifact, digest_file
 from hnas.export.device.errors import Disconnected, ExportError
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 
 if TYPE_CHECKING:
     from hnas.export.device.frames import Header
@@ -29,7 +29,7 @@ class Sender:
 
     def __init__(self, transport: Transport, *, timeout: float = 120.0, pause: float = 1.0) -> None:
         self._transport, self._timeout, self._pause = transport, timeout, pause
-        self._process: Process | None = None
+        self._process: ChildProcess | None = None
         self._sent = 0  # bytes that arrived, over all attempts
 
     def close(self) -> None:
@@ -88,9 +88,9 @@ class Sender:
                 self._opened().ask({"do": "write", "digest": digest, "name": name, "offset": offset}, [piece])
                 self._sent += len(piece)
 
-    def _opened(self) -> Process:
+    def _opened(self) -> ChildProcess:
         if self._process is None or not self._process.alive:
-            self._process = Process(
+            self._process = ChildProcess(
                 "the receiver",
                 "hnas.export.device.serve_files",
                 environment={},

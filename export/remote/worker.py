@@ -16,7 +16,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.frames import PROTOCOL
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import decode
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-class Worker(Process):
-    """Run an artifact in a process of its own, as a Runner. A context manager, with the errors of a `Process`.
+class Worker(ChildProcess):
+    """Run an artifact in a process of its own, as a Runner. A context manager, with the errors of a `ChildProcess`.
 
     Example: ``with Worker("net", timeout=30) as worker: (logits,) = worker(image)``.
 
@@ -123,7 +123,7 @@ class Worker(Process):
 def describe_machine(backend: str, transport: Transport = local) -> tuple[Machine, dict[str, str]]:
     """Return the machine of ``transport`` and its versions of ``backend``. Raise Unavailable if it has none."""
     name = f"worker ({backend})"
-    with Process(
+    with ChildProcess(
         name, "hnas.export.device.serve_artifacts", environment={}, timeout=120.0, transport=transport
     ) as process:
         found, _ = process.ask({"do": "describe", "backend": backend})

@@ -14,7 +14,7 @@ import pytest
 from hnas.data import images
 from hnas.export.bundle.bundle import write_bundle
 from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Machine, Manifest, Speedup
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.proof.verification import check
 
 SIZE, IMAGES = 28, 120
@@ -46,7 +46,7 @@ def network(
         helper.make_node("MatMul", ["e", "w3"], ["y"]),
     ]
     weights = [weight("w1", width, 1, 3, 3), weight("w2", width, width, 3, 3), weight("w3", width, 10)]
-    inputs, outputs = Tensor("x", (batch, 1, side, side), "float32"), Tensor("y", (batch, 10), "float32")
+    inputs, outputs = TensorSpec("x", (batch, 1, side, side), "float32"), TensorSpec("y", (batch, 10), "float32")
     x, y = (helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in (inputs, outputs))
     graph = helper.make_graph(nodes, "net", [x], [y], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from hnas.export.device import serve_artifacts as serving
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.remote.transports import local
 
 
-def fake_artifact(folder: Path, fake: str = "", outputs: tuple[Tensor, ...] = (), **notes: object) -> Artifact:
+def fake_artifact(folder: Path, fake: str = "", outputs: tuple[TensorSpec, ...] = (), **notes: object) -> Artifact:
     """Write an artifact for the fake runtime. It states no outputs but ``outputs``."""
     folder.mkdir(parents=True)
     (folder / "model").write_bytes(b"\0" * 8)
-    x = Tensor("x", (1, 3), "float32")
+    x = TensorSpec("x", (1, 3), "float32")
     files = digest_files(folder, "model")
     artifact = Artifact(folder, "fake", "fp32", "here", 1, (x,), outputs, files, notes={"fake": fake, **notes})
     artifact.write()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnas.export.backends import Written
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
@@ -76,7 +76,7 @@ def compile(
     return Written((MODEL, "model.bin"), found, notes)
 
 
-def _convert(program: Program, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> openvino.Model:
+def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:
     """Return the OpenVINO model of ``program`` with static shapes and the names of ``inputs`` and ``outputs``.
 
     ``openvino.convert_model`` traces twice, visits every submodule and reports each call over the network. A flat trace

@@ -1,12 +1,12 @@
 """Workarounds for OpenVINO 2026.4 bugs in int8: keep operators in float, or rewrite them. Always applied.
 
-Call ``apply_int8_fixes(program, data)``. Each bug was found by fuzzing; `tests/export/backends/test_regressions.py` has
-the smallest program that shows it.
+Call ``apply_int8_fixes(program, samples)``. Each bug was found by fuzzing. The smallest program that shows it is in
+`tests/export/backends/test_regressions.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from hnas.export.graph.nodes import (
     shape_of,
 )
 from hnas.export.graph.program import Program
-from hnas.export.graph.samples import Arrays
+from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import observe
 
 _FLAT = LINEAR | {aten.matmul.default, aten.mm.default}
@@ -40,9 +40,9 @@ _GROUPS: dict[Any, Callable[[Tensor, dict[str, Any]], Tensor]] = {
 CLEAR_DB = 40.0  # about the SQNR of an activation in int8
 
 
-def apply_int8_fixes(program: Program, data: Sequence[Arrays]) -> Program:
-    """Prepare a program for int8 in OpenVINO; ``data`` are the calibration samples that ``_spare_norms`` needs."""
-    return _spare_norms(_spare_pads(_spare_kernels(_keep_biases(program))), data)
+def apply_int8_fixes(program: Program, samples: Samples) -> Program:
+    """Prepare a program for int8 in OpenVINO; ``samples`` are those for calibration, which ``_spare_norms`` needs."""
+    return _spare_norms(_spare_pads(_spare_kernels(_keep_biases(program))), samples)
 
 
 def _keep_biases(program: Program) -> Program:
@@ -154,8 +154,8 @@ def _spare_pads(program: Program) -> Program:
     return edit(program, "spare_pads", rewrite)
 
 
-def _spare_norms(program: Program, data: Sequence[Arrays]) -> Program:
-    """Keep norms in float whose epsilon matters on the calibration data.
+def _spare_norms(program: Program, samples: Samples) -> Program:
+    """Keep norms in float whose epsilon matters on the calibration samples.
 
     In int8 OpenVINO normalises the levels, which are about 1/scale times the values. It adds the epsilon of the values
     to the variance of the levels, where it has no effect. A group of little variance becomes as large as any other: 0
@@ -178,7 +178,7 @@ def _spare_norms(program: Program, data: Sequence[Arrays]) -> Program:
                     sums[node][1] += float((1 - kept[variance > 0]).square().sum())
 
         if found:
-            observe(program, data, record)
+            observe(program, samples, record)
         affected = [node for node, (signal, lost) in sums.items() if lost > signal * 10 ** (-CLEAR_DB / 10)]
         for node in affected:
             for part in _since_product(node):

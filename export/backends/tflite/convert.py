@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hnas.export.backends import Written
 from hnas.export.backends.tflite.delegation import pieces
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tflite import load, missing, to_runtime, versions
@@ -48,37 +48,37 @@ def compile(program: Program, path: Path, *, precision: str, device: Device, cal
         Unavailable: a package of case 2 is not installed.
         ValueError: case 2 with single blocks in float.
     """
-    data = calibration if precision == "int8" else None
+    samples = calibration if precision == "int8" else None
     layout = _layout(program.signature[0])
     override = device.quantisation.get("tflite", Override())
     from hnas.export.backends.tflite.writer import Unsupported
 
     try:  # case 1
-        notes, tools = _emit(program, path / MODEL, data, override), dict[str, str]()
+        notes, tools = _emit(program, path / MODEL, samples, override), dict[str, str]()
     except Unsupported as error:  # case 2
-        notes, tools = _convert(program, path / MODEL, data, override, layout, str(error))
+        notes, tools = _convert(program, path / MODEL, samples, override, layout, str(error))
     notes["layout"] = layout
     notes["delegates"], notes["undelegated"] = pieces(path / MODEL)
     return Written((MODEL,), {**versions(), "torch": version("torch"), **tools}, notes)
 
 
-def _layout(inputs: Sequence[Tensor]) -> list[JSON]:
+def _layout(inputs: Sequence[TensorSpec]) -> list[JSON]:
     """Return the permutation to channels last for inputs with four dimensions, None (unchanged) for others."""
     return [list(NHWC) if len(tensor.shape) == 4 else None for tensor in inputs]
 
 
-def _emit(program: Program, model: Path, data: Samples | None, override: Override) -> dict[str, JSON]:
+def _emit(program: Program, model: Path, samples: Samples | None, override: Override) -> dict[str, JSON]:
     """Write the model by hnas's own writer. Raise Unsupported that names a missing operator."""
     from hnas.export.backends.tflite import writer as emitter
     from hnas.export.int8.calibration import activation_ranges
 
     whole = emitter.prepare(program)
-    if data is None:
+    if samples is None:
         model.write_bytes(emitter.emit(whole))
         return {}
     emitter.lower(whole)  # a missing operator is named before calibration
     method = override.ranges or RANGES
-    ranges = activation_ranges(whole, data, method)
+    ranges = activation_ranges(whole, samples, method)
     for more in _LEFT:
         left = more.union(override.leave_float)
         model.write_bytes(emitter.emit(whole, ranges, leave=left))
@@ -91,7 +91,7 @@ def _emit(program: Program, model: Path, data: Samples | None, override: Overrid
             "activations": "s8",
             "weights": "s8 per channel",
             "ranges": method,
-            "samples": len(data),
+            "samples": len(samples),
         }
     }
 
@@ -106,27 +106,27 @@ def _float_pieces(whole: Program) -> tuple[int, int]:
 
 
 def _convert(
-    program: Program, model: Path, data: Samples | None, override: Override, layout: list[JSON], lacks: str
+    program: Program, model: Path, samples: Samples | None, override: Override, layout: list[JSON], lacks: str
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """Write the model by LiteRT's own converter and quantiser. Return the notes and the versions of the two."""
     from hnas.export.backends.tflite import litert
 
-    if data is not None and kept_float(program):
+    if samples is not None and kept_float(program):
         raise ValueError(f"tflite cannot keep single blocks in float here: hnas's own writer has no {lacks}; keep none")
-    if data is not None and override.ranges not in ("", "minmax"):
+    if samples is not None and override.ranges not in ("", "minmax"):
         raise ValueError(
             f"tflite calibrates by minmax alone here, got {override.ranges!r}: hnas's own writer has no {lacks}"
         )
     notes: dict[str, JSON] = {"converter": "litert-torch", "lacks": lacks}
     try:
-        if data is None:
+        if samples is None:
             litert.convert_program(program, model, layout)
         else:
             with TemporaryDirectory() as folder:
                 source = Path(folder) / MODEL
                 litert.convert_program(program, source, layout)
-                fed = [to_runtime(each, layout) for each in data]
+                fed = [to_runtime(each, layout) for each in samples]
                 notes["quantisation"] = litert.quantise_file(source, model, fed, override.leave_float)
     except Unavailable as error:
         raise Unavailable(f"hnas's own TFLite writer has no {lacks}, and {error}") from None
-    return notes, litert.package_versions(quantiser=data is not None)
+    return notes, litert.package_versions(quantiser=samples is not None)

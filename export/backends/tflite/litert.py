@@ -1,6 +1,6 @@
 """Convert and quantise with LiteRT's own tools the programs that our emitter does not cover.
 
-``convert_program(program, path, layout)`` writes fp32, ``quantise_file(source, target, data)`` makes int8 of it.
+``convert_program(program, path, layout)`` writes fp32, ``quantise_file(source, target, samples)`` makes int8 of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hnas.export.backends.tflite.delegation import pieces
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tflite import interpreter
-from hnas.export.graph.samples import Arrays
+from hnas.export.graph.samples import Samples
 from hnas.export.remote.quiet import quiet
 
 if TYPE_CHECKING:
@@ -79,14 +79,14 @@ def convert_program(program: Program, path: Path, layout: Sequence[JSON]) -> Non
         converted.export(str(path))
 
 
-def quantise_file(source: Path, target: Path, data: Sequence[Arrays], leave: Sequence[str] = ()) -> JSON:
+def quantise_file(source: Path, target: Path, samples: Samples, leave: Sequence[str] = ()) -> JSON:
     """Write the int8 form of ``source`` and return how it was quantised.
 
     Ranges are the minimum and maximum over all samples. The quantiser's default, a moving average, clips values above
     the
     average: 10 dB worse on networks without a norm at the end.
 
-    data: calibration samples.
+    samples: for calibration.
     leave: operators that stay in float.
 
     Raises:
@@ -98,7 +98,7 @@ def quantise_file(source: Path, target: Path, data: Sequence[Arrays], leave: Seq
     except ImportError:
         raise Unavailable("ai-edge-quantizer is not installed; pip install 'hnas[tflite-litert]'") from None
     key, names = _signature(source)
-    fed = {key: [dict(zip(names, sample, strict=True)) for sample in data]}
+    fed = {key: [dict(zip(names, sample, strict=True)) for sample in samples]}
     operators: tuple[str, ...] = ()
     for policy in _POLICIES:
         operators = tuple(operator for operator in policy if operator not in leave)
@@ -121,7 +121,7 @@ def quantise_file(source: Path, target: Path, data: Sequence[Arrays], leave: Seq
         "activations": "s8",
         "weights": "s8 per channel",
         "ranges": "minmax",
-        "samples": len(data),
+        "samples": len(samples),
     }
 
 

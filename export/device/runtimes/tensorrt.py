@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hnas.export.device.artifact import Artifact, Tensor
+    from hnas.export.device.artifact import Artifact, TensorSpec
 
 ENGINE, SIDECAR, LAYERS = "model.engine", "model.engine.json", "layers.json"
 BUILDS = 3
@@ -64,7 +64,7 @@ def load(artifact: Artifact) -> Any:
     if (folder / ENGINE).is_file():
         check_engine(read_json(folder / SIDECAR), {"model": artifact.digest, **here})
     else:
-        build_engines(artifact, here)
+        _build_engines(artifact, here)
     report = {**read_json(folder / SIDECAR), "layers": json.loads((folder / LAYERS).read_text("utf-8"))}
     opened = _TensorRt if find_spec("tensorrt") else trtexec.TrtExec
     return opened(artifact, folder / ENGINE, report)
@@ -78,7 +78,7 @@ def check_engine(record: Mapping[str, Any], here: Mapping[str, str]) -> None:
             raise ExportError(f"the engine is for {name} {found}, here is {wanted}; delete {ENGINE} and build it here")
 
 
-def build_engines(artifact: Artifact, here: Mapping[str, str]) -> None:
+def _build_engines(artifact: Artifact, here: Mapping[str, str]) -> None:
     """Build up to BUILDS engines and keep the fastest in ``engine_folder``, with a sidecar.
 
     The first build uses the timing cache of this GPU and TensorRT; the others measure every tactic again. The sidecar
@@ -219,7 +219,7 @@ class _Logger:
         return Logger()
 
 
-def _bytes(tensor: Tensor) -> int:
+def _bytes(tensor: TensorSpec) -> int:
     return int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
 
 

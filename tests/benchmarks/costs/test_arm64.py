@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hnas.benchmarks.costs import arm64
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8)
 
@@ -60,7 +60,7 @@ def test_what_is_missing_is_one_line(
 
 def test_what_does_not_run_there_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
-    x = Tensor("x", (1, 8), "float32")
+    x = TensorSpec("x", (1, 8), "float32")
     files = digest_files(tmp_path, "model.bin")
     Artifact(tmp_path, "openvino", "fp32", "openvino-cpu", 1, (x,), (x,), files).write()
     transport: Any = None  # not reached

@@ -19,14 +19,14 @@ import pytest
 from hnas.export.backends.tensorrt import convert as backend
 from hnas.export.backends.tensorrt import rules as tensorrt_rules
 from hnas.export.device import cudart, trtexec
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.runtimes import tensorrt as runtime
 
 X = np.array([[-1, 0.5, 2]], np.float32)
 LAYERS = {
     "Layers": [
-        {"Name": "Reformatting CopyNode for Input Tensor 0", "LayerType": "Reformat", "Inputs": [], "Outputs": []},
+        {"Name": "Reformatting CopyNode for Input TensorSpec 0", "LayerType": "Reformat", "Inputs": [], "Outputs": []},
         {
             "Name": "conv + relu",
             "LayerType": "CaskConvolution",
@@ -73,7 +73,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     monkeypatch.setattr(cudart, "architecture", lambda: "87")
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "model.onnx").write_bytes(b"onnx")
-    x, y = (Tensor(name, X.shape, "float32") for name in "xy")
+    x, y = (TensorSpec(name, X.shape, "float32") for name in "xy")
     files = digest_files(tmp_path / "net", "model.onnx")
     return Artifact(tmp_path / "net", "tensorrt", "fp16", "jetson", 1, (x,), (y,), files)
 

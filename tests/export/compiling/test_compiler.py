@@ -25,7 +25,7 @@ from hnas.export.graph.marks import kept_float
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.wire import pack, unpack
 from hnas.export.int8.mixed import blocks, keep_float
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 from tests.conftest import need
 from tests.export import fake_compiler, nets
 
@@ -194,13 +194,13 @@ def test_a_process_that_served_many_is_replaced(tmp_path: Path, monkeypatch: pyt
 
 def test_the_calibration_is_sent_once(fake: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, asked = program(), list[str]()
-    ask = Process.ask
+    ask = ChildProcess.ask
 
-    def counted(self: Process, header: Any, arrays: Any = ()) -> Any:
+    def counted(self: ChildProcess, header: Any, arrays: Any = ()) -> Any:
         asked.append(header["do"])
         return ask(self, header, arrays)
 
-    monkeypatch.setattr(Process, "ask", counted)
+    monkeypatch.setattr(ChildProcess, "ask", counted)
     one, two = samples(found, 3), samples(found, 2)[::-1]
     sums = []
     for k, data in enumerate((one, [tuple(x.copy() for x in sample) for sample in one], two, None, two)):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hnas.export.device.artifact import Artifact, Tensor, check_name, digest_files
+from hnas.export.device.artifact import Artifact, TensorSpec, check_name, digest_files
 
 
 def artifact_in(folder: Path) -> Artifact:
@@ -26,8 +26,8 @@ def artifact_in(folder: Path) -> Artifact:
         precision="int8",
         device="onnxruntime-cpu",
         threads=1,
-        inputs=(Tensor("x", (1, 3, 8, 8), "float32"),),
-        outputs=(Tensor("y", (1, 10), "float32"),),
+        inputs=(TensorSpec("x", (1, 3, 8, 8), "float32"),),
+        outputs=(TensorSpec("y", (1, 10), "float32"),),
         files=digest_files(folder, "model.onnx", "weights/w.bin"),
         versions={"onnxruntime": "1.31.1"},
         notes={"passes": [["fold_batchnorm", 3]]},

@@ -13,7 +13,7 @@ import torch
 
 from hnas import export
 from hnas.export import backends
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.onnx import checks as onnx_checks
 from hnas.export.onnx import file as onnx_file
@@ -74,7 +74,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, by_hand: Path, options: dict[str,
 
 
 def test_ranges_other_than_extremes_need_the_module(tmp_path: Path) -> None:
-    tensor = Tensor("x", (1, 3, 8, 8), "float32")
+    tensor = TensorSpec("x", (1, 3, 8, 8), "float32")
     source = OnnxSource(str(tmp_path / "a.onnx"), "a.onnx", (tensor,), (), {})
     policy = QDQ(operators=("Conv",), activations="u8", symmetric=False, bias=True, ranges="mse")
     with pytest.raises(ExportError, match="calibrated by minmax; mse needs the torch module"):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hnas.export.device.artifact import Artifact, Tensor, digest_files
+from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.device.errors import Disconnected, ExportError, Unavailable
 from hnas.export.proof.timing import compare, measure
 from hnas.export.remote import transports
@@ -65,7 +65,7 @@ def relu(folder: Path, ir: int = 8, rubbish: int = 0) -> Artifact:
     model = onnx.helper.make_model(graph, ir_version=ir, opset_imports=[onnx.helper.make_opsetid("", 17)])
     folder.mkdir()
     onnx.save(model, folder / "model.onnx")
-    x, y = (Tensor(name, X.shape, "float32") for name in "xy")
+    x, y = (TensorSpec(name, X.shape, "float32") for name in "xy")
     files = digest_files(folder, "model.onnx")
     made = {"onnxruntime": "99.0"}
     artifact = Artifact(folder, "onnxruntime", "fp32", "onnxruntime-cpu", 1, (x,), (y,), files, made)

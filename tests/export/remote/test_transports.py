@@ -21,7 +21,7 @@ from hnas.export.device.errors import Disconnected, ExportError, Unavailable
 from hnas.export.device.frames import dispatch
 from hnas.export.remote import portable, transports
 from hnas.export.remote import upload as sending
-from hnas.export.remote.process import Process
+from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local, ssh
 from hnas.export.remote.upload import Sender
 from hnas.export.remote.worker import describe_machine
@@ -216,7 +216,7 @@ def test_the_store_writes_nowhere_else(request_: Any, says: str, tmp_path: Path,
 def test_errors_say_where_they_happened(board: Board) -> None:
     def ask(**header: Any) -> str:
         with (
-            Process(
+            ChildProcess(
                 "worker", "hnas.export.device.serve_artifacts", environment={}, timeout=30, transport=board
             ) as process,
             pytest.raises((ExportError, ValueError)) as caught,
@@ -229,7 +229,7 @@ def test_errors_say_where_they_happened(board: Board) -> None:
 
 
 def test_a_signal_behind_a_shell_has_its_name(board: Board) -> None:
-    process = Process("worker", "hnas.export.device.serve_artifacts", environment={}, timeout=30, transport=board)
+    process = ChildProcess("worker", "hnas.export.device.serve_artifacts", environment={}, timeout=30, transport=board)
     process._process.kill()
     process._process.wait()
     process._process.returncode = 139

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hnas.export.device.artifact import Tensor
+from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.frames import pack_frame, unpack_frame
 from hnas.export.device.serve_artifacts import time_calls
@@ -61,12 +61,12 @@ def test_outputs_and_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stated", "says"),
     [
-        (Tensor("y", X.shape, "float32"), None),
-        (Tensor("y", X.shape, "float64"), "the outputs are float32[1, 3], the artifact states float64[1, 3]"),
-        (Tensor("y", (3,), "float32"), "the outputs are float32[1, 3], the artifact states float32[3]"),
+        (TensorSpec("y", X.shape, "float32"), None),
+        (TensorSpec("y", X.shape, "float64"), "the outputs are float32[1, 3], the artifact states float64[1, 3]"),
+        (TensorSpec("y", (3,), "float32"), "the outputs are float32[1, 3], the artifact states float32[3]"),
     ],
 )
-def test_outputs_are_held_to_what_the_artifact_states(tmp_path: Path, stated: Tensor, says: str | None) -> None:
+def test_outputs_are_held_to_what_the_artifact_states(tmp_path: Path, stated: TensorSpec, says: str | None) -> None:
     artifact = fake_artifact(tmp_path / "a", outputs=(stated,))
     with Worker(artifact, transport=cast("Any", fake_worker)) as worker:
         if says is None:
