@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hnas.cost import Price
 from hnas.files import read_json, write_json, write_text
-from hnas.journal import Journal
+from hnas.journal import Journal, digest
 from hnas.pareto import Candidate, dominates, front
 from hnas.space import Arch
 from hnas.strategies import sandwich
@@ -75,6 +75,15 @@ def test_a_call_within_a_call_is_counted_once(monkeypatch):
 def test_a_journal_without_a_file_lives_in_memory():
     journal = Journal()
     assert journal.call("a", lambda: 1) == journal.call("a", refuse) == 1
+
+
+def test_a_digest_is_that_of_canonical_json_and_no_repr():
+    record = {"b": (1, 2.5), "a": Price(1.0, "ms", 1.0, 1.0, "predicted")}
+    fields = {"kind": "predicted", "value": 1.0, "unit": "ms", "low": 1.0, "high": 1.0}
+    assert digest(record) == digest({"a": fields, "b": [1, 2.5]}) == "268553de10276aac"
+    assert digest({"b": [2.5, 1], "a": fields}) != digest(record)
+    with pytest.raises(TypeError, match="is no JSON value; a journal key is made of JSON values and records"):
+        digest({"a": object()})
 
 
 def test_work_that_fails_is_not_journalled(file):

@@ -13,7 +13,7 @@ from hnas import cli, hw_profiles, report
 from hnas.export import backends
 from tests.benchmarks import bundles
 
-HEAVY = ("torch", "safetensors", "pymoo")
+HEAVY = ("torch", "safetensors", "pymoo", "msgspec")
 PROGRAM = """
 import sys
 for name in {blocked}:

@@ -212,6 +212,31 @@ def test_a_replay_asks_for_no_evidence_again(tmp_path):
     assert again == first
 
 
+@pytest.mark.parametrize("key", ["shrink/pwsnas/{'samples': 20}/50/1.5/0/44a82281f275", "unshare/1.5/2/0/0/0/digits"])
+def test_stages_of_an_earlier_version_are_refused_before_anything_is_trained(tmp_path, key):
+    file = tmp_path / "journal.jsonl"
+    file.write_text(json.dumps([key, [], 1.0]) + "\n")
+    journal = Journal(file)
+    study = known(journal=journal)
+    with pytest.raises(ValueError, match="stages of an earlier version of hnas; begin again with another") as caught:
+        shrunk(study)
+    journal.close()
+    assert one_line(caught)
+    assert study.spaces == []
+
+
+def test_a_key_is_the_digest_of_what_a_stage_depends_on():
+    """Equal records have equal keys in every process; a changed rule is another stage."""
+    first, again, other = known(), known(), known()
+    shrunk(first)
+    shrunk(again)
+    shrunk(other, keep=2)
+    keys = [key for key in first.journal.entries if key.startswith("stage/")]
+    assert keys == [key for key in again.journal.entries if key.startswith("stage/")]
+    assert not set(keys) & set(other.journal.entries)
+    assert all(len(key) == len("stage/") + 16 for key in keys)
+
+
 def test_a_space_without_a_decision_is_trained_and_left_alone():
     space = digits()
     lone = paths.only(space, dict.fromkeys(space.slots, ("conv3",)))
