@@ -1,4 +1,7 @@
-"""A study: one supernet, one task, one price. The only thing a strategy talks to."""
+"""A study: one supernet, one task and its costs. A strategy talks to nothing else.
+
+``Study(supernet, task).train(pick, schedule)`` trains; ``score(arch)`` evaluates one subnet.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,24 @@ from hnas.supernet import Stats, Supernet, norms
 from hnas.tasks import Task
 from hnas.training.loop import CheckpointOptions, Observer, Pick, Schedule, TrainingOptions, train
 
-CHUNK = 500  # images a forward pass of calibration and scoring; memory, not mathematics
+CHUNK = 500  # images of one forward pass of calibration and scoring; it bounds memory and changes no result
 
 
 @dataclass
 class Study:
-    """Training, calibration and scoring of the subnets of ``supernet``.
+    """Train, calibrate and score the subnets of ``supernet``.
 
-    task: gives the search images, which are never trained on, and the calibration images.
-    costs: metric name -> Cost, for instance {"latency_ms": measured on the device}.
-    journal: finished calls answer from it, so a search that was killed replays to where it was.
-    folder: where finished trainings are kept, for the same reason (None: nowhere). identity: what they belong to, as
-        JSON; a folder with another one is refused.
+    task: training images; search and calibration images, which are never trained on.
+    costs: metric -> Cost, for instance {"latency_ms": measured on the device} (none).
+    journal: answers finished calls, so that a killed search replays to where it was (in memory).
+    seed: of everything random (0).
+    folder: where trainings keep their checkpoints, for the same reason; None (default): nowhere.
+    identity: the run that the checkpoints belong to, as JSON; the checkpoint of another run is refused (None).
+    precision: of trainings, "fp32" (default) or "bf16".
+
+        study = Study(Supernet(space), task, {"latency_ms": cost})
+        study.train(sandwich.pick, Schedule(((2400, 0.1),)))
+        candidate = study.score(space.largest)
     """
 
     supernet: Supernet
@@ -58,10 +67,13 @@ class Study:
         combine: str = "sum",
         observer: Observer | None = None,
     ) -> None:
-        """Train the supernet on the paths that ``pick`` draws from ``space``, a part of its own (or all of it).
+        """Train the supernet on the paths that ``pick`` draws.
 
-        With a ``folder`` the weights are kept there after each call: a replay loads what is finished, and goes on from
-        the checkpoint of what is not. The other arguments are those of ``hnas.training.loop.train``.
+        space: the part of the supernet's space to draw from; None: all of it.
+        extra, observer: of ``hnas.training.loop.train``. combine: of ``TrainingOptions``.
+
+        With a ``folder`` the weights are kept there after each call. A replay loads finished trainings, and continues
+        an unfinished one from its checkpoint.
         """
         self._trained += 1
         file = self.folder and self.folder / f"checkpoint-{self._trained}.safetensors"
@@ -72,15 +84,15 @@ class Study:
 
     @property
     def trained(self) -> int:
-        """How many trainings there have been, in a replay too."""
+        """The number of trainings so far; a replay counts them, too."""
         return self._trained
 
     @torch.no_grad()
     def calibrate(self, arch: Arch) -> Stats:
-        """The exact moments of every norm of ``arch``, pooled over the calibration images; the supernet never has them.
+        """Return the exact moments of every batch norm of ``arch``, pooled over the calibration images.
 
-        Each norm normalises by the moments of its chunk of images while the pooled ones are taken (AlphaNet's
-        calibration). Cached until the weights change.
+        While they are pooled, each batch norm normalises by the moments of its chunk of images (AlphaNet's
+        recalibration). The moments are cached until the weights change; the supernet never holds them.
         """
         if self._version != self.supernet.version:
             self._stats.clear()
@@ -92,35 +104,35 @@ class Study:
 
     @torch.no_grad()
     def outputs(self, arch: Arch, split: str) -> tuple[Tensor, Tensor]:
-        """What the calibrated subnet answers on a held-out split: (outputs, labels)."""
+        """Return (outputs, labels) of the recalibrated subnet on a held-out split."""
         raw, labels = self.task.held(split)
         stats = self.calibrate(arch)
         chunks = [self.supernet(arch, *inputs, stats=stats) for inputs in self._inputs(arch, raw)]
         return torch.cat(chunks), labels
 
     def accuracy(self, arch: Arch, split: str = "search") -> float:
-        """The task's metric of the calibrated subnet on a held-out split."""
+        """Return the task's metric of the recalibrated subnet on a held-out split."""
         outputs, labels = self.outputs(arch, split)
         return self.task.metric(outputs, labels)
 
     def price(self, arch: Arch, metric: str) -> Price:
-        """What ``arch`` costs in ``metric``; answered once, then from the journal."""
+        """Return the price of ``arch`` in ``metric``; the journal answers a second call."""
         return Price(**self.answer(_key(arch, metric), lambda: self.costs[metric](arch).to_json()))
 
     def priced(self, arch: Arch, metric: str) -> bool:
-        """Whether the journal has that price already, so that asking again takes no time."""
+        """Return whether the journal has that price, so that ``price`` takes no time."""
         return _key(arch, metric) in self.journal
 
     def score(self, arch: Arch) -> Candidate:
-        """Accuracy on the search images and every cost of ``arch``; costs come first, they are what windows bound."""
+        """Return ``arch`` with its costs and its accuracy on the search images; costs are measured first."""
         metrics = {metric: self.price(arch, metric).value for metric in self.costs}
-        # Training between two scores changes the answer; its steps are counted, in a replay too.
+        # A training between two scores changes the accuracy, so its steps are part of the key, in a replay, too.
         key = f"accuracy/{self._steps}/{arch.digest}"
         metrics["accuracy"] = self.answer(key, lambda: self.accuracy(arch))
         return Candidate(arch, metrics)
 
     def weights(self, arch: Arch, at: str = "now") -> dict[str, Tensor]:
-        """The weights of ``arch`` "now", or as they were at "initial"-isation from the same seed."""
+        """Return the weights of ``arch`` "now", or "initial": as the seed initialised them."""
         if at == "now":
             return self.supernet.view(arch)
         if at != "initial":
@@ -128,14 +140,14 @@ class Study:
         return self._initial.view(arch)
 
     def snapshot(self, at: str = "now") -> dict[str, Tensor]:
-        """Every shared weight by name, as a copy of what it is "now" or was at "initial"-isation."""
+        """Return a copy of every shared weight by name, "now" or "initial"."""
         if at not in ("now", "initial"):
             raise ValueError(f"a snapshot at {at!r}; known: initial, now")
         union = (self.supernet if at == "now" else self._initial).union
         return {name: p.detach().clone() for name, p in union.named_parameters(remove_duplicate=False)}
 
     def answer(self, key: str, work: Callable[[], Any]) -> Any:
-        """The journalled answer; where several processes train, the first one's on all of them."""
+        """Return the journalled answer; where several processes train, the answer of the first on all of them."""
         return distributed.agreed(lambda: self.journal.call(key, work))
 
     @cached_property
@@ -143,7 +155,7 @@ class Study:
         return Supernet(self.supernet.space, self.supernet.seed)
 
     def _inputs(self, arch: Arch, raw: Any) -> Iterator[tuple[Tensor, ...]]:
-        """Chunk by chunk: a large split, unread or decoded, is never in memory as floats."""
+        """Yield the inputs in chunks, so that a large split is never in memory as floats."""
         shapes = self.supernet.space.example(arch)
         return (self.task.inputs(raw[i : i + CHUNK], shapes) for i in range(0, len(raw), CHUNK))
 
@@ -154,7 +166,10 @@ def _key(arch: Arch, metric: str) -> str:
 
 @torch.no_grad()
 def calibrate(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, ...]], images: int) -> Stats:
-    """Pool count, sum and squared sum of what every norm of ``arch`` reads over ``chunks``, in float64."""
+    """Return the moments of the input of every batch norm of ``arch``, pooled over ``chunks`` in float64.
+
+    chunks: inputs of the network, each [N, *shape]. images: their number, which the moments record.
+    """
     net = supernet.skeleton(arch)
     sums: dict[str, tuple[float, Tensor, Tensor]] = {}
 

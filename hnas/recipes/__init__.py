@@ -1,4 +1,4 @@
-"""Recipes: one small TOML file per experiment that anybody can repeat with ``hnas-train --recipe NAME``."""
+"""Recipes: one TOML file for each experiment, which ``hnas-train --recipe NAME`` runs. ``load(name)`` reads one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _SECTIONS = ("space", "data", "train", "shrink")
 
 @dataclass(frozen=True)
 class Recipe:
-    """space: name and arguments; data: size, channels and augmentation; train: strategy, epochs, batch and schedule.
+    """The tables of a recipe, as its file gives them; ``hnas.recipes.schema`` checks them.
 
-    shrink: evidence and how many operations go between two cycles of the schedule, or a published method; empty: none.
+    space: name and arguments.
+    data: task, size, channels and augmentation.
+    train: strategy, epochs, batch and schedule.
+    shrink: an evidence and its rules, or a published method; empty: the space does not shrink.
     """
 
     name: str
@@ -26,18 +29,23 @@ class Recipe:
     shrink: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object whose keys are the fields."""
+        """Return a JSON object whose keys are the fields."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def names() -> tuple[str, ...]:
-    """Every recipe that is shipped."""
+    """Return the name of every shipped recipe."""
     found = resources.files("hnas.recipes").iterdir()
     return tuple(sorted(f.name.removesuffix(".toml") for f in found if f.name.endswith(".toml")))
 
 
 def load(name: str) -> Recipe:
-    """The shipped recipe ``name``, or the one in the file of that name when it ends in .toml."""
+    """Return the shipped recipe ``name``, or the one in the file ``name`` if it ends in .toml.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no such recipe, or the file is no recipe.
+    """
     if name.endswith(".toml"):
         file = Path(name)
         if not file.is_file():

@@ -1,4 +1,4 @@
-"""How much a member computes, fast enough to be asked many times in every step of training."""
+"""Predicted multiply-accumulates of a member, fast enough for many predictions in every training step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 from hnas.cost.flops import macs
 from hnas.space import Arch, Space
 
-SAMPLES = 192  # members that are counted exactly; with 128 to 256 the shipped space is predicted to 12 to 9 %
-TRIES = 64  # members that are drawn for one within bounds, before the nearest is taken
+SAMPLES = 192  # members that are counted exactly; with 128 to 256 the shipped space is predicted within 12 to 9 %
+TRIES = 64  # members that are drawn for one inside a range; then the nearest is taken
 
 
 class Complexity:
     """A prediction of multiply-accumulates: ridge regression of their logarithm on the options taken.
 
-    Fitted once a space to ``SAMPLES`` members (drawn from a fixed seed) that torch counts on the meta device; a count
-    takes tens of milliseconds, a prediction some microseconds.
+    The regression is fitted once for each space, to ``SAMPLES`` members from a fixed seed, which torch counts on the
+    meta device. A count takes tens of milliseconds, a prediction some microseconds.
     """
 
     def __init__(self, space: Space) -> None:
@@ -40,17 +40,17 @@ class Complexity:
         self._sorted = np.sort([self(arch) for arch in members])
 
     def __call__(self, arch: Arch) -> float:
-        """Predicted multiply-accumulates of a member."""
+        """Return the predicted multiply-accumulates of a member."""
         taken = [self._column[name, option] for name, option in arch.items()]
         return math.exp(float(self._weights[taken].sum()) + self._mean)
 
     def bank(self, arch: Arch, banks: int) -> int:
-        """Which of ``banks`` ranges that random members fill alike, 0 being the cheapest, ``arch`` falls into."""
+        """Return the range of ``arch``, 0 being the cheapest; random members fill the ``banks`` ranges equally."""
         below = float(np.searchsorted(self._sorted, self(arch), side="left")) / len(self._sorted)
         return min(int(below * banks), banks - 1)
 
     def draw(self, rng: Random, bank: int, banks: int, sample: Callable[[Random], Arch]) -> Arch:
-        """A member of one bank from ``sample``; the nearest of ``TRIES`` where none falls into it."""
+        """Return a member of range ``bank`` drawn by ``sample``; the nearest of ``TRIES`` draws where none is in it."""
         nearest, off = None, math.inf
         for _ in range(TRIES):
             arch = sample(rng)
@@ -69,16 +69,16 @@ class Complexity:
 
 
 def counted(space: Space, arch: Arch) -> int:
-    """Multiply-accumulates of a member, counted by torch; at least 1."""
+    """Return the multiply-accumulates of a member, counted by torch; at least 1."""
     with torch.device("meta"):
         net = space.build(arch)
     return max(1, macs(net, *space.example(arch)))
 
 
-def of(space: Space) -> Complexity:
-    """The prediction for ``space``, fitted at the first call and kept as long as the space lives."""
-    kept: dict[str, Any] = vars(space)  # a frozen dataclass of dicts has no hash, so no table can be keyed by it
+def fitted(space: Space) -> Complexity:
+    """Return the prediction for ``space``, fitted at the first call and kept as long as the space lives."""
+    kept: dict[str, Any] = vars(space)  # a frozen dataclass of dicts has no hash, so it cannot be the key of a table
     if "_complexity" not in kept:
         kept["_complexity"] = Complexity(space)
-    fitted: Complexity = kept["_complexity"]
-    return fitted
+    model: Complexity = kept["_complexity"]
+    return model

@@ -1,7 +1,7 @@
-"""The sampler that the training strategies share: members whose types differ, and slots that hold several at once.
+"""Draws that the training strategies share: members whose types differ, and slots that hold several types at once.
 
-A slot is known by its path alone: ``<slot>.op`` chooses its type. Two names have a meaning everywhere: "identity" is a
-slot without a branch, and "a+b" one whose channels are divided among the types a and b.
+The choice ``<slot>.op`` is the type of a slot. Two names have a meaning everywhere: "identity" is a slot without a
+branch, and "a+b" is a slot whose channels are divided among the types a and b.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Size = Callable[[str, Choice, Random], Option]
 
 
 def uniform(name: str, choice: Choice, rng: Random) -> Option:
-    """Any option of a choice, as likely as every other."""
+    """Return a uniformly random option of a choice."""
     del name
     return rng.choice(choice.options)
 
 
 def smallest(name: str, choice: Choice, rng: Random) -> Option:
-    """The first option of a choice."""
+    """Return the first option of a choice."""
     del name, rng
     return choice.options[0]
 
@@ -39,15 +39,15 @@ def smallest(name: str, choice: Choice, rng: Random) -> Option:
 def exclusive(
     space: Space, rng: Random, paths: int, logits: _Logits | None = None, size: Size | None = None
 ) -> list[Arch]:
-    """``paths`` members that differ in the type of every slot, as far as its options reach.
+    """Return ``paths`` members that differ in the type of every slot, as far as its options suffice.
 
-    The types of a slot come in a random order and path k takes the k-th, from the start again where they run out.
+    The types of a slot are put in a random order. Path k takes the k-th, and starts again where they are used up.
 
-    1. without ``logits`` every order is as likely: strict fairness (FairNAS, arXiv 1907.01845) within one step.
-    2. with them (slot -> one for each option) the order is that of a draw without replacement with the probabilities
-       softmax(logits): Gumbel-top-k (arXiv 1903.06059); the first path is then a plain draw.
-
-    size: (choice, its options, rng) -> the option of what chooses no type; ``uniform`` unless given.
+    logits: slot -> one logit for each option; None: none.
+        1. Without logits every order is equally likely: strict fairness (FairNAS, arXiv 1907.01845) within one step.
+        2. With logits the order is a draw without replacement by softmax(logits): Gumbel-top-k (arXiv 1903.06059). The
+           first path is then a plain draw.
+    size: (name, choice, rng) -> the option of a choice that is no type; None: ``uniform``.
     """
     orders = {}
     for slot in space.slots:
@@ -62,8 +62,8 @@ def exclusive(
 
 
 def order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence[float] | None = None) -> list[Option]:
-    """All of ``options`` in random order: uniform, or as if drawn one by one by softmax(``logits``)."""
-    if logits is None:
+    """Return all of ``options`` in random order: uniform, or drawn one by one by softmax(``logits``)."""
+    if logits is None:  # case 1 of ``exclusive``
         return rng.sample(options, len(options))
     if len(logits) != len(options):
         raise ValueError(f"{len(logits)} logits for {len(options)} types; give one for each")
@@ -72,18 +72,18 @@ def order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence[floa
 
 
 def types(space: Space, slot: str) -> tuple[str, ...]:
-    """The types of a slot that can be active together: its options but for divided ones, if it has others."""
+    """Return the types of a slot that can be active together: its options without divided ones, if it has others."""
     options = tuple(str(option) for option in space.choices[f"{slot}.op"].options)
     return tuple(option for option in options if DIVIDED not in option) or options[-1:]
 
 
 def widest(space: Space) -> int:
-    """How many types the slot with the most has; at least 1."""
+    """Return the largest number of types of a slot; at least 1."""
     return max((len(space.choices[f"{slot}.op"].options) for slot in space.slots), default=1)
 
 
 def only(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
-    """The space whose slots offer no other types than these: slot -> types."""
+    """Return the space whose slots offer only the types ``kept``: slot -> types."""
     if empty := [slot for slot, options in kept.items() if not options]:
         raise ValueError(f"no type is left for {empty[0]!r}; a slot keeps at least one")
     less = {f"{slot}.op": replace(space.choices[f"{slot}.op"], options=tuple(o)) for slot, o in kept.items()}
@@ -91,10 +91,10 @@ def only(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
 
 
 def relaxed(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence[str]]) -> Arch:
-    """``arch`` with several types active together in the slots of ``types``; no member, unless each has one type.
+    """Return ``arch`` with several types active together in the slots of ``types``: slot -> types.
 
-    Slots that ``arch`` does not reach stay absent. The types stand in the order of the slot's options. Sizes that
-    ``arch`` does not give are the largest: those of the branches that come to it.
+    It is no member, unless each slot has one type. Slots that ``arch`` does not reach stay absent. The types are in the
+    order of the slot's options. Sizes that ``arch`` does not give, those of added branches, are the largest.
     """
     together: dict[str, tuple[str, ...]] = {}
     for slot, wanted in types.items():
@@ -119,9 +119,10 @@ def relaxed(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequen
 
 
 def gates(space: Space, arch: Arch, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gates of every relaxed slot of ``arch``: of weights[slot], one for each of ``types``, those of its branches.
+    """Return the gates of every relaxed slot of ``arch``: slot -> [branches].
 
-    The weight of the identity has no branch to scale; gradients reach it where the weights depend on each other.
+    weights: slot -> one weight for each of ``types(space, slot)``. The weight of the identity has no branch to scale;
+        gradients reach it if the weights depend on each other.
     """
     found = {}
     for slot, branches in _branches(space, arch).items():
@@ -131,18 +132,18 @@ def gates(space: Space, arch: Arch, weights: Mapping[str, Tensor]) -> dict[str, 
 
 
 def even(space: Space, arch: Arch) -> dict[str, Tensor]:
-    """Constant gates m**-0.5 for the m branches of every relaxed slot: their mean, rescaled to the spread of one."""
+    """Return constant gates m**-0.5 for the m branches of every relaxed slot: a mean with the spread of one branch."""
     branches = _branches(space, arch)
     return {slot: torch.full((len(kinds),), max(len(kinds), 1) ** -0.5) for slot, kinds in branches.items()}
 
 
 def alphas(space: Space) -> dict[str, nn.Parameter]:
-    """Architecture logits: for every slot one for each of its ``types``, all zero."""
+    """Return new architecture logits: slot -> [types], all zero."""
     return {slot: nn.Parameter(torch.zeros(len(types(space, slot)))) for slot in space.slots}
 
 
 def alpha(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor:
-    """The logits of a slot in ``extra``, which ``alphas`` made; zeros where nothing is learned."""
+    """Return the logits of a slot in ``extra``, which ``alphas`` made; zeros where ``extra`` is None."""
     known = types(space, slot)
     if extra is None:
         return torch.zeros(len(known))
@@ -152,9 +153,9 @@ def alpha(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor
 
 
 def follow(extra: dict[str, nn.Parameter], before: Space, after: Space) -> None:
-    """Make the logits that ``alphas`` made for ``before`` those of ``after``, in place.
+    """Change the logits ``extra`` of the space ``before`` to those of the space ``after``, in place.
 
-    A type that stays keeps its logit; one that comes back begins at the mean of those that stayed.
+    A type that stays keeps its logit. A restored type begins at the mean of the logits that stayed.
     """
     for slot, logits in extra.items():
         known = dict(zip(types(before, slot), logits.tolist(), strict=True))
@@ -165,13 +166,13 @@ def follow(extra: dict[str, nn.Parameter], before: Space, after: Space) -> None:
 
 
 def _branches(space: Space, arch: Arch) -> dict[str, tuple[str, ...]]:
-    """For every relaxed slot the types that are branches there."""
+    """Return the types that are branches, for every relaxed slot."""
     several = {slot: arch.get(f"{slot}.op") for slot in space.slots}
     return {s: tuple(k for k in kinds if k != IDENTITY) for s, kinds in several.items() if isinstance(kinds, tuple)}
 
 
 def _parents_first(space: Space) -> list[str]:
-    """The names of all choices, each after the one that activates it."""
+    """Return the names of all choices, each after the choice that activates it."""
 
     def depth(name: str) -> int:
         when = space.choices[name].when

@@ -1,4 +1,4 @@
-"""Stand-alone training: a space of one member, its one path a step. The yardstick of every weight-sharing method."""
+"""Stand-alone training of a space with one member: the reference for every weight-sharing method."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[SubnetPath, ...]:
-    """The one member; there is nothing to decide."""
+    """Return one path: the only member of the space."""
     del rng, progress
     return (SubnetPath(space.largest),)

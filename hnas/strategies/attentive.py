@@ -1,8 +1,8 @@
-"""AttentiveNAS' BestUp (Wang et al., CVPR 2021, arXiv 2011.09011): the random subnets of a sandwich have to earn it.
+"""AttentiveNAS' BestUp (Wang et al., CVPR 2021, arXiv 2011.09011): a sandwich that trains the best of several subnets.
 
-For each of them a complexity is drawn from that of random members, then some candidates of about that complexity; the
-one with the lowest loss on the step's images is trained. Complexity is the predicted count of multiply-accumulates; the
-paper's tables of conditional probabilities are replaced by drawing until one fits.
+For each random path a complexity is drawn from that of random members, then candidates of about that complexity. The
+candidate with the lowest loss on the step's images is trained. Complexity is the predicted number of
+multiply-accumulates. The paper's tables of conditional probabilities are replaced by drawing until a member fits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from hnas.training.step import SubnetPath
 def pick(
     space: Space, rng: Random, progress: float = 0.0, paths: Count = 2, rivals: Count = 3, banks: Count = 10
 ) -> tuple[SubnetPath, ...]:
-    """The largest, which teaches; ``paths`` times the best of ``rivals`` members of one of ``banks`` ranges of
-    complexity; the smallest.
+    """Return the largest, which teaches, ``paths`` random paths, and the smallest.
+
+    paths: random paths of a step (2).
+    rivals: candidates for each random path (3).
+    banks: ranges of complexity (10).
     """
     del progress
     if rivals < 1:
         raise ValueError(f"rivals is {rivals}; a path has at least one candidate")
-    model, drawn = complexity.of(space), []
+    model, drawn = complexity.fitted(space), []
     for _ in range(paths):
         bank = model.bank(space.sample(rng), banks)
         first, *others = (model.draw(rng, bank, banks, space.sample) for _ in range(rivals))

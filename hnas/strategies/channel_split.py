@@ -1,9 +1,8 @@
-"""Hybrid training V3, channels are divided: our reconstruction of Shin, Cho and Kim (2024), after MixConv (1907.09595).
+"""Hybrid training V3, divided channels: our reconstruction of Shin, Cho and Kim (2024), after MixConv (1907.09595).
 
-The channels that a slot puts out are divided among several types: the option "a+b" gives the first half to a and the
-second to b. Each type owns weights for all channels and a share uses its slice of them, so nesting holds along every
-type; pure types are the corners. A member with divided slots is deployed as it is. The space offers them
-(``hybrid_vision(divisions=("convnext+mbconv",))``).
+The output channels of a slot are divided among several types: the option "a+b" gives the first half to a and the
+second half to b. Each type owns weights for all channels, and a share uses its slice of them. A member with divided
+slots is deployed as it is. The space must offer such options: ``hybrid_vision(divisions=("convnext+mbconv",))``.
 """
 
 from __future__ import annotations
@@ -17,8 +16,12 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
-    """The largest member, which teaches; ``paths`` of pure types that exclude each other; one divided wherever it can
-    be; the smallest.
+    """Return the largest member, which teaches, ``paths`` pure ones, a divided one, and the smallest.
+
+    paths: paths of undivided types that exclude each other (3). The divided path is divided in every slot that can be.
+
+    Raises:
+        ValueError: no slot of the space offers a divided type.
     """
     del progress
     options = {slot: space.choices[f"{slot}.op"].options for slot in space.slots}

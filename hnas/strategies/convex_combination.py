@@ -1,6 +1,6 @@
-"""A softmax-weighted sum of all types in every slot (DARTS' mixture, arXiv 1806.09055) for one-time training: baseline.
+"""A softmax-weighted sum of all types in every slot (DARTS' mixture, arXiv 1806.09055): a baseline.
 
-Shin, Cho and Kim (2024) call it inadequate: weights fit the mixture, and a subnet of one type a slot is never run.
+Shin, Cho and Kim (2024) call it inadequate: weights fit the mixture, and a subnet of one type a slot never runs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hnas.training.step import SubnetPath
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
-    """The logits of every slot's types."""
+    """Return the logits of every slot's types."""
     return alphas(space)
 
 
 def pick(
     space: Space, rng: Random, progress: float = 0.0, extra: Mapping[str, Tensor] | None = None
 ) -> tuple[SubnetPath, ...]:
-    """One path with all types of every slot, each of a random size, weighted by softmax(``extra``); evenly without."""
+    """Return one path with all types of every slot at random sizes, weighted by softmax(``extra``); None: evenly."""
     del progress
     sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
     mixture = relaxed(space, sizes, {slot: types(space, slot) for slot in space.slots})

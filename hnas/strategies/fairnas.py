@@ -1,8 +1,8 @@
-"""Strict fairness (FairNAS, Chu et al., ICCV 2021, arXiv 1907.01845): every step trains every type of a slot alike.
+"""Strict fairness (FairNAS, Chu et al., ICCV 2021, arXiv 1907.01845): every step trains every type of a slot equally.
 
-As many paths as the slot with the most types has; in each slot they take all of them, by a random permutation, and
-their gradients add up to one update. The paper's slots all have as many types; here one with fewer repeats some, so
-that the counts of a step differ by at most one, and which types repeat is random.
+A step has one path for each type of the slot with the most types. In each slot the paths take all types in random
+order, and their gradients add up to one update. In the paper all slots have equally many types. A slot with fewer types
+repeats random ones, so that the counts of a step differ by at most one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[SubnetPath, ...]:
-    """Paths that take every type of every slot they reach, equally often up to one; the labels alone teach them."""
+    """Return paths that together take every type of every slot they reach; they learn from the labels alone."""
     del progress
-    # What decides which slots there are (depth) is drawn once a step: a slot that some paths miss would be unfair.
+    # Choices that decide which slots exist (depth) are drawn once for a step: a slot that some paths miss is unfair.
     reach = {choice.when[0] for name, choice in space.choices.items() if name.endswith(".op") and choice.when}
     shared = {name: rng.choice(space.choices[name].options) for name in space.choices if name in reach}
 

@@ -1,15 +1,15 @@
-"""Hybrid training V2, types open one after the other: our reconstruction of Shin, Cho and Kim (2024).
+"""Hybrid training V2, types are added one after the other: our reconstruction of Shin, Cho and Kim (2024).
 
 The types of a slot are an ordered dimension, as sizes are in progressive shrinking (once-for-all, arXiv 1908.09791,
-section 3.3): from the most costly, which comes first, to the cheapest. Training runs through equal phases.
+section 3.3): from the most costly, which is first, to the cheapest. Training has equal phases.
 
-1. Phase 0 trains M alone: the most costly type everywhere, at its largest.
-2. Phase 1 opens the sizes of those types; each later phase the next type of every slot. Every step is then a sandwich:
-   M teaches, members that exclude each other's types among the opened ones, and one at its smallest.
+1. Phase 0 trains the teacher M alone: the most costly type everywhere, at its largest.
+2. Phase 1 adds the sizes of those types; each later phase adds the next type of every slot. Every step is then a
+   sandwich: M, members that exclude each other's types among the added ones, and one at its smallest.
 
-M is one path, so the teacher costs a fraction of the union's. A branch of a residual slot starts with zero output, so a
-type enters as the identity and disturbs nothing that was learned. With ``imitate`` it first learns layer by layer: in M
-with that type in one slot, whose output there approaches M's on the same input.
+M is one path, so the teacher costs a fraction of the union. A branch of a residual slot starts with zero output, so a
+new type starts as the identity and changes no trained subnet. With ``imitate`` a type is first distilled layer by
+layer: in M with that type in one slot, whose output there is trained towards M's output on the same input.
 """
 
 from __future__ import annotations
@@ -25,32 +25,36 @@ from hnas.training.step import SubnetPath
 def pick(
     space: Space, rng: Random, progress: float = 0.0, paths: Count = 3, imitate: Share = 0.0
 ) -> tuple[SubnetPath, ...]:
-    """M, which teaches, and what of the phase is open: ``paths`` random members and the smallest.
+    """Return the teacher M, ``paths`` random members of the current phase, and the smallest.
 
-    imitate: the share of a phase in whose steps the new types of ``paths`` random slots imitate M's there instead.
+    paths: random members of a step (3).
+    imitate: the share of each phase in which the new types of ``paths`` random slots imitate M's instead (0).
+
+    Raises:
+        ValueError: ``imitate`` is not in [0, 1].
     """
     if not 0 <= imitate <= 1:
         raise ValueError(f"imitate is {imitate}; it is a share of each phase, from 0 to 1")
     teacher = SubnetPath(space.largest, teaches=True)
     phase, within = divmod(progress * (1 + widest(space)), 1.0)
     phase = int(phase)
-    if phase == 0:
+    if phase == 0:  # case 1
         return (teacher,)
     if within < imitate and (fresh := new(space, phase)):
         taken = rng.sample(sorted(fresh), min(paths, len(fresh)))
         swapped = {slot: relaxed(space, space.largest, {slot: (fresh[slot],)}) for slot in taken}
         return (teacher, *(SubnetPath(arch, imitates=slot) for slot, arch in swapped.items()))
-    open_ = only(space, opened(space, phase))
+    open_ = only(space, opened(space, phase))  # case 2
     return (teacher, *map(SubnetPath, exclusive(open_, rng, paths)), SubnetPath(open_.smallest))
 
 
 def opened(space: Space, phase: int) -> dict[str, tuple[Option, ...]]:
-    """The types that each slot offers in a phase: its ``phase`` most costly ones, at least one."""
+    """Return the types that each slot offers in a phase: its ``phase`` most costly ones, at least one."""
     return {slot: space.choices[f"{slot}.op"].options[-max(1, phase) :] for slot in space.slots}
 
 
 def new(space: Space, phase: int) -> dict[str, str]:
-    """The type with weights of its own that a phase adds to each slot that still has one to add; M's is not new."""
+    """Return the type with own weights that a phase adds to a slot, for each slot that has one; M's is not new."""
     ordered = {slot: space.choices[f"{slot}.op"].options for slot in space.slots}
     added = {slot: str(options[-phase]) for slot, options in ordered.items() if 1 < phase <= len(options)}
     return {slot: kind for slot, kind in added.items() if kind != IDENTITY and DIVIDED not in kind}

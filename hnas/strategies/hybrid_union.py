@@ -1,8 +1,8 @@
 """Hybrid training V1, the union teaches: our reconstruction of Shin, Cho and Kim (2024), whose text gives no algorithm.
 
-One-time training by slices needs a network that contains every subnet. With several types in a slot no member is that
-network, so the teacher M is none: all types of every slot at their largest, averaged. Every subnet is a part of M, M is
-an ensemble of them, and every branch is trained at every step.
+One-time training by slices needs a network that contains every subnet. With several types in a slot no member contains
+all of them, so the teacher M is no member: all types of every slot at their largest, averaged. Every subnet is part of
+M, M is an ensemble of subnets, and every branch is trained in every step.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count | None = None) -> tuple[SubnetPath, ...]:
-    """M, which teaches; ``paths`` members that exclude each other's types; one of random types at its smallest.
+    """Return the teacher M, ``paths`` members that exclude each other's types, and one of random types at its smallest.
 
-    paths: as many as the slot with the most types has, unless given. The subnets' losses are averaged, so that their
-    number does not outweigh M.
+    paths: members of a step; None: the number of types of the slot with the most types.
+
+    The losses of the subnets are averaged, so that together they weigh as much as M.
     """
     del progress
     union = relaxed(space, space.largest, {slot: types(space, slot) for slot in space.slots})

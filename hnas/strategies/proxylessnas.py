@@ -1,13 +1,15 @@
-"""ProxylessNAS (Cai, Zhu and Han, ICLR 2019, arXiv 1812.00332): weights and architecture parameters take turns.
+"""ProxylessNAS (Cai, Zhu and Han, ICLR 2019, arXiv 1812.00332): weights and architecture parameters, alternately.
 
-1. Weights: one path, its types drawn by softmax(alpha), on training images.
-2. Alpha: in every slot two types are drawn and the others are as if they did not exist; one of the two is open, the
-   other shut. The forward pass is that of the open ones alone; dL/dg of both gates, which needs the outputs of both,
-   gives the two alphas their gradient (equation 4 with the softmax of the two). Weights are frozen, images are ones
-   that are never trained on, and the two are shifted afterwards so that the other types keep their probabilities
-   (section 3.2). The expected latency in the loss (equations 5 and 6, section 3.3) is an option.
+A step updates first the weights, then the architecture parameters alpha.
 
-A step is one of each. Its held-out images are the calibration images; the paper holds out 5,000 to 50,000 for it.
+1. Weights: one path on training images; its types are drawn by softmax(alpha).
+2. Alpha: two types are drawn in every slot, and the others are ignored. One of the two gates is open, the other is
+   closed, so the output is that of the open types. dL/dg of both gates, which needs the outputs of both types, is the
+   gradient of the two alphas (equation 4 with the softmax of the two). Weights are frozen, and images are never trained
+   on. Afterwards the two alphas are shifted so that the other types keep their probabilities (section 3.2). The
+   expected latency in the loss (equations 5 and 6, section 3.3) is an option.
+
+The held-out images are the calibration images; the paper holds out 5,000 to 50,000 images.
 """
 
 from __future__ import annotations
@@ -24,16 +26,19 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.training.step import SubnetPath
 
-Latencies = Mapping[str, Mapping[str, Finite]]  # slot -> type -> what it costs there
+Latencies = Mapping[str, Mapping[str, Finite]]  # slot -> type -> its latency in that slot
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
-    """The logits alpha of every slot's types."""
+    """Return the logits alpha of every slot's types."""
     return alphas(space)
 
 
 def latencies(study: Study, space: Space, metric: str = "latency_ms") -> dict[str, dict[str, float]]:
-    """For every slot what each of its types adds to ``metric`` of the largest member, the cheapest there adding 0."""
+    """Return slot -> type -> what the type adds to ``metric`` of the largest member; the cheapest type adds 0.
+
+    metric: a cost of the study ("latency_ms").
+    """
     table = {}
     for slot in space.slots:
         members = {kind: relaxed(space, space.largest, {slot: (kind,)}) for kind in types(space, slot)}
@@ -48,9 +53,14 @@ def expected(
     extra: Mapping[str, Tensor] | None,
     among: Mapping[str, Sequence[int]] | None = None,
 ) -> Tensor:
-    """E[latency], the sum over slots and types of softmax(alpha) times the type's latency; gradients reach alpha.
+    """Return E[latency], the sum over slots and types of softmax(alpha) times the latency; gradients reach alpha.
 
-    among: slot -> the types that exist for now, by their places; all of them unless given.
+    latency: slot -> type -> latency, as ``latencies`` returns it.
+    extra: the logits alpha; None: zeros.
+    among: slot -> indices of the types that take part; None: all of them.
+
+    Raises:
+        ValueError: a type has no latency.
     """
     total = torch.zeros(())
     for slot in space.slots:
@@ -72,10 +82,13 @@ def pick(
     weight: Finite = 0.1,
     warmup: Finite = 0.25,
 ) -> tuple[SubnetPath, ...]:
-    """A path that trains and, after the share ``warmup`` of the schedule, one that searches.
+    """Return a path that trains the weights and, after the warm-up, one that trains alpha.
 
-    Types are drawn by softmax(``extra``), evenly without, and then nothing searches. latency: what each type of each
-    slot costs, as ``latencies`` says; ``weight`` times its expectation joins the loss of the path that searches.
+    extra: the logits alpha, from ``extra(space)``; None: types are drawn evenly, and no path trains alpha.
+    latency: slot -> type -> latency, as ``latencies`` returns it; None: no latency in the loss. A recipe may name a
+        device instead.
+    weight: factor of the expected latency in the loss (0.1).
+    warmup: share of the schedule in which only weights are trained (0.25).
     """
     logits = {slot: alpha(space, slot, extra) for slot in space.slots}
     trained = SubnetPath(_sized(space, rng, {slot: _drawn(space, slot, logits[slot], rng)[:1] for slot in space.slots}))
@@ -90,17 +103,17 @@ def pick(
 
 
 def _drawn(space: Space, slot: str, logits: Tensor, rng: Random) -> list[str]:
-    """All types of a slot as if drawn one by one, without replacement, by softmax(``logits``)."""
+    """Return all types of a slot, drawn one by one without replacement by softmax(``logits``)."""
     return [str(kind) for kind in order(types(space, slot), rng, logits.tolist())]
 
 
 def _sized(space: Space, rng: Random, taken: Mapping[str, Sequence[str]]) -> Arch:
-    """The arch with these types in its slots and random sizes."""
+    """Return an arch with the types ``taken`` in its slots and random sizes."""
     return relaxed(space, {name: uniform(name, choice, rng) for name, choice in space.choices.items()}, taken)
 
 
 def _binary(logits: Tensor, pair: list[int], rng: Random) -> Tensor:
-    """One gate for each logit: 1 for one of ``pair``, else 0, with the gradient of the pair's probabilities."""
+    """Return a gate for each logit: 1 for one of ``pair``, else 0, with the gradient of the pair's probabilities."""
     share = torch.softmax(logits[pair], 0)
     taken = 0 if rng.random() < float(share.detach()[0]) else 1
     value = torch.eye(2, device=logits.device)[taken] + (share - share.detach())

@@ -1,8 +1,8 @@
 """The sandwich rule with in-place distillation (BigNAS, arXiv 2003.11142, section 3.1) over operation types.
 
 Each step trains the largest subnet, the smallest and random ones on the same images. The random paths take different
-types in every slot where there are enough (FairNAS' strict fairness, arXiv 1907.01845, within one step), so that no
-type waits long for its turn.
+types in every slot that has enough of them (strict fairness of FairNAS, arXiv 1907.01845, within one step). So every
+type is trained often.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
-    """The largest subnet, which teaches, ``paths`` random ones and the smallest."""
+    """Return the largest subnet, which teaches, ``paths`` random ones (3), and the smallest."""
     del progress
     return (
         SubnetPath(space.largest, teaches=True),

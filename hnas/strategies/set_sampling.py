@@ -1,7 +1,7 @@
-"""A random set of types in every slot of one path: a baseline (MixPath, arXiv 2001.05887, has the idea).
+"""A random set of types in every slot of one path: a baseline, after an idea of MixPath (arXiv 2001.05887).
 
-Shin, Cho and Kim (2024) call it inadequate. The set's outputs are averaged and rescaled to the spread of one, in the
-place of MixPath's batch norms by number of branches.
+Shin, Cho and Kim (2024) call it inadequate. The outputs of a set are averaged and rescaled to the spread of one branch;
+MixPath has a batch norm for each number of branches instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, most: Count | None = None) -> tuple[SubnetPath, ...]:
-    """One path whose slots hold 1 .. ``most`` (all) types, every number as likely and every set of that size too."""
+    """Return one path whose slots hold random sets of types.
+
+    most: largest number of types in a slot; None: all. Every number is equally likely, and every set of that number.
+    """
     del progress
     sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
     sets = {}

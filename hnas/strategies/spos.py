@@ -1,4 +1,4 @@
-"""Single path one-shot (Guo et al., ECCV 2020, arXiv 1904.00420): one uniform random path a step, nothing else."""
+"""Single path one-shot (Guo et al., ECCV 2020, arXiv 1904.00420): one uniformly random path in each step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[SubnetPath, ...]:
-    """One member, every option of which is drawn uniformly; it learns from the labels alone."""
+    """Return one member, each option drawn uniformly; it learns from the labels alone."""
     del progress
     return (SubnetPath(space.sample(rng)),)

@@ -1,6 +1,6 @@
-"""Single paths first, hybrid training for the last third: many cheap updates, then a teacher and many paths a step.
+"""Single paths first, then hybrid training: many cheap updates, then steps with a teacher and several paths. Ours.
 
-Ours. At equal compute single paths update more often and lead early; at equal updates the multi-path step leads.
+At equal compute single paths update more often and lead early; at equal updates the multi-path step leads.
 """
 
 from __future__ import annotations
@@ -16,5 +16,9 @@ from hnas.training.step import SubnetPath
 def pick(
     space: Space, rng: Random, progress: float = 0.0, switch: Finite = 2 / 3, paths: Count | None = None
 ) -> tuple[SubnetPath, ...]:
-    """Before the share ``switch`` of the schedule what ``spos`` picks, after it what ``hybrid_union`` does."""
+    """Return the paths of ``spos`` before the share ``switch`` of the schedule, then those of ``hybrid_union``.
+
+    switch: share of the schedule with single paths (2/3).
+    paths: of ``hybrid_union``.
+    """
     return spos.pick(space, rng, progress) if progress < switch else hybrid_union.pick(space, rng, progress, paths)

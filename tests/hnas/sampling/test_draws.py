@@ -168,7 +168,7 @@ def test_a_division_that_is_none_is_one_line(text):
 
 def test_predicted_complexity_follows_the_count(monkeypatch):
     monkeypatch.setattr(complexity, "SAMPLES", 24)
-    model = complexity.of(SPACE)
+    model = complexity.fitted(SPACE)
     rng = Random("others")
     members = [SPACE.sample(rng) for _ in range(8)]
     counts = torch.tensor([[complexity.counted(SPACE, a), model(a)] for a in members], dtype=torch.float64).log()

@@ -153,14 +153,14 @@ def weights_take_turns_with_types_of_which_one_in_two_is_open(space: Space, step
 
 
 def a_random_path_is_the_best_of_three_of_like_complexity(space: Space, steps: list[Step]) -> None:
-    model = complexity.of(space)
+    model = complexity.fitted(space)
     near = [len({model.bank(a, 4) for a in (p.arch, *p.rivals)}) == 1 for step in steps for p in step[1:-1]]
     assert all(len(path.rivals) == 2 for step in steps for path in step[1:-1])
     assert sum(near) > 0.9 * len(near) > 0
 
 
 def complexity_moves_by_one_bank_at_most(space: Space, steps: list[Step]) -> None:
-    model = complexity.of(space)
+    model = complexity.fitted(space)
     taken = [[model.bank(path.arch, 3) for path in step] for step in steps]
     assert all(abs(a - b) <= 1 for one, two in pairwise(taken) for a in one for b in two)
     assert {bank for step in taken for bank in step} == {0, 1, 2}
@@ -312,7 +312,7 @@ def test_the_ends_of_an_attentive_sandwich_have_no_rivals():
 
 
 def test_complexity_aware_steps_do_not_mix_small_and_large():
-    model = complexity.of(SPACE)
+    model = complexity.fitted(SPACE)
     for step in steps_of("complexity_aware", banks=3):
         assert len({model.bank(path.arch, 3) for path in step}) == 1
         assert [path.teaches for path in step] == [True, False, False]

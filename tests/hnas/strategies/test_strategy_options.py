@@ -70,7 +70,7 @@ def test_imitation_brings_a_branch_near_the_teachers_and_moves_no_other_weight()
 
 def test_a_random_walk_of_complexity_is_the_same_in_every_run_and_moves_by_one(monkeypatch):
     monkeypatch.setattr(complexity, "SAMPLES", 16)
-    model, steps = complexity.of(SPACE), steps_of("complexity_aware", banks=3, moves=STEPS)
+    model, steps = complexity.fitted(SPACE), steps_of("complexity_aware", banks=3, moves=STEPS)
     taken = [{model.bank(path.arch, 3) for path in step} for step in steps]
     assert all(len(bank) == 1 for bank in taken), "a member outside the range is drawn again"
     walk = [bank for (bank,) in taken]
