@@ -21,6 +21,7 @@ from hnas.ops.slot import Slot
 from hnas.recipes.schema import decode_recipe
 from hnas.space import Arch, Choice, Option, Space
 from hnas.supernet import Supernet
+from hnas.training.step import SubnetPath
 
 # The sizes an operation may be asked for, from smallest to largest.
 SIZES: dict[str, tuple[Option, ...]] = {"kernel": (3, 5, 7), "expansion": (1, 2, 4), "heads": (1, 2, 3)}
@@ -210,16 +211,20 @@ def strategy_picks_paths(name: str, space: Space) -> None:
         assert isinstance(picked, tuple)
         assert picked
         for path in picked:
-            several = {slot for slot in space.slots if isinstance(path.arch.get(f"{slot}.op"), tuple)}
-            assert set(path.gates or {}) == several
-            assert several or path.arch in space
-            assert all(rival in space for rival in path.rivals)
-            assert path.weight > 0
+            _path_belongs_to(path, space)
         assert len(picked) == 1 or not picked[-1].teaches
         for path, again in zip(picked, strategy.pick(space, Random(seed), progress, **options), strict=True):
             assert replace(path, gates=None) == replace(again, gates=None)
             assert (path.gates or {}).keys() == (again.gates or {}).keys()
             assert all(torch.equal(gate, again.gates[slot]) for slot, gate in (path.gates or {}).items())
+
+
+def _path_belongs_to(path: SubnetPath, space: Space) -> None:
+    several = {slot for slot in space.slots if isinstance(path.arch.get(f"{slot}.op"), tuple)}
+    assert set(path.gates or {}) == several
+    assert several or path.arch in space
+    assert all(rival in space for rival in path.rivals)
+    assert path.weight > 0
 
 
 def strategy_picks_paths_or_says_why(name: str, space: Space) -> None:

@@ -89,9 +89,16 @@ def search(study: Study, space: Space, options: EvolutionOptions | None = None) 
         raise ValueError("the search needs a budget; give evaluations or seconds")
     _refuse_unknown_costs(study, options.windows, options.cost)
     inside = _Inside(study, options.windows) if options.reject else None
-    if space.size == 1:  # nothing to cross over or to mutate
-        yield _score_only_member(study, space, options, inside)
+    if space.size > 1:
+        yield from _evolve(study, space, options, inside)
         return
+    if inside and not inside(space.smallest):
+        raise inside.nothing(1)
+    yield _score(study, space.smallest, options.windows)
+
+
+def _evolve(study: Study, space: Space, options: EvolutionOptions, inside: _Inside | None) -> Iterator[Candidate]:
+    """Yield the candidates of NSGA-II; each architecture is scored once."""
     budget, algorithm = _Budget(study, options), _algorithm(space, options, inside)
     scored: dict[Arch, Candidate] = {}
     idle = 0
@@ -155,12 +162,6 @@ def _score(study: Study, arch: Arch, windows: Mapping[str, Window]) -> Candidate
     if violation(Candidate(arch, prices), {name: w for name, w in windows.items() if name != "accuracy"}) > 0:
         return Candidate(arch, prices)
     return study.score(arch)
-
-
-def _score_only_member(study: Study, space: Space, options: EvolutionOptions, inside: _Inside | None) -> Candidate:
-    if inside and not inside(space.smallest):
-        raise inside.nothing(1)
-    return _score(study, space.smallest, options.windows)
 
 
 def _share(excess: float, bound: float) -> float:

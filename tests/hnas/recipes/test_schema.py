@@ -13,7 +13,8 @@ from hnas import recipes, strategies
 from hnas.recipes.schema import decode_recipe, options_of
 from hnas.recipes.wording import describe
 from hnas.shrinking import evidence
-from tests.hnas.recipes.test_run import PUBLISHED, SHRINK, published, recipe, scoring
+from tests.hnas.recipes.test_run import PUBLISHED, SHRINK, published, recipe
+from tests.hnas.recipes.test_run_evidence import scoring
 from tests.hnas.training.test_training import one_line
 
 

@@ -112,22 +112,23 @@ def cell_graph(space: Space) -> PathGraph:
     return PathGraph(nasbench201.EDGES, none=nasbench201.NONE, pools=pools)
 
 
+def unbroken_edges(arch: Arch) -> list[str]:
+    """The edges of each path of a cell that is not broken, path by path."""
+    paths = [[f"edges.{i}_{j}" for i, j in pairwise(path)] for path in ((0, 3), (0, 2, 3), (0, 1, 2, 3), (0, 1, 3))]
+    return [slot for path in paths if all(arch[f"{edge}.op"] != "none" for edge in path) for slot in path]
+
+
 def laid_out_by_paths(study: Study, arch: Arch) -> float:
     """By its definition: for each cell the weights of the edges of each unbroken path one by one, and the rest."""
     then, now = study.weights(arch, "initial"), study.weights(arch)
     pieces = [(then[name], w) for name, w in now.items() if w.ndim > 1 and not name.startswith("edges.")]
     for cell in range(3 * CELLS):
-        width = 8 * 2 ** (cell // CELLS)
-        for path in ((0, 3), (0, 2, 3), (0, 1, 2, 3), (0, 1, 3)):
-            slots = [f"edges.{i}_{j}" for i, j in pairwise(path)]
-            if any(arch[f"{slot}.op"] == "none" for slot in slots):
-                continue
-            for slot in slots:
-                kind = arch[f"{slot}.op"]
-                if kind == "avg_pool_3x3":
-                    pieces += [(torch.full((width, 9), 1 / 9),) * 2]
-                own = f"{slot}.{kind}.{cell}."
-                pieces += [(then[name], w) for name, w in now.items() if name.startswith(own) and w.ndim > 1]
+        for slot in unbroken_edges(arch):
+            kind = arch[f"{slot}.op"]
+            if kind == "avg_pool_3x3":
+                pieces += [(torch.full((8 * 2 ** (cell // CELLS), 9), 1 / 9),) * 2]
+            own = f"{slot}.{kind}.{cell}."
+            pieces += [(then[name], w) for name, w in now.items() if name.startswith(own) and w.ndim > 1]
     first, second = (torch.cat([piece[k].detach().double().flatten() for piece in pieces]) for k in (0, 1))
     return float((first @ second / (first.norm() * second.norm())).clamp(-1, 1).arccos())
 
