@@ -38,8 +38,10 @@ _MODULE = "hnas.export.compiling.conversion"
 class Compiler:
     """Convert networks in a process that serves many conversions. A context manager.
 
-    Example: ``with Compiler(timeout=300, memory_mb=4000) as compiler: compile(..., options=CompileOptions(
-    compiler=compiler))``.
+    Example::
+
+        with Compiler(timeout=300, memory_mb=4000) as compiler:
+            compile(net, x, path="net", options=CompileOptions(compiler=compiler))
 
     ``timeout``: seconds for each conversion.
     ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: no limit.

@@ -43,7 +43,9 @@ class CompileOptions:
 class MixedOptions(CompileOptions):
     """Hold the options of `hnas.export.compile_mixed`: those of ``compile`` without ``keep_float``, and ``trials``.
 
-    ``trials``: the number of assignments of blocks to precisions that are built at most, 1 or more.
+    Example: ``compile_mixed(net, x, accept=accept, calibration=images, path="net", options=MixedOptions(trials=8))``.
+
+    ``trials``: how many assignments of blocks to precisions are built at most, 1 or more.
     """
 
     trials: int = TRIALS

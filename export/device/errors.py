@@ -20,7 +20,10 @@ class Unfaithful(ExportError):
 
 
 class Unavailable(ExportError):
-    """Signal that a runtime or a device is missing. The message says how to install it."""
+    """Signal that a runtime or a device is missing. The message says how to install it.
+
+    Example: ``except export.Unavailable as error: pytest.skip(str(error))``.
+    """
 
     code: int = 3
 
