@@ -101,7 +101,7 @@ def local_devices() -> dict[str, Device]:
     return found
 
 
-def parse(name: str, text: str) -> Device:
+def parse_profile(name: str, text: str) -> Device:
     """Return the device that the TOML ``text`` describes.
 
     Raises:
@@ -126,7 +126,7 @@ def parse(name: str, text: str) -> Device:
 
 @cache
 def _read(name: str) -> Device:
-    return parse(name, (_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    return parse_profile(name, (_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 # The annotations of Device are the schema. This table names them in messages.

@@ -55,7 +55,7 @@ def find_samples(manifest: Manifest, data: Path | None) -> LabelledSamples | str
         return "the bundle does not say which images its accuracy was counted on, or how they are prepared"
     prepare = images.Preprocessing.from_json(manifest.input.preprocessing)
     try:
-        found = images.load(data, claimed.split, prepare.base, len(prepare.mean))
+        found = images.load_split(data, claimed.split, prepare.base, len(prepare.mean))
     except (FileNotFoundError, ValueError):
         if data is not None:  # case 2
             raise

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hnas.data.images import ImageData, Preprocessing, load
+from hnas.data.images import ImageData, Preprocessing, load_split
 from hnas.tasks.classification import Classification
 from hnas.tasks.digits import open_task as digits
 
@@ -78,7 +78,7 @@ def _splits(images: Path | None, quick: bool) -> tuple[dict[str, ImageData], Pre
         return {split: _first(data, split, quick) for split, data in whole.splits.items()}, whole.preprocessing
     splits = {}
     for split in ("train", "calibration", "search", "test"):
-        data = load(images, split)
+        data = load_split(images, split)
         limit = _TRAIN if split == "train" else len(data)
         splits[split] = _first(ImageData(_halved(data.images[:limit]), data.labels[:limit], data.classes), split, quick)
     pixels = splits["train"].images / 255

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hnas.space import Arch
 from hnas.spaces.nasbench201 import from_string
-from hnas.spaces.tabular_digits import table
+from hnas.spaces.tabular_digits import read_table
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ class Truth:
 @lru_cache(1)
 def tabular() -> Truth:
     """Return the shipped table of ``tabular_digits``."""
-    rows = table()
+    rows = read_table()
     columns = [[row.macs, row.params, row.latency_ms or float("nan")] for row in rows.values()]
     macs, params, latency = np.array(columns, float).T
     test, search = (np.array([getattr(row, split) for row in rows.values()]) for split in ("test", "search"))

@@ -74,7 +74,7 @@ class Files:
 def find_files(root: Path) -> tuple[Files, dict[str, Files]]:
     """Return the training files of a folder, and the files of each held-out split.
 
-    1. root/CLASS/...: the files are divided in the same way as by ``hnas.data.images.load``.
+    1. root/CLASS/...: the files are divided in the same way as by ``hnas.data.images.load_split``.
     2. root/train/CLASS/... and root/val/CLASS/...: val is the test split. Of train, the files with the lowest hashes
        of their names are held out: at most as many as of an IDX set, and at most the shares of case 1.
 

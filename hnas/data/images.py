@@ -1,6 +1,6 @@
 """Labelled images as arrays, and their preprocessing, which is stored in a bundle.
 
-``load(Path("photos"), "test", (64, 64), channels=3)`` returns the images of a split.
+``load_split(Path("photos"), "test", (64, 64), channels=3)`` returns the images of a split.
 
 Numpy and Pillow only: a device or a CI job reads images with the code that training used.
 """
@@ -90,7 +90,7 @@ class Preprocessing:
         offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         x = (images * scale - offset).transpose(0, 3, 1, 2)
         if images.shape[1:3] != self.size:
-            x = triangle(images.shape[1], self.size[0]) @ x @ triangle(images.shape[2], self.size[1]).T
+            x = triangle_filter(images.shape[1], self.size[0]) @ x @ triangle_filter(images.shape[2], self.size[1]).T
         return np.ascontiguousarray(x, np.float32)
 
     @property
@@ -127,7 +127,7 @@ class Preprocessing:
 
 
 @lru_cache(64)
-def triangle(old: int, new: int) -> Floats:
+def triangle_filter(old: int, new: int) -> Floats:
     """Return the [new, old] matrix that resizes one axis with a triangle filter.
 
     For a smaller size the filter is wider, which is anti-aliased bilinear resizing.
@@ -139,7 +139,7 @@ def triangle(old: int, new: int) -> Floats:
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
-def load(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), channels: int = 1) -> ImageData:
+def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), channels: int = 1) -> ImageData:
     """Return the images of a split.
 
     folder: the data set; its form decides between the cases.
@@ -257,7 +257,7 @@ def split_of(name: str) -> str:
     return "train"
 
 
-def opened(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
+def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
     """Return an image file in grey (1 channel) or RGB (3), rotated by its EXIF tag.
 
     file: a path, or an open file whose ``name`` is for errors.
@@ -282,7 +282,7 @@ def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: 
     """Return an image file as uint8 [H, W, C], resized."""
     from PIL.Image import Resampling
 
-    ready = opened(file, channels, name).resize((size[1], size[0]), Resampling.BILINEAR)
+    ready = open_image(file, channels, name).resize((size[1], size[0]), Resampling.BILINEAR)
     return np.asarray(ready, np.uint8).reshape(size[0], size[1], channels)
 
 

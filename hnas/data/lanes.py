@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hnas.data.images import opened
+from hnas.data.images import open_image
 from hnas.data.sources import Example, read_example
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Lane:
         example = self._ahead.popleft() if self._ahead else next(self.stream)
         for tried in range(_ROW + 1):
             try:
-                image = opened(io.BytesIO(read_example(example)), self.channels, example.name)
+                image = open_image(io.BytesIO(read_example(example)), self.channels, example.name)
                 return image, example.label, tried > 0
             except ValueError as error:
                 if not self.skip:

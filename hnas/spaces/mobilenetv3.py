@@ -1,7 +1,7 @@
-"""A hand-written MobileNetV3-like net (arXiv 1905.02244) as a space of one member: the opponent in comparisons.
+"""A hand-designed network like MobileNetV3 (arXiv 1905.02244), as a space of one member: a baseline for comparisons.
 
-Bottlenecks with 3 x 3 and 5 x 5 depthwise kernels, squeeze-excite and hard-swish in the places of MobileNetV3-Small,
-strides and widths cut to small images.
+Bottlenecks with 3 x 3 and 5 x 5 depthwise kernels. Squeeze-excite and hard-swish are in the same layers as in
+MobileNetV3-Small. Strides and widths are smaller, for small images.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from hnas.ops.conv import ConvNorm, SqueezeExcite, activation, pooled, round8
 from hnas.space import Arch, Shape, Space
 from hnas.spaces.hybrid_vision import initialise
 
-# kernel, expanded channels, channels out, squeeze-excite, activation, stride (MobileNetV3-Small, table 2, from its
-# second row on; the first reductions are left out because the images are small)
+# Kernel, expanded channels, output channels, squeeze-excite, activation, stride: table 2 of MobileNetV3-Small from its
+# second row. The first reductions are left out, because the images are small.
 _ROWS = (
     (3, 16, 16, True, "relu", 1),
     (3, 72, 24, False, "relu", 2),
@@ -69,14 +69,14 @@ class MobileNetV3(nn.Module):
         self.classifier = nn.Linear(round8(1024 * width), classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class scores of images."""
+        """Return the class scores of images."""
         x = pooled(self.last(self.blocks(self.stem(x))), training=self.training)
         scores: Tensor = self.classifier(self.act(self.hidden(x)))
         return scores
 
 
 def mobilenetv3(classes: int = 10, channels: int = 1, resolution: int = 28, width: float = 0.5) -> Space:
-    """The space whose one member is the MobileNetV3-like net of ``width`` for square images."""
+    """Return the space of the network for square images; ``width`` multiplies all channels."""
     arguments = dict(locals())
 
     def build(_: Any = None) -> nn.Module:

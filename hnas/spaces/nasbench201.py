@@ -1,13 +1,15 @@
 """NAS-Bench-201 (Dong & Yang, arXiv 2001.00326): 15,625 cells, for which stand-alone accuracies are published.
 
-Cells of 4 nodes and 6 edges; an edge from node i to node j > i chooses one of five operations, a node is the sum of its
-edges. All cells of a network take the same choice on an edge, each with weights of its own. A slot is therefore an edge
-of all cells at once: ``edges.0_1`` holds, for each type, one copy for each cell (``edges.0_1.nor_conv_3x3.<cell>``), so
-every weight that the choice decides still lies at ``<slot>.<type>``, and the one ``edges.0_1.gates`` of a relaxed slot
-reaches every cell. Every type is a branch there, ``none`` and ``skip_connect`` too: gates have one entry for each type.
+A cell has 4 nodes and 6 edges. An edge from node i to node j > i chooses one of five operations. A node is the sum of
+its edges. All cells of a network make the same choices, each cell with its own weights.
 
-Macro: 3 x 3 convolution, three stages of cells with a residual block of stride 2 before the second and the third, norm,
-global mean, linear classifier. The benchmark has 5 cells a stage and 16 channels.
+A slot is one edge of all cells: ``edges.0_1`` has for each type one copy for each cell, such as
+``edges.0_1.nor_conv_3x3.<cell>``. Every weight that a choice decides is therefore at ``<slot>.<type>``, and the gates
+``edges.0_1.gates`` of a relaxed slot act on every cell. Every type is a branch, also ``none`` and ``skip_connect``, so
+that gates have one entry for each type.
+
+The network: 3 x 3 convolution, three stages of cells, a residual block of stride 2 before the second and third stage,
+norm, global mean, linear classifier. The benchmark has 5 cells in each stage and 16 channels.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from hnas.spaces.hybrid_vision import initialise
 
 NODES = 4
 STAGES = 3
-# slot -> (from node, to node), in the order of the published strings.
+# slot -> (from node, to node), in the order of the published names.
 EDGES = {f"edges.{source}_{node}": (source, node) for node in range(1, NODES) for source in range(node)}
 # type -> operation and its sizes, from smallest to largest by multiply-accumulates.
 TYPES: dict[str, tuple[str, dict[str, int]]] = {
@@ -38,7 +40,7 @@ TYPES: dict[str, tuple[str, dict[str, int]]] = {
     "nor_conv_1x1": ("preconv", {"kernel": 1}),
     "nor_conv_3x3": ("preconv", {"kernel": 3}),
 }
-# What the types without weights do to a path through their edge: break it, leave it as it is, average k x k positions.
+# The effect on a path of the types without weights: no path, no change, an average over k x k positions.
 NONE = ("none",)
 SKIPS = ("skip_connect",)
 POOLS = {"avg_pool_3x3": WINDOW}
@@ -47,9 +49,11 @@ _ACT = "relu"
 
 
 class Edge(nn.Module):
-    """One edge of every cell: for each type a copy for each cell, ``widths`` being the cells' channels.
+    """One edge of every cell, with one copy of each type for each cell.
 
-    One type: its operation. Gated (relaxed search): sum_i gates[i] * operation_i, the same gates in every cell.
+    types: one type, or several with ``gated``.
+    widths: the channels of each cell.
+    gated: return sum_i gates[i] * operation_i (relaxed search), with the same gates in every cell.
     """
 
     def __init__(self, types: Sequence[str], widths: Sequence[int], *, gated: bool) -> None:
@@ -62,7 +66,7 @@ class Edge(nn.Module):
         self.gates = nn.Parameter(torch.ones(len(self.branches))) if gated else None
 
     def forward(self, x: Tensor, cell: int) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W] by the copies of ``cell``."""
+        """Return [N, C, H, W] from [N, C, H, W], by the copies of ``cell``."""
         outputs = [self.get_submodule(f"{kind}.{cell}")(x) for kind in self.branches]
         if self.gates is not None:
             outputs = [gate * y for gate, y in zip(self.gates, outputs, strict=True)]
@@ -70,7 +74,7 @@ class Edge(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Residual block that halves the map: two 3 x 3 convolutions beside 2 x 2 average pooling and a 1 x 1 one."""
+    """Residual block that halves the map: two 3 x 3 convolutions, plus average pooling and a 1 x 1 convolution."""
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__()
@@ -85,8 +89,8 @@ class Reduction(nn.Module):
         return y
 
 
-class Network(nn.Module):
-    """[N, channels, H, W] -> class scores [N, classes]; cells are counted through all stages."""
+class NasBench201(nn.Module):
+    """[N, channels, H, W] -> class scores [N, classes]; cells are numbered through all stages."""
 
     def __init__(self, types: Mapping[str, Sequence[str]], gated: set[str], sizes: tuple[int, int, int, int]) -> None:
         super().__init__()
@@ -102,7 +106,7 @@ class Network(nn.Module):
         self.classifier = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class scores of images."""
+        """Return the class scores of images."""
         x = self.stem(x)
         for stage in range(STAGES):
             if stage:
@@ -120,9 +124,12 @@ class Network(nn.Module):
 
 
 def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, width: int = 8, cells: int = 1) -> Space:
-    """The space for square images; ``width`` channels in the first stage, ``cells`` a stage.
+    """Return the space for square images.
 
-    The benchmark's own networks: ``channels=3, resolution=32, width=16, cells=5``.
+    width: channels of the first stage.
+    cells: the number of cells in each stage.
+
+    Example: ``nasbench201(channels=3, resolution=32, width=16, cells=5)`` has the networks of the benchmark.
     """
     if resolution < 4 or resolution % 4:
         raise ValueError(f"the resolution is halved twice, so it is a multiple of 4; got {resolution}")
@@ -135,10 +142,10 @@ def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, widt
     def network(arch: Mapping[str, Any]) -> nn.Module:
         chosen = {slot: arch[f"{slot}.op"] for slot in EDGES}
         gated = {slot for slot, types in chosen.items() if isinstance(types, tuple)}
-        return Network({slot: types if slot in gated else (types,) for slot, types in chosen.items()}, gated, sizes)
+        return NasBench201({slot: types if slot in gated else (types,) for slot, types in chosen.items()}, gated, sizes)
 
     def union() -> nn.Module:
-        return Network(dict.fromkeys(EDGES, tuple(TYPES)), set(), sizes)
+        return NasBench201(dict.fromkeys(EDGES, tuple(TYPES)), set(), sizes)
 
     def example(_: Arch) -> tuple[Shape, ...]:
         return ((channels, resolution, resolution),)
@@ -147,14 +154,14 @@ def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, widt
 
 
 def pools(space: Space) -> dict[str, tuple[int, int]]:
-    """Type of pooling -> (kernel, channels that an edge pools, summed over its cells)."""
+    """Return for each type of pooling its kernel, and the channels that an edge pools in all cells together."""
     width, cells = int(space.arguments["width"]), int(space.arguments["cells"])
     channels = sum(cells * width * 2**stage for stage in range(STAGES))
     return {kind: (kernel, channels) for kind, kernel in POOLS.items()}
 
 
 def to_string(arch: Mapping[str, Any]) -> str:
-    """The published spelling: ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``, one group a node."""
+    """Return the published name: ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``, one group for each node."""
     groups: list[str] = []
     for node in range(1, NODES):
         groups.append("".join(f"|{arch[f'{s}.op']}~{i}" for s, (i, end) in EDGES.items() if end == node) + "|")
@@ -162,7 +169,7 @@ def to_string(arch: Mapping[str, Any]) -> str:
 
 
 def from_string(text: str) -> Arch:
-    """The architecture that a published string means; ValueError where it is none."""
+    """Return the architecture with this published name. Raise ValueError for a malformed name."""
     types = re.findall(r"\|(\w+)~", text)
     if len(types) == len(EDGES) and all(kind in TYPES for kind in types):
         arch = Arch({f"{slot}.op": kind for slot, kind in zip(EDGES, types, strict=True)})

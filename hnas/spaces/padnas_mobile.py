@@ -1,8 +1,9 @@
 """The mobile space of PAD-NAS (Xia et al., arXiv 2005.07564): 22 layers of inverted bottlenecks or identity.
 
-Every pair of kernel and expansion is a type with weights of its own, as in the paper, where an operation is kept or
-pruned as a whole. Repeats and strides of the stages are those of the MobileNetV2-like macro that the paper builds on;
-the paper gives the channels, that 22 layers are searched, and how many architectures there are, which fixes the rest.
+Every pair of kernel and expansion is a type with its own weights. The paper keeps or prunes an operation as a whole.
+
+The paper gives the channels, the number of searched layers and the number of architectures. Depths and strides of the
+stages follow from these numbers and from the structure like MobileNetV2 that the paper starts from.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from hnas.spaces.hybrid_vision import HybridVision, Stage, initialise
 # channels, layers, stride of the first layer
 STAGES = ((16, 1, 1), (32, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
 STEM, HEAD = 32, 1280
-LARGE_STEM, LARGE_SECOND = 16, 24  # what is narrower in the large space: the stem and the second stage
+LARGE_STEM, LARGE_SECOND = 16, 24  # channels of the stem and of the second stage in the large space
 _KERNELS = (3, 5, 7)
 EXPANSIONS, LARGE_EXPANSIONS = (3, 6), (1, 2, 3, 4, 5, 6)
-_FIRST_EXPANSION = 1  # of the first stage, whose only layer chooses a kernel
+_FIRST_EXPANSION = 1  # of the first stage, whose only layer chooses its kernel alone
 ACT = "relu6"
 
 
-def parse(kind: str) -> tuple[int, int]:
-    """(kernel, expansion) of a type: (5, 3) of ``k5e3``."""
+def parse_type(kind: str) -> tuple[int, int]:
+    """Return (kernel, expansion) of a type: (5, 3) for ``k5e3``."""
     kernel, _, expansion = kind.removeprefix("k").partition("e")
     return int(kernel), int(expansion)
 
@@ -42,10 +43,15 @@ def padnas_mobile(
     width: float = 1.0,
     large: bool = False,
 ) -> Space:
-    """The basic space (3 * 6^6 * 7^15 architectures) or the ``large`` one (3 * 18^6 * 19^15); defaults are the paper's.
+    """Return the basic space (3 * 6^6 * 7^15 architectures) or the large one (3 * 18^6 * 19^15).
 
-    width: factor of all channels, rounded to multiples of 8; with ``stem_stride=1`` images of 32 x 32 end at 2 x 2.
-    identity is illegal in the first layer of a stage. A bottleneck of expansion 1 has no expanding convolution.
+    The defaults are those of the paper.
+
+    stem_stride: stride of the first convolution; with 1 the last map of a 32 x 32 image is 2 x 2.
+    width: multiplies all channels, which are rounded to multiples of 8.
+    large: the large space, with expansions from 1 to 6.
+
+    Identity is illegal in the first layer of a stage. A bottleneck of expansion 1 has no expanding convolution.
     """
     arguments = dict(locals())
     stem, *wide = (round8(width * c) for c in (LARGE_STEM if large else STEM, *(c for c, _, _ in STAGES), HEAD))
@@ -84,7 +90,7 @@ def padnas_mobile(
 
 
 def _bottleneck(kind: str, cin: int, cout: int, stride: int) -> nn.Module:
-    kernel, expansion = parse(kind)
+    kernel, expansion = parse_type(kind)
     sizes = {"kernel": kernel} if expansion == 1 else {"kernel": kernel, "expansion": expansion}
     built: nn.Module = ops.build("separable" if expansion == 1 else "mbconv", cin, cout, stride, **sizes, act=ACT)
     return built

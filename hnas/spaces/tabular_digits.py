@@ -1,10 +1,12 @@
-"""Four slots of five types for 8 x 8 digits: 625 architectures, so small that each of them was trained alone.
+"""Four slots of five types for 8 x 8 digits: 625 architectures, each of which was trained alone.
 
-What they reach is shipped as a table (``table``), which ``python -m hnas.benchmarks.papers.digits_table`` makes again:
-a ground truth for everything that claims to rank architectures or operations.
+``read_table()[arch_of(["conv3", "dw5", "avg3", "identity"])].accuracy`` is the accuracy of one of them.
 
-The stem is pointwise and the end a global mean: what a network sees of the neighbourhood of a pixel, its four slots
-have found. That spreads the accuracies, so that ranks mean something.
+The table of their accuracies is the ground truth for methods that rank architectures or operations.
+``python -m hnas.benchmarks.papers.digits_table`` makes it again.
+
+The stem is pointwise, and the last layer is a global mean. Only the four slots see the neighbourhood of a pixel. The
+accuracies therefore differ enough to be ranked.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from hnas.ops.slot import Slot
 from hnas.space import Arch, Choice, Shape, Space
 
 LAYERS = 4
-# type -> operation and its sizes, from smallest to largest by multiply-accumulates; identity is a slot without branch.
+# type -> operation and its sizes, from smallest to largest by multiply-accumulates; identity has no branch.
 TYPES: dict[str, tuple[str, dict[str, int]] | None] = {
     "identity": None,
     "conv1": ("preconv", {"kernel": 1}),
@@ -38,11 +40,14 @@ SLOTS = tuple(f"blocks.{b}" for b in range(LAYERS))
 
 
 @dataclass(frozen=True)
-class Row:
-    """What an architecture reached when it was trained alone, and what it costs.
+class TabularRow:
+    """Accuracy and costs of an architecture that was trained alone.
 
-    test, search: accuracy on that split, one for each seed. latency_ms: measured, on the machine that the table names;
-    None in a table that was made without.
+    test: accuracy on the test split, one value for each seed.
+    search: accuracy on the search split, one value for each seed.
+    params: the number of weights.
+    macs: multiply-accumulates of one image.
+    latency_ms: measured on the machine that the table names; None in a table without latencies.
     """
 
     test: tuple[float, ...]
@@ -53,7 +58,7 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """The mean test accuracy: the truth."""
+        """Return the mean test accuracy."""
         return sum(self.test) / len(self.test)
 
 
@@ -68,7 +73,7 @@ class TabularDigits(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The class scores of images."""
+        """Return the class scores of images."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
@@ -77,7 +82,7 @@ class TabularDigits(nn.Module):
 
 
 def tabular_digits(classes: int = 10, channels: int = 1, resolution: int = 8, width: int = 16) -> Space:
-    """The space for square images; the table is of the defaults."""
+    """Return the space for square images. The table belongs to the defaults."""
     arguments = dict(locals())
     choices = {f"{slot}.op": Choice(tuple(TYPES)) for slot in SLOTS}
 
@@ -102,37 +107,40 @@ def tabular_digits(classes: int = 10, channels: int = 1, resolution: int = 8, wi
 
 
 def initialise(net: nn.Module) -> None:
-    """He-normal convolutions, a classifier of unit spread; 100 steps are too few for branches that start at zero."""
+    """Draw He-normal convolutions and a classifier of unit variance.
+
+    Branches do not start at zero, because 100 training steps are too few for that.
+    """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            module.weight.data.mul_(module.groups**0.5)  # fan_out counts every group's outputs, a filter feeds one
+            module.weight.data.mul_(module.groups**0.5)  # fan_out counts the outputs of every group
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
 
 
 def arch_of(types: Iterable[str]) -> Arch:
-    """The architecture with these types, from the first slot to the last."""
+    """Return the architecture with these types, from the first slot to the last."""
     return Arch({f"{slot}.op": kind for slot, kind in zip(SLOTS, types, strict=True)})
 
 
-def table(file: Path | None = None) -> dict[Arch, Row]:
-    """The shipped table, or the one in ``file``; ValueError in one line where it is none."""
-    record = record_of(file)
+def read_table(file: Path | None = None) -> dict[Arch, TabularRow]:
+    """Return the shipped table, or the table in ``file``. Raise ValueError for a malformed file."""
+    record = read_record(file)
     try:
         return {arch_of(row.pop("types")): _row(row) for row in map(dict, record["archs"])}
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{file or 'the shipped table'} is no table of tabular_digits; make it again") from None
 
 
-def record_of(file: Path | None = None) -> dict[str, Any]:
-    """All that the table's file says: the settings, the versions, the noise, and the rows as ``archs``."""
+def read_record(file: Path | None = None) -> dict[str, Any]:
+    """Return the record of the shipped table, or of ``file``: settings, versions, noise, and the rows as ``archs``."""
     if file is not None:
         return read_json(file)
     with resources.as_file(resources.files("hnas") / "assets" / "tabular_digits.json") as shipped:
         return read_json(shipped)
 
 
-def _row(fields: Mapping[str, Any]) -> Row:
-    return Row(**{**fields, "test": tuple(fields["test"]), "search": tuple(fields["search"])})
+def _row(fields: Mapping[str, Any]) -> TabularRow:
+    return TabularRow(**{**fields, "test": tuple(fields["test"]), "search": tuple(fields["search"])})

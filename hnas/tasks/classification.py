@@ -1,4 +1,7 @@
-"""Image classification: augmented batches, label smoothing with in-place distillation, top-1."""
+"""Image classification in memory: augmented batches, label smoothing, in-place distillation, top-1 accuracy.
+
+``open_task(Path("photos"), size=64, channels=3, batch_size=64)`` returns the task.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnas.data.images import SPLITS, ImageData, Pixels, Preprocessing, load
+from hnas.data.images import SPLITS, ImageData, Pixels, Preprocessing, load_split
 from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
 from hnas.ranges import Channels, Count, PositiveInt
@@ -20,11 +23,15 @@ from hnas.space import Shape
 
 @dataclass(frozen=True)
 class Classification:
-    """Batches of ``splits["train"]`` and the held-out splits of the same source.
+    """A task over the images of ``splits``: "train" and the held-out splits.
 
-    flip: mirror half of the images; shift: move by up to so many pixels (edges repeat); distil: share of the teacher's
-    soft labels in a student's loss, the rest is cross-entropy with the labels; divergence: "kl" or "alpha", how the
-    distance from the teacher is measured (``hnas.distillation``).
+    batch_size: images in a batch, of all processes together.
+    flip: mirror half of the training images.
+    shift: translate training images by at most this number of pixels (edges repeat).
+    smoothing: of the labels.
+    distil: the weight of the divergence from a teacher in the loss; the cross-entropy has the rest.
+    divergence: "kl" or "alpha" (``hnas.distillation``).
+    seed: of the order of the images and of their augmentation.
     """
 
     splits: dict[str, ImageData]
@@ -45,7 +52,7 @@ class Classification:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names, in label order."""
+        """Return the class names, in label order."""
         return next(iter(self.splits.values())).classes
 
     @property
@@ -55,11 +62,11 @@ class Classification:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in one pass over the training images."""
+        """Return the number of whole batches in one pass over the training images, at least 1."""
         return max(1, len(self.splits["train"]) // self.batch_size)
 
     def batch(self, step: int) -> tuple[Pixels, Tensor]:
-        """Augmented uint8 [B, H, W, C] and labels [B]; the same for the same step and seed."""
+        """Return augmented uint8 [B, H, W, C] and labels [B]; they depend on seed and step alone."""
         data = self.splits["train"]
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch not in self._orders:
@@ -70,26 +77,26 @@ class Classification:
         return images, torch.from_numpy(data.labels[chosen])
 
     def inputs(self, raw: Any, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-        """uint8 images as the one float input [N, C, h, w] of an architecture; channels-last in memory."""
+        """Return uint8 images as the one float input [N, C, h, w] of an architecture, channels-last in memory."""
         ((_, height, width),) = shapes
         x = torch.from_numpy(self.preprocessing.at((height, width))(raw))
         return (channels_last(x),)
 
     def held(self, split: str) -> tuple[Pixels, Tensor]:
-        """All images and labels of a split that is not trained on."""
+        """Return all images and labels of a held-out split."""
         return self.splits[split].images, torch.from_numpy(self.splits[split].labels)
 
     def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
-        """Teacher: cross-entropy with label smoothing. Student: a mix of cross-entropy and the divergence from it."""
+        """Return the cross-entropy with smoothed labels, mixed with the divergence from a teacher if there is one."""
         return distil(outputs, labels, teacher, share=self.distil, smoothing=self.smoothing, divergence=self.divergence)
 
     def metric(self, outputs: Tensor, labels: Tensor) -> float:
-        """Top-1 accuracy in [0, 1]; an answer that is not finite is wrong, whatever its label."""
+        """Return the top-1 accuracy in [0, 1]. Outputs that are not finite count as wrong."""
         right = (outputs.argmax(1) == labels) & torch.isfinite(outputs).all(1)
         return float(right.double().mean())
 
     def to_json(self) -> dict[str, Any]:
-        """Name, classes, preprocessing and the digests of the splits."""
+        """Return name, classes, preprocessing and the digests of the splits."""
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -103,13 +110,13 @@ class Classification:
             images = np.where(rng.random((n, 1, 1, 1)) < 0.5, images[:, :, ::-1], images)
         if not self.shift:
             return images
-        rows = _moved(height, rng.integers(-self.shift, self.shift + 1, n))
-        columns = _moved(width, rng.integers(-self.shift, self.shift + 1, n))
-        moved: Pixels = images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return moved
+        rows = _translated(height, rng.integers(-self.shift, self.shift + 1, n))
+        columns = _translated(width, rng.integers(-self.shift, self.shift + 1, n))
+        translated: Pixels = images[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return translated
 
 
-def _moved(length: int, by: Any) -> Any:
+def _translated(length: int, by: Any) -> Any:
     return np.clip(np.arange(length)[None] + by[:, None], 0, length - 1)
 
 
@@ -130,7 +137,7 @@ def open_task(
 ) -> Classification:
     """Return the task of a folder of images; mean and deviation of each channel are those of its training images.
 
-    folder: as ``hnas.data.images.load`` reads it.
+    folder: as ``hnas.data.images.load_split`` reads it.
     size: height and width to which image files are resized, in pixels.
     channels: 1 (grey) or 3 (RGB).
     options: other fields of ``Classification``.
@@ -141,7 +148,7 @@ def open_task(
 
     Example: ``open_task(Path("photos"), size=64, channels=3, batch_size=64)``
     """
-    data = {split: load(folder, split, (size, size), channels) for split in SPLITS}
+    data = {split: load_split(folder, split, (size, size), channels) for split in SPLITS}
     mean, std = _statistics(data["train"])
     preprocessing = Preprocessing((size, size), (size, size), mean, std)
     given = {"flip": flip, "shift": shift, "name": folder.name if folder else "images", **options}
@@ -154,5 +161,5 @@ def open_held_out(folder: Path | None, preprocessing: Preprocessing, name: str) 
     preprocessing: the one that the supernet was trained with.
     """
     held = (split for split in SPLITS if split != "train")
-    data = {split: load(folder, split, preprocessing.base, preprocessing.channels) for split in held}
+    data = {split: load_split(folder, split, preprocessing.base, preprocessing.channels) for split in held}
     return Classification(data, preprocessing, name=name)

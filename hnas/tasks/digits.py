@@ -1,4 +1,7 @@
-"""The handwritten digits that come with scikit-learn (1,797 images of 8 x 8): data that is there without a download."""
+"""Classification of the handwritten digits in scikit-learn: 1,797 images of 8 x 8 pixels, without a download.
+
+``open_task(batch_size=32)`` returns the task.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from hnas.ranges import Count
 from hnas.tasks.classification import Classification
 
 SIDE = 8
-# How many images each split has, in the order in which one fixed permutation hands them out.
+# The number of images of each split, in the order in which they are taken from a fixed permutation.
 SIZES = {"test": 500, "search": 300, "calibration": 200, "train": 797}
-_SEED = 0  # of that permutation; another one would be another task
+_SEED = 0  # of the permutation; another seed would be another task
 
 
 def open_task(folder: Path | None = None, *, flip: bool = False, shift: Count = 0, **options: Any) -> Classification:
@@ -41,7 +44,7 @@ def open_task(folder: Path | None = None, *, flip: bool = False, shift: Count = 
 
 
 def _load() -> tuple[Any, Any]:
-    """uint8 [1797, 8, 8, 1] and int64 [1797]; scikit-learn counts ink from 0 to 16."""
+    """Return uint8 [1797, 8, 8, 1] and int64 [1797]; the pixels of scikit-learn are from 0 to 16."""
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:

@@ -66,7 +66,7 @@ def dataset(folder: Path) -> images.ImageData:
     rng = np.random.default_rng(5)
     images.write_idx(folder / "t10k-images-idx3-ubyte.gz", rng.integers(0, 256, (IMAGES, SIZE, SIZE), np.uint8))
     images.write_idx(folder / "t10k-labels-idx1-ubyte.gz", np.arange(IMAGES, dtype=np.uint8) % 10)
-    return images.load(folder, "test")
+    return images.load_split(folder, "test")
 
 
 def hits(artifact: Artifact, data: images.ImageData) -> float:
@@ -110,7 +110,7 @@ def bundle(
     root: Path, name: str, *, light: int = 4, heavy: int | None = 48, backend: str = "onnxruntime", **claims: object
 ) -> Path:
     """Write a bundle in ``root``, with its data in ``root/data``; ``claims`` replace fields of its manifest."""
-    data = images.load(root / "data", "test") if (root / "data").exists() else dataset(root / "data")
+    data = images.load_split(root / "data", "test") if (root / "data").exists() else dataset(root / "data")
     artifact = network(root / f"{name}-artifact", light, backend=backend)
     baseline = None if heavy is None else network(root / f"{name}-baseline", heavy, backend=backend)
     claimed = replace(manifest(artifact, hits(artifact, data), data.digest), **claims)  # type: ignore[arg-type]

@@ -131,14 +131,14 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_a_wrong_profile_is_one_clear_line(old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(ValueError, match=r"^profile wrong: ") as caught:
-        hw_profiles.parse("wrong", GOOD.replace(old, new, 1))
+        hw_profiles.parse_profile("wrong", GOOD.replace(old, new, 1))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_device_overrides_the_int8_policy_of_a_backend() -> None:
     table = '[quantisation.openvino]\nleave_float = ["MVN"]\nranges = "percentile"\n'
-    device = hw_profiles.parse("mine", GOOD + table)
+    device = hw_profiles.parse_profile("mine", GOOD + table)
     assert device.quantisation == {"openvino": hw_profiles.Override(("MVN",), "percentile")}
 
 

@@ -66,8 +66,8 @@ def garments(split: str, size: int, count: int) -> list[NDArray[np.float32]]:
 
 def _tinted(split: str, size: int, count: int) -> NDArray[np.float64]:
     """Return tinted images of 0 to 1: [count, 3, size, size]."""
-    grey = pictures.load(None, split).images[:count, ..., 0].astype(np.float32) / 255
-    wide = pictures.triangle(grey.shape[1], size)
+    grey = pictures.load_split(None, split).images[:count, ..., 0].astype(np.float32) / 255
+    wide = pictures.triangle_filter(grey.shape[1], size)
     tints = np.random.default_rng(_SEED).uniform(0.3, 1.0, (count, 3, 1, 1)).astype(np.float32)
     found: NDArray[np.float64] = (wide @ grey @ wide.T)[:, None] * tints
     return found

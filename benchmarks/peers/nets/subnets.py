@@ -25,7 +25,9 @@ def load_subnet(name: str, samples: int) -> PeerNet:
     ((_, height, width),) = space.example(arch)
     prepare = source.task.preprocessing.at((height, width))
     known, other = (
-        tuple((np.ascontiguousarray(prepare(image[None])),) for image in pictures.load(None, split).images[:samples])
+        tuple(
+            (np.ascontiguousarray(prepare(image[None])),) for image in pictures.load_split(None, split).images[:samples]
+        )
         for split in ("calibration", "search")
     )
     return PeerNet(module, known, other)

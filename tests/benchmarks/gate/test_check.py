@@ -110,7 +110,7 @@ def test_the_hits_are_those_of_another_count(good: Path, root: Path, steady: Non
     _, out, _ = run(capsys, "check", good, "--data", root / "data", "--json")
     record = json.loads(out)
     artifact = Artifact.read(good / "artifact")
-    assert record["evidence"]["accuracy"]["value"] == hits(artifact, images.load(root / "data", "test"))
+    assert record["evidence"]["accuracy"]["value"] == hits(artifact, images.load_split(root / "data", "test"))
     assert record["artifact_digest"] == artifact.digest
     assert record["evidence"]["noise"]["processes"] == 5
     assert (record["outcome"], record["exit_code"]) == ("holds", 0)
@@ -118,7 +118,7 @@ def test_the_hits_are_those_of_another_count(good: Path, root: Path, steady: Non
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_hits_of_any_batch(root: Path, good: Path, tmp_path: Path, batch: int) -> None:
-    data = images.load(root / "data", "test")
+    data = images.load_split(root / "data", "test")
     found = accuracy.find_samples(manifest_of(good), root / "data")
     assert isinstance(found, accuracy.LabelledSamples)
     artifact = network(tmp_path / "net", 4, batch=batch)

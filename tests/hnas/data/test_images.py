@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hnas.data import images
-from hnas.data.images import Preprocessing, load, read_idx, triangle, write_idx
+from hnas.data.images import Preprocessing, load_split, read_idx, triangle_filter, write_idx
 from hnas.tasks.classification import open_task
 from tests.hnas import tiny
 
@@ -103,11 +103,12 @@ def test_a_spoilt_gzip_is_one_line(tmp_path, spoil):
 
 
 def test_splits_are_disjoint_fixed_and_whole(idx):
-    found = {split: load(idx, split) for split in images.SPLITS}
+    found = {split: load_split(idx, split) for split in images.SPLITS}
     assert {split: len(data) for split, data in found.items()} == {"train": 70, **HELD, "test": 16}
     seen = [image.tobytes() for data in found.values() for image in data.images]
     assert len(set(seen)) == 116
-    assert {split: load(idx, split).digest for split in found} == {split: data.digest for split, data in found.items()}
+    again = {split: load_split(idx, split).digest for split in found}
+    assert again == {split: data.digest for split, data in found.items()}
     assert len({data.digest for data in found.values()}) == 4
     assert all(data.classes == images.FASHION for data in found.values())
 
@@ -116,7 +117,7 @@ def test_splits_agree_on_the_classes_where_one_lacks_the_last_class(idx):
     labels = np.zeros(100, np.uint8)
     labels[0] = 6
     write_idx(idx / "train-labels-idx1-ubyte.gz", labels)
-    assert {load(idx, split).classes for split in ("train", *HELD)} == {tuple("0123456")}
+    assert {load_split(idx, split).classes for split in ("train", *HELD)} == {tuple("0123456")}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_splits_agree_on_the_classes_where_one_lacks_the_last_class(idx):
 def test_idx_files_that_do_not_fit_are_one_line(idx, change, message):
     change(idx)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        load(idx, "train")
+        load_split(idx, "train")
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +140,7 @@ def test_too_few_training_images_are_one_line(idx, n):
     write_idx(idx / "train-images-idx3-ubyte.gz", np.zeros((n, 12, 12), np.uint8))
     write_idx(idx / "train-labels-idx1-ubyte.gz", np.zeros(n, np.uint8))
     with pytest.raises(ValueError, match=r"too few; 30 are held out|hold no images"):
-        load(idx, "train")
+        load_split(idx, "train")
 
 
 # --- folders of images ------------------------------------------------------------------------------------------------
@@ -147,10 +148,10 @@ def test_too_few_training_images_are_one_line(idx, n):
 
 def test_a_folder_is_split_in_the_same_way_on_every_run_and_wherever_it_lies(photographs, tmp_path_factory):
     moved = tmp_path_factory.mktemp("elsewhere") / "copy"
-    found = {split: load(photographs, split, (8, 8), 3) for split in images.SPLITS}
+    found = {split: load_split(photographs, split, (8, 8), 3) for split in images.SPLITS}
     photographs.rename(moved)
     for split, data in found.items():
-        again = load(moved, split, (8, 8), 3)
+        again = load_split(moved, split, (8, 8), 3)
         assert again.digest == data.digest
         assert data.images.shape[1:] == (8, 8, 3)
         assert data.classes == ("cat", "dog")
@@ -172,7 +173,7 @@ def test_an_unreadable_image_is_one_line(photographs, content):
     spoilt = {"truncated": whole[:-40], "broken chunk": whole[:20] + b"\xff\xff" + whole[22:]}
     file.write_bytes(spoilt[content] if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=f"{file.name} is no image that can be read") as caught:
-        load(photographs, "train", (8, 8), 3)
+        load_split(photographs, "train", (8, 8), 3)
     assert "\n" not in str(caught.value)
 
 
@@ -183,23 +184,23 @@ def test_too_few_images_for_a_split_are_one_line(tmp_path):
     taken = {images.split_of(f"{name}/1.png") for name in ("cat", "dog")}
     for split in set(images.SPLITS) - taken:
         with pytest.raises(ValueError, match=f"none of its 2 images falls into the split '{split}'; add images"):
-            load(tmp_path, split, (8, 8), 1)
+            load_split(tmp_path, split, (8, 8), 1)
 
 
 @pytest.mark.parametrize("make", [lambda f: None, lambda f: (f / "cat").mkdir(), lambda f: (f / "a.txt").touch()])
 def test_a_folder_without_images_is_one_line(tmp_path, make):
     make(tmp_path)
     with pytest.raises(ValueError, match="holds neither IDX files nor two sub-folders of images"):
-        load(tmp_path, "train")
+        load_split(tmp_path, "train")
 
 
 def test_folders_and_splits_that_are_not_there_are_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="--data takes a folder"):
-        load(tmp_path / "nowhere", "train")
+        load_split(tmp_path / "nowhere", "train")
     with pytest.raises(ValueError, match="no split 'valid'; known: train, calibration, search, test"):
-        load(tmp_path, "valid")
+        load_split(tmp_path, "valid")
     with pytest.raises(ValueError, match="the shipped images hold no training split"):
-        load(None, "train")
+        load_split(None, "train")
 
 
 GREY = np.repeat(np.linspace(0, 65535, 12).astype(np.uint16)[None], 8, axis=0)  # [8, 12], from black to white
@@ -247,7 +248,7 @@ def test_a_photograph_is_turned_as_its_exif_tag_says(tmp_path, orientation, kind
 
 def test_more_images_than_memory_holds_are_one_line(photographs):
     with pytest.raises(ValueError, match=r"images of 100000 x 100000 x 3 need \d+ GB; choose a smaller size"):
-        load(photographs, "train", (100_000, 100_000), 3)
+        load_split(photographs, "train", (100_000, 100_000), 3)
 
 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_preprocessing_equals_a_naive_loop(size):
 
 @given(old=st.integers(1, 60), new=st.integers(1, 60))
 def test_rows_of_a_triangle_filter_sum_to_one(old, new):
-    matrix = triangle(old, new)
+    matrix = triangle_filter(old, new)
     assert matrix.shape == (new, old)
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
     assert (matrix >= 0).all()

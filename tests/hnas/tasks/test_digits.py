@@ -98,7 +98,7 @@ def command(folder, *more):
 def test_the_command_writes_a_table_and_repeats_no_training(tmp_path, monkeypatch, capsys):
     assert digits_table.main(command(tmp_path)) == 0
     text = (tmp_path / "table.json").read_text()
-    rows = tabular.table(tmp_path / "table.json")
+    rows = tabular.read_table(tmp_path / "table.json")
     assert len(rows) == 2
     space = tabular.tabular_digits()
     for arch, row in rows.items():
@@ -138,8 +138,8 @@ def test_latency_is_measured_beside_the_largest(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(digits_table, "BLOCKS", 2)
     assert digits_table.main(command(tmp_path, "--device", "onnxruntime-cpu")) == 0
-    assert all(row.latency_ms > 0 for row in tabular.table(tmp_path / "table.json").values())
-    latency = tabular.record_of(tmp_path / "table.json")["latency"]
+    assert all(row.latency_ms > 0 for row in tabular.read_table(tmp_path / "table.json").values())
+    latency = tabular.read_record(tmp_path / "table.json")["latency"]
     assert (latency["kind"], latency["threads"], latency["batch"]) == ("measured", 1, 1)
     capsys.readouterr()
 
@@ -157,7 +157,7 @@ def test_architectures_that_are_one_network_are_trained_once(tmp_path, monkeypat
     monkeypatch.setattr(digits_table, "product", lambda *_, **__: iter(same))
     assert digits_table.main(command(tmp_path)) == 0
     assert len(list((tmp_path / "parts").iterdir())) == 2
-    assert len({row.test for row in tabular.table(tmp_path / "table.json").values()}) == 1
+    assert len({row.test for row in tabular.read_table(tmp_path / "table.json").values()}) == 1
     capsys.readouterr()
 
 
@@ -175,7 +175,7 @@ def test_the_noise_is_that_of_known_numbers():
 @pytest.fixture(scope="module")
 def shipped():
     try:
-        return tabular.table()
+        return tabular.read_table()
     except FileNotFoundError:
         pytest.skip("the table is not there yet; python -m hnas.benchmarks.papers.digits_table makes it")
 
@@ -196,7 +196,7 @@ def test_the_shipped_costs_are_those_of_the_networks(shipped):
 
 
 def test_the_shipped_table_is_of_these_images_and_knows_its_order(shipped, task):
-    record = tabular.record_of()
+    record = tabular.read_record()
     assert record["task"]["digests"] == task.to_json()["digests"]
     assert record["space"] == tabular.tabular_digits().to_json()
     assert record["noise"]["ratio"] >= 5
@@ -206,4 +206,4 @@ def test_the_shipped_table_is_of_these_images_and_knows_its_order(shipped, task)
 def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path):
     (tmp_path / "other.json").write_text('{"archs": [{"types": ["conv3"]}]}')
     with pytest.raises(ValueError, match=r"other.json is no table of tabular_digits; make it again"):
-        tabular.table(tmp_path / "other.json")
+        tabular.read_table(tmp_path / "other.json")

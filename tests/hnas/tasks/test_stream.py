@@ -139,11 +139,11 @@ def test_a_folder_with_train_and_val_holds_out_files_of_train_once(folder):
 def test_a_plain_folder_is_divided_as_the_reader_that_loads_it_does(folder):
     train, held = find_files(folder / "train")
     for split in ("calibration", "search", "test", "train"):
-        loaded = images.load(folder / "train", split, (12, 12), 3)
+        loaded = images.load_split(folder / "train", split, (12, 12), 3)
         ours = train if split == "train" else held[split]
         assert ours.labels.tolist() == loaded.labels.tolist()
     pixels, labels = task(folder / "train").held("search")
-    loaded = images.load(folder / "train", "search", (12, 12), 3)
+    loaded = images.load_split(folder / "train", "search", (12, 12), 3)
     assert np.array_equal(pixels, loaded.images)
     assert labels.tolist() == loaded.labels.tolist()
 
