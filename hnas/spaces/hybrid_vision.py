@@ -146,7 +146,7 @@ def hybrid_vision(
 
 @dataclass(frozen=True)
 class _Builder:
-    """What all networks of a space have in common.
+    """Make the networks of a space; the fields are common to all of them.
 
     stem: makes the first convolution for an activation.
     width: the channels of the stem.

@@ -1,4 +1,4 @@
-"""The laws of tests/contracts.py over every operation, space, strategy and recipe that is found."""
+"""Check the laws of tests/contracts.py for every operation, space, strategy and recipe that is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The distances between a student's and its teacher's answers, against their definitions and by their gradients."""
+"""Compare the divergences between student and teacher with their definitions and with their gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hnas.distillation import DIVERGENCES, _divergence, alpha_divergence, distil, kl_divergence
 from tests.hnas import tiny
 
-CLIP = 1e9  # out of reach
+CLIP = 1e9  # no value reaches it
 
 
 def scores(seed: int, n: int = 6, spread: float = 1.0) -> Tensor:
@@ -18,7 +18,7 @@ def scores(seed: int, n: int = 6, spread: float = 1.0) -> Tensor:
 
 
 def definition(student: Tensor, teacher: Tensor, a: float) -> Tensor:
-    """D_a(p || q) of every example, unclipped: (sum p^a q^(1-a) - 1) / (a (a - 1)), and its limits."""
+    """Return D_a(p || q) of every example, unclipped: (sum p^a q^(1-a) - 1) / (a (a - 1)), and its limits."""
     q, p = student.softmax(1), teacher.softmax(1)
     if a == 1.0:
         return (p * (p / q).log()).sum(1)
@@ -55,7 +55,7 @@ def test_alpha_punishes_a_student_that_believes_what_its_teacher_excludes_more_t
     teacher = torch.tensor([[0.499, 0.5, 0.001]]).log()
     student = torch.tensor([[0.35, 0.35, 0.3]]).log()
     assert alpha_divergence(student, teacher) > 1.3 * kl_divergence(student, teacher)
-    missing = torch.tensor([[0.05, 0.949, 0.001]]).log()  # the other way round the two agree: alpha is 1 there
+    missing = torch.tensor([[0.05, 0.949, 0.001]]).log()  # with the arguments exchanged both agree, because alpha is 1
     torch.testing.assert_close(alpha_divergence(missing, teacher), kl_divergence(missing, teacher))
 
 

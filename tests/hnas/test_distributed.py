@@ -1,4 +1,4 @@
-"""Two processes that train together do what one does with the whole batch; one alone does what it always did.
+"""Two processes that train together equal one process with the whole batch. One process alone communicates with nobody.
 
 One real pair of gloo processes runs every part of ``paired`` once; the tests look at what it left behind.
 """
@@ -35,19 +35,19 @@ from hnas.training.step import SubnetPath
 from tests.hnas import tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Each norm talks twice a pass, and on a busy machine a word takes its time: several steps, but few.
+# Each norm communicates twice in a pass, which is slow on a busy machine: several steps, but few.
 STEPS, FEW = Schedule(((4, 0.1),)), Schedule(((2, 0.1),))
 CLOSE = 1e-5
 
 
 def rivals(space: Space, rng: Random, progress: float = 0.0) -> Sequence[SubnetPath]:
-    """Passes whose arch depends on losses: it must be the same on all ranks."""
+    """Return paths whose architecture depends on losses: all ranks must choose the same one."""
     archs = [space.sample(rng) for _ in range(3)]
     return SubnetPath(space.largest, teaches=True), SubnetPath(archs[0], rivals=tuple(archs[1:]), weight=0.5)
 
 
 def gated(logits: nn.Parameter) -> training.Pick:
-    """Passes whose gates are trained beside the weights."""
+    """Return paths whose gates are trained together with the weights."""
 
     def pick(space: Space, rng: Random, progress: float) -> Sequence[SubnetPath]:
         arch = space.sample(rng)
@@ -78,13 +78,13 @@ def in_turns() -> dict[str, Tensor]:
 
 
 def images() -> tuple[Tensor, Tensor]:
-    """A batch [8, 6, 5, 5] with a mean that is large against its spread, and what to weigh the outputs by."""
+    """Return a batch [8, 6, 5, 5] whose mean is large compared with its deviation, and weights of the outputs."""
     generator = torch.Generator().manual_seed(3)
     return 50 + torch.randn(8, 6, 5, 5, generator=generator), torch.randn(8, 6, 5, 5, generator=generator)
 
 
 def normalised(x: Tensor, weigh: Tensor, norm: Callable[..., Tensor]) -> dict[str, Tensor]:
-    """Outputs of a norm and the gradients of input, weight and bias."""
+    """Return the outputs of a norm and the gradients of input, weight and bias."""
     x, weight, bias = (t.clone().requires_grad_() for t in (x, torch.linspace(0.5, 2, 6), torch.linspace(-1, 1, 6)))
     y = norm(x, weight, bias)
     (y * weigh).sum().backward()
@@ -101,7 +101,7 @@ def shared(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @contextmanager
 def alone(**environment: str) -> Iterator[None]:
-    """Without what torchrun would set, but for ``environment``."""
+    """Remove the variables that torchrun sets, and set those of ``environment``."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ.update(environment)
@@ -114,7 +114,7 @@ def alone(**environment: str) -> Iterator[None]:
 
 
 def interrupted(file: Path, net: Supernet) -> None:
-    """A run that stops after two steps, its checkpoint written after each."""
+    """Stop a run after two steps, with a checkpoint after each step."""
 
     def stop(done: int, loss: float) -> None:
         if done == 3:
@@ -130,7 +130,7 @@ def interrupted(file: Path, net: Supernet) -> None:
 
 
 def paired(out: Path) -> None:
-    """What each of the two processes does; the last part ends the second one."""
+    """Run one of the two processes; the last part ends the second process."""
     said: dict[str, object] = {}
     saved: list[str] = []
     write = checkpoints.write_tensors
@@ -173,7 +173,7 @@ def paired(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that two processes have filled."""
+    """Return the folder that two processes have written."""
     out = tmp_path_factory.mktemp("pair")
     code = f"from pathlib import Path; from tests.hnas.test_distributed import paired; paired(Path({str(out)!r}))"
     with socket.socket() as free:
@@ -242,7 +242,7 @@ def test_architecture_parameters_are_the_same_on_all_ranks(pair, name, single):
 
 @pytest.mark.slow
 def test_without_the_moments_of_all_ranks_the_weights_would_differ(pair, monkeypatch):
-    """What the law above would miss nothing of: half a batch by its own moments is another network."""
+    """Show that the law above can fail: moments of half a batch give another network."""
     halves = [normalised(x, weigh, whole) for x, weigh in zip(*(t.chunk(2) for t in images()), strict=True)]
     assert max(apart(half, other) for half, other in zip(halves, left(pair, "norm"), strict=True)) > 0.01
 

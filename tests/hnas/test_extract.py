@@ -1,4 +1,4 @@
-"""What leaves the supernet is bit for bit what was trained in it."""
+"""An extracted network equals its subnet bit for bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPACES = {
 
 @cache
 def study(name: str) -> Study:
-    """A supernet after a few steps, so that no branch is still the zero it starts as."""
+    """Return a supernet after a few steps, so that no branch is zero."""
     side = 28 if name in ("default", "mobilenetv3") else 12
     splits = {split: tiny.data(32, seed, side) for seed, split in enumerate(("train", "calibration", "search"))}
     task = Classification(splits, Preprocessing((side, side), (side, side), (0.3,), (0.2,)), batch_size=8)

@@ -1,4 +1,4 @@
-"""Files that are whole or as before, folders that one process holds, and what the killed leave behind."""
+"""Files that are complete or unchanged, folders that one process locks, and folders of killed processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with {what} as folder:
 
 
 def holder(what: str) -> subprocess.Popen[str]:
-    """A process that holds something until it is killed."""
+    """Start a process that holds a lock until it is killed."""
     return subprocess.Popen(
         [sys.executable, "-c", HOLD.format(what=what)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

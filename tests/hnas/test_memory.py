@@ -1,4 +1,4 @@
-"""Memory orders that torch would not take by itself."""
+"""Memory orders that torch does not choose by itself."""
 
 import pytest
 import torch

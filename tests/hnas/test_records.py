@@ -1,4 +1,4 @@
-"""Journals that survive kills, fronts that lose nothing, studies that answer each question once."""
+"""Journals that survive a kill, complete Pareto fronts, and studies that compute each answer once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.hnas import tiny
 
 @pytest.fixture(autouse=True)
 def closing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every journal that a test opens is closed after it."""
+    """Close every journal that a test opens."""
     opened, start = [], Journal.__init__
     monkeypatch.setattr(Journal, "__init__", lambda self, *given: (opened.append(self), start(self, *given))[1])
     yield

@@ -1,4 +1,4 @@
-"""The eight rules that make training path and deployment path one function (design, section 2)."""
+"""Check the eight rules that make the training path and the deployment path one function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.hnas import tiny
 
 
 class Own(nn.Module):
-    """A module whose weight has any shape."""
+    """A module with a weight of any shape."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Other(Own):
 
 
 class LastTaps(Own):
-    """A causal kernel: its latest taps stay."""
+    """A causal kernel: a smaller one keeps the last taps."""
 
     def subweight(self, name: str, full: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
         assert name == "weight"
@@ -63,7 +63,7 @@ def view(union: nn.Module, member: nn.Module) -> dict[str, Tensor]:
 
 
 def relaxed(space: Space) -> tuple[Arch, str]:
-    """An architecture whose first slot runs two types under gates."""
+    """Return an architecture whose first slot runs two gated types."""
     slot, types = "stages.0.blocks.0", ("mbconv", "fusedconv")
     sizes = {n: c.options[-1] for n, c in space.choices.items() if n.startswith(tuple(f"{slot}.{t}." for t in types))}
     return Arch({**space.largest, **sizes, f"{slot}.op": types}), slot

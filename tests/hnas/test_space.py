@@ -1,4 +1,4 @@
-"""Choices, architectures and the spaces they span, as data."""
+"""Search spaces, choices and architectures as data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plain(choices: dict[str, Choice]) -> Space:
 
 @st.composite
 def trees(draw) -> Space:
-    """Spaces whose choices depend on earlier or later ones, at random."""
+    """Draw spaces whose choices depend on earlier or later choices."""
     n = draw(st.integers(1, 5))
     sizes = [draw(st.integers(1, 3)) for _ in range(n)]
     order = draw(st.permutations(range(n)))

@@ -1,4 +1,4 @@
-"""Budgets as people type them, and what is refused."""
+"""Budgets as users type them, and the errors of malformed ones."""
 
 from __future__ import annotations
 

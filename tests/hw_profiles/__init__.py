@@ -1,1 +1,1 @@
-"""Laws of the device profiles."""
+"""Tests of the device profiles."""

@@ -1,4 +1,4 @@
-"""Laws that every device profile keeps, found by file name, and the errors of a wrong one."""
+"""Laws of every device profile that is found, and the errors of a wrong profile."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from hnas import hw_profiles
 from hnas.hw_profiles import Device
 
-# The devices that are promised; a new file needs no line here.
+# The devices that the documents promise. A new profile needs no line here.
 PROMISED = {
     "onnxruntime-cpu",
     "openvino-cpu",

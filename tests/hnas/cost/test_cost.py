@@ -1,4 +1,4 @@
-"""Numbers for an architecture: counted by torch, predicted from a profile."""
+"""Costs of an architecture: counted by torch, or predicted from a profile."""
 
 from __future__ import annotations
 

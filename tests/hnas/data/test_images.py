@@ -1,4 +1,4 @@
-"""Images as arrays: IDX files, folders of images, and preprocessing that is the same everywhere."""
+"""Images as arrays: IDX files, folders of images, and preprocessing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELD = {"calibration": 10, "search": 20}
 
 @pytest.fixture
 def idx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four IDX files: 100 training and 16 test images, each with its own pixel values."""
+    """Write four IDX files: 100 training and 16 test images, all different."""
     monkeypatch.setattr(images, "HELD", HELD)
     for prefix, n in (("train", 100), ("t10k", 16)):
         pixels = np.random.default_rng(n).integers(0, 256, (n, 12, 12), np.uint8)
@@ -34,7 +34,7 @@ def idx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """Two classes of 60 small images in several formats and modes."""
+    """Write two classes of 60 small images in several formats and modes."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
@@ -228,7 +228,7 @@ def test_pixels_of_32_bits_have_no_scale_and_are_one_line(tmp_path, kind):
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_a_photograph_is_turned_as_its_exif_tag_says(tmp_path, orientation, kind):
     upright = np.arange(96).reshape(8, 12).astype(kind) * (np.iinfo(kind).max // 96)
-    held = {  # what a camera stores that was held in each of the eight ways
+    held = {  # the image that a camera stores, for each of its eight orientations
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
@@ -255,7 +255,7 @@ def test_more_images_than_memory_holds_are_one_line(photographs):
 
 
 def naive(pixels: np.ndarray, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Scale, triangle filter and normalise, one output value at a time, in float64."""
+    """Scale, filter and normalise one output value at a time, in float64."""
 
     def taps(old: int, new: int, k: int) -> list[tuple[int, float]]:
         step = old / new

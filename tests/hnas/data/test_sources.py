@@ -1,4 +1,4 @@
-"""Listings of folders and shards: every image once, in lanes, and one clear line for a shard that is ruined."""
+"""Listings of folders and shards: every image once, in lanes, and one line for a damaged shard."""
 
 from __future__ import annotations
 

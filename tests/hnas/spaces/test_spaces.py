@@ -1,4 +1,4 @@
-"""The spaces that claims are tested on: NAS-Bench-201's cells, PAD-NAS' mobile macro, the tabular digits."""
+"""The spaces of published methods: NAS-Bench-201, the mobile space of PAD-NAS, the tabular digits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_extracted_net_equals_the_subnet_bit_for_bit(make):
 
 @pytest.mark.parametrize("make", SPACES)
 def test_slots_are_where_types_live(make):
-    """Every weight that differs between the types of a slot lies under that slot, at the name of its type."""
+    """Every weight of one type of a slot is at ``<slot>.<type>``."""
     space = make()
     names = {name for name, _ in Supernet(space, 0).union.named_parameters()}
     for slot in space.slots:
@@ -72,7 +72,7 @@ def test_slots_are_where_types_live(make):
 
 @pytest.mark.parametrize("make", SPACES)
 def test_a_one_hot_gate_is_the_type_it_opens(make):
-    """A relaxed slot with all types, whose gate opens one, computes what the member with that type computes."""
+    """A relaxed slot whose gates select one type computes the same as the member with that type."""
     space = make()
     supernet = Supernet(space, 0)
     slot = space.slots[-2] if make is mobile else space.slots[1]
@@ -136,7 +136,7 @@ def test_every_cell_takes_the_choice_with_weights_of_its_own():
 
 
 def test_the_gates_of_an_edge_reach_every_cell():
-    """A gate that closes cuts the weights of that type off in all cells at once."""
+    """A gate of zero gives the weights of its type no gradient, in all cells."""
     space = cells()
     supernet = Supernet(space, 0)
     relaxed = type(space.largest)({**space.largest, "edges.0_3.op": ("avg_pool_3x3", "nor_conv_3x3")})
@@ -161,7 +161,7 @@ def test_a_cell_without_a_path_sees_nothing_and_one_of_skips_adds_up():
 
 
 def test_the_macro_is_the_published_one():
-    """Parameters of the benchmark's own largest network (5 cells a stage, 16 channels): counted by hand."""
+    """Count the parameters of the largest network of the benchmark (5 cells in a stage, 16 channels) by hand."""
     space = nb.nasbench201(channels=3, resolution=32, width=16, cells=5)
     with torch.device("meta"):
         net = space.build(space.largest)
@@ -249,7 +249,7 @@ def test_the_published_networks_fit_between_the_ends():
 
 
 def test_identity_everywhere_is_a_network_of_pixels():
-    """Without a spatial operation a network does not know where a pixel was."""
+    """Without a spatial operation a network does not depend on the positions of pixels."""
     space = tabular.tabular_digits()
     assert space.size == 625
     net = Supernet(space, 0)
@@ -269,4 +269,4 @@ def test_every_type_has_its_own_cost():
         with torch.device("meta"):
             found.append(macs(space.build(arch), *space.example(arch)))
     assert found == sorted(found)
-    assert len(set(found)) == 4  # conv1 and avg3 differ by the pooling, which multiplies nothing
+    assert len(set(found)) == 4  # conv1 and avg3 differ by the pooling, which has no multiplications

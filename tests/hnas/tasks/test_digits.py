@@ -1,4 +1,4 @@
-"""The digits as a task, and the table of everything that was trained on them."""
+"""The digits as a task, and the table of the architectures that were trained on them."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_latency_is_measured_beside_the_largest(tmp_path, monkeypatch, capsys):
 
 
 def test_architectures_that_are_one_network_are_trained_once(tmp_path, monkeypatch, capsys):
-    """Where identities stand does not matter to a network that is alone; its figures are those of every such row."""
+    """The positions of identities do not change a network; all rows with the same other types have equal figures."""
     different = {digits_table.network_of(types) for types in itertools.product(tabular.TYPES, repeat=4)}
     assert len(different) == sum(4**k for k in range(5)) == 341
     same = [("identity", "avg3", "identity", "conv1"), ("avg3", "conv1", "identity", "identity")]

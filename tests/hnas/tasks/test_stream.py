@@ -1,4 +1,4 @@
-"""Data sets larger than memory: the same batches however many read them, and clear words for what is ruined."""
+"""Data sets larger than memory: batches do not depend on the number of workers, and errors name the damaged file."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_a_batch_depends_on_seed_and_step_alone(folder, tars):
         assert straight[0][0].shape == (8, 12, 12, 3)
         assert straight[0][0].dtype == np.uint8
         for step in (3, through.steps_per_epoch + 1):
-            assert same(task(root, reader).batch(step), straight[step]), (reader, step)  # as a resumed run asks
-            assert same(through.batch(step), straight[step]), (reader, step)  # as nobody asks, but may
+            assert same(task(root, reader).batch(step), straight[step]), (reader, step)  # as in a resumed run
+            assert same(through.batch(step), straight[step]), (reader, step)  # in any order
         assert not same(straight[0], straight[1])
         assert not same(straight[0], straight[through.steps_per_epoch])
         assert not same(straight[0], task(root, reader, seed=1).batch(0))
@@ -181,7 +181,7 @@ def test_a_corrupt_image_is_one_line_with_its_name_or_is_skipped_and_counted(tmp
     batches = [lenient.batch(step) for step in range(lenient.steps_per_epoch)]
     assert all(len(labels) == 8 and 1 not in labels for _, labels in batches)
     assert 0 < lenient.skipped <= len(ruined)
-    assert same(task(root, skip=True).batch(2), batches[2])  # a resumed run sees what stood in
+    assert same(task(root, skip=True).batch(2), batches[2])  # a resumed run takes the same replacements
     again = lenient.skipped
     lenient.batch(lenient.steps_per_epoch)
     assert lenient.skipped >= again
@@ -241,7 +241,7 @@ def test_without_kornia_the_extra_is_named(folder, monkeypatch):
 
 
 def killable(folder: Path) -> tuple[Stream, int]:
-    """A task with one reader that has begun, and its process."""
+    """Return a task with one running worker, and the process of the worker."""
     reading = task(folder, workers=1)
     before = {child.pid for child in multiprocessing.active_children()}
     reading.batch(0)
@@ -255,9 +255,9 @@ def test_a_worker_that_is_killed_is_one_line(folder):
     reading, reader = killable(folder)
 
     def go_on() -> None:
-        with distributed.group():  # torch raises at the signal, wherever that is, unless the pipe has ended before
+        with distributed.group():  # torch raises at the signal, at any line, unless the pipe has ended before
             os.kill(reader, signal.SIGKILL)
-            for step in range(1, 100):  # what it had read before its end still arrives
+            for step in range(1, 100):  # what the worker had read before still arrives
                 reading.batch(step)
 
     with pytest.raises(RuntimeError, match=r"a process that reads images has ended: ") as caught:
