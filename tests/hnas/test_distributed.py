@@ -151,7 +151,8 @@ def paired(out: Path) -> None:
         keep("norm", normalised(*distributed.shard(x, weigh), shared))
         keep("begin", weights(net=Supernet(tiny.space(), seed=rank), schedule=Schedule(((1, 0.1),))))
         interrupted(out / "checkpoint-1.safetensors", Supernet(tiny.space()))
-        keep("resumed", weights(checkpoint=out / "checkpoint-1.safetensors", resume=True))
+        again = CheckpointOptions(out / "checkpoint-1.safetensors", resume=True)
+        keep("resumed", weights(checkpoint=again))
         said["saved"] = saved
         said["nan"] = str(distributed.mean(float("nan") if rank else 1.0))
         said["agreed"] = distributed.agreed(lambda: {"é": [rank, 0.1]})
