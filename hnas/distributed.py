@@ -62,7 +62,7 @@ def group(device: str = "cpu", timeout_s: float = _TIMEOUT_S) -> Iterator[None]:
             with _readers():
                 yield
             return
-        with _one_line(f"not all of the {processes} processes have come"):
+        with _one_line(f"not all {processes} processes have joined"):
             dist.init_process_group(BACKENDS[device], timeout=timedelta(seconds=timeout_s))
         before = signal.signal(signal.SIGTERM, _stopped)  # torchrun sends it to the others when one process ends
         try:

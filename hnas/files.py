@@ -91,7 +91,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is no whole safetensors file: {error}") from None
+        raise ValueError(f"{file} is not a complete safetensors file: {error}") from None
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def _lock(file: Path) -> IO[str]:
             with stream:
                 who = stream.read(20).strip() or "unknown"
             raise ValueError(
-                f"another run is at work in {file.parent} (process {who}); wait for it or choose another --out"
+                f"another run is using {file.parent} (process {who}); wait for it or choose another --out"
             ) from None
         except OSError:  # case 3
             pass

@@ -124,5 +124,5 @@ def _listing(root: Path) -> Files:
         labels += [label] * len(inside)
     if len(classes) < 2 or not names:
         found = f"{len(classes)} sub-folders with {len(names)} images"
-        raise ValueError(f"{root} holds no two sub-folders of images; it has {found}")
+        raise ValueError(f"{root} needs two or more sub-folders of images; found {found}")
     return Files(str(root), np.array(names), np.array(labels, np.int64), classes)

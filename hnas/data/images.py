@@ -159,7 +159,7 @@ def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28)
         raise ValueError(f"no split {split!r}; known: {', '.join(SPLITS)}")
     if folder is None:  # case 1
         if split == "train":
-            raise ValueError("the shipped images hold no training split; give the whole data set with --data DIR")
+            raise ValueError("the shipped images have no training split; give the whole data set with --data DIR")
         with resources.as_file(resources.files("hnas") / "assets" / "fashion") as shipped:
             images = read_idx(shipped / f"{split}-images-idx3-ubyte.gz")[..., None]
             return ImageData(images, _labels(shipped, split), FASHION)
@@ -177,11 +177,11 @@ def read_idx(file: Path) -> Pixels:
         magic, kind, dims = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise ValueError(f"{file} is not a whole IDX file: {error}") from None
+        raise ValueError(f"{file} is not a complete IDX file: {error}") from None
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * dims)
     if magic != 0 or kind != 8 or data.size != int(np.prod(shape, dtype=np.int64)):
         found = f"{data.size} values for shape {list(shape)}"
-        raise ValueError(f"{file} is not a whole IDX file of unsigned bytes: {found}")
+        raise ValueError(f"{file} is not a complete IDX file of unsigned bytes: {found}")
     return data.reshape(shape)
 
 
@@ -209,7 +209,7 @@ def _from_idx(folder: Path, split: str) -> ImageData:
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise ValueError(f"{folder}: {prefix} has images {list(images.shape)} and labels {list(labels.shape)}")
     if not len(labels):
-        raise ValueError(f"{folder}: the {prefix} files hold no images")
+        raise ValueError(f"{folder}: the {prefix} files contain no images")
     count = int(labels.max()) + 1  # of the whole file, because a split may lack a class
     if prefix == "train":
         if len(images) < 2 * sum(HELD.values()):
@@ -243,7 +243,7 @@ def _listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     files = [(f, c) for f, c in inside if f.suffix.lower() in SUFFIXES]
     if len(classes) < 2 or not files:
         found = f"{len(classes)} sub-folders with {len(files)} images"
-        raise ValueError(f"{folder} holds neither IDX files nor two sub-folders of images; it has {found}")
+        raise ValueError(f"{folder} contains neither IDX files nor two sub-folders of images; found {found}")
     return classes, files
 
 
@@ -275,7 +275,7 @@ def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -
             return upright.convert("L" if channels == 1 else "RGB")
     # Pillow raises any of these for a broken file; SyntaxError is for chunks of a PNG.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name or file} is no image that can be read: {error}") from None
+        raise ValueError(f"{name or file} cannot be read as an image: {error}") from None
 
 
 def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: str | None = None) -> Pixels:

@@ -88,7 +88,9 @@ def find_shards(root: Path) -> tuple[Shards, dict[str, Shards]]:
     where, fewest = (root / "train", 3) if apart else (root, 4)
     files = sorted(where.glob("*.tar"))
     if len(files) < fewest:
-        raise ValueError(f"{where} holds {len(files)} tar shards; it takes {fewest}: some are held out whole")
+        raise ValueError(
+            f"{where} contains {len(files)} tar shards; {fewest} or more are needed, because some are held out"
+        )
     parts = {"test": sorted(tests[0].glob("*.tar")) if apart else [files.pop()]}
     if not parts["test"]:
         raise ValueError(f"{tests[0]} holds no tar shards")
@@ -122,7 +124,7 @@ def members(file: str, classes: int) -> Iterator[Example]:
             yield Example(file, label, image.offset_data, image.size, image.name)
             empty, image, label = False, None, None
     if empty:
-        raise ValueError(f"{file} holds no pairs of an image and its class (0001.jpg, 0001.cls)")
+        raise ValueError(f"{file} contains no pairs of an image and its class (0001.jpg, 0001.cls)")
 
 
 def _regular_members(file: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -136,7 +138,7 @@ def _regular_members(file: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
                     yield member, stream.read(32).strip() if stream else b""
             _expect_end(archive, file)
     except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{file} is no whole tar file: {error}; make or copy the shard again") from None
+        raise ValueError(f"{file} is not a complete tar file: {error}; make or copy the shard again") from None
 
 
 def _counted(files: Sequence[Path], classes: tuple[str, ...]) -> Shards:
@@ -147,7 +149,7 @@ def _counted(files: Sequence[Path], classes: tuple[str, ...]) -> Shards:
     for file, size in zip(files, sizes, strict=True):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(
-                f"{known} gives {json.dumps(size)} as the size of {file.name}; a number from 1 on is expected"
+                f"{known} gives {json.dumps(size)} as the size of {file.name}; expected a number from 1 on"
             )
     return Shards(tuple(map(str, files)), tuple(sizes), classes)
 
@@ -175,7 +177,9 @@ def _expect_end(archive: tarfile.TarFile, file: str) -> None:
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise ValueError(f"{file} is no whole tar file: it ends at byte {archive.offset}; make or copy the shard again")
+        raise ValueError(
+            f"{file} is not a complete tar file: it ends at byte {archive.offset}; make or copy the shard again"
+        )
 
 
 def _shuffled(examples: Iterable[Example], rng: np.random.Generator) -> Iterator[Example]:

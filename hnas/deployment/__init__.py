@@ -46,7 +46,7 @@ def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **opti
     2. it was finished: nothing is done again; its records and its bundle, checked byte for byte, are returned.
     3. there is no run in ``out``: it begins.
     4. the options, weights, images, CPU or version of hnas are others than those of the run: ValueError names which.
-    5. another process is at work in ``out``: ValueError.
+    5. another process uses ``out``: ValueError.
     """
     plan = resolve(target, resume=resume, **options)
     notify = on or _silent

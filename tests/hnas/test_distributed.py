@@ -393,7 +393,7 @@ def test_processes_that_do_not_come_are_one_line():
     environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with (
         alone(**environment),
-        pytest.raises(distributed.RankLost, match="rank 0: not all of the 2 processes have come") as caught,
+        pytest.raises(distributed.RankLost, match="rank 0: not all 2 processes have joined") as caught,
         distributed.group(timeout_s=0.5),
     ):
         pass

@@ -47,7 +47,7 @@ def test_case_1_a_folder_is_held_by_one_process_and_let_go_when_it_dies(tmp_path
         assert process.stdout is not None
         process.stdout.readline()
         with (
-            pytest.raises(ValueError, match=rf"another run is at work in .*run \(process {process.pid}\); wait for"),
+            pytest.raises(ValueError, match=rf"another run is using .*run \(process {process.pid}\); wait for"),
             locked(tmp_path / "run"),
         ):
             pytest.fail("it is held")
@@ -61,7 +61,7 @@ def test_case_1_a_folder_is_held_by_one_process_and_let_go_when_it_dies(tmp_path
 def test_a_folder_is_held_against_the_same_process_too_and_free_afterwards(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     for _ in range(2):
-        with locked(tmp_path), pytest.raises(ValueError, match="another run is at work"), locked(tmp_path):
+        with locked(tmp_path), pytest.raises(ValueError, match="another run is using"), locked(tmp_path):
             pytest.fail("it is held")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

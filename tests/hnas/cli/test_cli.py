@@ -140,7 +140,7 @@ def test_a_truncated_weights_file(refused, deploy, trained, quick, keep: float):
     file = edited(trained) / "supernet.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: int(keep * len(content)) if keep == 0.5 else int(keep)])
-    assert "supernet.safetensors is no whole safetensors file" in refused(*deploy, "--supernet", "bad")
+    assert "supernet.safetensors is not a complete safetensors file" in refused(*deploy, "--supernet", "bad")
 
 
 def test_a_missing_weights_file(refused, deploy, trained, quick):
@@ -171,7 +171,7 @@ def test_a_folder_that_is_no_supernet(refused, deploy, quick):
 def test_a_data_folder_that_is_missing_empty_or_of_other_classes(refused, deploy, trained, quick):
     assert "no folder nowhere; --data takes " in refused(*deploy, "--data", "nowhere")
     Path("empty").mkdir()
-    assert "holds neither IDX files nor two sub-folders of images" in refused(*deploy, "--data", "empty")
+    assert "contains neither IDX files nor two sub-folders of images" in refused(*deploy, "--data", "empty")
     shutil.copytree(trained / "photos", "other")
     Path("other/dot").rename("other/blob")
     assert "have the classes bar, blob, ring (3), the supernet knows bar, dot, ring (3)" in refused(
@@ -183,7 +183,7 @@ def test_images_that_cannot_be_read(refused, deploy, trained, quick):
     shutil.copytree(trained / "photos", "broken")
     for file in Path("broken/dot").iterdir():
         file.write_text("no image")
-    assert "is no image that can be read" in refused(*deploy, "--data", "broken")
+    assert "cannot be read as an image" in refused(*deploy, "--data", "broken")
 
 
 def test_the_shipped_supernet_does_not_fit_other_images(refused, deploy, trained, quick):
@@ -215,7 +215,7 @@ def test_an_output_that_is_in_use(refused, deploy, quick):
 def test_an_output_that_another_run_is_at_work_in(refused, deploy, quick):
     with locked(Path("run")):
         line = refused(*deploy)
-    assert re.search(r"another run is at work in run \(process \d+\); wait for it or choose another --out$", line)
+    assert re.search(r"another run is using run \(process \d+\); wait for it or choose another --out$", line)
 
 
 # --- bounds that nothing keeps ----------------------------------------------------------------------------------------
@@ -367,4 +367,4 @@ def test_a_second_image_size_is_no_obstacle(call, deploy, trained, quick):
     Path("text.png").write_text("text")
     code, out, err = call("run", "run/bundle", "--image", "text.png")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "text.png is no image that can be read" in err
+    assert "text.png cannot be read as an image" in err

@@ -88,7 +88,7 @@ HEADER = struct.pack(">HBB2I", 0, 8, 2, 3, 4)
 def test_a_spoilt_idx_file_is_one_line(tmp_path, content, packed):
     file = tmp_path / ("a.gz" if packed else "a")
     file.write_bytes(gzip.compress(content) if packed else content)
-    with pytest.raises(ValueError, match="is not a whole IDX file") as caught:
+    with pytest.raises(ValueError, match="is not a complete IDX file") as caught:
         read_idx(file)
     assert "\n" not in str(caught.value)
 
@@ -98,7 +98,7 @@ def test_a_spoilt_gzip_is_one_line(tmp_path, spoil):
     file = tmp_path / "a.gz"
     write_idx(file, np.random.default_rng(0).integers(0, 256, (30, 30), np.uint8))
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(ValueError, match="is not a whole IDX file"):
+    with pytest.raises(ValueError, match="is not a complete IDX file"):
         read_idx(file)
 
 
@@ -139,7 +139,7 @@ def test_idx_files_that_do_not_fit_are_one_line(idx, change, message):
 def test_too_few_training_images_are_one_line(idx, n):
     write_idx(idx / "train-images-idx3-ubyte.gz", np.zeros((n, 12, 12), np.uint8))
     write_idx(idx / "train-labels-idx1-ubyte.gz", np.zeros(n, np.uint8))
-    with pytest.raises(ValueError, match=r"too few; 30 are held out|hold no images"):
+    with pytest.raises(ValueError, match=r"too few; 30 are held out|contain no images"):
         load_split(idx, "train")
 
 
@@ -172,7 +172,7 @@ def test_an_unreadable_image_is_one_line(photographs, content):
     whole = file.read_bytes()
     spoilt = {"truncated": whole[:-40], "broken chunk": whole[:20] + b"\xff\xff" + whole[22:]}
     file.write_bytes(spoilt[content] if isinstance(content, str) else content)
-    with pytest.raises(ValueError, match=f"{file.name} is no image that can be read") as caught:
+    with pytest.raises(ValueError, match=f"{file.name} cannot be read as an image") as caught:
         load_split(photographs, "train", (8, 8), 3)
     assert "\n" not in str(caught.value)
 
@@ -190,7 +190,7 @@ def test_too_few_images_for_a_split_are_one_line(tmp_path):
 @pytest.mark.parametrize("make", [lambda f: None, lambda f: (f / "cat").mkdir(), lambda f: (f / "a.txt").touch()])
 def test_a_folder_without_images_is_one_line(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(ValueError, match="holds neither IDX files nor two sub-folders of images"):
+    with pytest.raises(ValueError, match="contains neither IDX files nor two sub-folders of images"):
         load_split(tmp_path, "train")
 
 
@@ -199,7 +199,7 @@ def test_folders_and_splits_that_are_not_there_are_one_line(tmp_path):
         load_split(tmp_path / "nowhere", "train")
     with pytest.raises(ValueError, match="no split 'valid'; known: train, calibration, search, test"):
         load_split(tmp_path, "valid")
-    with pytest.raises(ValueError, match="the shipped images hold no training split"):
+    with pytest.raises(ValueError, match="the shipped images have no training split"):
         load_split(None, "train")
 
 
@@ -220,7 +220,7 @@ def test_sixteen_bits_are_read_by_their_upper_eight(tmp_path, suffix, channels):
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_pixels_of_32_bits_have_no_scale_and_are_one_line(tmp_path, kind):
     Image.fromarray(GREY.astype(kind)).save(tmp_path / "deep.tif")
-    with pytest.raises(ValueError, match=r"deep.tif is no image that can be read: its pixels have 32 bits"):
+    with pytest.raises(ValueError, match=r"deep.tif cannot be read as an image: its pixels have 32 bits"):
         images._decode(tmp_path / "deep.tif", (8, 12), 1)
 
 

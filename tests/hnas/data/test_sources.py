@@ -39,7 +39,7 @@ def test_sizes_beside_the_shards_save_counting(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "members", None)
     assert find_shards(root)[0].digest == counted.digest
     (root / "train" / "sizes.json").write_text(json.dumps({**sizes, "shard-000003.tar": "many"}))
-    with pytest.raises(ValueError, match=r'gives "many" as the size of shard-000003.tar; a number from 1 on'):
+    with pytest.raises(ValueError, match=r'gives "many" as the size of shard-000003.tar; expected a number from 1 on'):
         find_shards(root)
 
 
@@ -52,7 +52,9 @@ def test_a_shard_that_is_cut_short_is_one_line_with_its_name(tmp_path, cut):
         end = max(member.offset_data + (member.size + 511) // 512 * 512 for member in archive)
     file.write_bytes(file.read_bytes()[: cut if cut >= 0 else end + (0 if cut == -10240 else -300)])
     assert file.stat().st_size < size
-    with pytest.raises(ValueError, match=r"shard-000000.tar is no whole tar file: .*make or copy the shard") as caught:
+    with pytest.raises(
+        ValueError, match=r"shard-000000.tar is not a complete tar file: .*make or copy the shard"
+    ) as caught:
         list(members(str(file), 4))
     assert one_line(caught)
 
@@ -62,8 +64,8 @@ def test_a_shard_that_is_cut_short_is_one_line_with_its_name(tmp_path, cut):
     [
         ([("1.jpg", b"x"), ("1.cls", b"four")], "1.cls holds 'four'; a class number below 4 is expected"),
         ([("1.jpg", b"x"), ("1.cls", b"4")], "1.cls holds '4'; a class number below 4 is expected"),
-        ([("1.jpg", b"x"), ("2.cls", b"1")], "holds no pairs of an image and its class"),
-        ([("1.txt", b"x")], "holds no pairs of an image and its class"),
+        ([("1.jpg", b"x"), ("2.cls", b"1")], "contains no pairs of an image and its class"),
+        ([("1.txt", b"x")], "contains no pairs of an image and its class"),
     ],
 )
 def test_a_shard_that_holds_something_else_is_one_line(tmp_path, examples, message):

@@ -48,7 +48,7 @@ def test_case_1_two_runs_in_one_folder_are_one_line_for_the_second(plan: Plan) -
     with opened(plan, SOURCE, False) as journal:
         journal.call("a", lambda: 1)
         for resume in (False, True):
-            with pytest.raises(ValueError, match="another run is at work in"), opened(plan, SOURCE, resume):
+            with pytest.raises(ValueError, match="another run is using"), opened(plan, SOURCE, resume):
                 pytest.fail("it is held")
     with opened(plan, SOURCE, True) as journal:
         assert journal.entries == {"a": 1}
@@ -134,6 +134,6 @@ def test_a_workshop_is_held_and_a_killed_one_is_cleared(tmp_path: Path) -> None:
     left.mkdir(parents=True)
     with workshop(tmp_path / "net") as work:
         assert not (work / "int8").exists()
-        with pytest.raises(ValueError, match="another run is at work in"), workshop(tmp_path / "net"):
+        with pytest.raises(ValueError, match="another run is using"), workshop(tmp_path / "net"):
             pytest.fail("it is held")
     assert tree(tmp_path) == set()

@@ -234,7 +234,7 @@ def test_padnas_in_a_recipe_goes_by_the_window_of_a_device(tmp_path, source, mon
 
 
 def test_a_folder_that_another_run_holds_is_refused(tmp_path, source):
-    with locked(tmp_path / "out"), pytest.raises(ValueError, match="another run is at work") as caught:
+    with locked(tmp_path / "out"), pytest.raises(ValueError, match="another run is using") as caught:
         run_recipe(recipe(), source, tmp_path / "out")
     assert one_line(caught)
 

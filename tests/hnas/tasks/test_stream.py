@@ -174,7 +174,7 @@ def test_a_corrupt_image_is_one_line_with_its_name_or_is_skipped_and_counted(tmp
     for file in ruined:
         file.write_bytes(file.read_bytes()[:200])
     strict = task(root, workers=workers)
-    with pytest.raises(ValueError, match=r"train/dog/dog_0000\d.jpg is no image that can be read") as caught:
+    with pytest.raises(ValueError, match=r"train/dog/dog_0000\d.jpg cannot be read as an image") as caught:
         [strict.batch(step) for step in range(strict.steps_per_epoch)]
     assert one_line(caught)
     lenient = task(root, workers=workers, skip=True)
@@ -200,7 +200,7 @@ def test_nothing_but_ruins_is_an_error_even_where_they_are_skipped(tmp_path, mon
 def test_a_ruined_held_out_image_is_named_or_black(tmp_path):
     root = write_folder(tmp_path, 8)
     (root / "val" / "cat" / "cat_01000.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"val/cat/cat_01000.jpg is no image that can be read"):
+    with pytest.raises(ValueError, match=r"val/cat/cat_01000.jpg cannot be read as an image"):
         task(root).held("test")
     pixels, _ = task(root, skip=True).held("test")
     assert not pixels[0].any()
@@ -215,7 +215,7 @@ def test_folders_that_hold_something_else_are_one_line(tmp_path, folder, tars):
     (tmp_path / "few" / "classes.txt").write_text("cat\n")
     for root, reader, message in [
         (tmp_path / "absent", "folder", "no folder .*absent; --data takes a folder of images or of tar shards here"),
-        (tmp_path / "empty", "folder", "it has 0 sub-folders with 0 images"),
+        (tmp_path / "empty", "folder", "found 0 sub-folders with 0 images"),
         (tmp_path / "odd", "folder", "train and val have other classes; gnu is in one of them alone"),
         (tmp_path / "few", "webdataset", "classes.txt names 1 classes; two or more are expected"),
         (folder, "webdataset", "classes.txt cannot be read"),
@@ -225,7 +225,7 @@ def test_folders_that_hold_something_else_are_one_line(tmp_path, folder, tars):
             task(root, reader)
         assert one_line(caught)
     (tmp_path / "few" / "classes.txt").write_text("cat\ndog\n")
-    with pytest.raises(ValueError, match="holds 2 tar shards; it takes 3: some are held out whole"):
+    with pytest.raises(ValueError, match="contains 2 tar shards; 3 or more are needed, because some are held out"):
         task(tmp_path / "few", "webdataset")
     with pytest.raises(ValueError, match="is 4 streams, which do not divide among 3 processes"):
         task(tars, "webdataset").part(0, 0, 3)

@@ -62,7 +62,7 @@ def spoil(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("truncated weights", "is no whole safetensors file"),
+        ("truncated weights", "is not a complete safetensors file"),
         ("no weights", "no file "),
         ("truncated record", "cannot be read as JSON"),
         ("deep record", "cannot be read as JSON: nested too deeply"),

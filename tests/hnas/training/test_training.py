@@ -139,7 +139,7 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path, monkeypatch, keep):
     checkpoint = tmp_path / "checkpoint.safetensors"
     stopped_at(2, checkpoint, monkeypatch)
     checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="is no whole safetensors file") as caught:
+    with pytest.raises(ValueError, match="is not a complete safetensors file") as caught:
         trained(checkpoint=checkpoint, resume=True)
     assert one_line(caught)
 
