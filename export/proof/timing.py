@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = np.ndarray[Any, Any]
 _Contender: TypeAlias = "Runner | Worker | Artifact | Path | str"
 Inputs: TypeAlias = "Sequence[Array] | Callable[[Artifact], Sequence[Array]]"  # a function where shapes differ
-Timer: TypeAlias = Callable[[int, int], Array]  # (calls, untimed calls before them) -> seconds of each
+_Timer: TypeAlias = Callable[[int, int], Array]  # (calls, untimed calls before them) -> seconds of each
 
 _WINDOW, _SHORTEST_WARMUP, _LONGEST_WARMUP = 0.02, 0.1, 2.0  # seconds of calls
 _STEADY = 0.03  # the warm-up ends when its windows agree within this share
@@ -192,7 +192,7 @@ class _Warmup:
 
 
 def _time_blocks(
-    timers: Sequence[Timer], records: Sequence[_Record], blocks: int, runs: int | None, rng: np.random.Generator
+    timers: Sequence[_Timer], records: Sequence[_Record], blocks: int, runs: int | None, rng: np.random.Generator
 ) -> None:
     """Warm all contenders up, then time each twice a block; a block's figure is the geometric mean of both medians."""
     plans = []
@@ -213,7 +213,7 @@ def _time_blocks(
             record.blocks.append(math.exp(log))
 
 
-def _warm(timer: Timer) -> _Warmup:
+def _warm(timer: _Timer) -> _Warmup:
     """Call for 0.1 s, then until three windows in a row have medians within 3 % of each other; 2 s at most."""
     first = timer(3, 0)
     calls, spent = len(first), float(first.sum())
@@ -235,7 +235,7 @@ def _calls(seconds: float, each: float, low: int, high: int) -> int:
 
 
 class _Opened(NamedTuple):
-    timer: Timer
+    timer: _Timer
     batch: int
     threads: int
 

@@ -26,8 +26,9 @@ def simplify(model: Model) -> None:
 
 
 def _apply(model: Model, rewrite: _Rewrite) -> bool:
-    """Run one rewrite on every operator, and return whether one changed. A rewrite removes only the operator it is
-    given.
+    """Run one rewrite on every operator, and return whether it changed the model.
+
+    A rewrite removes no operator but the one that it is given.
     """
     fired = False
     for operator in list(model.operators):
