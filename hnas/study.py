@@ -99,7 +99,7 @@ class Study:
             self._version = self.supernet.version
         if arch not in self._stats:
             raw, labels = self.task.held("calibration")
-            self._stats[arch] = calibrate(self.supernet, arch, self._inputs(arch, raw), len(labels))
+            self._stats[arch] = pool_moments(self.supernet, arch, self._inputs(arch, raw), len(labels))
         return self._stats[arch]
 
     @torch.no_grad()
@@ -165,7 +165,7 @@ def _key(arch: Arch, metric: str) -> str:
 
 
 @torch.no_grad()
-def calibrate(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, ...]], images: int) -> Stats:
+def pool_moments(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, ...]], images: int) -> Stats:
     """Return the moments of the input of every batch norm of ``arch``, pooled over ``chunks`` in float64.
 
     chunks: inputs of the network, each [N, *shape]. images: their number, which the moments record.

@@ -21,7 +21,7 @@ from hnas.export.diagnosis.trial import Call, Setting
 from hnas.export.graph.fusion import passes_for
 from hnas.export.graph.program import Program, capture
 from hnas.ops.conv import BatchNorm
-from hnas.study import calibrate
+from hnas.study import pool_moments
 from hnas.supernet import Supernet
 
 EACH = 8  # cases of one network, which is captured once
@@ -131,7 +131,7 @@ def _member(index: int, rng: Random) -> tuple[nn.Module, tuple[tuple[int, ...], 
     arch = supernet.space.sample(rng)
     shapes = supernet.space.example(arch)
     chunk = tuple(torch.cat([_picture(shape, index) for index in range(16)]) for shape in shapes)
-    return supernet.extract(arch, calibrate(supernet, arch, [chunk], 16)), shapes
+    return supernet.extract(arch, pool_moments(supernet, arch, [chunk], 16)), shapes
 
 
 def _picture(shape: tuple[int, ...], index: int) -> Tensor:

@@ -26,7 +26,7 @@ from hnas.journal import Journal
 from hnas.recipes import Recipe
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment, ShrinkByEvidence, ShrinkByMethod
-from hnas.sampling.draws import types
+from hnas.sampling.draws import slot_types
 from hnas.shrinking import evidence
 from hnas.shrinking import loop as shrinking
 from hnas.shrinking.edits import Edit
@@ -91,7 +91,7 @@ def run_recipe(
     identity = {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed}
     if (ended := _finished_record(out, identity, options.resume)) is not None:
         return ended
-    task = task_of(experiment, data)
+    task = open_task_of(experiment, data)
     space = _space(recipe, task)
     if options.alone:
         space = space.alone(named_arch(options.among or space, options.alone))
@@ -172,7 +172,9 @@ class _Run:
                 training.train(study, cycle, space)
             self.supernet.space = space
         space = self.supernet.space
-        known = {slot: dict(zip(types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()}
+        known = {
+            slot: dict(zip(slot_types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()
+        }
         return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
 
     def _pick(self, name: str) -> tuple[Pick, dict[str, nn.Parameter]]:
@@ -240,7 +242,7 @@ def _costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
     return {"latency_ms": roofline(supernet.space, supernet.skeleton, hw_profiles.load(device), "fp32")}
 
 
-def task_of(experiment: Experiment, data: Path | None) -> Task:
+def open_task_of(experiment: Experiment, data: Path | None) -> Task:
     """Return the task that [data] and [train] describe over the images in ``data``."""
     name, options = experiment.data.task, dict(experiment.data.options)
     loss = {key: getattr(experiment.train, key) for key in ("smoothing", "distil", "divergence")}

@@ -17,7 +17,7 @@ SAMPLES = 192  # members that are counted exactly; with 128 to 256 the shipped s
 TRIES = 64  # members that are drawn for one inside a range; then the nearest is taken
 
 
-class Complexity:
+class ComplexityModel:
     """A prediction of multiply-accumulates: ridge regression of their logarithm on the options taken.
 
     The regression is fitted once for each space, to ``SAMPLES`` members from a fixed seed, which torch counts on the
@@ -32,7 +32,7 @@ class Complexity:
         for name, choice in space.choices.items():
             for option in choice.options:
                 self._column[name, option] = len(self._column)
-        counts = np.log([counted(space, arch) for arch in members])
+        counts = np.log([count_macs(space, arch) for arch in members])
         rows = np.array([self._row(arch) for arch in members])
         self._mean = float(counts.mean())
         square = rows.T @ rows + np.eye(rows.shape[1])
@@ -68,17 +68,17 @@ class Complexity:
         return row
 
 
-def counted(space: Space, arch: Arch) -> int:
+def count_macs(space: Space, arch: Arch) -> int:
     """Return the multiply-accumulates of a member, counted by torch; at least 1."""
     with torch.device("meta"):
         net = space.build(arch)
     return max(1, macs(net, *space.example(arch)))
 
 
-def fitted(space: Space) -> Complexity:
+def fitted_model(space: Space) -> ComplexityModel:
     """Return the prediction for ``space``, fitted at the first call and kept as long as the space lives."""
     kept: dict[str, Any] = vars(space)  # a frozen dataclass of dicts has no hash, so it cannot be the key of a table
     if "_complexity" not in kept:
-        kept["_complexity"] = Complexity(space)
-    model: Complexity = kept["_complexity"]
+        kept["_complexity"] = ComplexityModel(space)
+    model: ComplexityModel = kept["_complexity"]
     return model

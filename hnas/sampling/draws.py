@@ -21,23 +21,23 @@ IDENTITY = "identity"
 DIVIDED = "+"
 
 _Logits = Mapping[str, Tensor | Sequence[float]]
-Size = Callable[[str, Choice, Random], Option]
+SizeRule = Callable[[str, Choice, Random], Option]
 
 
-def uniform(name: str, choice: Choice, rng: Random) -> Option:
+def draw_uniform(name: str, choice: Choice, rng: Random) -> Option:
     """Return a uniformly random option of a choice."""
     del name
     return rng.choice(choice.options)
 
 
-def smallest(name: str, choice: Choice, rng: Random) -> Option:
+def take_smallest(name: str, choice: Choice, rng: Random) -> Option:
     """Return the first option of a choice."""
     del name, rng
     return choice.options[0]
 
 
-def exclusive(
-    space: Space, rng: Random, paths: int, logits: _Logits | None = None, size: Size | None = None
+def draw_exclusive(
+    space: Space, rng: Random, paths: int, logits: _Logits | None = None, size: SizeRule | None = None
 ) -> list[Arch]:
     """Return ``paths`` members that differ in the type of every slot, as far as its options suffice.
 
@@ -47,23 +47,25 @@ def exclusive(
         1. Without logits every order is equally likely: strict fairness (FairNAS, arXiv 1907.01845) within one step.
         2. With logits the order is a draw without replacement by softmax(logits): Gumbel-top-k (arXiv 1903.06059). The
            first path is then a plain draw.
-    size: (name, choice, rng) -> the option of a choice that is no type; None: ``uniform``.
+    size: (name, choice, rng) -> the option of a choice that is no type; None: ``draw_uniform``.
     """
     orders = {}
     for slot in space.slots:
         if logits is not None and slot not in logits:
             raise ValueError(f"there are no logits for {slot!r}; give one for each of its types")
-        orders[f"{slot}.op"] = order(space.choices[f"{slot}.op"].options, rng, None if logits is None else logits[slot])
+        orders[f"{slot}.op"] = draw_order(
+            space.choices[f"{slot}.op"].options, rng, None if logits is None else logits[slot]
+        )
     drawn = []
     for k in range(paths):
-        chosen = {name: (size or uniform)(name, c, rng) for name, c in space.choices.items() if name not in orders}
+        chosen = {name: (size or draw_uniform)(name, c, rng) for name, c in space.choices.items() if name not in orders}
         drawn.append(space.arch({**chosen, **{name: kinds[k % len(kinds)] for name, kinds in orders.items()}}))
     return drawn
 
 
-def order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence[float] | None = None) -> list[Option]:
+def draw_order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence[float] | None = None) -> list[Option]:
     """Return all of ``options`` in random order: uniform, or drawn one by one by softmax(``logits``)."""
-    if logits is None:  # case 1 of ``exclusive``
+    if logits is None:  # case 1 of ``draw_exclusive``
         return rng.sample(options, len(options))
     if len(logits) != len(options):
         raise ValueError(f"{len(logits)} logits for {len(options)} types; give one for each")
@@ -71,18 +73,18 @@ def order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence[floa
     return [options[i] for i in sorted(range(len(options)), key=lambda i: -keys[i])]
 
 
-def types(space: Space, slot: str) -> tuple[str, ...]:
+def slot_types(space: Space, slot: str) -> tuple[str, ...]:
     """Return the types of a slot that can be active together: its options without divided ones, if it has others."""
     options = tuple(str(option) for option in space.choices[f"{slot}.op"].options)
     return tuple(option for option in options if DIVIDED not in option) or options[-1:]
 
 
-def widest(space: Space) -> int:
+def most_types(space: Space) -> int:
     """Return the largest number of types of a slot; at least 1."""
     return max((len(space.choices[f"{slot}.op"].options) for slot in space.slots), default=1)
 
 
-def only(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
+def keep_types(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
     """Return the space whose slots offer only the types ``kept``: slot -> types."""
     if empty := [slot for slot, options in kept.items() if not options]:
         raise ValueError(f"no type is left for {empty[0]!r}; a slot keeps at least one")
@@ -90,7 +92,7 @@ def only(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
     return replace(space, choices={**space.choices, **less})
 
 
-def relaxed(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence[str]]) -> Arch:
+def relax(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence[str]]) -> Arch:
     """Return ``arch`` with several types active together in the slots of ``types``: slot -> types.
 
     It is no member, unless each slot has one type. Slots that ``arch`` does not reach stay absent. The types are in the
@@ -118,7 +120,7 @@ def relaxed(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequen
     return Arch({name: chosen[name] for name in space.choices if name in chosen})
 
 
-def gates(space: Space, arch: Arch, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def branch_gates(space: Space, arch: Arch, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the gates of every relaxed slot of ``arch``: slot -> [branches].
 
     weights: slot -> one weight for each of ``types(space, slot)``. The weight of the identity has no branch to scale;
@@ -126,25 +128,25 @@ def gates(space: Space, arch: Arch, weights: Mapping[str, Tensor]) -> dict[str, 
     """
     found = {}
     for slot, branches in _branches(space, arch).items():
-        known = types(space, slot)
+        known = slot_types(space, slot)
         found[slot] = weights[slot][[known.index(kind) for kind in branches]]
     return found
 
 
-def even(space: Space, arch: Arch) -> dict[str, Tensor]:
+def even_gates(space: Space, arch: Arch) -> dict[str, Tensor]:
     """Return constant gates m**-0.5 for the m branches of every relaxed slot: a mean with the spread of one branch."""
     branches = _branches(space, arch)
     return {slot: torch.full((len(kinds),), max(len(kinds), 1) ** -0.5) for slot, kinds in branches.items()}
 
 
-def alphas(space: Space) -> dict[str, nn.Parameter]:
+def new_logits(space: Space) -> dict[str, nn.Parameter]:
     """Return new architecture logits: slot -> [types], all zero."""
-    return {slot: nn.Parameter(torch.zeros(len(types(space, slot)))) for slot in space.slots}
+    return {slot: nn.Parameter(torch.zeros(len(slot_types(space, slot)))) for slot in space.slots}
 
 
-def alpha(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor:
-    """Return the logits of a slot in ``extra``, which ``alphas`` made; zeros where ``extra`` is None."""
-    known = types(space, slot)
+def logits_of(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor:
+    """Return the logits of a slot in ``extra``, which ``new_logits`` made; zeros where ``extra`` is None."""
+    known = slot_types(space, slot)
     if extra is None:
         return torch.zeros(len(known))
     if slot not in extra or len(extra[slot]) != len(known):
@@ -152,14 +154,14 @@ def alpha(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor
     return extra[slot]
 
 
-def follow(extra: dict[str, nn.Parameter], before: Space, after: Space) -> None:
+def follow_space(extra: dict[str, nn.Parameter], before: Space, after: Space) -> None:
     """Change the logits ``extra`` of the space ``before`` to those of the space ``after``, in place.
 
     A type that stays keeps its logit. A restored type begins at the mean of the logits that stayed.
     """
     for slot, logits in extra.items():
-        known = dict(zip(types(before, slot), logits.tolist(), strict=True))
-        kept = [known.get(kind) for kind in types(after, slot)]
+        known = dict(zip(slot_types(before, slot), logits.tolist(), strict=True))
+        kept = [known.get(kind) for kind in slot_types(after, slot)]
         stayed = [logit for logit in kept if logit is not None]
         mean = sum(stayed) / max(1, len(stayed))
         extra[slot] = nn.Parameter(torch.tensor([mean if logit is None else logit for logit in kept]))

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hnas.sampling.draws import widest
-from hnas.shrinking.children import INACTIVE, Rows, draw, member
+from hnas.sampling.draws import most_types
+from hnas.shrinking.children import INACTIVE, Rows, draw_rows, member_of
 from hnas.shrinking.graph import Floats, PathGraph
 from hnas.space import Arch, Option, Space
 from hnas.study import Study
@@ -159,7 +159,7 @@ class AngleTable:
                 outside.append(name)
         for split in self._supernet.splits.values():  # case 2
             reads[self._part(f"{split.branch}.")].add(split.context)
-        for kind in range(widest(self.space) if outside else 0):  # case 3
+        for kind in range(most_types(self.space) if outside else 0):  # case 3
             self._probe_outside(kind, outside, reads)
         return {part: [at for at, n in enumerate(self._names) if n in names] for part, names in reads.items()}
 
@@ -193,7 +193,7 @@ class AngleTable:
         """Compare the sums of children with the sums over all their weights; raise ValueError if they differ."""
         self._checked = True
         for row, sums in zip(rows, total, strict=True):
-            arch = member(self.space, row)
+            arch = member_of(self.space, row)
             true = np.zeros(3)
             for name, pair in self._pairs(arch):
                 true += self._passes(arch, self._part(name)) * _sums(*pair)
@@ -247,12 +247,12 @@ def standardise(values: Mapping[tuple[str, Option], float]) -> dict[tuple[str, O
     return scored
 
 
-def sample(space: Space, samples: int, seed: int, balance: Option | None = None) -> Rows:
+def sample_rows(space: Space, samples: int, seed: int, balance: Option | None = None) -> Rows:
     """Draw children; every operation is in at least ``samples`` of them on average.
 
     balance: an option whose number in a child is drawn first (``children.draw``).
     """
-    return draw(space, samples * widest(space), np.random.default_rng(seed), balance)
+    return draw_rows(space, samples * most_types(space), np.random.default_rng(seed), balance)
 
 
 def _unique(columns: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -16,7 +16,7 @@ Rows = NDArray[np.int64]
 INACTIVE = -1
 
 
-def draw(space: Space, count: int, rng: np.random.Generator, balance: Option | None = None) -> Rows:
+def draw_rows(space: Space, count: int, rng: np.random.Generator, balance: Option | None = None) -> Rows:
     """Return [count, choices]: members with uniform, independent choices, each option equally often (or one less).
 
     balance: an option of the slots ("identity") whose number in a member is drawn first, uniformly, which balances
@@ -30,7 +30,7 @@ def draw(space: Space, count: int, rng: np.random.Generator, balance: Option | N
     return _deactivate(space, rows)
 
 
-def member(space: Space, row: Rows) -> Arch:
+def member_of(space: Space, row: Rows) -> Arch:
     """Return the member that a row stands for."""
     named = zip(space.choices.items(), row, strict=True)
     return space.arch({name: choice.options[int(k)] for (name, choice), k in named if k != INACTIVE})
@@ -46,7 +46,7 @@ def rows_of(space: Space, archs: Sequence[Arch]) -> Rows:
     return rows
 
 
-def column(space: Space, name: str) -> int:
+def column_of(space: Space, name: str) -> int:
     """Return the column of the choice ``name``."""
     return list(space.choices).index(name)
 

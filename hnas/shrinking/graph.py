@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.shrinking.children import Rows, column
+from hnas.shrinking.children import Rows, column_of
 from hnas.space import Arch, Option, Space
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ class PathGraph:
         for slot in self.edges:
             options = space.choices[f"{slot}.op"].options
             cut = [k for k, option in enumerate(options) if option in self.none]
-            broken[slot] = np.isin(rows[:, column(space, f"{slot}.op")], cut)
+            broken[slot] = np.isin(rows[:, column_of(space, f"{slot}.op")], cut)
             counts[:, slots.index(slot)] = 0
         for path in self.paths():
             whole = ~np.any([broken[slot] for slot in path], axis=0)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hnas.journal import digest
-from hnas.sampling.draws import DIVIDED, follow
+from hnas.sampling.draws import DIVIDED, follow_space
 from hnas.shrinking.edits import Edit, Scores, ShrinkRules, drop_worst, replay, revive
 from hnas.space import Space
 from hnas.study import Study
@@ -29,7 +29,7 @@ class StageTraining:
 
     schedules: one for each stage; may be endless.
     pick: training strategy, for instance ``spos.pick``.
-    extra: the architecture parameters of ``pick``; they follow the space (``hnas.sampling.draws.follow``).
+    extra: the architecture parameters of ``pick``; they follow the space (``hnas.sampling.draws.follow_space``).
     observer: callbacks; ``on_message`` also gets one line after each stage.
     """
 
@@ -108,7 +108,7 @@ def run_stages(
         if not any(edit.kind == "drop" for edit in edits) and rules.drop is not None:
             break
         before, space = space, replay(edits, space, whole=whole)
-        follow(training.extra, before, space)
+        follow_space(training.extra, before, space)
         past.extend(edits)
         if hooks.after is not None:
             past.extend(hooks.after(space, past, stage))

@@ -45,7 +45,7 @@ class _Proposal:
         return self.degree * self.conflict
 
 
-def degree(space: Space, name: str, option: Option) -> int:
+def sharing_degree(space: Space, name: str, option: Option) -> int:
     """Return how many members of ``space`` take ``option`` of the choice ``name``: they share its weights."""
     nothing = ""  # activates no other choice; members that do not reach ``name`` are counted on both sides
 
@@ -55,7 +55,7 @@ def degree(space: Space, name: str, option: Option) -> int:
     return members((option, nothing)) - members((nothing,))
 
 
-def proposals(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> list[_Proposal]:
+def propose_splits(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> list[_Proposal]:
     """Return a proposal for every branch, by falling worth; the contexts are the types of the slot before.
 
     draws: members and batches that measure each conflict (2).
@@ -74,13 +74,13 @@ def proposals(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> l
             size = sum(p.numel() for n, p in own.items() if n.startswith(f"{branch}."))
             if not size or branch in study.supernet.splits or len(options) < 2 or DIVIDED in str(option):
                 continue
-            torn = conflict(study, space, name, option, context, draws=draws, seed=seed)
-            shared = degree(space, name, option)
+            torn = gradient_conflict(study, space, name, option, context, draws=draws, seed=seed)
+            shared = sharing_degree(space, name, option)
             found.append(_Proposal(branch, context, options, shared, torn, size * (len(options) - 1)))
     return sorted(found, key=lambda proposal: -proposal.worth)
 
 
-def conflict(
+def gradient_conflict(
     study: Study, space: Space, name: str, option: Option, context: str, *, draws: int = 2, seed: int = 0
 ) -> float:
     """Return 1 - mean cosine between the gradients of a branch under any two contexts; all else is equal.
@@ -111,7 +111,7 @@ def unshare(
 
     p_max: the budget: the parameters that ``space`` can use, copies included, as a factor of the parameters of the
         unsplit supernet (1.5). Dropped operations free budget for splits.
-    draws, seed: of ``proposals``. stage: number of the stage in the edits.
+    draws, seed: of ``propose_splits``. stage: number of the stage in the edits.
 
     A branch without conflict is not split. The edits answer from the study's journal, so that a replay splits alike.
 
@@ -126,7 +126,7 @@ def unshare(
         budget = p_max * sum(size for name, size in own.items() if study.supernet.origin(name) == name)
         left = budget - sum(own[name] for name in reachable_weights(study.supernet, space))
         chosen = []
-        for proposal in proposals(study, space, draws=draws, seed=seed) if left > 0 else ():
+        for proposal in propose_splits(study, space, draws=draws, seed=seed) if left > 0 else ():
             if proposal.worth > 0 and proposal.cost <= left:
                 left -= proposal.cost
                 score, options = float(proposal.worth), proposal.options

@@ -27,7 +27,7 @@ def pick(
     del progress
     if rivals < 1:
         raise ValueError(f"rivals is {rivals}; a path has at least one candidate")
-    model, drawn = complexity.fitted(space), []
+    model, drawn = complexity.fitted_model(space), []
     for _ in range(paths):
         bank = model.bank(space.sample(rng), banks)
         first, *others = (model.draw(rng, bank, banks, space.sample) for _ in range(rivals))

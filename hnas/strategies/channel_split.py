@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from hnas.ranges import Count
-from hnas.sampling.draws import DIVIDED, exclusive, only, types
+from hnas.sampling.draws import DIVIDED, draw_exclusive, keep_types, slot_types
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
@@ -30,11 +30,11 @@ def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> 
         raise ValueError(
             f"no slot of the space {space.name!r} has channels to divide; offer it types such as 'convnext+mbconv'"
         )
-    corners = only(space, {slot: types(space, slot) for slot in space.slots})
-    mixed = only(space, {slot: offered for slot, offered in divided.items() if offered})
+    corners = keep_types(space, {slot: slot_types(space, slot) for slot in space.slots})
+    mixed = keep_types(space, {slot: offered for slot, offered in divided.items() if offered})
     return (
         SubnetPath(space.largest, teaches=True),
-        *map(SubnetPath, exclusive(corners, rng, paths)),
-        *map(SubnetPath, exclusive(mixed, rng, 1)),
+        *map(SubnetPath, draw_exclusive(corners, rng, paths)),
+        *map(SubnetPath, draw_exclusive(mixed, rng, 1)),
         SubnetPath(space.smallest),
     )

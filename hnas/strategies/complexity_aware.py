@@ -19,7 +19,7 @@ from hnas.space import Space
 from hnas.training.step import SubnetPath
 
 
-def bank_at(progress: float, banks: int, sweeps: int) -> int:
+def bank_of_sweep(progress: float, banks: int, sweeps: int) -> int:
     """Return the range of a step at the share ``progress`` of the schedule.
 
     The ranges of neighbouring steps differ by at most one if the schedule has 2 x ``banks`` x ``sweeps`` steps.
@@ -29,7 +29,7 @@ def bank_at(progress: float, banks: int, sweeps: int) -> int:
     return min(int(round(height, 9)), banks - 1)  # a rounding error of the share must not skip a range
 
 
-def walked(progress: float, banks: int, moves: int) -> int:
+def bank_of_walk(progress: float, banks: int, moves: int) -> int:
     """Return the range of a step on a random walk of ``moves`` over the schedule; each goes up, down or stays.
 
     A step knows only its share of the schedule, so the walk is the same in every run. It begins in the middle.
@@ -56,7 +56,7 @@ def pick(
     sweeps: how often the complexity goes up and down over the schedule (8).
     moves: of a random walk over the schedule, in place of ``sweeps``; at most one for each step. 0 (default): none.
     """
-    model = complexity.fitted(space)
-    bank = walked(progress, banks, moves) if moves else bank_at(progress, banks, sweeps)
+    model = complexity.fitted_model(space)
+    bank = bank_of_walk(progress, banks, moves) if moves else bank_of_sweep(progress, banks, sweeps)
     drawn = sorted((model.draw(rng, bank, banks, space.sample) for _ in range(paths)), key=model, reverse=True)
     return tuple(SubnetPath(arch, teaches=k == 0) for k, arch in enumerate(drawn))

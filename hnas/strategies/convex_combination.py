@@ -11,14 +11,14 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.sampling.draws import alpha, alphas, gates, relaxed, types, uniform
+from hnas.sampling.draws import branch_gates, draw_uniform, logits_of, new_logits, relax, slot_types
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
     """Return the logits of every slot's types."""
-    return alphas(space)
+    return new_logits(space)
 
 
 def pick(
@@ -26,7 +26,7 @@ def pick(
 ) -> tuple[SubnetPath, ...]:
     """Return one path with all types of every slot at random sizes, weighted by softmax(``extra``); None: evenly."""
     del progress
-    sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
-    mixture = relaxed(space, sizes, {slot: types(space, slot) for slot in space.slots})
-    weights = {slot: torch.softmax(alpha(space, slot, extra), 0) for slot in space.slots}
-    return (SubnetPath(mixture, gates(space, mixture, weights)),)
+    sizes = {name: draw_uniform(name, choice, rng) for name, choice in space.choices.items()}
+    mixture = relax(space, sizes, {slot: slot_types(space, slot) for slot in space.slots})
+    weights = {slot: torch.softmax(logits_of(space, slot, extra), 0) for slot in space.slots}
+    return (SubnetPath(mixture, branch_gates(space, mixture, weights)),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.sampling.draws import exclusive, uniform, widest
+from hnas.sampling.draws import draw_exclusive, draw_uniform, most_types
 from hnas.space import Choice, Option, Space
 from hnas.training.step import SubnetPath
 
@@ -22,6 +22,6 @@ def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[SubnetPath, 
     shared = {name: rng.choice(space.choices[name].options) for name in space.choices if name in reach}
 
     def size(name: str, choice: Choice, rng: Random) -> Option:
-        return shared[name] if name in shared else uniform(name, choice, rng)
+        return shared[name] if name in shared else draw_uniform(name, choice, rng)
 
-    return tuple(map(SubnetPath, exclusive(space, rng, widest(space), size=size)))
+    return tuple(map(SubnetPath, draw_exclusive(space, rng, most_types(space), size=size)))

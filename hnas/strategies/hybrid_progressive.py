@@ -17,7 +17,7 @@ from __future__ import annotations
 from random import Random
 
 from hnas.ranges import Count, Share
-from hnas.sampling.draws import DIVIDED, IDENTITY, exclusive, only, relaxed, widest
+from hnas.sampling.draws import DIVIDED, IDENTITY, draw_exclusive, keep_types, most_types, relax
 from hnas.space import Option, Space
 from hnas.training.step import SubnetPath
 
@@ -36,24 +36,24 @@ def pick(
     if not 0 <= imitate <= 1:
         raise ValueError(f"imitate is {imitate}; it is a share of each phase, from 0 to 1")
     teacher = SubnetPath(space.largest, teaches=True)
-    phase, within = divmod(progress * (1 + widest(space)), 1.0)
+    phase, within = divmod(progress * (1 + most_types(space)), 1.0)
     phase = int(phase)
     if phase == 0:  # case 1
         return (teacher,)
-    if within < imitate and (fresh := new(space, phase)):
+    if within < imitate and (fresh := new_types(space, phase)):
         taken = rng.sample(sorted(fresh), min(paths, len(fresh)))
-        swapped = {slot: relaxed(space, space.largest, {slot: (fresh[slot],)}) for slot in taken}
+        swapped = {slot: relax(space, space.largest, {slot: (fresh[slot],)}) for slot in taken}
         return (teacher, *(SubnetPath(arch, imitates=slot) for slot, arch in swapped.items()))
-    open_ = only(space, opened(space, phase))  # case 2
-    return (teacher, *map(SubnetPath, exclusive(open_, rng, paths)), SubnetPath(open_.smallest))
+    open_ = keep_types(space, opened_types(space, phase))  # case 2
+    return (teacher, *map(SubnetPath, draw_exclusive(open_, rng, paths)), SubnetPath(open_.smallest))
 
 
-def opened(space: Space, phase: int) -> dict[str, tuple[Option, ...]]:
+def opened_types(space: Space, phase: int) -> dict[str, tuple[Option, ...]]:
     """Return the types that each slot offers in a phase: its ``phase`` most costly ones, at least one."""
     return {slot: space.choices[f"{slot}.op"].options[-max(1, phase) :] for slot in space.slots}
 
 
-def new(space: Space, phase: int) -> dict[str, str]:
+def new_types(space: Space, phase: int) -> dict[str, str]:
     """Return the type with own weights that a phase adds to a slot, for each slot that has one; M's is not new."""
     ordered = {slot: space.choices[f"{slot}.op"].options for slot in space.slots}
     added = {slot: str(options[-phase]) for slot, options in ordered.items() if 1 < phase <= len(options)}

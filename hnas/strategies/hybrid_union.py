@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from hnas.ranges import Count
-from hnas.sampling.draws import even, exclusive, relaxed, smallest, types, widest
+from hnas.sampling.draws import draw_exclusive, even_gates, most_types, relax, slot_types, take_smallest
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
@@ -23,8 +23,8 @@ def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count | None =
     The losses of the subnets are averaged, so that together they weigh as much as M.
     """
     del progress
-    union = relaxed(space, space.largest, {slot: types(space, slot) for slot in space.slots})
-    subnets = exclusive(space, rng, widest(space) if paths is None else paths)
-    subnets += exclusive(space, rng, 1, size=smallest)
+    union = relax(space, space.largest, {slot: slot_types(space, slot) for slot in space.slots})
+    subnets = draw_exclusive(space, rng, most_types(space) if paths is None else paths)
+    subnets += draw_exclusive(space, rng, 1, size=take_smallest)
     students = [SubnetPath(arch, weight=1 / len(subnets)) for arch in subnets]
-    return (SubnetPath(union, even(space, union), teaches=True), *students)
+    return (SubnetPath(union, even_gates(space, union), teaches=True), *students)

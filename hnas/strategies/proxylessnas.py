@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hnas.ranges import Finite
-from hnas.sampling.draws import alpha, alphas, gates, order, relaxed, types, uniform
+from hnas.sampling.draws import branch_gates, draw_order, draw_uniform, logits_of, new_logits, relax, slot_types
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.training.step import SubnetPath
@@ -31,7 +31,7 @@ Latencies = Mapping[str, Mapping[str, Finite]]  # slot -> type -> its latency in
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
     """Return the logits alpha of every slot's types."""
-    return alphas(space)
+    return new_logits(space)
 
 
 def latencies(study: Study, space: Space, metric: str = "latency_ms") -> dict[str, dict[str, float]]:
@@ -41,13 +41,13 @@ def latencies(study: Study, space: Space, metric: str = "latency_ms") -> dict[st
     """
     table = {}
     for slot in space.slots:
-        members = {kind: relaxed(space, space.largest, {slot: (kind,)}) for kind in types(space, slot)}
+        members = {kind: relax(space, space.largest, {slot: (kind,)}) for kind in slot_types(space, slot)}
         prices = {kind: study.price(member, metric).value for kind, member in members.items()}
         table[slot] = {kind: price - min(prices.values()) for kind, price in prices.items()}
     return table
 
 
-def expected(
+def expected_latency(
     space: Space,
     latency: Latencies,
     extra: Mapping[str, Tensor] | None,
@@ -64,7 +64,7 @@ def expected(
     """
     total = torch.zeros(())
     for slot in space.slots:
-        logits, known = alpha(space, slot, extra), types(space, slot)
+        logits, known = logits_of(space, slot, extra), slot_types(space, slot)
         if missing := [kind for kind in known if kind not in latency.get(slot, {})]:
             raise ValueError(f"there is no latency for {missing[0]!r} in {slot!r}; make them with latencies()")
         at = list(range(len(known)) if among is None else among.get(slot, ()))
@@ -90,26 +90,28 @@ def pick(
     weight: factor of the expected latency in the loss (0.1).
     warmup: share of the schedule in which only weights are trained (0.25).
     """
-    logits = {slot: alpha(space, slot, extra) for slot in space.slots}
+    logits = {slot: logits_of(space, slot, extra) for slot in space.slots}
     trained = SubnetPath(_sized(space, rng, {slot: _drawn(space, slot, logits[slot], rng)[:1] for slot in space.slots}))
     pairs = {slot: _drawn(space, slot, logits[slot], rng)[:2] for slot in space.slots}
-    among = {slot: [types(space, slot).index(kind) for kind in pair] for slot, pair in pairs.items() if len(pair) == 2}
+    among = {
+        slot: [slot_types(space, slot).index(kind) for kind in pair] for slot, pair in pairs.items() if len(pair) == 2
+    }
     if extra is None or progress < warmup or not among:
         return (trained,)
     arch = _sized(space, rng, pairs)
     weights = {slot: _binary(logits[slot], pair, rng) for slot, pair in among.items()}
-    penalty = None if latency is None else weight * expected(space, latency, extra, among)
-    return trained, SubnetPath(arch, gates(space, arch, weights), penalty=penalty, searches=among)
+    penalty = None if latency is None else weight * expected_latency(space, latency, extra, among)
+    return trained, SubnetPath(arch, branch_gates(space, arch, weights), penalty=penalty, searches=among)
 
 
 def _drawn(space: Space, slot: str, logits: Tensor, rng: Random) -> list[str]:
     """Return all types of a slot, drawn one by one without replacement by softmax(``logits``)."""
-    return [str(kind) for kind in order(types(space, slot), rng, logits.tolist())]
+    return [str(kind) for kind in draw_order(slot_types(space, slot), rng, logits.tolist())]
 
 
 def _sized(space: Space, rng: Random, taken: Mapping[str, Sequence[str]]) -> Arch:
     """Return an arch with the types ``taken`` in its slots and random sizes."""
-    return relaxed(space, {name: uniform(name, choice, rng) for name, choice in space.choices.items()}, taken)
+    return relax(space, {name: draw_uniform(name, choice, rng) for name, choice in space.choices.items()}, taken)
 
 
 def _binary(logits: Tensor, pair: list[int], rng: Random) -> Tensor:

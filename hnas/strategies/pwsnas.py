@@ -43,7 +43,7 @@ class PwsNasOptions:
     form: form of the angle, as in ``hnas.shrinking.evidence.angle`` ("raw", section 3.2).
     balance: an option ("identity") whose number in a child is drawn first; None (default): no such option.
     drop: operations dropped after a stage; None (default): as many as there are types.
-    until: members at which shrinking ends; None (default): ``end(space)``.
+    until: members at which shrinking ends; None (default): ``members_left(space)``.
     restart: once more operations than this are dropped, angles are measured from the weights of that moment (50).
     p_max: budget of ``hnas.shrinking.unsharing.unshare``, a factor of the supernet's parameters (1.5); None or 0: no
         copies.
@@ -86,7 +86,7 @@ class PwsNasOptions:
         """Return the rules of the stages, with the defaults of ``drop`` and ``until`` for ``space``."""
         types = {option for slot in space.slots for option in space.choices[f"{slot}.op"].options}
         drop = len(types) if self.drop is None else self.drop
-        until = end(space) if self.until is None else self.until
+        until = members_left(space) if self.until is None else self.until
         return ShrinkRules(drop, spread=self.spread, force=self.force, back=self.back, until=until)
 
 
@@ -100,7 +100,7 @@ def schedules(steps: int, rate: float = 0.1, **changes: Any) -> Iterator[Schedul
     yield from itertools.repeat(later)
 
 
-def end(space: Space) -> int:
+def members_left(space: Space) -> int:
     """Return how many members shrinking leaves: the million of ABS, or the cube root of a smaller space (ours)."""
     return min(END, math.ceil(math.cbrt(space.size)))
 

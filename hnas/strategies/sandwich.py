@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from hnas.ranges import Count
-from hnas.sampling.draws import exclusive
+from hnas.sampling.draws import draw_exclusive
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
@@ -20,6 +20,6 @@ def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> 
     del progress
     return (
         SubnetPath(space.largest, teaches=True),
-        *map(SubnetPath, exclusive(space, rng, paths)),
+        *map(SubnetPath, draw_exclusive(space, rng, paths)),
         SubnetPath(space.smallest),
     )

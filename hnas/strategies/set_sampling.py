@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from hnas.ranges import Count
-from hnas.sampling.draws import even, relaxed, types, uniform
+from hnas.sampling.draws import draw_uniform, even_gates, relax, slot_types
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
@@ -20,10 +20,10 @@ def pick(space: Space, rng: Random, progress: float = 0.0, most: Count | None = 
     most: largest number of types in a slot; None: all. Every number is equally likely, and every set of that number.
     """
     del progress
-    sizes = {name: uniform(name, choice, rng) for name, choice in space.choices.items()}
+    sizes = {name: draw_uniform(name, choice, rng) for name, choice in space.choices.items()}
     sets = {}
     for slot in space.slots:
-        known = types(space, slot)
+        known = slot_types(space, slot)
         sets[slot] = rng.sample(known, rng.randint(1, min(most or len(known), len(known))))
-    arch = relaxed(space, sizes, sets)
-    return (SubnetPath(arch, even(space, arch)),)
+    arch = relax(space, sizes, sets)
+    return (SubnetPath(arch, even_gates(space, arch)),)

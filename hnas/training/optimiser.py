@@ -113,7 +113,7 @@ def _origin(grads: Mapping[str, Tensor]) -> str:
 
 
 @torch.no_grad()
-def project(teacher: Mapping[nn.Parameter, Tensor]) -> None:
+def project_gradients(teacher: Mapping[nn.Parameter, Tensor]) -> None:
     """Add the teacher's gradients to the present ones of the students, without those parts that oppose each other.
 
     teacher: parameter -> its gradient of the teacher's loss.

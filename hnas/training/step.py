@@ -16,7 +16,7 @@ from hnas.distillation import imitation
 from hnas.space import Arch
 from hnas.tasks import Task
 from hnas.training.checkpoint import TrainingState
-from hnas.training.optimiser import Diverged, project
+from hnas.training.optimiser import Diverged, project_gradients
 from hnas.training.probes import first_not_finite, outputs_of
 
 Batch = tuple[Any, Tensor]  # what a task makes of some examples, and their labels
@@ -76,7 +76,7 @@ def compute_gradients(
     found = [p.grad for p in (*weights, *state.extra.values()) if p.grad is not None]
     distributed.reduce([*(apart or {}).values(), *found])
     if apart is not None:
-        project(apart)
+        project_gradients(apart)
     state.check()
     return first, archs
 

@@ -15,7 +15,7 @@ from hnas import recipes, spaces
 from hnas.data.images import Preprocessing
 from hnas.space import Arch, Space
 from hnas.strategies import sandwich
-from hnas.study import Study, calibrate
+from hnas.study import Study, pool_moments
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification
 from hnas.training.loop import Schedule, train
@@ -106,7 +106,7 @@ def test_the_imagenet_recipe_builds_samples_extracts_and_exports():
     arch = space.smallest
     (shape,) = space.example(arch)
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    stats = calibrate(supernet, arch, [(x,)], len(x))
+    stats = pool_moments(supernet, arch, [(x,)], len(x))
     net = supernet.extract(arch, stats)
     with torch.no_grad():
         expected = supernet(arch, x[:1], stats=stats)

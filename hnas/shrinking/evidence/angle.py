@@ -53,7 +53,7 @@ def scores(
     _refuse_unknown(form)
     names = scored_choices(study, space)
     table = AngleTable(study, space, basis, vectors=vectors)
-    rows = angles.sample(space, samples, seed, balance)
+    rows = angles.sample_rows(space, samples, seed, balance)
     if form in _WHOLE:  # cases 1 and 4
         values = table.angles(rows, fixed=form == "raw")
         found = _means(space, names, rows, dict.fromkeys(names, values))
@@ -92,7 +92,7 @@ def angles_of(
         z = angles.standardise(_own(table, space, rows, names))
         for k, name in enumerate(names):
             worth = np.array([z[name, option] for option in space.choices[name].options] + [np.nan])
-            blocks[:, k] = np.where(np.isfinite(blocks[:, k]), worth[rows[:, children.column(space, name)]], np.nan)
+            blocks[:, k] = np.where(np.isfinite(blocks[:, k]), worth[rows[:, children.column_of(space, name)]], np.nan)
     known = np.isfinite(blocks)
     means: Floats = np.where(known, blocks, 0.0).sum(1) / np.maximum(known.sum(1), 1)
     return means
@@ -111,7 +111,7 @@ def _means(
     found: dict[tuple[str, Option], float] = {}
     for name in names:
         options = space.choices[name].options
-        means = children.mean_by_option(rows, children.column(space, name), len(options), values[name])
+        means = children.mean_by_option(rows, children.column_of(space, name), len(options), values[name])
         found |= {(name, option): float(mean) for option, mean in zip(options, means, strict=True)}
     return found
 

@@ -24,7 +24,7 @@ def scores(
 ) -> dict[tuple[str, Option], float]:
     """Return {(choice, option): magnitude}.
 
-    logits: slot -> one for each of its ``hnas.sampling.draws.types``; None: weights are measured.
+    logits: slot -> one for each of its ``hnas.sampling.draws.slot_types``; None: weights are measured.
         1. With logits: the softmax of a slot's logits. A divided option has no logit, so it has no score and stays.
         2. Without: the root mean square of the weights of ``out``, or of all weights where no layer is called so. An
            operation without weights has no score and stays.
@@ -36,8 +36,8 @@ def scores(
     for name in scored_choices(study, space):
         slot, options = name.removesuffix(".op"), space.choices[name].options
         if logits is not None:  # case 1
-            worth = paths.alpha(space, slot, logits).detach().double().softmax(0)
-            found |= {(name, kind): float(w) for kind, w in zip(paths.types(space, slot), worth, strict=True)}
+            worth = paths.logits_of(space, slot, logits).detach().double().softmax(0)
+            found |= {(name, kind): float(w) for kind, w in zip(paths.slot_types(space, slot), worth, strict=True)}
             continue
         for option in options:  # case 2
             found[name, option] = _size({n: w for n, w in weights.items() if n.startswith(f"{slot}.{option}.")})

@@ -36,7 +36,7 @@ def scores(
     names = scored_choices(study, space)
     found: dict[tuple[str, Option], list[float]] = {}
     for k in range(samples):
-        for arch in paths.exclusive(space, Random(f"{seed}/{k}"), paths.widest(space)):
+        for arch in paths.draw_exclusive(space, Random(f"{seed}/{k}"), paths.most_types(space)):
             accuracy = study.accuracy(arch, split)
             for name in names:
                 if name in arch:

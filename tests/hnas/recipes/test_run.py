@@ -12,9 +12,9 @@ import hnas
 from hnas.files import locked
 from hnas.recipes import Recipe, run
 from hnas.recipes import load as load_recipe
-from hnas.recipes.run import RunOptions, named_arch, run_recipe, task_of
+from hnas.recipes.run import RunOptions, named_arch, open_task_of, run_recipe
 from hnas.recipes.schema import decode_recipe
-from hnas.sampling.draws import types
+from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit, replay
 from hnas.strategies import evolution, proxylessnas
 from hnas.strategies.evolution import EvolutionOptions
@@ -152,7 +152,7 @@ def test_proxylessnas_hosts_a_space_that_shrinks_and_its_logits_survive_a_kill(t
     assert equal(load_supernet(tmp_path / "cut")[0], load_supernet(tmp_path / "whole")[0])
     left = load_supernet(tmp_path / "whole")[0].space
     assert {slot: list(logits) for slot, logits in whole["logits"].items()} == {
-        slot: list(types(left, slot)) for slot in left.slots
+        slot: list(slot_types(left, slot)) for slot in left.slots
     }
     assert any(logit for logits in whole["logits"].values() for logit in logits.values())
 
@@ -210,7 +210,7 @@ def test_a_published_method_leaves_the_space_that_a_search_takes(tmp_path, sourc
     assert equal(supernet, load_supernet(tmp_path / "cut")[0])
     assert replay([Edit.from_json(edit) for edit in found["edits"]], load_space()).to_json() == supernet.space.to_json()
     assert bool(supernet.splits) == (method == "pwsnas")
-    study = Study(supernet, task_of(decode_recipe(published(method)), source), {"size": latency})
+    study = Study(supernet, open_task_of(decode_recipe(published(method)), source), {"size": latency})
     options = EvolutionOptions(cost="size", evaluations=6, population=4)
     candidates = list(evolution.search(study, supernet.space, options))
     gone = {(edit["choice"], edit["option"]) for edit in found["edits"] if edit["kind"] == "drop"}

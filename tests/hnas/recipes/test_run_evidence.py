@@ -10,7 +10,7 @@ import torch
 
 from hnas.recipes import Recipe
 from hnas.recipes.run import RunOptions, run_recipe
-from hnas.sampling.draws import alphas, types
+from hnas.sampling.draws import new_logits, slot_types
 from hnas.shrinking import evidence
 from hnas.strategies import proxylessnas
 from hnas.training import checkpoint
@@ -71,7 +71,7 @@ def test_magnitude_in_a_recipe_goes_by_the_logits_of_its_strategy(tmp_path, sour
     whole = load_space()
     slot = whole.slots[0]
     for given in (scoring("magnitude"), scoring("rank_sum", parts={"magnitude": {}})):
-        made = alphas(whole)
+        made = new_logits(whole)
         with torch.no_grad():
             made[slot][1] = -3.0
         monkeypatch.setattr(proxylessnas, "extra", lambda _, made=made: made)
@@ -79,7 +79,7 @@ def test_magnitude_in_a_recipe_goes_by_the_logits_of_its_strategy(tmp_path, sour
         record = run_recipe(replace(given, train=train), source, tmp_path / given.shrink["evidence"])
         assert asked["magnitude"]["logits"] is made
         [edit] = record["edits"]
-        assert (edit["choice"], edit["option"]) == (f"{slot}.op", types(whole, slot)[1])
+        assert (edit["choice"], edit["option"]) == (f"{slot}.op", slot_types(whole, slot)[1])
 
 
 def test_a_run_is_not_resumed_with_other_options_of_its_evidence(tmp_path, source, monkeypatch):

@@ -50,7 +50,7 @@ def branch_output(supernet: Supernet, arch: Arch, slot: str, x: Tensor) -> Tenso
 def test_weighted_orders_are_draws_without_replacement():
     logits, rng, n = [0.0, 1.0, -0.5], Random(0), 6000
     p = torch.tensor(logits, dtype=torch.float64).softmax(0).tolist()
-    seen = Counter(tuple(paths.order((0, 1, 2), rng, logits)[:2]) for _ in range(n))
+    seen = Counter(tuple(paths.draw_order((0, 1, 2), rng, logits)[:2]) for _ in range(n))
     for (i, j), count in seen.items():
         assert count / n == pytest.approx(p[i] * p[j] / (1 - p[i]), abs=0.025)
     assert len(seen) == 6
@@ -59,26 +59,26 @@ def test_weighted_orders_are_draws_without_replacement():
 def test_exclusive_members_repeat_a_type_only_where_they_must():
     for seed in range(8):
         for k in (0, 1, 3, 5, 7):
-            members = paths.exclusive(SPACE, Random(seed), k)
+            members = paths.draw_exclusive(SPACE, Random(seed), k)
             assert len(members) == k
             for slot in SPACE.slots:
                 taken = [arch[f"{slot}.op"] for arch in members if f"{slot}.op" in arch]
                 assert all(arch in SPACE for arch in members)
                 if len(taken) == k:
-                    assert len(set(taken)) == min(k, len(paths.types(SPACE, slot)))
+                    assert len(set(taken)) == min(k, len(paths.slot_types(SPACE, slot)))
 
 
 def test_sizes_come_from_the_size_sampler_alone():
-    (member,) = paths.exclusive(SPACE, Random(0), 1, size=paths.smallest)
+    (member,) = paths.draw_exclusive(SPACE, Random(0), 1, size=paths.take_smallest)
     assert all(member[n] == SPACE.choices[n].options[0] for n in member if not n.endswith(".op"))
-    likely = {slot: [0.0] * (len(paths.types(SPACE, slot)) - 1) + [50.0] for slot in SPACE.slots}
-    (member,) = paths.exclusive(SPACE, Random(0), 1, likely, lambda name, choice, rng: choice.options[-1])
+    likely = {slot: [0.0] * (len(paths.slot_types(SPACE, slot)) - 1) + [50.0] for slot in SPACE.slots}
+    (member,) = paths.draw_exclusive(SPACE, Random(0), 1, likely, lambda name, choice, rng: choice.options[-1])
     assert member == SPACE.largest
 
 
 def test_a_relaxed_arch_has_the_sizes_it_is_given_and_the_largest_elsewhere():
     slot = next(s for s in SPACE.slots if f"{s}.op" in SPACE.smallest)
-    arch = paths.relaxed(SPACE, SPACE.smallest, {s: paths.types(SPACE, s) for s in SPACE.slots})
+    arch = paths.relax(SPACE, SPACE.smallest, {s: paths.slot_types(SPACE, s) for s in SPACE.slots})
     assert arch["resolution"] == SPACE.smallest["resolution"]
     assert set(arch) <= set(SPACE.choices)
     added = {n: arch[n] for n in arch if n.startswith(f"{slot}.") and n not in (*SPACE.smallest, f"{slot}.op")}
@@ -89,22 +89,22 @@ def test_a_relaxed_arch_has_the_sizes_it_is_given_and_the_largest_elsewhere():
 
 
 def test_a_relaxed_arch_does_not_depend_on_the_order_of_its_types():
-    types = {slot: paths.types(SPACE, slot) for slot in SPACE.slots}
+    types = {slot: paths.slot_types(SPACE, slot) for slot in SPACE.slots}
     backwards = {slot: kinds[::-1] for slot, kinds in types.items()}
-    assert paths.relaxed(SPACE, SPACE.smallest, backwards) == paths.relaxed(SPACE, SPACE.smallest, types)
-    assert paths.relaxed(SPACE, SPACE.largest, {}) == SPACE.largest
+    assert paths.relax(SPACE, SPACE.smallest, backwards) == paths.relax(SPACE, SPACE.smallest, types)
+    assert paths.relax(SPACE, SPACE.largest, {}) == SPACE.largest
 
 
 def test_bad_input_of_the_sampler_is_one_line():
     slot = SPACE.slots[0]
     with pytest.raises(ValueError, match="there are no logits for"):
-        paths.exclusive(SPACE, Random(0), 2, {slot: [0.0] * len(paths.types(SPACE, slot))})
+        paths.draw_exclusive(SPACE, Random(0), 2, {slot: [0.0] * len(paths.slot_types(SPACE, slot))})
     with pytest.raises(ValueError, match="2 logits for 3 types"):
-        paths.order(("a", "b", "c"), Random(0), [0.0, 1.0])
+        paths.draw_order(("a", "b", "c"), Random(0), [0.0, 1.0])
     with pytest.raises(ValueError, match=r"'pool' is no type of .*; known: "):
-        paths.relaxed(SPACE, SPACE.largest, {slot: ("pool",)})
+        paths.relax(SPACE, SPACE.largest, {slot: ("pool",)})
     with pytest.raises(ValueError, match="no type is left for"):
-        paths.only(SPACE, {slot: ()})
+        paths.keep_types(SPACE, {slot: ()})
 
 
 # --- divided slots ----------------------------------------------------------------------------------------------------
@@ -171,10 +171,10 @@ def test_a_division_that_is_none_is_one_line(text):
 
 def test_predicted_complexity_follows_the_count(monkeypatch):
     monkeypatch.setattr(complexity, "SAMPLES", 24)
-    model = complexity.fitted(SPACE)
+    model = complexity.fitted_model(SPACE)
     rng = Random("others")
     members = [SPACE.sample(rng) for _ in range(8)]
-    counts = torch.tensor([[complexity.counted(SPACE, a), model(a)] for a in members], dtype=torch.float64).log()
+    counts = torch.tensor([[complexity.count_macs(SPACE, a), model(a)] for a in members], dtype=torch.float64).log()
     assert torch.corrcoef(counts.T)[0, 1] > 0.8
     assert model(SPACE.smallest) < model(SPACE.largest)
     assert (model.bank(SPACE.smallest, 5), model.bank(SPACE.largest, 5)) == (0, 4)
@@ -183,6 +183,6 @@ def test_predicted_complexity_follows_the_count(monkeypatch):
 def test_the_walk_through_complexity_visits_every_bank_without_a_jump():
     for banks, sweeps in ((1, 1), (3, 2), (5, 8)):
         n = 2 * banks * sweeps
-        walk = [complexity_aware.bank_at(k / n, banks, sweeps) for k in range(n)]
+        walk = [complexity_aware.bank_of_sweep(k / n, banks, sweeps) for k in range(n)]
         assert set(walk) == set(range(banks))
         assert all(abs(a - b) <= 1 for a, b in pairwise(walk))

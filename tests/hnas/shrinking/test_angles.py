@@ -29,14 +29,14 @@ from tests.hnas.planted import BAD, digits, noise, one_line, planted, turned, wo
 @pytest.mark.parametrize("balance", [None, "identity"])
 def test_rows_are_members_and_members_are_rows(balance):
     space = tiny.space(depths=((1, 3), (2, 3)))
-    rows = children.draw(space, 60, np.random.default_rng(0), balance)
-    archs = [children.member(space, row) for row in rows]
+    rows = children.draw_rows(space, 60, np.random.default_rng(0), balance)
+    archs = [children.member_of(space, row) for row in rows]
     assert all(arch in space for arch in archs)
     assert np.array_equal(children.rows_of(space, archs), rows)
 
 
 def test_every_type_is_drawn_equally_often():
-    rows = angles.sample(digits(), 40, seed=1)
+    rows = angles.sample_rows(digits(), 40, seed=1)
     for at in range(rows.shape[1]):
         assert np.bincount(rows[:, at]).tolist() == [40] * 5
     pairs = np.unique(rows[:, :2], axis=0, return_counts=True)[1]
@@ -45,10 +45,10 @@ def test_every_type_is_drawn_equally_often():
 
 def test_balance_draws_the_number_of_identities_uniformly():
     space = digits()
-    rows = children.draw(space, 4000, np.random.default_rng(0), "identity")
+    rows = children.draw_rows(space, 4000, np.random.default_rng(0), "identity")
     counts = np.bincount((rows == 0).sum(1), minlength=5) / 4000
     assert counts == pytest.approx([0.2] * 5, abs=0.03)
-    plain = children.draw(space, 4000, np.random.default_rng(0))
+    plain = children.draw_rows(space, 4000, np.random.default_rng(0))
     assert np.bincount((plain == 0).sum(1), minlength=5)[4] / 4000 < 0.02
 
 
@@ -219,10 +219,10 @@ def test_scores_are_means_over_the_children_that_contain_the_operation():
     ]
     assert not every
     found = angle.scores(study, space, samples=400, seed=3)
-    rows = angles.sample(space, 400, seed=3)
-    values = angle.angles_of(study, [children.member(space, row) for row in rows])
+    rows = angles.sample_rows(space, 400, seed=3)
+    values = angle.angles_of(study, [children.member_of(space, row) for row in rows])
     for (name, option), score in found.items():
-        at = children.column(space, name)
+        at = children.column_of(space, name)
         having = rows[:, at] == space.choices[name].options.index(option)
         assert score == pytest.approx(values[having].mean(), abs=1e-12)
 

@@ -97,16 +97,16 @@ def test_magnitude_of_architecture_parameters_is_their_softmax():
 
 def test_magnitude_scores_no_divided_option_where_there_are_logits():
     space = tiny.space(divisions=("convnext+mbconv", "attention+fusedconv"))
-    logits = paths.alphas(space)
+    logits = paths.new_logits(space)
     slot = next(
-        slot for slot in space.slots if len(paths.types(space, slot)) < len(space.choices[f"{slot}.op"].options)
+        slot for slot in space.slots if len(paths.slot_types(space, slot)) < len(space.choices[f"{slot}.op"].options)
     )
-    poor = paths.types(space, slot)[1]
+    poor = paths.slot_types(space, slot)[1]
     with torch.no_grad():
         logits[slot][1] = -9.0
     found = magnitude.scores(turned(space), space, logits=logits)
     assert worst(found) == (f"{slot}.op", poor)
-    assert {kind for name, kind in found if name == f"{slot}.op"} == set(paths.types(space, slot))
+    assert {kind for name, kind in found if name == f"{slot}.op"} == set(paths.slot_types(space, slot))
     left, [edit] = drop_worst(space, found, ShrinkRules(1))
     assert (edit.choice, edit.option) == (f"{slot}.op", poor)
     divided = {option for option in space.choices[edit.choice].options if paths.DIVIDED in str(option)}
@@ -161,7 +161,7 @@ def asked(name: str, study: Study, space: Space):
 @pytest.mark.parametrize("name", evidence.names())
 def test_scores_cover_the_slots_that_still_decide(name):
     study = known()
-    space = paths.only(study.supernet.space, {"blocks.0": ("conv3",), "blocks.1": ("identity", "conv1")})
+    space = paths.keep_types(study.supernet.space, {"blocks.0": ("conv3",), "blocks.1": ("identity", "conv1")})
     found = asked(name, study, space)
     assert {key[0] for key in found} == {"blocks.1.op", "blocks.2.op", "blocks.3.op"}
     assert set(found) <= {(n, o) for n, choice in space.choices.items() for o in choice.options}
@@ -186,7 +186,7 @@ def test_what_cannot_be_scored_is_one_line(name, case, message):
         space = space.alone(space.largest)
         study = known(space)
     elif case == "no slot open":
-        space = paths.only(space, {slot: (space.choices[f"{slot}.op"].options[-1],) for slot in space.slots})
+        space = paths.keep_types(space, {slot: (space.choices[f"{slot}.op"].options[-1],) for slot in space.slots})
     elif case == "foreign":
         space = digits()
     elif case == "larger":

@@ -74,7 +74,7 @@ def test_no_slot_is_emptied_and_no_type_vanishes_from_more_slots_than_it_may(see
     left, edits = shrink(space, scores, drop, keep=keep, spread=spread)
     assert len(edits) <= drop
     assert all(len(left.choices[f"{slot}.op"].options) >= keep for slot in left.slots)
-    for kind in paths.types(space, "blocks.0"):
+    for kind in paths.slot_types(space, "blocks.0"):
         gone = sum(kind not in left.choices[f"{slot}.op"].options for slot in left.slots)
         assert gone <= spread * 4
     forced, more = shrink(space, scores, drop, keep=keep, force=True)
@@ -239,7 +239,7 @@ def test_a_key_is_the_digest_of_what_a_stage_depends_on():
 
 def test_a_space_without_a_decision_is_trained_and_left_alone():
     space = digits()
-    lone = paths.only(space, dict.fromkeys(space.slots, ("conv3",)))
+    lone = paths.keep_types(space, dict.fromkeys(space.slots, ("conv3",)))
     study, training = known(space), StageTraining([STEP] * 3, lambda *_: ())
     assert shrinking.run_stages(study, lone, lambda *_: {}, training, ShrinkRules(1), key="x") is lone
     assert study.spaces == [lone]

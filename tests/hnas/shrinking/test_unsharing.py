@@ -27,7 +27,7 @@ BRANCH, CONTEXT = "blocks.2.conv3", "blocks.1.op"
 
 def few(space: Space) -> Space:
     """A part of the space that is quick to go through."""
-    return paths.only(space, dict.fromkeys(space.slots, ("identity", "conv1", "conv3")))
+    return paths.keep_types(space, dict.fromkeys(space.slots, ("identity", "conv1", "conv3")))
 
 
 def outputs(supernet: Supernet, archs: list[Arch]) -> list[torch.Tensor]:
@@ -146,14 +146,16 @@ def test_a_split_that_could_not_mean_anything_is_one_line(branch, context, optio
 def test_the_sharing_degree_is_a_count_of_members(make):
     space = make() if make is digits else tiny.space(resolutions=(8,), widths=((8,), (16,)), kernels=(3,), heads=(1,))
     slot = space.slots[-1]
-    degrees = [unsharing.degree(space, f"{slot}.op", option) for option in space.choices[f"{slot}.op"].options]
+    degrees = [unsharing.sharing_degree(space, f"{slot}.op", option) for option in space.choices[f"{slot}.op"].options]
     assert all(degrees)
     drawn = [space.sample(Random(seed)) for seed in range(2000)] if make is digits else []
     for option, found in zip(space.choices[f"{slot}.op"].options, degrees, strict=True) if drawn else ():
         assert found == 125
         assert sum(a[f"{slot}.op"] == option for a in drawn) / 2000 == pytest.approx(found / space.size, abs=0.05)
     lone = space.without(f"{slot}.op", space.choices[f"{slot}.op"].options[0])
-    assert sum(degrees[1:]) == sum(unsharing.degree(lone, f"{slot}.op", o) for o in lone.choices[f"{slot}.op"].options)
+    assert sum(degrees[1:]) == sum(
+        unsharing.sharing_degree(lone, f"{slot}.op", o) for o in lone.choices[f"{slot}.op"].options
+    )
     absent = space.size - sum(degrees)
     assert absent == 0 if make is digits else absent > 0
 
@@ -165,8 +167,8 @@ def test_conflict_is_nothing_where_nothing_differs_and_more_where_contexts_pull_
         for p in study.supernet.union.get_submodule(f"blocks.1.{kind}.out").parameters():
             p.data.zero_()
     alike = space.without(CONTEXT, "conv3").without(CONTEXT, "avg3")
-    assert unsharing.conflict(study, alike, "blocks.2.op", "conv3", CONTEXT) == pytest.approx(0.0, abs=1e-4)
-    assert unsharing.conflict(study, space, "blocks.2.op", "conv3", CONTEXT) > 0.01
+    assert unsharing.gradient_conflict(study, alike, "blocks.2.op", "conv3", CONTEXT) == pytest.approx(0.0, abs=1e-4)
+    assert unsharing.gradient_conflict(study, space, "blocks.2.op", "conv3", CONTEXT) > 0.01
     assert all(p.grad is None for p in study.supernet.union.parameters())
 
 
@@ -186,13 +188,13 @@ def test_the_budget_holds_and_every_drop_pays():
 def test_what_is_most_shared_and_torn_goes_first():
     study = turned(digits())
     space = few(study.supernet.space)
-    found = unsharing.proposals(study, space, draws=1)
+    found = unsharing.propose_splits(study, space, draws=1)
     assert [p.worth for p in found] == sorted((p.worth for p in found), reverse=True)
     assert {p.context for p in found} == {"blocks.0.op", "blocks.1.op", "blocks.2.op"}
     assert not any(p.branch.endswith("identity") for p in found)
     first = unsharing.unshare(study, space, p_max=99, draws=1)
     assert [edit.branch for edit in first] == [p.branch for p in found if p.worth > 0]
-    assert all(p.branch not in study.supernet.splits for p in unsharing.proposals(study, space, draws=1))
+    assert all(p.branch not in study.supernet.splits for p in unsharing.propose_splits(study, space, draws=1))
 
 
 def test_a_budget_of_nothing_is_one_line():

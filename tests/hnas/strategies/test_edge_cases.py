@@ -45,7 +45,7 @@ def test_types_are_drawn_by_their_logits():
         extra[slot][2] = 20.0
     for step in steps_of("proxylessnas", extra=extra):
         for path in step:
-            assert not kinds(path.arch, slot) or paths.types(SPACE, slot)[2] in kinds(path.arch, slot)
+            assert not kinds(path.arch, slot) or paths.slot_types(SPACE, slot)[2] in kinds(path.arch, slot)
     mixture = strategies.load("convex_combination").pick(SPACE, Random(0), extra=extra)[0]
     if slot in mixture.gates:
         assert mixture.gates[slot].max() > 0.99

@@ -93,7 +93,7 @@ PWS = PwsNasOptions(evaluations=10, population=6, samples=20)
 
 def test_pwsnas_shrinks_splits_and_searches(tmp_path):
     space, log = digits(), []
-    small = paths.only(space, dict.fromkeys(space.slots, ("identity", "conv1", "conv3")))
+    small = paths.keep_types(space, dict.fromkeys(space.slots, ("identity", "conv1", "conv3")))
     study = real(space)
     options = replace(PWS, until=30)
     whole = list(pwsnas.search(study, small, options, training=staged(pwsnas, 4), log=log))
@@ -155,7 +155,7 @@ def test_pwsnas_lets_a_host_go_on_in_what_is_left():
     study, picks = known(), []
     train = study.train
     study.train = lambda pick, schedule, **k: picks.append((pick, schedule, k["space"])) or train(pick, schedule, **k)
-    host = paths.exclusive
+    host = paths.draw_exclusive
     options = replace(PWS, until=60, p_max=None)
     list(pwsnas.search(study, study.supernet.space, options, host=StageTraining([STEP], host)))
     assert picks[-1][:2] == (host, STEP)
@@ -166,10 +166,10 @@ def test_pwsnas_lets_a_host_go_on_in_what_is_left():
 def test_pwsnas_stages_and_end_are_the_papers():
     first, *later = islice(pwsnas.schedules(1000, 0.25), 4)
     assert (first.steps, [s.steps for s in later]) == (1000, [50] * 3)
-    assert pwsnas.end(digits()) == 9
+    assert pwsnas.members_left(digits()) == 9
     big = {f"{k}.op": Choice(tuple(range(7))) for k in range(21)}
-    assert pwsnas.end(Space("big", {}, big, None, None, lambda _: (), lambda _: None)) == 823543
-    assert pwsnas.end(Space("huge", {}, {**big, "x.op": Choice(tuple(range(99)))}, *[None] * 4)) == 10**6
+    assert pwsnas.members_left(Space("big", {}, big, None, None, lambda _: (), lambda _: None)) == 823543
+    assert pwsnas.members_left(Space("huge", {}, {**big, "x.op": Choice(tuple(range(99)))}, *[None] * 4)) == 10**6
 
 
 OPTIONS = {"padnas": PadNasOptions, "pwsnas": PwsNasOptions}

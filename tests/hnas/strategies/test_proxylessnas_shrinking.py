@@ -26,15 +26,15 @@ from tests.hnas.strategies.test_proxylessnas import TURNS
 def test_logits_follow_a_space_that_shrinks_and_one_that_gets_a_type_back():
     whole = digits()
     less = whole.without("blocks.1.op", "conv1").without("blocks.1.op", "dw5")
-    extra = paths.alphas(whole)
-    known_ = dict(zip(paths.types(whole, "blocks.1"), [0.5, -1.0, 0.25, 2.0, 0.75], strict=True))
+    extra = paths.new_logits(whole)
+    known_ = dict(zip(paths.slot_types(whole, "blocks.1"), [0.5, -1.0, 0.25, 2.0, 0.75], strict=True))
     extra["blocks.1"].data = torch.tensor(list(known_.values()))
-    paths.follow(extra, whole, less)
-    assert extra["blocks.1"].tolist() == [known_[kind] for kind in paths.types(less, "blocks.1")]
+    paths.follow_space(extra, whole, less)
+    assert extra["blocks.1"].tolist() == [known_[kind] for kind in paths.slot_types(less, "blocks.1")]
     assert len(extra["blocks.0"]) == 5
-    paths.follow(extra, less, whole)
-    kept = [known_[kind] for kind in paths.types(less, "blocks.1")]
-    wanted = [known_[k] if k not in ("conv1", "dw5") else sum(kept) / 3 for k in paths.types(whole, "blocks.1")]
+    paths.follow_space(extra, less, whole)
+    kept = [known_[kind] for kind in paths.slot_types(less, "blocks.1")]
+    wanted = [known_[k] if k not in ("conv1", "dw5") else sum(kept) / 3 for k in paths.slot_types(whole, "blocks.1")]
     assert extra["blocks.1"].tolist() == pytest.approx(wanted)
     assert all(isinstance(logits, nn.Parameter) for logits in extra.values())
 
@@ -47,7 +47,7 @@ def test_every_stage_of_a_shrinking_goes_on_with_the_logits_of_those_that_stayed
     begun: list[dict[str, dict[str, float]]] = []
 
     def now(space: Space) -> dict[str, dict[str, float]]:
-        return {s: dict(zip(paths.types(space, s), extra[s].tolist(), strict=True)) for s in space.slots}
+        return {s: dict(zip(paths.slot_types(space, s), extra[s].tolist(), strict=True)) for s in space.slots}
 
     def worth(study: Study, space: Space) -> dict[tuple[str, Any], float]:
         begun.append(now(space))
@@ -74,9 +74,9 @@ def test_latencies_are_by_type_so_that_they_outlast_a_drop():
     space = study.supernet.space
     table = proxylessnas.latencies(study, space)
     less = space.without("blocks.0.op", "conv1")
-    extra = paths.alphas(space)
-    paths.follow(extra, space, less)
+    extra = paths.new_logits(space)
+    paths.follow_space(extra, space, less)
     step = proxylessnas.pick(less, Random(0), 0.5, extra, latency=table)
     assert bool(torch.isfinite(step[1].penalty))
     with pytest.raises(ValueError, match=r"no latency for 'identity' in 'blocks\.0'; make them with latencies"):
-        proxylessnas.pick(space, Random(0), 0.5, paths.alphas(space), latency={})
+        proxylessnas.pick(space, Random(0), 0.5, paths.new_logits(space), latency={})

@@ -47,7 +47,7 @@ def kinds(arch: Arch, slot: str) -> tuple[str, ...]:
 
 
 def places(space: Space) -> list[str]:
-    return [slot for slot in space.slots if len(paths.types(space, slot)) > 1]
+    return [slot for slot in space.slots if len(paths.slot_types(space, slot)) > 1]
 
 
 def drawn(step: Step) -> list[Arch]:
@@ -79,7 +79,7 @@ def every_step_trains_every_type_alike(space: Space, steps: list[Step]) -> None:
         for slot in space.slots:
             counts = Counter(kind for path in step for kind in kinds(path.arch, slot))
             if counts:
-                assert set(counts) == set(paths.types(space, slot))
+                assert set(counts) == set(paths.slot_types(space, slot))
                 assert max(counts.values()) - min(counts.values()) <= 1
 
 
@@ -117,7 +117,7 @@ def every_step_divides_every_slot_that_it_can(space: Space, steps: list[Step]) -
 def all_types_are_active_everywhere(space: Space, steps: list[Step]) -> None:
     for (path,) in steps:
         for slot in places(space):
-            assert kinds(path.arch, slot) in ((), paths.types(space, slot))
+            assert kinds(path.arch, slot) in ((), paths.slot_types(space, slot))
         assert all(float(gates.detach().sum()) <= 1 + 1e-6 for gates in path.gates.values())
         assert path.gates
 
@@ -125,7 +125,7 @@ def all_types_are_active_everywhere(space: Space, steps: list[Step]) -> None:
 def sets_of_every_size_are_drawn(space: Space, steps: list[Step]) -> None:
     for slot in places(space):
         sizes = {len(kinds(path.arch, slot)) for step in steps for path in step} - {0}
-        assert len(sizes) >= min(3, len(paths.types(space, slot)))
+        assert len(sizes) >= min(3, len(paths.slot_types(space, slot)))
 
 
 def weights_take_turns_with_types_of_which_one_in_two_is_open(space: Space, steps: list[Step]) -> None:
@@ -142,14 +142,14 @@ def weights_take_turns_with_types_of_which_one_in_two_is_open(space: Space, step
 
 
 def a_random_path_is_the_best_of_three_of_like_complexity(space: Space, steps: list[Step]) -> None:
-    model = complexity.fitted(space)
+    model = complexity.fitted_model(space)
     near = [len({model.bank(a, 4) for a in (p.arch, *p.rivals)}) == 1 for step in steps for p in step[1:-1]]
     assert all(len(path.rivals) == 2 for step in steps for path in step[1:-1])
     assert sum(near) > 0.9 * len(near) > 0
 
 
 def complexity_moves_by_one_bank_at_most(space: Space, steps: list[Step]) -> None:
-    model = complexity.fitted(space)
+    model = complexity.fitted_model(space)
     taken = [[model.bank(path.arch, 3) for path in step] for step in steps]
     assert all(abs(a - b) <= 1 for one, two in pairwise(taken) for a in one for b in two)
     assert {bank for step in taken for bank in step} == {0, 1, 2}
@@ -198,7 +198,7 @@ def test_every_strategy_that_trains_has_a_law():
 @pytest.mark.parametrize("name", ["spos", "fairnas"])
 def test_without_a_teacher_every_path_is_a_plain_member(name):
     for step in steps_of(name):
-        assert len(step) == (1 if name == "spos" else paths.widest(SPACE))
+        assert len(step) == (1 if name == "spos" else paths.most_types(SPACE))
         assert all(path == SubnetPath(path.arch) and path.arch in SPACE for path in step)
 
 
@@ -211,7 +211,7 @@ def test_spos_prefers_no_option():
 
 def test_fairnas_favours_no_type_of_a_slot_with_few_over_many_steps():
     slot = SPACE.slots[0]
-    assert len(paths.types(SPACE, slot)) < paths.widest(SPACE)
+    assert len(paths.slot_types(SPACE, slot)) < paths.most_types(SPACE)
     counts = Counter(kind for step in steps_of("fairnas", n=300) for path in step for kind in kinds(path.arch, slot))
     assert max(counts.values()) < 1.1 * min(counts.values())
 
@@ -220,7 +220,7 @@ def test_the_random_paths_of_a_sandwich_share_no_type():
     for step in steps_of("sandwich"):
         for slot in SPACE.slots:
             taken = [kind for arch in drawn(step) for kind in kinds(arch, slot)]
-            assert len(set(taken)) == min(len(taken), len(paths.types(SPACE, slot)))
+            assert len(set(taken)) == min(len(taken), len(paths.slot_types(SPACE, slot)))
 
 
 def test_the_union_teaches_but_is_no_member_and_its_students_do_not_outweigh_it():
@@ -228,7 +228,7 @@ def test_the_union_teaches_but_is_no_member_and_its_students_do_not_outweigh_it(
         assert teacher.arch not in SPACE
         assert all(path.arch in SPACE and not path.teaches and path.gates is None for path in students)
         assert sum(path.weight for path in students) == pytest.approx(teacher.weight)
-        assert len(students) == paths.widest(SPACE) + 1
+        assert len(students) == paths.most_types(SPACE) + 1
 
 
 def test_the_union_is_the_mean_that_owns_the_weights():
@@ -239,18 +239,18 @@ def test_the_union_is_the_mean_that_owns_the_weights():
 
 
 def test_progressive_training_never_runs_a_type_that_is_not_open():
-    phases = 1 + paths.widest(SPACE)
+    phases = 1 + paths.most_types(SPACE)
     for k, step in enumerate(steps_of("hybrid_progressive", n=4 * phases)):
-        known = hybrid_progressive.opened(SPACE, k // 4)
+        known = hybrid_progressive.opened_types(SPACE, k // 4)
         assert all(kind in known[slot] for path in step for slot in SPACE.slots for kind in kinds(path.arch, slot))
 
 
 def test_a_type_of_a_residual_slot_enters_as_the_identity():
     supernet, member = Supernet(SPACE), SPACE.largest
-    slot = next(s for s in SPACE.slots if paths.IDENTITY in paths.types(SPACE, s))
+    slot = next(s for s in SPACE.slots if paths.IDENTITY in paths.slot_types(SPACE, s))
     x = torch.randn(2, 1, 12, 12)
     wanted = supernet(SPACE.changed(member, f"{slot}.op", paths.IDENTITY), x)
-    for kind in paths.types(SPACE, slot):
+    for kind in paths.slot_types(SPACE, slot):
         torch.testing.assert_close(supernet(SPACE.changed(member, f"{slot}.op", kind), x), wanted)
 
 
@@ -301,7 +301,7 @@ def test_the_ends_of_an_attentive_sandwich_have_no_rivals():
 
 
 def test_complexity_aware_steps_do_not_mix_small_and_large():
-    model = complexity.fitted(SPACE)
+    model = complexity.fitted_model(SPACE)
     for step in steps_of("complexity_aware", banks=3):
         assert len({model.bank(path.arch, 3) for path in step}) == 1
         assert [path.teaches for path in step] == [True, False, False]

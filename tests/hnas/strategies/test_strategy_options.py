@@ -22,9 +22,9 @@ from tests.hnas.strategies.test_strategies import SPACE, STEPS, filled, places, 
 
 
 def test_a_new_type_imitates_the_teacher_in_one_slot_at_the_beginning_of_its_phase():
-    phases, imitating = 1 + paths.widest(SPACE), 0
+    phases, imitating = 1 + paths.most_types(SPACE), 0
     for k, step in enumerate(steps_of("hybrid_progressive", n=4 * phases, imitate=0.5)):
-        fresh = hybrid_progressive.new(SPACE, k // 4)
+        fresh = hybrid_progressive.new_types(SPACE, k // 4)
         assert all((path.imitates is not None) == (k % 4 < 2 and bool(fresh)) for path in step[1:])
         for path in step[1:]:
             if slot := path.imitates:
@@ -42,8 +42,8 @@ def test_a_new_type_imitates_the_teacher_in_one_slot_at_the_beginning_of_its_pha
 def test_imitation_brings_a_branch_near_the_teachers_and_moves_no_other_weight():
     """Layer-wise distillation: single paths by the labels alone leave the distance as it is."""
     supernet, batch = filled(SPACE), tiny.task().batch(0)
-    slot, kind = next(iter(hybrid_progressive.new(SPACE, 2).items()))
-    student = paths.relaxed(SPACE, SPACE.largest, {slot: (kind,)})
+    slot, kind = next(iter(hybrid_progressive.new_types(SPACE, 2).items()))
+    student = paths.relax(SPACE, SPACE.largest, {slot: (kind,)})
 
     def apart() -> float:
         seen = []
@@ -70,19 +70,19 @@ def test_imitation_brings_a_branch_near_the_teachers_and_moves_no_other_weight()
 
 def test_a_random_walk_of_complexity_is_the_same_in_every_run_and_moves_by_one(monkeypatch):
     monkeypatch.setattr(complexity, "SAMPLES", 16)
-    model, steps = complexity.fitted(SPACE), steps_of("complexity_aware", banks=3, moves=STEPS)
+    model, steps = complexity.fitted_model(SPACE), steps_of("complexity_aware", banks=3, moves=STEPS)
     taken = [{model.bank(path.arch, 3) for path in step} for step in steps]
     assert all(len(bank) == 1 for bank in taken), "a member outside the range is drawn again"
     walk = [bank for (bank,) in taken]
     assert max(abs(a - b) for a, b in pairwise(walk)) == 1
-    assert walk == [complexity_aware.walked(k / STEPS, 3, STEPS) for k in range(STEPS)]
-    assert walk != [complexity_aware.bank_at(k / STEPS, 3, 8) for k in range(STEPS)]
+    assert walk == [complexity_aware.bank_of_walk(k / STEPS, 3, STEPS) for k in range(STEPS)]
+    assert walk != [complexity_aware.bank_of_sweep(k / STEPS, 3, 8) for k in range(STEPS)]
 
 
 def test_the_expected_latency_is_a_mean_that_pulls_logits_towards_what_is_fast():
     study = Study(Supernet(SPACE), tiny.task(), {"latency_ms": latency})
     extra, table = proxylessnas.extra(SPACE), proxylessnas.latencies(study, SPACE)
-    value = proxylessnas.expected(SPACE, table, extra)
+    value = proxylessnas.expected_latency(SPACE, table, extra)
     assert value.item() == pytest.approx(sum(sum(own.values()) / len(own) for own in table.values()))
     value.backward()
     for slot in places(SPACE):
@@ -93,4 +93,4 @@ def test_the_expected_latency_is_a_mean_that_pulls_logits_towards_what_is_fast()
     train(Supernet(SPACE), tiny.task(), pick, Schedule(((40, 0.0),)), extra=extra)
     for slot in places(SPACE):
         fastest = min(table[slot], key=table[slot].__getitem__)
-        assert paths.types(SPACE, slot)[int(extra[slot].argmax())] == fastest
+        assert paths.slot_types(SPACE, slot)[int(extra[slot].argmax())] == fastest

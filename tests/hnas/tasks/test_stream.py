@@ -21,7 +21,7 @@ from hnas.data.held import Unread
 from hnas.files import read_json
 from hnas.recipes import Recipe
 from hnas.recipes import load as recipe_named
-from hnas.recipes.run import run_recipe, task_of
+from hnas.recipes.run import open_task_of, run_recipe
 from hnas.recipes.schema import decode_recipe
 from hnas.tasks import stream
 from hnas.tasks.stream import Stream
@@ -321,7 +321,7 @@ def test_a_recipe_with_a_wrong_reader_is_one_line(folder, tmp_path, data, messag
 
 def test_the_shipped_recipe_reads_folders_in_workers_and_in_bf16(folder):
     shipped = recipe_named("imagenet")
-    found = task_of(decode_recipe(shipped), folder)
+    found = open_task_of(decode_recipe(shipped), folder)
     assert isinstance(found, Stream)
     assert found.preprocessing.base == (224, 224)
     assert found.workers > 0

@@ -9,7 +9,7 @@ import pytest
 
 from hnas import tasks
 from hnas.recipes import Recipe
-from hnas.recipes.run import task_of
+from hnas.recipes.run import open_task_of
 from hnas.recipes.schema import decode_recipe
 
 
@@ -60,6 +60,6 @@ def test_a_recipe_that_names_no_task_or_no_option_is_one_line(data, message):
 
 def test_the_options_of_a_recipe_reach_its_task():
     pytest.importorskip("sklearn")
-    task = task_of(decode_recipe(recipe({"task": "digits", "shift": 1}, batch=32, smoothing=0.0)), None)
+    task = open_task_of(decode_recipe(recipe({"task": "digits", "shift": 1}, batch=32, smoothing=0.0)), None)
     assert (task.shift, task.batch_size, task.smoothing) == (1, 32, 0.0)
     assert dict(task.space_arguments) == {"classes": 10, "channels": 1}

@@ -19,7 +19,7 @@ from hnas.supernet import Supernet, norms
 from hnas.training import checkpoint as checkpoints
 from hnas.training.checkpoint import TrainingState
 from hnas.training.loop import Observer, Schedule, train
-from hnas.training.optimiser import MaskedSGD, project
+from hnas.training.optimiser import MaskedSGD, project_gradients
 from hnas.training.probes import first_not_finite
 from hnas.training.step import SubnetPath, compute_gradients
 from tests.hnas import tiny
@@ -31,7 +31,7 @@ SLOT = "stages.1.blocks.1"
 
 def member(kind: str) -> Arch:
     """The largest member with this type in ``SLOT``, convnext in the other slots."""
-    return paths.relaxed(SPACE, SPACE.largest, {**dict.fromkeys(SPACE.slots, ("convnext",)), SLOT: (kind,)})
+    return paths.relax(SPACE, SPACE.largest, {**dict.fromkeys(SPACE.slots, ("convnext",)), SLOT: (kind,)})
 
 
 # --- projection (NASViT) ----------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def projected(student: list[float] | None, teacher: list[float]) -> list[float]:
     """What ``project`` makes of the gradients of one parameter."""
     parameter = nn.Parameter(torch.zeros(len(teacher)))
     parameter.grad = None if student is None else torch.tensor(student)
-    project({parameter: torch.tensor(teacher)})
+    project_gradients({parameter: torch.tensor(teacher)})
     found: list[float] = parameter.grad.tolist()
     return found
 
@@ -80,7 +80,7 @@ def test_what_the_bound_does_not_hold_back_never_works_against_the_students():
 def test_projection_is_by_parameter_and_leaves_alone_what_the_teacher_does_not_use():
     alone, shared = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     alone.grad, shared.grad = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 0.0])
-    project({shared: torch.tensor([1.0, 1.0])})
+    project_gradients({shared: torch.tensor([1.0, 1.0])})
     assert alone.grad.tolist() == [-1.0, 0.0]
     assert shared.grad.tolist() == [2.0, 1.0]
 
@@ -130,12 +130,12 @@ def moments(net: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
 def test_the_norms_of_a_branch_see_its_own_data_and_a_norm_behind_the_junction_sees_all():
     """Two types are active in one slot; the weights of one of them change."""
     supernet, pair = filled(SPACE), ("convnext", "mbconv")
-    arch = paths.relaxed(SPACE, member("mbconv"), {SLOT: pair})
+    arch = paths.relax(SPACE, member("mbconv"), {SLOT: pair})
     x = torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
     def read() -> dict[str, tuple[Tensor, Tensor]]:
         with moments(supernet.skeleton(arch)) as seen, torch.no_grad():
-            supernet(arch, x, gates=paths.even(SPACE, arch))
+            supernet(arch, x, gates=paths.even_gates(SPACE, arch))
         return dict(seen)
 
     before = read()
@@ -240,8 +240,8 @@ def test_an_operation_that_puts_out_nan_answers_nothing_right_and_is_the_first_t
     study = Study(filled(SPACE), tiny.task())
     assert study.accuracy(member("mbconv")) == 0.0
     assert study.accuracy(member("convnext")) > 0.0
-    rest = {slot: [k for k in paths.types(SPACE, slot) if k != "mbconv"] for slot in SPACE.slots if slot != SLOT}
-    worth = one_shot_accuracy.scores(study, paths.only(SPACE, rest), samples=4)
+    rest = {slot: [k for k in paths.slot_types(SPACE, slot) if k != "mbconv"] for slot in SPACE.slots if slot != SLOT}
+    worth = one_shot_accuracy.scores(study, paths.keep_types(SPACE, rest), samples=4)
     assert [place for place, score in worth.items() if score == 0.0] == [(f"{SLOT}.op", "mbconv")]
 
 
