@@ -10,7 +10,8 @@ import hnas.export.device  # noqa: F401 - switches off the telemetry of third-pa
 
 if TYPE_CHECKING:
     from hnas.cost import Cost, Price
-    from hnas.deployment import Deployment, deploy
+    from hnas.deployment import deploy, deploy_network
+    from hnas.deployment.bundle import Deployment
     from hnas.pareto import Candidate
     from hnas.space import Arch, Choice, Space
     from hnas.study import Study
@@ -28,11 +29,13 @@ __all__ = [
     "Study",
     "Supernet",
     "deploy",
+    "deploy_network",
 ]
 
 _HOME = {
     "cost": ("Cost", "Price"),
-    "deployment": ("Deployment", "deploy"),
+    "deployment": ("deploy", "deploy_network"),
+    "deployment.bundle": ("Deployment",),
     "pareto": ("Candidate",),
     "space": ("Arch", "Choice", "Space"),
     "study": ("Study",),

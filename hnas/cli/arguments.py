@@ -1,17 +1,78 @@
-"""Parse arguments: errors in one line, and help texts that several commands share."""
+"""Make the flags of a command from the parameters of the function that it calls. Errors are one line.
+
+Call `add_flags(parser, function)`: names, types and defaults come from the signature, help from the docstring.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import inspect
+import re
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
 
-PRECISION = "auto, fp32, fp16, bf16, int8, mixed (int8, blocks in float) or w8 (weights alone; default: the device's)"
-HOST = "verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]"
+_METAVARS = {
+    "target": "DEVICE",
+    "max_latency": "TIME",
+    "min_accuracy": "SHARE",
+    "max_size": "SIZE",
+    "precision": "P",
+    "budget": "B",
+    "seed": "N",
+    "threads": "N",
+    "supernet": "DIR",
+    "data": "DIR",
+    "host": "URL",
+    "out": "DIR",
+    "model": "PACKAGE.MODULE:CALLABLE",
+    "input": "1x3x64x64",
+    "calibration": "FILE",
+}
+_ENTRY = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)  # of the section Args of a docstring
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """The message alone, exit code 2."""
+        """Print the message alone and exit with code 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, function: Callable[..., Any], *, optional: Collection[str] = (), skip: str = "on"
+) -> None:
+    """Add a flag for each parameter of ``function``: ``max_latency`` becomes ``--max-latency``.
+
+    bool: a switch. Sequence: a flag that is repeated, named in the singular. int: a whole number. Else text.
+
+    optional: parameters that the command also takes in another form.
+    skip: the parameter that is no flag.
+    """
+    texts = parameter_texts(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == skip:
+            continue
+        kind = str(parameter.annotation)
+        options: dict[str, Any] = {"dest": name, "help": texts[name].replace("%", "%%")}
+        flag = name
+        if parameter.default is inspect.Parameter.empty:
+            options["required"] = name not in optional
+        else:
+            options["default"] = parameter.default
+        if kind == "bool":
+            parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", **options)
+            continue
+        if kind.startswith("Sequence"):
+            flag, options["action"] = name.removesuffix("s"), "append"
+        elif kind.startswith("int"):
+            options["type"] = int
+            if parameter.default is not None:
+                options["help"] += f" (default {parameter.default})"
+        parser.add_argument(f"--{flag.replace('_', '-')}", metavar=_METAVARS[flag], **options)
+
+
+def parameter_texts(function: Callable[..., Any]) -> dict[str, str]:
+    """Return what the docstring of ``function`` says of each parameter under ``Args``, on one line each."""
+    section = (inspect.getdoc(function) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+    return {name: " ".join(text.split()) for name, text in _ENTRY.findall(section)}

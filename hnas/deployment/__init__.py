@@ -1,84 +1,142 @@
-"""From a trained supernet to a bundle: plan, search, materialise, fuse, quantise, export, verify, measure, bundle."""
+"""Deploy a network to a device: build, verify, measure, and write a bundle. The commands are made from these functions.
+
+Call `deploy("openvino-cpu", max_latency="5ms")` for a subnet of a supernet, or
+`deploy_network("mynets:small", "openvino-cpu")` for a network of your own. Neither torch nor numpy is imported before.
+"""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from random import Random
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hnas.deployment import bundling
-from hnas.deployment.build import Stage, limited_compiler
-from hnas.deployment.bundling import Result
-from hnas.deployment.folder import opened
-from hnas.deployment.plan import Plan, resolve
-from hnas.deployment.proving import best_of
-from hnas.deployment.searching import costs_of, finalists, tried
-from hnas.deployment.source import open_source
-from hnas.export.bundle.bundle import Bundle
-from hnas.memory import reuse_memory
-from hnas.study import Study
+from hnas.deployment.options import NetworkOptions, Progress, SearchOptions, silent
+
+if TYPE_CHECKING:
+    from hnas.deployment.bundle import Deployment
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """What ``deploy`` did, and the bundle that it left."""
+def deploy(
+    target: str,
+    *,
+    max_latency: str | None = None,
+    min_accuracy: str | None = None,
+    max_size: str | None = None,
+    precision: str | None = None,
+    budget: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    supernet: Path | str | None = None,
+    data: Path | str | None = None,
+    host: str | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    on: Progress = silent,
+) -> Deployment:
+    """Search a supernet for a device, and write a verified, measured bundle to the folder ``out``/bundle.
 
-    result: Result
-    bundle: Bundle
+    Example:
+        found = hnas.deploy("openvino-cpu", max_latency="1ms", budget="40evals")
+        print(found.bundle.path, found.bundle.manifest.latency)
 
-    def to_json(self) -> dict[str, Any]:
-        """Rows, front and manifest as plain values."""
-        return bundling.summary(self.result, self.bundle)
+    Args:
+        target: a device profile; hnas-deploy targets lists them
+        max_latency: hard constraint on the median latency at batch 1, e.g. 5ms
+        min_accuracy: hard constraint on top-1 on the search images, e.g. 92%
+        max_size: hard constraint on the size of the model files, e.g. 300KB
+        precision: auto, fp32, fp16, bf16, int8, mixed (int8 with blocks in float) or w8 (int8 weights only); default:
+            the device's
+        budget: of the search: 32evals (default), 60s or 5min
+        seed: of the search
+        threads: of the runtime; default: the device's, 1 on CPUs
+        supernet: folder that hnas-train wrote; default: the shipped Fashion-MNIST supernet
+        data: IDX files, or one sub-folder of images a class; default: the shipped slice of Fashion-MNIST
+        host: verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]
+        out: folder of the run; default: runs/DEVICE, numbered
+        resume: continue an interrupted run; a finished one shows its result again
+        on: is called with (stage, steps done, steps in total)
 
+    The folder ``out`` keeps the journal and every artifact that was built. With ``resume``:
 
-def deploy(target: str, *, resume: bool = False, on: Stage | None = None, **options: Any) -> Deployment:
-    """Search the supernet for ``target`` and leave a verified, measured bundle in ``out``.
+    1. The run was interrupted: finished evaluations, builds and measurements are read from its journal.
+    2. The run was finished: its bundle is checked byte for byte, and its records are returned. Nothing is repeated.
+    3. There is no run in ``out``: a new one begins.
+    4. Options, weights, images, CPU or version of hnas differ from the run's: ValueError names them.
+    5. Another process works in ``out``: ValueError.
 
-    options: those of the command (``max_latency="5ms"``, ``min_accuracy="92%"``, ``max_size``, ``precision``,
-    ``budget="40evals"``, ``seed``, ``threads``, ``supernet``, ``data``, ``out``, ``host``). ``on(stage, done, total)``
-    follows.
-    ValueError for wrong use, Unavailable for a missing runtime, ExportError when no artifact passes. A run's folder
-    holds the journal and every artifact that was tried; the bundle in it appears whole or not at all.
-
-    resume:
-    1. the run was interrupted: finished evaluations, builds and measurements answer from its journal, the rest is done.
-    2. it was finished: nothing is done again; its records and its bundle, checked byte for byte, are returned.
-    3. there is no run in ``out``: it begins.
-    4. the options, weights, images, CPU or version of hnas are others than those of the run: ValueError names which.
-    5. another process uses ``out``: ValueError.
+    Raises:
+        ValueError: wrong use, such as an option that is not understood.
+        Unavailable: a runtime or the host is missing.
+        ExportError: no artifact can be kept. Its subclass Unreachable: no subnet keeps every constraint.
     """
-    plan = resolve(target, resume=resume, **options)
-    notify = on or _silent
-    reuse_memory()
-    source = open_source(plan.supernet, plan.data)
-    with opened(plan, source, resume) as journal:
-        study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
-        with limited_compiler() as compiler, costs_of(study, plan, compiler) as costs:
-            study.costs = costs
-            candidates = tried(study, plan, notify)
-            chosen = finalists(study, plan, candidates)
-            result = best_of(study, plan, chosen, candidates, notify, compiler)
-            notify("bundle", 0, 1)
-            return Deployment(result, bundling.write(result, source, bundling.command(plan, options)))
+    from hnas.deployment.search import deploy_subnet
+
+    options = SearchOptions(
+        target=target,
+        max_latency=max_latency,
+        min_accuracy=min_accuracy,
+        max_size=max_size,
+        precision=precision,
+        budget=budget,
+        seed=seed,
+        threads=threads,
+        supernet=supernet,
+        data=data,
+        host=host,
+        out=out,
+        resume=resume,
+    )
+    return deploy_subnet(options, on)
 
 
-def estimate(plan: Plan) -> str:
-    """What the search of ``plan`` will take, from pricing and scoring one subnet here."""
-    source = open_source(plan.supernet, plan.data)
-    if plan.seconds is not None:
-        return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"
-    study = Study(source.supernet, source.task, seed=plan.seed)
-    with limited_compiler() as compiler, costs_of(study, plan, compiler) as costs:
-        study.costs = costs
-        arch = source.supernet.space.sample(Random(plan.seed))
-        study.price(source.supernet.space.largest, "latency_ms")
-        begun = time.monotonic()
-        study.score(arch)
-        each = time.monotonic() - begun
-    total = each * (plan.evaluations or 0)
-    return f"about {total:.0f} s of search ({each:.1f} s for one subnet here), then building and measuring"
+def deploy_network(
+    model: str,
+    target: str,
+    *,
+    inputs: Sequence[str] | None = None,
+    calibration: Path | str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    host: str | None = None,
+    out: Path | str | None = None,
+    on: Progress = silent,
+) -> Deployment:
+    """Compile, verify and measure a static network of your own, and write its bundle to the folder ``out``/bundle.
 
+    Example:
+        found = hnas.deploy_network("mynets:small", "onnxruntime-cpu", inputs=["1x3x32x32"])
+        print(found.bundle.path, found.bundle.manifest.latency)
 
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    pass
+    Every precision is verified from disk in a new process and measured interleaved with the network's own fp32
+    artifact. The fastest is kept. "auto" leaves int8 out where ``calibration`` is not given.
+
+    Args:
+        model: FILE.onnx, or PACKAGE.MODULE:CALLABLE, which returns an nn.Module, or (module, example inputs)
+        target: a device profile; hnas-deploy targets lists them
+        inputs: the shape of each input in order, batch first, e.g. 1x3x64x64
+        calibration: .npz or .npy file of real inputs [N, ...], needed for int8
+        precision: auto, fp32, fp16, bf16, int8, mixed (int8 with blocks in float) or w8 (int8 weights only); default:
+            the device's
+        threads: of the runtime; default: the device's, 1 on CPUs
+        host: verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]
+        out: folder of the run, new or empty; default: runs/DEVICE, numbered
+        on: is called with (stage, steps done, steps in total)
+
+    Raises:
+        ValueError: wrong use, or a network that cannot be captured.
+        Unavailable: a runtime or the host is missing.
+        ExportError: no artifact computes what the network does.
+    """
+    from hnas.deployment.own import deploy_own_network
+
+    options = NetworkOptions(
+        model=model,
+        target=target,
+        inputs=None if inputs is None else tuple(inputs),
+        calibration=calibration,
+        precision=precision,
+        threads=threads,
+        host=host,
+        out=out,
+    )
+    return deploy_own_network(options, on)

@@ -1,10 +1,11 @@
-"""From a chosen network to artifacts that were verified, judged and measured in turns."""
+"""Compile a network in one precision, verify the saved file, and measure its accuracy where labels are known."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +14,54 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hnas import export
+from hnas.deployment.network import SPLITS, Inputs, Network
+from hnas.deployment.options import Progress
+from hnas.deployment.plan import GUARD, Plan
 from hnas.export import backends
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Disconnected, ExportError, Unfaithful
 from hnas.export.int8.policy import LADDER
-from hnas.export.proof.measurement import Comparison
 from hnas.export.proof.verification import Check, check
 from hnas.export.remote.worker import Worker
 from hnas.journal import Journal
 
-Inputs = tuple[NDArray[Any], ...]
-Stage = Callable[[str, int, int], None]  # stage, steps done, steps in all
-CALIBRATION = 256  # images for int8 ranges; more change nothing that the guard can see
-EVIDENCE = 48  # images on which a saved file is checked first; too few to judge agreement, which the search images do
-PROCESSES, BLOCKS = 5, 10  # of the final measurement
-TRIALS = 8  # artifacts that a search for blocks in float compiles, in a run; each takes some seconds
-PATIENCE = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
+CALIBRATION = 256  # inputs for int8 ranges; more change nothing that the guard can see
+EVIDENCE = 48  # inputs of the first verification; too few for the agreement limit, which all search images decide
+TRIALS = 8  # artifacts that a search for blocks in float compiles in one run; each takes some seconds
+TIMEOUT = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
+_ROUNDING = 1e-9  # 90 % - 89 % is a rounding error more than 1 %
 
 
 @dataclass(frozen=True)
-class Images:
-    """What artifacts are judged on, as inputs of one network: search decides, test only reports.
+class Run:
+    """The resources of one deployment.
 
-    expected: the fp32 network's own outputs on both splits, [N, classes].
+    folder: for artifacts, a sub-folder for each network.
+    inputs: returns the inputs on which an artifact is timed.
+    notify: is told of the progress.
     """
 
-    calibration: Sequence[Inputs]
-    search: Sequence[Inputs]
-    test: Sequence[Inputs]
-    labels: Mapping[str, NDArray[np.int64]]
-    expected: Mapping[str, NDArray[np.float32]]
+    plan: Plan
+    journal: Journal
+    compiler: Compiler
+    folder: Path
+    inputs: Callable[[Artifact], Inputs]
+    notify: Progress
 
 
 @dataclass(frozen=True)
 class Built:
-    """An artifact and what it does on images: ``accuracy`` by split, ``check`` against the fp32 network on search.
+    """A verified artifact.
 
-    ``engine`` is what a device said of the engine that it built from the artifact; empty where there is none.
+    check: the comparison of its outputs with those of the network in eager fp32.
+    accuracy: its own top-1 by split; empty without labelled images.
+    engine: figures of the engine that a device built from the artifact; empty where there is none.
     """
 
     artifact: Artifact
     check: Check
-    accuracy: Mapping[str, float]
+    accuracy: Mapping[str, float] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,23 +69,22 @@ class Built:
         """The precision for a person: "mixed" where blocks of an int8 artifact are in float."""
         return "mixed" if mixed_record(self.artifact).get("float") else self.artifact.precision
 
+    def reaches(self, floor: float) -> bool:
+        """Return whether the accuracy on the search images is at least ``floor``. True where it is not known."""
+        return self.accuracy.get("search", floor) >= floor - _ROUNDING
+
     def to_json(self) -> dict[str, Any]:
-        """All but the artifact itself, of which the digest stands here."""
+        """Return the record as JSON. The artifact is represented by its digest."""
         found = {"digest": self.artifact.digest, "check": self.check.to_json(), "accuracy": dict(self.accuracy)}
         return found | {"engine": dict(self.engine)}
 
 
-def limited_compiler() -> Compiler:
-    """A compiler for a whole run, not started yet: it may take ``PATIENCE`` a conversion, and half of the memory."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    return Compiler(timeout=PATIENCE, memory_mb=max(2048, total // 2))
-
-
 @dataclass(frozen=True)
 class Refused:
-    """A precision that was tried and gave no artifact, and why in one line.
+    """A precision without an artifact.
 
-    ``unfaithful``: there was one, which did not compute what the network does.
+    reason: one line.
+    unfaithful: an artifact was built, but it does not compute what the network does.
     """
 
     precision: str
@@ -87,93 +92,115 @@ class Refused:
     unfaithful: bool = False
 
 
-def build(
-    net: nn.Module,
-    images: Images,
-    *,
-    device: str,
-    precision: str,
-    threads: int,
-    path: Path,
-    recover: str | None = None,
-    opened: Callable[[Artifact], Worker] = Worker,
-    compiler: Compiler | None = None,
-) -> Built:
-    """Compile ``net``, open the saved file in a new process, and run every search and test image through it.
+def limited_compiler() -> Compiler:
+    """Return a compiler for a whole run, not started yet, with limits on time and memory."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return Compiler(timeout=TIMEOUT, memory_mb=max(2048, total // 2))
 
-    ``recover`` is a rung of ``LADDER``, fitted to the calibration images alone. ``opened`` starts
-    that process, on another machine perhaps; ``compiler`` is the one that converts (None: this process).
+
+def build_precision(run: Run, network: Network, precision: str) -> Built:
+    """Return the verified artifact of ``network`` in ``precision``. One from an interrupted run is reused.
+
+    int8 that loses too much is built again with accuracy recovery: against labels here, else in `export.compile`.
     """
-    artifact = export.compile(
-        net,
-        images.search[0],
-        device=device,
-        precision=precision,
-        calibration=images.calibration[:CALIBRATION] if precision == "int8" else None,
-        threads=threads,
-        path=path,
-        options=export.CompileOptions(evidence=images.search[:EVIDENCE], recover=recover, compiler=compiler),
-    )
-    return seen(artifact, images, ("search", "test"), opened)
+    if precision != "int8":
+        return _build_once(run, network, precision)
+    if network.labelled is None:
+        return _build_once(run, network, precision, "auto" if network.editable else None)
+    floor = network.accuracy["search"] - GUARD
+    return build_within(floor, partial(_build_once, run, network, precision))
 
 
-def build_mixed(
-    net: nn.Module, images: Images, floor: float, *, device: str, threads: int, path: Path, compiler: Compiler
-) -> Built:
-    """The fastest int8 artifact with blocks in float that reaches ``floor`` on the search images; perhaps without any.
+def build_mixed(run: Run, network: Network, floor: float) -> Built:
+    """Return the fastest int8 artifact with blocks in float whose accuracy on the search images reaches ``floor``.
 
-    ExportError where ``TRIALS`` assignments give none.
+    It may turn out to have no block in float. Raise ExportError where ``TRIALS`` assignments give no artifact.
     """
+    assert isinstance(network.module, nn.Module)
+    assert network.calibration is not None
 
     def accept(artifact: Artifact) -> bool:
-        return seen(artifact, images, ("search",)).accuracy["search"] >= floor - 1e-9
+        return network.labelled is None or verify_artifact(run, network, artifact, ("search",)).reaches(floor)
 
-    artifact = export.compile_mixed(
-        net,
-        images.search[0],
+    compile_mixed = partial(
+        export.compile_mixed,
+        network.module,
+        network.example,
         accept=accept,
-        device=device,
-        calibration=images.calibration[:CALIBRATION],
-        threads=threads,
-        path=path,
-        options=export.MixedOptions(evidence=images.search[:EVIDENCE], compiler=compiler, trials=TRIALS),
+        calibration=network.calibration,
+        device=run.plan.device.name,
+        threads=run.plan.threads,
+        options=export.MixedOptions(evidence=network.evidence, compiler=run.compiler, trials=TRIALS),
     )
-    return seen(artifact, images, ("search", "test"))
+    path = run.folder / network.key / "int8-mixed"
+    return build_once(run.journal, path, lambda path: verify_artifact(run, network, compile_mixed(path=path)))
 
 
-def seen(
-    artifact: Artifact, images: Images, splits: Sequence[str], opened: Callable[[Artifact], Worker] = Worker
-) -> Built:
-    """What the saved file does on all images of ``splits``; Unfaithful where it is not the network on search images."""
-    with opened(artifact) as worker:
-        outputs = {split: worker.outputs(getattr(images, split)) for split in splits}
+def _build_once(run: Run, network: Network, precision: str, recover: str | None = None) -> Built:
+    """Build the artifact with ``recover``: a rung of ``LADDER``, "auto", or None for no accuracy recovery."""
+
+    def make(path: Path) -> Built:
+        artifact = export.compile(
+            network.module,
+            network.example,
+            device=run.plan.device.name,
+            precision=precision,
+            calibration=network.calibration if precision == "int8" else None,
+            threads=run.plan.threads,
+            path=path,
+            options=export.CompileOptions(
+                evidence=network.evidence,
+                recover=recover,
+                open_worker=run.plan.open if run.plan.site and network.labelled is None else None,
+                compiler=run.compiler,
+            ),
+        )
+        return verify_artifact(run, network, artifact)
+
+    name = precision if recover in (None, "auto") else f"{precision}-{recover}"
+    return build_once(run.journal, run.folder / network.key / name, make)
+
+
+def verify_artifact(run: Run, network: Network, artifact: Artifact, splits: Sequence[str] = SPLITS) -> Built:
+    """Run the saved file on all labelled images of ``splits``, in a new process on the plan's machine.
+
+    Without labelled images the verification of `export.compile` stands.
+    Raise Unfaithful where the outputs on the search images are not those of the network.
+    """
+    if network.labelled is None:
+        found = Check.from_json(artifact.notes["verification"])
+        if run.plan.site is None:
+            return Built(artifact, found)
+        with run.plan.open(artifact) as worker:
+            return Built(artifact, found, engine=engine_of(worker))
+    with run.plan.open(artifact) as worker:
+        outputs = {split: worker.outputs(getattr(network.labelled, split)) for split in splits}
         engine = engine_of(worker)
-    expected = [(row[None],) for row in images.expected["search"]]
+    expected = [(scores[None],) for scores in network.labelled.expected["search"]]
     found = check(expected, outputs["search"], artifact.precision)
     if not found.passed:
         raise Unfaithful(f"the {artifact.precision} artifact is not the network: {found.line()}")
-    shares = {split: accuracy(outputs[split], images.labels[split]) for split in outputs}
-    return Built(artifact, found, shares, engine)
+    return Built(artifact, found, {s: top1(outputs[s], network.labelled.labels[s]) for s in outputs}, engine)
 
 
 def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
-    """What an artifact in mixed precision says of how its blocks were chosen; empty for any other."""
+    """Return the record of how the blocks in float were chosen. Empty for an artifact without such blocks."""
     table = artifact.notes.get("quantisation")
     record = table.get("mixed") if isinstance(table, dict) else None
     return record if isinstance(record, dict) else {}
 
 
 def engine_of(worker: Worker) -> dict[str, Any]:
-    """What the runtime of ``worker`` said of the engine that it built, in figures; empty where it built none."""
+    """Return figures of the engine that the worker's runtime built. Empty where it built none."""
     return dict(backends.load(worker.backend).engine_figures(worker.report)) if worker.report else {}  # type: ignore[attr-defined]
 
 
 def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> Built:
-    """What the journal says was built at ``path``, if those bytes still lie there; else what ``make(path)`` builds."""
+    """Return what the journal says was built at ``path``. Call ``make(path)`` where nothing was, or bytes changed."""
     record = journal.call(f"build/{path.parent.name}/{path.name}", lambda: make(path).to_json())
     try:
         artifact = Artifact.read(path)
-    except (ValueError, FileNotFoundError):  # gone or changed since
+    except (ValueError, FileNotFoundError):  # removed or changed since
         return make(path)
     if artifact.digest != record["digest"]:
         return make(path)
@@ -181,12 +208,12 @@ def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> B
 
 
 def build_within(floor: float, make: Callable[[str | None], Built]) -> Built:
-    """What ``make(None)`` builds; where it misses ``floor`` on the search images, the cheapest recovery that does not.
+    """Return what ``make(None)`` builds, or the cheapest recovery that reaches ``floor`` on the search images.
 
-    1. The plain artifact reaches it: taken.
+    1. The plain artifact reaches it: that one.
     2. A rung of ``LADDER`` reaches it: the first that does.
-    3. None does: the most accurate, for the guard to refuse with its figure.
-    4. A build that fails counts as a miss; ExportError of the plain one where all fail.
+    3. None does: the most accurate, which the guard then refuses with its figure.
+    4. A build that fails counts as a miss. Where all fail, the ExportError of the plain one is raised.
     """
     built: list[Built] = []
     failures: list[ExportError] = []
@@ -195,22 +222,26 @@ def build_within(floor: float, make: Callable[[str | None], Built]) -> Built:
             built.append(make(rung))
         except Disconnected:
             raise
-        except ExportError as error:
+        except ExportError as error:  # case 4
             failures.append(error)
             continue
-        if built[-1].accuracy["search"] >= floor - 1e-9:
+        if built[-1].reaches(floor):  # cases 1 and 2
             return built[-1]
     if not built:
         raise failures[0]
-    return max(built, key=lambda found: found.accuracy["search"])
+    return max(built, key=lambda found: found.accuracy["search"])  # case 3
 
 
 def build_each(
     precisions: Sequence[str], make: Callable[[str], Built], advance: Callable[[int], None], *, spare: bool = False
 ) -> tuple[list[Built], list[Refused]]:
-    """Every precision that can be built; one that fails is kept with its reason, unless it is the only one.
+    """Build every precision. Return the artifacts, and the precisions that failed with their reasons.
 
-    ``advance(k)`` is called before the k-th one. ``spare``: something else will be tried where none is faithful.
+    advance: is called with k before the k-th build.
+    spare: something else will be tried where no artifact is faithful.
+
+    Raises:
+        ExportError: the only precision fails, or all of them.
     """
     built: list[Built] = []
     refused: list[Refused] = []
@@ -230,59 +261,6 @@ def build_each(
     return built, refused
 
 
-def accuracy(outputs: Sequence[tuple[NDArray[Any], ...]], labels: NDArray[np.int64]) -> float:
-    """Top-1 of scores [1, classes] for each image."""
+def top1(outputs: Sequence[tuple[NDArray[Any], ...]], labels: NDArray[np.int64]) -> float:
+    """Return the share of images whose highest score is the label. Each output is [1, classes]."""
     return float(np.mean([int(scores[0].argmax()) == label for scores, label in zip(outputs, labels, strict=True)]))
-
-
-def interval(share: float, n: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share that was seen in ``n`` images."""
-    z = 1.96
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * ((share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5)
-    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the final table."""
-
-    built: Built
-    comparison: Comparison | None
-    verdict: str
-
-
-def judge(
-    built: Sequence[Built],
-    comparisons: Sequence[Comparison | None],
-    fp32_accuracy: float,
-    guard: float,
-    objection: Callable[[Built, Comparison | None], str | None] = lambda _built, _comparison: None,
-) -> tuple[int | None, list[Row]]:
-    """Which artifact to keep: the fastest that keeps the accuracy guard and every window; and why not the others.
-
-    1. search accuracy below the fp32 network's minus ``guard``: refused, whatever its speed.
-    2. ``objection`` (a window that the artifact itself misses): refused with that reason.
-    3. measured: the highest speedup of the rest. predicted (no comparison): the last, that is lowest, precision.
-    4. nothing is left: None.
-    5. no accuracy is known (a network that came without images): case 1 refuses nobody.
-    """
-    reasons = []
-    most = guard + 1e-9  # 90 % - 89 % is a rounding error more than 1 %
-    for b, c in zip(built, comparisons, strict=True):
-        lost = fp32_accuracy - b.accuracy.get("search", fp32_accuracy)
-        slips = f"loses {100 * lost:.1f} points on the search images (guard {100 * guard:g})" if lost > most else None
-        reasons.append(slips or objection(b, c))
-    speed = [c.ratio if c is not None else float(i) for i, c in enumerate(comparisons)]
-    allowed = [i for i, reason in enumerate(reasons) if reason is None]
-    best = max(allowed, key=lambda i: speed[i], default=None)
-    rows = []
-    for i, (b, c, reason) in enumerate(zip(built, comparisons, reasons, strict=True)):
-        if i == best:
-            verdict = "kept"
-        elif reason is None and best is not None and c is not None and (kept := comparisons[best]) is not None:
-            verdict = f"not taken: {kept.ratio / c.ratio:.2f}x the time of {built[best].label}"
-        else:
-            verdict = f"not taken: {reason or 'a lower precision is kept'}"
-        rows.append(Row(b, c, verdict))
-    return best, rows

@@ -1,4 +1,4 @@
-"""The folder of a run: held by one process, continued only by a run like it, and cleared of what a kill left there."""
+"""The folder of a run: locked by one process, resumed only by an equal run, and cleaned after a kill."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from hnas.deployment.plan import Plan
-from hnas.deployment.source import Source
+from hnas.deployment.source import SupernetSource
 from hnas.export.device.errors import ExportError
 from hnas.files import locked, read_json, write_json
 from hnas.journal import Journal
 
-WORK = ".work"  # of an export, within its folder
+WORK = ".work"  # for the artifacts of a user's own network; removed in the end
 
 
 class Unreachable(ExportError):
-    """No subnet keeps every bound; the message says the nearest that was reached."""
+    """No subnet keeps every bound. The message has the nearest that was reached."""
 
 
 @contextmanager
-def opened(plan: Plan, source: Source, resume: bool) -> Iterator[Journal]:
-    """The journal of the run's folder, which nobody else works in meanwhile.
+def opened(plan: Plan, source: SupernetSource, resume: bool) -> Iterator[Journal]:
+    """Lock the folder of the run and yield its journal.
 
-    1. Another process works there, or it cannot be written: ValueError.
-    2. It holds a run: FileExistsError unless ``resume``; ValueError where options, weights, images, the CPU or the
-       version of hnas are others than the run's.
-    3. It holds something else: FileExistsError.
-    4. A run that begins here and ends ``Unreachable`` or without a finished call leaves no trace: other bounds make
-       another run. One that was resumed loses nothing.
+    1. Another process works in the folder, or it cannot be written: ValueError.
+    2. The folder holds a run: FileExistsError unless ``resume``. ValueError where the run has other options, weights,
+       images, another CPU or another version of hnas.
+    3. The folder holds something else: FileExistsError.
+    4. A new run that ends ``Unreachable``, or before any call has finished, is removed, because other bounds make
+       another run. A resumed run loses nothing.
     """
     with locked(plan.out):
         fresh = _claim(plan, identity(plan, source), resume)
@@ -45,15 +45,17 @@ def opened(plan: Plan, source: Source, resume: bool) -> Iterator[Journal]:
             raise
         finally:
             journal.close()
-            if lost or not journal.entries:
+            if lost or not journal.entries:  # case 4
                 _forget(plan.out)
 
 
 @contextmanager
 def workshop(out: Path) -> Iterator[Path]:
-    """A folder for artifacts within ``out`` that goes in any case; FileExistsError unless ``out`` is new or empty.
+    """Lock ``out`` and yield a folder for artifacts in it, which is removed in the end.
 
-    ValueError where another process works there, or where it cannot be written.
+    Raises:
+        FileExistsError: ``out`` is neither new nor empty.
+        ValueError: another process works in ``out``, or it cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} exists and is no folder; choose another --out")
@@ -68,24 +70,24 @@ def workshop(out: Path) -> Iterator[Path]:
             _sweep(out)
 
 
-def identity(plan: Plan, source: Source) -> dict[str, Any]:
-    """What must be equal for a run to be continued, as JSON."""
+def identity(plan: Plan, source: SupernetSource) -> dict[str, Any]:
+    """Return as JSON what must be equal for a run to be resumed."""
     made = {"hnas": version("hnas"), "cpu": plan.machine.processor}
     return {**plan.identity(), "supernet": source.digest, "data": source.digests, **made}
 
 
 def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
-    """Write down what the run is, or hold it against what is written there; whether it begins here."""
+    """Write the identity of a new run, or compare it with the one on disk. Return whether the run is new."""
     file = plan.out / "plan.json"
     if not file.exists():
         if any(plan.out.glob("[!.]*")):
-            raise FileExistsError(f"{plan.out} is in use and holds no run; choose another --out")
+            raise FileExistsError(f"{plan.out} is in use and holds no run; choose another --out")  # case 3
         try:
             write_json(file, wanted)
         except OSError as error:
             raise ValueError(f"cannot write to {plan.out}: {error.strerror or error}; choose another --out") from None
         return True
-    if not resume:
+    if not resume:  # case 2
         raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
     begun = read_json(file)
     differ = [key for key, value in wanted.items() if begun.get(key) != value]
@@ -98,14 +100,14 @@ def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
 
 
 def _forget(out: Path) -> None:
-    """Remove a run that has nothing to continue from."""
+    """Remove a run that has nothing to resume from."""
     shutil.rmtree(out / "artifacts", ignore_errors=True)
     for name in ("plan.json", "journal.jsonl"):
         (out / name).unlink(missing_ok=True)
 
 
 def _sweep(out: Path) -> None:
-    """Remove what a kill left half-written; nobody else is at work here, so none of it is in use."""
+    """Remove files that a kill left half-written. The folder is locked, so none of them is in use."""
     for left in (out / WORK, *out.glob(".bundle.*"), *out.glob(".plan.json.*"), *out.glob("artifacts/*/.*")):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where int8 is slow or loses too much: the layers to blame, and whether blocks in float are worth a try."""
+"""Where int8 is slow or loses too much: the layers that cause it, and whether blocks in float are worth a try."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hnas import export
-from hnas.deployment.build import Built, Refused, Row, mixed_record
+from hnas.deployment.build import Built, Refused, mixed_record
+from hnas.deployment.judge import JudgedArtifact
 from hnas.deployment.plan import Plan
 from hnas.export.bundle.manifest import Mixed
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.proof.slowdown import Slowdown, attainable
 
-_WORST = 4  # slower stretches that are named
-WORTH = 0.95  # of the time of fp32: what each layer in its faster precision must promise, for blocks to be tried
+_WORST = 4  # slower groups of layers that are named
+# Blocks in float are tried where every layer in its faster precision would take less than this share of fp32's time.
+WORTH = 0.95
 
 
-def slowdown(plan: Plan, rows: Sequence[Row], best: int | None) -> Slowdown | None:
-    """Which layers make int8 no faster than the float artifact that is kept; None where it is faster.
+def slowdown(plan: Plan, rows: Sequence[JudgedArtifact], best: int | None) -> Slowdown | None:
+    """Return which layers make int8 no faster than the float artifact that is kept, None where int8 is faster.
 
-    Only then both are profiled. Neither is where they run on another device, or where their runtime tells no times.
+    Both are profiled only in that case, and only on this machine. A runtime without a profiler names no layers.
     """
     kept = None if best is None else rows[best]
     int8 = next((row for row in rows if row.built.label == "int8"), None)
@@ -34,39 +36,38 @@ def slowdown(plan: Plan, rows: Sequence[Row], best: int | None) -> Slowdown | No
         before, after = (export.layers(row.built.artifact) for row in (kept, int8))
         worst = export.slower_layers(before, after)[:_WORST]
         return replace(found, layers=worst, attainable=attainable(before, after))
-    except (ExportError, ValueError):  # what it lost is known all the same
+    except (ExportError, ValueError):  # the lost factor is known all the same
         return found
 
 
-def reason(
-    plan: Plan, rows: Sequence[Row], refused: Sequence[Refused], slower: Slowdown | None, floor: float = 0.0
+def reason_to_mix(
+    plan: Plan, rows: Sequence[JudgedArtifact], refused: Sequence[Refused], slower: Slowdown | None, floor: float = 0.0
 ) -> str | None:
-    """Why int8 with blocks in float is worth a try; None where it is not.
+    """Return why int8 with blocks in float is worth a try, None where it is not.
 
-    1. No int8 in the plan, or no times that are measured on this machine: None.
-    2. It was asked for.
-    3. int8 is slower than what is kept: only where that is fp32, and its faster layers would pay for a change.
-    4. int8 does not compute what the network does, or misses ``floor`` on the search images.
+    1. The plan has no int8, or times are not measured on this machine: None.
+    2. The user asked for mixed precision.
+    3. int8 is slower than what is kept: only where that is fp32 and the faster layers of int8 would make up for it.
+    4. int8 does not compute what the network does, or its accuracy on the search images is below ``floor``.
     """
-    if not plan.mixes:
+    if not plan.mixes:  # case 1
         return None
-    if plan.precision == "mixed":
+    if plan.precision == "mixed":  # case 2
         return "it was asked for"
-    if slower is not None:
+    if slower is not None:  # case 3
         pays = slower.against == "fp32" and slower.attainable is not None and slower.attainable < WORTH
         return slower.headline() if pays else None
-    for failed in refused:
-        if failed.precision == "int8" and failed.unfaithful:
-            return "int8 alone does not verify"
+    if any(failed.precision == "int8" and failed.unfaithful for failed in refused):  # case 4
+        return "int8 alone does not verify"
     for row in rows:
-        reached = row.built.accuracy.get("search", floor)
-        if row.built.label == "int8" and reached < floor - 1e-9:
+        if row.built.label == "int8" and not row.built.reaches(floor):
+            reached = row.built.accuracy["search"]
             return f"int8 reaches {reached:.2%} on the search images (at least {floor:.2%} is asked)"
     return None
 
 
 def attempt(make: Callable[[], Built]) -> Built | str:
-    """The artifact with blocks in float that ``make`` builds, or in one line why there is none."""
+    """Return the artifact with blocks in float that ``make`` builds, or one line that says why there is none."""
     try:
         found = make()
     except Unavailable:
@@ -76,7 +77,7 @@ def attempt(make: Callable[[], Built]) -> Built | str:
     return found if found.label == "mixed" else "no block in float made it faster"
 
 
-def record(why: str, row: Row) -> Mixed:
-    """What the manifest says of an artifact in mixed precision."""
-    said = mixed_record(row.built.artifact)
-    return Mixed(why, row.verdict, tuple(said["float"]), dict(said["sensitivity_db"]), len(said["tried"]))
+def mixing_record(why: str, row: JudgedArtifact) -> Mixed:
+    """Return the manifest's record of an artifact in mixed precision."""
+    record = mixed_record(row.built.artifact)
+    return Mixed(why, row.verdict, tuple(record["float"]), dict(record["sensitivity_db"]), len(record["tried"]))

@@ -1,14 +1,19 @@
-"""What a deployment will do, resolved before anything runs: device, backend, windows, precisions, budget, folders."""
+"""Everything that a deployment is going to do, resolved before any work starts.
+
+Call `resolve(SearchOptions("openvino-cpu", max_latency="5ms"))`.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hnas import hw_profiles, units
+from hnas.deployment.bounds import Bound
+from hnas.deployment.options import SearchOptions
 from hnas.deployment.site import Site, visit
 from hnas.export import backends
 from hnas.export.device.artifact import Artifact
@@ -19,22 +24,28 @@ from hnas.export.remote.worker import Worker
 from hnas.hw_profiles import Device
 
 EVALUATIONS = 32
-GUARD = 0.01  # of top-1: what a lower precision may lose on the search images, and what the default goal may lose
+# Largest loss of top-1 on the search images: of a lower precision against fp32, and of the default goal.
+GUARD = 0.01
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "mixed", "w8")
+BF16 = frozenset({"avx512_bf16", "amx_bf16"})  # either of these instruction sets computes in bf16
 _HOW = {"auto": " (the fastest that keeps its accuracy)", "mixed": ", and blocks in float where that is better"}
-BF16 = frozenset({"avx512_bf16", "amx_bf16"})  # either set of instructions computes in bf16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the outcome; equal plans with equal data and journals end in equal subnets."""
+    """Everything that decides the outcome of a deployment. Equal plans, data and journals give equal subnets.
+
+    precision: as asked for, "auto" among others.
+    precisions: those to build, in order.
+    evaluations, seconds: the budget of the search; one of them is None.
+    supernet, data: None for those that are shipped with hnas.
+    site: the device behind ``--host``; None for this machine.
+    """
 
     device: Device
     precision: str
     precisions: tuple[str, ...]
-    max_latency_ms: float | None
-    min_accuracy: float | None
-    max_size_bytes: float | None
+    bounds: tuple[Bound, ...]
     evaluations: int | None
     seconds: float | None
     seed: int
@@ -51,61 +62,63 @@ class Plan:
 
     @property
     def mixes(self) -> bool:
-        """Whether blocks of an int8 artifact may go to float: they are chosen by times that are measured here."""
+        """Whether blocks of an int8 artifact may be kept in float. Only times measured on this machine choose them."""
         return self.device.local and self.site is None and "int8" in self.precisions
 
     @property
     def measured(self) -> bool:
-        """Whether latency is measured, here or at ``site``; otherwise it is predicted from the device's profile."""
+        """Whether latency is measured, here or at ``site``. Otherwise the device's profile predicts it."""
         return self.device.local or self.site is not None
 
     @property
     def transport(self) -> Transport:
-        """To where artifacts are verified and measured."""
+        """The way to the machine that verifies and measures artifacts."""
         return local if self.site is None else self.site.transport
 
     @property
     def machine(self) -> Machine:
-        """Where that is."""
+        """The machine that verifies and measures artifacts."""
         return Machine.here() if self.site is None else self.site.machine
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Of the runtime at ``site``; empty for this machine, whose artifacts know them."""
+        """The versions of the runtime at ``site``. Empty for this machine, whose artifacts record them."""
         return {} if self.site is None else self.site.versions
 
     def open(self, artifact: Artifact) -> Worker:
-        """A worker where artifacts are verified and measured."""
+        """Start a worker on the machine that verifies and measures artifacts."""
         return Worker(artifact) if self.site is None else self.site.open(artifact)
 
-    @property
-    def windows(self) -> dict[str, tuple[float, float]]:
-        """Hard bounds of the search: metric -> (low, high)."""
-        inf = float("inf")
-        bounds = {
-            "latency_ms": (-inf, self.max_latency_ms),
-            "size_bytes": (-inf, self.max_size_bytes),
-            "accuracy": (self.min_accuracy, inf),
-        }
-        return {m: (low, high) for m, (low, high) in bounds.items() if low is not None and high is not None}
+    def bound(self, metric: str) -> Bound | None:
+        """Return the bound on ``metric``, None where there is none."""
+        return next((bound for bound in self.bounds if bound.metric == metric), None)
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a run to be resumed, as JSON."""
-        record = {field.name: getattr(self, field.name) for field in fields(self)}
-        record |= {"device": self.device.name, "precisions": list(self.precisions)}
-        del record["out"], record["site"]
-        if self.site is not None:
-            record["host"] = self.site.where
-        return {key: str(value) if isinstance(value, Path) else value for key, value in record.items()}
+        """Return as JSON what must be equal for an interrupted run to be resumed."""
+
+        def limit(metric: str) -> float | None:
+            bound = self.bound(metric)
+            return None if bound is None else bound.limit
+
+        record: dict[str, Any] = {
+            "device": self.device.name,
+            "precision": self.precision,
+            "precisions": list(self.precisions),
+            "max_latency_ms": limit("latency_ms"),
+            "min_accuracy": limit("accuracy"),
+            "max_size_bytes": limit("size_bytes"),
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "threads": self.threads,
+            "supernet": None if self.supernet is None else str(self.supernet),
+            "data": None if self.data is None else str(self.data),
+        }
+        return record if self.site is None else {**record, "host": self.site.where}
 
     def lines(self) -> list[tuple[str, str]]:
-        """The plan for a person: (what, value)."""
-        bounds = [
-            f"latency <= {self.max_latency_ms:g} ms" if self.max_latency_ms else "",
-            f"accuracy >= {self.min_accuracy:.1%}" if self.min_accuracy is not None else "",
-            f"size <= {self.max_size_bytes / 1e6:g} MB" if self.max_size_bytes else "",
-        ]
-        goal = ", ".join(filter(None, bounds)) or f"fastest within {GUARD:.0%} of the largest subnet's accuracy"
+        """Return the plan as pairs of name and value for a person."""
+        goal = ", ".join(map(str, self.bounds)) or f"fastest within {GUARD:.0%} of the largest subnet's accuracy"
         budget = f"{self.evaluations} evaluations" if self.evaluations else f"{self.seconds:g} s"
         return [
             ("target", f"{self.device.name} ({self.device.title})"),
@@ -126,84 +139,99 @@ class Plan:
         return "measured here" if self.measured else "predicted from the device's profile: not run on a device here"
 
 
-def resolve(
-    target: str,
-    *,
-    max_latency: str | None = None,
-    min_accuracy: str | None = None,
-    max_size: str | None = None,
-    precision: str | None = None,
-    budget: str | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    supernet: Path | str | None = None,
-    data: Path | str | None = None,
-    out: Path | str | None = None,
-    host: str | None = None,
-    resume: bool = False,
-) -> Plan:
-    """The plan of these options; ValueError for what is not understood, Unavailable where a runtime is missing.
+def resolve(options: SearchOptions) -> Plan:
+    """Return the plan of ``options``. A ``host`` is connected to.
 
-    ``host``, the address of a device, is connected to: artifacts are verified and measured there.
+    Raises:
+        ValueError: an option is not understood or does not fit the device.
+        Unavailable: a runtime is missing, or the host does not answer.
     """
-    device = hw_profiles.load(target)
-    wanted = device.precision if precision is None else precision
-    evaluations, seconds = (EVALUATIONS, None) if budget is None else units.budget(budget)
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it is 0 or more")
-    site = None if host is None else visit(host, device.backend)
-    cores = (os.cpu_count() or 1) if site is None else site.machine.cores
-    if threads is not None and not 1 <= threads <= cores:
-        raise ValueError(f"threads is {threads}; {'this machine' if site is None else site.where} has {cores} cores")
-    if site is None and not device.local and threads not in (None, device.threads):
-        what = f"the latency of {device.name} is predicted for {device.threads} thread(s)"
-        raise ValueError(f"threads is {threads}; {what}; --threads is for devices at hand or with --host")
+    device = hw_profiles.load(options.target)
+    precision = device.precision if options.precision is None else options.precision
+    evaluations, seconds = (EVALUATIONS, None) if options.budget is None else units.budget(options.budget)
+    if options.seed < 0:
+        raise ValueError(f"seed is {options.seed}; it is 0 or more")
+    site = None if options.host is None else visit(options.host, device.backend)
     return Plan(
         device=device,
-        precision=wanted,
-        precisions=precisions(device, wanted, site),
-        max_latency_ms=None if max_latency is None else units.latency_ms(max_latency),
-        min_accuracy=None if min_accuracy is None else units.share(min_accuracy),
-        max_size_bytes=None if max_size is None else units.size_bytes(max_size),
+        threads=_threads(options.threads, device, site),
+        precision=precision,
+        precisions=precisions_to_build(device, precision, site),
+        bounds=_bounds(options),
         evaluations=evaluations,
         seconds=seconds,
-        seed=seed,
-        threads=threads or device.threads,
-        supernet=None if supernet is None else Path(supernet),
-        data=None if data is None else Path(data),
-        out=_folder(device.name, resume) if out is None else Path(out),
+        seed=options.seed,
+        supernet=_path(options.supernet),
+        data=_path(options.data),
+        out=_path(options.out) or _run_folder(device.name, options.resume),
         site=site,
     )
 
 
-def precisions(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
-    """The precisions to build: for "auto" all that device and backend offer, fp32 first, else the one wanted.
+def precisions_to_build(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
+    """Return the precisions to build, fp32 first.
 
-    "mixed" begins with int8. "w8" is tried where it is asked for: int8 is faster wherever it holds.
+    1. "auto": all that the device and its backend offer, except w8, which int8 beats wherever it is accurate enough.
+    2. "mixed": int8, from which blocks are kept in float later.
+    3. Any other: that one.
+
+    Raises:
+        ValueError: the precision is unknown or not offered, or "mixed" is asked for a device that is not this machine.
+        Unavailable: the runtime is missing.
     """
     if wanted not in PRECISIONS:
         raise ValueError(f"no precision {wanted!r}; known: {', '.join(PRECISIONS)}")
     backend = backends.load(device.backend)
     if device.local and (missing := backend.missing()):
         raise Unavailable(missing)
-    offered = tuple(p for p in backend.precisions if p in device.precisions)
-    if wanted == "auto":
-        # The runtime says so itself when it is asked for bf16; this saves a conversion that it would refuse.
-        machine = Machine.here() if site is None else site.machine
-        lacking = device.local and BF16.isdisjoint(machine.instructions)
-        return tuple(p for p in offered if p != "w8" and not (lacking and p == "bf16"))
-    if wanted == "mixed":
+    offered = tuple(precision for precision in backend.precisions if precision in device.precisions)
+    if wanted == "auto":  # case 1
+        lacking = {"w8"} if _has_bf16(device, site) else {"w8", "bf16"}
+        return tuple(precision for precision in offered if precision not in lacking)
+    if wanted == "mixed":  # case 2
         if not device.local or site is not None:
             where = device.name if site is None else site.where
             raise ValueError(f"mixed precision is chosen by times measured on this machine, and {where} is not it")
         wanted = "int8"
     if wanted not in offered:
         raise ValueError(f"{device.name} with {device.backend} has no {wanted}; offered: {', '.join(offered)}")
-    return (wanted,)
+    return (wanted,)  # case 3
 
 
-def _folder(target: str, resume: bool) -> Path:
-    """runs/TARGET, or the next free runs/TARGET-2, -3, ...; with ``resume`` the last one that is there."""
+def _has_bf16(device: Device, site: Site | None) -> bool:
+    """Return whether the CPU computes in bf16. The runtime would refuse it too, but only after a conversion."""
+    if not device.local:
+        return True
+    machine = Machine.here() if site is None else site.machine
+    return not BF16.isdisjoint(machine.instructions)
+
+
+def _threads(wanted: int | None, device: Device, site: Site | None) -> int:
+    """Return the number of threads of the runtime. Raise ValueError for one that the device does not have."""
+    cores = (os.cpu_count() or 1) if site is None else site.machine.cores
+    if wanted is not None and not 1 <= wanted <= cores:
+        raise ValueError(f"threads is {wanted}; {'this machine' if site is None else site.where} has {cores} cores")
+    if site is None and not device.local and wanted not in (None, device.threads):
+        what = f"the latency of {device.name} is predicted for {device.threads} thread(s)"
+        raise ValueError(f"threads is {wanted}; {what}; --threads is for devices at hand or with --host")
+    return wanted or device.threads
+
+
+def _bounds(options: SearchOptions) -> tuple[Bound, ...]:
+    texts = {
+        "latency_ms": options.max_latency,
+        "accuracy": options.min_accuracy,
+        "size_bytes": options.max_size,
+    }
+    return tuple(Bound.parse(metric, text) for metric, text in texts.items() if text is not None)
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _run_folder(target: str, resume: bool) -> Path:
+    """Return runs/TARGET or the next free runs/TARGET-2, -3, ...; with ``resume`` the last one that exists."""
     taken: list[Path] = []
     path = Path("runs") / target
     while path.exists():

@@ -1,4 +1,4 @@
-"""What a subnet costs on the device: measured in turns with the largest one, or predicted from the profile."""
+"""Measure the latency of subnets on the device, each interleaved with the largest subnet."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from functools import cache
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hnas import export
 from hnas.cost import Price
+from hnas.deployment.network import Inputs
 from hnas.deployment.site import Site
 from hnas.export import backends
 from hnas.export.compiling.compiler import Compiler
@@ -36,47 +35,45 @@ from hnas.journal import Journal
 from hnas.space import Arch, Shape
 from hnas.study import Study
 
-QUANTISED = 32  # calibration images of a candidate that is only timed
-FAILED = "failed/"  # what the journal's keys of subnets without a latency begin with
-BLOCKS = 4  # turns of a candidate and the largest subnet; the finalists get more
-
-Inputs = tuple[NDArray[Any], ...]
+QUANTISED = 32  # calibration images of a candidate, which is only timed
+FAILED = "failed/"  # prefix of the journal keys of subnets without a latency
+BLOCKS = 4  # interleaved blocks of a candidate and the largest subnet; the finalists get more
 
 
 def sample(study: Study, arch: Arch) -> Inputs:
-    """One search image as the inputs of ``arch``, as numpy."""
+    """Return one search image as the inputs of ``arch``."""
     return samples(study, "search", study.supernet.space.example(arch), 1)[0]
 
 
 def samples(study: Study, split: str, shapes: Sequence[Shape], count: int | None = None) -> list[Inputs]:
-    """The first ``count`` images of a held-out split, each as the inputs of a network of these shapes (no batch)."""
+    """Return the first ``count`` images of a held-out split as inputs of a network. ``shapes`` have no batch."""
     raw, _ = study.task.held(split)
     whole = [x.numpy() for x in study.task.inputs(raw[:count], shapes)]
     return [tuple(np.ascontiguousarray(x[i : i + 1]) for x in whole) for i in range(len(whole[0]))]
 
 
-def fitting(study: Study) -> Callable[[Artifact], Inputs]:
-    """What an artifact is timed on: one search image at the size that it reads."""
+def timing_inputs(study: Study) -> Callable[[Artifact], Inputs]:
+    """Return a function that gives the inputs to time an artifact on: one search image at the size that it takes."""
     return lambda artifact: samples(study, "search", [tensor.shape[1:] for tensor in artifact.inputs], 1)[0]
 
 
 def program(study: Study, arch: Arch) -> Program:
-    """The captured and fused program of a subnet."""
+    """Return the captured and fused program of a subnet."""
     net = study.supernet.extract(arch, study.calibrate(arch))
     return fuse(capture(net, [torch.from_numpy(x) for x in sample(study, arch)]))
 
 
 def _cache_file() -> Path:
-    """Where latencies live between runs: $XDG_CACHE_HOME/hnas or ~/.cache/hnas."""
+    """Return the file that keeps latencies between runs, in $XDG_CACHE_HOME/hnas or ~/.cache/hnas."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "hnas" / "latency.jsonl"
 
 
 @cache
 def builder() -> dict[str, str]:
-    """What turns a program into an artifact, beside the runtime: the version of hnas, and the code of ``export``.
+    """Return what decides an artifact apart from the runtime: the version of hnas and a digest of the code of export.
 
-    Its passes and policies change without a new version while they are worked on, so the code itself is digested.
+    The code is digested because passes and policies may change without a new version.
     """
     root = Path(export.__path__[0])
     digest = hashlib.sha256()
@@ -85,12 +82,16 @@ def builder() -> dict[str, str]:
     return {"hnas": version("hnas"), "export": digest.hexdigest()}
 
 
-class Measured:
-    """The latency of whole subnets in ``precision``, here or at ``site``: each taken in turns with the largest in fp32.
+class MeasuredLatency:
+    """The measured latency of whole subnets, as a `Cost`.
 
-    ``compiler`` converts each by itself. A latency is the journal's latency of the largest subnet, times the ratio of
-    the two. Ratios live in a cache between runs, under a key of everything that decides them: both networks, precision,
-    device, CPU, the versions of the runtime and of what builds for it, and threads.
+    Each subnet is timed interleaved with the largest subnet in fp32. Its latency is the ratio of the two times the
+    latency of the largest, which the journal keeps. Ratios are cached between runs. The key of the cache has everything
+    that decides a ratio: both networks, precision, device, CPU, threads, and the versions of the runtime and of hnas.
+
+    precision: of the subnets.
+    site: the device that measures; None for this machine.
+    compiler: converts each subnet in a process of its own.
     """
 
     def __init__(
@@ -115,11 +116,13 @@ class Measured:
         self._stack.callback(self._cache.close)
 
     def __call__(self, arch: Arch) -> Price:
-        """The latency of ``arch`` in ms, with the interval of its ratio to the largest subnet.
+        """Return the latency of ``arch`` in ms, with the interval of its ratio to the largest subnet.
 
-        Infinite for one that could not be compiled or run, within the compiler's and the worker's limits; the journal
-        has the line that says why. ExportError where that is the largest subnet; Unavailable says nothing about a
-        subnet, and is raised.
+        The latency is infinite where the subnet could not be compiled or run. The journal then has the reason.
+
+        Raises:
+            Unavailable: a runtime or the device is missing, which says nothing about the subnet.
+            ExportError: the largest subnet could not be compiled or run.
         """
         base = self.study.journal.call("baseline_ms", self._measure_baseline)
         if arch == self.largest and self.precision == "fp32":
@@ -135,14 +138,14 @@ class Measured:
         return Price(base / ratio, "ms", base / high, base / low, "measured")
 
     def close(self) -> None:
-        """End the workers and remove the files."""
+        """Stop the workers and remove the files."""
         self._stack.close()
 
     def _measure_baseline(self) -> float:
         return float(measure(self._largest(), sample(self.study, self.largest), runs=300).median_ms)
 
     def _largest(self) -> Worker:
-        """A worker on the largest subnet, which stays; a new one where it died."""
+        """Return the worker of the largest subnet. Start a new one where it died."""
         folder = self.folder / "baseline"
         if self._baseline is None:
             folder.mkdir(exist_ok=True)
@@ -154,11 +157,11 @@ class Measured:
     def _ratio(self, arch: Arch) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             worker = self._open(self._compile(arch, Path(folder), self.precision))
-            found = compare(self._largest(), worker, fitting(self.study), blocks=BLOCKS)
+            found = compare(self._largest(), worker, timing_inputs(self.study), blocks=BLOCKS)
         return found.ratio, found.low, found.high
 
     def _open(self, path: Path) -> Worker:
-        """A worker on a candidate: the one that ran the last, so that the runtime is imported once, unless it died."""
+        """Return a worker on a candidate. A living worker is reused, so that the runtime is imported once."""
         if self._candidate is not None and self._candidate.alive:
             self._candidate.open(path)
         else:
@@ -204,12 +207,12 @@ class Measured:
 
 
 def failures(study: Study) -> list[str]:
-    """Why subnets have no latency: a line for each that could not be compiled or run."""
+    """Return one line for each subnet that could not be compiled or run."""
     return [str(line) for key, line in study.journal.entries.items() if key.startswith(FAILED)]
 
 
 def _open_cache() -> Journal:
-    """The cache; one that cannot be written or read is set aside: it saves time and decides nothing."""
+    """Open the cache. A broken file is moved aside, and one that cannot be written is not used."""
     file = _cache_file()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Where a deployment verifies and measures: this machine, or a device that answers at an address."""
+"""The device behind ``--host``, which verifies and measures artifacts. Connect with `visit(address, backend)`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.machine import Machine
@@ -12,12 +12,17 @@ from hnas.export.remote import transports
 from hnas.export.remote.transports import Transport
 from hnas.export.remote.worker import Worker, describe_machine
 
-PATIENCE = {"tensorrt": 1800.0}  # seconds until an artifact is open, where opening may build an engine on a small board
+# Seconds until an artifact is open. On a small board, TensorRT builds an engine first.
+_TIMEOUTS = {"tensorrt": 1800.0}
 
 
 @dataclass(frozen=True)
 class Site:
-    """A device behind ``transport``: what it is, and its versions of ``backend``."""
+    """A device behind ``transport``.
+
+    backend: the one that the device runs.
+    versions: of the runtime there.
+    """
 
     transport: Transport
     backend: str
@@ -26,16 +31,17 @@ class Site:
 
     @property
     def where(self) -> str:
-        """Its address, for people."""
+        """The address, for a person."""
         return self.transport.where
 
     def open(self, artifact: Artifact) -> Worker:
-        """A worker there, on the runtime that the artifact was built for."""
-        options: dict[str, Any] = {"timeout": PATIENCE[self.backend]} if self.backend in PATIENCE else {}
-        return Worker(artifact, backend=artifact.backend, transport=self.transport, **options)
+        """Start a worker there, on the runtime that the artifact was built for."""
+        start = partial(Worker, artifact, backend=artifact.backend, transport=self.transport)
+        timeout = _TIMEOUTS.get(self.backend)
+        return start() if timeout is None else start(timeout=timeout)
 
 
 def visit(address: str, backend: str) -> Site:
-    """The device at ``address``; Unavailable in one line where it or its runtime is missing."""
+    """Connect to the device at ``address``. Raise Unavailable where the device or its runtime is missing."""
     transport = transports.connect(address)
     return Site(transport, backend, *describe_machine(backend, transport))

@@ -1,4 +1,4 @@
-"""What a deployment starts from: a trained supernet and the images that judge its subnets."""
+"""The supernet of a deployment and the images that judge its subnets. Call `open_source(folder, data)`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from hnas.training.folder import load_supernet
 
 
 @dataclass(frozen=True)
-class Source:
+class SupernetSource:
     """A supernet and the task that judges it.
 
-    record: the supernet's own; digest: sha256 of its weights file; licence: of the shipped data, else empty.
+    record: the content of supernet.json.
+    digest: sha256 of the weights file.
+    licence: of the shipped data; empty for a user's own data.
     """
 
     supernet: Supernet
@@ -31,12 +33,15 @@ class Source:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The digests of the held-out splits."""
+        """The digest of each held-out split."""
         return {split: data.digest for split, data in self.task.splits.items()}
 
 
-def open_source(folder: Path | None, data: Path | None) -> Source:
-    """The supernet in ``folder`` with the held-out images of ``data``; None takes what is shipped."""
+def open_source(folder: Path | None, data: Path | None) -> SupernetSource:
+    """Load the supernet in ``folder`` and the held-out images of ``data``. None takes those shipped with hnas.
+
+    Raise ValueError where the record is incomplete, or the images have other classes than the supernet knows.
+    """
     with ExitStack() as stack:
         if folder is None:
             folder = stack.enter_context(resources.as_file(resources.files("hnas") / "assets" / "fashion"))
@@ -54,13 +59,12 @@ def open_source(folder: Path | None, data: Path | None) -> Source:
     if list(task.classes) != classes:
         where = f"the images in {data}" if data else "the shipped images"
         raise ValueError(
-            f"{where} have the classes {_some(task.classes)}, the supernet knows {_some(classes)}; "
+            f"{where} have the classes {_first_four(task.classes)}, the supernet knows {_first_four(classes)}; "
             "give the data that it was trained on with --data DIR"
         )
-    return Source(
-        supernet, task, record, digest, "Fashion-MNIST (Zalando SE) is under the MIT licence." if data is None else ""
-    )
+    licence = "Fashion-MNIST (Zalando SE) is under the MIT licence." if data is None else ""
+    return SupernetSource(supernet, task, record, digest, licence)
 
 
-def _some(classes: Sequence[str]) -> str:
+def _first_four(classes: Sequence[str]) -> str:
     return f"{', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''} ({len(classes)})"

@@ -42,14 +42,13 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiler: Compiler) -
 
     No blocks go to float for speed, which a clock would decide.
     """
-    import hnas.deployment.static
-    from hnas.deployment import mixing, proving, searching
+    from hnas.deployment import flow, mixing, own, search
 
-    monkeypatch.setattr(searching, "Measured", photos.Clockless)
-    for module in (hnas.deployment, hnas.deployment.static):
+    monkeypatch.setattr(search, "MeasuredLatency", photos.Clockless)
+    for module in (search, own):
         monkeypatch.setattr(module, "limited_compiler", lambda: nullcontext(compiler))
-    monkeypatch.setattr(proving, "PROCESSES", 1)
-    monkeypatch.setattr(proving, "BLOCKS", 2)
+    monkeypatch.setattr(flow, "PROCESSES", 1)
+    monkeypatch.setattr(flow, "BLOCKS", 2)
     monkeypatch.setattr(mixing, "WORTH", 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")

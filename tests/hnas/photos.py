@@ -58,7 +58,7 @@ def write(folder: Path, each: int = 60) -> Path:
 
 
 class Clockless:
-    """In place of ``Measured``: a latency that follows from the number of weights, equal in every run."""
+    """In place of ``MeasuredLatency``: a latency that follows from the number of weights, equal in every run."""
 
     def __init__(self, study: Study, *_: object, compiler: object) -> None:
         self.study = study

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import hnas
-from hnas.deployment import proving
+from hnas.deployment import flow
 from hnas.deployment.pricing import FAILED
 from hnas.export.bundle.bundle import read_bundle
 from tests.hnas import photos
@@ -83,8 +83,8 @@ def test_a_search_survives_a_converter_that_dies_three_ways(
     (hook / "sitecustomize.py").write_text(HOOK)
     monkeypatch.setenv("PYTHONPATH", str(hook))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(proving, "PROCESSES", 1)
-    monkeypatch.setattr(proving, "BLOCKS", 2)
+    monkeypatch.setattr(flow, "PROCESSES", 1)
+    monkeypatch.setattr(flow, "BLOCKS", 2)
     options: dict[str, Any] = {"precision": "fp32", "budget": "6evals", "out": tmp_path / "run"}
     found = hnas.deploy("onnxruntime-cpu", supernet=trained / "trained", data=trained / "photos", **options)
     said = {key: line for key, line in photos.journal(tmp_path / "run").items() if key.startswith(FAILED)}

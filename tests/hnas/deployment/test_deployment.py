@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 
 import hnas
-import hnas.deployment
+from hnas import export
 from hnas.cli import deploy_main
-from hnas.deployment import folder, proving, searching
+from hnas.deployment import bundle as bundles
+from hnas.deployment import flow, folder, search
+from hnas.deployment.options import SearchOptions
+from hnas.deployment.plan import resolve
+from hnas.deployment.source import open_source
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
@@ -96,7 +100,7 @@ def test_a_bundle_stands_alone(quick, options, tmp_path):
 
 def test_bounds_hold_for_the_artifact_that_is_kept(quick, options):
     free = hnas.deploy(**options)
-    files = [free.result.baseline.artifact.size_bytes, free.result.kept.built.artifact.size_bytes]
+    files = [free.result.baseline.built.artifact.size_bytes, free.result.kept.built.artifact.size_bytes]
     bound = sum(files) // 2
     found = hnas.deploy(**{**options, "out": "small"}, max_size=f"{bound}B")
     assert found.result.kept.built.artifact.size_bytes <= bound
@@ -109,7 +113,7 @@ def test_the_reason_that_no_artifact_is_kept_is_said_and_nothing_stays(quick, op
     def broken(*_: Any, **__: Any) -> None:
         raise ExportError("the worker died")
 
-    monkeypatch.setattr(proving, "build", broken)
+    monkeypatch.setattr(flow, "build_precision", broken)
     with pytest.raises(ExportError, match="the worker died"):
         hnas.deploy(**options)
     assert searched(quick / "run")  # that can be continued
@@ -121,7 +125,7 @@ def test_the_reason_that_no_artifact_is_kept_is_said_and_nothing_stays(quick, op
 DRIVER = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
-from hnas.deployment import proving, searching
+from hnas.deployment import flow, search
 from tests.hnas import photos
 
 class Slow(photos.Clockless):
@@ -129,8 +133,8 @@ class Slow(photos.Clockless):
         time.sleep(0.2)
         return super().__call__(arch)
 
-searching.Measured = Slow
-proving.PROCESSES, proving.BLOCKS = 1, 2
+search.MeasuredLatency = Slow
+flow.PROCESSES, flow.BLOCKS = 1, 2
 from hnas.cli import deploy_main
 sys.exit(deploy_main(sys.argv[1:]))
 """
@@ -188,15 +192,15 @@ def test_control_c_is_one_line_and_leaves_what_can_be_continued(quick, options):
 
 def test_a_finished_run_answers_again_without_doing_anything_again(quick, options, monkeypatch):
     found = hnas.deploy(**options)
-    monkeypatch.setattr(proving, "build", pytest.fail)
-    monkeypatch.setattr(proving, "compare_many", pytest.fail)
+    monkeypatch.setattr(export, "compile", pytest.fail)
+    monkeypatch.setattr(flow, "compare_many", pytest.fail)
     again = hnas.deploy(**options, resume=True)
     assert again.to_json() == found.to_json()
     assert again.bundle == found.bundle
 
 
 def test_a_run_that_was_killed_while_building_builds_the_rest(quick, options, monkeypatch):
-    monkeypatch.setattr(hnas.deployment.bundling, "write_bundle", _interrupt)
+    monkeypatch.setattr(bundles, "write_bundle", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         hnas.deploy(**options)
     monkeypatch.undo()
@@ -205,7 +209,7 @@ def test_a_run_that_was_killed_while_building_builds_the_rest(quick, options, mo
     assert len(folders) == 2
     digests = [Artifact.read(folder).digest for folder in folders]
     shutil.rmtree(folders[0])
-    monkeypatch.setattr(searching, "Measured", photos.Clockless)
+    monkeypatch.setattr(search, "MeasuredLatency", photos.Clockless)
     found = hnas.deploy(**options, resume=True)
     assert [Artifact.read(folder).digest for folder in folders] == digests
     assert found.result.kept.verdict == "kept"
@@ -235,8 +239,8 @@ def test_a_bundle_that_was_changed_is_not_reported_as_the_result(quick, options)
 )
 def test_a_run_of_other_options_is_not_continued(quick, options, change: dict[str, Any], says: str):
     Path("run").mkdir()
-    plan = hnas.deployment.resolve(**options)
-    source = hnas.deployment.open_source(plan.supernet, plan.data)
+    plan = resolve(SearchOptions(**options))
+    source = open_source(plan.supernet, plan.data)
     Path("run/plan.json").write_text(json.dumps(folder.identity(plan, source)))
     with pytest.raises(ValueError, match=f"run holds a run with other {says}; choose another --out"):
         hnas.deploy(**{**options, **change}, resume=True)

@@ -1,13 +1,14 @@
-"""Which candidates of a search are built first: the numbered cases of ``_finalists``."""
+"""Which candidates of a search are built first: the numbered cases of ``choose_finalists``."""
 
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from hnas.deployment.finalists import FINALISTS, choose_finalists
 from hnas.deployment.folder import Unreachable
+from hnas.deployment.options import SearchOptions
 from hnas.deployment.plan import resolve
-from hnas.deployment.searching import FINALISTS, finalists
 from hnas.export.device.errors import ExportError
 from hnas.pareto import Candidate
 from hnas.spaces.tabular_digits import tabular_digits
@@ -32,8 +33,8 @@ def order(candidates: list[Candidate], failed: int = 0, **options: Any) -> list[
         journal=SimpleNamespace(entries={f"failed/{k}": "the compiler died" for k in range(failed)}),
         score=lambda _arch: SimpleNamespace(metrics={"accuracy": LARGEST}),
     )
-    plan = resolve("onnxruntime-cpu", **options)
-    return [c.metrics["latency_ms"] for c in finalists(study, plan, candidates)]
+    plan = resolve(SearchOptions("onnxruntime-cpu", **options))
+    return [c.metrics["latency_ms"] for c in choose_finalists(study, plan, candidates)]
 
 
 POINTS = ((0.1, 0.91), (0.2, 0.922), (0.3, 0.924), (0.4, 0.926), (0.5, 0.93), (0.6, 0.929))

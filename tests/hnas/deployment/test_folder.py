@@ -12,6 +12,7 @@ import pytest
 
 from hnas.deployment import folder
 from hnas.deployment.folder import Unreachable, opened, workshop
+from hnas.deployment.options import SearchOptions
 from hnas.deployment.plan import Plan, resolve
 from hnas.export.bundle.manifest import Machine
 from hnas.journal import Journal
@@ -22,7 +23,7 @@ SOURCE: Any = SimpleNamespace(digest="weights", digests={"test": "images"})
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    return resolve("raspberry-pi-5", max_size="2KB", out=tmp_path / "run")
+    return resolve(SearchOptions("raspberry-pi-5", max_size="2KB", out=tmp_path / "run"))
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import hnas
-import hnas.deployment
 from hnas.benchmarks.cli import main as bench
 from hnas.cli import deploy_main
-from hnas.deployment import pricing, proving
+from hnas.deployment import flow, pricing
+from hnas.deployment.options import SearchOptions
 from hnas.deployment.plan import resolve
 from hnas.export import backends
 from hnas.export.bundle.manifest import Machine
@@ -40,8 +40,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Short measurements, a cache of its own, and another CPU than the device's."""
-    monkeypatch.setattr(proving, "PROCESSES", 1)
-    monkeypatch.setattr(proving, "BLOCKS", 2)
+    monkeypatch.setattr(flow, "PROCESSES", 1)
+    monkeypatch.setattr(flow, "BLOCKS", 2)
     monkeypatch.setattr(pricing, "BLOCKS", 2)
     monkeypatch.setattr(Machine, "here", lambda: Machine("a laptop", 2, "Linux", "3.11"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -86,7 +86,7 @@ def test_a_board_is_measured_where_it_is(
     assert code in (0, 4)
     assert report["machine"]["cpu"] == manifest.machine.cpu
     assert report["evidence"]["accuracy"]["value"] == manifest.accuracy.artifact  # type: ignore[union-attr]
-    assert resolve(target).measured is False
+    assert resolve(SearchOptions(target)).measured is False
 
 
 def test_a_run_whose_link_was_cut_is_continued(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hnas.cli import deploy_main
-from hnas.deployment import static
+from hnas.deployment import flow
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle
 from tests.conftest import need
@@ -84,8 +84,8 @@ def test_a_net_is_built_verified_and_measured_there(
 ) -> None:
     need("onnxruntime", backends.load("onnxruntime").missing())
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(static, "PROCESSES", 1)
-    monkeypatch.setattr(static, "BLOCKS", 2)
+    monkeypatch.setattr(flow, "PROCESSES", 1)
+    monkeypatch.setattr(flow, "BLOCKS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mynet.py").write_text(NET)

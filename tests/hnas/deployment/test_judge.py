@@ -1,4 +1,4 @@
-"""Which artifact is kept: the numbered cases of ``judge``, what ``build_each`` keeps, and the interval of a share."""
+"""Which artifact is kept: the cases of ``judge_artifacts``; what ``build_each`` keeps; the interval of a share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnas.cost import Price
-from hnas.deployment.build import Built, build_each, build_once, build_within, interval, judge
+from hnas.deployment.build import Built, build_each, build_once, build_within
+from hnas.deployment.judge import judge_artifacts, objection_of, wilson_interval
+from hnas.deployment.options import SearchOptions
 from hnas.deployment.plan import resolve
-from hnas.deployment.proving import objection_of
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.int8.policy import LADDER
@@ -67,7 +68,7 @@ def compared(ratio: float) -> Comparison:
 def test_the_fastest_that_keeps_its_accuracy(tried, best: int | None, verdicts: list[str]):
     artifacts = [built(precision, accuracy) for precision, accuracy, _ in tried]
     comparisons = [None if ratio is None else compared(ratio) for *_, ratio in tried]
-    found, rows = judge(artifacts, comparisons, 0.90, 0.01)
+    found, rows = judge_artifacts(artifacts, comparisons, 0.90, 0.01)
     assert found == best
     assert [row.built for row in rows] == artifacts
     for row, said in zip(rows, verdicts, strict=True):
@@ -76,7 +77,7 @@ def test_the_fastest_that_keeps_its_accuracy(tried, best: int | None, verdicts: 
 
 
 def test_a_loss_of_exactly_the_guard_is_kept():
-    best, _ = judge([built("int8", 0.89)], [None], 0.90, 0.01)
+    best, _ = judge_artifacts([built("int8", 0.89)], [None], 0.90, 0.01)
     assert best == 0
 
 
@@ -85,7 +86,7 @@ def test_case_2_an_artifact_outside_a_window_is_refused_with_the_reason():
         return "its file has 9 KB (asked: 5)" if each.artifact.precision == "fp32" else None
 
     tried = [built("fp32", 0.9), built("int8", 0.9)]
-    best, rows = judge(tried, [compared(9.0), compared(2.0)], 0.9, 0.01, objection)
+    best, rows = judge_artifacts(tried, [compared(9.0), compared(2.0)], 0.9, 0.01, objection)
     assert best == 1
     assert rows[0].verdict == "not taken: its file has 9 KB (asked: 5)"
 
@@ -183,16 +184,16 @@ def test_where_every_rung_fails_the_first_reason_is_told():
 
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_the_interval_of_a_share_holds_it_and_stays_a_share(n: int, share: float):
-    low, high = interval(share, n)
+    low, high = wilson_interval(share, n)
     assert 0 <= low <= share <= high <= 1
 
 
 def test_the_interval_is_wilsons():
     """The published example: 81 of 263 (Newcombe 1998, table I)."""
-    low, high = interval(81 / 263, 263)
+    low, high = wilson_interval(81 / 263, 263)
     assert (low, high) == (pytest.approx(0.2553, abs=2e-4), pytest.approx(0.3662, abs=2e-4))
-    assert interval(1.0, 20)[0] < 0.85
-    assert interval(0.9, 100)[0] < interval(0.9, 10_000)[0]
+    assert wilson_interval(1.0, 20)[0] < 0.85
+    assert wilson_interval(0.9, 100)[0] < wilson_interval(0.9, 10_000)[0]
 
 
 def test_a_predicted_latency_is_bounded_in_the_precision_that_is_kept(tmp_path):
@@ -201,10 +202,10 @@ def test_a_predicted_latency_is_bounded_in_the_precision_that_is_kept(tmp_path):
     tried = [replace(each, artifact=replace(each.artifact, path=tmp_path)) for each in tried]
     predicted = {"fp32": Price(3.0, "ms", 1.0, 9.0, "predicted"), "int8": Price(1.0, "ms", 0.5, 3.0, "predicted")}
     for bound, kept in (("2ms", None), ("4ms", 0)):
-        plan = resolve("raspberry-pi-5", max_latency=bound)
-        best, rows = judge(tried, [None, None], 0.90, 0.01, objection_of(plan, predicted))
+        plan = resolve(SearchOptions("raspberry-pi-5", max_latency=bound))
+        best, rows = judge_artifacts(tried, [None, None], 0.90, 0.01, objection_of(plan, predicted))
         assert best == kept
     assert "loses 10.0 points" in rows[1].verdict
-    assert objection_of(resolve("raspberry-pi-5", max_latency="2ms"), predicted)(tried[0], None) == (
+    assert objection_of(resolve(SearchOptions("raspberry-pi-5", max_latency="2ms")), predicted)(tried[0], None) == (
         "it is predicted to take 3 ms (asked: 2)"
     )

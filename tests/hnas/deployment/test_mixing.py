@@ -15,8 +15,12 @@ from torch import nn
 
 import hnas
 from hnas import export
-from hnas.deployment import build, mixing, proving
-from hnas.deployment.build import Built, Images, Refused, Row, build_each, build_mixed, seen
+from hnas.deployment import build, flow, mixing
+from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision, verify_artifact
+from hnas.deployment.flow import Proof
+from hnas.deployment.judge import JudgedArtifact
+from hnas.deployment.network import LabelledInputs, Network
+from hnas.deployment.options import SearchOptions, silent
 from hnas.deployment.plan import Plan, resolve
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle
@@ -27,7 +31,6 @@ from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.proof.inspection import Inspection, Layer
 from hnas.export.proof.slowdown import Slowdown, SlowerLayer
 from hnas.journal import Journal
-from hnas.space import Arch
 from tests.conftest import need
 from tests.hnas.deployment.test_judge import built, compared
 
@@ -36,12 +39,12 @@ from tests.hnas.deployment.test_judge import built, compared
 
 def plan(precision: str = "auto", target: str = "onnxruntime-cpu") -> Plan:
     need("onnxruntime", backends.load("onnxruntime").missing())
-    return resolve(target, precision=precision)
+    return resolve(SearchOptions(target, precision=precision))
 
 
-def rows(**ratios: float) -> list[Row]:
+def rows(**ratios: float) -> list[JudgedArtifact]:
     """A row for each precision with its speed; int8 first loses nothing."""
-    return [Row(built(name, 0.9), compared(ratio), "") for name, ratio in ratios.items()]
+    return [JudgedArtifact(built(name, 0.9), compared(ratio), "") for name, ratio in ratios.items()]
 
 
 def layers(precision: str, *times: float) -> Inspection:
@@ -85,8 +88,8 @@ def test_the_layers_of_real_artifacts_are_named(tmp_path: Path) -> None:
         export.compile(net, x, precision="fp32", path=tmp_path / "fp32", **common),
         export.compile(net, x, precision="int8", path=tmp_path / "int8", calibration=[(x,)], **common),
     ]
-    slow = [Row(Built(made[0], built("fp32").check, {}), compared(1.0), "kept"),
-            Row(Built(made[1], built("int8").check, {}), compared(0.5), "")]  # fmt: skip
+    slow = [JudgedArtifact(Built(made[0], built("fp32").check, {}), compared(1.0), "kept"),
+            JudgedArtifact(Built(made[1], built("int8").check, {}), compared(0.5), "")]  # fmt: skip
     found = mixing.slowdown(plan(), slow, 0)
     assert found is not None
     assert found.attainable is not None
@@ -101,27 +104,27 @@ def test_the_layers_of_real_artifacts_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_case_1_another_device_or_no_int8(precision: str) -> None:
     failed = [Refused("int8", "no", unfaithful=True)]
-    assert mixing.reason(plan(precision, "raspberry-pi-5"), [], failed, None) is None
+    assert mixing.reason_to_mix(plan(precision, "raspberry-pi-5"), [], failed, None) is None
     if precision == "fp32":
-        assert mixing.reason(plan(precision), [], failed, None) is None
+        assert mixing.reason_to_mix(plan(precision), [], failed, None) is None
 
 
 def test_case_2_asked_for() -> None:
-    assert mixing.reason(plan("mixed"), rows(int8=3.0), [], None) == "it was asked for"
+    assert mixing.reason_to_mix(plan("mixed"), rows(int8=3.0), [], None) == "it was asked for"
 
 
 def test_case_3_slower_only_where_it_may_pay() -> None:
     slow = Slowdown("fp32", 0.9, (), 0.7)
-    assert mixing.reason(plan(), [], [], slow) == "int8 is slower here than fp32 (x0.90)"
+    assert mixing.reason_to_mix(plan(), [], [], slow) == "int8 is slower here than fp32 (x0.90)"
     for other in (replace(slow, attainable=0.97), replace(slow, attainable=None), replace(slow, against="bf16")):
-        assert mixing.reason(plan(), [], [], other) is None
+        assert mixing.reason_to_mix(plan(), [], [], other) is None
 
 
 def test_case_4_int8_that_fails_or_loses_too_much() -> None:
-    assert mixing.reason(plan(), rows(fp32=1.0), [Refused("int8", "?", unfaithful=True)], None) is not None
-    assert mixing.reason(plan(), rows(fp32=1.0), [Refused("int8", "the converter died")], None) is None
-    assert mixing.reason(plan(), rows(fp32=1.0, int8=2.0), [], None, floor=0.9) is None
-    said = mixing.reason(plan("int8"), rows(int8=2.0), [], None, floor=0.95)
+    assert mixing.reason_to_mix(plan(), rows(fp32=1.0), [Refused("int8", "?", unfaithful=True)], None) is not None
+    assert mixing.reason_to_mix(plan(), rows(fp32=1.0), [Refused("int8", "the converter died")], None) is None
+    assert mixing.reason_to_mix(plan(), rows(fp32=1.0, int8=2.0), [], None, floor=0.9) is None
+    said = mixing.reason_to_mix(plan("int8"), rows(int8=2.0), [], None, floor=0.95)
     assert said == "int8 reaches 90.00% on the search images (at least 95.00% is asked)"
 
 
@@ -149,7 +152,7 @@ def test_the_only_precision_may_be_unfaithful_where_something_else_is_tried() ->
 
 def test_mixed_is_for_this_machine() -> None:
     with pytest.raises(ValueError, match=r"^mixed precision is chosen by times measured on this machine, and jet"):
-        resolve("jetson", precision="mixed")
+        resolve(SearchOptions("jetson", precision="mixed"))
     found = plan("mixed")
     assert (found.precisions, found.searched, found.mixes) == (("int8",), "int8", True)
     assert ("precisions", "int8, and blocks in float where that is better") in found.lines()
@@ -190,15 +193,24 @@ class Planted(nn.Module):
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
-def images_of(net: nn.Module, count: int = 64) -> Images:
-    """Random images whose labels are what the network itself says of them."""
+def network_of(net: nn.Module, count: int = 64) -> Network:
+    """The network with random images whose labels are its own answers."""
     split = {name: torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
              for seed, name in enumerate(("calibration", "search", "test"))}  # fmt: skip
     with torch.no_grad():
-        expected = {name: net(x).numpy() for name, x in split.items()}
+        expected = {name: net(split[name]).numpy() for name in ("search", "test")}
     calls = {name: [(x[i : i + 1].numpy(),) for i in range(count)] for name, x in split.items()}
     labels = {name: scores.argmax(1).astype(np.int64) for name, scores in expected.items()}
-    return Images(calls["calibration"], calls["search"], calls["test"], labels, expected)
+    return Network(
+        name="planted",
+        key="planted",
+        module=net,
+        example=calls["search"][0],
+        count_kernels=list,
+        calibration=calls["calibration"],
+        evidence=calls["search"][: build.EVIDENCE],
+        labelled=LabelledInputs(calls["search"], calls["test"], labels, expected),
+    )
 
 
 @pytest.mark.slow
@@ -208,20 +220,20 @@ def test_blocks_in_float_hold_what_int8_alone_loses(
 ) -> None:
     need(backend, backends.load(backend).missing())
     monkeypatch.setattr(build, "TRIALS", 4)
-    net = Planted().eval()
-    images, floor = images_of(net), 0.96
-    common: Any = {"device": f"{backend}-cpu", "threads": 1, "compiler": compiler}
+    network, floor = network_of(Planted().eval()), 0.96
+    run = Run(plan("int8", f"{backend}-cpu"), Journal(), compiler, tmp_path, lambda _: network.example, silent)
+    monkeypatch.setattr(build, "LADDER", ())
     try:
-        alone = build.build(net, images, precision="int8", path=tmp_path / "int8", **common).accuracy["search"]
+        alone = build_precision(run, network, "int8").accuracy["search"]
     except Unfaithful:
         alone = 0.0
     assert alone < floor
-    found = build_mixed(net, images, floor, path=tmp_path / "mixed", **common)
+    found = build_mixed(run, network, floor)
     assert found.label == "mixed"
     assert found.accuracy["search"] >= floor
     assert found.check.passed
     assert sorted(found.accuracy) == ["search", "test"]
-    record = mixing.record("it loses", Row(found, None, "kept"))
+    record = mixing.mixing_record("it loses", JudgedArtifact(found, None, "kept"))
     assert "blocks.1.second" in record.blocks_in_float
     assert min(record.sensitivity_db, key=lambda name: record.sensitivity_db[name]) == "blocks.1.second"
     assert record.trials <= build.TRIALS
@@ -235,13 +247,13 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     """int8 of this supernet is fine, so its share of right images is said to be lower; all artifacts are real."""
     need("onnxruntime", backends.load("onnxruntime").missing())
 
-    def lower(artifact: export.Artifact, *given: Any) -> Built:
-        found, table = seen(artifact, *given), artifact.notes.get("quantisation", {})
+    def lower(run: Run, network: Network, artifact: export.Artifact, *given: Any) -> Built:
+        found, table = verify_artifact(run, network, artifact, *given), artifact.notes.get("quantisation", {})
         if artifact.precision == "fp32" or len(table.get("blocks_in_float", ())) >= 2:  # type: ignore[union-attr,arg-type]
             return found
         return replace(found, accuracy={name: share - 0.5 for name, share in found.accuracy.items()})
 
-    monkeypatch.setattr(build, "seen", lower)
+    monkeypatch.setattr(build, "verify_artifact", lower)
     monkeypatch.setattr(build, "LADDER", ("bias",))
     monkeypatch.setattr(build, "TRIALS", 6)
     options = {"target": "onnxruntime-cpu", "precision": "int8", "budget": "3evals", "out": "run"}
@@ -260,30 +272,31 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     assert said["notes"] == [manifest.mixed.line()]
     assert said["rows"][-1]["precision"] == "mixed"
     assert manifest.mixed.line() in model_card(manifest)
-    for name in ("build", "build_mixed", "compare_many"):
-        monkeypatch.setattr(proving, name, pytest.fail)
+    for name in ("compile", "compile_mixed"):
+        monkeypatch.setattr(export, name, pytest.fail)
+    monkeypatch.setattr(flow, "compare_many", pytest.fail)
     again = hnas.deploy(**options, resume=True)  # type: ignore[arg-type]
     assert json.dumps(again.to_json()) == json.dumps(said)
 
 
 def test_what_cannot_be_kept_says_everything_that_was_tried() -> None:
-    tried = Row(built("int8", 0.8), None, "not taken: loses 10.0 points")
+    tried = JudgedArtifact(built("int8", 0.8), None, "not taken: loses 10.0 points")
     mixed = Mixed("int8 reaches 80.00%", "no mixed precision is accepted")
-    found: Any = {"arch": Arch({}), "best": None, "refused": (Refused("int8", "it fails"),), "accuracies": {}}
-    some = proving.Proof(rows=(tried,), predicted={}, mixed=mixed, **found)
+    network, refused = network_of(nn.Flatten()), (Refused("int8", "it fails"),)
+    some = Proof(network, (tried,), None, refused, {}, mixed=mixed)
     assert some.objections == ["int8: loses 10.0 points", mixed.line()]
-    none = proving.Proof(rows=(), predicted={}, **found)
+    none = Proof(network, (), None, refused, {})
     assert (none.objections, none.speed) == (["int8: it fails"], 0.0)
 
 
 def test_what_was_blamed_once_is_answered_from_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slowdown("fp32", 0.9, (SlowerLayer("norm", "MVN", 1.0, 9.0, ("2 Convert",)),), 0.8)
-    bench: Any = SimpleNamespace(plan=None, study=SimpleNamespace(journal=Journal()))
-    proof = proving.Proof(Arch({}), (), None, (), {}, {})
+    run: Any = SimpleNamespace(plan=None, journal=Journal())
+    proof = Proof(network_of(nn.Flatten()), (), None, (), {})
     monkeypatch.setattr(mixing, "slowdown", lambda *_: slow)
-    assert proving._blamed(bench, proof).slowdown == slow
+    assert flow._with_slowdown(run, proof).slowdown == slow
     monkeypatch.setattr(mixing, "slowdown", lambda *_: pytest.fail("it is in the journal"))
-    assert proving._blamed(bench, proof).slowdown == slow
+    assert flow._with_slowdown(run, proof).slowdown == slow
 
 
 def test_a_manifest_says_why_and_what() -> None:

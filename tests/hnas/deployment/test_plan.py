@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hnas.deployment.finalists import describe_nearest
+from hnas.deployment.options import SearchOptions
 from hnas.deployment.plan import resolve
-from hnas.deployment.searching import nearest
 from hnas.export import backends
 from hnas.export.bundle.manifest import Machine
 from hnas.pareto import Candidate
@@ -15,9 +16,9 @@ from tests.conftest import need
 
 def test_a_prediction_is_for_the_threads_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert resolve("raspberry-pi-5", threads=1).threads == 1
+    assert resolve(SearchOptions("raspberry-pi-5", threads=1)).threads == 1
     with pytest.raises(ValueError, match=r"raspberry-pi-5 is predicted for 1 thread\(s\); --threads is for devices"):
-        resolve("raspberry-pi-5", threads=4)
+        resolve(SearchOptions("raspberry-pi-5", threads=4))
 
 
 @pytest.mark.parametrize(
@@ -33,14 +34,14 @@ def test_auto_builds_bf16_only_where_the_cpu_has_it(
 ) -> None:
     monkeypatch.setattr(Machine, "here", lambda: Machine("a CPU", 2, "Linux", "3", "", instructions))
     need("openvino", backends.load("openvino").missing())
-    assert resolve("openvino-cpu", precision="auto").precisions == expected
+    assert resolve(SearchOptions("openvino-cpu", precision="auto")).precisions == expected
     for name in ("bf16", "w8"):  # asked for by name: the runtime judges
-        assert resolve("openvino-cpu", precision=name).precisions == (name,)
+        assert resolve(SearchOptions("openvino-cpu", precision=name)).precisions == (name,)
 
 
 def test_bounds_that_only_each_other_exclude_are_both_named() -> None:
-    plan = resolve("raspberry-pi-5", max_latency="2ms", max_size="2KB")
+    plan = resolve(SearchOptions("raspberry-pi-5", max_latency="2ms", max_size="2KB"))
     figures = ({"latency_ms": 1.0, "size_bytes": 3e3}, {"latency_ms": 3.0, "size_bytes": 1e3})
-    line = nearest(plan, [Candidate(Arch({"width": i}), metrics) for i, metrics in enumerate(figures)])
+    line = describe_nearest(plan, [Candidate(Arch({"width": i}), metrics) for i, metrics in enumerate(figures)])
     assert "each alone can be kept" in line
     assert "the fastest takes 1 ms (asked: 2); the smallest has 1 KB of weights (asked: 2)" in line

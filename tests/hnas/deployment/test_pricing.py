@@ -12,7 +12,7 @@ import pytest
 
 from hnas import hw_profiles
 from hnas.deployment import pricing
-from hnas.deployment.pricing import Measured
+from hnas.deployment.pricing import MeasuredLatency
 from hnas.export import backends
 from hnas.export.bundle.manifest import Machine
 from hnas.export.compiling.compiler import Compiler
@@ -30,7 +30,7 @@ def test_a_subnet_is_measured_once_and_its_files_go(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pricing, "BLOCKS", 2)
     study = Study(Supernet(tiny.space()), tiny.task())
     compiler = Compiler()
-    made = Measured(study, hw_profiles.load("onnxruntime-cpu"), 1, compiler=compiler)
+    made = MeasuredLatency(study, hw_profiles.load("onnxruntime-cpu"), 1, compiler=compiler)
     smallest, largest = study.supernet.space.smallest, study.supernet.space.largest
     first = made(smallest)
     assert (first.kind, first.unit) == ("measured", "ms")
@@ -42,7 +42,9 @@ def test_a_subnet_is_measured_once_and_its_files_go(monkeypatch: pytest.MonkeyPa
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["baseline"]
     made.close()
     assert not folder.exists()
-    again = Measured(study, hw_profiles.load("onnxruntime-cpu"), 1, compiler=compiler)  # another run, the same cache
+    again = MeasuredLatency(
+        study, hw_profiles.load("onnxruntime-cpu"), 1, compiler=compiler
+    )  # another run, the same cache
     assert again(smallest) == first
     again.close()
     compiler.close()
@@ -84,18 +86,18 @@ class FakeWorker:
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], tuple[Measured, Fake]]]:
+def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], tuple[MeasuredLatency, Fake]]]:
     """Makes tables of a tiny space on a fake backend, with one cache for all."""
-    fake, made = Fake(), list[Measured]()
+    fake, made = Fake(), list[MeasuredLatency]()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(backends, "load", lambda _: fake)
     monkeypatch.setattr(pricing, "Worker", FakeWorker)
     monkeypatch.setattr(pricing, "measure", lambda *_, **__: SimpleNamespace(median_ms=10.0))
     monkeypatch.setattr(pricing, "compare", lambda *_, **__: SimpleNamespace(ratio=2.0, low=1.9, high=2.1))
 
-    def make() -> tuple[Measured, Fake]:
+    def make() -> tuple[MeasuredLatency, Fake]:
         study, device = Study(Supernet(tiny.space()), tiny.task()), hw_profiles.load("tflite-cpu")
-        made.append(Measured(study, device, 1, compiler=cast("Any", fake)))
+        made.append(MeasuredLatency(study, device, 1, compiler=cast("Any", fake)))
         return made[-1], fake
 
     yield make
@@ -114,7 +116,10 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     ids=["hnas", "cpu", "runtime"],
 )
 def test_a_latency_is_measured_anew_after_an_upgrade_or_elsewhere(
-    table: Callable[[], tuple[Measured, Fake]], monkeypatch: pytest.MonkeyPatch, where: Any, other: dict[str, Any]
+    table: Callable[[], tuple[MeasuredLatency, Fake]],
+    monkeypatch: pytest.MonkeyPatch,
+    where: Any,
+    other: dict[str, Any],
 ) -> None:
     first, fake = table()
     arch = first.study.supernet.space.smallest
@@ -132,7 +137,7 @@ def test_a_latency_is_measured_anew_after_an_upgrade_or_elsewhere(
 
 
 def test_a_subnet_that_cannot_be_compiled_has_no_latency_and_the_next_one_has(
-    table: Callable[[], tuple[Measured, Fake]],
+    table: Callable[[], tuple[MeasuredLatency, Fake]],
 ) -> None:
     made, fake = table()
     space = made.study.supernet.space
@@ -170,7 +175,7 @@ def test_the_code_that_builds_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
-    table: Callable[[], tuple[Measured, Fake]], tmp_path: Path
+    table: Callable[[], tuple[MeasuredLatency, Fake]], tmp_path: Path
 ) -> None:
     (tmp_path / "hnas").write_text("in the way")
     made, _ = table()

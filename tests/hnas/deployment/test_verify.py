@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from hnas import cli, export
-from hnas.deployment import checking
+from hnas.deployment import verify
 from hnas.deployment.pricing import samples
-from hnas.deployment.source import Source, open_source
+from hnas.deployment.source import SupernetSource, open_source
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle, write_bundle
 from hnas.export.bundle.manifest import Manifest, SpaceRecord
@@ -46,7 +46,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """`hnas-deploy verify`: (exit code, standard output, standard error)."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(checking, "COUNT", 60)
+    monkeypatch.setattr(verify, "COUNT", 60)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -67,12 +67,12 @@ def manifest(artifact: Artifact, **changed: Any) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
+def source() -> SupernetSource:
     return open_source(None, None)
 
 
 @pytest.fixture(scope="module")
-def searched(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(source: SupernetSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the shipped supernet's smallest subnet."""
     need("onnxruntime", backends.load("onnxruntime").missing())
     study, space = Study(source.supernet, source.task), source.supernet.space

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from hnas import cli, export
-from hnas.deployment import network, static
+from hnas.deployment import flow, own
+from hnas.deployment.loading import read_calibration
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.bundle.card import model_card
@@ -90,8 +91,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(static, "PROCESSES", 1)
-    monkeypatch.setattr(static, "BLOCKS", 2)
+    monkeypatch.setattr(flow, "PROCESSES", 1)
+    monkeypatch.setattr(flow, "BLOCKS", 2)
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("nets", "fails", "lacks"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -136,7 +137,7 @@ def test_the_bundle_holds_the_network_and_its_fp32_baseline(run: Run, tmp_path: 
     assert manifest.verification.agreement is not None
     assert manifest.latency.kind == "measured"
     assert manifest.speedup is not None
-    assert manifest.speedup.against == static.AGAINST
+    assert manifest.speedup.against == own.AGAINST
     assert manifest.reproduce == f"hnas-deploy export {' '.join(arguments)} --precision int8"
     baseline = bundle.baseline()
     assert baseline is not None
@@ -300,7 +301,7 @@ def test_an_output_that_is_taken_or_cannot_be_written_is_refused_before_any_work
     need("onnxruntime", backends.load("onnxruntime").missing())
     Path("taken").mkdir()
     Path("taken/file").touch()
-    monkeypatch.setattr(static, "given", lambda *_: pytest.fail("the work had begun"))
+    monkeypatch.setattr(own, "open_network", lambda *_: pytest.fail("the work had begun"))
     code, _, err = run("--model", "nets:one", "--target", "onnxruntime-cpu", *IMAGE, "--out", out)
     assert code == 2
     assert err.count("\n") == 1
@@ -326,29 +327,25 @@ CALIBRATION = {
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 @pytest.mark.parametrize("case", CALIBRATION)
 def test_calibration_of_another_kind_is_refused(tmp_path: Path, case: str) -> None:
-    import torch
-
     make, reason = CALIBRATION[case]
     file = tmp_path / "real.npy"
     if make is not None:
         make(file)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        network.read_calibration(file, [torch.zeros(1, 3, 12, 12)])
+        read_calibration(file, (np.zeros((1, 3, 12, 12), np.float32),))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_calibration_comes_in_whole_batches_and_one_array_an_input(tmp_path: Path) -> None:
-    import torch
-
     file = tmp_path / "real.npz"
-    examples = [torch.zeros(2, 3, 12, 12), torch.zeros(2, 5)]
+    examples = (np.zeros((2, 3, 12, 12), np.float32), np.zeros((2, 5), np.float32))
     np.savez(file, a=images(6), b=images(6, 5))
-    assert [array.shape for array in network.read_calibration(file, examples)] == [(6, 3, 12, 12), (6, 5)]
+    assert [array.shape for array in read_calibration(file, examples)] == [(6, 3, 12, 12), (6, 5)]
     for first, second in ((5, 5), (6, 4)):
         np.savez(file, a=images(first), b=images(second, 5))
         with pytest.raises(ValueError, match=r"the network takes float32\[N, 3, 12, 12\], float32\[N, 5\]"):
-            network.read_calibration(file, examples)
+            read_calibration(file, examples)
     np.savez(file, a=images(6))
     with pytest.raises(ValueError, match="the network takes"):
-        network.read_calibration(file, examples)
+        read_calibration(file, examples)

@@ -12,9 +12,9 @@ import pytest
 
 from hnas import cli
 from hnas.cost.onnx_graph import kernels
-from hnas.deployment import static
-from hnas.deployment.given import _traced, given
-from hnas.deployment.network import read_calibration
+from hnas.deployment import flow
+from hnas.deployment.loading import read_calibration
+from hnas.deployment.own import _count_kernels, open_network
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.graph.fusion import fuse
@@ -38,8 +38,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "real.npz", x=rng.standard_normal((60, 3, 8, 8)).astype(np.float32))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(static, "PROCESSES", 1)
-    monkeypatch.setattr(static, "BLOCKS", 2)
+    monkeypatch.setattr(flow, "PROCESSES", 1)
+    monkeypatch.setattr(flow, "BLOCKS", 2)
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -114,7 +114,7 @@ def test_the_kernels_of_a_file_are_those_of_the_module(tmp_path: Path, name: str
     onnx_file.write_program(program, tmp_path / "net.onnx", *program.signature)
     counted = kernels(tmp_path / "net.onnx")
     net, inputs = nets.build(name)
-    traced = _traced(net, tuple(inputs))
+    traced = _count_kernels(net, tuple(value.numpy() for value in inputs))
     assert sum(each.flops for each in counted) == sum(each.flops for each in traced)
     moved = sum(each.elements for each in traced)
     assert abs(sum(each.elements for each in counted) - moved) < 0.1 * moved
@@ -144,11 +144,9 @@ def test_an_output_is_not_the_value_that_fills_it(tmp_path: Path) -> None:
 
 
 def test_arrays_come_by_the_names_of_the_inputs(tmp_path: Path) -> None:
-    import torch
-
     file = tmp_path / "real.npz"
     np.savez(file, b=np.zeros((4, 2), np.float32), a=np.zeros((4, 3), np.float32))
-    examples = [torch.zeros(1, 3), torch.zeros(1, 2)]
+    examples = (np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32))
     assert [array.shape for array in read_calibration(file, examples, ("a", "b"))] == [(4, 3), (4, 2)]
     with pytest.raises(ValueError, match=r"holds float32\[4, 2\], float32\[4, 3\]; the network takes"):
         read_calibration(file, examples, ("first", "second"))
@@ -181,9 +179,9 @@ def test_bad_input_is_one_line(run: Run, tmp_path: Path, case: str) -> None:
 
 
 def test_a_file_is_open_for_as_long_as_it_is_needed(run: Run, tmp_path: Path) -> None:
-    with given("net.onnx", None) as network:
+    with open_network("net.onnx", None) as network:
         assert not network.editable
-        assert (network.name, network.inputs, network.examples[0].shape) == ("net", ("x",), (1, 3, 8, 8))
-        copy = Path(network.network.source.path)  # type: ignore[union-attr]
+        assert (network.name, network.input_names, network.example[0].shape) == ("net", ("x",), (1, 3, 8, 8))
+        copy = Path(network.module.source.path)  # type: ignore[union-attr]
         assert copy.is_file()
     assert not copy.exists()

@@ -1,0 +1,88 @@
+"""The sub-commands ``export`` and ``verify`` of ``hnas-deploy``, which import torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hnas import report
+from hnas.cli.arguments import Parser, add_flags
+from hnas.deployment import deploy_network
+
+
+def run_export(arguments: Sequence[str]) -> int:
+    """Run ``hnas-deploy export``, whose flags are the parameters of `hnas.deploy_network`."""
+    parser = Parser(
+        "hnas-deploy export", description="Compile, verify and measure a static network of your own, and bundle it."
+    )
+    parser.add_argument("network", nargs="?", metavar="NETWORK", help="FILE.onnx, or as --model")
+    add_flags(parser, deploy_network, optional=("model",))
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    options = vars(parser.parse_args(arguments))
+    as_json, network = options.pop("json"), options.pop("network")
+    if (network is None) == (options["model"] is None):
+        parser.error("give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE")
+    options["model"] = options["model"] or network
+    from hnas import hw_profiles
+
+    hw_profiles.load(options["target"])  # a misspelt target is the likeliest error; answer it before torch is imported
+    _add_current_folder()
+    with report.stages() as on:
+        found = deploy_network(**options, on=on).to_json()
+    if as_json:
+        report.write_json(found)
+    else:
+        report.deployment_table(found)
+    return 0
+
+
+def run_verify(arguments: Sequence[str]) -> int:
+    """Run ``hnas-deploy verify``. Return 0 where all files pass, else 1."""
+    parser = Parser("hnas-deploy verify", description="Compare the files of a bundle with the network in eager torch.")
+    add: Any = parser.add_argument
+    add("path", type=Path, metavar="DIR", help="a bundle, or the folder of a failure that --reduce saved")
+    add("--supernet", type=Path, metavar="DIR", help="of a searched bundle (default: the shipped supernet)")
+    add("--data", type=Path, metavar="DIR", help="images for its subnets (default: the shipped slice)")
+    add("--model", metavar="PACKAGE.MODULE:CALLABLE", help="of a bundle of a network of your own, as for export")
+    add("--calibration", type=Path, metavar="FILE", help="with --model: .npz or .npy of real inputs [N, ...]")
+    add("--reduce", action="store_true", help="shrink what fails to the smallest part that still fails, and save it")
+    add("--out", type=Path, metavar="DIR", help="where --reduce saves (default: DIR-failing)")
+    add("--json", action="store_true", help="print the result as JSON on standard output")
+    options = vars(parser.parse_args(arguments))
+    as_json = options.pop("json")
+    if not options["path"].is_dir():
+        raise FileNotFoundError(f"no bundle at {options['path']}; give the folder that hnas-deploy wrote")
+    from hnas.deployment.verify import verify_bundle
+
+    _add_current_folder()
+    found = verify_bundle(**options)
+    if as_json:
+        report.write_json(found)
+    else:
+        report.lines(_verification_lines(found))
+    return 0 if found["passed"] else 1
+
+
+def _add_current_folder() -> None:
+    """Let Python find the user's modules: the path of an installed command begins with the folder of the command."""
+    sys.path.insert(0, str(Path.cwd()))
+
+
+def _verification_lines(found: dict[str, Any]) -> list[str]:
+    """Return the outcome of a verification for a person."""
+    said = []
+    for row in found["rows"]:
+        said.append(f"{row['file']} ({row['backend']}, {row['precision']}): {row['line']}")
+        if "was" in row:
+            said.append(f"  when it was saved: {row['was']}")
+        small = row.get("reduced")
+        if small is not None:
+            size = f"{small['operators']} operator(s): " if "operators" in small else ""
+            said.append(f"  reduced: {size}{small['line']}")
+        if small is not None and "command" in small:
+            said.append(f"  again: {small['command']}")
+    if not found["passed"] and not any("reduced" in row or "was" in row for row in found["rows"]):
+        said.append("--reduce finds the smallest part that fails, and saves it")
+    return said

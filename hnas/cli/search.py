@@ -1,0 +1,64 @@
+"""The command ``hnas-deploy --target DEVICE``: deploy a subnet of a supernet."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+from hnas.cli.arguments import Parser, add_flags
+from hnas.deployment import deploy
+
+_EXAMPLES = """examples:
+  hnas-deploy --target openvino-cpu
+  hnas-deploy --target jetson --max-latency 5ms --out runs/robot
+  hnas-deploy --target raspberry-pi-5 --host ssh://pi@raspberrypi
+  hnas-deploy --target onnxruntime-cpu --supernet trained/ --data photos/ --min-accuracy 92%
+"""
+
+
+def make_parser(commands: Mapping[str, str]) -> Parser:
+    """Return the parser, whose flags are the parameters of `hnas.deploy`. ``commands`` are listed in the help."""
+    listed = "\n".join(f"  hnas-deploy {name:<8} {what}" for name, what in commands.items())
+    parser = Parser(
+        "hnas-deploy",
+        description="Search a trained supernet for a device and write a folder that runs there, verified and measured.",
+        epilog=f"commands:\n{listed}\n\n{_EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser, deploy)
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    return parser
+
+
+def run_deploy(parsed: argparse.Namespace) -> int:
+    """Run the command. Return its exit code."""
+    from hnas import hw_profiles, report
+
+    options = vars(parsed)
+    as_json, dry = options.pop("json"), options.pop("dry_run")
+    hw_profiles.load(options["target"])  # a misspelt target is the likeliest error; answer it before torch is imported
+    if dry:
+        return _print_plan(options, as_json=as_json)
+    with report.stages() as on:
+        found = deploy(**options, on=on)
+    if as_json:
+        report.write_json(found.to_json())
+    else:
+        report.deployment_table(found.to_json())
+    return 0
+
+
+def _print_plan(options: Mapping[str, object], *, as_json: bool) -> int:
+    from hnas import report
+    from hnas.deployment.options import SearchOptions
+    from hnas.deployment.plan import resolve
+    from hnas.deployment.search import estimate
+
+    plan = resolve(SearchOptions(**options))  # type: ignore[arg-type]  # the fields are the flags, as a test holds
+    cost = estimate(plan)
+    if as_json:
+        report.write_json({"plan": plan.identity(), "out": str(plan.out), "cost": cost})
+    else:
+        report.plan_table([*plan.lines(), ("cost", cost)])
+    return 0

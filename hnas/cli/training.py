@@ -1,0 +1,68 @@
+"""The command ``hnas-train``: train a supernet from a recipe and a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hnas.cli.arguments import Parser
+
+
+def make_parser() -> Parser:
+    """Return the parser."""
+    parser = Parser(
+        "hnas-train",
+        description="Train a supernet from a recipe and a folder of images.",
+        epilog="The section [shrink] of a recipe makes the space smaller during training, by evidence or by method = "
+        "padnas or pwsnas. hnas-deploy --supernet then searches the smaller space.",
+    )
+    add = parser.add_argument
+    add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")
+    add("--data", required=True, metavar="DIR", help="IDX files, or one sub-folder of images a class")
+    add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
+    add("--epochs", type=float, metavar="N", help="in place of the recipe's")
+    add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest or random:SEED")
+    add("--supernet", metavar="DIR", help="with --alone: the trained supernet whose space has that subnet")
+    add("--seed", type=int, default=0, metavar="N", help="of weights, batches and paths (default 0)")
+    add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
+    add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
+    add("--resume", action="store_true", help="continue from the last checkpoint")
+    add("--json", action="store_true", help="print the result as JSON on standard output")
+    return parser
+
+
+def run_train(parsed: argparse.Namespace) -> int:
+    """Run the command. Return its exit code."""
+    from hnas import recipes, report
+
+    recipe = recipes.load(parsed.recipe)
+    import torch
+
+    from hnas import distributed
+    from hnas.recipes.run import RunOptions, run_recipe
+    from hnas.training.folder import load_supernet
+
+    if parsed.threads is not None:
+        if parsed.threads < 1:
+            raise ValueError(f"threads is {parsed.threads}; it is 1 or more")
+        torch.set_num_threads(parsed.threads)
+    if parsed.supernet and not parsed.alone:
+        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
+    with distributed.group(parsed.device), report.training(f"training {recipe.name}") as (advance, say):
+        first = distributed.rank() == 0
+        among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet else None
+        record = run_recipe(
+            recipe,
+            Path(parsed.data),
+            Path(parsed.out),
+            RunOptions(parsed.seed, parsed.epochs, parsed.alone, among, parsed.resume),
+            on_step=advance if first else None,
+            on_message=say if first else None,
+        )
+    if not first:
+        return 0
+    if parsed.json:
+        report.write_json(record)
+    else:
+        report.training_summary(Path(parsed.out), record)
+    return 0

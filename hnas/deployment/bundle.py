@@ -1,0 +1,166 @@
+"""Write the folder that a user keeps: artifact, baseline, and the manifest that describes both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from hnas.cost import Price
+from hnas.deployment.build import Built
+from hnas.deployment.judge import wilson_interval
+from hnas.deployment.result import Result
+from hnas.deployment.source import SupernetSource
+from hnas.deployment.table import speedup_of, summarise
+from hnas.export.bundle.bundle import Bundle, read_bundle, write_bundle
+from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, SpaceRecord
+from hnas.export.device.artifact import Artifact
+from hnas.export.proof.measurement import Comparison
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a deployment found, and the bundle that it wrote.
+
+    table: the final table as plain values. For a user's own network, the files of ``result`` are removed in the end;
+    ``bundle.artifact()`` stays.
+
+    Example:
+        found = hnas.deploy("openvino-cpu", max_latency="5ms")
+        found.bundle.path, found.bundle.manifest.latency
+    """
+
+    result: Result
+    bundle: Bundle
+    table: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table and the Pareto front as JSON, as the command prints them with ``--json``."""
+        return dict(self.table)
+
+
+def bundle_result(result: Result, manifest: Manifest) -> Deployment:
+    """Write the bundle to ``out/bundle``, whole or not at all. One that an earlier run finished stays.
+
+    Raise ValueError where that one holds another artifact.
+    """
+    folder, artifact = result.plan.out / "bundle", result.kept.built.artifact
+    if folder.exists():
+        finished = read_bundle(folder)
+        if finished.artifact().digest != artifact.digest:
+            raise ValueError(f"{finished.path} holds another artifact than this run ends with; choose another --out")
+        return Deployment(result, finished, summarise(result, finished))
+    baseline = None if manifest.speedup is None else result.baseline.built.artifact
+    written = write_bundle(folder, manifest, artifact=artifact, baseline=baseline)
+    return Deployment(result, written, summarise(result, written))
+
+
+def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
+    """Return the manifest of a user's own network, whose task is not known.
+
+    command: the one that repeats the deployment.
+    seed: of random weights and random inputs.
+    """
+    plan, network, built = result.plan, result.proof.network, result.kept.built
+    artifact = built.artifact
+    source = artifact.notes.get("source")
+    first, *others = artifact.inputs
+    layout = "NCHW" if len(first.shape) == 4 else "the module's own"
+    return Manifest(
+        name=f"{network.name}-{plan.device.name}-{built.label}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task="a task of its own",
+        target=plan.device.name,
+        backend=artifact.backend,
+        precision=artifact.precision,
+        arch=None,
+        space=None,
+        labels=(),
+        input=None if others else Input(first.shape, first.dtype, layout),
+        accuracy=None,
+        verification=built.check,
+        latency=latency_of(result.kept.comparison, result.proof.predicted[artifact.precision], artifact),
+        speedup=speedup_of(result.kept, result.baseline, result.proof.predicted[artifact.precision]),
+        machine=plan.machine,
+        versions={**artifact.versions, **plan.versions},
+        seeds={"inputs" if source else "torch": seed},
+        data=None,
+        reproduce=command,
+        build=_build_note(built),
+        slowdown=result.proof.slowdown,
+        mixed=result.proof.mixed,
+        source=source if isinstance(source, dict) else None,
+    )
+
+
+def describe_subnet(result: Result, source: SupernetSource, command: str) -> Manifest:
+    """Return the manifest of a searched subnet: architecture, space, task, labels and accuracy are known."""
+    plan, network, built, arch = result.plan, result.proof.network, result.kept.built, result.arch
+    assert arch is not None
+    (first,) = built.artifact.inputs
+    space, task = source.supernet.space.to_json(), source.task
+    tested = len(task.splits["test"])
+    preprocessing = task.preprocessing.at((first.shape[2], first.shape[3]))
+    return replace(
+        describe_network(result, command, seed=plan.seed),
+        name=f"{task.name}-{plan.device.name}-{built.label}-{arch.digest}",
+        task="image-classification",
+        arch=arch.to_json(),
+        space=SpaceRecord(space["name"], space["arguments"], source.digest),
+        labels=task.classes,
+        input=Input(first.shape, first.dtype, "NCHW", preprocessing.to_json()),
+        accuracy=Accuracy(
+            metric="top-1",
+            n=tested,
+            split="test",
+            subnet_fp32=network.accuracy["test"],
+            artifact=built.accuracy["test"],
+            interval=wilson_interval(built.accuracy["test"], tested),
+            baseline=result.baseline.built.accuracy["test"],
+        ),
+        seeds={"search": plan.seed, "supernet": source.supernet.seed},
+        data=Data(task.name, source.digests),
+        licence=source.licence,
+    )
+
+
+def latency_of(comparison: Comparison | None, predicted: Price, artifact: Artifact) -> Latency:
+    """Return the measured latency, or the predicted one where nothing was measured. ``kind`` says which."""
+    forecast = Prediction(predicted.value, predicted.low, predicted.high)
+    if comparison is None:
+        shape = artifact.inputs[0].shape
+        return Latency(
+            kind="predicted",
+            value=predicted.value,
+            low=predicted.low,
+            high=predicted.high,
+            batch=shape[0] if shape else 1,
+            threads=artifact.threads,
+            n=0,
+            confidence=None,
+            predicted=forecast,
+        )
+    found = comparison.b
+    low, high = comparison.interval_ms("b")
+    return Latency(
+        kind="measured",
+        value=found.median_ms,
+        low=low,
+        high=high,
+        batch=found.batch,
+        threads=found.threads,
+        n=len(found.times),
+        confidence=comparison.confidence,
+        p90=found.p90_ms,
+        p99=found.p99_ms,
+        predicted=forecast,
+    )
+
+
+def _build_note(built: Built) -> dict[str, Any] | None:
+    """Return what a device must still do with the artifact, such as building its TensorRT engine, and what one did."""
+    note = built.artifact.notes.get("build")
+    if not isinstance(note, dict):
+        return None
+    return {**note, "engine": dict(built.engine)} if built.engine else dict(note)

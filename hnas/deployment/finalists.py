@@ -1,0 +1,100 @@
+"""Which subnets of a search are worth building, and each of them as a network to try."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hnas.cost.roofline import trace
+from hnas.deployment.build import CALIBRATION, EVIDENCE
+from hnas.deployment.folder import Unreachable
+from hnas.deployment.network import SPLITS, LabelledInputs, Network
+from hnas.deployment.plan import GUARD, Plan
+from hnas.deployment.pricing import failures, samples
+from hnas.export.device.errors import ExportError
+from hnas.pareto import Candidate, front
+from hnas.space import Arch
+from hnas.study import Study
+
+FINALISTS = 3  # subnets that are built, one after the other, until the artifact of one keeps every bound
+# Of top-1: about what int8 loses. An int8 artifact of a subnet that is nearer to the goal would seldom be kept.
+_SLACK = 0.003
+_ROUNDING = 1e-9
+
+
+def subnet_network(study: Study, arch: Arch, name: str = "") -> Network:
+    """Return the calibrated subnet ``arch`` as a network to try, judged on every held-out image."""
+    space, skeleton = study.supernet.space, study.supernet.skeleton
+    shapes = space.example(arch)
+    answers = {split: study.outputs(arch, split) for split in SPLITS}
+    search = samples(study, "search", shapes)
+    return Network(
+        name=name or arch.digest,
+        key=arch.digest,
+        module=study.supernet.extract(arch, study.calibrate(arch)),
+        example=search[0],
+        count_kernels=lambda: trace(skeleton(arch), *shapes),
+        calibration=samples(study, "calibration", shapes, CALIBRATION),
+        evidence=search[:EVIDENCE],
+        labelled=LabelledInputs(
+            search=search,
+            test=samples(study, "test", shapes),
+            labels={split: labels.numpy() for split, (_, labels) in answers.items()},
+            expected={split: outputs.numpy() for split, (outputs, _) in answers.items()},
+        ),
+        arch=arch,
+    )
+
+
+def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:
+    """Return the candidates to build, best first.
+
+    1. Latency or size is bounded: the most accurate inside all bounds. The smallest of all comes last, because files
+       and artifacts hold more than the search knows.
+    2. Only accuracy is bounded: the fastest inside.
+    3. Nothing is bounded: the fastest within the guard of the largest subnet's accuracy; the artifact must reach that
+       too. Where a lower precision will be tried, subnets with some accuracy to lose come first.
+
+    Raises:
+        Unreachable: no candidate is inside all bounds. The message has the nearest that was reached.
+        ExportError: no candidate could be compiled and run.
+    """
+    scored = [each for each in candidates if "accuracy" in each.metrics]
+    inside = [each for each in scored if all(bound.admits(each.metrics[bound.metric]) for bound in plan.bounds)]
+    if not inside:
+        raise _nothing_inside(study, plan, candidates)
+    ahead = front(inside, "latency_ms")
+    costs = [bound.metric for bound in plan.bounds if bound.metric != "accuracy"]
+    if costs:  # case 1
+        last = min(inside, key=lambda each: each.metrics[costs[-1]])
+        best = [each for each in ahead[::-1] if each.arch != last.arch]
+        return [*best[: FINALISTS - 1], last]
+    if plan.bounds:  # case 2
+        return ahead[:FINALISTS]
+    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - _ROUNDING  # case 3
+    within = [each for each in ahead if each.metrics["accuracy"] >= goal] or ahead[-1:]
+    slack = _SLACK if plan.precisions != ("fp32",) else 0.0
+    # The sort is stable: both groups stay in the order of their latency.
+    return sorted(within, key=lambda each: each.metrics["accuracy"] < goal + slack)[:FINALISTS]
+
+
+def _nothing_inside(study: Study, plan: Plan, candidates: list[Candidate]) -> ExportError:
+    failed = failures(study)
+    if failed and all(np.isinf(each.metrics["latency_ms"]) for each in candidates):
+        return ExportError(f"none of {len(candidates)} subnets could be compiled and run; the first: {failed[0]}")
+    without = f"; {len(failed)} could not be compiled and run, the first: {failed[0]}" if failed else ""
+    return Unreachable(describe_nearest(plan, candidates) + without)
+
+
+def describe_nearest(plan: Plan, candidates: list[Candidate]) -> str:
+    """Return one line: the nearest that the search came to each bound that no subnet keeps.
+
+    Where each bound alone can be kept, all of them are named.
+    """
+    missed: list[str] = []
+    kept: list[str] = []
+    for bound in plan.bounds:
+        value = bound.nearest(each.metrics.get(bound.metric, np.inf) for each in candidates)
+        if value is not None:
+            (kept if bound.admits(value) else missed).append(bound.describe_nearest(value))
+    nearest = "; ".join(missed or ["each alone can be kept, no subnet keeps all", *kept])
+    return f"no subnet of {len(candidates)} tried keeps every bound: {nearest}; relax one of them"

@@ -1,0 +1,236 @@
+"""The one flow of every deployment: build, verify, measure and judge each network to try, until one can be kept.
+
+A search supplies some subnets, a user supplies one network. Call `try_networks(run, baseline, networks)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hnas.cost import Price
+from hnas.deployment import mixing
+from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision
+from hnas.deployment.judge import JudgedArtifact, judge_artifacts, objection_of
+from hnas.deployment.network import Network
+from hnas.deployment.plan import GUARD, Plan
+from hnas.export.bundle.manifest import Mixed
+from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.records import decode, encode
+from hnas.export.proof.measurement import Comparison
+from hnas.export.proof.slowdown import Slowdown
+from hnas.export.proof.timing import compare_many
+
+PROCESSES, BLOCKS = 5, 10  # of the final measurement
+
+
+class NothingKept(ExportError):
+    """No artifact of any network can be kept. The message has every reason."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The fp32 artifact that speedups are relative to.
+
+    name: of its network, for tables.
+    against: what it is, in words.
+    latency: as the device's profile predicts it.
+    own: whether it is the fp32 artifact of the very network that is deployed.
+    """
+
+    built: Built
+    name: str
+    against: str
+    latency: Price
+    own: bool
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A network in every precision, measured and judged.
+
+    best: the index of the row to keep, None where none can be.
+    refused: the precisions without an artifact.
+    predicted: the latency by precision, as the device's profile predicts it.
+    slowdown, mixed: as in the manifest.
+    """
+
+    network: Network
+    rows: tuple[JudgedArtifact, ...]
+    best: int | None
+    refused: tuple[Refused, ...]
+    predicted: Mapping[str, Price]
+    slowdown: Slowdown | None = None
+    mixed: Mixed | None = None
+
+    @property
+    def kept(self) -> JudgedArtifact | None:
+        """The row to keep."""
+        return None if self.best is None else self.rows[self.best]
+
+    @property
+    def speed(self) -> float:
+        """The speedup of the row to keep. 0 where there is none."""
+        return 0.0 if self.kept is None else self.kept.speed
+
+    @property
+    def objections(self) -> list[str]:
+        """Why no row can be kept, one reason for each artifact that was tried."""
+        found = [row.reason for row in self.rows]
+        found += [f"{r.precision}: {r.reason}" for r in self.refused] if not self.rows else []
+        return found + ([self.mixed.line()] if self.mixed else [])
+
+
+def build_baseline(run: Run, network: Network, against: str, *, own: bool) -> Baseline:
+    """Build the fp32 artifact of ``network`` as the baseline."""
+    run.notify("build", 0, len(wanted_precisions(run.plan, network)[0]) + 1)
+    built = build_precision(run, network, "fp32")
+    return Baseline(built, network.name, against, network.predict(run.plan.device, "fp32"), own)
+
+
+def try_networks(run: Run, baseline: Baseline, networks: Sequence[Callable[[], Network]]) -> Proof:
+    """Try the networks in order until one is good enough. Return the proof of the best.
+
+    A network is good enough when its fastest artifact keeps the guard and every bound. Where only a slower artifact can
+    be kept and no bound is given, the next network may do better, and the highest speedup wins.
+    int8 with blocks in float is a last candidate of the best network, where that may help.
+
+    networks: functions that make them, best first, so that only one is held in memory at a time.
+
+    Raises:
+        NothingKept: no artifact can be kept.
+    """
+    proofs: list[Proof] = []
+    objections: list[str] = []
+    for make in networks:
+        try:
+            proofs.append(_prove(run, baseline, make()))
+        except Unavailable:
+            raise
+        except ExportError as error:
+            objections.append(str(error))
+            continue
+        if _good_enough(run.plan, proofs[-1]):
+            break
+    if proofs:
+        chosen = max(proofs, key=lambda proof: proof.speed)
+        final = _with_mixed(run, baseline, _with_slowdown(run, chosen))
+        if final.best is not None:
+            return final
+        objections += [said for proof in proofs for said in (final if proof is chosen else proof).objections]
+    raise NothingKept("; ".join(dict.fromkeys(objections)))
+
+
+def _good_enough(plan: Plan, proof: Proof) -> bool:
+    return proof.best is not None and (bool(plan.bounds) or proof.speed >= max(row.speed for row in proof.rows))
+
+
+def _prove(run: Run, baseline: Baseline, network: Network) -> Proof:
+    """Build one network in every precision, then measure and judge the artifacts."""
+    wanted, left_out = wanted_precisions(run.plan, network)
+    built, failed = build_each(
+        wanted,
+        lambda precision: build_precision(run, network, precision),
+        lambda done: run.notify("build", done, len(wanted) + 1),
+        spare=_can_mix(run.plan, network),
+    )
+    run.notify("measure", 0, 1)
+    predicted = {precision: network.predict(run.plan.device, precision) for precision in run.plan.precisions}
+    return _judge(run, baseline, Proof(network, (), None, (*left_out, *failed), predicted), built)
+
+
+def wanted_precisions(plan: Plan, network: Network) -> tuple[list[str], list[Refused]]:
+    """Return the precisions to build, and those that "auto" leaves out: int8 has no ranges without real inputs.
+
+    Raise ValueError where int8 itself is asked for without real inputs.
+    """
+    if network.calibration is not None or "int8" not in plan.precisions:
+        return list(plan.precisions), []
+    if plan.precision != "auto":
+        raise ValueError("int8 needs real inputs; give them with --calibration FILE (.npz or .npy, [N, ...] each)")
+    missing = Refused("int8", "no real inputs were given; add --calibration FILE")
+    return [precision for precision in plan.precisions if precision != "int8"], [missing]
+
+
+def _can_mix(plan: Plan, network: Network) -> bool:
+    return plan.mixes and network.editable and network.calibration is not None
+
+
+def _judge(run: Run, baseline: Baseline, proof: Proof, built: Sequence[Built]) -> Proof:
+    """Return the proof with these artifacts, measured interleaved with the baseline."""
+    comparisons = _compare(run, baseline, proof.network, built)
+    objection = objection_of(run.plan, proof.predicted, _default_goal(run.plan, baseline))
+    best, rows = judge_artifacts(built, comparisons, proof.network.accuracy.get("search", 0.0), GUARD, objection)
+    return replace(proof, rows=tuple(rows), best=best)
+
+
+def _default_goal(plan: Plan, baseline: Baseline) -> float | None:
+    """Return the accuracy that an artifact must reach where the user gives no bound and labels are known."""
+    if plan.bounds or "search" not in baseline.built.accuracy:
+        return None
+    return baseline.built.accuracy["search"] - GUARD
+
+
+def _compare(run: Run, baseline: Baseline, network: Network, built: Sequence[Built]) -> list[Comparison | None]:
+    """Compare every artifact with the baseline, interleaved, in fresh processes. All None where nothing is measured."""
+    plan = run.plan
+    if not plan.measured or not built:
+        return [None] * len(built)
+
+    def measure() -> Any:
+        found = compare_many(
+            baseline.built.artifact,
+            [each.artifact for each in built],
+            run.inputs,
+            seed=plan.seed,
+            processes=PROCESSES,
+            blocks=BLOCKS,
+            transport=plan.transport,
+        )
+        return [comparison.to_json() for comparison in found]
+
+    names = "+".join(each.artifact.digest[:12] for each in (baseline.built, *built))
+    return [Comparison.from_json(c) for c in run.journal.call(f"comparison/{network.key}/{names}", measure)]
+
+
+def _with_slowdown(run: Run, proof: Proof) -> Proof:
+    """Return the proof with the layers that make int8 no faster than what is kept, where that is so."""
+
+    def profile() -> Any:
+        return encode(mixing.slowdown(run.plan, proof.rows, proof.best))
+
+    found = run.journal.call(f"slowdown/{proof.network.key}", profile)
+    return proof if found is None else replace(proof, slowdown=decode(Slowdown, found, "journal"))
+
+
+def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
+    """Return the proof with int8 with blocks in float as one more row, where `mixing.reason_to_mix` gives a reason."""
+    if not _can_mix(run.plan, proof.network):
+        return proof
+    floor = _floor(run.plan, baseline, proof.network)
+    why = mixing.reason_to_mix(run.plan, proof.rows, proof.refused, proof.slowdown, floor)
+    if why is None:
+        return proof
+    run.notify("mixed", 0, 1)
+
+    def make() -> Built:
+        return build_mixed(run, proof.network, floor)
+
+    def outcome() -> str:
+        found = mixing.attempt(make)
+        return found if isinstance(found, str) else ""
+
+    if said := run.journal.call(f"mixed/{proof.network.key}", outcome):
+        return replace(proof, mixed=Mixed(why, said))
+    found = _judge(run, baseline, proof, [*(row.built for row in proof.rows), make()])
+    return replace(found, mixed=mixing.mixing_record(why, found.rows[-1]))
+
+
+def _floor(plan: Plan, baseline: Baseline, network: Network) -> float:
+    """Return the accuracy that an artifact must reach on the search images: the guard's, a bound's or the goal's."""
+    if not network.accuracy:
+        return 0.0
+    bound = plan.bound("accuracy")
+    goal = _default_goal(plan, baseline) or (0.0 if bound is None else bound.limit)
+    return max(network.accuracy["search"] - GUARD, goal)

@@ -1,0 +1,112 @@
+"""Which artifact of a network to keep, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hnas.cost import Price
+from hnas.deployment.build import Built
+from hnas.deployment.plan import Plan
+from hnas.export.proof.measurement import Comparison
+
+_ROUNDING = 1e-9  # 90 % - 89 % is a rounding error more than 1 %
+
+
+@dataclass(frozen=True)
+class JudgedArtifact:
+    """An artifact with its comparison with the baseline (None where nothing is measured) and the verdict on it."""
+
+    built: Built
+    comparison: Comparison | None
+    verdict: str
+
+    @property
+    def speed(self) -> float:
+        """The measured speedup. Artifacts that are not measured are all alike."""
+        return 1.0 if self.comparison is None else self.comparison.ratio
+
+    @property
+    def reason(self) -> str:
+        """The precision and why its artifact is not kept."""
+        return f"{self.built.label}: {self.verdict.removeprefix('not taken: ')}"
+
+
+Objection = Callable[[Built, Comparison | None], str | None]
+
+
+def judge_artifacts(
+    built: Sequence[Built],
+    comparisons: Sequence[Comparison | None],
+    fp32_accuracy: float,
+    guard: float,
+    objection: Objection = lambda _built, _comparison: None,
+) -> tuple[int | None, list[JudgedArtifact]]:
+    """Return the index of the artifact to keep, and each artifact with its verdict.
+
+    1. Accuracy on the search images is more than ``guard`` below ``fp32_accuracy``: refused, whatever the speed.
+    2. ``objection`` returns a reason, such as a bound that the artifact misses: refused.
+    3. Of the rest the highest measured speedup; where nothing is measured the last, which is the lowest precision.
+    4. Nothing is left: None.
+    5. The accuracy is not known, because the network came without images: case 1 refuses nobody.
+    """
+    reasons = []
+    for each, comparison in zip(built, comparisons, strict=True):
+        reasons.append(_lost(each, fp32_accuracy, guard) or objection(each, comparison))
+    speeds = [c.ratio if c is not None else float(i) for i, c in enumerate(comparisons)]
+    allowed = [i for i, reason in enumerate(reasons) if reason is None]
+    best = max(allowed, key=lambda i: speeds[i], default=None)  # cases 3 and 4
+    rows = []
+    for i, (each, comparison) in enumerate(zip(built, comparisons, strict=True)):
+        reason = reasons[i]
+        if i != best and best is not None and reason is None:
+            reason = _slower(comparison, comparisons[best], built[best].label)
+        rows.append(JudgedArtifact(each, comparison, "kept" if reason is None else f"not taken: {reason}"))
+    return best, rows
+
+
+def _lost(built: Built, fp32_accuracy: float, guard: float) -> str | None:
+    """Return the reason of case 1."""
+    lost = fp32_accuracy - built.accuracy.get("search", fp32_accuracy)  # case 5: nothing lost
+    if lost <= guard + _ROUNDING:
+        return None
+    return f"loses {100 * lost:.1f} points on the search images (guard {100 * guard:g})"
+
+
+def _slower(comparison: Comparison | None, kept: Comparison | None, label: str) -> str:
+    if comparison is None or kept is None:
+        return "a lower precision is kept"
+    return f"{kept.ratio / comparison.ratio:.2f}x the time of {label}"
+
+
+def objection_of(plan: Plan, predicted: Mapping[str, Price], floor: float | None = None) -> Objection:
+    """Return a function that names the first bound which an artifact itself misses. The search knew only the subnet.
+
+    predicted: the latency by precision, which counts where nothing is measured.
+    floor: the accuracy that is required where the user gives no bound; None for no such requirement.
+    """
+
+    def objection(built: Built, comparison: Comparison | None) -> str | None:
+        reached = {"size_bytes": float(built.artifact.size_bytes)}
+        if "search" in built.accuracy:
+            reached["accuracy"] = built.accuracy["search"]
+        measured = comparison is not None
+        latency = comparison.b.median_ms if comparison is not None else predicted[built.artifact.precision].value
+        for bound in plan.bounds:
+            value = reached.get(bound.metric, latency)
+            if not bound.admits(value):
+                return bound.describe_miss(value, predicted=not measured)
+        if floor is not None and not built.reaches(floor):
+            said = f"{built.accuracy['search']:.2%} on the search images"
+            return f"it reaches {said} (the largest subnet less the guard: {floor:.2%})"
+        return None
+
+    return objection
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a share of ``n`` images."""
+    z = 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * ((share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5)
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))

@@ -1,0 +1,129 @@
+"""Deploy a network of the user's own: a callable that makes a module, or an ONNX file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hnas.cost.onnx_graph import kernels
+from hnas.cost.roofline import Kernel, trace
+from hnas.deployment.build import CALIBRATION, Run, limited_compiler
+from hnas.deployment.bundle import Deployment, bundle_result, describe_network
+from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
+from hnas.deployment.folder import workshop
+from hnas.deployment.loading import SEED, load_network, parse_shape, read_calibration
+from hnas.deployment.network import Inputs, Network
+from hnas.deployment.options import NetworkOptions, Progress, SearchOptions
+from hnas.deployment.plan import Plan, resolve
+from hnas.deployment.result import Result
+from hnas.export import backends
+from hnas.export.device.errors import ExportError
+from hnas.export.graph.fusion import fuse
+from hnas.export.graph.program import capture
+from hnas.export.graph.samples import to_sample
+from hnas.export.onnx.source import SUFFIX, Original
+from hnas.journal import Journal
+
+AGAINST = "the same network in fp32 on the same backend"
+_KEY = "network"  # of the folder of its artifacts
+
+
+def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
+    """Do what `hnas.deployment.deploy_network` documents."""
+    plan = resolve(
+        SearchOptions(
+            options.target, precision=options.precision, threads=options.threads, host=options.host, out=options.out
+        )
+    )
+    with workshop(plan.out) as work, open_network(options.model, options.inputs, plan) as network:
+        if options.calibration is not None:
+            network = with_calibration(network, Path(options.calibration))
+        wanted_precisions(plan, network)  # refuses int8 without real inputs before any work
+        with limited_compiler() as compiler:
+            run = Run(plan, Journal(), compiler, work, lambda _: network.example, notify)
+            baseline = build_baseline(run, network, AGAINST, own=True)
+            result = Result(plan, baseline, try_networks(run, baseline, [lambda: network]))
+        notify("bundle", 0, 1)
+        return bundle_result(result, describe_network(result, options.command(), seed=SEED))
+
+
+@contextmanager
+def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = None) -> Iterator[Network]:
+    """Open the network of ``model`` for the length of the block.
+
+    model: "package.module:callable", or the path of an ONNX file.
+    shapes: of the inputs, such as "1x3x64x64", batch first.
+    plan: refuses what its backend cannot take, and a network whose kernels cannot be counted.
+
+    Raises:
+        ValueError: the network cannot be exported; one line.
+    """
+    if not model.lower().endswith(SUFFIX):
+        module, examples = load_network(model, shapes)
+        example = to_sample(examples)
+        network = Network(type(module).__name__, _KEY, module, example, partial(_count_kernels, module, example))
+        if plan is not None:
+            network.kernels  # noqa: B018 - counted now, so that a network that cannot be captured is refused here
+        yield network
+        return
+    if plan is not None:
+        _require_onnx(plan)
+    with Original(Path(model), shapes=None if shapes is None else [parse_shape(text) for text in shapes]) as original:
+        source = original.source
+        yield Network(
+            name=Path(source.name).stem,
+            key=_KEY,
+            module=original,
+            example=tuple(original.examples),
+            count_kernels=partial(kernels, Path(source.path)),
+            input_names=tuple(tensor.name for tensor in source.inputs),
+        )
+
+
+def with_calibration(network: Network, file: Path) -> Network:
+    """Return the network with the real inputs in ``file``, for int8 ranges and for the verification."""
+    arrays = read_calibration(file, network.example, network.input_names)
+    first = tuple(array[: CALIBRATION * len(each)] for array, each in zip(arrays, network.example, strict=True))
+    return replace(network, calibration=[first], evidence=[first])
+
+
+def _require_onnx(plan: Plan) -> None:
+    """Raise ValueError where the plan asks for what an ONNX file cannot have."""
+    backend = plan.device.backend
+    if why := backends.load(backend).no_onnx:
+        able = [name for name in backends.names() if not backends.load(name).no_onnx]
+        mend = f"choose a target of {', '.join(able)}, or give the network as package.module:callable"
+        raise ValueError(f"{plan.device.name} runs {backend}, which takes no ONNX file: {why}; {mend}")
+    if plan.precision == "mixed":
+        raise ValueError("mixed precision chooses blocks of a torch graph, which an ONNX file has not; choose int8")
+
+
+def _count_kernels(module: nn.Module, example: Inputs) -> list[Kernel]:
+    """Return the kernels of the fused network. Raise ValueError where it cannot be captured."""
+    try:
+        captured = capture(module, [torch.from_numpy(value) for value in example])
+    except ExportError as error:
+        raise ValueError(str(error)) from error
+    program = fuse(captured)
+    graph = copy.deepcopy(program.module).to("meta")
+    inputs = [value.to("meta") for value in program.inputs]
+    return trace(_Closed(lambda: graph(*inputs)))
+
+
+class _Closed(nn.Module):
+    """A call as a module without inputs. What it calls stays in eval mode, at its own batch size and types."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self) -> Any:
+        return self.call()

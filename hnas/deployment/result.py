@@ -1,0 +1,47 @@
+"""What a deployment found: the chosen network, the artifact of each precision, and what they were compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hnas.deployment.build import Refused
+from hnas.deployment.flow import Baseline, Proof
+from hnas.deployment.judge import JudgedArtifact
+from hnas.deployment.plan import Plan
+from hnas.pareto import Candidate
+from hnas.space import Arch
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a deployment.
+
+    proof: the chosen network with its artifacts; one of them is kept.
+    front: the Pareto front of the search, cheapest first; empty for a user's own network.
+    """
+
+    plan: Plan
+    baseline: Baseline
+    proof: Proof
+    front: tuple[Candidate, ...] = ()
+
+    @property
+    def arch(self) -> Arch | None:
+        """The architecture of the chosen subnet; None for a user's own network."""
+        return self.proof.network.arch
+
+    @property
+    def rows(self) -> tuple[JudgedArtifact, ...]:
+        """The artifact of each precision that was tried, with the verdict on it."""
+        return self.proof.rows
+
+    @property
+    def refused(self) -> tuple[Refused, ...]:
+        """The precisions that gave no artifact."""
+        return self.proof.refused
+
+    @property
+    def kept(self) -> JudgedArtifact:
+        """The artifact in the bundle."""
+        assert self.proof.kept is not None
+        return self.proof.kept

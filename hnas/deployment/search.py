@@ -1,0 +1,115 @@
+"""Deploy a subnet of a supernet: a search supplies the networks to try."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from random import Random
+
+from hnas.cost import Cost, Price
+from hnas.cost.flops import parameters
+from hnas.cost.roofline import BYTES, roofline
+from hnas.deployment.build import Run, limited_compiler
+from hnas.deployment.bundle import Deployment, bundle_result, describe_subnet
+from hnas.deployment.finalists import choose_finalists, subnet_network
+from hnas.deployment.flow import Baseline, NothingKept, Proof, build_baseline, try_networks
+from hnas.deployment.folder import Unreachable, opened
+from hnas.deployment.options import Progress, SearchOptions
+from hnas.deployment.plan import Plan, resolve
+from hnas.deployment.pricing import MeasuredLatency, timing_inputs
+from hnas.deployment.result import Result
+from hnas.deployment.source import open_source
+from hnas.export.compiling.compiler import Compiler
+from hnas.export.device.errors import ExportError
+from hnas.memory import reuse_memory
+from hnas.pareto import Candidate, front
+from hnas.space import Arch
+from hnas.strategies.evolution import EvolutionOptions, Window, search
+from hnas.study import Study
+
+AGAINST = "the largest subnet in fp32 on the same backend"
+
+
+def deploy_subnet(options: SearchOptions, notify: Progress) -> Deployment:
+    """Do what `hnas.deployment.deploy` documents."""
+    plan = resolve(options)
+    reuse_memory()
+    source = open_source(plan.supernet, plan.data)
+    with opened(plan, source, options.resume) as journal:
+        study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
+        with limited_compiler() as compiler, costs_of(study, plan, compiler) as costs:
+            study.costs = costs
+            candidates = search_subnets(study, plan, notify)
+            finalists = choose_finalists(study, plan, candidates)
+            run = Run(plan, journal, compiler, plan.out / "artifacts", timing_inputs(study), notify)
+            baseline, proof = _try_finalists(run, study, finalists)
+            ahead = front([each for each in candidates if "accuracy" in each.metrics], "latency_ms")
+            result = Result(plan, baseline, proof, tuple(ahead))
+            notify("bundle", 0, 1)
+            return bundle_result(result, describe_subnet(result, source, options.command(plan.device.name)))
+
+
+def estimate(plan: Plan) -> str:
+    """Return how long the search of ``plan`` will take, in words. One subnet is priced and scored here to know it."""
+    source = open_source(plan.supernet, plan.data)
+    if plan.seconds is not None:
+        return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"
+    study = Study(source.supernet, source.task, seed=plan.seed)
+    with limited_compiler() as compiler, costs_of(study, plan, compiler) as costs:
+        study.costs = costs
+        arch = source.supernet.space.sample(Random(plan.seed))
+        study.price(source.supernet.space.largest, "latency_ms")
+        begun = time.monotonic()
+        study.score(arch)
+        each = time.monotonic() - begun
+    total = each * (plan.evaluations or 0)
+    return f"about {total:.0f} s of search ({each:.1f} s for one subnet here), then building and measuring"
+
+
+@contextmanager
+def costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str, Cost]]:
+    """Yield the costs of the search: the latency on the plan's device, and the bytes of the weights."""
+    smallest = min({**BYTES, "w8": 1}[precision] for precision in plan.precisions)
+
+    def size(arch: Arch) -> Price:
+        value = float(parameters(study.supernet.skeleton(arch)) * smallest)
+        return Price(value, "bytes", value, value, "predicted")
+
+    if not plan.measured:
+        predicted = roofline(study.supernet.space, study.supernet.skeleton, plan.device, plan.precisions[-1])
+        yield {"latency_ms": predicted, "size_bytes": size}
+        return
+    measured = MeasuredLatency(study, plan.device, plan.threads, plan.searched, plan.site, compiler=compiler)
+    try:
+        yield {"latency_ms": measured, "size_bytes": size}
+    finally:
+        measured.close()
+
+
+def search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidate]:
+    """Return every subnet that the search looked at, within the budget that an interrupted run has left of it."""
+    seconds = None if plan.seconds is None else max(0.0, plan.seconds - study.journal.spent)
+    if seconds is not None and (plan.out / "bundle").exists():
+        seconds = 0.0  # a finished run is not searched further, whatever time its budget has left
+    candidates: list[Candidate] = []
+    total = plan.evaluations or 0
+    notify("search", 0, total)
+    windows = {bound.metric: Window(bound.low, bound.high) for bound in plan.bounds}
+    options = EvolutionOptions(windows, evaluations=plan.evaluations, seconds=seconds, seed=plan.seed)
+    for candidate in search(study, study.supernet.space, options):
+        candidates.append(candidate)
+        notify("search", len(candidates), total)
+    return candidates
+
+
+def _try_finalists(run: Run, study: Study, finalists: Sequence[Candidate]) -> tuple[Baseline, Proof]:
+    """Try the finalists. Raise Unreachable or ExportError, with every reason, where no artifact can be kept."""
+    largest = subnet_network(study, study.supernet.space.largest, name="largest")
+    baseline = build_baseline(run, largest, AGAINST, own=False)
+    try:
+        return baseline, try_networks(run, baseline, [partial(subnet_network, study, each.arch) for each in finalists])
+    except NothingKept as error:
+        kind = Unreachable if run.plan.bounds else ExportError
+        raise kind(f"no artifact of the best {len(finalists)} subnets can be kept: {error}") from None

@@ -1,0 +1,112 @@
+"""The final table of a deployment as plain values: one row for the baseline and one for each artifact."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from hnas.cost import Price
+from hnas.deployment.build import Built
+from hnas.deployment.flow import Baseline
+from hnas.deployment.judge import JudgedArtifact
+from hnas.deployment.plan import Plan
+from hnas.deployment.result import Result
+from hnas.export.bundle.bundle import Bundle
+from hnas.export.bundle.manifest import Speedup
+from hnas.export.onnx.source import made_from
+from hnas.export.proof.measurement import Comparison
+
+
+def summarise(result: Result, bundle: Bundle) -> dict[str, Any]:
+    """Return the table, and for a searched subnet the architecture and the Pareto front, as plain values."""
+    manifest, proof = bundle.manifest, result.proof
+    notes = [made_from(manifest.source), *(each.line() for each in (proof.slowdown, proof.mixed) if each is not None)]
+    found = {
+        "target": result.plan.device.name,
+        "name": manifest.name,
+        "bundle": str(bundle.path),
+        "rows": _rows(result),
+        "refused": [{"precision": each.precision, "reason": each.reason} for each in result.refused],
+        "notes": [note for note in notes if note],
+        "footnote": _footnote(result, 0 if manifest.accuracy is None else manifest.accuracy.n),
+    }
+    if result.arch is None:
+        return found
+    front = [{"arch": each.arch.to_json(), "metrics": dict(each.metrics)} for each in result.front]
+    return {**found, "arch": result.arch.to_json(), "front": front}
+
+
+def speedup_of(row: JudgedArtifact, baseline: Baseline, predicted: Price) -> Speedup | None:
+    """Return the speedup of an artifact over the baseline, measured in pairs or from two predictions.
+
+    None for the baseline of a user's own network, which would be compared with itself.
+    """
+    if baseline.own and row.built.artifact.precision == "fp32":
+        return None
+    if row.comparison is not None:
+        c = row.comparison
+        return Speedup(c.ratio, c.low, c.high, baseline.against, "measured", c.processes, c.confidence)
+    ratio = baseline.latency.value / predicted.value
+    # Both come from one profile, so part of the error cancels. Half of the band, in logarithms, is assumed to be left.
+    spread = (predicted.high / predicted.low) ** 0.25
+    return Speedup(ratio, ratio / spread, ratio * spread, baseline.against, "predicted", confidence=None)
+
+
+def _rows(result: Result) -> list[dict[str, Any]]:
+    """Return the rows: the baseline first, unless it is one of the artifacts that were asked for."""
+    baseline, network = result.baseline, result.proof.network
+    rows = []
+    if not (baseline.own and any(row.built.artifact.precision == "fp32" for row in result.rows)):
+        first = _row(baseline.name, baseline.built, "baseline", baseline.latency, baseline.built.accuracy.get("test"))
+        compared = next((row.comparison for row in result.rows if row.comparison is not None), None)
+        rows.append(first if compared is None else {**first, "latency_ms": _median(compared, "a")})
+    for each in result.rows:
+        predicted = result.proof.predicted[each.built.artifact.precision]
+        row = _row(network.name, each.built, each.verdict, predicted, network.accuracy.get("test"))
+        if each.comparison is not None:
+            row["latency_ms"] = _median(each.comparison, "b")
+        if (faster := speedup_of(each, baseline, predicted)) is not None:
+            row["speedup"] = {name: getattr(faster, name) for name in ("value", "low", "high", "kind")}
+        rows.append(row)
+    return rows
+
+
+def _row(name: str, built: Built, verdict: str, predicted: Price, fp32_accuracy: float | None) -> dict[str, Any]:
+    """Return one row without measured figures. A network without labelled images has no accuracy.
+
+    The verdict also tells where another converter did the work, because we do not write an operator ourselves.
+    """
+    notes = built.artifact.notes
+    if (lacks := notes.get("lacks")) is not None:
+        verdict += f"; converted by {notes['converter']}, as we do not write {lacks}"
+    return {
+        "subnet": name,
+        "precision": built.label,
+        "accuracy_fp32": fp32_accuracy,
+        "accuracy": built.accuracy.get("test"),
+        "predicted_ms": {"value": predicted.value, "low": predicted.low, "high": predicted.high},
+        "size_bytes": built.artifact.size_bytes,
+        "agreement": built.check.agreement,
+        "sqnr_db": built.check.sqnr_db,
+        "verdict": verdict,
+    }
+
+
+def _footnote(result: Result, tested: int) -> str:
+    found = f"{_conditions(result.plan, result.kept.comparison)}; speedup against {result.baseline.against}"
+    return f"top-1 on {tested} test images; {found}" if tested else found
+
+
+def _conditions(plan: Plan, comparison: Comparison | None) -> str:
+    """Return how the latencies of the table were obtained: measured on the plan's machine, or predicted."""
+    if comparison is not None:
+        calls = f"batch {comparison.b.batch}, {comparison.b.threads} thread(s), n={len(comparison.b.times)}"
+        there = f" on {plan.site.where}" if plan.site else ""
+        return f"latency measured in turns{there} over {comparison.processes} processes, {calls}"
+    low, high = plan.device.band
+    profile = plan.device.power_mode or plan.device.title
+    return f"latency predicted from the profile ({profile}), band x{low:g} to x{high:g}; not run on a device here"
+
+
+def _median(comparison: Comparison, which: Literal["a", "b"]) -> dict[str, float]:
+    low, high = comparison.interval_ms(which)
+    return {"value": (comparison.a if which == "a" else comparison.b).median_ms, "low": low, "high": high}

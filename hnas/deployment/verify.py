@@ -1,0 +1,185 @@
+"""Verify the saved files of a bundle against its network in eager torch, in new processes.
+
+Call `verify_bundle(path, ...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hnas.deployment.loading import read_calibration
+from hnas.deployment.network import Inputs, Network
+from hnas.deployment.own import open_network
+from hnas.deployment.pricing import samples
+from hnas.deployment.source import SupernetSource, open_source
+from hnas.export.bundle.bundle import Bundle, read_bundle
+from hnas.export.bundle.manifest import Manifest
+from hnas.export.compiling.pipeline import verify
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import ExportError
+from hnas.export.diagnosis import reproduction
+from hnas.export.diagnosis.trial import Call, Setting, TrialBench, TrialVerdict
+from hnas.export.graph.fusion import noise_tensors
+from hnas.export.graph.program import capture
+from hnas.export.onnx.source import SUFFIX, Original
+from hnas.export.proof.verification import Check
+from hnas.space import Arch
+from hnas.study import Study
+
+COUNT = 256  # inputs that a file is verified on
+NOISE = 32  # seeded inputs where there are no real ones
+_REDUCED = 16  # inputs for the reduction of a failing network: each candidate is compiled and run on all of them
+
+
+@dataclass(frozen=True, eq=False)
+class BundleMember:
+    """An artifact of a bundle, the network that it was made from, and inputs of the network."""
+
+    name: str
+    artifact: Artifact
+    net: nn.Module | Original
+    inputs: Sequence[Inputs]
+
+
+def verify_bundle(
+    path: Path,
+    *,
+    supernet: Path | None = None,
+    data: Path | None = None,
+    model: str | None = None,
+    calibration: Path | None = None,
+    reduce: bool = False,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Verify every artifact of the bundle at ``path``. Return plain values; ``passed`` tells of all of them.
+
+    1. A bundle of a search: the subnet is extracted from ``supernet`` (None: the shipped one), whose weights must have
+       the digest in the bundle. The inputs are search images of ``data``.
+    2. A bundle of a network of the user's own: ``model`` names it as for the export. An ONNX file takes the place of
+       eager torch. The inputs are those in ``calibration``, else seeded noise.
+    3. The folder of a saved reproduction: its trial is repeated.
+
+    reduce: compile what fails again and shrink it to the smallest part that still fails, in a folder of ``out``.
+
+    Raises:
+        ValueError, FileNotFoundError: wrong use.
+        Unavailable: a runtime is missing.
+    """
+    if (path / reproduction.RECORD).is_file():  # case 3
+        return _repeat_trial(path)
+    bundle = read_bundle(path)
+    with ExitStack() as stack:
+        if model is None:
+            members = _subnets(bundle, supernet, data)  # case 1
+        else:
+            members = _own_network(bundle, model, calibration, stack)  # case 2
+        rows = [_row(member, verify(member.net, member.artifact, member.inputs)) for member in members]
+        if reduce:
+            for member, row in zip(members, rows, strict=True):
+                if not row["passed"]:
+                    row["reduced"] = _reduce(member, (out or Path(f"{path.absolute()}-failing")) / member.name)
+    return {"bundle": str(path), "passed": all(row["passed"] for row in rows), "rows": rows}
+
+
+def _repeat_trial(path: Path) -> dict[str, Any]:
+    verdict, record = reproduction.rerun(path)
+    how = {"backend": record.setting.backend, "precision": record.setting.precision}
+    row = {"file": "reproduction", **how, "passed": not verdict.failed, "line": verdict.line, "was": record.line}
+    return {"bundle": str(path), "passed": not verdict.failed, "rows": [row]}
+
+
+def _row(member: BundleMember, found: Check) -> dict[str, Any]:
+    artifact = member.artifact
+    named = {"file": member.name, "backend": artifact.backend, "precision": artifact.precision}
+    return {**named, **found.to_json(), "line": found.line()}
+
+
+def _subnets(bundle: Bundle, supernet: Path | None, data: Path | None) -> list[BundleMember]:
+    """Return the artifact and the baseline of a searched bundle with the subnets that they were made from."""
+    manifest = bundle.manifest
+    if manifest.arch is None or manifest.space is None:
+        made = f"this one was made by: {manifest.reproduce}"
+        raise ValueError(f"{bundle.path} holds a network that no search found; name it with --model M:C; {made}")
+    source = _source(manifest, supernet, data)
+    study = Study(source.supernet, source.task, seed=manifest.seeds.get("search", 0))
+    space = source.supernet.space
+    members = {"artifact": (bundle.artifact(), space.arch(manifest.arch))}
+    if (baseline := bundle.baseline()) is not None:
+        members["baseline"] = (baseline, space.largest)
+    return [_subnet(study, name, artifact, arch) for name, (artifact, arch) in members.items()]
+
+
+def _source(manifest: Manifest, supernet: Path | None, data: Path | None) -> SupernetSource:
+    """Return the supernet, whose weights have the digest in the manifest, and images for it."""
+    assert manifest.space is not None
+    source = open_source(supernet, data)
+    which = str(supernet) if supernet else "the shipped supernet"
+    made = f"give the one that it was made from with --supernet DIR; it was made by: {manifest.reproduce}"
+    own = source.supernet.space.to_json()
+    if (own["name"], own["arguments"]) != (manifest.space.name, dict(manifest.space.arguments)):
+        raise ValueError(f"{which} is of another space than the bundle's {manifest.space.name}; {made}")
+    if manifest.space.supernet not in ("", source.digest):
+        raise ValueError(f"{which} has other weights than those that the bundle was made from; {made}")
+    return source
+
+
+def _subnet(study: Study, name: str, artifact: Artifact, arch: Arch) -> BundleMember:
+    net = study.supernet.extract(arch, study.calibrate(arch))
+    shapes = [tensor.shape[1:] for tensor in artifact.inputs]
+    return BundleMember(name, artifact, net, samples(study, "search", shapes, COUNT))
+
+
+def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack) -> list[BundleMember]:
+    """Return the artifacts of a bundle with the user's own network. ``stack`` keeps an ONNX file open."""
+    artifact = bundle.artifact()
+    shapes = ["x".join(map(str, tensor.shape)) for tensor in artifact.inputs]
+    file = model.lower().endswith(SUFFIX)  # an ONNX file states its types; inputs of a module are drawn as floats
+    plain = all(tensor.shape and (file or tensor.dtype == "float32") for tensor in artifact.inputs)
+    network = stack.enter_context(open_network(model, shapes if plain else None))
+    found = [(value.shape, str(value.dtype)) for value in network.example]
+    if found != [(tensor.shape, tensor.dtype) for tensor in artifact.inputs]:
+        raise ValueError(f"{model} takes other inputs than {bundle.path}; name the network that it was made from")
+    inputs = _inputs(network, calibration)
+    members = [BundleMember("artifact", artifact, network.module, inputs)]
+    if (baseline := bundle.baseline()) is not None:
+        members.append(BundleMember("baseline", baseline, network.module, inputs))
+    return members
+
+
+def _inputs(network: Network, calibration: Path | None) -> list[Inputs]:
+    """Return the inputs in the file ``calibration``, else seeded noise like the example."""
+    if calibration is None:
+        tensors = tuple(map(torch.from_numpy, network.example))
+        return [tuple(value.numpy() for value in noise_tensors(tensors, seed)) for seed in range(NOISE)]
+    arrays = read_calibration(calibration, network.example, network.input_names)
+    size = len(network.example[0])
+    count = min(COUNT, len(arrays[0]) // size)
+    parts = [np.split(array[: count * len(each)], count) for array, each in zip(arrays, network.example, strict=True)]
+    return list(zip(*parts, strict=True))
+
+
+def _reduce(member: BundleMember, folder: Path) -> dict[str, Any]:
+    """Shrink the failing network and save the smallest part that still fails. Return what was found."""
+    artifact = member.artifact
+    if isinstance(member.net, Original):
+        raise ValueError("--reduce cuts torch graphs, which an ONNX file has not; leave it out")
+    setting = Setting(artifact.backend, artifact.precision, artifact.device)
+    calls: list[Call] = [tuple(map(torch.from_numpy, call)) for call in member.inputs[:_REDUCED]]
+    program = capture(member.net, calls[0])
+    with TrialBench(timeout=120.0) as bench:
+        verdict: TrialVerdict = bench.judge(program, calls, setting)
+        if verdict.outcome == "holds":
+            made = ", ".join(f"{name} {version}" for name, version in artifact.versions.items())
+            return {"line": f"compiled anew here it holds ({verdict.line}): the file is at fault, made with {made}"}
+        if verdict.outcome == "refused":
+            raise ExportError(verdict.line)
+        left, last = reproduction.reduce_and_save(folder, program, calls, setting, bench, verdict)
+    return {"operators": left, "folder": str(folder), "line": last.line, "command": f"hnas-deploy verify {folder}"}
