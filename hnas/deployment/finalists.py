@@ -70,11 +70,17 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
         return [*best[: FINALISTS - 1], last]
     if plan.bounds:  # case 2
         return ahead[:FINALISTS]
-    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - _ROUNDING  # case 3
+    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - _ROUNDING
+    return _near_goal(ahead, goal, _SLACK if plan.precisions != ("fp32",) else 0.0)[:FINALISTS]  # case 3
+
+
+def _near_goal(ahead: list[Candidate], goal: float, slack: float) -> list[Candidate]:
+    """Return the candidates that reach ``goal``, the fastest first; those within ``slack`` of it follow the others.
+
+    Where none reaches it, the most accurate is returned.
+    """
     within = [each for each in ahead if each.metrics["accuracy"] >= goal] or ahead[-1:]
-    slack = _SLACK if plan.precisions != ("fp32",) else 0.0
-    # The sort is stable: both groups stay in the order of their latency.
-    return sorted(within, key=lambda each: each.metrics["accuracy"] < goal + slack)[:FINALISTS]
+    return sorted(within, key=lambda each: each.metrics["accuracy"] < goal + slack)  # a stable sort
 
 
 def _nothing_inside(study: Study, plan: Plan, candidates: list[Candidate]) -> ExportError:

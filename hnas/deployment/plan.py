@@ -189,13 +189,18 @@ def precisions_to_build(device: Device, wanted: str, site: Site | None = None) -
         lacking = {"w8"} if _has_bf16(device, site) else {"w8", "bf16"}
         return tuple(precision for precision in offered if precision not in lacking)
     if wanted == "mixed":  # case 2
-        if not device.local or site is not None:
-            where = device.name if site is None else site.where
-            raise ValueError(f"mixed precision is chosen by times measured on this machine, and {where} is not it")
+        _require_this_machine(device, site)
         wanted = "int8"
     if wanted not in offered:
         raise ValueError(f"{device.name} with {device.backend} has no {wanted}; offered: {', '.join(offered)}")
     return (wanted,)  # case 3
+
+
+def _require_this_machine(device: Device, site: Site | None) -> None:
+    """Raise ValueError for mixed precision on another machine."""
+    if not device.local or site is not None:
+        where = device.name if site is None else site.where
+        raise ValueError(f"mixed precision is chosen by times measured on this machine, and {where} is not it")
 
 
 def _has_bf16(device: Device, site: Site | None) -> bool:
