@@ -1,6 +1,7 @@
-"""Neural architecture search that ends in a file which is right, small and fast on a real device.
+"""Neural architecture search that ends in a verified and measured file for a real device.
 
-Names load when first used, so that reading, checking and measuring a bundle never imports torch.
+Call `hnas.deploy("openvino-cpu", max_latency="5ms")`. A name is imported when it is first used, so that reading,
+checking and measuring a bundle never imports torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What a person reads: progress while work goes on, tables when it is done. Progress is silent on a pipe."""
+"""Print progress bars while a command works, and tables when it is done. No progress is printed on a pipe."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-def console(*, stderr: bool = False) -> Console:
-    """The terminal; results go to standard output, progress to standard error."""
+def _console(*, stderr: bool = False) -> Console:
+    """Return the terminal. Results go to standard output, progress to standard error."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 160
-    # Brackets are text here: markup would swallow the extra of pip install 'hnas[search]'.
+    # Brackets are text here. Markup would remove the extra of pip install 'hnas[search]'.
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 def write_json(value: Any) -> None:
-    """A result for machines, on standard output."""
+    """Print a result as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
 @contextmanager
 def _bars() -> Iterator[Progress | None]:
-    """Progress bars on standard error, or None when that is no terminal."""
-    screen = console(stderr=True)
+    """Yield progress bars on standard error, or None where standard error is no terminal."""
+    screen = _console(stderr=True)
     if not screen.is_terminal:
         yield None
         return
@@ -51,7 +51,7 @@ def _bars() -> Iterator[Progress | None]:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """``on(stage, done, total)``: one bar a stage; a new stage finishes the one before."""
+    """Yield ``on(stage, done, total)``, which moves one bar a stage. A new stage completes the bar of the last one."""
     with _bars() as bars:
         known: dict[str, Any] = {}
 
@@ -69,10 +69,10 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def training(title: str) -> Iterator[tuple[Callable[[int, int, float], None], Callable[[str], None]]]:
-    """``advance(step, steps, loss)`` moves a bar with the time left and the loss; ``say(line)`` prints above it."""
+    """Yield ``advance(step, steps, loss)``, which moves a bar, and ``say(line)``, which prints above the bar."""
     with _bars() as bars:
         task = None if bars is None else bars.add_task(title, total=None)
-        screen = console(stderr=True) if bars is None else bars.console
+        screen = _console(stderr=True) if bars is None else bars.console
 
         def advance(step: int, steps: int, loss: float) -> None:
             if bars is not None and task is not None:
@@ -82,8 +82,8 @@ def training(title: str) -> Iterator[tuple[Callable[[int, int, float], None], Ca
 
 
 def training_summary(out: Path, record: Mapping[str, Any]) -> None:
-    """What a training left behind, and what to type next."""
-    screen = console()
+    """Print the accuracy of a trained supernet and the next command."""
+    screen = _console()
     for name, share in record["accuracy"].items():
         screen.print(f"{name} subnet: {share:.2%} top-1 on {record['images']['test']} test images")
     screen.print(f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}")
@@ -91,14 +91,14 @@ def training_summary(out: Path, record: Mapping[str, Any]) -> None:
 
 
 def plan_table(lines: Sequence[tuple[str, str]]) -> None:
-    """Pairs of what and value."""
-    screen = console()
+    """Print pairs of name and value."""
+    screen = _console()
     for name, value in lines:
         screen.print(f"{name:<11} {value}", soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[str] = ()) -> None:
-    """A table; the columns named in ``right`` hold figures."""
+    """Print a table. The columns named in ``right`` hold figures."""
     from rich.table import Table
 
     made = Table(title=title or None, title_justify="left")
@@ -106,19 +106,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*row)
-    console().print(made)
+    _console().print(made)
 
 
 def lines(found: Sequence[str]) -> None:
-    """Sentences, one a line; a long one goes on as it is on a pipe."""
-    screen = console()
+    """Print sentences, one a line."""
+    screen = _console()
     for line in found:
         screen.print(line, soft_wrap=True)
 
 
 def markdown(text: str) -> None:
-    """Markdown: laid out on a terminal, as it is on a pipe."""
-    screen = console()
+    """Print Markdown: laid out on a terminal, unchanged on a pipe."""
+    screen = _console()
     if not screen.is_terminal:
         sys.stdout.write(text)
         return
@@ -128,9 +128,9 @@ def markdown(text: str) -> None:
 
 
 def deployment_table(found: Mapping[str, Any]) -> None:
-    """The final table: the baseline, then every precision that was tried and what became of it.
+    """Print the final table: the baseline, then every precision that was tried, with its verdict.
 
-    A network that came without images has no accuracy; what its artifacts keep of the signal stands in that place.
+    A network without labelled images has no accuracy. The table then has the signal to noise of each artifact.
     """
     judged = any(row["accuracy"] is not None for row in found["rows"])
     quality = ("top-1 fp32", "top-1 artifact") if judged else ("SQNR dB",)
@@ -149,7 +149,7 @@ def deployment_table(found: Mapping[str, Any]) -> None:
     ]
     first = "subnet" if judged else "network"
     table((first, *figures, "verdict"), rows, f"{found['target']}: {found['name']}", figures)
-    screen = console()
+    screen = _console()
     for refused in found["refused"]:
         screen.print(f"{refused['precision']}: no artifact: {refused['reason']}", soft_wrap=True)
     for line in (*found["notes"], found["footnote"]):

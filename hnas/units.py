@@ -1,4 +1,4 @@
-"""Budgets as people type them: 5ms, 800us, 300KB, 92%, 60s, 40evals."""
+"""Read quantities as people type them: 5ms, 800us, 300KB, 92%, 60s, 40evals. Call `latency_ms("5ms")`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ _BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0*
 
 def _split(text: str) -> tuple[float, str] | None:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z%]*)\s*", text)
-    return (float(found[1]), found[2]) if found and len(found[1]) < 20 else None  # a float holds no more without loss
+    # A float holds no more than 20 digits without loss.
+    return (float(found[1]), found[2]) if found and len(found[1]) < 20 else None
 
 
 def latency_ms(text: str) -> float:
-    """Milliseconds of "5ms", "800us" or "0.1s"."""
+    """Return the milliseconds of "5ms", "800us" or "0.1s". Raise ValueError for other text."""
     parts = _split(text)
     if parts is None or parts[1] not in _TIME_MS or parts[0] <= 0:
         raise ValueError(f"latency {text!r} is not understood; write for example 5ms, 800us or 0.1s")
@@ -22,7 +23,7 @@ def latency_ms(text: str) -> float:
 
 
 def size_bytes(text: str) -> float:
-    """Bytes of "300KB", "2MB" or "1MiB"."""
+    """Return the bytes of "300KB", "2MB" or "1MiB". Raise ValueError for other text."""
     parts = _split(text)
     if parts is None or parts[1] not in _BYTES or parts[0] <= 0:
         raise ValueError(f"size {text!r} is not understood; write for example 300KB, 2MB or 1MiB")
@@ -30,7 +31,7 @@ def size_bytes(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """The share of "92%" or "0.92", between 0 and 1."""
+    """Return the share of "92%" or "0.92", between 0 and 1. Raise ValueError for other text."""
     parts = _split(text)
     value = -1.0 if parts is None else parts[0] / 100 if parts[1] == "%" else parts[0] if parts[1] == "" else -1.0
     if not 0 <= value <= 1:
@@ -39,7 +40,7 @@ def share(text: str) -> float:
 
 
 def budget(text: str) -> tuple[int | None, float | None]:
-    """(evaluations, seconds) of "40evals", "60s" or "5min"; exactly one of them is given."""
+    """Return (evaluations, None) of "40evals", (None, seconds) of "60s" or "5min". Raise ValueError for other text."""
     parts = _split(text)
     if parts is not None and parts[0] > 0:
         if parts[1] in ("evals", "eval") and parts[0] == int(parts[0]):

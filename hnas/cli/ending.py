@@ -1,4 +1,4 @@
-"""How a command ends: one line and an exit code for what a user can mend, another for what only we can."""
+"""Turn the failure of a command into one line and an exit code. Call `guarded(program, work)`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEBUG = "HNAS_DEBUG"
 USAGE, UNAVAILABLE, INTERRUPTED = 2, 3, 130
 INTERNAL = 70  # sysexits.h: an internal software error
 _CONTINUES = "; the same command with --resume continues"
-_OURS = ("hnas", "export", "benchmarks", "hw_profiles")
+_OURS = "hnas"
 
 
 def guarded(
@@ -20,10 +20,12 @@ def guarded(
     resumes: bool = False,
     failed: Callable[[str, int], None] | None = None,
 ) -> int:
-    """Run ``work`` and give its exit code, or that of its failure, which is one line on standard error.
+    """Run ``work`` and return its exit code. Print a failure as one line on standard error and return its code.
 
-    With HNAS_DEBUG in the environment the traceback stands before the line. ``resumes``: the command has --resume.
-    ``failed(line, code)`` is told of a failure.
+    With HNAS_DEBUG in the environment, the traceback is printed before the line.
+
+    resumes: the command has --resume.
+    failed: is called with the line and the code of a failure.
     """
     try:
         return work()
@@ -33,34 +35,34 @@ def guarded(
             import traceback
 
             traceback.print_exception(error)
-        print(f"{program}: {line}", file=sys.stderr)  # noqa: T201 - the one place where a command speaks of its failure
+        print(f"{program}: {line}", file=sys.stderr)  # noqa: T201 - the one place where a command prints its failure
         if failed is not None:
             failed(line, code)
         return code
 
 
 def ending(error: BaseException, resumes: bool = False) -> tuple[str, int]:
-    """The line and the exit code of a failure.
+    """Return the line and the exit code of a failure.
 
-    1. Ctrl-C: 130.
-    2. A package of others is missing: 3.
-    3. An error type of our own, such as ``ExportError``: its code, 1 where it has none; ``resumable`` is told as in 1.
-    4. ValueError, OSError: wrong use or a world that does not fit, 2.
-    5. No memory: 1.
-    6. Anything else (KeyError, TypeError, what torch raises, ...) is a fault of the program: 70.
+    1. Ctrl-C: 130. The line tells of --resume where the command has it.
+    2. A package that is not ours is missing: 3.
+    3. An error type of our own, such as ``ExportError``: its ``code``, or 1. A ``resumable`` one tells of --resume.
+    4. ValueError, OSError: wrong use, or files that do not fit: 2.
+    5. Out of memory: 1.
+    6. Any other error (KeyError, TypeError, errors of torch) is a fault of the program: 70.
     """
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt):  # case 1
         return f"interrupted{_CONTINUES if resumes else ''}", INTERRUPTED
-    if isinstance(error, ModuleNotFoundError) and (error.name or _OURS[0]).partition(".")[0] not in _OURS:
+    if isinstance(error, ModuleNotFoundError) and (error.name or _OURS).partition(".")[0] != _OURS:  # case 2
         return f"{error.name} is not installed; pip install 'hnas[search]' (hnas-deploy doctor says more)", UNAVAILABLE
-    if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] in _OURS:
+    if isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] == _OURS:  # case 3
         again = resumes and getattr(error, "resumable", False)
         return str(error) + (_CONTINUES if again else ""), int(getattr(error, "code", 1))
-    if isinstance(error, ValueError | OSError):
+    if isinstance(error, ValueError | OSError):  # case 4
         return " ".join(str(error).splitlines()), USAGE
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError):  # case 5
         return "out of memory; smaller images, batches or fewer threads need less", 1
-    from hnas.export.device.errors import one_line
+    from hnas.export.device.errors import one_line  # case 6
 
     hint = "" if os.environ.get(DEBUG) else f" with what {DEBUG}=1 shows"
     return f"internal error, please report it{hint}: {one_line(error)}", INTERNAL

@@ -1,4 +1,7 @@
-"""Run ``hnas-train`` as a module: ``torchrun --nproc-per-node 2 -m hnas.cli.train --recipe NAME ...``."""
+"""Run ``hnas-train`` as a module.
+
+Call ``torchrun --nproc-per-node 2 -m hnas.cli.train --recipe NAME ...``.
+"""
 
 import sys
 

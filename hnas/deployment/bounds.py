@@ -15,7 +15,7 @@ from hnas import units
 
 @dataclass(frozen=True)
 class _Metric:
-    """How a metric is read and printed.
+    """The way to read and print a metric.
 
     upper: whether a bound is the largest allowed value (else the smallest).
     goal: the bound in a plan.

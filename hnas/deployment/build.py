@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hnas import export
-from hnas.deployment.network import SPLITS, Inputs, Network
+from hnas.deployment.network import SPLITS, Network
 from hnas.deployment.options import Progress
 from hnas.deployment.plan import GUARD, Plan
 from hnas.export import backends
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Disconnected, ExportError, Unfaithful
+from hnas.export.graph.samples import Sample
 from hnas.export.int8.policy import LADDER
 from hnas.export.proof.verification import Check, check
 from hnas.export.remote.worker import Worker
 from hnas.journal import Journal
 
-CALIBRATION = 256  # inputs for int8 ranges; more change nothing that the guard can see
-EVIDENCE = 48  # inputs of the first verification; too few for the agreement limit, which all search images decide
+CALIBRATION = 256  # samples for int8 ranges; more change nothing that the guard can see
+EVIDENCE = 48  # samples of the first verification; too few for the agreement limit, which all search images decide
 TRIALS = 8  # artifacts that a search for blocks in float compiles in one run; each takes some seconds
 TIMEOUT = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
 _ROUNDING = 1e-9  # 90 % - 89 % is a rounding error more than 1 %
@@ -38,7 +39,7 @@ class Run:
     """The resources of one deployment.
 
     folder: for artifacts, a sub-folder for each network.
-    inputs: returns the inputs on which an artifact is timed.
+    sample_of: returns the sample on which an artifact is timed.
     notify: is told of the progress.
     """
 
@@ -46,7 +47,7 @@ class Run:
     journal: Journal
     compiler: Compiler
     folder: Path
-    inputs: Callable[[Artifact], Inputs]
+    sample_of: Callable[[Artifact], Sample]
     notify: Progress
 
 

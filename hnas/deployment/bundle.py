@@ -21,7 +21,7 @@ from hnas.export.proof.measurement import Comparison
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a deployment found, and the bundle that it wrote.
+    """The outcome of a deployment and the bundle that it wrote.
 
     table: the final table as plain values. For a user's own network, the files of ``result`` are removed in the end;
     ``bundle.artifact()`` stays.

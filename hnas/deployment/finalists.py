@@ -1,4 +1,4 @@
-"""Which subnets of a search are worth building, and each of them as a network to try."""
+"""Choose the subnets of a search that are worth building, and make each of them a network to try."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy as np
 from hnas.cost.roofline import trace
 from hnas.deployment.build import CALIBRATION, EVIDENCE
 from hnas.deployment.folder import Unreachable
-from hnas.deployment.network import SPLITS, LabelledInputs, Network
+from hnas.deployment.network import SPLITS, LabelledSamples, Network
 from hnas.deployment.plan import GUARD, Plan
-from hnas.deployment.pricing import failures, samples
+from hnas.deployment.pricing import failures, held_out_samples
 from hnas.export.device.errors import ExportError
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
@@ -26,18 +26,18 @@ def subnet_network(study: Study, arch: Arch, name: str = "") -> Network:
     space, skeleton = study.supernet.space, study.supernet.skeleton
     shapes = space.example(arch)
     answers = {split: study.outputs(arch, split) for split in SPLITS}
-    search = samples(study, "search", shapes)
+    search = held_out_samples(study, "search", shapes)
     return Network(
         name=name or arch.digest,
         key=arch.digest,
         module=study.supernet.extract(arch, study.calibrate(arch)),
         example=search[0],
         count_kernels=lambda: trace(skeleton(arch), *shapes),
-        calibration=samples(study, "calibration", shapes, CALIBRATION),
+        calibration=held_out_samples(study, "calibration", shapes, CALIBRATION),
         evidence=search[:EVIDENCE],
-        labelled=LabelledInputs(
+        labelled=LabelledSamples(
             search=search,
-            test=samples(study, "test", shapes),
+            test=held_out_samples(study, "test", shapes),
             labels={split: labels.numpy() for split, (_, labels) in answers.items()},
             expected={split: outputs.numpy() for split, (outputs, _) in answers.items()},
         ),

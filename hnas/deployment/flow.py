@@ -1,4 +1,4 @@
-"""The one flow of every deployment: build, verify, measure and judge each network to try, until one can be kept.
+"""Build, verify, measure and judge each network to try, until one can be kept: the one flow of every deployment.
 
 A search supplies some subnets, a user supplies one network. Call `try_networks(run, baseline, networks)`.
 """
@@ -182,7 +182,7 @@ def _compare(run: Run, baseline: Baseline, network: Network, built: Sequence[Bui
         found = compare_many(
             baseline.built.artifact,
             [each.artifact for each in built],
-            run.inputs,
+            run.sample_of,
             seed=plan.seed,
             processes=PROCESSES,
             blocks=BLOCKS,

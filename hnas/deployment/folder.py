@@ -23,7 +23,7 @@ class Unreachable(ExportError):
 
 
 @contextmanager
-def opened(plan: Plan, source: SupernetSource, resume: bool) -> Iterator[Journal]:
+def open_run(plan: Plan, source: SupernetSource, resume: bool) -> Iterator[Journal]:
     """Lock the folder of the run and yield its journal.
 
     1. Another process works in the folder, or it cannot be written: ValueError.
@@ -34,23 +34,23 @@ def opened(plan: Plan, source: SupernetSource, resume: bool) -> Iterator[Journal
        another run. A resumed run loses nothing.
     """
     with locked(plan.out):
-        fresh = _claim(plan, identity(plan, source), resume)
+        fresh = _claim(plan, run_identity(plan, source), resume)
         _sweep(plan.out)
         journal = Journal(plan.out / "journal.jsonl")
-        lost = False
+        removed = False
         try:
             yield journal
         except Unreachable:
-            lost = fresh
+            removed = fresh
             raise
         finally:
             journal.close()
-            if lost or not journal.entries:  # case 4
+            if removed or not journal.entries:  # case 4
                 _forget(plan.out)
 
 
 @contextmanager
-def workshop(out: Path) -> Iterator[Path]:
+def working_folder(out: Path) -> Iterator[Path]:
     """Lock ``out`` and yield a folder for artifacts in it, which is removed in the end.
 
     Raises:
@@ -70,7 +70,7 @@ def workshop(out: Path) -> Iterator[Path]:
             _sweep(out)
 
 
-def identity(plan: Plan, source: SupernetSource) -> dict[str, Any]:
+def run_identity(plan: Plan, source: SupernetSource) -> dict[str, Any]:
     """Return as JSON what must be equal for a run to be resumed."""
     made = {"hnas": version("hnas"), "cpu": plan.machine.processor}
     return {**plan.identity(), "supernet": source.digest, "data": source.digests, **made}

@@ -1,4 +1,4 @@
-"""Which artifact of a network to keep, and why not the others."""
+"""Choose the artifact of a network to keep, and give the reason against each of the others."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnas.deployment.network import Inputs
 from hnas.export.device.errors import one_line
 from hnas.export.graph.program import module_of
+from hnas.export.graph.samples import Sample
 
 _NOT_IN_NUMPY = (torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
 SEED = 0  # of random weights and random inputs, where the callable makes them
@@ -51,7 +51,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split("x")))
 
 
-def read_calibration(file: Path, example: Inputs, names: Sequence[str] = ()) -> Inputs:
+def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> Sample:
     """Return the arrays of a .npy or .npz file, one for each input, [N, ...].
 
     The arrays are in the order of the file, or in that of the input ``names`` where the file has the same names.
@@ -78,7 +78,7 @@ def read_calibration(file: Path, example: Inputs, names: Sequence[str] = ()) -> 
     return arrays
 
 
-def _read_arrays(file: Path, names: Sequence[str]) -> Inputs:
+def _read_arrays(file: Path, names: Sequence[str]) -> Sample:
     with file.open("rb") as stream:
         read = np.load(stream, allow_pickle=False)
         if isinstance(read, np.ndarray):
@@ -86,7 +86,7 @@ def _read_arrays(file: Path, names: Sequence[str]) -> Inputs:
         return tuple(read[name] for name in (names if set(names) == set(read.files) else read.files))
 
 
-def _fits(arrays: Inputs, example: Inputs) -> bool:
+def _fits(arrays: Sample, example: Sample) -> bool:
     """Return whether each input has an array of its type and shape, all with the same whole number of batches."""
     if len(arrays) != len(example):
         return False

@@ -1,4 +1,4 @@
-"""Where int8 is slow or loses too much: the layers that cause it, and whether blocks in float are worth a try."""
+"""Explain an int8 artifact that is slow or inaccurate, and decide whether blocks in float are worth a try."""
 
 from __future__ import annotations
 

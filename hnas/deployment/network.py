@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +12,24 @@ from torch import nn
 
 from hnas.cost import Price
 from hnas.cost.roofline import Kernel, latency_ms
+from hnas.export.graph.samples import Sample
 from hnas.export.onnx.source import Original
 from hnas.hw_profiles import Device
 from hnas.space import Arch
 
-Inputs = tuple[NDArray[Any], ...]  # the inputs of one call
 SPLITS = ("search", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledInputs:
-    """Labelled images as inputs of one network. The search split decides; the test split only reports.
+class LabelledSamples:
+    """Labelled images as samples of one network. The search split decides; the test split only reports.
 
     labels: the class of each image, by split.
     expected: the outputs of the network in eager fp32, [N, classes], by split.
     """
 
-    search: Sequence[Inputs]
-    test: Sequence[Inputs]
+    search: Sequence[Sample]
+    test: Sequence[Sample]
     labels: Mapping[str, NDArray[np.int64]]
     expected: Mapping[str, NDArray[np.float32]]
 
@@ -51,8 +50,8 @@ class Network:
     module: a static module, or an open ONNX file.
     example: the inputs of one call.
     count_kernels: counts the kernels of the fused network, for the predicted latency.
-    calibration: real inputs for int8 ranges; None where the user gave none, and int8 is left out.
-    evidence: inputs that a saved file is first verified on; None takes random ones.
+    calibration: real samples for int8 ranges; None where the user gave none, and int8 is left out.
+    evidence: samples that a saved file is first verified on; None takes random ones.
     labelled: labelled images; None where no accuracy can be known.
     arch: the architecture of a subnet.
     input_names: the names of the inputs, where they have names.
@@ -61,11 +60,11 @@ class Network:
     name: str
     key: str
     module: nn.Module | Original
-    example: Inputs
+    example: Sample
     count_kernels: Callable[[], list[Kernel]]
-    calibration: Sequence[Inputs] | None = None
-    evidence: Sequence[Inputs] | None = None
-    labelled: LabelledInputs | None = None
+    calibration: Sequence[Sample] | None = None
+    evidence: Sequence[Sample] | None = None
+    labelled: LabelledSamples | None = None
     arch: Arch | None = None
     input_names: tuple[str, ...] = ()
 

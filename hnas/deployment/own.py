@@ -18,9 +18,9 @@ from hnas.cost.roofline import Kernel, trace
 from hnas.deployment.build import CALIBRATION, Run, limited_compiler
 from hnas.deployment.bundle import Deployment, bundle_result, describe_network
 from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
-from hnas.deployment.folder import workshop
+from hnas.deployment.folder import working_folder
 from hnas.deployment.loading import SEED, load_network, parse_shape, read_calibration
-from hnas.deployment.network import Inputs, Network
+from hnas.deployment.network import Network
 from hnas.deployment.options import NetworkOptions, Progress, SearchOptions
 from hnas.deployment.plan import Plan, resolve
 from hnas.deployment.result import Result
@@ -28,7 +28,7 @@ from hnas.export import backends
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
-from hnas.export.graph.samples import to_sample
+from hnas.export.graph.samples import Sample, to_sample
 from hnas.export.onnx.source import SUFFIX, Original
 from hnas.journal import Journal
 
@@ -43,7 +43,7 @@ def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
             options.target, precision=options.precision, threads=options.threads, host=options.host, out=options.out
         )
     )
-    with workshop(plan.out) as work, open_network(options.model, options.inputs, plan) as network:
+    with working_folder(plan.out) as work, open_network(options.model, options.inputs, plan) as network:
         if options.calibration is not None:
             network = with_calibration(network, Path(options.calibration))
         wanted_precisions(plan, network)  # refuses int8 without real inputs before any work
@@ -106,7 +106,7 @@ def _require_onnx(plan: Plan) -> None:
         raise ValueError("mixed precision chooses blocks of a torch graph, which an ONNX file has not; choose int8")
 
 
-def _count_kernels(module: nn.Module, example: Inputs) -> list[Kernel]:
+def _count_kernels(module: nn.Module, example: Sample) -> list[Kernel]:
     """Return the kernels of the fused network. Raise ValueError where it cannot be captured."""
     try:
         captured = capture(module, [torch.from_numpy(value) for value in example])

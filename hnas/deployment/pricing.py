@@ -18,7 +18,6 @@ import torch
 
 from hnas import export
 from hnas.cost import Price
-from hnas.deployment.network import Inputs
 from hnas.deployment.site import Site
 from hnas.export import backends
 from hnas.export.compiling.compiler import Compiler
@@ -27,6 +26,7 @@ from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.machine import Machine
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
+from hnas.export.graph.samples import Sample
 from hnas.export.proof.timing import compare, measure
 from hnas.export.remote.worker import Worker
 from hnas.files import scratch
@@ -40,27 +40,27 @@ FAILED = "failed/"  # prefix of the journal keys of subnets without a latency
 BLOCKS = 4  # interleaved blocks of a candidate and the largest subnet; the finalists get more
 
 
-def sample(study: Study, arch: Arch) -> Inputs:
-    """Return one search image as the inputs of ``arch``."""
-    return samples(study, "search", study.supernet.space.example(arch), 1)[0]
+def _sample(study: Study, arch: Arch) -> Sample:
+    """Return one search image as a sample of ``arch``."""
+    return held_out_samples(study, "search", study.supernet.space.example(arch), 1)[0]
 
 
-def samples(study: Study, split: str, shapes: Sequence[Shape], count: int | None = None) -> list[Inputs]:
-    """Return the first ``count`` images of a held-out split as inputs of a network. ``shapes`` have no batch."""
+def held_out_samples(study: Study, split: str, shapes: Sequence[Shape], count: int | None = None) -> list[Sample]:
+    """Return the first ``count`` images of a held-out split as samples of a network. ``shapes`` have no batch."""
     raw, _ = study.task.held(split)
     whole = [x.numpy() for x in study.task.inputs(raw[:count], shapes)]
     return [tuple(np.ascontiguousarray(x[i : i + 1]) for x in whole) for i in range(len(whole[0]))]
 
 
-def timing_inputs(study: Study) -> Callable[[Artifact], Inputs]:
-    """Return a function that gives the inputs to time an artifact on: one search image at the size that it takes."""
-    return lambda artifact: samples(study, "search", [tensor.shape[1:] for tensor in artifact.inputs], 1)[0]
+def timing_sample(study: Study) -> Callable[[Artifact], Sample]:
+    """Return a function that gives the sample to time an artifact on: one search image at the size that it takes."""
+    return lambda artifact: held_out_samples(study, "search", [tensor.shape[1:] for tensor in artifact.inputs], 1)[0]
 
 
-def program(study: Study, arch: Arch) -> Program:
+def subnet_program(study: Study, arch: Arch) -> Program:
     """Return the captured and fused program of a subnet."""
     net = study.supernet.extract(arch, study.calibrate(arch))
-    return fuse(capture(net, [torch.from_numpy(x) for x in sample(study, arch)]))
+    return fuse(capture(net, [torch.from_numpy(x) for x in _sample(study, arch)]))
 
 
 def _cache_file() -> Path:
@@ -70,7 +70,7 @@ def _cache_file() -> Path:
 
 
 @cache
-def builder() -> dict[str, str]:
+def builder_versions() -> dict[str, str]:
     """Return what decides an artifact apart from the runtime: the version of hnas and a digest of the code of export.
 
     The code is digested because passes and policies may change without a new version.
@@ -142,7 +142,7 @@ class MeasuredLatency:
         self._stack.close()
 
     def _measure_baseline(self) -> float:
-        return float(measure(self._largest(), sample(self.study, self.largest), runs=300).median_ms)
+        return float(measure(self._largest(), _sample(self.study, self.largest), runs=300).median_ms)
 
     def _largest(self) -> Worker:
         """Return the worker of the largest subnet. Start a new one where it died."""
@@ -157,7 +157,7 @@ class MeasuredLatency:
     def _ratio(self, arch: Arch) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             worker = self._open(self._compile(arch, Path(folder), self.precision))
-            found = compare(self._largest(), worker, timing_inputs(self.study), blocks=BLOCKS)
+            found = compare(self._largest(), worker, timing_sample(self.study), blocks=BLOCKS)
         return found.ratio, found.low, found.high
 
     def _open(self, path: Path) -> Worker:
@@ -174,7 +174,7 @@ class MeasuredLatency:
     def _compile(self, arch: Arch, path: Path, precision: str) -> Path:
         found, images = self._program(arch), None
         if precision == "int8":
-            images = samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
+            images = held_out_samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
         self._compiler.convert(
             self.device.backend,
             found,
@@ -190,7 +190,7 @@ class MeasuredLatency:
     def _program(self, arch: Arch) -> Program:
         if arch not in self._programs:
             self._programs = {a: p for a, p in self._programs.items() if a == self.largest}
-            self._programs[arch] = program(self.study, arch)
+            self._programs[arch] = subnet_program(self.study, arch)
         return self._programs[arch]
 
     def _key(self, arch: Arch) -> str:
@@ -200,7 +200,7 @@ class MeasuredLatency:
             "device": self.device.name,
             "cpu": (Machine.here() if self._site is None else self._site.machine).processor,
             "versions": [dict(self._backend.versions()), *([dict(self._site.versions)] if self._site else [])],
-            "builder": builder(),
+            "builder": builder_versions(),
             "threads": self.threads,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

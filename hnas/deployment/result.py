@@ -1,4 +1,4 @@
-"""What a deployment found: the chosen network, the artifact of each precision, and what they were compared with."""
+"""The outcome of a deployment: the chosen network, the artifact of each precision, and the baseline."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from hnas.deployment.build import Run, limited_compiler
 from hnas.deployment.bundle import Deployment, bundle_result, describe_subnet
 from hnas.deployment.finalists import choose_finalists, subnet_network
 from hnas.deployment.flow import Baseline, NothingKept, Proof, build_baseline, try_networks
-from hnas.deployment.folder import Unreachable, opened
+from hnas.deployment.folder import Unreachable, open_run
 from hnas.deployment.options import Progress, SearchOptions
 from hnas.deployment.plan import Plan, resolve
-from hnas.deployment.pricing import MeasuredLatency, timing_inputs
+from hnas.deployment.pricing import MeasuredLatency, timing_sample
 from hnas.deployment.result import Result
 from hnas.deployment.source import open_source
 from hnas.export.compiling.compiler import Compiler
@@ -37,13 +37,13 @@ def deploy_subnet(options: SearchOptions, notify: Progress) -> Deployment:
     plan = resolve(options)
     reuse_memory()
     source = open_source(plan.supernet, plan.data)
-    with opened(plan, source, options.resume) as journal:
+    with open_run(plan, source, options.resume) as journal:
         study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
         with limited_compiler() as compiler, costs_of(study, plan, compiler) as costs:
             study.costs = costs
             candidates = search_subnets(study, plan, notify)
             finalists = choose_finalists(study, plan, candidates)
-            run = Run(plan, journal, compiler, plan.out / "artifacts", timing_inputs(study), notify)
+            run = Run(plan, journal, compiler, plan.out / "artifacts", timing_sample(study), notify)
             baseline, proof = _try_finalists(run, study, finalists)
             ahead = front([each for each in candidates if "accuracy" in each.metrics], "latency_ms")
             result = Result(plan, baseline, proof, tuple(ahead))

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from hnas.deployment.loading import read_calibration
-from hnas.deployment.network import Inputs, Network
+from hnas.deployment.network import Network
 from hnas.deployment.own import open_network
-from hnas.deployment.pricing import samples
+from hnas.deployment.pricing import held_out_samples
 from hnas.deployment.source import SupernetSource, open_source
 from hnas.export.bundle.bundle import Bundle, read_bundle
 from hnas.export.bundle.manifest import Manifest
@@ -29,24 +29,25 @@ from hnas.export.diagnosis import reproduction
 from hnas.export.diagnosis.trial import Call, Setting, TrialBench, TrialVerdict
 from hnas.export.graph.fusion import noise_tensors
 from hnas.export.graph.program import capture
+from hnas.export.graph.samples import Sample
 from hnas.export.onnx.source import SUFFIX, Original
 from hnas.export.proof.verification import Check
 from hnas.space import Arch
 from hnas.study import Study
 
-COUNT = 256  # inputs that a file is verified on
-NOISE = 32  # seeded inputs where there are no real ones
-_REDUCED = 16  # inputs for the reduction of a failing network: each candidate is compiled and run on all of them
+COUNT = 256  # samples that a file is verified on
+NOISE = 32  # seeded samples where there are no real ones
+_REDUCED = 16  # samples for the reduction of a failing network: each candidate is compiled and run on all of them
 
 
 @dataclass(frozen=True, eq=False)
 class BundleMember:
-    """An artifact of a bundle, the network that it was made from, and inputs of the network."""
+    """An artifact of a bundle, the network that it was made from, and samples of the network."""
 
     name: str
     artifact: Artifact
     net: nn.Module | Original
-    inputs: Sequence[Inputs]
+    samples: Sequence[Sample]
 
 
 def verify_bundle(
@@ -62,9 +63,9 @@ def verify_bundle(
     """Verify every artifact of the bundle at ``path``. Return plain values; ``passed`` tells of all of them.
 
     1. A bundle of a search: the subnet is extracted from ``supernet`` (None: the shipped one), whose weights must have
-       the digest in the bundle. The inputs are search images of ``data``.
+       the digest in the bundle. The samples are search images of ``data``.
     2. A bundle of a network of the user's own: ``model`` names it as for the export. An ONNX file takes the place of
-       eager torch. The inputs are those in ``calibration``, else seeded noise.
+       eager torch. The samples are those in ``calibration``, else seeded noise.
     3. The folder of a saved reproduction: its trial is repeated.
 
     reduce: compile what fails again and shrink it to the smallest part that still fails, in a folder of ``out``.
@@ -81,7 +82,7 @@ def verify_bundle(
             members = _subnets(bundle, supernet, data)  # case 1
         else:
             members = _own_network(bundle, model, calibration, stack)  # case 2
-        rows = [_row(member, verify(member.net, member.artifact, member.inputs)) for member in members]
+        rows = [_row(member, verify(member.net, member.artifact, member.samples)) for member in members]
         if reduce:
             for member, row in zip(members, rows, strict=True):
                 if not row["passed"]:
@@ -134,7 +135,7 @@ def _source(manifest: Manifest, supernet: Path | None, data: Path | None) -> Sup
 def _subnet(study: Study, name: str, artifact: Artifact, arch: Arch) -> BundleMember:
     net = study.supernet.extract(arch, study.calibrate(arch))
     shapes = [tensor.shape[1:] for tensor in artifact.inputs]
-    return BundleMember(name, artifact, net, samples(study, "search", shapes, COUNT))
+    return BundleMember(name, artifact, net, held_out_samples(study, "search", shapes, COUNT))
 
 
 def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack) -> list[BundleMember]:
@@ -147,15 +148,15 @@ def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: Ex
     found = [(value.shape, str(value.dtype)) for value in network.example]
     if found != [(tensor.shape, tensor.dtype) for tensor in artifact.inputs]:
         raise ValueError(f"{model} takes other inputs than {bundle.path}; name the network that it was made from")
-    inputs = _inputs(network, calibration)
-    members = [BundleMember("artifact", artifact, network.module, inputs)]
+    samples = _samples(network, calibration)
+    members = [BundleMember("artifact", artifact, network.module, samples)]
     if (baseline := bundle.baseline()) is not None:
-        members.append(BundleMember("baseline", baseline, network.module, inputs))
+        members.append(BundleMember("baseline", baseline, network.module, samples))
     return members
 
 
-def _inputs(network: Network, calibration: Path | None) -> list[Inputs]:
-    """Return the inputs in the file ``calibration``, else seeded noise like the example."""
+def _samples(network: Network, calibration: Path | None) -> list[Sample]:
+    """Return the samples in the file ``calibration``, else seeded noise like the example."""
     if calibration is None:
         tensors = tuple(map(torch.from_numpy, network.example))
         return [tuple(value.numpy() for value in noise_tensors(tensors, seed)) for seed in range(NOISE)]
@@ -172,7 +173,7 @@ def _reduce(member: BundleMember, folder: Path) -> dict[str, Any]:
     if isinstance(member.net, Original):
         raise ValueError("--reduce cuts torch graphs, which an ONNX file has not; leave it out")
     setting = Setting(artifact.backend, artifact.precision, artifact.device)
-    calls: list[Call] = [tuple(map(torch.from_numpy, call)) for call in member.inputs[:_REDUCED]]
+    calls: list[Call] = [tuple(map(torch.from_numpy, call)) for call in member.samples[:_REDUCED]]
     program = capture(member.net, calls[0])
     with TrialBench(timeout=120.0) as bench:
         verdict: TrialVerdict = bench.judge(program, calls, setting)

@@ -241,7 +241,7 @@ def test_a_run_of_other_options_is_not_continued(quick, options, change: dict[st
     Path("run").mkdir()
     plan = resolve(SearchOptions(**options))
     source = open_source(plan.supernet, plan.data)
-    Path("run/plan.json").write_text(json.dumps(folder.identity(plan, source)))
+    Path("run/plan.json").write_text(json.dumps(folder.run_identity(plan, source)))
     with pytest.raises(ValueError, match=f"run holds a run with other {says}; choose another --out"):
         hnas.deploy(**{**options, **change}, resume=True)
 

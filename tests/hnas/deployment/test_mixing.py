@@ -19,7 +19,7 @@ from hnas.deployment import build, flow, mixing
 from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision, verify_artifact
 from hnas.deployment.flow import Proof
 from hnas.deployment.judge import JudgedArtifact
-from hnas.deployment.network import LabelledInputs, Network
+from hnas.deployment.network import LabelledSamples, Network
 from hnas.deployment.options import SearchOptions, silent
 from hnas.deployment.plan import Plan, resolve
 from hnas.export import backends
@@ -209,7 +209,7 @@ def network_of(net: nn.Module, count: int = 64) -> Network:
         count_kernels=list,
         calibration=calls["calibration"],
         evidence=calls["search"][: build.EVIDENCE],
-        labelled=LabelledInputs(calls["search"], calls["test"], labels, expected),
+        labelled=LabelledSamples(calls["search"], calls["test"], labels, expected),
     )
 
 

@@ -103,7 +103,7 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     yield make
     for each in made:
         each.close()
-    pricing.builder.cache_clear()
+    pricing.builder_versions.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_latency_is_measured_anew_after_an_upgrade_or_elsewhere(
     assert len(fake.compiled) == 3  # the largest one, for the baseline of the new journal
     for name, value in other.items():
         monkeypatch.setattr(where, name, value)
-    pricing.builder.cache_clear()
+    pricing.builder_versions.cache_clear()
     third, _ = table()
     third(arch)
     assert len(fake.compiled) == 5
@@ -142,7 +142,7 @@ def test_a_subnet_that_cannot_be_compiled_has_no_latency_and_the_next_one_has(
     made, fake = table()
     space = made.study.supernet.space
     made.study.costs = {"latency_ms": made}
-    digest = pricing.program(made.study, space.smallest).digest
+    digest = pricing.subnet_program(made.study, space.smallest).digest
     fake.failing[digest] = Disconnected("the device is gone")
     with pytest.raises(Disconnected):  # which says nothing about the subnet
         made.study.price(space.smallest, "latency_ms")
@@ -162,16 +162,16 @@ def test_a_subnet_that_cannot_be_compiled_has_no_latency_and_the_next_one_has(
 
 
 def test_the_code_that_builds_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pricing.builder.cache_clear()
-    before = pricing.builder()
+    pricing.builder_versions.cache_clear()
+    before = pricing.builder_versions()
     (tmp_path / "passes.py").write_text("1\n")
     monkeypatch.setattr(pricing.export, "__path__", [str(tmp_path)])
-    pricing.builder.cache_clear()
-    one = pricing.builder()
+    pricing.builder_versions.cache_clear()
+    one = pricing.builder_versions()
     (tmp_path / "passes.py").write_text("2\n")
-    pricing.builder.cache_clear()
-    assert len({before["export"], one["export"], pricing.builder()["export"]}) == 3
-    pricing.builder.cache_clear()
+    pricing.builder_versions.cache_clear()
+    assert len({before["export"], one["export"], pricing.builder_versions()["export"]}) == 3
+    pricing.builder_versions.cache_clear()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

@@ -14,7 +14,7 @@ from torch import nn
 
 from hnas import cli, export
 from hnas.deployment import verify
-from hnas.deployment.pricing import samples
+from hnas.deployment.pricing import held_out_samples
 from hnas.deployment.source import SupernetSource, open_source
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle, write_bundle
@@ -78,7 +78,7 @@ def searched(source: SupernetSource, tmp_path_factory: pytest.TempPathFactory) -
     study, space = Study(source.supernet, source.task), source.supernet.space
     net = study.supernet.extract(space.smallest, study.calibrate(space.smallest))
     root = tmp_path_factory.mktemp("searched")
-    inputs = samples(study, "search", space.example(space.smallest), 1)[0]
+    inputs = held_out_samples(study, "search", space.example(space.smallest), 1)[0]
     artifact = export.compile(net, inputs, device="onnxruntime-cpu", path=root / "artifact")
     found = space.to_json()
     stated = SpaceRecord(found["name"], found["arguments"], source.digest)
