@@ -1,4 +1,4 @@
-"""From a user's own photographs to a proven bundle, with the installed commands as a user types them."""
+"""From a user's own photographs to a verified bundle, with the installed commands as a user types them."""
 
 from __future__ import annotations
 

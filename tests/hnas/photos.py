@@ -1,4 +1,4 @@
-"""Photographs of three shapes, a recipe for them, and latencies without a clock: a deployment within seconds."""
+"""Photographs of three shapes, a recipe for them, and computed latencies, for a deployment within seconds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write(folder: Path, each: int = 60) -> Path:
 
 
 class Clockless:
-    """In place of ``MeasuredLatency``: a latency that follows from the number of weights, equal in every run."""
+    """In place of ``MeasuredLatency``: a latency computed from the number of weights, equal in every run."""
 
     def __init__(self, study: Study, *_: object, compiler: object) -> None:
         self.study = study
@@ -72,7 +72,7 @@ class Clockless:
 
 
 def journal(run: Path) -> dict[str, object]:
-    """What the whole lines of a run's journal answer, without the seconds that it took."""
+    """Return the keys and answers of the whole lines of a run's journal, without the seconds."""
     whole = (run / "journal.jsonl").read_bytes().split(b"\n")[:-1]
     lines = [json.loads(line) for line in whole]
     return {key: answer for key, answer, _ in lines}

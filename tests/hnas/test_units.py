@@ -1,4 +1,4 @@
-"""Budgets as users type them, and the errors of malformed ones."""
+"""Quantities as people type them, and the texts that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong is one line on standard error and an exit code; nothing is left half-written."""
+"""Wrong use is one line on standard error and an exit code, and leaves no half-written file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 @pytest.fixture
 def refused(call, quick: Path, trained: Path) -> Callable[..., str]:
-    """The one line that a command ends with, having left the current folder as it was."""
+    """Return the one line of a command that fails and leaves the current folder unchanged."""
 
     def run(*arguments: str, code: int = 2, main: Callable[[Sequence[str]], int] = deploy_main) -> str:
         before = photos.tree(quick)
@@ -187,7 +187,7 @@ def test_images_that_cannot_be_read(refused, deploy, trained, quick):
 
 
 def test_the_shipped_supernet_does_not_fit_other_images(refused, deploy, trained, quick):
-    """It is asked for by leaving --supernet out; the line says which classes it knows, or that it is not there."""
+    """Without --supernet the shipped one is used. The line names its classes, or says that it is not there."""
     options = [o for o in deploy if o != "--supernet" and not o.endswith("/trained")]
     assert refused(*options)
 

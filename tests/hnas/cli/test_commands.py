@@ -1,4 +1,4 @@
-"""The commands of `hnas-deploy` that a device runs: they answer without torch, and the help at once."""
+"""The commands of `hnas-deploy` that run on a device: without torch, with help that imports nothing heavy."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""How a command ends: the numbered cases of ``ending``, and that a fault of the program never looks like a user's."""
+"""The end of a command: the numbered cases of ``ending``. An internal error is never reported as wrong use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A package that is not installed is named in one line with what installs it, and nothing is written."""
+"""A missing package gives one line with the command that installs it, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole search through a converter that really dies: each death costs one subnet, the run goes on to its bundle."""
+"""A search whose converter really dies: each crash costs one subnet, and the run ends with its bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run of a deployment: what it returns, what its folder holds, how it is continued, and what is only predicted."""
+"""A deployment: its result, the content of its folder, resuming, and predicted latencies."""
 
 from __future__ import annotations
 

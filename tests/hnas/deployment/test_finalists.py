@@ -1,4 +1,4 @@
-"""Which candidates of a search are built first: the numbered cases of ``choose_finalists``."""
+"""The candidates of a search that are built first: the numbered cases of ``choose_finalists``."""
 
 from types import SimpleNamespace
 from typing import Any, cast

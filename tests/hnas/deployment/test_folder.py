@@ -1,4 +1,4 @@
-"""The folder of a run: who may work in it, what may continue it, what stays and what goes."""
+"""The folder of a run: locking, resuming, and what is removed: the numbered cases of ``open_run``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(tmp_path: Path) -> Plan:
 
 @pytest.fixture
 def killed(plan: Plan) -> Path:
-    """The folder of a run that was killed after two calls, with what it had under its hands."""
+    """The folder of a run that was killed after two calls, with its half-written files."""
     with open_run(plan, SOURCE, False) as journal:
         journal.call("a", lambda: 1)
         journal.call("b", lambda: 2)
@@ -114,10 +114,10 @@ def test_what_is_said_of_a_run_is_json(plan: Plan) -> None:
     assert {"hnas", "cpu", "supernet", "data", "seed"} <= found.keys()
 
 
-# --- workshop ---------------------------------------------------------------------------------------------------------
+# --- working_folder ---------------------------------------------------------------------------------------------------
 
 
-def test_a_workshop_goes_and_what_is_beside_it_stays(tmp_path: Path) -> None:
+def test_the_working_folder_is_removed_and_its_neighbours_stay(tmp_path: Path) -> None:
     out = tmp_path / "net"
     with working_folder(out) as work:
         (work / "fp32").mkdir()
@@ -130,7 +130,7 @@ def test_a_workshop_goes_and_what_is_beside_it_stays(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"net", "net/bundle"}
 
 
-def test_a_workshop_is_held_and_a_killed_one_is_cleared(tmp_path: Path) -> None:
+def test_the_working_folder_is_locked_and_one_left_by_a_kill_is_removed(tmp_path: Path) -> None:
     left = tmp_path / "net" / folder.WORK / "int8"
     left.mkdir(parents=True)
     with working_folder(tmp_path / "net") as work:

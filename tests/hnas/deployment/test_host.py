@@ -1,4 +1,4 @@
-"""A deployment whose figures come from another machine, behind a real sshd: measured there, continued after a cut."""
+"""A deployment measured on another machine, behind a real sshd: measured there, resumed after a lost connection."""
 
 from __future__ import annotations
 

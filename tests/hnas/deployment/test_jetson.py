@@ -1,6 +1,6 @@
-"""The one flag for a person with a Jetson, on a stand-in: sshd here, and a trtexec that computes in ONNX Runtime.
+"""A deployment to a Jetson with ``--host``, on a stand-in: sshd here, and a trtexec that computes in ONNX Runtime.
 
-What is proved is the way there and back: the answers are a stand-in's, and nothing here is a figure of a Jetson.
+The test covers the path to the device and back. Its outputs are the stand-in's; no figure here is a Jetson's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which artifact is kept: the cases of ``judge_artifacts``; what ``build_each`` keeps; the interval of a share."""
+"""The artifact that is kept: the cases of ``judge_artifacts``, ``build_each``, ``build_once`` and ``build_within``."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_loss_of_exactly_the_guard_is_kept():
     assert best == 0
 
 
-def test_case_2_an_artifact_outside_a_window_is_refused_with_the_reason():
+def test_case_2_an_artifact_that_misses_a_bound_is_refused_with_the_reason():
     def objection(each: Built, comparison: Comparison | None) -> str | None:
         return "its file has 9 KB (asked: 5)" if each.artifact.precision == "fp32" else None
 

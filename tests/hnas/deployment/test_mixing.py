@@ -1,4 +1,4 @@
-"""Where int8 is slow or loses too much: what is blamed, when blocks in float are tried, real artifacts with them."""
+"""int8 that is slow or inaccurate: its slow layers, when blocks in float are tried, real artifacts with such blocks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hnas.journal import Journal
 from tests.conftest import need
 from tests.hnas.deployment.test_judge import built, compared
 
-# --- what is blamed ---------------------------------------------------------------------------------------------------
+# --- slow layers ------------------------------------------------------------------------------------------------------
 
 
 def plan(precision: str = "auto", target: str = "onnxruntime-cpu") -> Plan:
@@ -173,7 +173,7 @@ class Block(nn.Module):
 
 
 class Planted(nn.Module):
-    """Residual blocks; in one a channel is a thousand times the others behind a hard swish, which no rung undoes."""
+    """Residual blocks. In one, a channel behind a hard swish is a thousand times the others, which no rung corrects."""
 
     def __init__(self, width: int = 8, factor: float = 1000.0) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ def test_blocks_in_float_hold_what_int8_alone_loses(
 def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     quick: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """int8 of this supernet is fine, so its share of right images is said to be lower; all artifacts are real."""
+    """int8 of this supernet is accurate, so a lower accuracy is reported for it. All artifacts are real."""
     need("onnxruntime", backends.load("onnxruntime").missing())
 
     def lower(run: Run, network: Network, artifact: export.Artifact, *given: Any) -> Built:
@@ -289,7 +289,7 @@ def test_what_cannot_be_kept_says_everything_that_was_tried() -> None:
     assert (none.objections, none.speed) == (["int8: it fails"], 0.0)
 
 
-def test_what_was_blamed_once_is_answered_from_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_layers_are_read_from_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slowdown("fp32", 0.9, (SlowerLayer("norm", "MVN", 1.0, 9.0, ("2 Convert",)),), 0.8)
     run: Any = SimpleNamespace(plan=None, journal=Journal())
     proof = Proof(network_of(nn.Flatten()), (), None, (), {})

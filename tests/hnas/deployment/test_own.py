@@ -1,4 +1,4 @@
-"""`hnas-deploy export`: a network of the user's own becomes a verified, measured bundle, or one line says why not."""
+"""`hnas-deploy export`: a user's own network becomes a verified, measured bundle, or one line gives the reason."""
 
 import json
 import os

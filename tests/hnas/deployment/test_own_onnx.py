@@ -1,4 +1,4 @@
-"""`hnas-deploy export FILE.onnx`: one command from a foreign file to a verified, measured bundle."""
+"""`hnas-deploy export FILE.onnx`: an ONNX file becomes a verified, measured bundle."""
 
 from __future__ import annotations
 

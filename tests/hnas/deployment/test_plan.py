@@ -1,4 +1,4 @@
-"""What a plan refuses before anything runs, and what is said of bounds that nothing keeps."""
+"""Options that a plan refuses before any work, and the line for bounds that no subnet keeps."""
 
 from __future__ import annotations
 

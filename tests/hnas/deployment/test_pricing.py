@@ -1,4 +1,4 @@
-"""Whole subnets, timed by their runtime in turns with the largest one."""
+"""The measured latency of whole subnets, and its cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hnas-deploy verify`: a bundle's files against eager torch, in new processes; what fails is made small."""
+"""`hnas-deploy verify`: the files of a bundle against eager torch in new processes, and the reduction of a failure."""
 
 import json
 import sys
