@@ -23,7 +23,7 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
-def write_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print a result as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
@@ -50,7 +50,7 @@ def _bars() -> Iterator[Progress | None]:
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
+def show_stages() -> Iterator[Callable[[str, int, int], None]]:
     """Yield ``on(stage, done, total)``, which moves one bar a stage. A new stage completes the bar of the last one."""
     with _bars() as bars:
         known: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def training(title: str) -> Iterator[tuple[Callable[[int, int, float], None], Callable[[str], None]]]:
+def show_training(title: str) -> Iterator[tuple[Callable[[int, int, float], None], Callable[[str], None]]]:
     """Yield ``advance(step, steps, loss)``, which moves a bar, and ``say(line)``, which prints above the bar."""
     with _bars() as bars:
         task = None if bars is None else bars.add_task(title, total=None)
@@ -81,7 +81,7 @@ def training(title: str) -> Iterator[tuple[Callable[[int, int, float], None], Ca
         yield advance, screen.print
 
 
-def training_summary(out: Path, record: Mapping[str, Any]) -> None:
+def print_training(out: Path, record: Mapping[str, Any]) -> None:
     """Print the accuracy of a trained supernet and the next command."""
     screen = _console()
     for name, share in record["accuracy"].items():
@@ -90,14 +90,16 @@ def training_summary(out: Path, record: Mapping[str, Any]) -> None:
     screen.print(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
 
 
-def plan_table(lines: Sequence[tuple[str, str]]) -> None:
+def print_plan(lines: Sequence[tuple[str, str]]) -> None:
     """Print pairs of name and value."""
     screen = _console()
     for name, value in lines:
         screen.print(f"{name:<11} {value}", soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[str] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[str] = ()
+) -> None:
     """Print a table. The columns named in ``right`` hold figures."""
     from rich.table import Table
 
@@ -109,14 +111,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     _console().print(made)
 
 
-def lines(found: Sequence[str]) -> None:
+def print_lines(found: Sequence[str]) -> None:
     """Print sentences, one a line."""
     screen = _console()
     for line in found:
         screen.print(line, soft_wrap=True)
 
 
-def markdown(text: str) -> None:
+def print_markdown(text: str) -> None:
     """Print Markdown: laid out on a terminal, unchanged on a pipe."""
     screen = _console()
     if not screen.is_terminal:
@@ -127,7 +129,7 @@ def markdown(text: str) -> None:
     screen.print(Markdown(text))
 
 
-def deployment_table(found: Mapping[str, Any]) -> None:
+def print_deployment(found: Mapping[str, Any]) -> None:
     """Print the final table: the baseline, then every precision that was tried, with its verdict.
 
     A network without labelled images has no accuracy. The table then has the signal to noise of each artifact.
@@ -148,7 +150,7 @@ def deployment_table(found: Mapping[str, Any]) -> None:
         for row in found["rows"]
     ]
     first = "subnet" if judged else "network"
-    table((first, *figures, "verdict"), rows, f"{found['target']}: {found['name']}", figures)
+    print_table((first, *figures, "verdict"), rows, f"{found['target']}: {found['name']}", figures)
     screen = _console()
     for refused in found["refused"]:
         screen.print(f"{refused['precision']}: no artifact: {refused['reason']}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Read quantities as people type them: 5ms, 800us, 300KB, 92%, 60s, 40evals. Call `latency_ms("5ms")`."""
+"""Read quantities as people type them: 5ms, 800us, 300KB, 92%, 60s, 40evals. Call `parse_latency_ms("5ms")`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _split(text: str) -> tuple[float, str] | None:
     return (float(found[1]), found[2]) if found and len(found[1]) < 20 else None
 
 
-def latency_ms(text: str) -> float:
+def parse_latency_ms(text: str) -> float:
     """Return the milliseconds of "5ms", "800us" or "0.1s". Raise ValueError for other text."""
     parts = _split(text)
     if parts is None or parts[1] not in _TIME_MS or parts[0] <= 0:
@@ -22,7 +22,7 @@ def latency_ms(text: str) -> float:
     return parts[0] * _TIME_MS[parts[1]]
 
 
-def size_bytes(text: str) -> float:
+def parse_size_bytes(text: str) -> float:
     """Return the bytes of "300KB", "2MB" or "1MiB". Raise ValueError for other text."""
     parts = _split(text)
     if parts is None or parts[1] not in _BYTES or parts[0] <= 0:
@@ -30,7 +30,7 @@ def size_bytes(text: str) -> float:
     return parts[0] * _BYTES[parts[1]]
 
 
-def share(text: str) -> float:
+def parse_share(text: str) -> float:
     """Return the share of "92%" or "0.92", between 0 and 1. Raise ValueError for other text."""
     parts = _split(text)
     value = -1.0 if parts is None else parts[0] / 100 if parts[1] == "%" else parts[0] if parts[1] == "" else -1.0
@@ -39,7 +39,7 @@ def share(text: str) -> float:
     return value
 
 
-def budget(text: str) -> tuple[int | None, float | None]:
+def parse_budget(text: str) -> tuple[int | None, float | None]:
     """Return (evaluations, None) of "40evals", (None, seconds) of "60s" or "5min". Raise ValueError for other text."""
     parts = _split(text)
     if parts is not None and parts[0] > 0:

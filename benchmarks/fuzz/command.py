@@ -179,7 +179,7 @@ def _save(
 def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
     from hnas import report
 
-    with report.stages() as on:
+    with report.show_stages() as on:
         yield lambda done, _found: on("cases", done, total)
 
 
@@ -190,10 +190,12 @@ def _print(result: dict[str, Any]) -> None:
         (setting, str(number), f"{result['lowest_sqnr_db'].get(setting, float('nan')):.1f}")
         for setting, number in sorted(result["settings"].items())
     ]
-    report.table(("setting", "cases", "lowest SQNR dB"), rows, f"seed {result['seed']}", ("cases", "lowest SQNR dB"))
+    report.print_table(
+        ("setting", "cases", "lowest SQNR dB"), rows, f"seed {result['seed']}", ("cases", "lowest SQNR dB")
+    )
     said = ", ".join(f"{number} {outcome}" for outcome, number in result["outcomes"].items())
-    report.lines([f"{result['cases']} cases: {said}; {result['cases_per_second']} cases/s"])
-    report.lines([f"refused {number}x: {line}" for line, number in list(result["refused"].items())[:12]])
+    report.print_lines([f"{result['cases']} cases: {said}; {result['cases_per_second']} cases/s"])
+    report.print_lines([f"refused {number}x: {line}" for line, number in list(result["refused"].items())[:12]])
     for find in result["finds"]:
         shown = f"; hnas-deploy verify {find['saved']}" if find["saved"] else ""
-        report.lines([f"case {find['case']} ({find['network']}, batch {find['batch']}): {find['line']}{shown}"])
+        report.print_lines([f"case {find['case']} ({find['network']}, batch {find['batch']}): {find['line']}{shown}"])

@@ -34,7 +34,7 @@ def deploy_main(arguments: Sequence[str] | None = None) -> int:
         return guarded("hnas-deploy", lambda: _command(name)(rest))
     from hnas.cli import search
 
-    options = search.make_parser(COMMANDS).parse_args(given)
+    options = search.make_deploy_parser(COMMANDS).parse_args(given)
     return guarded("hnas-deploy", lambda: search.run_deploy(options), resumes=True)
 
 
@@ -46,7 +46,7 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
     """
     from hnas.cli import training
 
-    options = training.make_parser().parse_args(arguments)
+    options = training.make_train_parser().parse_args(arguments)
     return guarded("hnas-train", lambda: training.run_train(options), resumes=True)
 
 

@@ -65,9 +65,9 @@ def run_show(arguments: Sequence[str]) -> int:
     if parsed.layers:
         return _show_layers(bundle.artifact(), as_json=parsed.json)
     if parsed.json:
-        report.write_json(read_json(bundle.path / MANIFEST))
+        report.print_json(read_json(bundle.path / MANIFEST))
     else:
-        report.markdown(model_card(bundle.manifest))
+        report.print_markdown(model_card(bundle.manifest))
     return 0
 
 
@@ -83,9 +83,9 @@ def run_run(arguments: Sequence[str]) -> int:
     parsed = parser.parse_args(arguments)
     best = _classify(read_bundle(parsed.bundle), parsed.bundle, parsed.image)[: max(1, parsed.top)]
     if parsed.json:
-        report.write_json([{"label": label, "probability": share} for label, share in best])
+        report.print_json([{"label": label, "probability": share} for label, share in best])
     else:
-        report.table(("label", "probability"), [(label, f"{share:.1%}") for label, share in best])
+        report.print_table(("label", "probability"), [(label, f"{share:.1%}") for label, share in best])
     return 0
 
 
@@ -117,16 +117,16 @@ def _show_layers(artifact: Artifact, *, as_json: bool) -> int:
 
     found = layers(artifact)
     if as_json:
-        report.write_json(found.to_json())
+        report.print_json(found.to_json())
     else:
-        report.table(COLUMNS, found.rows(), found.summary(), ("", "us", "share"))
-        report.lines(found.findings)
+        report.print_table(COLUMNS, found.rows(), found.summary(), ("", "us", "share"))
+        report.print_lines(found.findings)
     return 0
 
 
 def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> int:
     if as_json:
-        report.write_json([dict(zip(columns, row, strict=True)) for row in rows])
+        report.print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        report.table(columns, rows)
+        report.print_table(columns, rows)
     return 0

@@ -30,7 +30,7 @@ def guarded(
     try:
         return work()
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # a command never ends with a traceback
-        line, code = ending(error, resumes)
+        line, code = describe_failure(error, resumes)
         if os.environ.get(DEBUG):
             import traceback
 
@@ -41,7 +41,7 @@ def guarded(
         return code
 
 
-def ending(error: BaseException, resumes: bool = False) -> tuple[str, int]:
+def describe_failure(error: BaseException, resumes: bool = False) -> tuple[str, int]:
     """Return the line and the exit code of a failure.
 
     1. Ctrl-C: 130. The line tells of --resume where the command has it.

@@ -29,12 +29,12 @@ def run_export(arguments: Sequence[str]) -> int:
 
     hw_profiles.load(options["target"])  # a misspelt target is the likeliest error; answer it before torch is imported
     _add_current_folder()
-    with report.stages() as on:
+    with report.show_stages() as on:
         found = deploy_network(**options, on=on).to_json()
     if as_json:
-        report.write_json(found)
+        report.print_json(found)
     else:
-        report.deployment_table(found)
+        report.print_deployment(found)
     return 0
 
 
@@ -59,9 +59,9 @@ def run_verify(arguments: Sequence[str]) -> int:
     _add_current_folder()
     found = verify_bundle(**options)
     if as_json:
-        report.write_json(found)
+        report.print_json(found)
     else:
-        report.lines(_verification_lines(found))
+        report.print_lines(_verification_lines(found))
     return 0 if found["passed"] else 1
 
 

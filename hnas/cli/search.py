@@ -16,7 +16,7 @@ _EXAMPLES = """examples:
 """
 
 
-def make_parser(commands: Mapping[str, str]) -> Parser:
+def make_deploy_parser(commands: Mapping[str, str]) -> Parser:
     """Return the parser, whose flags are the parameters of `hnas.deploy`. ``commands`` are listed in the help."""
     listed = "\n".join(f"  hnas-deploy {name:<8} {what}" for name, what in commands.items())
     parser = Parser(
@@ -40,12 +40,12 @@ def run_deploy(parsed: argparse.Namespace) -> int:
     hw_profiles.load(options["target"])  # a misspelt target is the likeliest error; answer it before torch is imported
     if dry:
         return _print_plan(options, as_json=as_json)
-    with report.stages() as on:
+    with report.show_stages() as on:
         found = deploy(**options, on=on)
     if as_json:
-        report.write_json(found.to_json())
+        report.print_json(found.to_json())
     else:
-        report.deployment_table(found.to_json())
+        report.print_deployment(found.to_json())
     return 0
 
 
@@ -53,12 +53,12 @@ def _print_plan(options: Mapping[str, object], *, as_json: bool) -> int:
     from hnas import report
     from hnas.deployment.options import SearchOptions
     from hnas.deployment.plan import resolve
-    from hnas.deployment.search import estimate
+    from hnas.deployment.search import estimate_search
 
     plan = resolve(SearchOptions(**options))  # type: ignore[arg-type]  # the fields are the flags, as a test holds
-    cost = estimate(plan)
+    cost = estimate_search(plan)
     if as_json:
-        report.write_json({"plan": plan.identity(), "out": str(plan.out), "cost": cost})
+        report.print_json({"plan": plan.identity(), "out": str(plan.out), "cost": cost})
     else:
-        report.plan_table([*plan.lines(), ("cost", cost)])
+        report.print_plan([*plan.lines(), ("cost", cost)])
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from hnas.cli.arguments import Parser
 
 
-def make_parser() -> Parser:
+def make_train_parser() -> Parser:
     """Return the parser."""
     parser = Parser(
         "hnas-train",
@@ -48,7 +48,7 @@ def run_train(parsed: argparse.Namespace) -> int:
         torch.set_num_threads(parsed.threads)
     if parsed.supernet and not parsed.alone:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
-    with distributed.group(parsed.device), report.training(f"training {recipe.name}") as (advance, say):
+    with distributed.group(parsed.device), report.show_training(f"training {recipe.name}") as (advance, say):
         first = distributed.rank() == 0
         among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet else None
         record = run_recipe(
@@ -62,7 +62,7 @@ def run_train(parsed: argparse.Namespace) -> int:
     if not first:
         return 0
     if parsed.json:
-        report.write_json(record)
+        report.print_json(record)
     else:
-        report.training_summary(Path(parsed.out), record)
+        report.print_training(Path(parsed.out), record)
     return 0

@@ -35,7 +35,7 @@ class _Metric:
 
 _METRICS = {
     "latency_ms": _Metric(
-        parse=units.latency_ms,
+        parse=units.parse_latency_ms,
         upper=True,
         goal=lambda limit: f"latency <= {limit:g} ms",
         figure=lambda value: f"{value:.3g} ms",
@@ -44,7 +44,7 @@ _METRICS = {
         artifact="it takes {}",
     ),
     "accuracy": _Metric(
-        parse=units.share,
+        parse=units.parse_share,
         upper=False,
         goal=lambda limit: f"accuracy >= {limit:.1%}",
         figure=lambda value: f"{value:.1%}",
@@ -53,7 +53,7 @@ _METRICS = {
         artifact="it reaches {} on the search images",
     ),
     "size_bytes": _Metric(
-        parse=units.size_bytes,
+        parse=units.parse_size_bytes,
         upper=True,
         goal=lambda limit: f"size <= {limit / 1e6:g} MB",
         figure=lambda value: f"{value / 1e3:.3g} KB",

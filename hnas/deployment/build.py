@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hnas import export
-from hnas.deployment.network import SPLITS, Network
+from hnas.deployment.network import SPLITS, StaticNetwork
 from hnas.deployment.options import Progress
 from hnas.deployment.plan import GUARD, Plan
 from hnas.export import backends
@@ -99,7 +99,7 @@ def limited_compiler() -> Compiler:
     return Compiler(timeout=TIMEOUT, memory_mb=max(2048, total // 2))
 
 
-def build_precision(run: Run, network: Network, precision: str) -> Built:
+def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
     """Return the verified artifact of ``network`` in ``precision``. One from an interrupted run is reused.
 
     int8 that loses too much is built again with accuracy recovery: against labels here, else in `export.compile`.
@@ -112,7 +112,7 @@ def build_precision(run: Run, network: Network, precision: str) -> Built:
     return build_within(floor, partial(_build_once, run, network, precision))
 
 
-def build_mixed(run: Run, network: Network, floor: float) -> Built:
+def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
     """Return the fastest int8 artifact with blocks in float whose accuracy on the search images reaches ``floor``.
 
     It may turn out to have no block in float. Raise ExportError where ``TRIALS`` assignments give no artifact.
@@ -137,7 +137,7 @@ def build_mixed(run: Run, network: Network, floor: float) -> Built:
     return build_once(run.journal, path, lambda path: verify_artifact(run, network, compile_mixed(path=path)))
 
 
-def _build_once(run: Run, network: Network, precision: str, recover: str | None = None) -> Built:
+def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str | None = None) -> Built:
     """Build the artifact with ``recover``: a rung of ``LADDER``, "auto", or None for no accuracy recovery."""
 
     def make(path: Path) -> Built:
@@ -162,7 +162,7 @@ def _build_once(run: Run, network: Network, precision: str, recover: str | None 
     return build_once(run.journal, run.folder / network.key / name, make)
 
 
-def verify_artifact(run: Run, network: Network, artifact: Artifact, splits: Sequence[str] = SPLITS) -> Built:
+def verify_artifact(run: Run, network: StaticNetwork, artifact: Artifact, splits: Sequence[str] = SPLITS) -> Built:
     """Run the saved file on all labelled images of ``splits``, in a new process on the plan's machine.
 
     Without labelled images the verification of `export.compile` stands.

@@ -12,7 +12,7 @@ from hnas.deployment.build import Built
 from hnas.deployment.judge import wilson_interval
 from hnas.deployment.result import Result
 from hnas.deployment.source import SupernetSource
-from hnas.deployment.table import speedup_of, summarise
+from hnas.deployment.table import speedup_of, summarise_deployment
 from hnas.export.bundle.bundle import Bundle, read_bundle, write_bundle
 from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, SpaceRecord
 from hnas.export.device.artifact import Artifact
@@ -50,10 +50,10 @@ def bundle_result(result: Result, manifest: Manifest) -> Deployment:
         finished = read_bundle(folder)
         if finished.artifact().digest != artifact.digest:
             raise ValueError(f"{finished.path} holds another artifact than this run ends with; choose another --out")
-        return Deployment(result, finished, summarise(result, finished))
+        return Deployment(result, finished, summarise_deployment(result, finished))
     baseline = None if manifest.speedup is None else result.baseline.built.artifact
     written = write_bundle(folder, manifest, artifact=artifact, baseline=baseline)
-    return Deployment(result, written, summarise(result, written))
+    return Deployment(result, written, summarise_deployment(result, written))
 
 
 def describe_network(result: Result, command: str, *, seed: int) -> Manifest:

@@ -7,7 +7,7 @@ import numpy as np
 from hnas.cost.roofline import trace
 from hnas.deployment.build import CALIBRATION, EVIDENCE
 from hnas.deployment.folder import Unreachable
-from hnas.deployment.network import SPLITS, LabelledSamples, Network
+from hnas.deployment.network import SPLITS, HeldOutSamples, StaticNetwork
 from hnas.deployment.plan import GUARD, Plan
 from hnas.deployment.pricing import failures, held_out_samples
 from hnas.export.device.errors import ExportError
@@ -21,13 +21,13 @@ _SLACK = 0.003
 _ROUNDING = 1e-9
 
 
-def subnet_network(study: Study, arch: Arch, name: str = "") -> Network:
+def subnet_network(study: Study, arch: Arch, name: str = "") -> StaticNetwork:
     """Return the calibrated subnet ``arch`` as a network to try, judged on every held-out image."""
     space, skeleton = study.supernet.space, study.supernet.skeleton
     shapes = space.example(arch)
     answers = {split: study.outputs(arch, split) for split in SPLITS}
     search = held_out_samples(study, "search", shapes)
-    return Network(
+    return StaticNetwork(
         name=name or arch.digest,
         key=arch.digest,
         module=study.supernet.extract(arch, study.calibrate(arch)),
@@ -35,7 +35,7 @@ def subnet_network(study: Study, arch: Arch, name: str = "") -> Network:
         count_kernels=lambda: trace(skeleton(arch), *shapes),
         calibration=held_out_samples(study, "calibration", shapes, CALIBRATION),
         evidence=search[:EVIDENCE],
-        labelled=LabelledSamples(
+        labelled=HeldOutSamples(
             search=search,
             test=held_out_samples(study, "test", shapes),
             labels={split: labels.numpy() for split, (_, labels) in answers.items()},

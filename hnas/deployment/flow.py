@@ -13,7 +13,7 @@ from hnas.cost import Price
 from hnas.deployment import mixing
 from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision
 from hnas.deployment.judge import JudgedArtifact, judge_artifacts, objection_of
-from hnas.deployment.network import Network
+from hnas.deployment.network import StaticNetwork
 from hnas.deployment.plan import GUARD, Plan
 from hnas.export.bundle.manifest import Mixed
 from hnas.export.device.errors import ExportError, Unavailable
@@ -56,7 +56,7 @@ class Proof:
     slowdown, mixed: as in the manifest.
     """
 
-    network: Network
+    network: StaticNetwork
     rows: tuple[JudgedArtifact, ...]
     best: int | None
     refused: tuple[Refused, ...]
@@ -82,14 +82,14 @@ class Proof:
         return found + ([self.mixed.line()] if self.mixed else [])
 
 
-def build_baseline(run: Run, network: Network, against: str, *, own: bool) -> Baseline:
+def build_baseline(run: Run, network: StaticNetwork, against: str, *, own: bool) -> Baseline:
     """Build the fp32 artifact of ``network`` as the baseline."""
     run.notify("build", 0, len(wanted_precisions(run.plan, network)[0]) + 1)
     built = build_precision(run, network, "fp32")
     return Baseline(built, network.name, against, network.predict(run.plan.device, "fp32"), own)
 
 
-def try_networks(run: Run, baseline: Baseline, networks: Sequence[Callable[[], Network]]) -> Proof:
+def try_networks(run: Run, baseline: Baseline, networks: Sequence[Callable[[], StaticNetwork]]) -> Proof:
     """Try the networks in order until one is good enough. Return the proof of the best.
 
     A network is good enough when its fastest artifact keeps the guard and every bound. Where only a slower artifact can
@@ -126,7 +126,7 @@ def _good_enough(plan: Plan, proof: Proof) -> bool:
     return proof.best is not None and (bool(plan.bounds) or proof.speed >= max(row.speed for row in proof.rows))
 
 
-def _prove(run: Run, baseline: Baseline, network: Network) -> Proof:
+def _prove(run: Run, baseline: Baseline, network: StaticNetwork) -> Proof:
     """Build one network in every precision, then measure and judge the artifacts."""
     wanted, left_out = wanted_precisions(run.plan, network)
     built, failed = build_each(
@@ -140,7 +140,7 @@ def _prove(run: Run, baseline: Baseline, network: Network) -> Proof:
     return _judge(run, baseline, Proof(network, (), None, (*left_out, *failed), predicted), built)
 
 
-def wanted_precisions(plan: Plan, network: Network) -> tuple[list[str], list[Refused]]:
+def wanted_precisions(plan: Plan, network: StaticNetwork) -> tuple[list[str], list[Refused]]:
     """Return the precisions to build, and those that "auto" leaves out: int8 has no ranges without real inputs.
 
     Raise ValueError where int8 itself is asked for without real inputs.
@@ -153,7 +153,7 @@ def wanted_precisions(plan: Plan, network: Network) -> tuple[list[str], list[Ref
     return [precision for precision in plan.precisions if precision != "int8"], [missing]
 
 
-def _can_mix(plan: Plan, network: Network) -> bool:
+def _can_mix(plan: Plan, network: StaticNetwork) -> bool:
     return plan.mixes and network.editable and network.calibration is not None
 
 
@@ -172,7 +172,7 @@ def _default_goal(plan: Plan, baseline: Baseline) -> float | None:
     return baseline.built.accuracy["search"] - GUARD
 
 
-def _compare(run: Run, baseline: Baseline, network: Network, built: Sequence[Built]) -> list[Comparison | None]:
+def _compare(run: Run, baseline: Baseline, network: StaticNetwork, built: Sequence[Built]) -> list[Comparison | None]:
     """Compare every artifact with the baseline, interleaved, in fresh processes. All None where nothing is measured."""
     plan = run.plan
     if not plan.measured or not built:
@@ -198,7 +198,7 @@ def _with_slowdown(run: Run, proof: Proof) -> Proof:
     """Return the proof with the layers that make int8 no faster than what is kept, where that is so."""
 
     def profile() -> Any:
-        return encode(mixing.slowdown(run.plan, proof.rows, proof.best))
+        return encode(mixing.explain_slowdown(run.plan, proof.rows, proof.best))
 
     found = run.journal.call(f"slowdown/{proof.network.key}", profile)
     return proof if found is None else replace(proof, slowdown=decode(Slowdown, found, "journal"))
@@ -218,7 +218,7 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
         return build_mixed(run, proof.network, floor)
 
     def outcome() -> str:
-        found = mixing.attempt(make)
+        found = mixing.attempt_mixed(make)
         return found if isinstance(found, str) else ""
 
     if said := run.journal.call(f"mixed/{proof.network.key}", outcome):
@@ -227,7 +227,7 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
     return replace(found, mixed=mixing.mixing_record(why, found.rows[-1]))
 
 
-def _floor(plan: Plan, baseline: Baseline, network: Network) -> float:
+def _floor(plan: Plan, baseline: Baseline, network: StaticNetwork) -> float:
     """Return the accuracy that an artifact must reach on the search images: the guard's, a bound's or the goal's."""
     if not network.accuracy:
         return 0.0

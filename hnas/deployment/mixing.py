@@ -18,7 +18,7 @@ _WORST = 4  # slower groups of layers that are named
 WORTH = 0.95
 
 
-def slowdown(plan: Plan, rows: Sequence[JudgedArtifact], best: int | None) -> Slowdown | None:
+def explain_slowdown(plan: Plan, rows: Sequence[JudgedArtifact], best: int | None) -> Slowdown | None:
     """Return which layers make int8 no faster than the float artifact that is kept, None where int8 is faster.
 
     Both are profiled only in that case, and only on this machine. A runtime without a profiler names no layers.
@@ -66,7 +66,7 @@ def reason_to_mix(
     return None
 
 
-def attempt(make: Callable[[], Built]) -> Built | str:
+def attempt_mixed(make: Callable[[], Built]) -> Built | str:
     """Return the artifact with blocks in float that ``make`` builds, or one line that says why there is none."""
     try:
         found = make()

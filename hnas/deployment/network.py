@@ -21,7 +21,7 @@ SPLITS = ("search", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledSamples:
+class HeldOutSamples:
     """Labelled images as samples of one network. The search split decides; the test split only reports.
 
     labels: the class of each image, by split.
@@ -42,7 +42,7 @@ class LabelledSamples:
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class StaticNetwork:
     """A network to try. A search supplies some of its subnets, a user supplies one.
 
     name: for tables.
@@ -64,7 +64,7 @@ class Network:
     count_kernels: Callable[[], list[Kernel]]
     calibration: Sequence[Sample] | None = None
     evidence: Sequence[Sample] | None = None
-    labelled: LabelledSamples | None = None
+    labelled: HeldOutSamples | None = None
     arch: Arch | None = None
     input_names: tuple[str, ...] = ()
 

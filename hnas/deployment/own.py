@@ -20,7 +20,7 @@ from hnas.deployment.bundle import Deployment, bundle_result, describe_network
 from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
 from hnas.deployment.folder import working_folder
 from hnas.deployment.loading import SEED, load_network, parse_shape, read_calibration
-from hnas.deployment.network import Network
+from hnas.deployment.network import StaticNetwork
 from hnas.deployment.options import NetworkOptions, Progress, SearchOptions
 from hnas.deployment.plan import Plan, resolve
 from hnas.deployment.result import Result
@@ -56,7 +56,7 @@ def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
 
 
 @contextmanager
-def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = None) -> Iterator[Network]:
+def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = None) -> Iterator[StaticNetwork]:
     """Open the network of ``model`` for the length of the block.
 
     model: "package.module:callable", or the path of an ONNX file.
@@ -69,7 +69,7 @@ def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = N
     if not model.lower().endswith(SUFFIX):
         module, examples = load_network(model, shapes)
         example = to_sample(examples)
-        network = Network(type(module).__name__, _KEY, module, example, partial(_count_kernels, module, example))
+        network = StaticNetwork(type(module).__name__, _KEY, module, example, partial(_count_kernels, module, example))
         if plan is not None:
             network.kernels  # noqa: B018 - counted now, so that a network that cannot be captured is refused here
         yield network
@@ -78,7 +78,7 @@ def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = N
         _require_onnx(plan)
     with Original(Path(model), shapes=None if shapes is None else [parse_shape(text) for text in shapes]) as original:
         source = original.source
-        yield Network(
+        yield StaticNetwork(
             name=Path(source.name).stem,
             key=_KEY,
             module=original,
@@ -88,7 +88,7 @@ def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = N
         )
 
 
-def with_calibration(network: Network, file: Path) -> Network:
+def with_calibration(network: StaticNetwork, file: Path) -> StaticNetwork:
     """Return the network with the real inputs in ``file``, for int8 ranges and for the verification."""
     arrays = read_calibration(file, network.example, network.input_names)
     first = tuple(array[: CALIBRATION * len(each)] for array, each in zip(arrays, network.example, strict=True))

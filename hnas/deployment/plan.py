@@ -148,7 +148,7 @@ def resolve(options: SearchOptions) -> Plan:
     """
     device = hw_profiles.load(options.target)
     precision = device.precision if options.precision is None else options.precision
-    evaluations, seconds = (EVALUATIONS, None) if options.budget is None else units.budget(options.budget)
+    evaluations, seconds = (EVALUATIONS, None) if options.budget is None else units.parse_budget(options.budget)
     if options.seed < 0:
         raise ValueError(f"seed is {options.seed}; it is 0 or more")
     site = None if options.host is None else visit(options.host, device.backend)

@@ -51,7 +51,7 @@ def deploy_subnet(options: SearchOptions, notify: Progress) -> Deployment:
             return bundle_result(result, describe_subnet(result, source, options.command(plan.device.name)))
 
 
-def estimate(plan: Plan) -> str:
+def estimate_search(plan: Plan) -> str:
     """Return how long the search of ``plan`` will take, in words. One subnet is priced and scored here to know it."""
     source = open_source(plan.supernet, plan.data)
     if plan.seconds is not None:

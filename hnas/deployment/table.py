@@ -16,7 +16,7 @@ from hnas.export.onnx.source import made_from
 from hnas.export.proof.measurement import Comparison
 
 
-def summarise(result: Result, bundle: Bundle) -> dict[str, Any]:
+def summarise_deployment(result: Result, bundle: Bundle) -> dict[str, Any]:
     """Return the table, and for a searched subnet the architecture and the Pareto front, as plain values."""
     manifest, proof = bundle.manifest, result.proof
     notes = [made_from(manifest.source), *(each.line() for each in (proof.slowdown, proof.mixed) if each is not None)]

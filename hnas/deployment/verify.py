@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hnas.deployment.loading import read_calibration
-from hnas.deployment.network import Network
+from hnas.deployment.network import StaticNetwork
 from hnas.deployment.own import open_network
 from hnas.deployment.pricing import held_out_samples
 from hnas.deployment.source import SupernetSource, open_source
@@ -155,7 +155,7 @@ def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: Ex
     return members
 
 
-def _samples(network: Network, calibration: Path | None) -> list[Sample]:
+def _samples(network: StaticNetwork, calibration: Path | None) -> list[Sample]:
     """Return the samples in the file ``calibration``, else seeded noise like the example."""
     if calibration is None:
         tensors = tuple(map(torch.from_numpy, network.example))

@@ -36,7 +36,7 @@ def network_parser() -> Parser:
 
 @pytest.mark.parametrize(
     ("parser", "function", "record"),
-    [(search.make_parser(COMMANDS), deploy, SearchOptions), (network_parser(), deploy_network, NetworkOptions)],
+    [(search.make_deploy_parser(COMMANDS), deploy, SearchOptions), (network_parser(), deploy_network, NetworkOptions)],
     ids=["deploy", "deploy_network"],
 )
 def test_flags_parameters_and_options_are_the_same(

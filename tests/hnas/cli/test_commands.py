@@ -211,11 +211,11 @@ def test_a_table_shows_accuracy_only_where_it_is_known(capsys: pytest.CaptureFix
         "verdict": "kept",
     }
     found = {"target": "t", "name": "n", "rows": [row], "refused": [], "notes": ["note"], "footnote": "", "bundle": "b"}
-    report.deployment_table(found)
+    report.print_deployment(found)
     assert "SQNR" in (out := capsys.readouterr().out)
     assert "\nnote\n" in out
     assert "top-1" not in out
-    report.deployment_table({**found, "rows": [{**row, "accuracy_fp32": 0.912, "accuracy": 0.905}]})
+    report.print_deployment({**found, "rows": [{**row, "accuracy_fp32": 0.912, "accuracy": 0.905}]})
     out = capsys.readouterr().out
     assert "91.20%" in out
     assert "90.50%" in out

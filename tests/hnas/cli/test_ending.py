@@ -1,4 +1,4 @@
-"""The end of a command: the numbered cases of ``ending``. An internal error is never reported as wrong use."""
+"""The end of a command: the numbered cases of ``describe_failure``. An internal error is never taken for wrong use."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from hnas.deployment import build, flow, mixing
 from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision, verify_artifact
 from hnas.deployment.flow import Proof
 from hnas.deployment.judge import JudgedArtifact
-from hnas.deployment.network import LabelledSamples, Network
+from hnas.deployment.network import HeldOutSamples, StaticNetwork
 from hnas.deployment.options import SearchOptions, silent
 from hnas.deployment.plan import Plan, resolve
 from hnas.export import backends
@@ -54,20 +54,20 @@ def layers(precision: str, *times: float) -> Inspection:
 
 def test_nothing_is_profiled_where_int8_is_faster_or_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "layers", lambda _: pytest.fail("int8 is not slower"))
-    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=1.5), 1) is None
-    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=1.5), 0) is None  # refused for its accuracy
-    assert mixing.slowdown(plan(), rows(fp32=1.0, bf16=2.0), 1) is None
-    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=0.9), None) is None
+    assert mixing.explain_slowdown(plan(), rows(fp32=1.0, int8=1.5), 1) is None
+    assert mixing.explain_slowdown(plan(), rows(fp32=1.0, int8=1.5), 0) is None  # refused for its accuracy
+    assert mixing.explain_slowdown(plan(), rows(fp32=1.0, bf16=2.0), 1) is None
+    assert mixing.explain_slowdown(plan(), rows(fp32=1.0, int8=0.9), None) is None
 
 
 def test_int8_that_is_slower_than_what_is_kept_has_its_layers_named(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {"fp32": layers("fp32", 10.0, 10.0), "bf16": layers("bf16", 5.0, 6.0), "int8": layers("int8", 3.0, 20.0)}
     monkeypatch.setattr(export, "layers", lambda artifact: seen[artifact.precision])
-    found = mixing.slowdown(plan(), rows(fp32=1.0, int8=0.8), 0)
+    found = mixing.explain_slowdown(plan(), rows(fp32=1.0, int8=0.8), 0)
     assert found is not None
     assert (found.against, found.ratio, found.attainable) == ("fp32", pytest.approx(0.8), pytest.approx(13 / 20))
     assert [(each.name, each.lost_us) for each in found.layers] == [("conv1", 10.0)]
-    other = mixing.slowdown(plan(), rows(fp32=1.0, bf16=2.0, int8=1.5), 1)
+    other = mixing.explain_slowdown(plan(), rows(fp32=1.0, bf16=2.0, int8=1.5), 1)
     assert other is not None
     assert other.headline() == "int8 is slower here than bf16 (x0.75)"
 
@@ -77,7 +77,7 @@ def test_a_runtime_that_tells_no_layers_leaves_the_fact(monkeypatch: pytest.Monk
         raise Unavailable("no profiler")
 
     monkeypatch.setattr(export, "layers", silent)
-    assert mixing.slowdown(plan(), rows(fp32=1.0, int8=0.5), 0) == Slowdown("fp32", 0.5)
+    assert mixing.explain_slowdown(plan(), rows(fp32=1.0, int8=0.5), 0) == Slowdown("fp32", 0.5)
 
 
 def test_the_layers_of_real_artifacts_are_named(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_layers_of_real_artifacts_are_named(tmp_path: Path) -> None:
     ]
     slow = [JudgedArtifact(Built(made[0], built("fp32").check, {}), compared(1.0), "kept"),
             JudgedArtifact(Built(made[1], built("int8").check, {}), compared(0.5), "")]  # fmt: skip
-    found = mixing.slowdown(plan(), slow, 0)
+    found = mixing.explain_slowdown(plan(), slow, 0)
     assert found is not None
     assert found.attainable is not None
     assert 0 < found.attainable <= 1
@@ -135,10 +135,10 @@ def test_an_attempt_is_an_artifact_with_blocks_in_float_or_a_line() -> None:
     def gone() -> Built:
         raise Unavailable("no onnxruntime")
 
-    assert mixing.attempt(fails) == "no mixed precision is accepted"
-    assert mixing.attempt(lambda: built("int8")) == "no block in float made it faster"
+    assert mixing.attempt_mixed(fails) == "no mixed precision is accepted"
+    assert mixing.attempt_mixed(lambda: built("int8")) == "no block in float made it faster"
     with pytest.raises(Unavailable):
-        mixing.attempt(gone)
+        mixing.attempt_mixed(gone)
 
 
 def test_the_only_precision_may_be_unfaithful_where_something_else_is_tried() -> None:
@@ -193,7 +193,7 @@ class Planted(nn.Module):
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
-def network_of(net: nn.Module, count: int = 64) -> Network:
+def network_of(net: nn.Module, count: int = 64) -> StaticNetwork:
     """The network with random images whose labels are its own answers."""
     split = {name: torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
              for seed, name in enumerate(("calibration", "search", "test"))}  # fmt: skip
@@ -201,7 +201,7 @@ def network_of(net: nn.Module, count: int = 64) -> Network:
         expected = {name: net(split[name]).numpy() for name in ("search", "test")}
     calls = {name: [(x[i : i + 1].numpy(),) for i in range(count)] for name, x in split.items()}
     labels = {name: scores.argmax(1).astype(np.int64) for name, scores in expected.items()}
-    return Network(
+    return StaticNetwork(
         name="planted",
         key="planted",
         module=net,
@@ -209,7 +209,7 @@ def network_of(net: nn.Module, count: int = 64) -> Network:
         count_kernels=list,
         calibration=calls["calibration"],
         evidence=calls["search"][: build.EVIDENCE],
-        labelled=LabelledSamples(calls["search"], calls["test"], labels, expected),
+        labelled=HeldOutSamples(calls["search"], calls["test"], labels, expected),
     )
 
 
@@ -247,7 +247,7 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     """int8 of this supernet is accurate, so a lower accuracy is reported for it. All artifacts are real."""
     need("onnxruntime", backends.load("onnxruntime").missing())
 
-    def lower(run: Run, network: Network, artifact: export.Artifact, *given: Any) -> Built:
+    def lower(run: Run, network: StaticNetwork, artifact: export.Artifact, *given: Any) -> Built:
         found, table = verify_artifact(run, network, artifact, *given), artifact.notes.get("quantisation", {})
         if artifact.precision == "fp32" or len(table.get("blocks_in_float", ())) >= 2:  # type: ignore[union-attr,arg-type]
             return found
@@ -293,9 +293,9 @@ def test_slow_layers_are_read_from_the_journal(monkeypatch: pytest.MonkeyPatch) 
     slow = Slowdown("fp32", 0.9, (SlowerLayer("norm", "MVN", 1.0, 9.0, ("2 Convert",)),), 0.8)
     run: Any = SimpleNamespace(plan=None, journal=Journal())
     proof = Proof(network_of(nn.Flatten()), (), None, (), {})
-    monkeypatch.setattr(mixing, "slowdown", lambda *_: slow)
+    monkeypatch.setattr(mixing, "explain_slowdown", lambda *_: slow)
     assert flow._with_slowdown(run, proof).slowdown == slow
-    monkeypatch.setattr(mixing, "slowdown", lambda *_: pytest.fail("it is in the journal"))
+    monkeypatch.setattr(mixing, "explain_slowdown", lambda *_: pytest.fail("it is in the journal"))
     assert flow._with_slowdown(run, proof).slowdown == slow
 
 
