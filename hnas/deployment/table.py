@@ -12,14 +12,17 @@ from hnas.deployment.plan import Plan
 from hnas.deployment.result import Result
 from hnas.export.bundle.bundle import Bundle
 from hnas.export.bundle.manifest import Speedup
-from hnas.export.onnx.source import made_from
+from hnas.export.onnx.source import describe_origin
 from hnas.export.proof.measurement import Comparison
 
 
 def summarise_deployment(result: Result, bundle: Bundle) -> dict[str, Any]:
     """Return the table, and for a searched subnet the architecture and the Pareto front, as plain values."""
     manifest, proof = bundle.manifest, result.proof
-    notes = [made_from(manifest.source), *(each.line() for each in (proof.slowdown, proof.mixed) if each is not None)]
+    notes = [
+        describe_origin(manifest.source),
+        *(each.line() for each in (proof.slowdown, proof.mixed) if each is not None),
+    ]
     found = {
         "target": result.plan.device.name,
         "name": manifest.name,
