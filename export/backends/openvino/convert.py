@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partialmethod
+from functools import partial, partialmethod
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ no_onnx = ""
 
 MODEL = "model.xml"
 _TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations that are large above zero and small below
-FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that have fitted the biases for int8
+_FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that have fitted the biases for int8
 
 
 def compile(
@@ -65,7 +65,7 @@ def compile(
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")
     if precision == "int8":
-        fitted = bool(FITTED & {name for name, count in program.fired if count})
+        fitted = bool(_FITTED & {name for name, count in program.fired if count})
         override = device.quantisation.get("openvino", Override())
         model, notes["quantisation"] = _quantise(model, calibration, override, kept, fitted=fitted)
         found["nncf"] = version("nncf")
@@ -168,20 +168,23 @@ def _quantise(
         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),  # case 2
         disable_bias_correction=fitted,
     )
-    options: dict[str, Any] = {
-        "subset_size": len(samples),
-        "preset": nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
-        "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
-        "ignored_scope": nncf.IgnoredScope(names=[*kept], types=types),
-        "advanced_parameters": advanced,
-    }
+    quantise = partial(
+        nncf.quantize,
+        model,
+        nncf.Dataset(samples, list),
+        subset_size=len(samples),
+        preset=nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        ignored_scope=nncf.IgnoredScope(names=[*kept], types=types),
+        advanced_parameters=advanced,
+    )
     correction = "before" if fitted else "layer by layer"  # cases 4 and 5
     with quiet(), signal_stack_kept(), _without_progress():
         try:
-            quantised = nncf.quantize(model, nncf.Dataset(samples, list), fast_bias_correction=False, **options)
+            quantised = quantise(fast_bias_correction=False)
         except KeyError:
             correction = "fast"
-            quantised = nncf.quantize(model, nncf.Dataset(samples, list), fast_bias_correction=True, **options)
+            quantised = quantise(fast_bias_correction=True)
     return quantised, {
         "quantiser": "nncf",
         "model_type": "transformer" if transformer else "default",
