@@ -18,7 +18,7 @@ from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.frames import PROTOCOL, Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import encode
-from hnas.export.device.signature import hold
+from hnas.export.device.signature import check_outputs
 
 if TYPE_CHECKING:
     from hnas.export.device.runtimes import Runtime
@@ -62,7 +62,7 @@ class Served:
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
         """Return the outputs for the inputs of the request."""
-        return {}, hold(self._runner(*arrays), self._outputs)
+        return {}, check_outputs(self._runner(*arrays), self._outputs)
 
     def do_bind(self, _: Header, arrays: Arrays) -> Frame:
         """Bind the inputs of the request for timing."""

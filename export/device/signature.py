@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray  # younger than the numpy of some devices
 
 
-def fit(inputs: Sequence[NDArray[Any]], tensors: Sequence[TensorSpec]) -> tuple[NDArray[Any], ...]:
+def check_inputs(inputs: Sequence[NDArray[Any]], tensors: Sequence[TensorSpec]) -> tuple[NDArray[Any], ...]:
     """Return ``inputs`` as contiguous arrays. Raise ValueError unless their shapes and types are those of ``tensors``.
 
     Without ``tensors`` (a bare model file) nothing is checked: only the runtime knows the inputs.
@@ -25,7 +25,7 @@ def fit(inputs: Sequence[NDArray[Any]], tensors: Sequence[TensorSpec]) -> tuple[
     return tuple(np.ascontiguousarray(value) for value in inputs)
 
 
-def hold(outputs: Sequence[NDArray[Any]], tensors: Sequence[TensorSpec]) -> tuple[NDArray[Any], ...]:
+def check_outputs(outputs: Sequence[NDArray[Any]], tensors: Sequence[TensorSpec]) -> tuple[NDArray[Any], ...]:
     """Return ``outputs``. Raise ExportError unless their shapes and types are those of ``tensors``, if any."""
     stated = [(tensor.shape, tensor.dtype) for tensor in tensors]
     given = [(value.shape, str(value.dtype)) for value in outputs]

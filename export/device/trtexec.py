@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 import numpy as np
 
 from hnas.export.device.errors import ExportError
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,7 +127,7 @@ class TrtExec:
 
     def _run(self, folder: Path, inputs: Sequence[NDArray[Any]], *arguments: str) -> None:
         names = []
-        for index, (tensor, value) in enumerate(zip(self.artifact.inputs, fit(inputs, self.artifact.inputs))):
+        for index, (tensor, value) in enumerate(zip(self.artifact.inputs, check_inputs(inputs, self.artifact.inputs))):
             (folder / f"{index}.bin").write_bytes(value.tobytes())
             names.append(f"{tensor.name}:{folder / f'{index}.bin'}")
         run_trtexec(f"--loadEngine={self._engine}", f"--loadInputs={','.join(names)}", *arguments)

@@ -22,7 +22,7 @@ from hnas.export.device.frames import PROTOCOL, Arrays, Frame, Header, dispatch,
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import encode
 from hnas.export.device.runtimes import tflite
-from hnas.export.device.signature import fit, hold
+from hnas.export.device.signature import check_inputs, check_outputs
 from hnas.export.remote.transports import adb
 from hnas.export.remote.upload import PATIENCE
 
@@ -88,7 +88,7 @@ class _Tool:
         self._input_flags = self._upload_inputs(arrays)
         out = f"{self._folder}/{os.getpid()}.out"
         data = self._phone.shell(f"{self._command()} --output_filepath={out} >&2; cat {out}; rm -f {out}")
-        return {}, hold(self._split(data), self._net.artifact.outputs)
+        return {}, check_outputs(self._split(data), self._net.artifact.outputs)
 
     def _command(self) -> str:
         flags = f"--graph={self._model} --num_threads={self._threads} --use_xnnpack=true --num_runs=1 --min_secs=0"
@@ -132,7 +132,7 @@ class _Tool:
     def _upload_inputs(self, arrays: Sequence[np.ndarray[Any, Any]]) -> str:
         """Upload the inputs in the layout of the runtime, and return the flags of the tool that name them."""
         assert self._net is not None
-        values = tflite.to_runtime(fit(arrays, self._net.artifact.inputs), self._net._layout)
+        values = tflite.to_runtime(check_inputs(arrays, self._net.artifact.inputs), self._net._layout)
         names, shapes, files = {}, {}, {}
         for index, value in zip(self._net._inputs, values, strict=True):
             names[index] = self._detail("input", index)["name"]

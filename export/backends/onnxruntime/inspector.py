@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 from hnas.export.proof.inspection import Layer, role_of, typical_time
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(str(artifact.model), options, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]
-        feed = dict(zip(names, fit(inputs, artifact.inputs), strict=True))
+        feed = dict(zip(names, check_inputs(inputs, artifact.inputs), strict=True))
         for _ in range(runs):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 from hnas.export.proof.inspection import Layer, role_of, typical_time
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
     require(artifact.precision)
     compiled = compiled_model(artifact, PERF_COUNT=True)
     request = compiled.create_infer_request()
-    for index, value in enumerate(fit(inputs, artifact.inputs)):
+    for index, value in enumerate(check_inputs(inputs, artifact.inputs)):
         request.set_input_tensor(index, openvino.Tensor(value))
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(runs):

@@ -16,7 +16,7 @@ import numpy as np
 from hnas.export.backends.tflite.delegation import count_delegates, with_kernels
 from hnas.export.backends.tflite.profiler import Ran, profile
 from hnas.export.device.errors import ExportError
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 from hnas.export.proof.inspection import Layer, Role, role_of, typical_time
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
     opened = tflite.interpreter(artifact.model, artifact.threads)
     tensors = {int(detail["index"]): detail for detail in opened.get_tensor_details()}
     operators = opened._get_ops_details()  # there is no public call for it
-    values = tflite.to_runtime(fit(inputs, artifact.inputs), artifact.notes.get("layout"))
+    values = tflite.to_runtime(check_inputs(inputs, artifact.inputs), artifact.notes.get("layout"))
     names = [str(tensors[index]["name"]) for index in tflite.indices(opened.get_input_details())]
     try:
         ran = profile(artifact.model, dict(zip(names, values, strict=True)), artifact.threads, runs)

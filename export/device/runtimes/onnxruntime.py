@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable
 
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,13 +51,13 @@ class _OnnxRuntime:
 
     def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Return the outputs for ``inputs``."""
-        values = fit(inputs, self.artifact.inputs)
+        values = check_inputs(inputs, self.artifact.inputs)
         return tuple(self._session.run(self._outputs, dict(zip(self._inputs, values))))
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, which are bound to the session once."""
         binding = self._session.io_binding()
-        values = fit(inputs, self.artifact.inputs)
+        values = check_inputs(inputs, self.artifact.inputs)
         for name, value in zip(self._inputs, values):
             binding.bind_cpu_input(name, value)
         for name in self._outputs:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.signals import signal_stack_kept
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class _OpenVino:
         """Return a function that runs ``inputs``, which are set once. The outputs stay in the request."""
         import openvino
 
-        for index, value in enumerate(fit(inputs, self.artifact.inputs)):
+        for index, value in enumerate(check_inputs(inputs, self.artifact.inputs)):
             self._request.set_input_tensor(index, openvino.Tensor(value))  # a copy: requests write into shared tensors
         infer = self._request.infer
 

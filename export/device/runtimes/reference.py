@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from hnas.export.device.notation import read_argument, read_operator
 from hnas.export.device.records import check_version, read_json
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ class _Reference:
     def _tensors(self, inputs: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
         import torch
 
-        return tuple(torch.from_numpy(value.copy()) for value in fit(inputs, self.artifact.inputs))
+        return tuple(torch.from_numpy(value.copy()) for value in check_inputs(inputs, self.artifact.inputs))
 
 
 def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:

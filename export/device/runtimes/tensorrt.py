@@ -20,7 +20,7 @@ from hnas.export.device import cudart, trtexec
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import read_json
 from hnas.export.device.serve_files import cache_folder
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,7 +191,7 @@ class _TensorRt:
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, copied to the device once, and waits for the GPU."""
-        for tensor, value in zip(self.artifact.inputs, fit(inputs, self.artifact.inputs)):
+        for tensor, value in zip(self.artifact.inputs, check_inputs(inputs, self.artifact.inputs)):
             cudart.copy(self._places[tensor.name], value.ctypes.data, value.nbytes, cudart.TO_DEVICE)
 
         def call() -> None:

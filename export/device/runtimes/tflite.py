@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence, Tuple
 
 import numpy as np
 
-from hnas.export.device.signature import fit
+from hnas.export.device.signature import check_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ class TfLite:
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, which are transposed and set once."""
-        values = to_runtime(fit(inputs, self.artifact.inputs), self._layout)
+        values = to_runtime(check_inputs(inputs, self.artifact.inputs), self._layout)
         if len(values) != len(self._inputs):
             raise ValueError(f"the model takes {len(self._inputs)} inputs, got {len(values)}")
         for index, value in zip(self._inputs, values):
