@@ -38,15 +38,7 @@ _STEADY = 0.03  # the warm-up ends when its windows agree within this share
 
 
 class ComparisonOptions(TypedDict, total=False):
-    """Options of ``compare`` and ``compare_many``.
-
-    blocks: blocks in each process, at least 2; default 20.
-    runs: calls of a contender each time it runs, at least 1; None, the default, fills about 20 ms with 3 to 100 calls.
-    processes: fresh processes, one after the other; default 1. More than one requires artifacts or paths.
-    seed: of the order of the contenders and of the bootstrap; default 0.
-    confidence: of the intervals, 0.5 to below 1; default 0.95.
-    transport: the machine that opens artifacts and paths; default this one.
-    """
+    """The options of ``compare`` and ``compare_many``, which documents them."""
 
     blocks: int
     runs: int | None
@@ -58,7 +50,7 @@ class ComparisonOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Session:
-    """The values of ``ComparisonOptions``, checked."""
+    """The options of a comparison with their defaults, checked."""
 
     blocks: int = 20
     runs: int | None = None
@@ -109,7 +101,7 @@ def measure(
 
 
 def compare(a: _Contender, b: _Contender, inputs: Inputs, **options: Unpack[ComparisonOptions]) -> Comparison:
-    """Return the speed-up of ``b`` over ``a``: ``compare_many`` with one candidate.
+    """Return the speed-up of ``b`` over ``a``: ``compare_many`` with one candidate, and the same options.
 
     Example: ``print(compare("out/fp32", "out/int8", [images], processes=5).line())``
     """
@@ -129,7 +121,12 @@ def compare_many(
     opened in new Workers for each process.
 
     inputs: one array for each input; or a function from an artifact to them, where the contenders' shapes differ.
-    options: see ``ComparisonOptions``.
+    blocks: blocks in each process, at least 2; default 20.
+    runs: calls of a contender each time it runs, at least 1; None, the default, fills about 20 ms with 3 to 100 calls.
+    processes: fresh processes, one after the other; default 1. More than one requires artifacts or paths.
+    seed: of the order of the contenders and of the bootstrap; default 0.
+    confidence: of the intervals, 0.5 to below 1; default 0.95.
+    transport: the machine that opens artifacts and paths; default this one.
 
     Raises:
         ValueError: an option is out of range, or ``processes`` is above 1 and a contender is already open.
