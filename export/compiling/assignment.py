@@ -68,7 +68,7 @@ def compile_mixed(
     """
     profile = hw_profiles.load(device)
     if options.trials < 1:
-        raise ValueError(f"trials is {options.trials}; it is 1 or more")
+        raise ValueError(f"trials is {options.trials}, expected 1 or more")
     if options.keep_float:
         raise ValueError("compile_mixed chooses the blocks that stay in float; leave keep_float out")
     if not profile.local:

@@ -54,7 +54,7 @@ def capture_network(
         with Original(Path(network), examples) as original:
             yield _from_file(original, None)
     elif examples is None:
-        raise ValueError("a module does not say what it takes; pass example inputs")
+        raise ValueError("a module needs example inputs; pass example_inputs")
     else:
         yield _from_module(network, examples, backend, keep_float)
 

@@ -15,7 +15,7 @@ def free_path(path: Path) -> Path:
     """Return ``path`` as an absolute path. Raise ValueError if writing would overwrite anything but an artifact."""
     path = path.absolute()
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file()):
-        raise ValueError(f"{path} exists and is no artifact; choose an empty or new folder")
+        raise ValueError(f"{path} exists and is not an artifact; choose an empty or new folder")
     return path
 
 

@@ -88,7 +88,7 @@ def decode(kind: type[T], value: JSON, file: str, at: str = "", **given: object)
         default may be missing.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"{file}: {at or 'the whole'} is {_show(value)}, expected an object")
+        raise ValueError(f"{file}: {at or 'the file'} is {_show(value)}, expected an object")
     hints = typing.get_type_hints(kind)
     members = {field.name: field for field in fields(kind) if field.name not in given}  # type: ignore[arg-type]
     for name in value:
@@ -109,7 +109,7 @@ def decode(kind: type[T], value: JSON, file: str, at: str = "", **given: object)
 def check_version(value: JSON, file: str, known: int) -> None:
     """Remove the key ``schema`` from ``value``. Raise ValueError if it is another version than ``known``."""
     if not isinstance(value, dict):
-        raise ValueError(f"{file}: the whole is {_show(value)}, expected an object")
+        raise ValueError(f"{file}: the file is {_show(value)}, expected an object")
     found = value.pop("schema", None)
     if type(found) is not int or found != known:
         raise ValueError(f"{file}: schema is {_show(found)}, known: {known}; use the hnas that wrote it")

@@ -126,7 +126,7 @@ def make_room(root: Path, *, keep: Path, bytes_wanted: int) -> None:
         del sizes[folder]
     free = shutil.disk_usage(root).free - SPARE
     if free < bytes_wanted:
-        mend = "make room there and run it again, it goes on where it stopped"
+        mend = "make room there and run it again; the upload resumes"
         raise ExportError(f"the disk at {root} has {_mb(max(0, free))} free, {_mb(bytes_wanted)} are needed; {mend}")
 
 
@@ -137,7 +137,7 @@ def _disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = f"cannot write {path}: {error.strerror or error}"
-        raise ExportError(f"{where}; mend that and run it again, it goes on where it stopped") from error
+        raise ExportError(f"{where}; fix that and run it again; the upload resumes") from error
 
 
 def _size(path: Path) -> int:

@@ -57,7 +57,7 @@ class _Tool:
         _check_backend(header["backend"])
         missing = tflite.missing()
         if missing is not None:
-            raise Unavailable(f"names and order of the inputs are read here, and {missing}")
+            raise Unavailable(f"the order of the inputs is read on this machine, but {missing}")
         artifact = Artifact.read(header["path"])
         self._net = tflite.TfLite(artifact)
         self._model, self._threads, self._input_flags = self._upload(artifact), int(header["threads"]), ""
@@ -127,7 +127,7 @@ class _Tool:
                 if stalled == PATIENCE:
                     raise
                 sleep(2.0 ** (stalled - 1))
-        raise ExportError(f"{artifact.model.name} arrived changed, {PATIENCE} times")
+        raise ExportError(f"{artifact.model.name} arrived damaged {PATIENCE} times")
 
     def _upload_inputs(self, arrays: Sequence[np.ndarray[Any, Any]]) -> str:
         """Upload the inputs in the layout of the runtime, and return the flags of the tool that name them."""

@@ -78,7 +78,7 @@ class Sender:
                 found, _ = ask({"do": "finish", **request})
             if found["path"] is not None:
                 return str(found["path"])
-        raise ExportError(f"{self._transport.where}: {', '.join(found['spoiled'])} arrived changed, twice")
+        raise ExportError(f"{self._transport.where}: {', '.join(found['spoiled'])} arrived damaged twice")
 
     def _write(self, source: Path, digest: str, name: str, offsets: range) -> None:
         with (source / name).open("rb") as file:

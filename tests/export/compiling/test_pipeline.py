@@ -90,7 +90,7 @@ def test_an_older_artifact_is_replaced_but_nothing_else_is(tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("words")
-    with pytest.raises(ValueError, match="exists and is no artifact"):
+    with pytest.raises(ValueError, match="exists and is not an artifact"):
         compiled(tmp_path, path=precious)
     assert left_behind(tmp_path) == ["artifact", "precious"]
 

@@ -82,7 +82,7 @@ def test_ranges_other_than_extremes_need_the_module(tmp_path: Path) -> None:
 
 
 def test_a_module_needs_example_inputs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pass example inputs"):
+    with pytest.raises(ValueError, match="pass example_inputs"):
         export.compile(torch.nn.ReLU(), path=tmp_path / "a")
 
 

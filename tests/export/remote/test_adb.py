@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_line(device: Phone, tmp_path: Path) -> None:
     assert host._python is not None
     plain = host._python
     host._python = plain._replace(launcher="ulimit -f 1024;")
-    with pytest.raises(ExportError, match=r"^adb://.*: cannot write .*/model\.onnx: File too large; mend") as caught:
+    with pytest.raises(ExportError, match=r"^adb://.*: cannot write .*/model\.onnx: File too large; fix") as caught:
         host.place(large.path)
     assert "\n" not in str(caught.value)
     host.close()

@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_line_and_goes_on_later(host: SshHost, board: Loopbac
     large = relu(board.folder / "full", rubbish=1_500_000)
     plain = host._python
     host._python = f"ulimit -f 1024; {plain}"  # 512-byte blocks of dash: half a megabyte
-    with pytest.raises(ExportError, match=r"^ssh://board: cannot write .*/model\.onnx: File too large; mend") as caught:
+    with pytest.raises(ExportError, match=r"^ssh://board: cannot write .*/model\.onnx: File too large; fix") as caught:
         host.place(large.path)
     assert "\n" not in str(caught.value)
     host._sender.close()

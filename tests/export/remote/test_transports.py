@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_line_and_what_came_stays(board: Board) -> None:
     artifact = an_artifact(board.folder / "a", 3_000_000)
     board.before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
     with pytest.raises(
-        ExportError, match=r"^test://board: cannot write .*model\.onnx: File too large; mend that"
+        ExportError, match=r"^test://board: cannot write .*model\.onnx: File too large; fix that"
     ) as caught:
         Sender(board).place(artifact.path)
     assert "\n" not in str(caught.value)
