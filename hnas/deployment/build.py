@@ -16,7 +16,7 @@ from torch import nn
 from hnas import export
 from hnas.deployment.network import SPLITS, StaticNetwork
 from hnas.deployment.options import Progress
-from hnas.deployment.plan import GUARD, Plan
+from hnas.deployment.plan import GUARD, ROUNDING, Plan
 from hnas.export import backends
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.artifact import Artifact
@@ -31,7 +31,6 @@ CALIBRATION = 256  # samples for int8 ranges; more change nothing that the guard
 EVIDENCE = 48  # samples of the first verification; too few for the agreement limit, which all search images decide
 TRIALS = 8  # artifacts that a search for blocks in float compiles in one run; each takes some seconds
 TIMEOUT = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
-_ROUNDING = 1e-9  # 90 % - 89 % is a rounding error more than 1 %
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Built:
 
     def reaches(self, floor: float) -> bool:
         """Return whether the accuracy on the search images is at least ``floor``. True where it is not known."""
-        return self.accuracy.get("search", floor) >= floor - _ROUNDING
+        return self.accuracy.get("search", floor) >= floor - ROUNDING
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON. The artifact is represented by its digest."""

@@ -8,7 +8,7 @@ from hnas.cost.roofline import trace
 from hnas.deployment.build import CALIBRATION, EVIDENCE
 from hnas.deployment.folder import Unreachable
 from hnas.deployment.network import SPLITS, HeldOutSamples, StaticNetwork
-from hnas.deployment.plan import GUARD, Plan
+from hnas.deployment.plan import GUARD, ROUNDING, Plan
 from hnas.deployment.pricing import failures, held_out_samples
 from hnas.export.device.errors import ExportError
 from hnas.pareto import Candidate, front
@@ -18,7 +18,6 @@ from hnas.study import Study
 FINALISTS = 3  # subnets that are built, one after the other, until the artifact of one keeps every bound
 # Of top-1: about what int8 loses. An int8 artifact of a subnet that is nearer to the goal would seldom be kept.
 _SLACK = 0.003
-_ROUNDING = 1e-9
 
 
 def subnet_network(study: Study, arch: Arch, name: str = "") -> StaticNetwork:
@@ -70,7 +69,7 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
         return [*best[: FINALISTS - 1], last]
     if plan.bounds:  # case 2
         return ahead[:FINALISTS]
-    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - _ROUNDING
+    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - ROUNDING
     return _near_goal(ahead, goal, _SLACK if plan.precisions != ("fp32",) else 0.0)[:FINALISTS]  # case 3
 
 

@@ -13,7 +13,7 @@ from hnas.cost import Price
 from hnas.deployment import mixing
 from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision
 from hnas.deployment.judge import JudgedArtifact, judge_artifacts, objection_of
-from hnas.deployment.network import StaticNetwork
+from hnas.deployment.network import NetworkRecord, StaticNetwork
 from hnas.deployment.plan import GUARD, Plan
 from hnas.export.bundle.manifest import Mixed
 from hnas.export.device.errors import ExportError, Unavailable
@@ -50,13 +50,15 @@ class Baseline:
 class Proof:
     """A network in every precision, measured and judged.
 
+    make: makes the network again.
     best: the index of the row to keep, None where none can be.
     refused: the precisions without an artifact.
     predicted: the latency by precision, as the device's profile predicts it.
     slowdown, mixed: as in the manifest.
     """
 
-    network: StaticNetwork
+    network: NetworkRecord
+    make: Callable[[], StaticNetwork]
     rows: tuple[JudgedArtifact, ...]
     best: int | None
     refused: tuple[Refused, ...]
@@ -105,7 +107,7 @@ def try_networks(run: Run, baseline: Baseline, networks: Sequence[Callable[[], S
     objections: list[str] = []
     for make in networks:
         try:
-            proofs.append(_prove(run, baseline, make()))
+            proofs.append(_prove(run, baseline, make))
         except Unavailable:
             raise
         except ExportError as error:
@@ -126,18 +128,19 @@ def _good_enough(plan: Plan, proof: Proof) -> bool:
     return proof.best is not None and (bool(plan.bounds) or proof.speed >= max(row.speed for row in proof.rows))
 
 
-def _prove(run: Run, baseline: Baseline, network: StaticNetwork) -> Proof:
+def _prove(run: Run, baseline: Baseline, make: Callable[[], StaticNetwork]) -> Proof:
     """Build one network in every precision, then measure and judge the artifacts."""
+    network = make()
     wanted, left_out = wanted_precisions(run.plan, network)
     built, failed = build_each(
         wanted,
         lambda precision: build_precision(run, network, precision),
         lambda done: run.notify("build", done, len(wanted) + 1),
-        spare=_can_mix(run.plan, network),
+        spare=run.plan.mixes and network.record.mixable,
     )
     run.notify("measure", 0, 1)
     predicted = {precision: network.predict(run.plan.device, precision) for precision in run.plan.precisions}
-    return _judge(run, baseline, Proof(network, (), None, (*left_out, *failed), predicted), built)
+    return _judge(run, baseline, Proof(network.record, make, (), None, (*left_out, *failed), predicted), built)
 
 
 def wanted_precisions(plan: Plan, network: StaticNetwork) -> tuple[list[str], list[Refused]]:
@@ -151,10 +154,6 @@ def wanted_precisions(plan: Plan, network: StaticNetwork) -> tuple[list[str], li
         raise ValueError("int8 needs real inputs; give them with --calibration FILE (.npz or .npy, [N, ...] each)")
     missing = Refused("int8", "no real inputs were given; add --calibration FILE")
     return [precision for precision in plan.precisions if precision != "int8"], [missing]
-
-
-def _can_mix(plan: Plan, network: StaticNetwork) -> bool:
-    return plan.mixes and network.editable and network.calibration is not None
 
 
 def _judge(run: Run, baseline: Baseline, proof: Proof, built: Sequence[Built]) -> Proof:
@@ -172,7 +171,7 @@ def _default_goal(plan: Plan, baseline: Baseline) -> float | None:
     return baseline.built.accuracy["search"] - GUARD
 
 
-def _compare(run: Run, baseline: Baseline, network: StaticNetwork, built: Sequence[Built]) -> list[Comparison | None]:
+def _compare(run: Run, baseline: Baseline, network: NetworkRecord, built: Sequence[Built]) -> list[Comparison | None]:
     """Compare every artifact with the baseline, interleaved, in fresh processes. All None where nothing is measured."""
     plan = run.plan
     if not plan.measured or not built:
@@ -206,16 +205,17 @@ def _with_slowdown(run: Run, proof: Proof) -> Proof:
 
 def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
     """Return the proof with int8 with blocks in float as one more row, where `mixing.reason_to_mix` gives a reason."""
-    if not _can_mix(run.plan, proof.network):
+    if not proof.network.mixable:
         return proof
     floor = _floor(run.plan, baseline, proof.network)
     why = mixing.reason_to_mix(run.plan, proof.rows, proof.refused, proof.slowdown, floor)
     if why is None:
         return proof
     run.notify("mixed", 0, 1)
+    network = proof.make()
 
     def make() -> Built:
-        return build_mixed(run, proof.network, floor)
+        return build_mixed(run, network, floor)
 
     def outcome() -> str:
         found = mixing.attempt_mixed(make)
@@ -227,7 +227,7 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
     return replace(found, mixed=mixing.mixing_record(why, found.rows[-1]))
 
 
-def _floor(plan: Plan, baseline: Baseline, network: StaticNetwork) -> float:
+def _floor(plan: Plan, baseline: Baseline, network: NetworkRecord) -> float:
     """Return the accuracy that an artifact must reach on the search images: the guard's, a bound's or the goal's."""
     if not network.accuracy:
         return 0.0

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from hnas.cost import Price
 from hnas.deployment.build import Built
-from hnas.deployment.plan import Plan
+from hnas.deployment.plan import ROUNDING, Plan
 from hnas.export.proof.measurement import Comparison
-
-_ROUNDING = 1e-9  # 90 % - 89 % is a rounding error more than 1 %
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def judge_artifacts(
 def _lost(built: Built, fp32_accuracy: float, guard: float) -> str | None:
     """Return the reason of case 1."""
     lost = fp32_accuracy - built.accuracy.get("search", fp32_accuracy)  # case 5: nothing lost
-    if lost <= guard + _ROUNDING:
+    if lost <= guard + ROUNDING:
         return None
     return f"loses {100 * lost:.1f} points on the search images (guard {100 * guard:g})"
 

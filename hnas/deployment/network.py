@@ -41,6 +41,21 @@ class HeldOutSamples:
         }
 
 
+@dataclass(frozen=True)
+class NetworkRecord:
+    """What is kept of a network once its artifacts are built. The network itself holds weights and images.
+
+    accuracy: top-1 in eager fp32 by split; empty without labelled images.
+    mixable: whether blocks may be kept in float, which takes a torch graph and real inputs.
+    """
+
+    name: str
+    key: str
+    arch: Arch | None
+    accuracy: Mapping[str, float]
+    mixable: bool
+
+
 @dataclass(frozen=True, eq=False)
 class StaticNetwork:
     """A network to try. A search supplies some of its subnets, a user supplies one.
@@ -82,6 +97,12 @@ class StaticNetwork:
     def accuracy(self) -> Mapping[str, float]:
         """Top-1 in eager fp32 by split. Empty without labelled images."""
         return {} if self.labelled is None else self.labelled.accuracy
+
+    @property
+    def record(self) -> NetworkRecord:
+        """What is kept of the network once its artifacts are built."""
+        mixable = self.editable and self.calibration is not None
+        return NetworkRecord(self.name, self.key, self.arch, dict(self.accuracy), mixable)
 
     def predict(self, device: Device, precision: str) -> Price:
         """Return the latency that the profile of ``device`` predicts, within the error band of the profile."""

@@ -26,6 +26,7 @@ from hnas.hw_profiles import Device
 EVALUATIONS = 32
 # Largest loss of top-1 on the search images: of a lower precision against fp32, and of the default goal.
 GUARD = 0.01
+ROUNDING = 1e-9  # 90 % - 89 % is a rounding error more than 1 %
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "mixed", "w8")
 BF16 = frozenset({"avx512_bf16", "amx_bf16"})  # either of these instruction sets computes in bf16
 _HOW = {"auto": " (the fastest that keeps its accuracy)", "mixed": ", and blocks in float where that is better"}

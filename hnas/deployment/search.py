@@ -106,8 +106,8 @@ def search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidate
 
 def _try_finalists(run: Run, study: Study, finalists: Sequence[Candidate]) -> tuple[Baseline, Proof]:
     """Try the finalists. Raise Unreachable or ExportError, with every reason, where no artifact can be kept."""
-    largest = subnet_network(study, study.supernet.space.largest, name="largest")
-    baseline = build_baseline(run, largest, AGAINST, own=False)
+    largest = study.supernet.space.largest
+    baseline = build_baseline(run, subnet_network(study, largest, name="largest"), AGAINST, own=False)
     try:
         return baseline, try_networks(run, baseline, [partial(subnet_network, study, each.arch) for each in finalists])
     except NothingKept as error:

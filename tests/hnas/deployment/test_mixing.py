@@ -283,16 +283,24 @@ def test_what_cannot_be_kept_says_everything_that_was_tried() -> None:
     tried = JudgedArtifact(built("int8", 0.8), None, "not taken: loses 10.0 points")
     mixed = Mixed("int8 reaches 80.00%", "no mixed precision is accepted")
     network, refused = network_of(nn.Flatten()), (Refused("int8", "it fails"),)
-    some = Proof(network, (tried,), None, refused, {}, mixed=mixed)
+    common: Any = {
+        "network": network.record,
+        "make": lambda: network,
+        "best": None,
+        "refused": refused,
+        "predicted": {},
+    }
+    some = Proof(**common, rows=(tried,), mixed=mixed)
     assert some.objections == ["int8: loses 10.0 points", mixed.line()]
-    none = Proof(network, (), None, refused, {})
+    none = Proof(network.record, lambda: network, (), None, refused, {})
     assert (none.objections, none.speed) == (["int8: it fails"], 0.0)
 
 
 def test_slow_layers_are_read_from_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slowdown("fp32", 0.9, (SlowerLayer("norm", "MVN", 1.0, 9.0, ("2 Convert",)),), 0.8)
     run: Any = SimpleNamespace(plan=None, journal=Journal())
-    proof = Proof(network_of(nn.Flatten()), (), None, (), {})
+    network = network_of(nn.Flatten())
+    proof = Proof(network.record, lambda: network, (), None, (), {})
     monkeypatch.setattr(mixing, "explain_slowdown", lambda *_: slow)
     assert flow._with_slowdown(run, proof).slowdown == slow
     monkeypatch.setattr(mixing, "explain_slowdown", lambda *_: pytest.fail("it is in the journal"))
