@@ -28,7 +28,7 @@ _SAMPLES = 16
 
 @dataclass(frozen=True)
 class _Difference:
-    """How far the outputs of b differ from those of a; without figures, ``reason`` says why they are not compared."""
+    """The difference of b's outputs from those of a; without figures, ``reason`` says why they are not compared."""
 
     max_error: float | None
     sqnr_db: float | None

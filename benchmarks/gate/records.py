@@ -20,7 +20,7 @@ _EXIT_CODES: Mapping[str, int] = {"holds": 0, "fails": 1, "inconclusive": 4}
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster the second of two artifacts is, with its bootstrap interval and the raw times.
+    """The speedup of the second of two artifacts over the first, with its bootstrap interval and the raw times.
 
     value, low, high: the ratio and the ends of its interval.
     confidence: of the interval, 0 to 1.

@@ -52,7 +52,7 @@ class FrontSetting:
     evaluations: int
 
 
-def latencies(images: Path | None, seed: int, setting: LatencySetting) -> Result:
+def subnet_latencies(images: Path | None, seed: int, setting: LatencySetting) -> Result:
     """Measure exported subnets, interleaved with the largest; return each share of the largest's latency, low, high.
 
     fp32, one image, one thread. Weights are untrained, because time depends on shapes alone.

@@ -13,7 +13,7 @@ import numpy as np
 
 from hnas.benchmarks.papers import data
 from hnas.benchmarks.papers.claims import Claim, StudyPlan
-from hnas.benchmarks.papers.fronts import FrontSetting, LatencySetting, fronts, latencies
+from hnas.benchmarks.papers.fronts import FrontSetting, LatencySetting, fronts, subnet_latencies
 from hnas.benchmarks.papers.hybrid_plan import SPACE
 from hnas.benchmarks.papers.latency_model import cross_validate, fit_latency, predict_latency
 from hnas.benchmarks.papers.parts import StudyPart, StudyParts, part
@@ -76,7 +76,7 @@ def _latency_parts(plan: StudyPlan, archs: Sequence[Arch], device: str) -> list[
     for start in range(0, len(archs), _TOGETHER):
         chunk = [arch.to_json() for arch in archs[start : start + _TOGETHER]]
         setting = LatencySetting(data=described, arguments=arguments, archs=chunk, device=device)
-        found.append(part(latencies, 0, setting, work=len(chunk) + 1, timed=True))
+        found.append(part(subnet_latencies, 0, setting, work=len(chunk) + 1, timed=True))
     return found
 
 
@@ -185,7 +185,7 @@ def _a1_later(plan: StudyPlan, parts: StudyParts) -> dict[str, float]:
     later = {} if searched else {"fronts": _search_work(plan) * spaces}
     if plan.alone:
         later["alone"] = chosen * (plan.passes / 4 + EVALUATION)
-    return later | {"latencies": chosen}
+    return later | {"subnet_latencies": chosen}
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_fronts_of_inherited_weights_need_nothing_trained_alone(tmp_path: Path) 
     assert {verdict["question"].split(":")[0] for verdict in found["verdicts"]} == {
         f"{device}, accuracy inherited" for device in ("openvino-cpu", "onnxruntime-cpu")
     }
-    assert {name.partition("-")[0] for name in found["parts"]} == {"fronts", "latencies"}
+    assert {name.partition("-")[0] for name in found["parts"]} == {"fronts", "subnet_latencies"}
 
 
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
