@@ -32,7 +32,7 @@ MEMBERS = 6  # samples of a space that a law looks at
 
 
 def operation(name: str) -> Space:
-    """A space of one operation over its widths and sizes, as its only module ``op``."""
+    """Return a space of one operation over its widths and sizes, as its only module ``op``."""
     taken = [size for size in inspect.signature(ops.load(name).build).parameters if size in SIZES]
     choices = {"width": Choice((8, 16)), **{size: Choice(SIZES[size]) for size in taken}}
 
@@ -71,7 +71,7 @@ def op_with_zero_out_adds_nothing(name: str) -> None:
 
 
 def op_twins_share_nothing(name: str) -> None:
-    """A second one on the meta device is as the first, with parts and parameters of its own; none of them is tied."""
+    """A second operation on the meta device equals the first and shares no module, parameter or container with it."""
     with torch.device("meta"):
         first, second, *_ = (ops.build(name, 8, 8, 1, act="relu", **_smallest_sizes(name)) for _ in range(3))
         fresh = ops.load(name).build(8, 8, 1, act="relu", **_smallest_sizes(name))
@@ -118,7 +118,7 @@ def _smallest_sizes(name: str) -> dict[str, Option]:
 
 
 def members(space: Space) -> Iterator[Arch]:
-    """The ends of a space and some of its samples."""
+    """Yield the ends of a space and some of its samples."""
     yield from (space.smallest, space.largest)
     yield from (space.sample(Random(seed)) for seed in range(MEMBERS))
 
@@ -132,7 +132,7 @@ def space_samples_members(space: Space) -> None:
 
 
 def space_neighbours_differ_in_one_choice(space: Space) -> None:
-    """A neighbour is a member, and of the choices that are active in both exactly one differs."""
+    """A neighbour is a member, and exactly one of the choices that are active in both differs."""
     for arch in members(space):
         for other in islice(space.neighbours(arch), 200):
             assert other in space
@@ -140,7 +140,7 @@ def space_neighbours_differ_in_one_choice(space: Space) -> None:
 
 
 def space_without_never_admits(space: Space) -> None:
-    """A space without an option has no member that takes it, by any road, and keeps at least one member."""
+    """A space without an option has no member that takes the option, and keeps at least one member."""
     for name, choice in space.choices.items():
         if len(choice.options) == 1:
             continue
@@ -228,7 +228,7 @@ def _path_belongs_to(path: SubnetPath, space: Space) -> None:
 
 
 def strategy_picks_paths_or_says_why(name: str, space: Space) -> None:
-    """The same in a space that has little to choose from, or one clear line."""
+    """A strategy picks paths in a space with little to choose from, or raises an error of one line."""
     said = "works"
     try:
         strategy_picks_paths(name, space)
@@ -239,7 +239,7 @@ def strategy_picks_paths_or_says_why(name: str, space: Space) -> None:
 
 
 def recipe_names_what_exists(name: str) -> None:
-    """A recipe's keys are all read by somebody, its strategy trains, and its space takes its arguments."""
+    """A recipe decodes, its strategy trains, and its space takes its arguments."""
     recipe = recipes.load(name)
     assert hasattr(strategies.load(decode_recipe(recipe).train.strategy), "pick")
     arguments = dict(recipe.space)

@@ -34,7 +34,7 @@ _Block = tuple[int, ...]  # the indices of the options that a block of weights d
 
 @dataclass(frozen=True)
 class AngleBasis:
-    """What angles are measured from, and how often weights are counted.
+    """The reference of an angle, and how often weights are counted.
 
     reference: the weights that angles are measured from; None (default): the initial weights. A copy of a split branch
         that is not among them is measured from the weight that it was copied from.

@@ -49,7 +49,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class ShrinkRules:
-    """What is dropped after a stage, and when shrinking ends.
+    """Rules of the drops after a stage, and of the end of shrinking.
 
     drop: operations dropped after a stage; None (default): all that score ``threshold`` or less.
     threshold: the highest score that is dropped, in the unit of the evidence; None (default): no limit.

@@ -49,7 +49,7 @@ class StageTraining:
 
 @dataclass(frozen=True)
 class StageHooks:
-    """What a method adds to the stages.
+    """Hooks of a method in the stages.
 
     legal: whether a space may be left over (guard 3 of ``drop_worst``); None: always.
     after: called after the drops of a stage with the space, all edits so far and the stage; returns further edits.

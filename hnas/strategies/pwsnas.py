@@ -163,7 +163,7 @@ def search(
 
 
 class _Angles:
-    """What PWSNAS adds to the stages: evidence by angle, copies of branches, and the guard of the windows."""
+    """The parts of PWSNAS in the stages: evidence by angle, copies of branches, and the guard of the windows."""
 
     def __init__(self, study: Study, options: PwsNasOptions) -> None:
         self.study = study

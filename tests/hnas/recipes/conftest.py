@@ -1,4 +1,4 @@
-"""Images that a recipe trains on."""
+"""Fixtures of the recipes' tests: images to train on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.hnas import tiny
 
 @pytest.fixture
 def source(tmp_path, monkeypatch) -> Path:
-    """A folder of IDX files of 12 x 12 images, with small held-out splits."""
+    """Write IDX files of 12 x 12 images, with small held-out splits."""
     monkeypatch.setattr("hnas.data.images.HELD", {"calibration": 32, "search": 32})
     folder = tmp_path / "data"
     folder.mkdir()

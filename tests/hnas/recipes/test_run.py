@@ -1,4 +1,4 @@
-"""An experiment: a recipe over a folder of data leaves a supernet; it resumes, shrinks, and is alone in its folder."""
+"""A run of a recipe writes a supernet; it resumes, shrinks its space, and locks its folder."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_proxylessnas_hosts_a_space_that_shrinks_and_its_logits_survive_a_kill(t
 
 
 def test_the_latency_of_a_device_decides_where_it_weighs_most(tmp_path, source):
-    """In a recipe a device is named; what its types cost in a slot comes from the profile."""
+    """A recipe names a device; its profile gives the latency of each type in each slot."""
     options = {"latency": "pixel-3", "weight": 1e6, "warmup": 0.0}
     given = recipe(strategy="proxylessnas", options=options, epochs=6, rate=0.0)
     record = run_recipe(given, source, tmp_path / "out")
@@ -191,7 +191,7 @@ def published(method: str, **rules) -> Recipe:
 
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_a_published_method_leaves_the_space_that_a_search_takes(tmp_path, source, monkeypatch, method):
-    """From the recipe to the search: what was dropped is not offered, copies are loaded, a kill changes nothing."""
+    """From the recipe to the search: dropped options are not offered, copies are loaded, a kill changes nothing."""
     monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
     steps = []
 

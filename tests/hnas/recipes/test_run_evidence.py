@@ -24,7 +24,7 @@ def scoring(kind: str, **options) -> Recipe:
 
 @pytest.fixture
 def asked(monkeypatch) -> dict[str, dict]:
-    """What each evidence was called with, by its name."""
+    """Record the arguments of each evidence by its name."""
     found: dict[str, dict] = {}
 
     def listen(name: str, scores):

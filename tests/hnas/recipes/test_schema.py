@@ -1,7 +1,9 @@
-"""What a recipe may say: every other word is refused in one line, before anything is read or trained."""
+"""A recipe is decoded into records; anything else is refused in one line, before data is read or a net is trained."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -123,3 +125,12 @@ def test_the_recipe_of_a_published_method_in_its_page_is_one(tmp_path, method):
     shown = recipes.load(str(tmp_path / f"{method}.toml"))
     decode_recipe(shown)
     assert method in (shown.shrink.get("method"), shown.train["strategy"])
+
+
+def test_only_a_recipe_needs_msgspec():
+    """Deploying a user's network works without msgspec; a bundle and the command line do not even look for it."""
+    blocked = "import sys; sys.modules['msgspec'] = None; import hnas.deployment, hnas.study, hnas.training.folder"
+    light = "import sys, hnas.cli; from hnas import export; export.load; assert 'msgspec' not in sys.modules"
+    for code in (blocked, light):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The shared sampler by its frequencies, relaxed archs, divided slots as slices, and predicted complexity."""
+"""Frequencies of the shared draws, relaxed archs, divided slots, and predicted complexity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIVIDED = tiny.space(divisions=("convnext+mbconv", "attention+fusedconv"))
 
 
 def filled(space: Space) -> Supernet:
-    """A supernet whose every branch puts something out."""
+    """Return a supernet in which no branch has zero output."""
     supernet, generator = Supernet(space), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in supernet.union.named_parameters():

@@ -1,4 +1,4 @@
-"""The angle: its additive form is its definition, in a chain and in a graph, and it finds what has not learnt."""
+"""The additive angle equals its definition in a chain and in a graph, and finds operations that were not trained."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_balance_draws_the_number_of_identities_uniformly():
 
 
 def laid_out(study: Study, arch: Arch, axes: int = 2, within: tuple[str, ...] = ("",)) -> float:
-    """The angle by its definition: all weights of the child one after the other, or those below ``within``."""
+    """Return the angle by its definition, from all weights of the child, or from those below ``within``."""
     then, now = study.weights(arch, "initial"), study.weights(arch)
     now = {name: weight for name, weight in now.items() if name.startswith(within)}
     first, second = (
@@ -105,7 +105,7 @@ CELLS = 2
 
 
 def cell_graph(space: Space) -> PathGraph:
-    """The published construction of NAS-Bench-201's angle."""
+    """Return the graph of the published angle of NAS-Bench-201."""
     cells, width = space.arguments["cells"], space.arguments["width"]
     channels = cells * sum(width * 2**stage for stage in range(nasbench201.STAGES))
     pools = {kind: (kernel, channels) for kind, kernel in nasbench201.POOLS.items()}
@@ -113,13 +113,13 @@ def cell_graph(space: Space) -> PathGraph:
 
 
 def unbroken_edges(arch: Arch) -> list[str]:
-    """The edges of each path of a cell that is not broken, path by path."""
+    """Return the edges of all unbroken paths of a cell, path by path."""
     paths = [[f"edges.{i}_{j}" for i, j in pairwise(path)] for path in ((0, 3), (0, 2, 3), (0, 1, 2, 3), (0, 1, 3))]
     return [slot for path in paths if all(arch[f"{edge}.op"] != "none" for edge in path) for slot in path]
 
 
 def laid_out_by_paths(study: Study, arch: Arch) -> float:
-    """By its definition: for each cell the weights of the edges of each unbroken path one by one, and the rest."""
+    """Return the angle by its definition: the weights of each unbroken path of each cell, and all others."""
     then, now = study.weights(arch, "initial"), study.weights(arch)
     pieces = [(then[name], w) for name, w in now.items() if w.ndim > 1 and not name.startswith("edges.")]
     for cell in range(3 * CELLS):

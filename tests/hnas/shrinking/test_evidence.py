@@ -1,4 +1,4 @@
-"""Evidence: each kind finds the operation that was made bad, and the control does not."""
+"""Each kind of evidence finds the operation that was made bad; the control does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shrinking: what may go, in which order, what comes back, and that the log says it all."""
+"""Shrinking: guards, order of the drops, restored options, the stages, and the log."""
 
 from __future__ import annotations
 

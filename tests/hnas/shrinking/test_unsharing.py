@@ -1,4 +1,4 @@
-"""Un-sharing: a split changes no subnet, from then on copies train apart, and the budget holds."""
+"""Un-sharing: a split changes no subnet, copies train independently, and the budget holds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BRANCH, CONTEXT = "blocks.2.conv3", "blocks.1.op"
 
 
 def few(space: Space) -> Space:
-    """A part of the space that is quick to go through."""
+    """Return a small part of the space."""
     return paths.keep_types(space, dict.fromkeys(space.slots, ("identity", "conv1", "conv3")))
 
 
@@ -215,7 +215,7 @@ def test_the_log_splits_another_supernet_alike():
 
 
 def test_a_split_supernet_is_trained_resumed_and_not_mixed_up(tmp_path):
-    """A replay splits before it loads; one that does not is told so."""
+    """A replay must split before it loads a checkpoint."""
 
     def after(folder, split: bool) -> Study:
         study = Study(Supernet(digits()), tiny.task(), folder=folder)

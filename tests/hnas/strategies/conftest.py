@@ -1,4 +1,4 @@
-"""Few members are counted, so that the prediction of complexity is fitted quickly."""
+"""Fixtures of the strategies' tests: a prediction of complexity that is fitted quickly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hnas.sampling import complexity
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_complexity():
-    """A count takes some 20 ms: few of them, once a space."""
+    """Count few members for each space; one count takes about 20 ms."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(complexity, "SAMPLES", 16)
         yield

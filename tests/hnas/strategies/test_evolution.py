@@ -1,4 +1,4 @@
-"""NSGA-II inside hard windows: what it yields, in which order, and that it finds more than chance."""
+"""NSGA-II inside hard windows: its candidates, their order, and a larger front than random search."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEPARABLE = plain({f"c{k}": Choice(tuple(range(4))) for k in range(12)})
 
 
 class FakeStudy:
-    """A study whose answers are sums over choices: each option of a choice has its own worth and its own cost."""
+    """A study whose accuracy and cost are sums over choices: each option has its own share of both."""
 
     def __init__(self, journal: Journal | None = None, seed: int = 0) -> None:
         self.journal = journal or Journal()
@@ -165,7 +165,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_sequence(tmp_path: Path)
 
 
 def volume(candidates: list[Candidate]) -> float:
-    """The area that the front dominates, up to a latency of 13 ms and down to an accuracy of 0."""
+    """Return the area that the front dominates, up to a latency of 13 ms and down to an accuracy of 0."""
     area, last = 0.0, 13.0
     for candidate in reversed(front(candidates, "latency_ms")):
         area += (last - candidate.metrics["latency_ms"]) * candidate.metrics["accuracy"]

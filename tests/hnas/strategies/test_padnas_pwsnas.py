@@ -1,4 +1,4 @@
-"""PAD-NAS and PWSNAS whole: stages, drops, splits, the last search, and a run that was killed."""
+"""PAD-NAS and PWSNAS from end to end: stages, drops, splits, the last search, and a killed run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_padnas_drops_what_no_good_architecture_takes():
 
 
 def test_padnas_in_stages_differs_from_one_shot():
-    """What plain single path training and one search would not do: its last search is in a smaller space."""
+    """The last search is in a smaller space, unlike that of plain single path training."""
     study = known()
     space = study.supernet.space
     options = EvolutionOptions(INSIDE, evaluations=60, population=12, reject=True)

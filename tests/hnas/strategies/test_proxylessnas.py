@@ -1,4 +1,4 @@
-"""ProxylessNAS: weights and logits take turns, and two types compete at a time."""
+"""ProxylessNAS: weights and logits are trained alternately, and two types compete in each step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scaled(nn.Module):
 
 
 class Net(nn.Module):
-    """Class scores that are the one slot's output."""
+    """A net whose class scores are the output of its one slot."""
 
     def __init__(self, weights: Mapping[str, float], kinds: Any, *, gated: bool) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Net(nn.Module):
 
 
 class OneHot:
-    """Images that are their labels: the larger its weight, the better a type, whatever else is open."""
+    """A task whose images are their labels: a type with a larger weight is better, whatever else is open."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -82,7 +82,7 @@ class OneHot:
 
 
 def contest(weights: Mapping[str, float]) -> Supernet:
-    """A supernet of one slot whose types scale their input by these weights."""
+    """Return a supernet of one slot whose types scale their input by these weights."""
 
     def build(arch: Arch) -> nn.Module:
         taken = arch["slot.op"]
@@ -94,7 +94,7 @@ def contest(weights: Mapping[str, float]) -> Supernet:
 
 
 def searched(supernet: Supernet, schedule: Schedule = STILL, **options: Any) -> list[tuple[list[int], Tensor, Tensor]]:
-    """For every step of a training: which two types competed, and the probabilities before and after."""
+    """Train; return for every step the two types that competed, and the probabilities before and after."""
     extra, turns = proxylessnas.extra(supernet.space), []
     extra[SLOT].data = torch.tensor([0.3, -0.2, 0.1])
 
@@ -285,7 +285,7 @@ def test_an_architecture_step_that_is_not_finite_moves_no_logit_and_the_next_one
 
 
 def test_a_gradient_that_is_not_finite_does_not_stay_for_the_next_step():
-    """The convex combination moves weights and logits in one pass; what a lost step leaves behind is dropped."""
+    """The convex combination trains weights and logits in one pass; the gradients of a skipped step are dropped."""
     supernet = contest(dict.fromkeys(KINDS, 0.5))
     state = checkpoints.TrainingState(supernet, MaskedSGD({}), proxylessnas.extra(supernet.space))
     state.extra[SLOT].grad = torch.full((3,), float("nan"))

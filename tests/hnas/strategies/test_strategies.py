@@ -1,5 +1,4 @@
-"""Every training strategy has a law that uniform single paths break, so that none is an alias, and one of what it must
-not do."""
+"""Every training strategy has a law that uniform single paths break, so that no strategy is an alias of another."""
 
 from __future__ import annotations
 
@@ -35,13 +34,13 @@ def space_of(name: str) -> Space:
 
 
 def steps_of(name: str, space: Space | None = None, n: int = STEPS, **options) -> list[Step]:
-    """A whole schedule of ``n`` steps."""
+    """Return the steps of a whole schedule of ``n`` steps."""
     strategy, space = strategies.load(name), space or space_of(name)
     return [strategy.pick(space, Random(f"0/{k}"), k / n, **options) for k in range(n)]
 
 
 def kinds(arch: Arch, slot: str) -> tuple[str, ...]:
-    """The types that are active in a slot, none where it is not reached."""
+    """Return the types that are active in a slot; none where the slot is not reached."""
     taken = arch.get(f"{slot}.op", ())
     return taken if isinstance(taken, tuple) else (str(taken),)
 
@@ -51,12 +50,12 @@ def places(space: Space) -> list[str]:
 
 
 def drawn(step: Step) -> list[Arch]:
-    """The archs of a step between its first and its last path."""
+    """Return the archs of a step between its first and its last path."""
     return [path.arch for path in step[1:-1]]
 
 
 def filled(space: Space) -> Supernet:
-    """A supernet whose every branch puts something out."""
+    """Return a supernet in which no branch has zero output."""
     supernet, generator = Supernet(space), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in supernet.union.named_parameters():

@@ -1,4 +1,4 @@
-"""What strategies do only when asked: layer-wise distillation, a random walk of complexity, latency in the loss."""
+"""Options of strategies: layer-wise distillation, a random walk of complexity, latency in the loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_new_type_imitates_the_teacher_in_one_slot_at_the_beginning_of_its_pha
 
 
 def test_imitation_brings_a_branch_near_the_teachers_and_moves_no_other_weight():
-    """Layer-wise distillation: single paths by the labels alone leave the distance as it is."""
+    """Layer-wise distillation reduces a distance that training on labels alone does not change."""
     supernet, batch = filled(SPACE), tiny.task().batch(0)
     slot, kind = next(iter(hybrid_progressive.new_types(SPACE, 2).items()))
     student = paths.relax(SPACE, SPACE.largest, {slot: (kind,)})

@@ -1,4 +1,4 @@
-"""The guard takes a run back to a state that was good, leaves a noisy run alone, and gives up with nothing lost."""
+"""The guard restores a good state after a jump, leaves a noisy run alone, and gives up without losing the state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANCE = math.log(10)
 
 
 class One:
-    """A state of one weight: 0 where it is sound, 1 where it is ruined."""
+    """A state of one weight: 0 is sound, 1 is damaged."""
 
     def __init__(self) -> None:
         self.x = torch.zeros(1)
@@ -38,7 +38,7 @@ class One:
 
 
 class Run:
-    """So many steps of a sound loss; one step ruins the weight, and until it is back the loss is another one."""
+    """A run with a sound loss. One step damages the weight; the loss is ``ruined`` until the weight is restored."""
 
     def __init__(self, sound: Callable[[int], float], ruined: float = 3.0, at: int = -1) -> None:
         self.sound, self.ruined, self.at = sound, ruined, at
@@ -61,7 +61,7 @@ class Run:
 
 
 def falling(step: int) -> float:
-    """From chance to 1, as ten classes are learned."""
+    """Return a loss that falls from chance level to 1, as in training on ten classes."""
     return 1.0 + (CHANCE - 1.0) * math.exp(-step / 30)
 
 
@@ -133,7 +133,7 @@ def test_a_guard_that_is_resumed_does_what_an_unbroken_one_does(cut):
 
 
 def noisy(rng: Random, floor: float, chance: float) -> Iterator[float]:
-    """Losses of single paths: another subnet and batch each step, in cycles; a restart raises them for a while."""
+    """Yield losses of single paths in cycles: each step has another subnet and batch; a restart raises them."""
     for cycle in range(3):
         top = chance if cycle == 0 else max(1.1 * floor, min(0.5 * chance, floor + 0.5))
         for step in range(4000):
@@ -201,7 +201,7 @@ def test_bad_steps_count_within_a_span_and_not_over_a_whole_run():
 
 
 class Spoilt(Broken):
-    """A task whose loss is not a number in some of the steps, whoever's it is."""
+    """A task whose loss is NaN in some steps, for teacher and students."""
 
     def __init__(self, steps: tuple[int, ...]) -> None:
         super().__init__(student=False, steps=steps)

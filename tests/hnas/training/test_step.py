@@ -1,4 +1,4 @@
-"""One step: whose gradients give way, whose data a norm sees, and what becomes of a step that is not finite."""
+"""One step: projected gradients, the input of batch norms, and steps that are not finite."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SLOT = "stages.1.blocks.1"
 
 
 def member(kind: str) -> Arch:
-    """The largest member with this type in ``SLOT``, convnext in the other slots."""
+    """Return the largest member with this type in ``SLOT`` and convnext in the other slots."""
     return paths.relax(SPACE, SPACE.largest, {**dict.fromkeys(SPACE.slots, ("convnext",)), SLOT: (kind,)})
 
 
@@ -38,7 +38,7 @@ def member(kind: str) -> Arch:
 
 
 def projected(student: list[float] | None, teacher: list[float]) -> list[float]:
-    """What ``project`` makes of the gradients of one parameter."""
+    """Return the projected gradient of one parameter."""
     parameter = nn.Parameter(torch.zeros(len(teacher)))
     parameter.grad = None if student is None else torch.tensor(student)
     project_gradients({parameter: torch.tensor(teacher)})
@@ -86,7 +86,7 @@ def test_projection_is_by_parameter_and_leaves_alone_what_the_teacher_does_not_u
 
 
 def test_a_step_projects_the_sum_of_its_students():
-    """By hand: the teacher's gradients and the students', each taken alone, combined by the formula."""
+    """Compute the teacher's and the students' gradients separately; combine them by the formula."""
     steps = [SubnetPath(SPACE.largest, teaches=True), SubnetPath(member("mbconv")), SubnetPath(SPACE.smallest)]
 
     def found(*given: SubnetPath, combine: str = "sum", distil: float = 0.0) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ def test_a_step_projects_the_sum_of_its_students():
 
 @contextmanager
 def moments(net: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Mean and variance of what every norm of ``net`` reads."""
+    """Return mean and variance of the input of every batch norm of ``net``."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def look(name: str) -> Callable[..., None]:
@@ -167,7 +167,7 @@ def test_training_a_branch_moves_no_scale_or_shift_of_anothers_norms():
 
 
 class Run:
-    """A training in which mbconv puts out NaN in some steps; what was said, and the weights after each good step."""
+    """A training in which mbconv returns NaN in some steps; keeps messages, and weights after each good step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, broken: range, steps: int, kind: str = "mbconv") -> None:
         self.said: list[str] = []

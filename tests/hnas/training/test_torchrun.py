@@ -1,4 +1,4 @@
-"""``torchrun -m hnas.cli.train`` as a person types it: two processes leave the supernet that one leaves."""
+"""``torchrun -m hnas.cli.train`` as a user types it: two processes write the supernet that one process writes."""
 
 from __future__ import annotations
 

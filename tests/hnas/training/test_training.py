@@ -1,4 +1,4 @@
-"""Training gives the same bits every time, survives a kill, and says in one line what is wrong with a file."""
+"""Training gives the same bits in every run, survives a kill, and refuses a wrong checkpoint in one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def equal(a: Supernet, b: Supernet) -> bool:
 
 
 def stopped_at(step: int, checkpoint: Path, monkeypatch) -> None:
-    """A run that checkpoints after every step and dies as ``step`` ends."""
+    """Run a training that writes a checkpoint after every step, and interrupt it after ``step`` steps."""
     monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
 
     def die(done: int, loss: float) -> None:
@@ -145,7 +145,7 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path, monkeypatch, keep):
 
 
 class Broken:
-    """A task whose loss is not finite, for the teacher or for a student, in some of the steps."""
+    """A task whose loss is not finite in some steps, for the teacher or for the students."""
 
     def __init__(self, student: bool, steps: range = range(100)) -> None:
         self.task, self.student, self.steps, self.step = tiny.task(), student, steps, 0
