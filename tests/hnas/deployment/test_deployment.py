@@ -54,7 +54,7 @@ def records(found: hnas.Deployment) -> dict[str, Any]:
 
 
 def searched(run: Path) -> dict[str, object]:
-    """What a run's journal says of its search."""
+    """Return the entries of a run's journal that belong to its search."""
     return {k: v for k, v in photos.journal(run).items() if k.startswith(("cost/", "accuracy/"))}
 
 
