@@ -250,7 +250,7 @@ def standardise(values: Mapping[tuple[str, Option], float]) -> dict[tuple[str, O
 def sample_rows(space: Space, samples: int, seed: int, balance: Option | None = None) -> Rows:
     """Draw children; every operation is in at least ``samples`` of them on average.
 
-    balance: an option whose number in a child is drawn first (``children.draw``).
+    balance: an option whose number in a child is drawn first (``children.draw_rows``).
     """
     return draw_rows(space, samples * most_types(space), np.random.default_rng(seed), balance)
 

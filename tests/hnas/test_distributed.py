@@ -53,7 +53,7 @@ def gated(logits: nn.Parameter) -> training.Pick:
         slot = next(slot for slot in space.slots if f"{slot}.op" in arch)
         both = space.choices[f"{slot}.op"].options[:2]
         paths = pytest.importorskip("hnas.sampling.draws")
-        return (SubnetPath(paths.relaxed(space, arch, {slot: both}), {slot: logits.softmax(0)}),)
+        return (SubnetPath(paths.relax(space, arch, {slot: both}), {slot: logits.softmax(0)}),)
 
     return pick
 
