@@ -32,7 +32,7 @@ _ROWS = (
 )
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """Expansion, depthwise convolution, squeeze-excite, projection; residual where shapes match."""
 
     def __init__(self, cin: int, kernel: int, hidden: int, cout: int, squeeze: bool, act: str, stride: int) -> None:
@@ -59,7 +59,7 @@ class MobileNetV3(nn.Module):
         blocks = []
         for kernel, hidden, cout, squeeze, act, stride in _ROWS:
             cout = round8(cout * width)
-            blocks.append(Bottleneck(cin, kernel, round8(hidden * width), cout, squeeze, act, stride))
+            blocks.append(_Bottleneck(cin, kernel, round8(hidden * width), cout, squeeze, act, stride))
             cin = cout
         self.blocks = nn.Sequential(*blocks)
         hidden = round8(576 * width)
@@ -88,7 +88,7 @@ def mobilenetv3(classes: int = 10, channels: int = 1, resolution: int = 28, widt
     def prepare(net: nn.Module) -> None:
         initialise(net)
         for module in net.modules():
-            if isinstance(module, Bottleneck) and module.residual:
+            if isinstance(module, _Bottleneck) and module.residual:
                 torch.nn.init.zeros_(module.project.norm.weight)
 
     return Space("mobilenetv3", arguments, {}, build, build, example, prepare)

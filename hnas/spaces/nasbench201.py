@@ -48,7 +48,7 @@ POOLS = {"avg_pool_3x3": WINDOW}
 _ACT = "relu"
 
 
-class Edge(nn.Module):
+class _Edge(nn.Module):
     """One edge of every cell, with one copy of each type for each cell.
 
     types: one type, or several with ``gated``.
@@ -73,7 +73,7 @@ class Edge(nn.Module):
         return _sum(outputs)
 
 
-class Reduction(nn.Module):
+class _Reduction(nn.Module):
     """Residual block that halves the map: two 3 x 3 convolutions, plus average pooling and a 1 x 1 convolution."""
 
     def __init__(self, cin: int, cout: int) -> None:
@@ -98,9 +98,9 @@ class NasBench201(nn.Module):
         widths = [width * 2**stage for stage in range(STAGES)]
         self.stem = ConvNorm(channels, width, 3)
         of_cells = [w for w in widths for _ in range(self.cells)]
-        built = {slot.split(".")[1]: Edge(types[slot], of_cells, gated=slot in gated) for slot in EDGES}
+        built = {slot.split(".")[1]: _Edge(types[slot], of_cells, gated=slot in gated) for slot in EDGES}
         self.edges = nn.ModuleDict(built)
-        self.reductions = nn.ModuleList(Reduction(w, 2 * w) for w in widths[:-1])
+        self.reductions = nn.ModuleList(_Reduction(w, 2 * w) for w in widths[:-1])
         self.norm = BatchNorm(widths[-1])
         self.act = activation(_ACT)
         self.classifier = nn.Linear(widths[-1], classes)

@@ -29,7 +29,7 @@ _FIRST_EXPANSION = 1  # of the first stage, whose only layer chooses its kernel 
 ACT = "relu6"
 
 
-def parse_type(kind: str) -> tuple[int, int]:
+def _parse_type(kind: str) -> tuple[int, int]:
     """Return (kernel, expansion) of a type: (5, 3) for ``k5e3``."""
     kernel, _, expansion = kind.removeprefix("k").partition("e")
     return int(kernel), int(expansion)
@@ -90,7 +90,7 @@ def padnas_mobile(
 
 
 def _bottleneck(kind: str, cin: int, cout: int, stride: int) -> nn.Module:
-    kernel, expansion = parse_type(kind)
+    kernel, expansion = _parse_type(kind)
     sizes = {"kernel": kernel} if expansion == 1 else {"kernel": kernel, "expansion": expansion}
     built: nn.Module = ops.build("separable" if expansion == 1 else "mbconv", cin, cout, stride, **sizes, act=ACT)
     return built

@@ -103,10 +103,10 @@ def tabular_digits(classes: int = 10, channels: int = 1, resolution: int = 8, wi
     def example(_: Arch) -> tuple[Shape, ...]:
         return ((channels, resolution, resolution),)
 
-    return Space("tabular_digits", arguments, choices, network, union, example, initialise)
+    return Space("tabular_digits", arguments, choices, network, union, example, _initialise)
 
 
-def initialise(net: nn.Module) -> None:
+def _initialise(net: nn.Module) -> None:
     """Draw He-normal convolutions and a classifier of unit variance.
 
     Branches do not start at zero, because 100 training steps are too few for that.

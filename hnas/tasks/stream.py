@@ -54,7 +54,7 @@ class ReaderLost(RuntimeError):
     code = 1
 
 
-class LaneBatch(NamedTuple):
+class _LaneBatch(NamedTuple):
     """One worker's share of a batch: images of its lanes, in the order of the lanes.
 
     images: uint8 [N, H, W, C].
@@ -110,7 +110,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class LaneReader(IterableDataset[LaneBatch]):
+class _LaneReader(IterableDataset[_LaneBatch]):
     """The shares of the lanes ``own`` in all batches from step ``first`` on; each worker takes some of these lanes.
 
     task: the task that the batches belong to.
@@ -120,7 +120,7 @@ class LaneReader(IterableDataset[LaneBatch]):
     first: int
     own: tuple[int, ...]
 
-    def __iter__(self) -> Iterator[LaneBatch]:
+    def __iter__(self) -> Iterator[_LaneBatch]:
         worker = get_worker_info()
         own = self.own if worker is None else self.own[worker.id :: worker.num_workers]
         task = self.task
@@ -133,9 +133,9 @@ class LaneReader(IterableDataset[LaneBatch]):
                     yield self._read(own, lanes, (epoch, step))
                 epoch, position = epoch + 1, 0
         except ValueError as error:  # as data: an exception of a worker would bring its whole traceback
-            yield LaneBatch(own, torch.empty(0), torch.empty(0), 0, str(error))
+            yield _LaneBatch(own, torch.empty(0), torch.empty(0), 0, str(error))
 
-    def _read(self, own: tuple[int, ...], lanes: list[Lane], when: tuple[int, int]) -> LaneBatch:
+    def _read(self, own: tuple[int, ...], lanes: list[Lane], when: tuple[int, int]) -> _LaneBatch:
         task = self.task
         base, channels = task.preprocessing.base, task.preprocessing.channels
         images, labels, skipped = [], [], 0
@@ -145,7 +145,7 @@ class LaneReader(IterableDataset[LaneBatch]):
                 images.append(task.augmentation(image, base, channels, [task.seed, 6, *when, number, place]))
                 labels.append(label)
                 skipped += replaced
-        return LaneBatch(own, torch.stack(images), torch.tensor(labels), skipped, None)
+        return _LaneBatch(own, torch.stack(images), torch.tensor(labels), skipped, None)
 
 
 @dataclass(frozen=True)
@@ -229,10 +229,10 @@ class Stream(Classification):
             with suppress(RuntimeError):  # the signal
                 parts._shutdown_workers()
 
-    def _loader(self, step: int, own: tuple[int, ...], workers: int) -> Iterator[LaneBatch]:
+    def _loader(self, step: int, own: tuple[int, ...], workers: int) -> Iterator[_LaneBatch]:
         # A worker gets neither the open loader nor the decoded images of held-out splits.
         train = cast("dict[str, ImageData]", {"train": self.source})
-        reader = LaneReader(replace(self, splits=train, _open={}), step, own)
+        reader = _LaneReader(replace(self, splits=train, _open={}), step, own)
         # Fresh processes: forking a process whose runtimes have threads of their own can crash it.
         # A generator of its own: the loader would take a number from the global one.
         start = "spawn" if workers else None
@@ -292,7 +292,7 @@ def open_task(
     )
 
 
-def _joined(parts: Sequence[LaneBatch]) -> tuple[Pixels, Tensor]:
+def _joined(parts: Sequence[_LaneBatch]) -> tuple[Pixels, Tensor]:
     """Join the shares of all workers in the order of the lanes, which does not depend on the number of workers."""
     lanes = [lane for part in parts for lane in part.lanes]
     images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
