@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class NoConnection(nn.Module):
+class _NoConnection(nn.Module):
     """Zeros in the shape of the input, without weights."""
 
     def __init__(self, cin: int, cout: int, stride: int, act: str = "relu") -> None:
@@ -20,4 +20,4 @@ class NoConnection(nn.Module):
         return torch.zeros_like(x)
 
 
-build = NoConnection
+build = _NoConnection

@@ -8,7 +8,7 @@ from hnas.ops.avgpool import AveragePool
 from hnas.ops.conv import BatchNorm, Conv2d, activation
 
 
-class PoolConv(nn.Module):
+class _PoolConv(nn.Module):
     """Activation, 3 x 3 average pooling, 1x1 convolution, norm."""
 
     def __init__(self, cin: int, cout: int, stride: int, act: str) -> None:
@@ -24,4 +24,4 @@ class PoolConv(nn.Module):
         return y
 
 
-build = PoolConv
+build = _PoolConv

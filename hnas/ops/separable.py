@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from hnas.ops.conv import BatchNorm, Conv2d, ConvNorm
 
 
-class Separable(nn.Module):
+class _Separable(nn.Module):
     """k x k depthwise convolution, norm, activation, 1x1 projection, norm."""
 
     def __init__(self, cin: int, cout: int, stride: int, kernel: int, act: str) -> None:
@@ -22,4 +22,4 @@ class Separable(nn.Module):
         return y
 
 
-build = Separable
+build = _Separable

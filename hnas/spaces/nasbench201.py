@@ -89,7 +89,7 @@ class _Reduction(nn.Module):
         return y
 
 
-class NasBench201(nn.Module):
+class _NasBench201(nn.Module):
     """[N, channels, H, W] -> class scores [N, classes]; cells are numbered through all stages."""
 
     def __init__(self, types: Mapping[str, Sequence[str]], gated: set[str], sizes: tuple[int, int, int, int]) -> None:
@@ -142,10 +142,12 @@ def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, widt
     def network(arch: Mapping[str, Any]) -> nn.Module:
         chosen = {slot: arch[f"{slot}.op"] for slot in EDGES}
         gated = {slot for slot, types in chosen.items() if isinstance(types, tuple)}
-        return NasBench201({slot: types if slot in gated else (types,) for slot, types in chosen.items()}, gated, sizes)
+        return _NasBench201(
+            {slot: types if slot in gated else (types,) for slot, types in chosen.items()}, gated, sizes
+        )
 
     def union() -> nn.Module:
-        return NasBench201(dict.fromkeys(EDGES, tuple(TYPES)), set(), sizes)
+        return _NasBench201(dict.fromkeys(EDGES, tuple(TYPES)), set(), sizes)
 
     def example(_: Arch) -> tuple[Shape, ...]:
         return ((channels, resolution, resolution),)

@@ -40,7 +40,7 @@ SLOTS = tuple(f"blocks.{b}" for b in range(LAYERS))
 
 
 @dataclass(frozen=True)
-class TabularRow:
+class _TabularRow:
     """Accuracy and costs of an architecture that was trained alone.
 
     test: accuracy on the test split, one value for each seed.
@@ -62,7 +62,7 @@ class TabularRow:
         return sum(self.test) / len(self.test)
 
 
-class TabularDigits(nn.Module):
+class _TabularDigits(nn.Module):
     """[N, channels, H, W] -> class scores [N, classes]."""
 
     def __init__(self, channels: int, width: int, blocks: Iterable[nn.Module], classes: int) -> None:
@@ -95,10 +95,10 @@ def tabular_digits(classes: int = 10, channels: int = 1, resolution: int = 8, wi
         chosen = [arch[name] for name in choices]
         relaxed = [isinstance(kinds, tuple) for kinds in chosen]
         blocks = [block(k if many else (k,), many) for k, many in zip(chosen, relaxed, strict=True)]
-        return TabularDigits(channels, width, blocks, classes)
+        return _TabularDigits(channels, width, blocks, classes)
 
     def union() -> nn.Module:
-        return TabularDigits(channels, width, [block(TYPES, gated=False) for _ in SLOTS], classes)
+        return _TabularDigits(channels, width, [block(TYPES, gated=False) for _ in SLOTS], classes)
 
     def example(_: Arch) -> tuple[Shape, ...]:
         return ((channels, resolution, resolution),)
@@ -125,7 +125,7 @@ def arch_of(types: Iterable[str]) -> Arch:
     return Arch({f"{slot}.op": kind for slot, kind in zip(SLOTS, types, strict=True)})
 
 
-def read_table(file: Path | None = None) -> dict[Arch, TabularRow]:
+def read_table(file: Path | None = None) -> dict[Arch, _TabularRow]:
     """Return the shipped table, or the table in ``file``. Raise ValueError for a malformed file."""
     record = read_record(file)
     try:
@@ -142,5 +142,5 @@ def read_record(file: Path | None = None) -> dict[str, Any]:
         return read_json(shipped)
 
 
-def _row(fields: Mapping[str, Any]) -> TabularRow:
-    return TabularRow(**{**fields, "test": tuple(fields["test"]), "search": tuple(fields["search"])})
+def _row(fields: Mapping[str, Any]) -> _TabularRow:
+    return _TabularRow(**{**fields, "test": tuple(fields["test"]), "search": tuple(fields["search"])})
