@@ -56,7 +56,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{file} holds a JSON {type(value).__name__}, expected an object")
+        raise ValueError(f"{file} contains a JSON {type(value).__name__}, expected an object")
     return value
 
 

@@ -93,7 +93,7 @@ def find_shards(root: Path) -> tuple[Shards, dict[str, Shards]]:
         )
     parts = {"test": sorted(tests[0].glob("*.tar")) if apart else [files.pop()]}
     if not parts["test"]:
-        raise ValueError(f"{tests[0]} holds no tar shards")
+        raise ValueError(f"{tests[0]} contains no tar shards")
     parts |= {"search": [files.pop()], "calibration": [files.pop()], "train": files}
     found = {split: _counted(part, classes) for split, part in parts.items()}
     return found.pop("train"), found
@@ -168,7 +168,7 @@ def _classes(file: Path) -> tuple[str, ...]:
 def _label(text: bytes, name: str, classes: int) -> int:
     if not text.isdigit() or int(text) >= classes:
         shown = text.decode("ascii", "backslashreplace")
-        raise ValueError(f"{name} holds {shown!r}; a class number below {classes} is expected")
+        raise ValueError(f"{name} contains {shown!r}, expected a class number below {classes}")
     return int(text)
 
 

@@ -83,7 +83,7 @@ HEADER = struct.pack(">HBB2I", 0, 8, 2, 3, 4)
     ],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-def test_a_spoilt_idx_file_is_one_line(tmp_path, content, packed):
+def test_a_damaged_idx_file_is_one_line(tmp_path, content, packed):
     file = tmp_path / ("a.gz" if packed else "a")
     file.write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(ValueError, match="is not a complete IDX file") as caught:
@@ -91,11 +91,11 @@ def test_a_spoilt_idx_file_is_one_line(tmp_path, content, packed):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b[:5], lambda b: b"x" + b, lambda b: b[:20] + b[30:]])
-def test_a_spoilt_gzip_is_one_line(tmp_path, spoil):
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:5], lambda b: b"x" + b, lambda b: b[:20] + b[30:]])
+def test_a_damaged_gzip_is_one_line(tmp_path, damage):
     file = tmp_path / "a.gz"
     write_idx(file, np.random.default_rng(0).integers(0, 256, (30, 30), np.uint8))
-    file.write_bytes(spoil(file.read_bytes()))
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match="is not a complete IDX file"):
         read_idx(file)
 
@@ -168,8 +168,8 @@ def test_an_image_more_leaves_the_others_where_they_were(photographs):
 def test_an_unreadable_image_is_one_line(photographs, content):
     file = next(f for f in sorted(photographs.rglob("*.png")) if images.split_of(f"cat/{f.name}") == "train")
     whole = file.read_bytes()
-    spoilt = {"truncated": whole[:-40], "broken chunk": whole[:20] + b"\xff\xff" + whole[22:]}
-    file.write_bytes(spoilt[content] if isinstance(content, str) else content)
+    damaged = {"truncated": whole[:-40], "broken chunk": whole[:20] + b"\xff\xff" + whole[22:]}
+    file.write_bytes(damaged[content] if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=f"{file.name} cannot be read as an image") as caught:
         load_split(photographs, "train", (8, 8), 3)
     assert "\n" not in str(caught.value)

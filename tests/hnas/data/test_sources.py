@@ -62,8 +62,8 @@ def test_a_shard_that_is_cut_short_is_one_line_with_its_name(tmp_path, cut):
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([("1.jpg", b"x"), ("1.cls", b"four")], "1.cls holds 'four'; a class number below 4 is expected"),
-        ([("1.jpg", b"x"), ("1.cls", b"4")], "1.cls holds '4'; a class number below 4 is expected"),
+        ([("1.jpg", b"x"), ("1.cls", b"four")], "1.cls contains 'four', expected a class number below 4"),
+        ([("1.jpg", b"x"), ("1.cls", b"4")], "1.cls contains '4', expected a class number below 4"),
         ([("1.jpg", b"x"), ("2.cls", b"1")], "contains no pairs of an image and its class"),
         ([("1.txt", b"x")], "contains no pairs of an image and its class"),
     ],
@@ -75,7 +75,7 @@ def test_a_shard_that_holds_something_else_is_one_line(tmp_path, examples, messa
     assert one_line(caught)
 
 
-def test_a_shard_with_a_spoilt_header_is_not_taken_for_a_short_one(tmp_path):
+def test_a_shard_with_a_damaged_header_is_not_taken_for_a_short_one(tmp_path):
     file = tmp_path / "a.tar"
     write_shard(file, pairs(0, 6))
     with tarfile.open(file) as archive:

@@ -160,7 +160,7 @@ def test_a_large_held_out_split_is_decoded_piece_by_piece(folder, monkeypatch):
     assert torch.equal(task(folder).inputs(unread[:3], shape)[0], kept.inputs(pixels[:3], shape)[0])
 
 
-# --- ruins ------------------------------------------------------------------------------------------------------------
+# --- damaged files ----------------------------------------------------------------------------------------------------
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
@@ -170,8 +170,8 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_corrupt_image_is_one_line_with_its_name_or_is_skipped_and_counted(tmp_path, workers):
     root = write_folder(tmp_path, 8)
-    ruined = sorted((root / "train" / "dog").iterdir())
-    for file in ruined:
+    damaged = sorted((root / "train" / "dog").iterdir())
+    for file in damaged:
         file.write_bytes(file.read_bytes()[:200])
     strict = task(root, workers=workers)
     with pytest.raises(ValueError, match=r"train/dog/dog_0000\d.jpg cannot be read as an image") as caught:
@@ -180,14 +180,14 @@ def test_a_corrupt_image_is_one_line_with_its_name_or_is_skipped_and_counted(tmp
     lenient = task(root, workers=workers, skip=True)
     batches = [lenient.batch(step) for step in range(lenient.steps_per_epoch)]
     assert all(len(labels) == 8 and 1 not in labels for _, labels in batches)
-    assert 0 < lenient.skipped <= len(ruined)
+    assert 0 < lenient.skipped <= len(damaged)
     assert same(task(root, skip=True).batch(2), batches[2])  # a resumed run takes the same replacements
     again = lenient.skipped
     lenient.batch(lenient.steps_per_epoch)
     assert lenient.skipped >= again
 
 
-def test_nothing_but_ruins_is_an_error_even_where_they_are_skipped(tmp_path, monkeypatch):
+def test_nothing_but_damaged_images_is_an_error_even_where_they_are_skipped(tmp_path, monkeypatch):
     root = write_folder(tmp_path, 8)
     for file in (root / "train").rglob("*.jpg"):
         file.write_bytes(b"no image")
@@ -197,7 +197,7 @@ def test_nothing_but_ruins_is_an_error_even_where_they_are_skipped(tmp_path, mon
     assert one_line(caught)
 
 
-def test_a_ruined_held_out_image_is_named_or_black(tmp_path):
+def test_a_damaged_held_out_image_is_named_or_black(tmp_path):
     root = write_folder(tmp_path, 8)
     (root / "val" / "cat" / "cat_01000.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"val/cat/cat_01000.jpg cannot be read as an image"):

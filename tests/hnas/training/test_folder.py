@@ -66,7 +66,7 @@ def spoil(folder: Path, how: str) -> None:
         ("no weights", "no file "),
         ("truncated record", "cannot be read as JSON"),
         ("deep record", "cannot be read as JSON: nested too deeply"),
-        ("foreign record", "holds a JSON list, expected an object"),
+        ("foreign record", "contains a JSON list, expected an object"),
         ("another schema", "is no supernet record of schema 1"),
         ("nan", "holds NaN or infinite weights"),
         ("shape", "should be .*, found .*; it is another space's supernet"),
