@@ -122,7 +122,7 @@ class DivergenceGuard:
         self.kept: dict[int, dict[str, Tensor]] = {}  # finished steps -> state; the newest last
         self._keep(0)
 
-    def saw(self, step: int, loss: float, kind: object = None) -> None:
+    def record_loss(self, step: int, loss: float, kind: object = None) -> None:
         """Record the loss of a finished step; restore a state if the loss has jumped.
 
         kind: the kind of path as JSON. A new kind has a level of its own: the loss of a mixture of all types differs
@@ -149,7 +149,7 @@ class DivergenceGuard:
                 self.level = statistics.median_low(self.losses)
                 self._keep(step + 1)
 
-    def skip(self, step: int, reason: str) -> None:
+    def record_skip(self, step: int, reason: str) -> None:
         """Record a skipped step; after ``ROW`` of them in a row, restore a state."""
         self.row += 1
         if self.row % ROW:
@@ -160,7 +160,7 @@ class DivergenceGuard:
         else:
             self._recover(step, reason)
 
-    def end(self, steps: int) -> None:
+    def finish(self, steps: int) -> None:
         """Raise Diverged if most of a run's ``steps`` steps failed; a long run has given up earlier."""
         if 2 * len(self.wrong) > steps:
             raise Diverged(f"{len(self.wrong)} of {steps} steps were not finite; {_ADVICE}")

@@ -195,7 +195,7 @@ class _Run:
             if distributed.rank() == 0:
                 record.save(state, guard, max(guard.kept), last=True)
             raise
-        guard.end(steps)
+        guard.finish(steps)
 
     def _guarded_step(self, pick: Pick, step: int) -> None:
         """Take one step; skip it where something is not finite."""
@@ -208,9 +208,9 @@ class _Run:
             loss = self._step(step, trained, searching)
         except Diverged as error:
             self.state.clear()
-            self.guard.skip(step, str(error))
+            self.guard.record_skip(step, str(error))
             return
-        self.guard.saw(step, loss, [[path.teaches, path.gates is not None] for path in trained[:1]])
+        self.guard.record_loss(step, loss, [[path.teaches, path.gates is not None] for path in trained[:1]])
         if self.observer.on_step:
             self.observer.on_step(step + 1, loss)
 

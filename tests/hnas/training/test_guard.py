@@ -52,7 +52,7 @@ class Run:
             if step == self.at:
                 self.state.x.fill_(1.0)
             lines = len(self.said)
-            self.guard.saw(step, self.ruined if bool(self.state.x) else self.sound(step))
+            self.guard.record_loss(step, self.ruined if bool(self.state.x) else self.sound(step))
             self.back += [step] * (len(self.said) - lines)
         return self
 
@@ -108,12 +108,12 @@ def test_at_most_two_states_are_kept():
 def test_three_steps_that_are_not_finite_right_after_a_ruined_state_was_kept_lead_to_the_one_before():
     run = Run(flat, 0.5, at=199).steps(0, 200)
     for step in range(200, 206):
-        run.guard.skip(step, "the loss is nan")
+        run.guard.record_skip(step, "the loss is nan")
     assert run.sane()
-    run.guard.skip(206, "the loss is nan")
-    run.guard.skip(207, "the loss is nan")
+    run.guard.record_skip(206, "the loss is nan")
+    run.guard.record_skip(207, "the loss is nan")
     with pytest.raises(Diverged, match="the loss is nan at step 208, as in the 8 steps before"):
-        run.guard.skip(208, "the loss is nan")
+        run.guard.record_skip(208, "the loss is nan")
 
 
 @pytest.mark.parametrize("cut", [3, 12, 150, 198, 200, 203, 204, 206, 212, 230])
@@ -149,7 +149,7 @@ def test_noisy_losses_of_single_paths_and_warm_restarts_raise_no_alarm(classes, 
     said: list[str] = []
     guard = DivergenceGuard(One(), said.append)
     for step, loss in enumerate(noisy(Random(0), share * chance, chance)):
-        guard.saw(step, loss)
+        guard.record_loss(step, loss)
     assert said == []
     assert list(guard.kept)[-1] > 11_000
 
@@ -157,7 +157,7 @@ def test_noisy_losses_of_single_paths_and_warm_restarts_raise_no_alarm(classes, 
 def test_a_switch_to_a_mixture_of_types_has_a_level_of_its_own():
     run = Run(falling).steps(0, 300)
     for step in range(300, 500):
-        run.guard.saw(step, CHANCE * math.exp(-(step - 300) / 100), ["mixture"])
+        run.guard.record_loss(step, CHANCE * math.exp(-(step - 300) / 100), ["mixture"])
     assert run.said == []
     assert list(run.guard.kept) == [400, 500]
 
@@ -165,7 +165,7 @@ def test_a_switch_to_a_mixture_of_types_has_a_level_of_its_own():
 def test_kinds_that_take_turns_are_guarded_as_well():
     run = Run(flat)
     for step in range(258):
-        run.guard.saw(step, 0.5 if step < 250 else 3.0, [step % 2])
+        run.guard.record_loss(step, 0.5 if step < 250 else 3.0, [step % 2])
     assert list(run.guard.kept) == [100, 200]
     assert "the loss has jumped from 0.5 to 3" in run.said[0]
 
@@ -190,14 +190,14 @@ def test_training_single_paths_with_a_restart_raises_no_alarm(pick, monkeypatch)
 def test_bad_steps_count_within_a_span_and_not_over_a_whole_run():
     run = Run(flat)
     for step in range(0, 150_000, 50):
-        run.guard.skip(step, "the loss is nan")
-        run.guard.saw(step + 1, 0.5)
-    run.guard.end(150_000)
+        run.guard.record_skip(step, "the loss is nan")
+        run.guard.record_loss(step + 1, 0.5)
+    run.guard.finish(150_000)
     for step in range(152_000, 152_040, 2):
-        run.guard.skip(step, "the loss is nan")
-        run.guard.saw(step + 1, 0.5)
+        run.guard.record_skip(step, "the loss is nan")
+        run.guard.record_loss(step + 1, 0.5)
     with pytest.raises(Diverged, match="the loss is nan at step 152040, after 20 others of the last 1000 that went"):
-        run.guard.skip(152_040, "the loss is nan")
+        run.guard.record_skip(152_040, "the loss is nan")
 
 
 class Spoilt(Broken):
