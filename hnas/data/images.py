@@ -167,7 +167,7 @@ def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28)
         raise FileNotFoundError(f"no folder {folder}; --data takes a folder of IDX files or of one sub-folder a class")
     if _idx_file(folder, "t10k-images-idx3-ubyte"):  # case 2
         return _from_idx(folder, split)
-    return _from_folders(folder, split, size, channels)
+    return _from_folders(folder, split, size, channels)  # case 3
 
 
 def read_idx(file: Path) -> Pixels:

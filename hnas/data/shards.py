@@ -85,7 +85,7 @@ def find_shards(root: Path) -> tuple[Shards, dict[str, Shards]]:
     classes = _classes(root / "classes.txt")
     tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
     apart = (root / "train").is_dir() and bool(tests)
-    where, fewest = (root / "train", 3) if apart else (root, 4)
+    where, fewest = (root / "train", 3) if apart else (root, 4)  # case 1, case 2
     files = sorted(where.glob("*.tar"))
     if len(files) < fewest:
         raise ValueError(

@@ -21,6 +21,12 @@ from hnas.ranges import Channels, Count, PositiveInt
 from hnas.space import Shape
 
 
+class PackageMissing(RuntimeError):
+    """A package that a task needs is not installed."""
+
+    code = 3
+
+
 @dataclass(frozen=True)
 class Classification:
     """A task over the images of ``splits``: "train" and the held-out splits.

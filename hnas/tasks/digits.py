@@ -13,7 +13,7 @@ import numpy as np
 
 from hnas.data.images import ImageData, Preprocessing
 from hnas.ranges import Count
-from hnas.tasks.classification import Classification
+from hnas.tasks.classification import Classification, PackageMissing
 
 SIDE = 8
 # The number of images of each split, in the order in which they are taken from a fixed permutation.
@@ -28,7 +28,7 @@ def open_task(folder: Path | None = None, *, flip: bool = False, shift: Count = 
     options: other fields of ``Classification``.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is not installed.
+        PackageMissing: scikit-learn is not installed.
     """
     del folder
     images, labels = _load()
@@ -50,8 +50,7 @@ def _load() -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         if error.name != "sklearn":
             raise
-        message = "scikit-learn is not installed; pip install 'hnas[papers]'"
-        raise ModuleNotFoundError(message, name="scikit-learn") from None
+        raise PackageMissing("scikit-learn is not installed; pip install 'hnas[papers]'") from None
     data = load_digits()
     ink = np.asarray(data.images, np.float64)
     return np.round(ink * (255 / 16)).astype(np.uint8)[..., None], np.asarray(data.target, np.int64)

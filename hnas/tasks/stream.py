@@ -29,7 +29,7 @@ from hnas.data.shards import Shards, find_shards
 from hnas.data.sources import Source
 from hnas.ranges import Channels, Count, PositiveInt, RandAugmentPair, Share
 from hnas.space import Shape
-from hnas.tasks.classification import Classification
+from hnas.tasks.classification import Classification, PackageMissing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,12 +40,6 @@ READERS: dict[str, _Listing] = {"folder": find_files, "webdataset": find_shards}
 _LANES = 64  # at most: each lane holds a shard open, and processes and workers share the lanes
 # Of ImageNet by channel, as published with its networks; a grey channel takes their mean.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class PackageMissing(RuntimeError):
-    """A package that this task needs is not installed."""
-
-    code = 3
 
 
 class ReaderLost(RuntimeError):

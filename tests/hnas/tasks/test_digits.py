@@ -20,6 +20,7 @@ from hnas.training.loop import Schedule, train
 pytest.importorskip("sklearn", reason="scikit-learn is not installed; pip install 'hnas[papers]'")
 
 from hnas.benchmarks.papers import digits_table
+from hnas.tasks.classification import PackageMissing
 from hnas.tasks.digits import SIZES
 from hnas.tasks.digits import open_task as digits
 
@@ -81,8 +82,11 @@ def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(ModuleNotFoundError, match=r"^scikit-learn is not installed; pip install 'hnas\[papers\]'$"):
+    with pytest.raises(
+        PackageMissing, match=r"^scikit-learn is not installed; pip install 'hnas\[papers\]'$"
+    ) as caught:
         digits()
+    assert caught.value.code == 3
 
 
 # --- the command that makes the table ---------------------------------------------------------------------------------
