@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 
 from hnas.cli.ending import guarded
 
@@ -19,7 +18,6 @@ COMMANDS = {
     "run": "classify an image file with a bundle",
     "verify": "compare a bundle's files with the network in torch; reduce what fails",
 }
-_MODULES = {"export": "network", "verify": "network"}  # the others are in `hnas.cli.commands`
 
 
 def deploy_main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +49,13 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    module = import_module(f"hnas.cli.{_MODULES.get(name, 'commands')}")
-    command: Callable[[Sequence[str]], int] = getattr(module, f"run_{name}")
-    return command
+    from hnas.cli import commands, network
+
+    return {
+        "export": network.run_export,
+        "targets": commands.run_targets,
+        "doctor": commands.run_doctor,
+        "show": commands.run_show,
+        "run": commands.run_bundle,
+        "verify": network.run_verify,
+    }[name]

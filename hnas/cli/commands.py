@@ -71,7 +71,7 @@ def run_show(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_run(arguments: Sequence[str]) -> int:
+def run_bundle(arguments: Sequence[str]) -> int:
     """Classify an image file with a bundle."""
     from hnas.export.bundle.bundle import read_bundle
 

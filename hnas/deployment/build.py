@@ -172,15 +172,15 @@ def verify_artifact(run: Run, network: StaticNetwork, artifact: Artifact, splits
         if run.plan.site is None:
             return Built(artifact, found)
         with run.plan.open(artifact) as worker:
-            return Built(artifact, found, engine=engine_of(worker))
+            return Built(artifact, found, engine=_engine_of(worker))
     with run.plan.open(artifact) as worker:
         outputs = {split: worker.outputs(getattr(network.labelled, split)) for split in splits}
-        engine = engine_of(worker)
+        engine = _engine_of(worker)
     expected = [(scores[None],) for scores in network.labelled.expected["search"]]
     found = check(expected, outputs["search"], artifact.precision)
     if not found.passed:
         raise Unfaithful(f"the {artifact.precision} artifact is not the network: {found.line()}")
-    return Built(artifact, found, {s: top1(outputs[s], network.labelled.labels[s]) for s in outputs}, engine)
+    return Built(artifact, found, {s: _top1(outputs[s], network.labelled.labels[s]) for s in outputs}, engine)
 
 
 def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
@@ -190,7 +190,7 @@ def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def engine_of(worker: Worker) -> dict[str, Any]:
+def _engine_of(worker: Worker) -> dict[str, Any]:
     """Return figures of the engine that the worker's runtime built. Empty where it built none."""
     return dict(backends.load(worker.backend).engine_figures(worker.report)) if worker.report else {}  # type: ignore[attr-defined]
 
@@ -261,6 +261,6 @@ def build_each(
     return built, refused
 
 
-def top1(outputs: Sequence[tuple[NDArray[Any], ...]], labels: NDArray[np.int64]) -> float:
+def _top1(outputs: Sequence[tuple[NDArray[Any], ...]], labels: NDArray[np.int64]) -> float:
     """Return the share of images whose highest score is the label. Each output is [1, classes]."""
     return float(np.mean([int(scores[0].argmax()) == label for scores, label in zip(outputs, labels, strict=True)]))

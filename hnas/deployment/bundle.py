@@ -80,7 +80,7 @@ def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
         input=None if others else Input(first.shape, first.dtype, layout),
         accuracy=None,
         verification=built.check,
-        latency=latency_of(result.kept.comparison, result.proof.predicted[artifact.precision], artifact),
+        latency=_latency_of(result.kept.comparison, result.proof.predicted[artifact.precision], artifact),
         speedup=speedup_of(result.kept, result.baseline, result.proof.predicted[artifact.precision]),
         machine=plan.machine,
         versions={**artifact.versions, **plan.versions},
@@ -125,7 +125,7 @@ def describe_subnet(result: Result, source: SupernetSource, command: str) -> Man
     )
 
 
-def latency_of(comparison: Comparison | None, predicted: Price, artifact: Artifact) -> Latency:
+def _latency_of(comparison: Comparison | None, predicted: Price, artifact: Artifact) -> Latency:
     """Return the measured latency, or the predicted one where nothing was measured. ``kind`` says which."""
     forecast = Prediction(predicted.value, predicted.low, predicted.high)
     if comparison is None:

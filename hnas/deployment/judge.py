@@ -30,7 +30,7 @@ class JudgedArtifact:
         return f"{self.built.label}: {self.verdict.removeprefix('not taken: ')}"
 
 
-Objection = Callable[[Built, Comparison | None], str | None]
+_Objection = Callable[[Built, Comparison | None], str | None]
 
 
 def judge_artifacts(
@@ -38,7 +38,7 @@ def judge_artifacts(
     comparisons: Sequence[Comparison | None],
     fp32_accuracy: float,
     guard: float,
-    objection: Objection = lambda _built, _comparison: None,
+    objection: _Objection = lambda _built, _comparison: None,
 ) -> tuple[int | None, list[JudgedArtifact]]:
     """Return the index of the artifact to keep, and each artifact with its verdict.
 
@@ -77,7 +77,7 @@ def _slower(comparison: Comparison | None, kept: Comparison | None, label: str) 
     return f"{kept.ratio / comparison.ratio:.2f}x the time of {label}"
 
 
-def objection_of(plan: Plan, predicted: Mapping[str, Price], floor: float | None = None) -> Objection:
+def objection_of(plan: Plan, predicted: Mapping[str, Price], floor: float | None = None) -> _Objection:
     """Return a function that names the first bound which an artifact itself misses. The search knew only the subnet.
 
     predicted: the latency by precision, which counts where nothing is measured.

@@ -45,7 +45,7 @@ def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
     )
     with working_folder(plan.out) as work, open_network(options.model, options.inputs, plan) as network:
         if options.calibration is not None:
-            network = with_calibration(network, Path(options.calibration))
+            network = _with_calibration(network, Path(options.calibration))
         wanted_precisions(plan, network)  # refuses int8 without real inputs before any work
         with limited_compiler() as compiler:
             run = Run(plan, Journal(), compiler, work, lambda _: network.example, notify)
@@ -88,7 +88,7 @@ def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = N
         )
 
 
-def with_calibration(network: StaticNetwork, file: Path) -> StaticNetwork:
+def _with_calibration(network: StaticNetwork, file: Path) -> StaticNetwork:
     """Return the network with the real inputs in ``file``, for int8 ranges and for the verification."""
     arrays = read_calibration(file, network.example, network.input_names)
     first = tuple(array[: CALIBRATION * len(each)] for array, each in zip(arrays, network.example, strict=True))

@@ -157,7 +157,7 @@ def resolve(options: SearchOptions) -> Plan:
         device=device,
         threads=_threads(options.threads, device, site),
         precision=precision,
-        precisions=precisions_to_build(device, precision, site),
+        precisions=_precisions_to_build(device, precision, site),
         bounds=_bounds(options),
         evaluations=evaluations,
         seconds=seconds,
@@ -169,7 +169,7 @@ def resolve(options: SearchOptions) -> Plan:
     )
 
 
-def precisions_to_build(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
+def _precisions_to_build(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
     """Return the precisions to build, fp32 first.
 
     1. "auto": all that the device and its backend offer, except w8, which int8 beats wherever it is accurate enough.

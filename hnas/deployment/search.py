@@ -39,9 +39,9 @@ def deploy_subnet(options: SearchOptions, notify: Progress) -> Deployment:
     source = open_source(plan.supernet, plan.data)
     with open_run(plan, source, options.resume) as journal:
         study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
-        with limited_compiler() as compiler, costs_of(study, plan, compiler) as costs:
+        with limited_compiler() as compiler, _costs_of(study, plan, compiler) as costs:
             study.costs = costs
-            candidates = search_subnets(study, plan, notify)
+            candidates = _search_subnets(study, plan, notify)
             finalists = choose_finalists(study, plan, candidates)
             run = Run(plan, journal, compiler, plan.out / "artifacts", timing_sample(study), notify)
             baseline, proof = _try_finalists(run, study, finalists)
@@ -57,7 +57,7 @@ def estimate_search(plan: Plan) -> str:
     if plan.seconds is not None:
         return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"
     study = Study(source.supernet, source.task, seed=plan.seed)
-    with limited_compiler() as compiler, costs_of(study, plan, compiler) as costs:
+    with limited_compiler() as compiler, _costs_of(study, plan, compiler) as costs:
         study.costs = costs
         arch = source.supernet.space.sample(Random(plan.seed))
         study.price(source.supernet.space.largest, "latency_ms")
@@ -69,7 +69,7 @@ def estimate_search(plan: Plan) -> str:
 
 
 @contextmanager
-def costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str, Cost]]:
+def _costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str, Cost]]:
     """Yield the costs of the search: the latency on the plan's device, and the bytes of the weights."""
     smallest = min({**BYTES, "w8": 1}[precision] for precision in plan.precisions)
 
@@ -88,7 +88,7 @@ def costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str,
         measured.close()
 
 
-def search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidate]:
+def _search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidate]:
     """Return every subnet that the search looked at, within the budget that an interrupted run has left of it."""
     seconds = None if plan.seconds is None else max(0.0, plan.seconds - study.journal.spent)
     if seconds is not None and (plan.out / "bundle").exists():

@@ -41,7 +41,7 @@ _REDUCED = 16  # samples for the reduction of a failing network: each candidate 
 
 
 @dataclass(frozen=True, eq=False)
-class BundleMember:
+class _BundleMember:
     """An artifact of a bundle, the network that it was made from, and samples of the network."""
 
     name: str
@@ -97,13 +97,13 @@ def _repeat_trial(path: Path) -> dict[str, Any]:
     return {"bundle": str(path), "passed": not verdict.failed, "rows": [row]}
 
 
-def _row(member: BundleMember, found: Check) -> dict[str, Any]:
+def _row(member: _BundleMember, found: Check) -> dict[str, Any]:
     artifact = member.artifact
     named = {"file": member.name, "backend": artifact.backend, "precision": artifact.precision}
     return {**named, **found.to_json(), "line": found.line()}
 
 
-def _subnets(bundle: Bundle, supernet: Path | None, data: Path | None) -> list[BundleMember]:
+def _subnets(bundle: Bundle, supernet: Path | None, data: Path | None) -> list[_BundleMember]:
     """Return the artifact and the baseline of a searched bundle with the subnets that they were made from."""
     manifest = bundle.manifest
     if manifest.arch is None or manifest.space is None:
@@ -132,13 +132,13 @@ def _source(manifest: Manifest, supernet: Path | None, data: Path | None) -> Sup
     return source
 
 
-def _subnet(study: Study, name: str, artifact: Artifact, arch: Arch) -> BundleMember:
+def _subnet(study: Study, name: str, artifact: Artifact, arch: Arch) -> _BundleMember:
     net = study.supernet.extract(arch, study.calibrate(arch))
     shapes = [tensor.shape[1:] for tensor in artifact.inputs]
-    return BundleMember(name, artifact, net, held_out_samples(study, "search", shapes, COUNT))
+    return _BundleMember(name, artifact, net, held_out_samples(study, "search", shapes, COUNT))
 
 
-def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack) -> list[BundleMember]:
+def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack) -> list[_BundleMember]:
     """Return the artifacts of a bundle with the user's own network. ``stack`` keeps an ONNX file open."""
     artifact = bundle.artifact()
     shapes = ["x".join(map(str, tensor.shape)) for tensor in artifact.inputs]
@@ -149,9 +149,9 @@ def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: Ex
     if found != [(tensor.shape, tensor.dtype) for tensor in artifact.inputs]:
         raise ValueError(f"{model} takes other inputs than {bundle.path}; name the network that it was made from")
     samples = _samples(network, calibration)
-    members = [BundleMember("artifact", artifact, network.module, samples)]
+    members = [_BundleMember("artifact", artifact, network.module, samples)]
     if (baseline := bundle.baseline()) is not None:
-        members.append(BundleMember("baseline", baseline, network.module, samples))
+        members.append(_BundleMember("baseline", baseline, network.module, samples))
     return members
 
 
@@ -167,7 +167,7 @@ def _samples(network: StaticNetwork, calibration: Path | None) -> list[Sample]:
     return list(zip(*parts, strict=True))
 
 
-def _reduce(member: BundleMember, folder: Path) -> dict[str, Any]:
+def _reduce(member: _BundleMember, folder: Path) -> dict[str, Any]:
     """Shrink the failing network and save the smallest part that still fails. Return what was found."""
     artifact = member.artifact
     if isinstance(member.net, Original):
