@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: deploy test quick lint ruff types imports format clean
+.PHONY: deploy test quick lint ruff types imports limits rooms format clean
 
 TARGET ?= openvino-cpu
 ARGS ?=
@@ -35,7 +35,7 @@ test: lint
 quick: lint
 	$(PYTEST) -m 'not slow'
 
-lint: ruff types imports
+lint: ruff types imports limits
 
 # pre-commit calls these three, so each check is defined once.
 ruff: $(STAMPS)/all,dev
@@ -47,6 +47,12 @@ types: $(STAMPS)/all,dev
 
 imports: $(STAMPS)/all,dev
 	$(BIN)/lint-imports
+
+limits: $(STAMPS)/all,dev
+	$(BIN)/python -m tests.house
+
+rooms: $(STAMPS)/all,dev
+	$(BIN)/python -m tests.house --write
 
 format: $(STAMPS)/all,dev
 	$(BIN)/ruff check --fix .

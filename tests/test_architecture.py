@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from hnas import hw_profiles
+from tests import house
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("hnas", "export", "hw_profiles", "benchmarks")
@@ -128,6 +129,15 @@ def test_the_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_no_modules_import_each_other_in_a_circle_not_even_by_name() -> None:
+    assert not house.circle()
+
+
+def test_the_table_of_rooms_is_that_of_today() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert page == house.renewed(page), "run python -m tests.house --write"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("importer", "line", "allowed"),
@@ -184,9 +194,32 @@ def test_every_module_imports_without_the_runtimes_and_converters() -> None:
 # --- how large, how documented ----------------------------------------------------------------------------------------
 
 
-def test_every_file_stays_under_400_lines() -> None:
+def test_every_test_file_stays_under_400_lines() -> None:
     lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files(".py")}
     assert not {name: length for name, length in lengths.items() if length >= 400}
+
+
+def test_every_file_function_and_name_keeps_the_limits() -> None:
+    assert not list(house.offences()), "python -m tests.house lists them"
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("def f(a, b, c, d, e, f, g, h, i):\n    return a\n", "f has 9 parameters"),
+        ("def f(x):\n    return " + " or ".join(f"x == {i}" for i in range(15)) + "\n", "f has complexity 15"),
+        ("class A:\n    def f(self, x):\n        return " + " if x else ".join("0" * 16) + "\n", "f has complexity 16"),
+        ("def f():\n" + "    print()\n" * 60, "f has 61 lines"),
+        ("x = 1\n" * 351, "has 351 lines"),
+        ("OnlyHere = 1\n", "nobody else names OnlyHere"),
+        ("class Arch:\n    pass\n", "Arch means several things"),
+        ("class Tensor:\n    pass\n", "Tensor hides a well-known class"),
+    ],
+)
+def test_the_limits_bite(monkeypatch: pytest.MonkeyPatch, source: str, complaint: str) -> None:
+    planted = {**house.sources(), ROOT / "hnas" / "planted.py": source}
+    monkeypatch.setattr(house, "sources", lambda: planted)
+    assert any(complaint in line and "planted" in line for line in house.offences()), list(house.offences())
 
 
 def test_every_module_and_every_public_name_has_a_docstring() -> None:

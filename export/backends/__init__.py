@@ -5,7 +5,6 @@
 
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,28 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hnas.export.device.artifact import Artifact
-    from hnas.export.device.records import JSON
+    from hnas.export.device.artifact import Artifact, Written
     from hnas.export.device.runtimes import Runner
     from hnas.export.graph.program import Program
     from hnas.export.graph.samples import Samples
     from hnas.export.onnx.source import OnnxSource
     from hnas.export.proof.inspection import Layer
     from hnas.hw_profiles import Device
-
-
-@dataclass(frozen=True)
-class Written:
-    """Hold what a backend wrote into its folder; `hnas.export.backends.artifacts` makes the artifact of it.
-
-    ``files``: names of the model files, the one that the runtime opens first.
-    ``versions``: the version of everything that shapes the artifact or its speed, by name of the package.
-    ``notes``: what the artifact records of how it was made.
-    """
-
-    files: tuple[str, ...]
-    versions: Mapping[str, str]
-    notes: "Mapping[str, JSON]" = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -64,7 +48,7 @@ class Backend(Protocol):
         precision: str,
         device: "Device",
         calibration: "Samples",
-    ) -> Written:
+    ) -> "Written":
         """Write the model files of ``program`` into the empty folder ``path`` and return what was written.
 
         ``program``: an ONNX file only if ``no_onnx`` is empty.

@@ -42,6 +42,20 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Written:
+    """Hold what a backend wrote into its folder; `hnas.export.backends.artifacts` makes the artifact of it.
+
+    ``files``: names of the model files, the one that the runtime opens first.
+    ``versions``: the version of everything that shapes the artifact or its speed, by name of the package.
+    ``notes``: what the artifact records of how it was made.
+    """
+
+    files: Tuple[str, ...]
+    versions: Mapping[str, str]
+    notes: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Artifact:
     """Describe one compiled network and the files that it consists of.
 

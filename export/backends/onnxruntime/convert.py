@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnas.export.backends import Written
+from hnas.export.device.artifact import Written
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.onnxruntime import load, missing, versions

@@ -11,8 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.backends import Written
-from hnas.export.device.artifact import TensorSpec
+from hnas.export.device.artifact import TensorSpec, Written
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnas.export.backends import Written
+from hnas.export.device.artifact import Written
 from hnas.export.device.notation import write_node
 from hnas.export.device.records import write_json
 from hnas.export.device.runtimes.reference import GRAPH, SCHEMA, WEIGHTS, load, missing, versions

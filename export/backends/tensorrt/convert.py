@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnas.export.backends import Written
 from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
 from hnas.export.backends.tensorrt import rules as tensorrt_rules
 from hnas.export.backends.tensorrt.inspector import from_json
+from hnas.export.device.artifact import Written
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tensorrt import ENGINE, load, missing, versions

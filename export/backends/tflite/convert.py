@@ -8,9 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from hnas.export.backends import Written
 from hnas.export.backends.tflite.delegation import pieces
-from hnas.export.device.artifact import TensorSpec
+from hnas.export.device.artifact import TensorSpec, Written
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tflite import load, missing, to_runtime, versions
