@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hnas.export.remote.transports import Transport
 
 Inputs: TypeAlias = "tuple[np.ndarray[Any, Any], ...]"
-Given: TypeAlias = "Inputs | Callable[[Artifact], Inputs]"
+_Given: TypeAlias = "Inputs | Callable[[Artifact], Inputs]"
 """The inputs of a run: arrays, or a function that returns the arrays of an artifact where shapes differ."""
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with the current step and the finished fraction of the work."""
@@ -36,7 +36,7 @@ class Compare(Protocol):
     """``compare_fresh``, or the fake of a test."""
 
     def __call__(
-        self, baseline: Artifact, candidates: Sequence[Artifact], inputs: Given, *, blocks: int, seed: int
+        self, baseline: Artifact, candidates: Sequence[Artifact], inputs: _Given, *, blocks: int, seed: int
     ) -> list[Comparison]:
         """Compare each candidate with the baseline in one interleaved session of fresh processes."""
 
@@ -44,7 +44,7 @@ class Compare(Protocol):
 def compare_fresh(
     baseline: Artifact,
     candidates: Sequence[Artifact],
-    inputs: Given,
+    inputs: _Given,
     *,
     blocks: int,
     seed: int,
@@ -106,7 +106,7 @@ class RoundCost:
 def compare_in_rounds(
     baseline: Artifact,
     candidates: Sequence[Artifact],
-    inputs: Given,
+    inputs: _Given,
     *,
     processes: int,
     clock: Clock,

@@ -149,7 +149,7 @@ def read_opset(path: Path) -> int:
     return max((each.version for each in onnx.load(path).opset_import if each.domain in ("", "ai.onnx")), default=0)
 
 
-def count_operators(path: Path) -> dict[str, int]:
+def _count_operators(path: Path) -> dict[str, int]:
     """Return how often the file uses each operator, by name."""
     import onnx
 

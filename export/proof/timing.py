@@ -37,7 +37,7 @@ _WINDOW, _SHORTEST_WARMUP, _LONGEST_WARMUP = 0.02, 0.1, 2.0  # seconds of calls
 _STEADY = 0.03  # the warm-up ends when its windows agree within this share
 
 
-class ComparisonOptions(TypedDict, total=False):
+class _ComparisonOptions(TypedDict, total=False):
     """The options of ``compare`` and ``compare_many``, which documents them."""
 
     blocks: int
@@ -100,7 +100,7 @@ def measure(
     return Measurement(tuple(times.tolist()), opened.batch, opened.threads, warmup.calls, warmup.settled, seed)
 
 
-def compare(a: _Contender, b: _Contender, inputs: Inputs, **options: Unpack[ComparisonOptions]) -> Comparison:
+def compare(a: _Contender, b: _Contender, inputs: Inputs, **options: Unpack[_ComparisonOptions]) -> Comparison:
     """Return the speed-up of ``b`` over ``a``: ``compare_many`` with one candidate, and the same options.
 
     Example: ``print(compare("out/fp32", "out/int8", [images], processes=5).line())``
@@ -113,7 +113,7 @@ def compare_many(
     baseline: _Contender,
     candidates: Sequence[_Contender],
     inputs: Inputs,
-    **options: Unpack[ComparisonOptions],
+    **options: Unpack[_ComparisonOptions],
 ) -> list[Comparison]:
     """Return the speed-up of each candidate over the baseline, all measured in one interleaved session.
 

@@ -37,7 +37,7 @@ _GROUPS: dict[Any, Callable[[Tensor, dict[str, Any]], Tensor]] = {
     aten.group_norm.default: lambda x, parts: x.reshape(len(x) * parts["num_groups"], -1),
     aten.instance_norm.default: lambda x, _: x.flatten(2),
 }
-CLEAR_DB = 40.0  # about the SQNR of an activation in int8
+_CLEAR_DB = 40.0  # about the SQNR of an activation in int8
 
 
 def apply_int8_fixes(program: Program, samples: Samples) -> Program:
@@ -161,7 +161,7 @@ def _spare_norms(program: Program, samples: Samples) -> Program:
     to the variance of the levels, where it has no effect. A group of little variance becomes as large as any other: 0
     dB where a map is nearly constant.
 
-    1. Leaving the epsilon out costs more than ``CLEAR_DB``: float, with every operator since the last products.
+    1. Leaving the epsilon out costs more than ``_CLEAR_DB``: float, with every operator since the last products.
     2. Else: int8.
     """
 
@@ -179,7 +179,7 @@ def _spare_norms(program: Program, samples: Samples) -> Program:
 
         if found:
             observe(program, samples, record)
-        affected = [node for node, (signal, lost) in sums.items() if lost > signal * 10 ** (-CLEAR_DB / 10)]
+        affected = [node for node, (signal, lost) in sums.items() if lost > signal * 10 ** (-_CLEAR_DB / 10)]
         for node in affected:
             for part in _since_product(node):
                 part.meta[FLOAT] = True
