@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import signature
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -17,18 +16,14 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from hnas import distributed, hw_profiles, spaces, strategies, tasks
-from hnas.cost import Cost, Price
-from hnas.cost.flops import macs
-from hnas.cost.roofline import roofline
+from hnas import distributed, spaces, strategies, tasks
 from hnas.files import locked, read_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
 from hnas.recipes.schema import decode_recipe
-from hnas.recipes.sections import Experiment, ShrinkByEvidence, ShrinkByMethod
+from hnas.recipes.sections import Experiment
+from hnas.recipes.shrinking import predicted_costs, shrink_space
 from hnas.sampling.draws import slot_types
-from hnas.shrinking import evidence
-from hnas.shrinking import loop as shrinking
 from hnas.shrinking.edits import Edit
 from hnas.shrinking.loop import StageTraining
 from hnas.space import Arch, Space
@@ -167,7 +162,7 @@ class _Run:
         else:
             cycles = [replace(self.schedule, cycles=(cycle,)) for cycle in self.schedule.cycles]
             training = StageTraining(cycles, pick, extra, observer)
-            space = _shrink(study, shrink, training, self.identity, log)
+            space = shrink_space(study, shrink, training, self.identity, log)
             for cycle in cycles[study.trained :]:  # shrinking may end before the schedule does
                 training.train(study, cycle, space)
             self.supernet.space = space
@@ -183,63 +178,11 @@ class _Run:
         options = dict(self.experiment.options) if name != "alone" else {}
         extra: dict[str, nn.Parameter] = strategy.extra(space) if hasattr(strategy, "extra") else {}
         if isinstance(device := options.get("latency"), str):
-            priced = Study(self.supernet, self.task, _costs(self.supernet, device))
+            priced = Study(self.supernet, self.task, predicted_costs(self.supernet, device))
             options["latency"] = strategy.latencies(priced, space)
         if extra:
             options["extra"] = extra
         return partial(strategy.pick, **options), extra
-
-
-def _shrink(
-    study: Study,
-    shrink: ShrinkByEvidence | ShrinkByMethod,
-    training: StageTraining,
-    identity: Mapping[str, Any],
-    log: list[Edit],
-) -> Space:
-    """Return the space that a recipe's [shrink] leaves: by a published method, or by one evidence."""
-    space = study.supernet.space
-    if isinstance(shrink, ShrinkByEvidence):
-        own = _evidence_options(shrink.evidence, shrink.options, study.seed, training.extra)
-        scores = partial(evidence.load(shrink.evidence).scores, **own)
-        key = {"seed": study.seed, "shrink": identity["recipe"]["shrink"]}
-        return shrinking.run_stages(study, space, scores, training, shrink.rules, key=key, log=log)
-    options = shrink.options
-    if hasattr(options, "cost"):
-        study.costs = _costs(study.supernet, shrink.device)
-        options = replace(options, cost=next(iter(study.costs)))
-    left: Space = strategies.load(shrink.method).shrink(study, space, options, training=training, log=log)
-    return left
-
-
-def _evidence_options(
-    kind: str, options: Mapping[str, Any], seed: int, extra: Mapping[str, nn.Parameter]
-) -> dict[str, Any]:
-    """Return the arguments of an evidence, and of each of its parts.
-
-    1. The options that the recipe gives.
-    2. The run's seed, unless the recipe gives one.
-    3. The strategy's logits; the mapping itself, as it follows the space.
-    """
-    takes = signature(evidence.load(kind).scores).parameters
-    offered = {"seed": seed, **({"logits": extra} if extra else {})}
-    given = {key: value for key, value in offered.items() if key in takes} | dict(options)
-    if "parts" in takes:
-        parts = options.get("parts", takes["parts"].default)
-        given["parts"] = {part: _evidence_options(part, own, seed, extra) for part, own in parts.items()}
-    return given
-
-
-def _costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
-    """Return the cost of a method that searches: latency predicted for ``device``, or else multiply-accumulates."""
-
-    def counted(arch: Arch) -> Price:
-        value = float(macs(supernet.skeleton(arch), *supernet.space.example(arch)))
-        return Price(value, "MACs", value, value, "predicted")
-
-    if device is None:
-        return {"macs": counted}
-    return {"latency_ms": roofline(supernet.space, supernet.skeleton, hw_profiles.load(device), "fp32")}
 
 
 def open_task_of(experiment: Experiment, data: Path | None) -> Task:

@@ -10,10 +10,11 @@ import torch
 
 import hnas
 from hnas.files import locked
-from hnas.recipes import Recipe, run
+from hnas.recipes import Recipe
 from hnas.recipes import load as load_recipe
 from hnas.recipes.run import RunOptions, named_arch, open_task_of, run_recipe
 from hnas.recipes.schema import decode_recipe
+from hnas.recipes.shrinking import predicted_costs
 from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit, replay
 from hnas.strategies import evolution, proxylessnas
@@ -163,7 +164,7 @@ def test_the_latency_of_a_device_decides_where_it_weighs_most(tmp_path, source):
     given = recipe(strategy="proxylessnas", options=options, epochs=6, rate=0.0)
     record = run_recipe(given, source, tmp_path / "out")
     space = load_supernet(tmp_path / "out")[0].space
-    study = Study(Supernet(space), tiny.task(), run._costs(Supernet(space), "pixel-3"))
+    study = Study(Supernet(space), tiny.task(), predicted_costs(Supernet(space), "pixel-3"))
     table = proxylessnas.latencies(study, space)
     for slot, logits in record["logits"].items():
         assert table[slot][max(logits, key=logits.__getitem__)] == min(table[slot].values())
