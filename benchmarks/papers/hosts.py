@@ -31,6 +31,8 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.loop import Schedule
 
+__all__ = ("CLAIMS", "host", "sample_members", "unshared")  # a part is identified by the name of its run function
+
 _HOSTS = ("spos", "fairnas", "proxylessnas")
 _EVIDENCE: dict[str, dict[str, Any]] = {
     "angle": {"samples": 200},

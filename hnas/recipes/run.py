@@ -33,7 +33,7 @@ from hnas.tasks import Task
 from hnas.training.folder import make_supernet, save_supernet
 from hnas.training.loop import Observer, Pick, Schedule
 
-JOURNAL = "training.jsonl"
+_JOURNAL = "training.jsonl"
 _Logits = dict[str, dict[str, float]]  # slot -> type -> logit
 
 
@@ -127,7 +127,7 @@ class _Run:
     def run(self, observer: Observer) -> dict[str, Any]:
         """Train, evaluate and save; return the record, which is empty in all processes but the first."""
         started, first = time.monotonic(), distributed.rank() == 0
-        with closing(Journal(self.out / JOURNAL if first else None)) as journal:
+        with closing(Journal(self.out / _JOURNAL if first else None)) as journal:
             precision, seed = self.experiment.train.precision, self.identity["seed"]
             study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, precision)
             log, logits = self._train(study, observer)
@@ -147,7 +147,7 @@ class _Run:
             **({"logits": logits} if logits else {}),
         }
         save_supernet(self.supernet, self.out, record)
-        for trace in (*_checkpoints(self.out), self.out / JOURNAL):
+        for trace in (*_checkpoints(self.out), self.out / _JOURNAL):
             trace.unlink(missing_ok=True)
         return record
 

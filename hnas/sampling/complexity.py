@@ -17,7 +17,7 @@ SAMPLES = 192  # members that are counted exactly; with 128 to 256 the shipped s
 TRIES = 64  # members that are drawn for one inside a range; then the nearest is taken
 
 
-class ComplexityModel:
+class _ComplexityModel:
     """A prediction of multiply-accumulates: ridge regression of their logarithm on the options taken.
 
     The regression is fitted once for each space, to ``SAMPLES`` members from a fixed seed, which torch counts on the
@@ -75,10 +75,10 @@ def count_macs(space: Space, arch: Arch) -> int:
     return max(1, macs(net, *space.example(arch)))
 
 
-def fitted_model(space: Space) -> ComplexityModel:
+def fitted_model(space: Space) -> _ComplexityModel:
     """Return the prediction for ``space``, fitted at the first call and kept as long as the space lives."""
     kept: dict[str, Any] = vars(space)  # a frozen dataclass of dicts has no hash, so it cannot be the key of a table
     if "_complexity" not in kept:
-        kept["_complexity"] = ComplexityModel(space)
-    model: ComplexityModel = kept["_complexity"]
+        kept["_complexity"] = _ComplexityModel(space)
+    model: _ComplexityModel = kept["_complexity"]
     return model

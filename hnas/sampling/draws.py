@@ -21,7 +21,7 @@ IDENTITY = "identity"
 DIVIDED = "+"
 
 _Logits = Mapping[str, Tensor | Sequence[float]]
-SizeRule = Callable[[str, Choice, Random], Option]
+_SizeRule = Callable[[str, Choice, Random], Option]
 
 
 def draw_uniform(name: str, choice: Choice, rng: Random) -> Option:
@@ -37,7 +37,7 @@ def take_smallest(name: str, choice: Choice, rng: Random) -> Option:
 
 
 def draw_exclusive(
-    space: Space, rng: Random, paths: int, logits: _Logits | None = None, size: SizeRule | None = None
+    space: Space, rng: Random, paths: int, logits: _Logits | None = None, size: _SizeRule | None = None
 ) -> list[Arch]:
     """Return ``paths`` members that differ in the type of every slot, as far as its options suffice.
 

@@ -106,7 +106,7 @@ def _evolve(study: Study, space: Space, options: EvolutionOptions, inside: _Insi
         asked = algorithm.ask()
         if asked is None or not len(asked):
             return
-        archs, before = [decode_genes(space, genes) for genes in asked.get("X")], len(scored)
+        archs, before = [_decode_genes(space, genes) for genes in asked.get("X")], len(scored)
         for arch in archs:
             if arch not in scored:
                 if budget.is_spent(len(scored), arch):
@@ -144,7 +144,7 @@ def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
     return sum(window.excess(candidate.metrics.get(name, 0.0)) for name, window in windows.items())
 
 
-def decode_genes(space: Space, genes: _Genes) -> Arch:
+def _decode_genes(space: Space, genes: _Genes) -> Arch:
     """Return the member whose active choices take the options at the indices ``genes`` [choices]."""
     wanted = {name: choice.options[int(g)] for (name, choice), g in zip(space.choices.items(), genes, strict=True)}
     return space.arch(wanted)
@@ -248,7 +248,7 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
         for tries in range(n_samples * (TRIES if self.inside else 1)):
             row = planned[tries] if tries < len(planned) else self._random(rng)
             genes = [row[name] for name in names]
-            if self.inside is None or self.inside(decode_genes(self.space, np.array(genes))):
+            if self.inside is None or self.inside(_decode_genes(self.space, np.array(genes))):
                 kept.append(genes)
             if len(kept) == n_samples:
                 break
@@ -301,9 +301,9 @@ class _Same(DuplicateElimination):  # type: ignore[misc]  # pymoo ships no types
         self.inside = inside
 
     def _do(self, pop: Any, other: Any, is_duplicate: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        seen = set() if other is None else {decode_genes(self.space, one.X) for one in other}
+        seen = set() if other is None else {_decode_genes(self.space, one.X) for one in other}
         for k in reversed(range(len(pop))):  # of equal ones in one population the last stays
-            arch = decode_genes(self.space, pop[k].X)
+            arch = _decode_genes(self.space, pop[k].X)
             is_duplicate[k] |= arch in seen or (other is None and self.inside is not None and not self.inside(arch))
             if other is None:
                 seen.add(arch)
