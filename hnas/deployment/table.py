@@ -104,7 +104,7 @@ def _conditions(plan: Plan, comparison: Comparison | None) -> str:
     if comparison is not None:
         calls = f"batch {comparison.b.batch}, {comparison.b.threads} thread(s), n={len(comparison.b.times)}"
         there = f" on {plan.site.where}" if plan.site else ""
-        return f"latency measured in turns{there} over {comparison.processes} processes, {calls}"
+        return f"latency measured in interleaved blocks{there} over {comparison.processes} processes, {calls}"
     low, high = plan.device.band
     profile = plan.device.power_mode or plan.device.title
     return f"latency predicted from the profile ({profile}), band x{low:g} to x{high:g}; not run on a device here"

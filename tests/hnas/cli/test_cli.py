@@ -338,7 +338,7 @@ def test_json_is_all_there_is_on_standard_output(call, deploy, trained, quick):
 def test_the_table_names_what_was_measured(call, deploy, quick):
     code, out, _ = call(*deploy)
     assert code == 0
-    for words in ("largest, fp32", "baseline", "kept", "measured in turns", "bundle: run/bundle"):
+    for words in ("largest, fp32", "baseline", "kept", "measured in interleaved blocks", "bundle: run/bundle"):
         assert words in out
 
 

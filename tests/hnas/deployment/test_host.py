@@ -77,7 +77,7 @@ def test_a_board_is_measured_where_it_is(
     assert (manifest.target, manifest.backend, manifest.latency.kind) == (target, "tflite", "measured")
     assert manifest.machine.cpu != "a laptop"
     assert f"--host {options['host']}" in manifest.reproduce
-    assert "measured in turns on ssh://board over" in found.to_json()["footnote"]
+    assert "measured in interleaved blocks on ssh://board over" in found.to_json()["footnote"]
     assert list((board.cache / "artifacts").iterdir())
     capsys.readouterr()
     check = ["check", str(found.bundle.path), "--host", options["host"], "--data", str(options["data"])]

@@ -91,7 +91,7 @@ def test_a_net_is_built_verified_and_measured_there(
     (tmp_path / "mynet.py").write_text(NET)
     words = ["export", "--model", "mynet:net", "--input", "1x1x8x8", "--target", "jetson", "--out", "run", "--json"]
     assert deploy_main([*words, "--host", f"{jetson.address}{sys.executable}"]) == 0, capsys.readouterr().err
-    assert "measured in turns on ssh://board" in json.loads(capsys.readouterr().out)["footnote"]
+    assert "measured in interleaved blocks on ssh://board" in json.loads(capsys.readouterr().out)["footnote"]
     manifest = read_bundle(tmp_path / "run" / "bundle").manifest
     assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson", "fp16", "measured")
     assert manifest.latency.value == pytest.approx(0.5)

@@ -127,7 +127,7 @@ def test_the_bundle_holds_the_network_and_its_fp32_baseline(run: Run, tmp_path: 
     found = json.loads(out)  # the network's own print went elsewhere
     assert [(row["precision"], row["verdict"]) for row in found["rows"]] == [("fp32", "baseline"), ("int8", "kept")]
     assert found["rows"][1]["speedup"]["kind"] == "measured"
-    assert "measured in turns over 1 processes" in found["footnote"]
+    assert "measured in interleaved blocks over 1 processes" in found["footnote"]
     bundle = read_bundle(tmp_path / "made" / "bundle")
     manifest = bundle.manifest
     assert (manifest.arch, manifest.space, manifest.labels, manifest.accuracy) == (None, None, (), None)
