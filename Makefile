@@ -37,7 +37,7 @@ quick: lint
 
 lint: ruff types imports limits
 
-# pre-commit calls these three, so each check is defined once.
+# pre-commit calls these four, so each check is defined once.
 ruff: $(STAMPS)/all,dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
