@@ -26,7 +26,13 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Describe one input or output, in the layout of the module (NCHW for images). ``dtype`` is a name of numpy."""
+    """Describe one input or output, in the layout of the module (NCHW for images).
+
+    ``dtype``: the name of a numpy type, such as float32.
+
+    Raises:
+        ValueError: a size is negative, the tensor is too large, or the type is unknown.
+    """
 
     name: str
     shape: Tuple[int, ...]
@@ -34,7 +40,7 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         if any(size < 0 for size in self.shape):
-            raise ValueError(f"shape is {list(self.shape)}, expected sizes from 0")
+            raise ValueError(f"shape is {list(self.shape)}, expected sizes of 0 or more")
         if prod(self.shape) > LARGEST:  # a reader allocates an array of it
             raise ValueError(f"shape is {str(list(self.shape))[:60]}, expected at most {LARGEST} values in all")
         if not re.fullmatch(r"(float|int|uint)(8|16|32|64)|bool", self.dtype):
@@ -43,11 +49,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Written:
-    """Hold what a backend wrote into its folder; `hnas.export.backends.artifacts` makes the artifact of it.
+    """Describe the files that a backend wrote. `hnas.export.backends.artifacts` makes an artifact from this record.
 
-    ``files``: names of the model files, the one that the runtime opens first.
-    ``versions``: the version of everything that shapes the artifact or its speed, by name of the package.
-    ``notes``: what the artifact records of how it was made.
+    ``files``: names of the model files. The first is the file that the runtime opens.
+    ``versions``: the version of each package that affects the artifact or its speed, by package name.
+    ``notes``: facts on how the files were made, for the notes of the artifact.
     """
 
     files: Tuple[str, ...]
@@ -65,11 +71,14 @@ class Artifact:
     ``backend``: the name of the backend that made the files and of the runtime that opens them.
     ``precision``: "fp32", "fp16", "bf16", "int8" or "w8".
     ``device``: the name of the device profile that it was compiled for.
-    ``threads``: the number of threads at which it is opened.
-    ``inputs``, ``outputs``: their names, shapes and types; empty for a bare model file, whose runtime alone knows them.
-    ``files``: the sha256 of each file by its name relative to ``path``, the one that the runtime opens first.
-    ``versions``: the version of each package that shaped it.
-    ``notes``: how it was made: passes, quantisation, verification, what the backend adds.
+    ``threads``: the number of threads that the runtime uses.
+    ``inputs``, ``outputs``: their names, shapes and types. Empty for a bare model file: only the runtime knows them.
+    ``files``: the sha256 of each file, by its name relative to ``path``. The first is the file that the runtime opens.
+    ``versions``: the version of each package that affects the artifact or its speed.
+    ``notes``: how the artifact was made: passes, quantisation, verification, and notes of the backend.
+
+    Raises:
+        ValueError: ``backend``, ``threads`` or ``files`` is not valid.
     """
 
     path: Path
@@ -84,7 +93,7 @@ class Artifact:
     notes: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.backend):  # it is imported by this name
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.backend):  # a module of this name is imported
             raise ValueError(f"backend is {self.backend!r}, expected a name such as onnxruntime")
         if self.threads < 1:
             raise ValueError(f"threads is {self.threads}, expected 1 or more")
@@ -110,11 +119,15 @@ class Artifact:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all files."""
+        """Return the size of all files, in bytes."""
         return sum((self.path / name).stat().st_size for name in self.files)
 
     def write(self) -> None:
-        """Write ``artifact.json`` beside the files. Raise ValueError unless every file is there with its hash."""
+        """Write ``artifact.json`` beside the files.
+
+        Raises:
+            ValueError: a file is missing, or its hash differs from ``files``.
+        """
         verify_files(self.path, self.files)
         record = encode(self)
         del record["path"]  # the folder may move
@@ -124,11 +137,11 @@ class Artifact:
     def read(cls, path: Path | str) -> Artifact:
         """Return the artifact in the folder ``path``, after a check of its record and of the hash of every file.
 
-        A bare .onnx, .xml or .tflite file is an artifact of the backend that reads it, in fp32 and with one thread.
+        A bare .onnx, .xml or .tflite file is read as an fp32 artifact with one thread, for the backend of its suffix.
 
         Raises:
             FileNotFoundError: there is nothing at ``path``.
-            ValueError: the record or a file is not as stated.
+            ValueError: the record is not valid, or a file does not have the recorded hash.
         """
         path = Path(path)
         if path.is_file():
@@ -184,7 +197,7 @@ def check_name(name: str) -> None:
 
 
 def verify_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Raise ValueError for the first of ``files`` that is missing or has another sha256 than stated."""
+    """Raise ValueError for the first of ``files`` that is missing or does not have the recorded sha256."""
     for name, sha in files.items():
         found = digest_file(folder, name)
         if found != sha:

@@ -1,4 +1,7 @@
-"""Call the few functions of CUDA's runtime library that running an engine needs, without a Python package."""
+"""Call the functions of CUDA's runtime library that an engine needs, without a Python package.
+
+Every function except ``library`` raises ExportError if CUDA reports an error.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +50,16 @@ def allocate(size: int) -> int:
 
 
 def free(place: int) -> None:
-    """Free memory of ``allocate``."""
+    """Free the memory at the address ``place``, which ``allocate`` returned."""
     _call("cudaFree", ctypes.c_void_p(place))
 
 
 def copy(target: int, source: int, size: int, kind: int) -> None:
-    """Copy bytes TO_DEVICE or TO_HOST, and return when the copy is complete."""
+    """Copy ``size`` bytes, and return when the copy is complete.
+
+    ``target``, ``source``: addresses.
+    ``kind``: TO_DEVICE or TO_HOST.
+    """
     _call("cudaMemcpy", ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(size), ctypes.c_int(kind))
 
 

@@ -16,7 +16,7 @@ class ExportError(RuntimeError):
 
 
 class Unfaithful(ExportError):
-    """Signal that an artifact runs but does not compute what the network does; a higher precision may help."""
+    """Signal that an artifact runs, but its outputs differ too much from the network's. A higher precision may help."""
 
 
 class Unavailable(ExportError):
@@ -35,7 +35,7 @@ class Disconnected(Unavailable):
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the type and the first informative line of an error of a third party, at most ``limit`` characters."""
+    """Return the type and the first informative line of a third-party error, in at most ``limit`` characters."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own source files
@@ -44,5 +44,5 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with control characters escaped, as names from files end up in the errors of third parties."""
+    """Return ``text`` with control characters escaped: third-party errors may repeat names from untrusted files."""
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)

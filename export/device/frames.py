@@ -42,7 +42,7 @@ def pack_frame(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
 
 
 def unpack_frame(read: Callable[[int], bytearray]) -> Frame:
-    """Return the next frame. ``read(n)`` returns exactly n new bytes. Raise ValueError if they are not a frame."""
+    """Return the next frame. ``read(n)`` returns exactly n new bytes. Raise ValueError if the bytes are not a frame."""
     magic, n_text, n_body = _PREFIX.unpack(read(_PREFIX.size))
     if magic != _MAGIC or n_text > _LARGEST_TEXT or n_body > _LARGEST:
         raise ValueError(f"no frame starts with {bytes(magic)!r}")
@@ -62,11 +62,14 @@ def unpack_frame(read: Callable[[int], bytearray]) -> Frame:
 
 def _check_dtype(dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "biuf":
-        raise ValueError(f"an array of {dtype} cannot go to a worker; numbers and bool can")
+        raise ValueError(f"an array of {dtype} cannot go to a worker; only numbers and bool can")
 
 
 def dispatch(target: object) -> Callable[[Header, Arrays], Frame]:
-    """Return a function that answers the request "x" by ``target.do_x(header, arrays)``, and an error by a reply."""
+    """Return a function that answers the request "x" with ``target.do_x(header, arrays)``.
+
+    If that call raises, the reply has the message as ``error`` and the kind of the exception as ``type``.
+    """
 
     def answer(header: Header, arrays: Arrays) -> Frame:
         try:
@@ -81,7 +84,7 @@ def dispatch(target: object) -> Callable[[Header, Arrays], Frame]:
 
 
 def serve(answer: Callable[[Header, Arrays], Frame]) -> None:
-    """Answer requests on stdin until it closes. A closed pipe ends this process even during a call."""
+    """Answer requests on stdin until stdin closes. A closed stdin ends this process even during a call."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

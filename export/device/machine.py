@@ -30,7 +30,9 @@ _INSTRUCTIONS = (
 class Machine:
     """Describe the machine on which figures were taken.
 
-    ``cpu``: the name that the system gives. Clouds hide it; the next two fields then tell CPU generations apart.
+    ``cpu``: the name that the system reports. Cloud machines may hide it; then ``revision`` and ``instructions`` tell
+    CPU generations apart.
+    ``cores``: the number of CPU cores that this process may use.
     ``revision``: family, model and stepping; on ARM implementer, variant, part and revision of each kind of core.
     ``instructions``: the instruction sets by which runtimes choose kernels.
     """
@@ -44,7 +46,7 @@ class Machine:
 
     @property
     def processor(self) -> str:
-        """Return all that identifies the CPU, in one line. Machines with equal lines run the same kernels."""
+        """Return everything that identifies the CPU, in one line. Machines with equal lines run the same kernels."""
         return ", ".join(filter(None, (self.cpu, self.revision, " ".join(self.instructions))))
 
     @classmethod

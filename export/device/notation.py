@@ -20,7 +20,7 @@ def write_node(node: fx.Node) -> dict[str, Any]:
 
 
 def _write_argument(value: Any) -> Any:
-    """Return an argument as JSON. Lists stay lists; a type that JSON does not have is an object with one key."""
+    """Return an argument as JSON. Lists stay lists. A type that JSON lacks becomes an object with one key."""
     import torch
     from torch import fx
 
@@ -40,7 +40,10 @@ def _write_argument(value: Any) -> Any:
 
 
 def read_argument(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
-    """Return the argument that ``_write_argument`` wrote. ``nodes`` are those that were read before."""
+    """Return the argument that ``_write_argument`` wrote. Raise ValueError for an unknown form.
+
+    ``nodes``: the nodes that were read before, by name.
+    """
     import torch
 
     if isinstance(value, list):
@@ -62,11 +65,11 @@ def read_argument(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
 def read_operator(target: str, kwargs: Mapping[str, Any]) -> Any:
     """Return the ATen operator ``target``, such as aten.conv2d.default.
 
-    Operators that write in place and the one that opens files are refused. The names in ``kwargs`` become code, so they
-    must be arguments of the operator.
+    Operators that write in place, and ``from_file``, are refused. The names in ``kwargs`` become code, so each must be
+    an argument of the operator.
 
     Raises:
-        ValueError: any other name.
+        ValueError: the operator is refused or unknown, or ``kwargs`` has an unknown name.
     """
     import torch
 

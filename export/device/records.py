@@ -24,7 +24,11 @@ _NAMES: dict[Any, str] = {str: "a string", int: "an integer", float: "a number",
 
 
 def read_json(path: Path) -> JSON:
-    """Return the JSON value in ``path``. Raise ValueError for a wrong size or encoding, NaN, or a duplicate key."""
+    """Return the JSON value in ``path``.
+
+    Raises:
+        ValueError: the file is missing, larger than 16 MiB or not UTF-8 JSON, or has NaN or a duplicate key.
+    """
 
     def pairs(items: list[tuple[str, JSON]]) -> dict[str, JSON]:
         found = dict(items)
@@ -42,7 +46,7 @@ def read_json(path: Path) -> JSON:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")
         value = json.loads(path.read_text("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair would fail later, where it is printed
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which cannot be printed later
         return value
     except FileNotFoundError:
         raise ValueError(f"{path.parent} has no {path.name}") from None
@@ -107,12 +111,12 @@ def decode(kind: type[T], value: JSON, file: str, at: str = "", **given: object)
 
 
 def check_version(value: JSON, file: str, known: int) -> None:
-    """Remove the key ``schema`` from ``value``. Raise ValueError if it is another version than ``known``."""
+    """Remove the key ``schema`` from ``value``. Raise ValueError unless its value is ``known``."""
     if not isinstance(value, dict):
         raise ValueError(f"{file}: the file is {_show(value)}, expected an object")
     found = value.pop("schema", None)
     if type(found) is not int or found != known:
-        raise ValueError(f"{file}: schema is {_show(found)}, known: {known}; use the hnas that wrote it")
+        raise ValueError(f"{file}: schema is {_show(found)}, known: {known}; use the version of hnas that wrote it")
 
 
 def _decode(hint: Any, value: JSON, file: str, at: str) -> Any:

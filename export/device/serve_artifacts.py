@@ -38,14 +38,18 @@ class Served:
         return {"machine": encode(Machine.here()), "versions": dict(_installed(header["backend"]).versions())}, ()
 
     def do_open(self, header: Header, _: Arrays) -> Frame:
-        """Open the artifact at ``path``, within ``memory_mb``. ``report`` is what its runtime reports of it."""
+        """Open the artifact at ``path``, with at most ``memory_mb`` of memory (None: no limit).
+
+        The reply has ``report``: the facts that the runner states, such as how its engine was built.
+        """
         if header["protocol"] != PROTOCOL:
             asked = header["protocol"]
-            raise ExportError(f"the worker speaks protocol {PROTOCOL}, not {asked}; install the same hnas at both ends")
+            mend = "install the same hnas on both machines"
+            raise ExportError(f"the worker uses protocol {PROTOCOL}, not {asked}; {mend}")
         if header["memory_mb"] is not None:
             limit_memory(header["memory_mb"])
         artifact = Artifact.read(header["path"])
-        self._runner = self._call = None  # free the memory of the artifact that was open
+        self._runner = self._call = None  # free the memory of the previous artifact
         self._outputs = artifact.outputs
         runtime = _installed(header["backend"])
         try:
@@ -95,7 +99,7 @@ def _installed(backend: str) -> Runtime:
 
 
 def _other(built: Mapping[str, str], runtime: Runtime) -> str:
-    """Return a note if the artifact was made with another version of its runtime than this machine has, else ""."""
+    """Return a note for an error if this machine has another version of the runtime than the artifact, else ""."""
     here = {name: version for name, version in runtime.versions().items() if built.get(name, version) != version}
     words = [f"made with {name} {built[name]}, here is {version}" for name, version in here.items()]
     return f" ({'; '.join(words)})" if words else ""

@@ -19,7 +19,7 @@ from hnas.export.device.errors import ExportError
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 
 KEPT = 2**30  # bytes of artifacts that are kept (an LRU cache)
-SPARE = 2**24  # bytes that stay free on the disk, as runtimes unpack and compile
+SPARE = 2**24  # bytes that stay free on the disk: runtimes unpack and compile files
 
 
 def cache_folder() -> Path:
@@ -35,10 +35,12 @@ class Store:
         self._root = cache_folder() / "artifacts"
 
     def do_begin(self, header: Header, _: Arrays) -> Frame:
-        """Prepare for ``files`` [[name, bytes, sha256], ...] of the artifact ``digest``.
+        """Prepare to receive the ``files`` [[name, bytes, sha256], ...] of the artifact ``digest``.
 
-        The reply has ``path``, the folder if everything is there already, else None, and ``have``, the number of bytes
-        of each file that have arrived.
+        The reply has:
+
+        ``path``: the folder if all files are there already, else None.
+        ``have``: the number of bytes of each file that arrived before; only if ``path`` is None.
         """
         files = {name: sha for name, _, sha in header["files"]}
         check_files(files)
@@ -78,7 +80,10 @@ class Store:
         return {}, ()
 
     def do_finish(self, header: Header, _: Arrays) -> Frame:
-        """Check the sha256 of every file, and publish the folder ``path``. Delete ``spoiled`` files."""
+        """Check the sha256 of every file. If all are right, publish the folder and return it as ``path``.
+
+        Files with a wrong sha256 are deleted, and the reply lists them as ``spoiled``.
+        """
         whole, part = self._folders(header)
         files = {name: sha for name, _, sha in header["files"]}
         check_files(files)
@@ -96,7 +101,7 @@ class Store:
         return {"path": str(whole), "spoiled": []}, ()
 
     def _borrow(self, path: Path, name: str, size: int, sha: str) -> None:
-        """Link a file that another artifact has already: the same model with another record."""
+        """Link or copy a file that another artifact on this device already has, such as the same model file."""
         for folder in () if path.exists() else self._root.iterdir():
             found = folder / name
             if found.is_file() and _size(found) == size and digest_file(folder, name) == sha:
@@ -115,7 +120,14 @@ class Store:
 
 
 def make_room(root: Path, *, keep: Path, bytes_wanted: int) -> None:
-    """Delete the least recently used folders beyond ``KEPT`` or for a full disk. Raise ExportError if it stays full."""
+    """Delete the least recently used folders until the cache fits into ``KEPT`` and the disk has enough space.
+
+    ``keep``: the folder that is never deleted.
+    ``bytes_wanted``: bytes that are going to be written.
+
+    Raises:
+        ExportError: the disk does not have enough space.
+    """
     older = sorted((f for f in root.iterdir() if f != keep), key=lambda folder: folder.stat().st_mtime)
     sizes = {folder: sum(map(_size, folder.rglob("*"))) for folder in older}
     for folder in older:
@@ -132,7 +144,7 @@ def make_room(root: Path, *, keep: Path, bytes_wanted: int) -> None:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into an ExportError that says where, and how to go on."""
+    """Turn an OSError of the block into an ExportError that names ``path`` and says how to continue."""
     try:
         yield
     except OSError as error:

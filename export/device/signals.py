@@ -24,14 +24,14 @@ def signal_stack() -> _Stack | None:
 def signal_stack_kept() -> Iterator[None]:
     """Restore the signal stack of this thread after the block.
 
-    OpenVINO's CPU plugin gives the thread that loads it a stack of its own. At its end, a plugin restores the previous
-    stack, unless another is in use by then. When two plugins end in the order in which they began, the thread keeps a
-    stack in freed memory. The next signal with a handler, such as the end of a data loader's child, then kills the
-    process. The stack restored here belongs to no plugin, so no plugin changes it later.
+    OpenVINO's CPU plugin gives a new stack to the thread that loads the plugin. When a plugin ends, it restores the
+    previous stack, unless another stack is in use by then. If two plugins end in the order in which they began, the
+    thread keeps a stack in freed memory. The next signal with a handler, such as the end of a data loader's child, then
+    kills the process. The stack restored here belongs to no plugin, so no plugin changes it later.
     """
     before = signal_stack()
     try:
         yield
     finally:
-        if before is not None:  # the kernel refuses one that has become too small
+        if before is not None:  # the kernel refuses a stack that has become too small
             ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)

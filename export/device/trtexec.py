@@ -34,7 +34,11 @@ def find_trtexec() -> str | None:
 
 
 def read_version(banner: str) -> str:
-    """Return the version in the banner of trtexec: ``[TensorRT v8502]``, ``[TensorRT v100300]``, perhaps ``[b..]``."""
+    """Return the version in the banner of trtexec: "8.5.2" for ``[TensorRT v8502]``, "10.3.0" for ``v100300``.
+
+    Raises:
+        ExportError: the banner states no version.
+    """
     found = re.search(r"TensorRT v(\d{4,6})\b", banner) or re.search(r"TensorRT version: (\d+\.\d+\.\d+)", banner)
     if found is None:
         raise ExportError("trtexec does not say its version; expected a line with [TensorRT v...]")
@@ -96,13 +100,13 @@ def read_outputs(text: str, artifact: Artifact) -> tuple[NDArray[Any], ...]:
 
 
 def _finite(text: str) -> str:
-    """Return the text of C++ with nan and inf as JSON spells them."""
+    """Return ``text`` with nan and inf, as C++ writes them, replaced by NaN and Infinity, which json reads."""
     text = re.sub(r"(?<=[\s,\[])(-?)nan\b", "NaN", text)
     return re.sub(r"(?<=[\s,\[])(-?)inf\b", r"\1Infinity", text)
 
 
 class TrtExec:
-    """Run an engine, as a Runner: each call starts the tool. ``times`` measures by the tool's own clock."""
+    """Implement `Runner` with trtexec: each call starts the tool. ``times`` measures by the tool's own clock."""
 
     def __init__(self, artifact: Artifact, engine: Path, report: dict[str, Any]) -> None:
         self.artifact, self.report, self._engine = artifact, report, engine

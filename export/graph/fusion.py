@@ -2,8 +2,9 @@
 
 Use: ``fuse(program, passes_for("onnxruntime"))``.
 
-A pass takes a program and returns another program that computes the same. It copies the graph and never changes its
-input. Runtimes have rewrites of their own. Ours run first, so that all runtimes and quantisers get the same graph.
+A pass takes a program and returns another program that computes the same outputs. A pass copies the graph and never
+changes the given program. Runtimes rewrite the graph too. The passes run before that, so that calibration and
+quantisers get the fused graph.
 """
 
 import copy
@@ -66,7 +67,7 @@ _MORE: Mapping[str, tuple[Pass, ...]] = {
 
 
 def passes_for(backend: str) -> tuple[Pass, ...]:
-    """Return the passes for ``backend``: the common ones, and those that make the artifacts of this backend faster."""
+    """Return the passes for ``backend``: the common passes, and additional ones that make its artifacts faster."""
     return _MORE.get(backend, PASSES)
 
 
@@ -115,7 +116,7 @@ def noise_tensors(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
 
 
 def _rounding(program: Program, probe: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Return the error of float32 against float64, relative to the spread; 0 where the graph requires its types."""
+    """Return the error of float32 against float64, relative to the spread; 0 if the graph cannot run in float64."""
     try:
         double = replace(program, module=copy.deepcopy(program.module).double())
         exact = double(*(value.double() if value.is_floating_point() else value for value in probe))
@@ -126,9 +127,9 @@ def _rounding(program: Program, probe: Sequence[Tensor], got: Sequence[Tensor]) 
 
 
 def _relative_error(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Return the largest error over the outputs, each relative to its spread; infinity where types or shapes differ.
+    """Return the largest error over the outputs, each divided by the spread (maximum - minimum) of its expected values.
 
-    Infinity also where a value is finite in only one of the two.
+    Return infinity if types or shapes differ, or if a value is finite in only one of the two.
     """
     if [value.shape for value in expected] != [value.shape for value in got]:
         return float("inf")

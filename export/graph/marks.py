@@ -1,4 +1,4 @@
-"""Read which nodes of a program stay in float: ``kept_float(program)``. Without torch, which backends import later."""
+"""Read which nodes of a program stay in float: ``kept_float(program)``. This module does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edit and query fx graphs: the few operations that every pass is made of. A pass ends in ``edit``."""
+"""Edit and query fx graphs. Passes consist of these functions, and every pass returns the result of ``edit``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ def edit(program: Program, name: str, rewrite: Callable[[fx.GraphModule], int]) 
     """Return ``program`` after ``rewrite``, and record under ``name`` how often the rewrite fired.
 
     rewrite: changes a copy of the graph in place and returns a count. The copy shares its weights with ``program``, so
-        ``rewrite`` may add constants but must never write into one.
+        ``rewrite`` may add constants but must never change an existing constant in place.
 
     Example::
 
@@ -92,7 +92,10 @@ def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 
 def constant(module: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:
-    """Insert a new constant just before ``before``; ``name`` gets a number if it is taken."""
+    """Insert the constant ``value`` before the node ``before``, and return its node.
+
+    name: the name of the constant; it gets a number if the module has that name already.
+    """
     free, number = name, 0
     while hasattr(module, free):
         number += 1
@@ -125,7 +128,7 @@ def weights(module: fx.GraphModule, layer: fx.Node) -> tuple[Tensor, Tensor]:
 
 
 def set_weights(module: fx.GraphModule, layer: fx.Node, weight: Tensor, bias: Tensor) -> None:
-    """Give a layer new constants, cast to its type; other layers that share the old constants keep them."""
+    """Replace the weight and bias of a layer, cast to its type. Other layers that share the old constants keep them."""
     old = bound(layer)["weight"]
     dtype = constant_value(module, old).dtype
     stem = str(old.target).replace(".", "_").removesuffix("_weight")
@@ -136,7 +139,10 @@ def set_weights(module: fx.GraphModule, layer: fx.Node, weight: Tensor, bias: Te
 
 
 def rescale(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor) -> None:
-    """Replace ``layer(x)`` by ``scale * layer(x) + shift``; both factors are [C] of the output, or scalars."""
+    """Replace ``layer(x)`` by ``scale * layer(x) + shift``, by changing its weights.
+
+    scale, shift: float64, one number for each output channel [C], or a scalar.
+    """
     weight, bias = weights(module, layer)
     axis = 1 if layer.target in TRANSPOSED else 0
     groups = bound(layer)["groups"] if axis else 1
@@ -147,9 +153,9 @@ def rescale(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor
 
 
 def call(node: fx.Node, target: Any, args: tuple[Any, ...], shape: Sequence[int] | None = None) -> fx.Node:
-    """Insert a call of ``target`` before ``node``; its value has the type of ``node``, and ``shape`` (None: the same).
+    """Insert a call of ``target`` before ``node``, without keyword arguments, and return it.
 
-    The call has no keyword arguments.
+    shape: shape of its value; None for the shape of ``node``. The type is that of ``node``.
     """
     with node.graph.inserting_before(node):
         made = node.graph.call_function(target, args)
@@ -159,7 +165,7 @@ def call(node: fx.Node, target: Any, args: tuple[Any, ...], shape: Sequence[int]
 
 
 def prune(node: fx.Node) -> None:
-    """Remove ``node`` if nothing reads it, and then in the same way the values that it was computed from."""
+    """Remove ``node`` if nothing reads it. Then do the same for the values that it was computed from."""
     left = [node]
     while left:
         part = left.pop()

@@ -21,10 +21,10 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A module as an ATen graph in eval mode, with the example inputs of its capture. Never changed; a pass copies.
+    """Hold a module as an ATen graph in eval mode. A program is never changed: a pass returns a changed copy.
 
     module: takes as many tensors as there are ``inputs``; returns one tensor, or a flat tuple of tensors.
-    inputs: the example inputs.
+    inputs: the example inputs of the capture.
     fired: the passes that made this program, each with the number of its changes.
 
     Example: ``(output,) = program(*program.inputs)``.
@@ -50,14 +50,14 @@ class Program:
 
     @cached_property
     def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Return the inputs, by the names of the graph, and the outputs, as output_0, output_1, ..."""
+        """Return the specs of the inputs, named as in the graph, and of the outputs, named output_0, output_1, ..."""
         names = [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]
         outputs = {f"output_{index}": value for index, value in enumerate(self(*self.inputs))}
         return tuple(map(_spec, names, self.inputs)), tuple(map(_spec, outputs, outputs.values()))
 
     @property
     def digest(self) -> str:
-        """Return a sha256 of graph, shapes and types, without values: programs with equal digests take equal time."""
+        """Return the sha256 of graph, shapes and types, without values. Equal digests mean equal latency."""
         state = [(name, tuple(value.shape), str(value.dtype)) for name, value in self.module.state_dict().items()]
         inputs = [(tuple(value.shape), str(value.dtype)) for value in self.inputs]
         return hashlib.sha256(repr((self.module.code, state, inputs)).encode()).hexdigest()
@@ -76,11 +76,12 @@ def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
     1. Outputs are one tensor, or a flat tuple or list of tensors; anything else is refused.
     2. NaN in any weight or output, or infinity in a parameter: refused. An output may be infinite, like a mask.
     3. Writing in place into a value that the module computed: made functional.
-    4. Writing into a buffer or an input (counters, batch norm in training mode): refused; an artifact has no memory.
+    4. Writing into a buffer or an input (counters, batch norm in training mode): refused, because an artifact keeps no
+       state between calls.
 
     Raises:
         ValueError: the inputs do not fit the module.
-        ExportError: any other reason.
+        ExportError: the module cannot be captured, for any other reason.
 
     Example: ``capture(net, torch.randn(1, 3, 224, 224)).operators()``.
     """
@@ -102,7 +103,7 @@ def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
 
 
 def module_of(network: nn.Module | torch.export.ExportedProgram) -> nn.Module:
-    """Return a module as it is, and an exported program as a module.
+    """Return ``network`` as a module. A module is returned unchanged; an exported program is converted.
 
     Raises:
         ValueError: ``network`` is neither.
@@ -128,8 +129,8 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
         program = program.run_decompositions({})
     signature = program.graph_signature
     written = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
-    if written:
-        raise ExportError(f"the module writes into {', '.join(written)} in eval mode; an artifact has no memory")
+    if written:  # case 4
+        raise ExportError(f"the module writes into {', '.join(written)} in eval mode; an artifact keeps no state")
     return _unlifted(program)
 
 
@@ -141,7 +142,7 @@ def _unlifted(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put the module in eval mode; on exit every submodule has its previous mode."""
+    """Put the module in eval mode during the block, then restore the previous mode of every submodule."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -163,7 +164,7 @@ def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def rebuild(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
-    """Return a graph module with the state that ``graph`` reads. It shares the tensors, which must stay constant."""
+    """Return a graph module with the tensors that ``graph`` reads. ``module`` shares them, so they must stay constant."""
     for node in graph.nodes:
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
@@ -221,7 +222,7 @@ def _owns_value(node: fx.Node) -> bool:
 
 
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy without guards and pytrees, with weights of its own: tensors in, a tensor or a flat tuple out."""
+    """Return a copy with copied weights, without guards and pytrees. It returns a tensor or a flat tuple of tensors."""
     graph = fx.Graph()
     nodes: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:

@@ -1,7 +1,7 @@
-"""Check the samples that callers give, and make random ones. A sample is the inputs of one call.
+"""Check the samples that callers give, and make random samples. A sample is the inputs of one call.
 
-Callers give tensors or arrays, in batches of any size. ``to_samples(given, examples, "calibration")`` is the one check,
-at the border; the rest of the package takes `Samples`: numpy, in the shapes and types of the example inputs.
+Callers give tensors or arrays, in batches of any size. ``to_samples(given, examples, "calibration")`` checks and splits
+them once. The rest of the package takes `Samples`: numpy arrays with the shapes and types of the example inputs.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def to_sample(value: SampleLike) -> Sample:
 
 
 def to_samples(values: Iterable[SampleLike], examples: Sample, purpose: str) -> list[Sample]:
-    """Return ``values`` as samples of the batch size of ``examples``: a batch of 32 becomes 32 samples of 1.
+    """Return ``values`` as samples with the batch size of ``examples``: a batch of 32 becomes 32 samples of 1.
 
-    ``purpose``: what the samples are for, as errors name them: "calibration" or "evidence".
+    ``examples``: the example inputs, one array for each input.
+    ``purpose``: the name of the samples in errors: "calibration" or "evidence".
 
     Raises:
         ValueError: no sample, other shapes or types than those of ``examples``, NaN or infinity.
@@ -90,7 +91,7 @@ def _to_array(value: Any) -> NDArray[Any]:
 
 
 def _pieces(sample: Sample, examples: Sample) -> list[Sample]:
-    """Return the sample in pieces of the batch size of ``examples``; none where the shapes do not allow it."""
+    """Return the sample split into pieces with the batch size of ``examples``; none if the shapes do not allow it."""
     if [part.shape for part in sample] == [part.shape for part in examples]:
         return [sample]
     return [

@@ -17,7 +17,10 @@ Call = tuple[Tensor, ...]  # the inputs of one call
 
 @dataclass(frozen=True, eq=False)
 class Subprogram:
-    """A program and inputs of it: one tuple for each call; the first is the example of the program."""
+    """Hold a program and inputs for it.
+
+    calls: one tuple of inputs for each call. The first is the example inputs of the program.
+    """
 
     program: Program
     calls: tuple[Call, ...]
@@ -36,7 +39,7 @@ class Subprogram:
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """Return the size that a reduction lowers: operators, elements in weights and one call, number of calls."""
+        """Return (operators, elements of the weights and of one call, calls). A reduction makes this tuple smaller."""
         weights = sum(value.numel() for value in self.program.module.state_dict().values())
         values = weights + sum(value.numel() for value in self.calls[0])
         return len(self.operators), values, len(self.calls)
@@ -44,9 +47,9 @@ class Subprogram:
 
 @dataclass(frozen=True)
 class SizeChange:
-    """Replace the size ``old`` by ``new`` in tensors and arguments.
+    """Describe a reduction of the size ``old`` to ``new`` in tensors and arguments.
 
-    axis: only this axis of the inputs; None for every axis of inputs and weights.
+    axis: the axis of the inputs that is changed; None for every axis of inputs and weights.
     arguments: True replaces the size in arguments of operators too.
     multiples: True replaces each multiple of ``old`` in proportion.
     """
@@ -64,7 +67,7 @@ class SizeChange:
         return self.new if size == self.old else size
 
     def cut(self, value: Tensor, is_input: bool) -> Tensor:
-        """Return the leading part of a tensor that has the new sizes."""
+        """Return the leading part of ``value``, cut to the new sizes."""
         for axis, size in enumerate(value.shape):
             if self.axis is None or (is_input and axis == self.axis):
                 value = value.narrow(axis, 0, self.of(size))
@@ -87,13 +90,13 @@ def carve(
 ) -> Subprogram | None:
     """Return the part of a graph between ``cuts`` and ``ends`` as a program with copied weights, or None.
 
-    whole: the program, and the calls that inputs are recorded on.
+    whole: the program, and the calls on which the inputs of the part are recorded.
     ends: the outputs of the part; None for the outputs of ``whole``.
     cuts: nodes whose recorded values become inputs.
     instead: replaced nodes; readers of a key read its value instead.
     change: a replacement of sizes.
 
-    None: no input is left, or the part does not run, or an output of the part is not finite.
+    Return None if the part has no input, does not run, or has an output that is not finite.
     """
     instead, ends = instead or {}, ends or whole.ends
     needed, begins = ancestors(ends, cuts, instead)
@@ -137,7 +140,7 @@ def ancestors(
 
 
 def _calls(whole: Subprogram, inputs: Sequence[fx.Node], *, recorded: bool) -> tuple[Call, ...]:
-    """Return the values of ``inputs`` for each call: recorded, or chosen from the inputs of ``whole``."""
+    """Return the values of ``inputs`` for each call: recorded in a run of ``whole``, or chosen from its inputs."""
     if recorded:
         return tuple(_recorded(whole, call, inputs) for call in whole.calls)
     places = [node for node in whole.program.module.graph.nodes if node.op == "placeholder"]
@@ -189,7 +192,7 @@ def _recorded(whole: Subprogram, call: Call, nodes: Sequence[fx.Node]) -> Call:
 
 
 def _describe(program: Program) -> None:
-    """Give every node the shape and type of its value, like a captured program has: passes and writers read them."""
+    """Record the shape and type of the value of every node, as capture does. Passes and writers read them."""
     values: dict[fx.Node, Any] = {}
     _Recorder(program.module, set(program.module.graph.nodes), values).run(*program.inputs)
     for node, value in values.items():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def pack(program: Program) -> tuple[Header, Arrays]:
-    """Return the program as a JSON header, and the bytes of every tensor, each tensor once.
+    """Return the program as a JSON header, and the bytes of every tensor. A shared tensor is packed once.
 
     Kept: names, order, arguments, types and shapes of values, memory order, tied tensors, marks of ``keep_float``, the
     passes that fired. Not kept: the source lines of a node.
@@ -61,7 +61,7 @@ def pack(program: Program) -> tuple[Header, Arrays]:
 
 
 def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
-    """Return the program that ``pack`` packed. Raise ValueError for an operator that is not ATen's."""
+    """Return the program that ``pack`` packed. Raise ValueError for an operator that is not an ATen operator."""
     from torch import fx, nn
 
     from hnas.export.graph.marks import FLOAT

@@ -53,7 +53,7 @@ class _Tool:
     def do_open(self, header: Header, _: Arrays) -> Frame:
         """Upload the model of the artifact at ``path``. ``report`` says how times are measured."""
         if header["protocol"] != PROTOCOL:
-            raise ExportError(f"the worker speaks protocol {PROTOCOL}, not {header['protocol']}")
+            raise ExportError(f"the worker uses protocol {PROTOCOL}, not {header['protocol']}")
         _check_backend(header["backend"])
         missing = tflite.missing()
         if missing is not None:

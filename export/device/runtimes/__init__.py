@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """Describe an opened artifact: a function from numpy to numpy, both in the layout of the exported module.
+    """Describe an opened artifact: a function from numpy arrays to numpy arrays, in the layout of the exported module.
 
     Example: ``(logits,) = runner(image)``.
     """
@@ -25,7 +25,10 @@ class Runner(Protocol):
         """Return the outputs for ``inputs``. Raise ValueError unless shapes and types are those of the artifact."""
 
     def bind(self, *inputs: "NDArray[Any]") -> Callable[[], object]:
-        """Return a function that runs ``inputs``, converted and set beforehand: a measurement times this function."""
+        """Return a function that runs the network on ``inputs``. A measurement times this function.
+
+        The inputs are converted and set before it is called, so that the time is that of the network alone.
+        """
 
 
 class Runtime(Protocol):
@@ -35,7 +38,7 @@ class Runtime(Protocol):
         """Return None if the runtime is installed, else one line that says how to install it."""
 
     def versions(self) -> Mapping[str, str]:
-        """Return the version of everything that shapes the speed of an artifact here."""
+        """Return the version of each package that affects the speed of an artifact on this machine."""
 
     def load(self, artifact: "Artifact") -> Runner:
         """Open an artifact in this process, at exactly its precision and number of threads."""

@@ -38,7 +38,7 @@ def load(artifact: Artifact) -> _OnnxRuntime:
 
 
 class _OnnxRuntime:
-    """Run a session, as a Runner. The nodes run one after another."""
+    """Implement `Runner` with an ONNX Runtime session. The nodes run one after another."""
 
     def __init__(self, artifact: Artifact) -> None:
         import onnxruntime as ort
@@ -67,14 +67,14 @@ class _OnnxRuntime:
 
 
 def session_options(threads: int) -> Any:
-    """Return the pinned options: the number of threads, nodes one after another, no spinning."""
+    """Return the fixed session options: ``threads`` threads, nodes one after another, no spinning."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # An idle thread pool that spins would take the core from the artifact that this one is compared with.
+    # An idle thread pool that spins would use the CPU core that the other artifact of a comparison needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options

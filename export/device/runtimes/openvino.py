@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # By default OpenVINO computes fp32 models in bfloat16 on CPUs that have it. So the hint is always set, even where it
 # repeats the default. The operators of an int8 artifact that are not int8 are f32.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "w8": "f32"}
-# With weights alone in int8, OpenVINO would round their activations to int8, too, in groups of 32.
+# By default, OpenVINO also rounds the activations that meet int8 weights to int8, in groups of 32. 0 switches this off.
 _EXACT: dict[str, dict[str, Any]] = {"w8": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}}
 
 
@@ -47,7 +47,7 @@ def load(artifact: Artifact) -> _OpenVino:
 
 
 class _OpenVino:
-    """Run a compiled model, as a Runner, with one stream and one request."""
+    """Implement `Runner` with a compiled OpenVINO model, one stream and one request."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -74,7 +74,7 @@ class _OpenVino:
 
 
 def compiled_model(artifact: Artifact, **more: Any) -> Any:
-    """Return OpenVINO's CompiledModel of ``artifact`` with the pinned properties and ``more``."""
+    """Return OpenVINO's CompiledModel of ``artifact`` with the fixed properties and ``more``."""
     import openvino
 
     with signal_stack_kept():
@@ -82,7 +82,7 @@ def compiled_model(artifact: Artifact, **more: Any) -> Any:
 
 
 def settings(artifact: Artifact) -> dict[str, Any]:
-    """Return the pinned properties: precision, also of activations, threads, one stream."""
+    """Return the fixed properties: precision of weights and activations, number of threads, one stream."""
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[artifact.precision],
         "INFERENCE_NUM_THREADS": artifact.threads,
@@ -93,7 +93,12 @@ def settings(artifact: Artifact) -> dict[str, Any]:
 
 
 def require(precision: str) -> None:
-    """Raise Unavailable if this CPU cannot compute in ``precision``; OpenVINO would silently use another precision."""
+    """Check that this CPU computes in ``precision``. OpenVINO would otherwise silently use another precision.
+
+    Raises:
+        ValueError: OpenVINO does not have the precision on any CPU.
+        Unavailable: this CPU does not have the precision.
+    """
     import openvino
 
     if precision not in _HINTS:

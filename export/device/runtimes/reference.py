@@ -40,7 +40,7 @@ def load(artifact: Artifact) -> _Reference:
 
 
 class _Reference:
-    """Run a graph, as a Runner. The number of threads is set for the whole process, so a worker has one runtime."""
+    """Implement `Runner` with a torch graph. The number of threads is set for the whole process."""
 
     def __init__(self, artifact: Artifact) -> None:
         import torch

@@ -1,8 +1,8 @@
 """Build the TensorRT engine of model.onnx on the GPU of this machine, cache the engine, and run it.
 
 An engine fits one GPU architecture and one TensorRT version, so it is built where it runs. TensorRT chooses tactics by
-measurements, so several engines are built; the fastest is kept, and the spread is reported. The Python bindings come
-with JetPack. Without them trtexec does the same, more slowly.
+measurements, so several engines are built. The fastest is kept, and the spread is reported. The Python bindings come
+with JetPack. Without the bindings, trtexec builds and runs the engine, but more slowly.
 """
 
 from __future__ import annotations
@@ -51,12 +51,17 @@ def versions() -> dict[str, str]:
 
 
 def engine_folder(artifact: Artifact) -> Path:
-    """Return the folder in which this machine caches the engine: not in a bundle, which contains only listed files."""
+    """Return the cache folder of the engine. A bundle cannot hold the engine, because it contains only listed files."""
     return cache_folder() / "engines" / artifact.digest
 
 
 def load(artifact: Artifact) -> Any:
-    """Open the engine of ``artifact``; build it first if there is none. Raise ExportError if it does not fit here."""
+    """Open the engine of ``artifact``. Build the engine first if there is none.
+
+    Raises:
+        Unavailable: TensorRT or libcudart is not installed.
+        ExportError: the cached engine is for another model, GPU or TensorRT version, or cannot be built.
+    """
     message = missing()
     if message is not None:
         raise Unavailable(message)
@@ -81,8 +86,9 @@ def check_engine(record: Mapping[str, Any], here: Mapping[str, str]) -> None:
 def _build_engines(artifact: Artifact, here: Mapping[str, str]) -> None:
     """Build up to BUILDS engines and keep the fastest in ``engine_folder``, with a sidecar.
 
-    The first build uses the timing cache of this GPU and TensorRT; the others measure every tactic again. The sidecar
-    holds what the engine fits, and the seconds and the median of each build. TensorRT's layer information lies beside.
+    The first build uses the timing cache of this GPU and TensorRT version; the others measure every tactic again. The
+    sidecar records the model, the GPU architecture, the TensorRT version, and for each build its duration and median
+    latency. TensorRT's layer information is written to the same folder.
     """
     folder = engine_folder(artifact)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +131,7 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_MB * 2**20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
+    config.clear_flag(trt.BuilderFlag.TF32)  # TF32 would round the inputs of fp32 products
     if artifact.precision in ("fp16", "int8"):
         config.set_flag(trt.BuilderFlag.FP16)
     if artifact.precision == "int8":
@@ -161,7 +167,7 @@ def _median(artifact: Artifact, engine: Path) -> float:
 
 
 class _TensorRt:
-    """Run an engine, as a Runner: one execution context on one CUDA stream. ``report`` is the engine's sidecar."""
+    """Implement `Runner` with one execution context on one CUDA stream. ``report``: the engine's sidecar."""
 
     def __init__(self, artifact: Artifact, engine: Path, report: Mapping[str, Any]) -> None:
         import tensorrt as trt
@@ -190,7 +196,7 @@ class _TensorRt:
         return tuple(outputs)
 
     def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
-        """Return a function that runs ``inputs``, copied to the device once, and waits for the GPU."""
+        """Copy ``inputs`` to the GPU. Return a function that runs the engine on them and waits for the GPU."""
         for tensor, value in zip(self.artifact.inputs, check_inputs(inputs, self.artifact.inputs)):
             cudart.copy(self._places[tensor.name], value.ctypes.data, value.nbytes, cudart.TO_DEVICE)
 
@@ -229,7 +235,7 @@ def _free(places: dict[str, int]) -> None:
 
 
 def _here() -> dict[str, str]:
-    """Return the GPU architecture and the TensorRT version of this machine, to which an engine is tied."""
+    """Return the GPU architecture and the TensorRT version of this machine. An engine needs the same two."""
     if find_spec("tensorrt"):
         import tensorrt
 

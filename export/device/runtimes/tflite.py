@@ -34,7 +34,7 @@ def missing() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of the runtime that would be used."""
+    """Return the version of the installed runtime. ai-edge-litert takes precedence."""
     name = "ai-edge-litert" if find_spec("ai_edge_litert") else "tflite-runtime"
     return {name: version(name)}
 
@@ -45,7 +45,7 @@ def load(artifact: Artifact) -> TfLite:
 
 
 class TfLite:
-    """Run an interpreter, as a Runner. Inputs and outputs have the layout of the module; ``bind`` transposes once."""
+    """Implement `Runner` with a LiteRT interpreter. Inputs and outputs have the layout of the module."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -83,7 +83,10 @@ def interpreter(model: Path, threads: int) -> Any:
 
 
 def indices(details: Sequence[dict[str, Any]]) -> list[int]:
-    """Return the tensors in the order of the module, by the converter's numbers; other files keep their order."""
+    """Return the tensor indices in the order of the module's arguments.
+
+    Converters number the tensor names. Tensors of files without such numbers keep their order.
+    """
     numbers = [re.search(r"_(\d+)(_output)?(:0)?$", detail["name"]) for detail in details]
     order = {detail["index"]: int(found[1]) for detail, found in zip(details, numbers) if found}
     indices = [int(detail["index"]) for detail in details]
@@ -91,7 +94,10 @@ def indices(details: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def to_runtime(sample: Sample, layout: JSON) -> Sample:
-    """Return the sample in the layout of the flatbuffer."""
+    """Return the sample in the layout of the flatbuffer.
+
+    ``layout``: the artifact's note "layout": the permutation of each input, or None for an unchanged input.
+    """
     permutations = layout if isinstance(layout, list) else [None] * len(sample)
     pairs = zip(sample, permutations)
     return tuple(np.ascontiguousarray(value.transpose(order)) if order else value for value, order in pairs)
@@ -99,9 +105,9 @@ def to_runtime(sample: Sample, layout: JSON) -> Sample:
 
 @contextmanager
 def _quiet_stderr(*lines: str) -> Iterator[None]:
-    """Drop exactly these ``lines`` of compiled code from stderr during the block; others are written at its end.
+    """Drop the given ``lines`` from stderr during the block. Other lines are written at the end of the block.
 
-    Use it only for calls of milliseconds: all other output to stderr waits, too.
+    Use it only for calls of milliseconds, because all output to stderr is delayed.
     """
     kept = os.dup(2)
     with tempfile.TemporaryFile() as buffer:

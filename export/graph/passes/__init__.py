@@ -1,1 +1,1 @@
-"""Exact rewrites of a program's graph: one pass, or one family of passes, a file."""
+"""Rewrite the graph of a program exactly. Each file has one pass, or one family of passes."""

@@ -1,4 +1,4 @@
-"""Move activations next to the layer that they belong to: ``raise_activations(program)``."""
+"""Move activations directly behind the layer before them: ``raise_activations(program)``."""
 
 from itertools import chain
 
@@ -25,9 +25,9 @@ def raise_activations(program: Program) -> Program:
     """Move each activation directly behind its layer, where every runtime computes both in one kernel.
 
     1. layer -> reshape or permute -> activation: becomes layer -> activation -> reshape or permute.
-    2. layer -> max pool -> relu, relu6 or clamp, which never decrease: moved before the pool.
+    2. layer -> max pool -> relu, relu6, hardtanh or clamp: moved before the pool, because these never decrease.
     3. layers -> concatenation -> activation: one activation for each layer.
-    4. The layer, or a value between, is read elsewhere too, or there is no layer: unchanged.
+    4. The layer, or a value between them, is read elsewhere too, or there is no layer: unchanged.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -53,7 +53,10 @@ def _raise(node: fx.Node) -> bool:
 
 
 def _layers_behind(node: fx.Node, rising: bool) -> list[fx.Node]:
-    """Return the layers whose outputs are reordered to ``node``, through max pools too where ``rising``; else none."""
+    """Return the layers that reach ``node`` through reshapes, permutes, concatenations and, if ``rising``, max pools.
+
+    Return no layers if there is any other operator between.
+    """
     if own_layer(node, LAYERS):
         return [node]
     if len(node.users) != 1:  # case 4

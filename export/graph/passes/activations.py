@@ -1,7 +1,7 @@
 """Replace activations that are written as arithmetic by one operator each: ``fuse_activations(program)``.
 
-A formula can be written in many ways, so no rule compares graphs literally. Scalars are collected into two normal
-forms, a product ``c * f1 * f2 ...`` and a line ``a * x + b``. Each rule then compares one normal form.
+A formula can be written in many ways, so no rule compares graphs literally. Each expression is brought into one of two
+normal forms, a product ``c * f1 * f2 ...`` or a line ``a * x + b``. The rules compare normal forms.
 """
 
 import math

@@ -26,7 +26,7 @@ def fold_batchnorm(program: Program) -> Program:
     """Absorb each batch norm into the layer before it, or else into the layer after it, computed in float64.
 
     1. conv -> bn, nothing else reads the conv: its weights and bias are rescaled, bn is removed. Any groups, any rank.
-    2. conv -> bn, another operator reads the conv too: unchanged.
+    2. conv -> bn, and another operator reads the conv too: unchanged.
     3. bn -> conv without padding, or linear on [N, features], nothing else reads bn: folded into the layer's weights.
        With padding: unchanged, because the padded zeros are not normalised.
     4. linear -> bn on [N, features]: as case 1. On [N, length, features], where bn normalises over length: unchanged.
@@ -48,7 +48,7 @@ def _fold_norm(module: fx.GraphModule, norm: fx.Node) -> bool:
     assert isinstance(layer, fx.Node)
     if found is None:  # case 6
         return False
-    if own_layer(layer, LAYERS) and _has_batch(module, layer):  # cases 1, 4 and 5
+    if own_layer(layer, LAYERS) and _has_batch(module, layer):  # cases 1, 4, 5 and 8; own_layer excludes cases 2 and 7
         rescale(module, layer, *found)
         substitute(norm, layer)
         return True

@@ -33,7 +33,8 @@ def merge_branches(program: Program) -> Program:
 
     1. A sum of any number of convolutions of the same input, with equal stride and groups: one convolution. Smaller
        kernels are padded with zeros to their place in the largest kernel.
-    2. The input itself, or a batch norm of it, in the same sum: added to the centre tap of that convolution.
+    2. The input itself, or a batch norm of it, in the same sum, at stride 1: added to the centre tap of that
+       convolution.
     3. The merged kernel would need more multiplications than its parts (1x3 + 3x1): unchanged.
     4. Dilations that differ, or kernels whose taps do not coincide: unchanged.
     5. A branch that another operator reads too, or whose weights are computed: not merged.
@@ -49,7 +50,7 @@ def merge_branches(program: Program) -> Program:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A convolution as numbers: weight [O, I / groups, *k] and bias [O] in float64, padding and dilation."""
+    """Hold the numbers of a convolution: weight [O, I / groups, *k] and bias [O] in float64, padding and dilation."""
 
     weight: Tensor
     bias: Tensor
@@ -119,7 +120,7 @@ def _belongs(module: fx.GraphModule, term: fx.Node, first: fx.Node) -> bool:
 
 
 def _is_plain(node: fx.Node) -> bool:
-    """Return True for a convolution with constant weights and one reader, on an input with a batch dimension."""
+    """Return True for a convolution with constant weights, one reader (case 5) and a batch dimension."""
     return own_layer(node, frozenset(CONVOLUTION_RANKS)) and len(shape_of(node)) == CONVOLUTION_RANKS[node.target] + 2
 
 

@@ -15,7 +15,7 @@ _GROWTH = 1 << 16  # elements; the largest result that may be larger than the co
 
 
 def fold_constants(program: Program) -> Program:
-    """Compute once what does not depend on the inputs.
+    """Compute each value that does not depend on the inputs, and store it as a constant.
 
     1. A sub-graph of constants: its results become constants, and its nodes are removed.
     2. A random operator, and everything computed from it: unchanged.
@@ -48,7 +48,7 @@ def _replace_results(module: fx.GraphModule) -> int:
 
 
 def _constant_values(module: fx.GraphModule) -> dict[fx.Node, Any]:
-    """Return the value of every node that follows from constants alone, constants included, in graph order."""
+    """Return the value of every node that depends on constants alone, constants included, in graph order."""
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":

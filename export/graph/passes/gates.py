@@ -47,8 +47,9 @@ def clip_hardsigmoids(program: Program) -> Program:
 def pooled_linears(program: Program) -> Program:
     """Compute the convolutions of a squeeze-excite block as matrix-vector products.
 
-    1. 1x1 convolution without groups, stride or padding on a map of one pixel: linear on [N, C], then a reshape.
-    2. Activations between two such convolutions: on [N, C] too. A mean or average pool before them returns [N, C].
+    1. 1x1 convolution without groups or padding on a map of one pixel: linear on [N, C], then a reshape.
+    2. Activations between two such convolutions: computed on [N, C] too. A mean or average pool before them returns
+       [N, C].
     3. A map of more pixels, another kernel size, computed weights: unchanged.
     4. One input and one output channel: unchanged. OpenVINO 2026.4 cannot open two such products in a row.
     """
@@ -85,7 +86,7 @@ def _flatten(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _vector(before: fx.Node, node: fx.Node) -> fx.Node:
-    """Insert ``node``, a map of one pixel, as [N, C]: computed so where only ``before`` reads it, else reshaped."""
+    """Insert ``node``, a map of one pixel, as [N, C]: computed in that shape if possible, else reshaped."""
     shape, source = shape_of(node)[:2], node.args[0] if node.args else None
     if isinstance(source, fx.Node) and len(node.users) == 1:
         if node.target in RESHAPES and shape_of(source) == shape:

@@ -34,7 +34,7 @@ def drop_dropout(program: Program) -> Program:
     1. Dropout: removed. Dropout that stays active in eval mode (``F.dropout(x)``): unchanged.
     2. clone, contiguous, alias, detach: removed. Each ``view`` becomes a ``reshape``, which accepts any memory layout.
     3. A conversion to the type that the value already has: removed. A conversion to another type: unchanged.
-    4. Adding 0, or multiplying or dividing by 1, with the same type and shape: removed.
+    4. Adding or subtracting the number 0, multiplying or dividing by the number 1, with the same type: removed.
     5. Type assertions that capture leaves behind: removed.
     """
 

@@ -9,9 +9,10 @@ from hnas.export.graph.program import Program
 
 
 def flatten_norms(program: Program) -> Program:
-    """Give layer norms over the channels of an image three dimensions.
+    """Compute layer norms over the channels of an image on three dimensions.
 
-    1. Layer norm over the last dimension of four or more: on [N, positions, channels], with a reshape before and after.
+    1. Layer norm over the last dimension of four or more: computed on [N, positions, channels], with a
+       reshape before and after.
     2. Layer norm over several dimensions, or of at most three: unchanged.
     """
 

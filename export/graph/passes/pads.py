@@ -16,10 +16,10 @@ _POOL_RANKS: dict[Any, int] = {aten.avg_pool1d.default: 1, aten.avg_pool2d.defau
 def fold_pads(program: Program) -> Program:
     """Move zero padding into the operator that reads it.
 
-    1. Zeros, equally many on both sides of a dimension, before a convolution: added to the convolution's padding.
-    2. The same before an average pool that counts its padding: added to the pool's padding if the pool allows it.
-    3. Unequal sides, another value, reflection, replication: unchanged.
-    4. Another operator reads the padded map too: folded, and the pad stays for the other reader.
+    1. The same number of zeros on both sides of each dimension, before a convolution: added to its padding.
+    2. The same before an average pool that counts its padding: added to the pool's padding, up to half of its kernel.
+    3. Unequal sides, negative sizes, another value, reflection, replication: unchanged.
+    4. Another operator reads the padded map too: folded, and the pad stays for that operator.
     5. A pad by zero elements: removed.
     """
 
@@ -50,7 +50,7 @@ def _fold_pad(node: fx.Node) -> int:
 
 
 def _total_padding(user: fx.Node, added: list[int]) -> list[int] | None:
-    """Return the padding of ``user`` plus ``added``, one number per dimension; None where ``user`` cannot pad so."""
+    """Return the padding of ``user`` plus ``added``, one number per dimension; None if ``user`` cannot pad so."""
     parts, rank = bound(user), {**CONVOLUTION_RANKS, **_POOL_RANKS}.get(user.target, 0)
     if not rank or len(shape_of(user)) != rank + 2 or len(added) > rank:
         return None

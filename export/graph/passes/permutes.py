@@ -31,12 +31,13 @@ _ARITHMETIC = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten
 
 
 def cancel_permutes(program: Program) -> Program:
-    """Remove a permute and its inverse with only arithmetic between them; the arithmetic then uses the other order.
+    """Remove a permute and its inverse that have only arithmetic between them. The arithmetic runs in the other order.
 
     1. permute -> activations, arithmetic with numbers and constants -> inverse permute: both permutes are removed.
     2. The same where several permuted maps are combined: all of these permutes are removed.
     3. One of the maps is not permuted, or an operator depends on the order of dimensions: unchanged.
-    4. A value between them is read elsewhere too: unchanged. The first permute is: kept for the other reader.
+    4. A value between them is read elsewhere too: unchanged. The first permute is read elsewhere too: it is kept for
+       that reader.
     """
     return edit(program, "cancel_permutes", lambda module: _raise_permutes(module, linears=False))
 
@@ -54,7 +55,7 @@ def pointwise_convolutions(program: Program) -> Program:
 
 @dataclass
 class _Region:
-    """The nodes ``inner`` that a permute to ``order`` would move through, and the ``leaves`` where it would end up."""
+    """Hold the nodes ``inner`` that a permute to ``order`` would pass, and the ``leaves`` behind which it would end."""
 
     order: tuple[int, ...]
     linears: bool

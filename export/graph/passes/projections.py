@@ -31,7 +31,7 @@ def split_projections(program: Program) -> Program:
 
     1. linear -> reshape that gives the parts a dimension of their own -> permutes, squeezes, unsqueezes -> unbind or
        select: for each part a linear layer with the part's rows of the weight, then the same permutes.
-    2. A value between is read elsewhere too, or a reshape mixes the parts with other dimensions: unchanged.
+    2. A value between them is read elsewhere too, or a reshape mixes the parts with other dimensions: unchanged.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -61,7 +61,7 @@ def _split(module: fx.GraphModule, linear: fx.Node) -> bool:
 
 
 def _parts(tail: fx.Node) -> list[tuple[fx.Node, int]]:
-    """Return each reader of ``tail`` with the index of the part that it reads; none where a reader needs all parts."""
+    """Return each reader of ``tail`` with the index of the part that it reads; none if a reader reads several."""
     users = list(tail.users)
     if len(users) == 1 and users[0].target is aten.unbind.int:
         readers = list(users[0].users)

@@ -29,7 +29,7 @@ def merge_reshapes(program: Program) -> Program:
     2. permute after permute (also transpose, t): one permute. A permute that only moves dimensions of size 1: a
        reshape.
     3. A reshape to the same shape, or a permute to the same order: removed.
-    4. The inner one is read elsewhere too: kept for the other readers; the outer one reads the inner one's input.
+    4. The first of the two is read elsewhere too: kept for that reader. The second reads the input of the first.
     5. reshape after permute that only adds or drops dimensions of size 1: moved before the permute, where it may merge
        with other reshapes. Any other reshape: unchanged, but the permute before it moves no dimensions of size 1.
     """
@@ -140,7 +140,7 @@ def _permute_argument(origin: fx.Node, node: fx.Node) -> list[int] | None:
 
 
 def permutation(node: fx.Node) -> list[int]:
-    """Return the order of dimensions that a permute, transpose or t makes."""
+    """Return the order of the input's dimensions in the output of a permute, transpose or t."""
     rank = len(shape_of(node))
     order = list(range(rank))
     if node.target is aten.permute.default:

@@ -58,7 +58,7 @@ def _fold_scale(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _scaled_layers(source: Any, node: fx.Node) -> list[fx.Node]:
-    """Return the layers that ``source`` is the sum of; none where ``node`` changes its shape or type."""
+    """Return the layers whose sum is ``source``; none if ``node`` changes the shape or type of ``source``."""
     if not isinstance(source, fx.Node) or shape_of(source) != shape_of(node):
         return []
     layers = _layers(source)
@@ -66,7 +66,7 @@ def _scaled_layers(source: Any, node: fx.Node) -> list[fx.Node]:
 
 
 def _layers(node: Any) -> list[fx.Node]:
-    """Return ``node`` if it is a layer, or the layers that it is the sum of; none if it has any other term."""
+    """Return ``node`` if it is a layer, or the layers whose sum it is; none if the sum has any other term."""
     if own_layer(node, LAYERS):
         return [node]
     if not isinstance(node, fx.Node) or node.target is not aten.add.Tensor or len(node.users) != 1:
