@@ -1,4 +1,4 @@
-"""Distances of a student's outputs from its teacher's, which in-place distillation minimises beside the labels."""
+"""Losses of in-place distillation: the distance of a student's outputs from the outputs of its teacher."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def alpha_divergence(
     """Return the adaptive alpha-divergence of AlphaNet (arXiv 2102.07954, algorithm 1), averaged over the batch.
 
     outputs, teacher: class scores [N, classes]; no gradient reaches the teacher.
-    low, high: the two alphas (-1 and 1). For each example the larger of D_low and D_high counts. A negative alpha
+    low, high: the two alphas (-1 and 1). For each example the larger of D_low and D_high is used. A negative alpha
         penalises a student that is certain where its teacher is not; a positive alpha penalises the opposite.
     clip: upper bound of the importance weights in the gradient (5).
 
@@ -54,17 +54,17 @@ def distil(
     outputs, teacher: class scores [N, classes]; labels: [N].
 
     1. Without a teacher: cross-entropy with label smoothing.
-    2. With a teacher: ``share`` times the divergence from its outputs plus 1 - ``share`` times cross-entropy. 0 is the
-       labels alone, 1 the teacher alone.
+    2. With a teacher: ``share`` times the divergence from its outputs, plus (1 - ``share``) times the cross-entropy
+       without smoothing.
 
     Raises:
-        ValueError: an unknown divergence.
+        ValueError: the divergence is unknown.
     """
     if teacher is None:  # case 1
         return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
     if divergence not in DIVERGENCES:
         raise ValueError(f"no divergence {divergence!r}; known: {', '.join(DIVERGENCES)}")
-    soft = DIVERGENCES[divergence](outputs, teacher)
+    soft = DIVERGENCES[divergence](outputs, teacher)  # case 2
     return share * soft + (1 - share) * F.cross_entropy(outputs, labels)
 
 

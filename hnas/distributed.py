@@ -52,7 +52,7 @@ def group(device: str = "cpu", timeout_s: float = _TIMEOUT_S) -> Iterator[None]:
 
     Raises:
         ValueError: the device is unknown or missing.
-        RankLost: not all processes have joined before the timeout.
+        RankLost: not all processes joined before the timeout, or a process ended.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     token = _DEVICE.set(_device(device, local))
@@ -123,11 +123,11 @@ def batch(task: Task, step: int) -> tuple[Any, Tensor]:
 
 
 def held(task: Task, split: str, step: int, images: int) -> tuple[Any, Tensor]:
-    """Return (raw, labels) of a number of held-out images for this rank.
+    """Return (raw, labels) of held-out images for this rank.
 
-    images: the number for each rank; fewer if the split is too small.
+    images: the number of images for each rank; fewer if the split is too small.
 
-    Successive steps take successive images, and then start again. Images that do not fill a last step are left out.
+    Successive steps take successive images. After the last full step the images start again from the first.
     """
     raw, labels = task.held(split)
     images = max(1, min(images, len(labels) // world()))
@@ -146,7 +146,7 @@ def shard(raw: Any, labels: Tensor) -> tuple[Any, Tensor]:
 
 
 def mean(value: float) -> float:
-    """Return the mean of the numbers of all ranks, equal on all ranks. It is not finite if one number is not."""
+    """Return the mean of ``value`` over all ranks, the same on every rank. It is not finite if one value is not."""
     if world() == 1:
         return value
     total = torch.tensor([value], dtype=torch.float64, device=device())
@@ -162,7 +162,10 @@ def total(count: int) -> int:
 def agreed(make: Callable[[], Any]) -> Any:
     """Return on every rank the JSON value that ``make`` returns on rank 0. No other rank calls ``make``.
 
-    Use it for scores and choices that training depends on: different processors can give different results.
+    Use it for scores and choices that training depends on, because different processors can compute different values.
+
+    Raises:
+        RankLost: rank 0 has ended or does not answer.
     """
     if world() == 1 or _DECIDING.get():  # a nested call of rank 0: the other ranks wait for the outer answer
         return make()
@@ -207,7 +210,7 @@ def begin(step: int, tensors: Sequence[Tensor]) -> None:
     if len(set(steps.tolist())) > 1:
         found = ", ".join(map(str, steps.tolist()))
         raise ValueError(f"the ranks would start at the steps {found}; --out must be a folder that every machine sees")
-    # Adam's step count is on the CPU, whatever the device.
+    # Adam's step count is always on the CPU.
     flat = torch.cat([tensor.detach().reshape(-1).to(device()) for tensor in tensors])
     with _one_line("rank 0 has not sent its weights"):
         dist.broadcast(flat, 0)
@@ -273,13 +276,13 @@ def _sum(tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
 
-def _stopped(number: int, frame: object) -> None:  # noqa: ARG001 - what the signal module gives
+def _stopped(number: int, frame: object) -> None:  # noqa: ARG001 - the arguments of a signal handler
     raise RankLost(f"rank {_who()}: torchrun has stopped this process, as it does when another one ends; {_CONTINUE}")
 
 
 @contextmanager
 def _readers() -> Iterator[None]:
-    """Raise RankLost if a worker of torch's DataLoader is killed; torch then raises at any line of this process."""
+    """Raise RankLost if a worker of torch's DataLoader is killed. torch raises at any line of the block."""
     try:
         yield
     except RuntimeError as error:

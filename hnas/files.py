@@ -111,7 +111,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # while it is locked: a later process creates its own
+        (folder / LOCK).unlink(missing_ok=True)  # before the lock is released; the next process creates a new file
         stream.close()
         with suppress(OSError):  # case 4
             folder.rmdir()
@@ -119,7 +119,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Return a temporary folder for the block. Folders of killed processes of this user are removed first."""
+    """Yield a temporary folder, which is removed after the block.
+
+    Folders that killed processes of this user have left are removed first.
+    """
     for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
         with suppress(OSError):
             _remove_dead(left)

@@ -1,6 +1,6 @@
-"""The journal of a run: every finished call, one JSON line each, so that a killed run replays to where it was.
+"""The journal of a run: a file with one JSON line for each finished call, so that a killed run can continue.
 
-``journal.call(key, work)`` returns the journalled answer, or does the work.
+``journal.call(key, work)`` returns the stored answer of ``key``; without a stored answer it calls ``work``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import IO, Any
 def digest(record: Any) -> str:
     """Return 16 hex digits of the SHA-256 of ``record`` as canonical JSON: sorted keys, no spaces.
 
-    record: a JSON value, in which frozen records stand for the object of their fields.
+    record: a JSON value, which may contain dataclasses. A dataclass is written as the object of its fields.
 
     Raises:
-        TypeError: the record holds something else, whose text might change from run to run.
+        TypeError: ``record`` contains another type, whose text could differ between runs.
     """
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -30,10 +30,13 @@ def digest(record: Any) -> str:
 class Journal:
     """The answers of finished calls by key.
 
-    file: where they are kept, one line each; None (default): in memory only. A kill may cut the last line, which is
-        dropped on opening.
+    file: the file with one line for each answer; None (default): answers are kept in memory only. If a kill has cut
+        the last line, opening the file removes this line.
     entries: key -> answer. A key is written once and never changed.
-    spent: seconds that all calls took, in this run and in those before it.
+    spent: seconds that all calls took, in this run and in earlier runs with the same file.
+
+    Raises:
+        ValueError: the file is not a journal.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -44,11 +47,11 @@ class Journal:
             self._stream = self._open(file)
 
     def call(self, key: str, work: Callable[[], Any]) -> Any:
-        """Return the journalled answer of ``key``; without one, that of ``work`` (a JSON value), after writing it."""
+        """Return the stored answer of ``key``. Without one, store and return that of ``work`` (a JSON value)."""
         if key not in self.entries:
             begun, before = time.monotonic(), self.spent
             answer = work()
-            inner = self.spent - before  # of calls that this one made: they have counted themselves
+            inner = self.spent - before  # seconds of the calls that ``work`` made, which are counted already
             seconds = round(max(0.0, time.monotonic() - begun - inner), 3)
             self.spent += seconds
             if self._stream is not None:
@@ -59,7 +62,7 @@ class Journal:
         return self.entries[key]
 
     def close(self) -> None:
-        """Close the file; answers stay."""
+        """Close the file. The answers stay in memory."""
         if self._stream is not None:
             self._stream.close()
 
@@ -72,13 +75,13 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), 1):
             entry = _entry(line)
             if entry is None:
-                raise ValueError(f"{file}, line {number} is no journal entry; start afresh in another --out")
+                raise ValueError(f"{file}, line {number} is not a journal entry; choose another --out")
             key, answer, seconds = entry
             self.entries[key] = answer
             self.spent += seconds
         cut = content[len(whole) :]
-        if cut[:2] != b'["'[: len(cut)]:  # no entry begins like this, so the file is left as it is
-            raise ValueError(f"{file} is no journal: its last line is foreign; start afresh in another --out")
+        if cut[:2] != b'["'[: len(cut)]:  # not the beginning of an entry: do not change a file of another kind
+            raise ValueError(f"{file} is not a journal: its last line is not an entry; choose another --out")
         if cut:
             with file.open("r+b") as stream:
                 stream.truncate(len(whole))

@@ -29,11 +29,11 @@ def dominates(a: Candidate, b: Candidate, cost: str) -> bool:
 
 
 def front(candidates: Iterable[Candidate], cost: str) -> list[Candidate]:
-    """Return the Pareto front, cheapest first. Of equal candidates the first one stays.
+    """Return the Pareto front, cheapest first. Of candidates with equal metrics, the first is kept.
 
     cost: the name of the metric to minimise, against the accuracy to maximise.
 
-    Candidates without an accuracy are left out: the search did not score them because a constraint was violated.
+    Candidates without an accuracy are left out. The search did not score them, because they violate a constraint.
     """
     kept: list[Candidate] = []
     scored = [c for c in candidates if "accuracy" in c.metrics]

@@ -1,6 +1,6 @@
-"""Types of options with a range, which msgspec checks where a recipe gives them.
+"""Types of options that have a range. msgspec checks the range of an option in a recipe.
 
-Without msgspec (a device, the deployment of a user's network) they are plain types: only recipes check them.
+Where msgspec is not installed (on a device, or to deploy a user's network), nothing is checked: recipes need msgspec.
 """
 
 from __future__ import annotations

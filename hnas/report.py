@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Return the terminal. Results go to standard output, progress to standard error."""
+    """Return a console. Results go to standard output, progress goes to standard error."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 160
-    # Brackets are text here. Markup would remove the extra of pip install 'hnas[search]'.
+    # Markup is off: rich would remove the brackets of pip install 'hnas[search]'.
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
@@ -51,7 +51,7 @@ def _bars() -> Iterator[Progress | None]:
 
 @contextmanager
 def show_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield ``on(stage, done, total)``, which moves one bar a stage. A new stage completes the bar of the last one."""
+    """Yield ``on(stage, done, total)``, which moves the bar of a stage. A new stage completes the bars before it."""
     with _bars() as bars:
         known: dict[str, Any] = {}
 
@@ -100,7 +100,7 @@ def print_plan(lines: Sequence[tuple[str, str]]) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[str] = ()
 ) -> None:
-    """Print a table. The columns named in ``right`` hold figures."""
+    """Print a table. Columns named in ``right`` are aligned right, because they hold numbers."""
     from rich.table import Table
 
     made = Table(title=title or None, title_justify="left")
@@ -132,7 +132,7 @@ def print_markdown(text: str) -> None:
 def print_deployment(found: Mapping[str, Any]) -> None:
     """Print the final table: the baseline, then every precision that was tried, with its verdict.
 
-    A network without labelled images has no accuracy. The table then has the signal to noise of each artifact.
+    A network without labelled images has no accuracy. The table then shows the signal-to-noise ratio of each artifact.
     """
     judged = any(row["accuracy"] is not None for row in found["rows"])
     quality = ("top-1 fp32", "top-1 artifact") if judged else ("SQNR dB",)

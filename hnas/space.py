@@ -2,8 +2,7 @@
 
 ``Space(name, arguments, choices, build, union, example, initialise).sample(Random(0))`` returns an ``Arch``.
 
-A search sees names and options, never a layer. Only ``build`` and ``union`` make torch modules, and only the supernet
-calls them.
+A search reads the names and options of choices, and never a layer. Only ``build`` and ``union`` make torch modules.
 """
 
 from __future__ import annotations
@@ -29,8 +28,11 @@ class Choice:
     """One decision of an architecture.
 
     options: the possible values, from smallest to largest.
-    when: (name of another choice, options of it); this choice is active if the other one takes one of these options.
-        None: always active.
+    when: (name of another choice, some of its options). This choice is active only while the other choice is active
+        and has one of these options. None (default): this choice is always active.
+
+    Raises:
+        ValueError: there is no option, or an option is repeated.
 
     Example: ``Choice((3, 5, 7), when=("blocks.1.op", ("mbconv",)))``
     """
@@ -88,7 +90,7 @@ class Arch(Mapping[str, Option]):
 
 @dataclass(frozen=True)
 class Space:
-    """A set of architectures, called its members, and the functions that build their modules.
+    """A set of architectures (its members), and the functions that build their modules.
 
     name: the function of ``hnas.spaces`` that makes this space.
     arguments: the arguments of that function, as JSON values.
@@ -97,7 +99,10 @@ class Space:
     union: returns the module with every branch at its largest size; the union is not a member.
     example: returns the shapes of the inputs of a member, without the batch axis.
     initialise: sets the weights of a union, or of a member that is trained alone, in place.
-    lone: true if the only member owns its weights; ``alone`` sets it.
+    lone: true for a space from ``alone``: the only member is also the union.
+
+    Raises:
+        ValueError: a choice depends on a choice that does not exist.
 
     Example: ``spaces.load("hybrid_vision")(classes=10, channels=3)`` returns a space.
     """
@@ -131,7 +136,7 @@ class Space:
             options = self.choices[name].options
             if _option(chosen[name]) not in options:
                 raise ValueError(f"{name}={chosen[name]!r} is not an option of this space; options: {_listed(options)}")
-            # The option of the space: 1 and 1.0 are equal and must have the same digest.
+            # Keep the option of the space, not the given value: 1 and 1.0 are equal and must have the same digest.
             kept[name] = options[options.index(_option(chosen[name]))]
         unknown = [name for name in chosen if name not in self.choices]
         if unknown:
@@ -161,13 +166,19 @@ class Space:
         return self._fill(lambda _, choice: rng.choice(choice.options))
 
     def changed(self, arch: Mapping[str, Option], name: str, option: Option) -> Arch:
-        """Return ``arch`` with one active choice set to ``option``; newly active choices take their first option."""
+        """Return ``arch`` with the active choice ``name`` set to ``option``.
+
+        Choices that become active take their first option. Choices that become inactive are left out.
+        """
         wanted = {**arch, name: option}
         return self._fill(lambda key, choice: wanted.get(key, choice.options[0]))
 
     @cached_property
     def slots(self) -> tuple[str, ...]:
-        """Return the paths of the places where operation types compete; the choice of the type is ``<slot>.op``."""
+        """Return the paths of all slots: the places where operation types compete.
+
+        The choice ``<slot>.op`` is the type of a slot.
+        """
         return tuple(name.removesuffix(".op") for name in self.choices if name.endswith(".op"))
 
     def neighbours(self, arch: Arch) -> Iterator[Arch]:
@@ -192,13 +203,16 @@ class Space:
         return replace(self, choices={**self.choices, name: replace(choice, options=left)})
 
     def alone(self, arch: Arch) -> Space:
-        """Return the space whose only member is ``arch``. Its supernet is that network, so the same code trains it."""
+        """Return the space whose only member is ``arch``.
+
+        The supernet of this space is the network of ``arch`` itself, so the training loop of supernets also trains it.
+        """
         kept = {name: replace(choice, options=(arch[name],)) for name, choice in self.choices.items() if name in arch}
         return replace(self, choices=kept, union=lambda: self.build(arch), lone=True)
 
     @cached_property
     def size(self) -> int:
-        """Return the exact number of members, counted along the tree of ``when``."""
+        """Return the exact number of members. They are counted by the dependencies in ``when``, not listed."""
         children: dict[str, list[str]] = {name: [] for name in self.choices}
         for name, choice in self.choices.items():
             if choice.when:
@@ -214,7 +228,7 @@ class Space:
         return math.prod(count(name) for name, choice in self.choices.items() if choice.when is None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object from which ``hnas.spaces.restore`` makes this space again, with its removed options."""
+        """Return a JSON object from which ``hnas.spaces.restore`` makes this space again, without removed options."""
         options = {name: list(choice.options) for name, choice in self.choices.items()}
         lone = {"lone": True} if self.lone else {}
         return {"name": self.name, "arguments": dict(self.arguments), "options": options, **lone}
@@ -228,7 +242,7 @@ class Space:
         return when is None or (self._active(when[0], chosen) and chosen.get(when[0]) in when[1])
 
     def _fill(self, pick: Callable[[str, Choice], Option]) -> Arch:
-        """Return a member with options from ``pick``; a choice is decided after the one that it depends on."""
+        """Return a member with options from ``pick``. A choice is decided after the choice that it depends on."""
         chosen: dict[str, Option] = {}
 
         def active(name: str) -> bool:

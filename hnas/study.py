@@ -1,4 +1,4 @@
-"""A study: one supernet, one task and its costs. A strategy talks to nothing else.
+"""A study: one supernet, one task, and the costs of architectures. Strategies train, score and price through a study.
 
 ``Study(supernet, task).train(pick, schedule)`` trains; ``score(arch)`` evaluates one subnet.
 """
@@ -24,20 +24,21 @@ from hnas.supernet import Stats, Supernet, norms
 from hnas.tasks import Task
 from hnas.training.loop import CheckpointOptions, Observer, Pick, Schedule, TrainingOptions, train
 
-CHUNK = 500  # images of one forward pass of calibration and scoring; it bounds memory and changes no result
+CHUNK = 500  # images in one forward pass of calibration and scoring; limits the memory
 
 
 @dataclass
 class Study:
     """Train, calibrate and score the subnets of ``supernet``.
 
-    task: training images; search and calibration images, which are never trained on.
-    costs: metric -> Cost, for instance {"latency_ms": measured on the device} (none).
-    journal: answers finished calls, so that a killed search replays to where it was (in memory).
-    seed: of everything random (0).
-    folder: where trainings keep their checkpoints, for the same reason; None (default): nowhere.
-    identity: the run that the checkpoints belong to, as JSON; the checkpoint of another run is refused (None).
-    precision: of trainings, "fp32" (default) or "bf16".
+    supernet: the shared weights.
+    task: the images. Search and calibration images are never trained on.
+    costs: metric -> Cost, for instance {"latency_ms": measured on the device}; default: no costs.
+    journal: keeps the answers of finished calls, so that a killed search continues; default: in memory only.
+    seed: seed of all random numbers (0).
+    folder: the folder of the checkpoints, so that a killed training continues; None (default): no checkpoints.
+    identity: a JSON value that identifies the run (None). A checkpoint with another identity is refused.
+    precision: "fp32" (default) or "bf16", for all trainings.
 
         study = Study(Supernet(space), task, {"latency_ms": cost})
         study.train(sandwich.pick, Schedule(((2400, 0.1),)))
@@ -69,11 +70,19 @@ class Study:
     ) -> None:
         """Train the supernet on the paths that ``pick`` draws.
 
-        space: the part of the supernet's space to draw from; None: all of it.
-        extra, observer: of ``hnas.training.loop.train``. combine: of ``TrainingOptions``.
+        pick: draws the paths of a step, for instance ``hnas.strategies.sandwich.pick``.
+        schedule: the steps and their learning rates.
+        space: the part of the supernet's space to draw from; None (default): all of it.
+        extra: as in ``hnas.training.loop.train``.
+        combine: as in ``hnas.training.loop.TrainingOptions`` ("sum").
+        observer: as in ``hnas.training.loop.train``.
 
-        With a ``folder`` the weights are kept there after each call. A replay loads finished trainings, and continues
-        an unfinished one from its checkpoint.
+        If the study has a ``folder``, each call writes a checkpoint there. If a killed run is started again, it loads
+        its finished trainings and continues the unfinished training.
+
+        Raises:
+            Diverged: too many steps were not finite.
+            ValueError: a checkpoint in ``folder`` belongs to another run.
         """
         self._trained += 1
         file = self.folder and self.folder / f"checkpoint-{self._trained}.safetensors"
@@ -84,15 +93,15 @@ class Study:
 
     @property
     def trained(self) -> int:
-        """The number of trainings so far; a replay counts them, too."""
+        """Return how often ``train`` was called, including calls that loaded a finished training."""
         return self._trained
 
     @torch.no_grad()
     def calibrate(self, arch: Arch) -> Stats:
         """Return the exact moments of every batch norm of ``arch``, pooled over the calibration images.
 
-        While they are pooled, each batch norm normalises by the moments of its chunk of images (AlphaNet's
-        recalibration). The moments are cached until the weights change; the supernet never holds them.
+        During this pass each batch norm normalises by the moments of the current chunk of images (AlphaNet's
+        recalibration). The study caches the moments until the weights change.
         """
         if self._version != self.supernet.version:
             self._stats.clear()
@@ -116,23 +125,29 @@ class Study:
         return self.task.metric(outputs, labels)
 
     def price(self, arch: Arch, metric: str) -> Price:
-        """Return the price of ``arch`` in ``metric``; the journal answers a second call."""
+        """Return the price of ``arch`` in ``metric``. Each price is computed once, and then read from the journal."""
         return Price(**self.answer(_key(arch, metric), lambda: self.costs[metric](arch).to_json()))
 
     def priced(self, arch: Arch, metric: str) -> bool:
-        """Return whether the journal has that price, so that ``price`` takes no time."""
+        """Return whether the journal holds the price of ``arch`` in ``metric``."""
         return _key(arch, metric) in self.journal
 
     def score(self, arch: Arch) -> Candidate:
-        """Return ``arch`` with its costs and its accuracy on the search images; costs are measured first."""
+        """Return ``arch`` with its costs and its accuracy on the search images. Costs are measured first."""
         metrics = {metric: self.price(arch, metric).value for metric in self.costs}
-        # A training between two scores changes the accuracy, so its steps are part of the key, in a replay, too.
+        # Training changes the accuracy, so the key holds the steps so far. A repeated run counts the same steps.
         key = f"accuracy/{self._steps}/{arch.digest}"
         metrics["accuracy"] = self.answer(key, lambda: self.accuracy(arch))
         return Candidate(arch, metrics)
 
     def weights(self, arch: Arch, at: str = "now") -> dict[str, Tensor]:
-        """Return the weights of ``arch`` "now", or "initial": as the seed initialised them."""
+        """Return the weights of ``arch`` by name, as views.
+
+        at: "now" (default), or "initial" for the weights before all training.
+
+        Raises:
+            ValueError: ``at`` is unknown.
+        """
         if at == "now":
             return self.supernet.view(arch)
         if at != "initial":
@@ -140,14 +155,23 @@ class Study:
         return self._initial.view(arch)
 
     def snapshot(self, at: str = "now") -> dict[str, Tensor]:
-        """Return a copy of every shared weight by name, "now" or "initial"."""
+        """Return a copy of every shared weight by name.
+
+        at: "now" (default), or "initial" for the weights before all training.
+
+        Raises:
+            ValueError: ``at`` is unknown.
+        """
         if at not in ("now", "initial"):
             raise ValueError(f"a snapshot at {at!r}; known: initial, now")
         union = (self.supernet if at == "now" else self._initial).union
         return {name: p.detach().clone() for name, p in union.named_parameters(remove_duplicate=False)}
 
     def answer(self, key: str, work: Callable[[], Any]) -> Any:
-        """Return the journalled answer; where several processes train, the answer of the first on all of them."""
+        """Return the answer that the journal holds for ``key``; otherwise call ``work`` and store its answer.
+
+        work: returns a JSON value. If several processes train, only rank 0 calls it, and all ranks get its answer.
+        """
         return distributed.agreed(lambda: self.journal.call(key, work))
 
     @cached_property
@@ -168,7 +192,8 @@ def _key(arch: Arch, metric: str) -> str:
 def pool_moments(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, ...]], images: int) -> Stats:
     """Return the moments of the input of every batch norm of ``arch``, pooled over ``chunks`` in float64.
 
-    chunks: inputs of the network, each [N, *shape]. images: their number, which the moments record.
+    chunks: for each chunk the inputs of the network, each [N, *shape].
+    images: the number of images in all chunks; only recorded in the result.
     """
     net = supernet.skeleton(arch)
     sums: dict[str, tuple[float, Tensor, Tensor]] = {}

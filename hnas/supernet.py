@@ -3,7 +3,7 @@
 ``Supernet(space)(space.smallest, images)`` runs one architecture.
 
 An architecture is an ordinary static module. Training calls that module with slices of the supernet through
-``functional_call``. Extraction copies the same slices into the module, so that both give equal bits.
+``functional_call``. Extraction copies the same slices into the module, so that both compute bit-equal outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.func import functional_call
 from hnas.ops.conv import BatchNorm
 from hnas.space import Arch, Option, Space
 
-_COPIES = "copies"  # the name in the union of the copies of split branches
+_COPIES = "copies"  # the submodule of the union that holds the copies of split branches
 
 Index = tuple[slice, ...]
 
@@ -30,7 +30,7 @@ Index = tuple[slice, ...]
 class Stats:
     """Batch-norm statistics of one architecture. They are never written to the supernet.
 
-    moments: running means and variances by the names of their buffers.
+    moments: name of the buffer -> running mean or running variance.
     images: the number of images that the statistics were computed on.
 
     Example: ``stats = study.calibrate(arch)``
@@ -44,9 +44,9 @@ class Stats:
 class Split:
     """A branch of the union with separate weights for each option of a choice elsewhere.
 
-    branch: the module of the union.
-    context: the choice.
-    options: the options with weights of their own; the first one has the original weights.
+    branch: the path of the branch in the union.
+    context: the name of the choice.
+    options: the options with separate weights; the first option has the original weights.
     """
 
     branch: str
@@ -59,8 +59,8 @@ class _Skeleton:
     """An architecture on the meta device.
 
     gates: the names of the gates of relaxed slots.
-    where: the shared parameter of each parameter, and the part that is used (None: all).
-    moments: the shapes of the batch-norm statistics by name.
+    where: name of a parameter -> (shared parameter, the part of it that is used; None: all of it).
+    moments: name of a batch-norm statistic -> its shape.
     """
 
     net: nn.Module
@@ -72,8 +72,12 @@ class _Skeleton:
 class Supernet(nn.Module):
     """The weights of every architecture of ``space``, each at its largest size.
 
-    seed: of the initial weights.
-    skeletons: the number of architectures that stay built, on the meta device (shapes without weights).
+    seed: seed of the initial weights (0).
+    skeletons: how many skeletons are cached (512). A skeleton is the module of an architecture on the meta device:
+        shapes without weights.
+
+    Raises:
+        ValueError: the union has a non-persistent buffer.
 
     Example: ``net = Supernet(space).extract(arch, study.calibrate(arch))``
     """
@@ -95,19 +99,22 @@ class Supernet(nn.Module):
         self._index()
 
     def view(self, arch: Arch) -> dict[str, Tensor]:
-        """Return the parameters of ``arch`` by name, as slices of the shared ones. They alias the shared storage.
+        """Return the parameters of ``arch`` by name: slices (views) of the shared parameters, not copies.
 
         1. A slice starts at index 0 in every dimension.
         2. A convolution kernel is cut from the centre.
         3. A module with ``subweight(name, full, shape)`` returns its own slices.
 
         Batch-norm statistics are not included; they come from ``Study.calibrate``.
+
+        Raises:
+            ValueError: a parameter of ``arch`` has no shared parameter of the same type that it fits in.
         """
         where = self._skeleton(arch).where
         return {name: full if index is None else full[index] for name, (full, index) in where.items()}
 
     def where(self, arch: Arch) -> dict[str, tuple[nn.Parameter, Index | None]]:
-        """Return for each parameter of ``arch`` the shared parameter and the part that is used (None: all of it)."""
+        """Return name -> (shared parameter, the part that is used) for each parameter of ``arch``; None: all of it."""
         return self._skeleton(arch).where
 
     def forward(
@@ -116,11 +123,12 @@ class Supernet(nn.Module):
         """Run the subnet ``arch`` on ``inputs``.
 
         inputs: tensors [N, *shape], with the shapes of ``space.example(arch)``.
-        stats: batch-norm statistics for evaluation; None normalises by the moments of the batch, for training.
-        gates: for each relaxed slot a tensor [branches]; gradients reach it.
+        stats: batch-norm statistics for evaluation; None: batch norms use the moments of the batch, for training.
+        gates: slot -> tensor [branches] for each relaxed slot, which holds several types at once. Gradients reach the
+            gates.
 
         Raises:
-            ValueError: ``stats`` belong to another architecture, or gates are missing or not wanted.
+            ValueError: ``stats`` belong to another architecture, a gate is missing, or a gate is for another slot.
         """
         skeleton = self._skeleton(arch)
         if skeleton.net.training is not (stats is None):
@@ -136,12 +144,14 @@ class Supernet(nn.Module):
         return functional_call(skeleton.net, {**values, **given}, inputs, tie_weights=False)
 
     def skeleton(self, arch: Arch) -> nn.Module:
-        """Return the module of ``arch`` on the meta device: shapes only, one module for all callers."""
+        """Return the module of ``arch`` on the meta device. It has shapes only, and all callers get the same module."""
         return self._skeleton(arch).net
 
     @torch.no_grad()
     def extract(self, arch: Arch, stats: Stats) -> nn.Module:
-        """Return a plain module in evaluation mode with a copy of the weights. Its outputs equal the subnet's bits.
+        """Return a plain module in evaluation mode with a copy of the weights.
+
+        Its outputs are bit-equal to those of ``supernet(arch, ..., stats=stats)``.
 
         Raises:
             ValueError: ``arch`` has a relaxed slot, or ``stats`` belong to another architecture.
@@ -158,13 +168,14 @@ class Supernet(nn.Module):
     def split(self, branch: str, context: str, options: Sequence[Option]) -> None:
         """Give a branch of the union separate weights for each option of a choice elsewhere.
 
-        branch: a module of the union.
-        context: the choice.
-        options: two or more options; the first one keeps the original weights. The original also serves options that
-            are not listed, an inactive context and a relaxed context.
+        branch: the path of a module of the union.
+        context: the name of the choice.
+        options: two or more options of the choice. The first option keeps the original weights, and each other option
+            gets a copy. The original weights are also used for options that are not listed, and where the choice is
+            inactive or relaxed.
 
-        A copy equals the original at first, so that the outputs of every subnet stay the same. Later training changes
-        each copy separately. Copies are parameters of the union, under ``copies``. Momentum buffers are not copied,
+        A new copy equals the original, so the outputs of every subnet stay the same. Later training changes each copy
+        separately. Copies are parameters of the union, under ``copies``. Momentum buffers are not copied,
         because ``hnas.training.loop.train`` starts each call with empty ones.
 
         Raises:
@@ -184,14 +195,17 @@ class Supernet(nn.Module):
         self._index()
 
     def origin(self, name: str) -> str:
-        """Return the name that a member gives to the parameter ``name`` of the union; only copies differ."""
+        """Return the name that the union's parameter ``name`` has in an architecture.
+
+        The names differ only for copies of split branches.
+        """
         if not name.startswith(f"{_COPIES}."):
             return name
         twin, _, rest = name.removeprefix(f"{_COPIES}.").partition(".")
         return f"{twin.rpartition('@')[0].replace('/', '.')}.{rest}"
 
     def changed(self) -> None:
-        """Record that weights were written, so that values computed from older weights are no longer used."""
+        """Record that weights have changed, so that cached values of older weights are not used again."""
         self.version += 1
 
     def _index(self) -> None:
@@ -228,7 +242,7 @@ class Supernet(nn.Module):
         return next(others, None)
 
     def _owner(self, name: str, arch: Arch) -> str:
-        """Return the union's name of the parameter ``name`` of ``arch``: that of a copy if the branch is split."""
+        """Return the name in the union of the parameter ``name`` of ``arch``. In a split branch it can be a copy."""
         end = name.find(".") if self.splits else -1
         while end >= 0:
             split = self.splits.get(name[:end])
@@ -306,7 +320,7 @@ def _moments(skeleton: _Skeleton, stats: Stats | None) -> Mapping[str, Tensor]:
 
 
 def _refuse_transient(path: str, module: nn.Module) -> None:
-    """Raise ValueError for a buffer outside the state dict: that of a skeleton would stay on the meta device."""
+    """Raise ValueError for a non-persistent buffer. In a skeleton such a buffer would stay on the meta device."""
     for leaf in module._non_persistent_buffers_set & module._buffers.keys():
         name = f"{path}.{leaf}" if path else leaf
         raise ValueError(f"{name} is a non-persistent buffer, which would stay on meta; register it as persistent")

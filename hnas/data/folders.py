@@ -90,7 +90,8 @@ def find_files(root: Path) -> tuple[Files, dict[str, Files]]:
         listing, test = _listing(root / "train"), _listing(tests[0])
         if test.classes != listing.classes:
             odd = sorted(set(test.classes) ^ set(listing.classes))
-            raise ValueError(f"{root}: train and {tests[0].name} have other classes; {odd[0]} is in one of them alone")
+            differ = f"train and {tests[0].name} have different classes; {odd[0]} is in only one of them"
+            raise ValueError(f"{root}: {differ}")
         parts = {"test": test, **_held_out(listing)}
     for split, found in parts.items():
         if not len(found):

@@ -86,7 +86,8 @@ def run_stages(
     """
     if rules.drop is not None and rules.back >= rules.drop:
         raise ValueError(
-            f"{rules.back} options return for {rules.drop} that go: the space would never shrink; let fewer return"
+            f"{rules.back} options are restored for {rules.drop} that are dropped: the space would never shrink; "
+            "restore fewer"
         )
     _refuse_earlier_journal(study)
     hooks = hooks or StageHooks()

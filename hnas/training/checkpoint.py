@@ -197,7 +197,7 @@ class DivergenceGuard:
     def _recover(self, step: int, reason: str) -> None:
         self._count(step, reason)
         self._restore()
-        self.say(f"after step {step} the last good state is back: {reason}")
+        self.say(f"after step {step} the last good state is restored: {reason}")
 
     def _restore(self) -> None:
         if self.doubt and len(self.kept) == 2:

@@ -124,7 +124,7 @@ def test_a_line_that_a_kill_cut_is_dropped_wherever_it_was_cut(file):
 def test_a_foreign_file_is_refused_and_left_as_it_was(tmp_path, content):
     file = tmp_path / "other"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"journal.*start afresh in another --out") as caught:
+    with pytest.raises(ValueError, match=r"journal.*choose another --out") as caught:
         Journal(file)
     assert "\n" not in str(caught.value)
     assert file.read_bytes() == content

@@ -191,7 +191,7 @@ def test_what_returns_is_trained_and_scored_again():
     assert [edit.stage for edit in revived] == [1, 2]
     assert (revived[0].choice, revived[0].option) == ("blocks.0.op", "conv1")
     assert "conv1" in study.spaces[2].choices["blocks.0.op"].options
-    with pytest.raises(ValueError, match="2 options return for 2 that go: the space would never shrink"):
+    with pytest.raises(ValueError, match="2 options are restored for 2 that are dropped: the space would never shrink"):
         shrunk(known(), back=2)
 
 

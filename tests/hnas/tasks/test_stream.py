@@ -216,7 +216,7 @@ def test_folders_that_hold_something_else_are_one_line(tmp_path, folder, tars):
     for root, reader, message in [
         (tmp_path / "absent", "folder", "no folder .*absent; --data takes a folder of images or of tar shards here"),
         (tmp_path / "empty", "folder", "found 0 sub-folders with 0 images"),
-        (tmp_path / "odd", "folder", "train and val have other classes; gnu is in one of them alone"),
+        (tmp_path / "odd", "folder", "train and val have different classes; gnu is in only one of them"),
         (tmp_path / "few", "webdataset", "classes.txt names 1 classes; two or more are expected"),
         (folder, "webdataset", "classes.txt cannot be read"),
         (tars, "tape", "no reader 'tape'; known: folder, webdataset"),

@@ -74,7 +74,7 @@ def flat(step: int) -> float:
 
 def test_a_collapse_to_chance_is_seen():
     run = Run(falling, CHANCE, at=250).steps(0, 600)
-    assert run.said == ["after step 257 the last good state is back: the loss has jumped from 1.01 to 2.3"]
+    assert run.said == ["after step 257 the last good state is restored: the loss has jumped from 1.01 to 2.3"]
     assert run.sane()
 
 

@@ -220,7 +220,7 @@ def test_an_operation_that_puts_out_nan_is_named_and_its_step_skipped_without_lo
 def test_three_such_steps_bring_the_last_good_state_back_and_the_next_one_goes_on(monkeypatch):
     monkeypatch.setattr(checkpoints, "GOOD", 10)
     run = Run(monkeypatch, range(12, 15), 17)
-    assert run.said[-1] == f"after step 14 the last good state is back: {NAMED}"
+    assert run.said[-1] == f"after step 14 the last good state is restored: {NAMED}"
     assert len(run.said) == 3
     assert same(run.when_said[1], run.kept[12])
     assert same(run.when_said[2], run.kept[10]), "the one that was kept after ten steps"

@@ -198,7 +198,7 @@ def test_a_loss_that_jumps_and_stays_up_brings_the_last_good_state_back(monkeypa
 
     train(supernet, tiny.task(), sandwich.pick, Schedule(((40, 1e-6),)), observer=Observer(ruin, said.append))
     assert len(said) == 1
-    assert "the last good state is back: the loss has jumped from" in said[0]
+    assert "the last good state is restored: the loss has jumped from" in said[0]
     assert len(kept) == 2
 
 
