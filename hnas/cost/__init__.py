@@ -37,4 +37,4 @@ class Price:
 
 
 Cost = Callable[[Arch], Price]
-"""A function that prices an architecture, such as ``Study(supernet, task, costs={"latency_ms": cost})`` takes."""
+"""A function that returns the price of an architecture. ``Study(supernet, task, costs={"latency_ms": cost})``"""

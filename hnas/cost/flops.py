@@ -19,10 +19,11 @@ def macs(net: nn.Module, *shapes: tuple[int, ...]) -> int:
     net.train()
     try:
         with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
-            net(*(torch.empty(2, *shape) for shape in shapes))  # a single map of 1 x 1 has no batch moments
+            # Two examples: batch norm in training mode refuses a single map of 1 x 1.
+            net(*(torch.empty(2, *shape) for shape in shapes))
     finally:
         net.train(mode)
-    return int(counter.get_total_flops()) // 4
+    return int(counter.get_total_flops()) // 4  # two examples, two operations in a multiply-accumulate
 
 
 def parameters(net: nn.Module) -> int:

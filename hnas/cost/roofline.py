@@ -26,7 +26,7 @@ MOVES = ("softmax", "mean", "clone", "_adaptive_avg_pool2d", "native_layer_norm"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch.
+    """One kernel launch.
 
     flops: floating point operations; a multiply-accumulate is two.
     elements: values that are read from and written to memory.

@@ -35,7 +35,7 @@ class Files:
 
     @property
     def units(self) -> int:
-        """Return the number of files, because a lane needs one at least."""
+        """Return the number of files. It limits the number of lanes, because a lane needs at least one file."""
         return len(self)
 
     @cached_property
@@ -47,7 +47,14 @@ class Files:
         return found.hexdigest()
 
     def lanes(self, seed: int, epoch: int, of: int, own: Sequence[int], skip: int) -> list[Iterator[Example]]:
-        """Return the streams ``own``: lane i takes every ``of``-th file of one permutation, from the i-th on."""
+        """Return the lanes ``own`` of an epoch, each an endless stream.
+
+        The files are permuted by seed and epoch. Lane i takes the i-th file and then every ``of``-th file.
+
+        of: number of all lanes.
+        own: the numbers of the lanes to return.
+        skip: number of examples that each lane leaves out at its start.
+        """
         order = np.random.default_rng([seed, 3, epoch]).permutation(len(self))
         return [self._lane(order[lane::of], skip) for lane in own]
 
@@ -75,8 +82,8 @@ def find_files(root: Path) -> tuple[Files, dict[str, Files]]:
     """Return the training files of a folder, and the files of each held-out split.
 
     1. root/CLASS/...: the files are divided in the same way as by ``hnas.data.images.load_split``.
-    2. root/train/CLASS/... and root/val/CLASS/...: val is the test split. Of train, the files with the lowest hashes
-       of their names are held out: at most as many as of an IDX set, and at most the shares of case 1.
+    2. root/train/CLASS/... and root/val/CLASS/...: val is the test split. The files of train with the lowest hashes of
+       their names are held out: at most ``hnas.data.images.HELD`` files, and at most the shares of case 1.
 
     Raises:
         ValueError: a split would be empty, or train and val have different classes.

@@ -24,7 +24,7 @@ class Unread:
     """Images that are decoded when ``pixels`` is called. Slicing decodes nothing.
 
     workers: the number of threads that decode.
-    skip: decode an unreadable image as black; without ``skip`` such an image is an error.
+    skip: true: an unreadable image becomes a black image; false: it is a ValueError.
     """
 
     examples: Sequence[Example]
@@ -78,7 +78,7 @@ class Held:
 
     @cached_property
     def images(self) -> Pixels | Unread:
-        """Return uint8 [N, H, W, C] where the split fits into 1 GiB, else the images undecoded."""
+        """Return uint8 [N, H, W, C] if the split fits into 1 GiB; otherwise return undecoded images."""
         unread = Unread(self._examples, self.preprocessing, self.workers, self.skip)
         size = len(self) * math.prod(self.preprocessing.base) * self.preprocessing.channels
         return unread.pixels() if size <= _MEMORY else unread

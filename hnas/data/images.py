@@ -103,7 +103,14 @@ class Preprocessing:
         return Preprocessing(self.base, size, self.mean, self.std)
 
     def read(self, file: Path | IO[bytes], name: str | None = None) -> Pixels:
-        """Return an image file as uint8 [H, W, C] at ``base``; ``name`` is for errors about an open file."""
+        """Return an image file as uint8 [H, W, C], resized to ``base``.
+
+        file: a path or an open file.
+        name: the name of an open file in error messages.
+
+        Raises:
+            ValueError: the file cannot be read as an image.
+        """
         return _decode(file, self.base, len(self.mean), name)
 
     def to_json(self) -> dict[str, Any]:
@@ -248,7 +255,7 @@ def _listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
 
 
 def split_of(name: str) -> str:
-    """Return the split of a file; its name, relative to the data folder, decides."""
+    """Return the split of a file, chosen by a hash of ``name``: the file name relative to the data folder."""
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     for split, width in SHARES.items():
         if share < width:
@@ -258,11 +265,11 @@ def split_of(name: str) -> str:
 
 
 def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
-    """Return an image file in grey (1 channel) or RGB (3), rotated by its EXIF tag.
+    """Return an image in grey or RGB, rotated by its EXIF tag. Of 16-bit values, the upper 8 bits are used.
 
-    file: a path, or an open file whose ``name`` is for errors.
-
-    Of 16 bits the upper 8 are taken.
+    file: a path or an open file.
+    channels: 1 (grey) or 3 (RGB).
+    name: the name of an open file in error messages.
 
     Raises:
         ValueError: the file cannot be read as an image.
@@ -287,9 +294,9 @@ def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: 
 
 
 def _eight_bits(image: Image) -> Image:
-    """Return ``image``, or the upper 8 bits of 16-bit grey values, as Pillow does for 16-bit colours.
+    """Return ``image``; of 16-bit grey values return the upper 8 bits, as Pillow does for 16-bit colours.
 
-    Pillow's conversion would clip 16-bit grey values to white. 32-bit integers and floats have no known scale.
+    Pillow would clip 16-bit grey values to white. 32-bit integers and floats are refused: their scale is unknown.
     """
     from PIL import Image
 

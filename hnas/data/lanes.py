@@ -22,7 +22,7 @@ class Lane:
     """The images of ``stream``, each decoded when it is taken.
 
     channels: 1 (grey) or 3 (RGB).
-    skip: replace an unreadable image by the next readable one; without ``skip`` such an image is an error.
+    skip: true: the next readable image replaces an unreadable image; false: an unreadable image is a ValueError.
     """
 
     stream: Iterator[Example]
@@ -33,8 +33,8 @@ class Lane:
     def take(self) -> tuple[Image, int, bool]:
         """Return the next image, its label, and whether the image replaces an unreadable one.
 
-        A replacement is also taken at its own place. A resumed run skips places without decoding, and therefore takes
-        the same images.
+        An image that replaces another one is also returned at its own position. The images of later positions are
+        therefore the same whether or not an image is unreadable, and a resumed run can skip positions undecoded.
 
         Raises:
             ValueError: an image is unreadable and ``skip`` is false, or too many in a row are unreadable.

@@ -39,7 +39,7 @@ class Shards:
 
     @property
     def units(self) -> int:
-        """Return the number of shards, because a lane needs one at least."""
+        """Return the number of shards. It limits the number of lanes, because a lane needs at least one shard."""
         return len(self.files)
 
     @cached_property
@@ -49,9 +49,10 @@ class Shards:
         return hashlib.sha256(repr((names, self.sizes, self.classes)).encode()).hexdigest()
 
     def lanes(self, seed: int, epoch: int, of: int, own: Sequence[int], skip: int) -> list[Iterator[Example]]:
-        """Return the streams ``own``: lane i takes every ``of``-th shard of a random order.
+        """Return the lanes ``own`` of an epoch, each an endless stream. The arguments are those of ``Source.lanes``.
 
-        A lane shuffles its examples within a window of ``BUFFER``.
+        The shards are permuted by seed and epoch. Lane i takes the i-th shard and then every ``of``-th shard, and
+        shuffles its examples in a window of ``BUFFER``.
         """
         order = np.random.default_rng([seed, 4, epoch]).permutation(len(self.files))
         return [islice(self._lane([seed, 5, epoch, lane], order[lane::of].tolist()), skip, None) for lane in own]
@@ -77,7 +78,7 @@ def find_shards(root: Path) -> tuple[Shards, dict[str, Shards]]:
     2. root/*.tar: the last is the test split, the two before it are search and calibration.
 
     root/classes.txt has the class names, one a line, in the order of the numbers in .cls. The optional file sizes.json
-    beside the shards ({"shard-000000.tar": 1000}) saves reading every header.
+    beside the shards ({"shard-000000.tar": 1000}) gives the numbers of examples, so that no header has to be read.
 
     Raises:
         ValueError: there are too few shards, or a file cannot be read.
@@ -173,7 +174,7 @@ def _label(text: bytes, name: str, classes: int) -> int:
 
 
 def _expect_end(archive: tarfile.TarFile, file: str) -> None:
-    """Raise ValueError unless the file ends with an empty block: tarfile takes a damaged header for the end."""
+    """Raise ValueError unless an empty block ends the file. tarfile itself treats a damaged header as the end."""
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -54,7 +54,12 @@ class Source(Protocol):
         ...
 
     def lanes(self, seed: int, epoch: int, of: int, own: Sequence[int], skip: int) -> list[Iterator[Example]]:
-        """Return the endless streams ``own`` of the ``of`` lanes of an epoch, without the first ``skip`` examples."""
+        """Return some lanes of an epoch, each an endless stream.
+
+        of: number of all lanes.
+        own: the numbers of the lanes to return.
+        skip: number of examples that each lane leaves out at its start.
+        """
         ...
 
     def __len__(self) -> int: ...

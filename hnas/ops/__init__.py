@@ -1,4 +1,4 @@
-"""Operations: one static module a file, found by its name.
+"""Operations of a network. Each file of this folder defines one operation, which has the name of the file.
 
 ``ops.build("mbconv", 16, 24, stride=2, kernel=5, expansion=4, act="relu")`` returns the module.
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Files of building blocks, which are no operations.
+# Files with building blocks, which are not operations.
 _PARTS = {"conv", "slot"}
 
 
@@ -28,7 +28,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> ModuleType:
-    """Return the file ``name`` as a module, imported only now. It has ``build(cin, cout, stride, **sizes)``.
+    """Import and return the file of the operation ``name``. It has ``build(cin, cout, stride, **sizes)``.
 
     Raises:
         ValueError: the name is unknown.
@@ -41,13 +41,16 @@ def load(name: str) -> ModuleType:
 def build(name: str, cin: int, cout: int, stride: int, **sizes: Any) -> nn.Module:
     """Return the static module of the operation ``name``.
 
-    cin: channels of the input.
-    cout: channels of the output.
-    stride: of the output's height and width.
+    cin: number of input channels.
+    cout: number of output channels.
+    stride: factor by which height and width are divided.
     sizes: further arguments of the operation, such as ``kernel``, ``expansion`` and ``act``.
 
-    On the meta device the module is a copy of one that was built before: a search builds thousands of subnets out of
-    about a hundred different operations.
+    On the meta device, equal operations are built once and then copied. A search builds thousands of subnets from about
+    a hundred different operations.
+
+    Raises:
+        ValueError: the operation is unknown, or it cannot have these sizes.
     """
     if torch.get_default_device().type == "meta":
         return _twin(_built(name, cin, cout, stride, **sizes))

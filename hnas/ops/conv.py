@@ -96,8 +96,8 @@ class ConvNorm(nn.Module):
 def pooled(x: Tensor, *, training: bool) -> Tensor:
     """Return the mean of each channel: [N, C, H, W] -> [N, C].
 
-    The way used in training has a channels-last gradient, like ``x``. The gradient of torch's mean over two axes is
-    channels-first, and the gradient of an activation from two memory orders took ten times as long.
+    The formula for training gives a channels-last gradient, which is the memory order of ``x``. torch's mean over two
+    axes gives a channels-first gradient; the backward pass of an activation with mixed orders took ten times as long.
     """
     return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1) if training else x.mean((2, 3))
 

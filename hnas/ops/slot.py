@@ -56,12 +56,14 @@ class Slot(nn.Module):
 
 
 def divided(builders: Mapping[str, Callable[[int], nn.Module]], channels: int) -> dict[str, nn.Module]:
-    """Return branches whose outputs together have ``channels``: near-equal parts, multiples of 8 if possible.
+    """Return the branches of a divided slot. Their outputs together have ``channels`` channels.
 
-    builders: for each type a function of the number of output channels.
+    The parts are near-equal, and multiples of 8 if possible.
 
-    A branch uses the weights that its channels have in the supernet. The layers whose first axis is the output channels
-    of the slot therefore take their slice from the first channel of the part.
+    builders: type -> function that returns the branch for a number of output channels.
+
+    A branch uses the weights of its own channels. Its layers with the output channels of the slot as first axis
+    therefore take the slice that begins at the first channel of the part.
     """
     n, unit = len(builders), 8 if channels >= 8 * len(builders) else 1
     edges = [channels // unit * i // n * unit for i in range(n)] + [channels]

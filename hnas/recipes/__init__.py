@@ -1,4 +1,4 @@
-"""Recipes: one TOML file for each experiment, which ``hnas-train --recipe NAME`` runs. ``load(name)`` reads one."""
+"""Recipes: TOML files of experiments. ``load(name)`` reads a recipe, and ``hnas-train --recipe NAME`` runs it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load(name: str) -> Recipe:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: there is no such recipe, or the file is no recipe.
+        ValueError: there is no such recipe, or the file is not a recipe.
     """
     if name.endswith(".toml"):
         file = Path(name)

@@ -41,12 +41,12 @@ _Logits = dict[str, dict[str, float]]  # slot -> type -> logit
 class RunOptions:
     """Options of ``run_recipe``.
 
-    seed: of weights, batches and paths (0).
-    epochs: length of all cycles together, in place of the recipe's; None (default): the recipe's.
-    alone: "smallest", "largest", "random:SEED" or an Arch: train that one subnet alone, with as many steps; None
+    seed: seed of weights, batches and paths (0).
+    epochs: total length of all cycles in epochs; None (default): the epochs of the recipe.
+    alone: "smallest", "largest", "random:SEED" or an Arch: train only this subnet, for the same number of steps; None
         (default): train the supernet.
-    among: a part of the recipe's space, in which the name ``alone`` is looked up; None (default): all of it.
-    resume: continue from the checkpoint in the folder (False). A finished run is not repeated; its record is returned.
+    among: the part of the recipe's space that ``alone`` names a member of; None (default): the whole space.
+    resume: continue from the checkpoint in the folder (False). If the run is finished, its record is returned.
     """
 
     seed: int = 0
@@ -77,6 +77,8 @@ def run_recipe(
     Raises:
         ValueError: the recipe is malformed, or ``out`` holds another run.
         FileExistsError: ``out`` holds a run, and ``options.resume`` is not set.
+        FileNotFoundError: ``data`` or a file in it is missing.
+        Diverged: too many steps were not finite.
     """
     options = options or RunOptions()
     experiment = decode_recipe(recipe)
@@ -152,7 +154,7 @@ class _Run:
         return record
 
     def _train(self, study: Study, observer: Observer) -> tuple[list[Edit], _Logits]:
-        """Train; afterwards the supernet's space is the one that is left. Return the edits and the final logits."""
+        """Train, and set the supernet's space to the space that shrinking leaves. Return edits and final logits."""
         train, shrink = self.experiment.train, self.experiment.shrink
         alone = self.identity["alone"] is not None
         pick, extra = self._pick("alone" if alone else train.strategy)
@@ -208,7 +210,7 @@ def named_arch(space: Space, which: Arch | str) -> Arch:
 
 
 def _schedule(experiment: Experiment, task: Task, epochs: float | None) -> Schedule:
-    """Return the recipe's cycles in steps; ``epochs`` shortens or lengthens each alike."""
+    """Return the recipe's cycles in steps. ``epochs`` scales the lengths of all cycles by the same factor."""
     train = experiment.train
     cycles = [(train.epochs, train.rate), *train.restarts]
     share = 1.0 if epochs is None else epochs / sum(length for length, _ in cycles)
@@ -227,7 +229,7 @@ def _space(recipe: Recipe, task: Task) -> Space:
 
 
 def _finished_record(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Return the record of the run that finished in ``out``; None if there is one to begin or to continue.
+    """Return the record of the finished run in ``out``; None if the run must be started or continued.
 
     Raises:
         ValueError: the finished run had another recipe, epochs, alone or seed.

@@ -1,4 +1,4 @@
-"""Decode a recipe into records with msgspec: ``decode_recipe(recipe)``. A typing error must not train something else.
+"""Decode a recipe into records with msgspec: ``decode_recipe(recipe)``. A mistyped key is an error, never ignored.
 
 The records are those of ``hnas.recipes.sections`` and the options of the published methods. The options of tasks,
 training strategies and evidence are the annotated keyword parameters of their functions.
@@ -34,8 +34,8 @@ def decode_recipe(recipe: Recipe) -> Experiment:
     """Return the records of a recipe.
 
     Raises:
-        ValueError: a key is unknown or missing, a value is not allowed, or something named does not exist; one line
-            with the key and what is allowed.
+        ValueError: a key is unknown or missing, a value is not allowed, or the task, strategy, evidence or device does
+            not exist. The message is one line with the key and the allowed values.
     """
     data = _decode_data(recipe)
     train = _decode(recipe, "train", recipe.train, TrainSection)
@@ -136,7 +136,7 @@ def _fields_of(record: Any) -> dict[str, Any]:
 
 
 def _decode_given(recipe: Recipe, section: str, table: Any, types: _Types) -> dict[str, Any]:
-    """Return the decoded values of the keys that ``table`` gives; no other key is allowed than those of ``types``."""
+    """Return the decoded values of the keys in ``table``. Only the keys of ``types`` are allowed."""
     optional = [(name, kind, None) for name, kind in types.items()]
     decoded = _decode(recipe, section, table, defstruct("Section", optional, forbid_unknown_fields=True, kw_only=True))
     for key in table:

@@ -1,6 +1,6 @@
-"""The sections of a recipe as records: what each key may be. ``hnas.recipes.schema`` decodes a recipe into them.
+"""The sections of a recipe as records: their keys, types and defaults. ``hnas.recipes.schema`` decodes a recipe.
 
-A key that is left out has the default of the record; ``UNSET`` leaves it to the task.
+A key that a recipe leaves out has the default of the record. ``UNSET`` stands for the default of the task.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ _Options = Annotated[dict[str, Any], Meta(description="a table of the strategy's
 class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[train].
 
-    strategy: file name in ``hnas.strategies``; options: its options.
-    epochs: length of the first cycle, of any fraction; rate: its peak learning rate (0.1).
+    strategy: name of a file in ``hnas.strategies``.
+    epochs: length of the first cycle; may be a fraction.
+    rate: peak learning rate of the first cycle (0.1).
     restarts: further cycles, [[epochs, rate], ...].
-    batch: images of a step, of all processes together (128).
-    smoothing: label smoothing. distil: share of the teacher in a student's loss.
-    divergence: distance from the teacher, "kl" or "alpha".
-    warmup, final, momentum, decay, clip: of ``hnas.training.loop.Schedule``.
-    combine, precision: of ``hnas.training.loop.TrainingOptions``.
+    batch: images in a step, summed over all processes (128).
+    smoothing: label smoothing; default: that of the task.
+    distil: share of the teacher in a student's loss; default: that of the task.
+    divergence: distance from the teacher, "kl" or "alpha"; default: that of the task.
+    warmup, final, momentum, decay, clip: as in ``hnas.training.loop.Schedule``.
+    options: the options of the strategy.
+    combine, precision: as in ``hnas.training.loop.TrainingOptions``.
     """
 
     strategy: str
@@ -53,7 +56,7 @@ class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 @dataclass(frozen=True)
 class DataSection:
-    """[data]: the file name of a task in ``hnas.tasks``, and the options of its ``open_task`` that the recipe gives."""
+    """[data]: the name of a file in ``hnas.tasks``, and the options that the recipe gives for its ``open_task``."""
 
     task: str
     options: Mapping[str, Any]

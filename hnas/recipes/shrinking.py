@@ -1,4 +1,4 @@
-"""The [shrink] section of a recipe in a run: ``shrink_space(study, shrink, ...)`` trains and drops in stages."""
+"""Shrink the space of a run as the [shrink] section of its recipe says: ``shrink_space(study, shrink, ...)``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ def shrink_space(
     identity: Mapping[str, Any],
     log: list[Edit],
 ) -> Space:
-    """Return the space that a recipe's [shrink] leaves: by a published method, or by one evidence."""
+    """Train and drop operations in stages; return the space that is left.
+
+    shrink: the decoded [shrink] section: a published method, or one evidence with rules.
+    training: the schedules and the strategy of the stages.
+    identity: the identity of the run as JSON.
+    log: receives the edits.
+    """
     space = study.supernet.space
     if isinstance(shrink, ShrinkByEvidence):
         own = _evidence_options(shrink.evidence, shrink.options, study.seed, training.extra)
@@ -49,15 +55,15 @@ def shrink_space(
 def _evidence_options(
     kind: str, options: Mapping[str, Any], seed: int, extra: Mapping[str, nn.Parameter]
 ) -> dict[str, Any]:
-    """Return the arguments of an evidence, and of each of its parts.
+    """Return the arguments of the evidence ``kind`` and of its parts.
 
     1. The options that the recipe gives.
-    2. The run's seed, unless the recipe gives one.
-    3. The strategy's logits; the mapping itself, as it follows the space.
+    2. The seed of the run, unless the recipe gives a seed.
+    3. The logits of the strategy. They are passed as the same mapping, which is updated when the space shrinks.
     """
     takes = signature(evidence.load(kind).scores).parameters
-    offered = {"seed": seed, **({"logits": extra} if extra else {})}
-    given = {key: value for key, value in offered.items() if key in takes} | dict(options)
+    offered = {"seed": seed, **({"logits": extra} if extra else {})}  # cases 2, 3
+    given = {key: value for key, value in offered.items() if key in takes} | dict(options)  # case 1
     if "parts" in takes:
         parts = options.get("parts", takes["parts"].default)
         given["parts"] = {part: _evidence_options(part, own, seed, extra) for part, own in parts.items()}

@@ -1,4 +1,4 @@
-"""Types of options in words, for the error lines of a recipe: ``describe(int | None)`` is "a whole number"."""
+"""Describe the type of an option in words, for error messages: ``describe(int | None)`` is "a whole number"."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ import torch
 from hnas.cost.flops import macs
 from hnas.space import Arch, Space
 
-SAMPLES = 192  # members that are counted exactly; with 128 to 256 the shipped space is predicted within 12 to 9 %
-TRIES = 64  # members that are drawn for one inside a range; then the nearest is taken
+SAMPLES = 192  # members that are counted to fit the model; with 128 (256) of them the shipped space is within 12 (9) %
+TRIES = 64  # members that are drawn to find one inside a range; if none is inside, the nearest is used
 
 
 class _ComplexityModel:
-    """A prediction of multiply-accumulates: ridge regression of their logarithm on the options taken.
+    """A model that predicts multiply-accumulates: ridge regression of their logarithm on the options of a member.
 
-    The regression is fitted once for each space, to ``SAMPLES`` members from a fixed seed, which torch counts on the
+    The model is fitted once for each space, to ``SAMPLES`` members from a fixed seed. torch counts these members on the
     meta device. A count takes tens of milliseconds, a prediction some microseconds.
     """
 
@@ -45,12 +45,15 @@ class _ComplexityModel:
         return math.exp(float(self._weights[taken].sum()) + self._mean)
 
     def bank(self, arch: Arch, banks: int) -> int:
-        """Return the range of ``arch``, 0 being the cheapest; random members fill the ``banks`` ranges equally."""
+        """Return the number of the complexity range of ``arch``, from 0 (cheapest) to ``banks`` - 1.
+
+        The ranges are quantiles: each holds the same number of random members.
+        """
         below = float(np.searchsorted(self._sorted, self(arch), side="left")) / len(self._sorted)
         return min(int(below * banks), banks - 1)
 
     def draw(self, rng: Random, bank: int, banks: int, sample: Callable[[Random], Arch]) -> Arch:
-        """Return a member of range ``bank`` drawn by ``sample``; the nearest of ``TRIES`` draws where none is in it."""
+        """Return a member of the range ``bank``, drawn by ``sample``; if no draw is inside, the nearest."""
         nearest, off = None, math.inf
         for _ in range(TRIES):
             arch = sample(rng)

@@ -39,15 +39,18 @@ def take_smallest(name: str, choice: Choice, rng: Random) -> Option:
 def draw_exclusive(
     space: Space, rng: Random, paths: int, logits: _Logits | None = None, size: _SizeRule | None = None
 ) -> list[Arch]:
-    """Return ``paths`` members that differ in the type of every slot, as far as its options suffice.
+    """Return ``paths`` members that differ in the type of every slot, if the slot has enough types.
 
-    The types of a slot are put in a random order. Path k takes the k-th, and starts again where they are used up.
+    The types of a slot are put in a random order. Path k takes the k-th type. After the last type the order repeats.
 
     logits: slot -> one logit for each option; None: none.
         1. Without logits every order is equally likely: strict fairness (FairNAS, arXiv 1907.01845) within one step.
         2. With logits the order is a draw without replacement by softmax(logits): Gumbel-top-k (arXiv 1903.06059). The
            first path is then a plain draw.
-    size: (name, choice, rng) -> the option of a choice that is no type; None: ``draw_uniform``.
+    size: (name, choice, rng) -> option, for choices that are not the type of a slot; None: ``draw_uniform``.
+
+    Raises:
+        ValueError: a slot has no logits, or a wrong number of them.
     """
     orders = {}
     for slot in space.slots:
@@ -74,7 +77,10 @@ def draw_order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence
 
 
 def slot_types(space: Space, slot: str) -> tuple[str, ...]:
-    """Return the types of a slot that can be active together: its options without divided ones, if it has others."""
+    """Return the types of a slot that can be active together: all options that are not divided.
+
+    If all options are divided, return the last option.
+    """
     options = tuple(str(option) for option in space.choices[f"{slot}.op"].options)
     return tuple(option for option in options if DIVIDED not in option) or options[-1:]
 
@@ -95,8 +101,11 @@ def keep_types(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
 def relax(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence[str]]) -> Arch:
     """Return ``arch`` with several types active together in the slots of ``types``: slot -> types.
 
-    It is no member, unless each slot has one type. Slots that ``arch`` does not reach stay absent. The types are in the
-    order of the slot's options. Sizes that ``arch`` does not give, those of added branches, are the largest.
+    The result is a member only if each slot has one type. Slots that are absent in ``arch`` stay absent. The types are
+    in the order of the slot's options. Sizes that ``arch`` does not give (of added branches) are the largest.
+
+    Raises:
+        ValueError: a type is not an option of its slot.
     """
     together: dict[str, tuple[str, ...]] = {}
     for slot, wanted in types.items():
@@ -123,8 +132,8 @@ def relax(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence
 def branch_gates(space: Space, arch: Arch, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the gates of every relaxed slot of ``arch``: slot -> [branches].
 
-    weights: slot -> one weight for each of ``types(space, slot)``. The weight of the identity has no branch to scale;
-        gradients reach it if the weights depend on each other.
+    weights: slot -> one weight for each of ``slot_types(space, slot)``. The weight of the identity scales no branch.
+        Gradients reach it only if the weights depend on each other, as after a softmax.
     """
     found = {}
     for slot, branches in _branches(space, arch).items():

@@ -49,10 +49,11 @@ class AngleTable:
     """The sums of every block of weights that members of ``space`` can have, computed when first asked for.
 
     basis: what angles are measured from; None: the initial weights.
-    vectors: whether weights of one axis (norms, biases) count; by default only those of convolutions and linear layers.
+    vectors: whether weights of one axis (norms, biases) count (False). Otherwise only the weights of convolutions and
+        linear layers count.
 
-    The sums of the first children are checked against all their weights: a block that depends on a choice which no
-    probe showed is a ValueError.
+    The first children are checked: the sums over blocks must equal the sums over all weights. They differ if a block
+    depends on a choice that the table has not found, which is a ValueError.
 
         table = AngleTable(study, space)
         angles = table.angles(children.rows_of(space, archs))
@@ -75,7 +76,10 @@ class AngleTable:
         self._checked = False
 
     def angles(self, rows: Rows, *, fixed: bool = True) -> Floats:
-        """Return [children]: the angle of each child, in radians; without ``fixed``: of what lies in slots alone."""
+        """Return [children]: the angle of each child in radians.
+
+        fixed: whether weights outside the slots count (True).
+        """
         blocks = self._sums_of(rows)
         counts = np.ones((len(rows), len(self.slots)))
         if self.graph is not None:
@@ -106,7 +110,7 @@ class AngleTable:
         }
 
     def _fill(self, wanted: Mapping[str, Sequence[tuple[_Block, NDArray[np.int64]]]]) -> None:
-        """Compute missing blocks from few members: each member shows as many as do not contradict each other."""
+        """Compute missing blocks from few members. One member serves all blocks whose options agree."""
         pending = []
         for part, items in wanted.items():
             for key, row in items:
@@ -231,8 +235,8 @@ class AngleTable:
 def standardise(values: Mapping[tuple[str, Option], float]) -> dict[tuple[str, Option], float]:
     """Return z = (value - mean over the slots of that type) / deviation; 0 for a type without values or in one slot.
 
-    Types turn at different speeds: a depthwise kernel has few weights and turns far, a large 1x1 convolution hardly. So
-    values of two types are not comparable; a type's value in one slot against its values in others is.
+    The angle of a type depends on its number of weights: a depthwise kernel has few weights and large angles, a large
+    1x1 convolution has small angles. So values of two types cannot be compared. Values of one type in two slots can.
     """
     by_type: dict[Option, list[float]] = {}
     for (_, option), value in values.items():
@@ -248,9 +252,9 @@ def standardise(values: Mapping[tuple[str, Option], float]) -> dict[tuple[str, O
 
 
 def sample_rows(space: Space, samples: int, seed: int, balance: Option | None = None) -> Rows:
-    """Draw children; every operation is in at least ``samples`` of them on average.
+    """Return random children. On average, every operation is in at least ``samples`` of them.
 
-    balance: an option whose number in a child is drawn first (``children.draw_rows``).
+    balance: as in ``hnas.shrinking.children.draw_rows``.
     """
     return draw_rows(space, samples * most_types(space), np.random.default_rng(seed), balance)
 

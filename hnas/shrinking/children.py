@@ -72,7 +72,7 @@ def _balance(space: Space, rows: Rows, rng: np.random.Generator, option: Option)
 
 
 def _deactivate(space: Space, rows: Rows) -> Rows:
-    """Put ``INACTIVE`` where no parent activates a choice; a parent is settled before its children."""
+    """Write ``INACTIVE`` where a choice is inactive. A parent is decided before the choices that depend on it."""
     names = list(space.choices)
     settled: set[str] = set()
 

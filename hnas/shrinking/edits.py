@@ -16,11 +16,13 @@ Scores = Mapping[tuple[str, Option], float]  # (choice, option) -> worth; the lo
 
 @dataclass(frozen=True)
 class Edit:
-    """One line of the log.
+    """One edit of a space or of its supernet.
 
-    1. drop: ``option`` of ``choice`` was removed, because of its ``score``.
-    2. revive: ``option`` of ``choice`` was restored.
-    3. split: ``branch`` has a copy of its weights for each of ``options`` of ``choice`` but the first.
+    kind: one of three.
+        "drop": ``option`` of ``choice`` was removed, because of its ``score``.
+        "revive": ``option`` of ``choice`` was restored.
+        "split": ``branch`` got a copy of its weights for each of ``options`` of ``choice``, except the first.
+    stage: number of the stage after which the edit was made.
     """
 
     kind: str
@@ -51,13 +53,13 @@ class Edit:
 class ShrinkRules:
     """Rules of the drops after a stage, and of the end of shrinking.
 
-    drop: operations dropped after a stage; None (default): all that score ``threshold`` or less.
+    drop: number of operations to drop after a stage; None (default): all that score ``threshold`` or less.
     threshold: the highest score that is dropped, in the unit of the evidence; None (default): no limit.
-    keep: options that every choice keeps (1).
-    spread: largest share of the slots, of those that offered an operation type, that may lose it (0.5).
+    keep: smallest number of options that every choice keeps (1).
+    spread: an operation type may be dropped from at most this share of the slots that offered it at first (0.5).
     force: switch off the guard ``spread`` (False).
-    back: dropped options that are restored after each stage, once each (0).
-    until: stop when at most this number of members is left (1).
+    back: number of dropped options that are restored after each stage (0). Each option is restored at most once.
+    until: stop when this number of members or fewer are left (1).
     """
 
     drop: PositiveInt | None = None
@@ -92,7 +94,7 @@ def drop_worst(
     3. the remaining space is ``legal``: for instance, some member still meets a constraint.
 
     Raises:
-        ValueError: neither ``rules.drop`` nor ``rules.threshold`` is given, or a score is NaN or of no option.
+        ValueError: neither ``rules.drop`` nor ``rules.threshold`` is given, or a score is NaN or of an unknown option.
     """
     if rules.drop is None and rules.threshold is None:
         raise ValueError("nothing says what to drop; give drop (how many) or threshold (the highest score that goes)")
@@ -115,9 +117,10 @@ def drop_worst(
 
 
 def revive(space: Space, whole: Space, log: Sequence[Edit], count: int, stage: int) -> tuple[Space, tuple[Edit, ...]]:
-    """Restore up to ``count`` options: those dropped in earlier stages with the highest scores, each once.
+    """Return the space with up to ``count`` options restored, and the edits.
 
-    Such an option is trained and scored a second time (NSE, arXiv 2010.13501, keeps such a pool).
+    Restored are the options with the highest scores that earlier stages dropped. Each option is restored at most once,
+    and is then trained and scored again (NSE, arXiv 2010.13501, keeps such a pool).
     """
     once = {(edit.choice, edit.option) for edit in log if edit.kind == "revive"}
     gone = [

@@ -51,8 +51,8 @@ class StageTraining:
 class StageHooks:
     """Hooks of a method in the stages.
 
-    legal: whether a space may be left over (guard 3 of ``drop_worst``); None: always.
-    after: called after the drops of a stage with the space, all edits so far and the stage; returns further edits.
+    legal: returns whether a space may be the result of a stage (guard 3 of ``drop_worst``); None: every space may.
+    after: called after the drops of a stage with (space, all edits so far, stage); returns further edits.
     """
 
     legal: Callable[[Space], bool] | None = None
@@ -75,14 +75,15 @@ def run_stages(
     There is one stage for each schedule of ``training``. The last stage only trains.
 
     evidence: (study, space) -> scores.
-    key: JSON value that names everything the scores depend on. Finished stages answer from the study's journal under
-        its digest.
+    rules: how many operations are dropped, and when the stages end.
+    key: a JSON value with everything that the scores depend on. Its digest is part of the key under which the study's
+        journal stores the edits of a stage, so that a repeated run makes the same edits.
     log: receives the edits.
 
-    The stages also end when ``rules.until`` members or fewer are left, or nothing may be dropped.
+    The stages also end when ``rules.until`` members or fewer are left, or when no option can be dropped.
 
     Raises:
-        ValueError: more options would return than are dropped, or the journal has stages of an earlier version.
+        ValueError: ``rules.back`` is not smaller than ``rules.drop``, or the journal has stages of an earlier version.
     """
     if rules.drop is not None and rules.back >= rules.drop:
         raise ValueError(
@@ -117,11 +118,11 @@ def run_stages(
 
 
 def scored_choices(study: Study, space: Space) -> tuple[str, ...]:
-    """Return the choices of an operation type that still offer two options: what an evidence scores.
+    """Return the choices that an evidence scores: the types of slots that still offer two or more options.
 
     Raises:
-        ValueError: the space is no part of the study's, or leaves no decision, or a weight in use is not finite. A mean
-            over such a weight would condemn every operation that was drawn beside it.
+        ValueError: the space is not a part of the study's space, it has no choice left, or a weight in use is not
+            finite. Such a weight would spoil the scores of all operations that are drawn together with it.
     """
     refuse_foreign(study, space)
     if space.size == 1:
@@ -149,7 +150,7 @@ def refuse_foreign(study: Study, space: Space) -> None:
 
 
 def reachable_weights(supernet: Supernet, space: Space) -> tuple[str, ...]:
-    """Return the names of the supernet's weights that a member of ``space`` can use: none of a dropped operation."""
+    """Return the names of the supernet's weights that members of ``space`` use: all but those of dropped operations."""
     dead = set()
     for slot in supernet.space.slots:
         of, left = supernet.space.choices[f"{slot}.op"].options, space.choices[f"{slot}.op"].options
@@ -167,7 +168,7 @@ def _refuse_earlier_journal(study: Study) -> None:
 
 
 def _ahead(schedules: Iterable[Schedule]) -> Iterable[tuple[Schedule, bool]]:
-    """Yield each schedule, and whether it is the last; there may be no end."""
+    """Yield (schedule, whether it is the last). The schedules may be endless."""
     ahead = iter(schedules)
     current = next(ahead, None)
     while current is not None:

@@ -1,8 +1,8 @@
-"""Less weight sharing by more parameters (PWSNAS' second strategy): surviving branches get a copy for each context.
+"""Reduce weight sharing by copies of weights (PWSNAS' second strategy): a branch gets one copy for each context.
 
-The abstract gives the idea; the mechanism is our reconstruction. All architectures that share a weight train it. Where
-their gradients disagree, the weight gets a copy for each type of the slot before. The copies use the parameters of the
-dropped operations.
+The abstract gives only the idea; the mechanism is our reconstruction. All architectures that share a weight train it.
+Where their gradients disagree, the weight gets a copy for each type of the slot before. Dropped operations free the
+parameters for the copies.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from hnas.study import Study
 class _Proposal:
     """A split that could be made.
 
-    branch, context, options: the branch, the choice whose options get a copy, and these options.
-    degree: members of the space that use the branch.
-    conflict: 1 - mean cosine of its gradients between contexts, in [0, 2].
-    cost: parameters of the copies.
+    branch: the branch.
+    context: the choice whose options get copies.
+    options: the options of ``context``.
+    degree: number of members of the space that use the branch.
+    conflict: 1 - mean cosine between the gradients of the branch in two contexts, in [0, 2].
+    cost: number of parameters of the copies.
     """
 
     branch: str
@@ -46,8 +48,8 @@ class _Proposal:
 
 
 def sharing_degree(space: Space, name: str, option: Option) -> int:
-    """Return how many members of ``space`` take ``option`` of the choice ``name``: they share its weights."""
-    nothing = ""  # activates no other choice; members that do not reach ``name`` are counted on both sides
+    """Return how many members of ``space`` have ``option`` in the choice ``name``, and so share its weights."""
+    nothing = ""  # activates no other choice; members without the choice ``name`` are in both numbers
 
     def members(options: tuple[Option, ...]) -> int:
         return replace(space, choices={**space.choices, name: replace(space.choices[name], options=options)}).size
@@ -56,7 +58,7 @@ def sharing_degree(space: Space, name: str, option: Option) -> int:
 
 
 def propose_splits(study: Study, space: Space, *, draws: int = 2, seed: int = 0) -> list[_Proposal]:
-    """Return a proposal for every branch, by falling worth; the contexts are the types of the slot before.
+    """Return a proposal for every branch, highest worth first. The contexts are the types of the slot before.
 
     draws: members and batches that measure each conflict (2).
     seed: of the draws (0).
@@ -85,9 +87,13 @@ def gradient_conflict(
 ) -> float:
     """Return 1 - mean cosine between the gradients of a branch under any two contexts; all else is equal.
 
-    name, option: the branch. context: the choice that differs. draws: members and batches (2). seed: of the draws (0).
+    name: the choice of the branch's slot.
+    option: the type of the branch.
+    context: the choice that differs.
+    draws: number of random members, each with one batch (2).
+    seed: seed of the draws (0).
 
-    0 if no gradient reaches the branch (its output is still zero), or if no member has both slots.
+    The result is 0 if no gradient reaches the branch (its output is still zero), or if no member has both slots.
     """
     branch = f"{name.removesuffix('.op')}.{option}."
     cosines: list[float] = []
@@ -107,13 +113,15 @@ def gradient_conflict(
 def unshare(
     study: Study, space: Space, *, p_max: float = 1.5, draws: int = 2, seed: int = 0, stage: int = 0
 ) -> tuple[Edit, ...]:
-    """Split branches of the supernet by falling worth, within a budget of parameters; return the edits.
+    """Split branches of the supernet, highest worth first, within a budget of parameters; return the edits.
 
-    p_max: the budget: the parameters that ``space`` can use, copies included, as a factor of the parameters of the
-        unsplit supernet (1.5). Dropped operations free budget for splits.
-    draws, seed: of ``propose_splits``. stage: number of the stage in the edits.
+    p_max: the budget: largest number of parameters that ``space`` can use, including copies, as a factor of the
+        parameters of the unsplit supernet (1.5). Dropped operations leave more budget for splits.
+    draws: as in ``propose_splits``.
+    seed: as in ``propose_splits``.
+    stage: number of the stage in the edits.
 
-    A branch without conflict is not split. The edits answer from the study's journal, so that a replay splits alike.
+    A branch without conflict is not split. The journal of the study stores the edits, so a repeated run splits alike.
 
     Raises:
         ValueError: ``p_max`` is 0 or less.

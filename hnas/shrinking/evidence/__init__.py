@@ -1,8 +1,8 @@
-"""Evidence: one file, one way to score operations.
+"""Evidence: ways to score operations. ``load(name).scores(study, space)`` returns the scores.
 
-Each file has ``scores(study, space, **options) -> {(choice, option): worth}`` over the slots that still offer two
-types; the lowest are dropped first, by the rules of ``hnas.shrinking.edits``. The keyword parameters whose annotations
-TOML can express are keys of a recipe. ``load(name).scores(study, space)`` calls one.
+Each file of this folder has ``scores(study, space, **options) -> {(choice, option): worth}`` over the slots that still
+offer two types. Operations with the lowest scores are dropped first, by the rules of ``hnas.shrinking.edits``. A recipe
+can set every keyword parameter whose type TOML can express.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The angle of ABS (arXiv 2004.13431, section 3.2): an operation scores the mean angle of children that contain it.
 
-Weights that training has turned far from their initialisation have learned, so a larger angle is better. In a space of
-mixed types the raw form compares how fast types turn rather than their worth; the other forms correct this.
+A large angle between initial and trained weights means that the weights have learned much, so a larger angle is better.
+In a space of mixed types the raw form mostly compares the types, because some types have larger angles than others.
+The other forms correct this.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hnas.study import Study
 
 Form = Literal["raw", "block", "standardised", "slots"]
 FORMS: tuple[Form, ...] = get_args(Form)
-_WHOLE = ("raw", "slots")  # forms that are of the whole child, not of blocks
+_WHOLE = ("raw", "slots")  # forms that measure the whole child, not single blocks
 
 
 def scores(
@@ -58,7 +59,8 @@ def scores(
         values = table.angles(rows, fixed=form == "raw")
         found = _means(space, names, rows, dict.fromkeys(names, values))
         return {key: value for key, value in found.items() if np.isfinite(value)}
-    own = _own(table, space, rows, [f"{slot}.op" for slot in space.slots])  # decided slots are part of a type's mean
+    # Cases 2 and 3. Slots with one option left are included, because they are part of the mean of a type.
+    own = _own(table, space, rows, [f"{slot}.op" for slot in space.slots])
     if form == "standardised":  # case 3
         own = angles.standardise(own)
     return {key: value for key, value in own.items() if key[0] in names and np.isfinite(value)}

@@ -26,8 +26,8 @@ def scores(
 
     logits: slot -> one for each of its ``hnas.sampling.draws.slot_types``; None: weights are measured.
         1. With logits: the softmax of a slot's logits. A divided option has no logit, so it has no score and stays.
-        2. Without: the root mean square of the weights of ``out``, or of all weights where no layer is called so. An
-           operation without weights has no score and stays.
+        2. Without logits: the root mean square of the weights of the layer ``out``, or of all weights if no layer has
+           this name. An operation without weights has no score and stays.
     standardised: case 2 minus the mean over all slots of the type, in standard deviations (False): for types that end
         in different kinds of layers. An operation without weights then scores 0.
     """

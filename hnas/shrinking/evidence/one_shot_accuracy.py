@@ -1,7 +1,7 @@
 """One-shot accuracy: an operation scores the mean accuracy, with inherited weights, of subnets that contain it.
 
-Single path one-shot searches rank architectures so (arXiv 1904.00420); this file ranks operations. Batch norms are
-recalibrated for each subnet: without recalibration the ranking is close to chance.
+Single path one-shot search (arXiv 1904.00420) ranks architectures by this accuracy; this file ranks operations. Batch
+norms are recalibrated for each subnet: without recalibration the ranking is close to chance.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def scores(
 ) -> dict[tuple[str, Option], float]:
     """Return {(choice, option): mean accuracy in [0, 1]}.
 
-    samples: draws (8). Every draw is a set of subnets whose types exclude each other, so it shows every operation: all
-        are scored by equally many subnets.
-    split: the images, "search" (default) or "calibration"; test images only report.
+    samples: number of draws (8). A draw is a set of subnets that differ in the type of every slot and together contain
+        every operation.
+    split: the images, "search" (default) or "calibration". Test images are not allowed, because the scores decide.
     seed: of the draws (0).
     """
     names = scored_choices(study, space)

@@ -40,8 +40,8 @@ def scores(
     cost: the metric of the trade-off against accuracy ("latency_ms").
     ranks: non-domination ranks that count as good (9).
 
-    Of a slot that may be absent, only the architectures that have it count; where none has it, its operations have no
-    score.
+    For a slot that may be absent, only the architectures with this slot count. If no good architecture has the slot,
+    its operations get no score.
 
     Raises:
         ValueError: no architecture that was searched is inside all windows.
