@@ -1,4 +1,4 @@
-"""Search spaces: one file a space, found by its name, with a function of the same name.
+"""Search spaces. Each file of this folder defines one space by a function that has the name of the file.
 
 ``spaces.load("hybrid_vision")(classes=10)`` returns a ``Space``.
 """

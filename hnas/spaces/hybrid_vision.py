@@ -94,12 +94,13 @@ def hybrid_vision(
     expansions: of mbconv and convnext.
     fused_expansions: of fusedconv and of the MLP in attention.
     heads: of attention.
-    attention_tokens: attention is offered where the map has at most so many positions at the largest resolution.
+    attention_tokens: attention is offered only in maps of at most this many positions (height times width) at the
+        largest resolution.
     activations: possible activations; those that quantise badly are not in the defaults.
     norm: of convnext, "batch" or "layer"; "layer" quantises badly.
     squeeze: squeeze-excite in mbconv, which quantises badly.
-    divisions: types that may share a slot, such as "convnext+mbconv". Each type gives its part of the channels, from
-        proportionally smaller sizes.
+    divisions: types that may share a slot, such as "convnext+mbconv". Each type outputs a part of the channels, and its
+        expansion or number of heads is divided by the number of types.
 
     Raises:
         ValueError: arguments contradict each other or name something unknown.
@@ -263,7 +264,7 @@ def _shared(divisions: Sequence[str], types: Sequence[str]) -> dict[str, tuple[s
 
 
 def _part(size: str, value: Any, parts: int) -> Any:
-    """Return the size of a type that shares its slot with others; a kernel keeps its size."""
+    """Return the size ``value`` of a type that shares its slot with ``parts`` types. A kernel keeps its size."""
     if size == "expansion" and parts > 1:
         return value / parts
     return max(1, value // parts) if size == "heads" else value

@@ -156,7 +156,7 @@ def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, widt
 
 
 def pools(space: Space) -> dict[str, tuple[int, int]]:
-    """Return for each type of pooling its kernel, and the channels that an edge pools in all cells together."""
+    """Return type of pooling -> (kernel, number of channels that an edge pools, summed over all cells)."""
     width, cells = int(space.arguments["width"]), int(space.arguments["cells"])
     channels = sum(cells * width * 2**stage for stage in range(STAGES))
     return {kind: (kernel, channels) for kind, kernel in POOLS.items()}

@@ -3,7 +3,7 @@
 Every pair of kernel and expansion is a type with its own weights. The paper keeps or prunes an operation as a whole.
 
 The paper gives the channels, the number of searched layers and the number of architectures. Depths and strides of the
-stages follow from these numbers and from the structure like MobileNetV2 that the paper starts from.
+stages are derived from these numbers and from MobileNetV2, whose structure the paper starts from.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Strategies: one file, one published method. ``load(name)`` returns the module; it talks to a ``Study`` alone.
+"""Strategies: each file of this folder is one method. ``load(name)`` returns the file as a module.
 
-1. A file that trains has ``pick(space, rng, progress=0.0, **options)``, which returns the paths of one step and has no
-   state. With architecture parameters it also has ``extra(space)``, which makes them for ``pick(..., extra=...)``.
-2. A file that searches has ``search(study, space, options)``.
-3. A file that shrinks a space has ``shrink(study, space, options)``, where ``options`` is a frozen record. A recipe's
-   [shrink] gives its fields.
+- A file that trains has ``pick(space, rng, progress=0.0, **options)``, which returns the paths of one step and has no
+  state. If the method has architecture parameters, ``extra(space)`` makes them for ``pick(..., extra=...)``.
+- A file that searches has ``search(study, space, options)``.
+- A file that shrinks a space has ``shrink(study, space, options)``, where ``options`` is a frozen record. The section
+  [shrink] of a recipe sets its fields.
 
-No file names a layer: slots come from ``Space.slots``, types from ``hnas.sampling.draws``.
+A strategy uses no layer by name. It reads slots from ``Space.slots`` and types with ``hnas.sampling.draws``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """AttentiveNAS' BestUp (Wang et al., CVPR 2021, arXiv 2011.09011): a sandwich that trains the best of several subnets.
 
-For each random path a complexity is drawn from that of random members, then candidates of about that complexity. The
-candidate with the lowest loss on the step's images is trained. Complexity is the predicted number of
-multiply-accumulates. The paper's tables of conditional probabilities are replaced by drawing until a member fits.
+Complexity is the predicted number of multiply-accumulates. For each random path, a random member gives the complexity,
+and candidates of about this complexity are drawn. The candidate with the lowest loss on the step's images is trained.
+The paper has tables of conditional probabilities; here members are drawn until one has the complexity.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from hnas.training.step import SubnetPath
 def pick(
     space: Space, rng: Random, progress: float = 0.0, paths: Count = 2, rivals: Count = 3, banks: Count = 10
 ) -> tuple[SubnetPath, ...]:
-    """Return the largest, which teaches, ``paths`` random paths, and the smallest.
+    """Return the largest member as teacher, ``paths`` random paths, and the smallest member.
 
-    paths: random paths of a step (2).
-    rivals: candidates for each random path (3).
-    banks: ranges of complexity (10).
+    paths: number of random paths in a step (2).
+    rivals: number of candidates for each random path (3).
+    banks: number of complexity ranges (10).
+
+    Raises:
+        ValueError: ``rivals`` is 0.
     """
     del progress
     if rivals < 1:

@@ -1,8 +1,8 @@
 """Hybrid training V3, divided channels: our reconstruction of Shin, Cho and Kim (2024), after MixConv (1907.09595).
 
 The output channels of a slot are divided among several types: the option "a+b" gives the first half to a and the
-second half to b. Each type owns weights for all channels, and a share uses its slice of them. A member with divided
-slots is deployed as it is. The space must offer such options: ``hybrid_vision(divisions=("convnext+mbconv",))``.
+second half to b. Each type owns weights for all channels, and uses the slice of its own channels. A member with divided
+slots can be deployed. The space must offer such options: ``hybrid_vision(divisions=("convnext+mbconv",))``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
-    """Return the largest member, which teaches, ``paths`` pure ones, a divided one, and the smallest.
+    """Return the largest member as teacher, ``paths`` undivided members, one divided member, and the smallest member.
 
-    paths: paths of undivided types that exclude each other (3). The divided path is divided in every slot that can be.
+    paths: number of undivided members (3). They differ in the type of every slot.
+
+    The divided member is divided in every slot that offers a divided type.
 
     Raises:
         ValueError: no slot of the space offers a divided type.

@@ -1,12 +1,12 @@
 """ElasticViT's complexity-aware sampling (Tang et al., ICCV 2023, arXiv 2303.09730): no sudden change of size.
 
 Updates of very small and very large subnets contradict each other. So all paths of a step have about equal complexity,
-and the complexity changes by at most one range between two steps. The paper's random walk is the option ``moves``. By
-default the complexity goes up and down evenly (``sweeps`` times), so that every range has its share of the steps.
+and the complexity changes by at most one range between two steps. The option ``moves`` is the random walk of the paper.
+By default the complexity goes up and down evenly (``sweeps`` times), so that all ranges get equally many steps.
 
-A member is drawn again until it is in the range (``Complexity.draw``). The external teacher is replaced by the most
-complex path of the step. The paper's other half, banks of paths that were good in earlier steps, is left out: a step
-would depend on earlier losses. ``attentive`` trains the best of several candidates within a step.
+A member is drawn again until it is inside the range. The teacher is the most complex path of the step; the paper has an
+external teacher. The paper also keeps banks of paths that were good in earlier steps. They are left out, because a step
+would then depend on earlier losses. ``attentive`` trains the best of several candidates within a step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hnas.training.step import SubnetPath
 
 
 def bank_of_sweep(progress: float, banks: int, sweeps: int) -> int:
-    """Return the range of a step at the share ``progress`` of the schedule.
+    """Return the number of the complexity range at the share ``progress`` of the schedule.
 
     The ranges of neighbouring steps differ by at most one if the schedule has 2 x ``banks`` x ``sweeps`` steps.
     """
@@ -30,9 +30,10 @@ def bank_of_sweep(progress: float, banks: int, sweeps: int) -> int:
 
 
 def bank_of_walk(progress: float, banks: int, moves: int) -> int:
-    """Return the range of a step on a random walk of ``moves`` over the schedule; each goes up, down or stays.
+    """Return the number of the complexity range at the share ``progress`` of a schedule with a random walk.
 
-    A step knows only its share of the schedule, so the walk is the same in every run. It begins in the middle.
+    The walk has ``moves`` moves and begins in the middle range. Each move goes up, goes down or stays. ``moves`` is
+    also the seed, so that the walk is the same in every step and run.
     """
     rng, bank = Random(moves), banks // 2
     for _ in range(int(round(progress * moves, 9))):
@@ -49,12 +50,13 @@ def pick(
     sweeps: Count = 8,
     moves: Count = 0,
 ) -> tuple[SubnetPath, ...]:
-    """Return ``paths`` random members of one range of complexity; the most complex teaches the others.
+    """Return ``paths`` random members of one complexity range; the most complex member is the teacher.
 
-    paths: paths of a step (3).
-    banks: ranges of complexity (5).
+    paths: number of paths in a step (3).
+    banks: number of complexity ranges (5).
     sweeps: how often the complexity goes up and down over the schedule (8).
-    moves: of a random walk over the schedule, in place of ``sweeps``; at most one for each step. 0 (default): none.
+    moves: number of moves of a random walk over the schedule, which replaces ``sweeps``; at most one for each step.
+        0 (default): no random walk.
     """
     model = complexity.fitted_model(space)
     bank = bank_of_walk(progress, banks, moves) if moves else bank_of_sweep(progress, banks, sweeps)

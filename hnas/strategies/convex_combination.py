@@ -1,6 +1,7 @@
 """A softmax-weighted sum of all types in every slot (DARTS' mixture, arXiv 1806.09055): a baseline.
 
-Shin, Cho and Kim (2024) call it inadequate: weights fit the mixture, and a subnet of one type a slot never runs.
+Shin, Cho and Kim (2024) call this inadequate: the weights fit the mixture, and no subnet with one type in each slot is
+ever trained.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """NSGA-II on accuracy and cost (Deb et al. 2002) inside hard windows (PAD-NAS, arXiv 2005.07564, section 3.3).
 
-pymoo supplies sorting, crowding and mating; the operators in this file know choices. A candidate outside a window is
-never scored for accuracy and never survives a feasible one. ``search(study, space, options)`` yields candidates.
+pymoo does sorting, crowding and mating; this file has the operators for choices. A candidate outside a cost window is
+not scored for accuracy, and a feasible candidate always survives before it. ``search(study, space, options)`` yields
+candidates.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from hnas.study import Study
 
 _Genes = NDArray[np.int64]
 _UNKNOWN = 1e9  # the violation of a candidate without a cost
-TRIES = 100  # draws for each member that has to be inside the windows; pymoo mates as often for one offspring
-_IDLE = 10  # generations without a new architecture that end a search
+TRIES = 100  # draws for each member that must be inside the windows; pymoo's own limit for an offspring is the same
+_IDLE = 10  # the search ends after this number of generations without a new architecture
 
 
 class Window(NamedTuple):
@@ -54,13 +55,14 @@ class EvolutionOptions:
 
     windows: metric -> Window, for costs of the study and for "accuracy"; empty (default): no constraint.
     cost: the cost of the study that is minimised ("latency_ms").
-    evaluations: architectures to price (60); None: no limit.
+    evaluations: number of architectures to price (60); None: no limit.
     seconds: seconds after which no further architecture is priced, unless the journal has its price; None (default):
         no limit. Either ``evaluations`` or ``seconds`` must be given.
-    population: architectures of a generation (16).
-    seed: of everything random (0). The same seed and journal give the same sequence of candidates.
-    reject: draw again whatever is outside a cost window, as PAD-NAS does (False). Otherwise such candidates are
-        yielded, and bred from until there are feasible ones. Rejected ones are priced and count nowhere.
+    population: number of architectures in a generation (16).
+    seed: seed of all random numbers (0). The same seed and journal give the same sequence of candidates.
+    reject: what happens to an architecture outside a cost window.
+        True: it is priced and drawn again, as in PAD-NAS. It is not yielded, and not counted in ``evaluations``.
+        False (default): it is yielded without an accuracy, and may be a parent until feasible candidates replace it.
     """
 
     windows: Windows = field(default_factory=dict)
@@ -75,14 +77,14 @@ class EvolutionOptions:
 def search(study: Study, space: Space, options: EvolutionOptions | None = None) -> Iterator[Candidate]:
     """Yield candidates as they are scored, the smallest architecture first.
 
-    Candidates outside a cost window, and those of infinite (unknown) cost, have no accuracy. The search ends when the
-    budget is spent, when every member was seen, or after ``_IDLE`` generations without a new architecture.
+    Candidates outside a cost window, or with an infinite (unknown) cost, have no accuracy. The search ends when the
+    budget is spent, when every member was scored, or after ten generations without a new architecture.
 
         for candidate in search(study, space, EvolutionOptions(evaluations=200)):
             print(candidate.arch, candidate.metrics)
 
     Raises:
-        ValueError: no budget, an unknown cost, or (with ``reject``) no member that was drawn is inside the windows.
+        ValueError: no budget is given, a cost is unknown, or (with ``reject``) no drawn member is inside the windows.
     """
     options = options or EvolutionOptions()
     if options.evaluations is None and options.seconds is None:
@@ -120,7 +122,7 @@ def _evolve(study: Study, space: Space, options: EvolutionOptions, inside: _Insi
 def find_member_inside(
     study: Study, space: Space, windows: Mapping[str, Window], cost: str = "latency_ms", seed: int = 0
 ) -> Arch:
-    """Return a member inside every cost window. Call this before training for a search.
+    """Return a member inside every cost window. Call it before a long training, to find impossible windows early.
 
     Raises:
         ValueError: none of ``16 * TRIES`` drawn members is inside, or a window bounds an unknown cost.
@@ -135,9 +137,9 @@ def find_member_inside(
 
 
 def violation(candidate: Candidate, windows: Mapping[str, Window]) -> float:
-    """Return the sum of the excesses over all windows: 0 exactly if the candidate is inside and each cost is known.
+    """Return the sum of the excesses over all windows. It is 0 if the candidate is inside and each cost is known.
 
-    An infinite cost is an unknown one: its violation is larger than any other.
+    An infinite cost means an unknown cost. Its violation is larger than any other.
     """
     if not np.isfinite(list(candidate.metrics.values())).all():
         return _UNKNOWN
@@ -184,7 +186,7 @@ def _algorithm(space: Space, options: EvolutionOptions, inside: _Inside | None) 
 
 
 def _tell(algorithm: Any, asked: Any, candidates: list[Candidate], options: EvolutionOptions) -> None:
-    """Give the algorithm the objectives (error, cost) and the violations of what it asked for."""
+    """Pass the objectives (negative accuracy, cost) and the violations of ``candidates`` to the algorithm."""
     rows = [[-c.metrics.get("accuracy", 0.0), min(c.metrics[options.cost], _UNKNOWN)] for c in candidates]
     violations = [[violation(c, options.windows)] for c in candidates]
     Evaluator().eval(StaticProblem(algorithm.problem, F=np.array(rows), G=np.array(violations)), asked)
@@ -208,7 +210,7 @@ class _Budget:
 
 
 class _Inside:
-    """The test for every cost window; keeps the range of the costs that it saw, for the error message."""
+    """Test whether an architecture is inside every cost window; keep the range of all tested costs for the error."""
 
     def __init__(self, study: Study, windows: Mapping[str, Window]) -> None:
         self.study = study
@@ -222,7 +224,7 @@ class _Inside:
         return violation(Candidate(arch, prices), self.windows) == 0
 
     def nothing(self, drawn: int) -> ValueError:
-        """Return the error for ``drawn`` members none of which was inside."""
+        """Return the error for ``drawn`` members, if none of them was inside."""
         bounds = ", ".join(f"{name} in [{w.low:g}, {w.high:g}]" for name, w in self.windows.items())
         found = ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in self.seen.items())
         return ValueError(f"no architecture meets {bounds}: {drawn} drawn ones have {found}; widen the window")
@@ -231,8 +233,9 @@ class _Inside:
 class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
     """The first generation: smallest, largest, variants of the largest, then random members.
 
-    A variant has one type everywhere, or one kind of choice at its smallest. A kind is the last part of a choice's name
-    (resolution, width, depth, kernel, ...). Training has served the largest best, so good cheaper members are near it.
+    A variant of the largest has one type in every slot, or one kind of choice at its smallest option. The kind is the
+    last part of a choice's name (resolution, width, depth, kernel, ...). The largest is trained most, so good cheaper
+    members are near it.
     """
 
     def __init__(self, space: Space, inside: _Inside | None = None) -> None:
@@ -293,7 +296,7 @@ class _Reset(Mutation):  # type: ignore[misc]  # pymoo ships no types
 
 
 class _Same(DuplicateElimination):  # type: ignore[misc]  # pymoo ships no types
-    """Treat two genomes that decode to one architecture as duplicates, and what is not ``inside`` as one, too."""
+    """Treat genomes that decode to the same architecture as duplicates. Also remove genomes that are not ``inside``."""
 
     def __init__(self, space: Space, inside: _Inside | None = None) -> None:
         super().__init__()
@@ -302,7 +305,7 @@ class _Same(DuplicateElimination):  # type: ignore[misc]  # pymoo ships no types
 
     def _do(self, pop: Any, other: Any, is_duplicate: NDArray[np.bool_]) -> NDArray[np.bool_]:
         seen = set() if other is None else {_decode_genes(self.space, one.X) for one in other}
-        for k in reversed(range(len(pop))):  # of equal ones in one population the last stays
+        for k in reversed(range(len(pop))):  # of equal genomes in one population, the last is kept
             arch = _decode_genes(self.space, pop[k].X)
             is_duplicate[k] |= arch in seen or (other is None and self.inside is not None and not self.inside(arch))
             if other is None:

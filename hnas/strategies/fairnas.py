@@ -15,7 +15,7 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0) -> tuple[SubnetPath, ...]:
-    """Return paths that together take every type of every slot they reach; they learn from the labels alone."""
+    """Return paths that together take every type of every active slot; they learn from the labels alone."""
     del progress
     # Choices that decide which slots exist (depth) are drawn once for a step: a slot that some paths miss is unfair.
     reach = {choice.when[0] for name, choice in space.choices.items() if name.endswith(".op") and choice.when}

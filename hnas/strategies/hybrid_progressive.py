@@ -4,12 +4,12 @@ The types of a slot are an ordered dimension, as sizes are in progressive shrink
 section 3.3): from the most costly, which is first, to the cheapest. Training has equal phases.
 
 1. Phase 0 trains the teacher M alone: the most costly type everywhere, at its largest.
-2. Phase 1 adds the sizes of those types; each later phase adds the next type of every slot. Every step is then a
-   sandwich: M, members that exclude each other's types among the added ones, and one at its smallest.
+2. Phase 1 adds the sizes of these types. Each later phase adds the next type of every slot. Every step is then a
+   sandwich: M, members with different types in every slot (from the types added so far), and the smallest member.
 
-M is one path, so the teacher costs a fraction of the union. A branch of a residual slot starts with zero output, so a
-new type starts as the identity and changes no trained subnet. With ``imitate`` a type is first distilled layer by
-layer: in M with that type in one slot, whose output there is trained towards M's output on the same input.
+M is one path, so this teacher costs a fraction of the union. A branch of a residual slot starts with zero output, so a
+new type starts as the identity and changes no trained subnet. With ``imitate``, a new type is first distilled layer by
+layer: it replaces the type of one slot of M, and its output is trained towards M's output on the same input.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def pick(
 ) -> tuple[SubnetPath, ...]:
     """Return the teacher M, ``paths`` random members of the current phase, and the smallest.
 
-    paths: random members of a step (3).
-    imitate: the share of each phase in which the new types of ``paths`` random slots imitate M's instead (0).
+    paths: number of random members in a step (3).
+    imitate: share of each phase in which the step instead trains the new types of ``paths`` random slots to imitate
+        the types of M (0).
 
     Raises:
         ValueError: ``imitate`` is not in [0, 1].

@@ -1,8 +1,8 @@
 """Hybrid training V1, the union teaches: our reconstruction of Shin, Cho and Kim (2024), whose text gives no algorithm.
 
-One-time training by slices needs a network that contains every subnet. With several types in a slot no member contains
-all of them, so the teacher M is no member: all types of every slot at their largest, averaged. Every subnet is part of
-M, M is an ensemble of subnets, and every branch is trained in every step.
+Training all subnets at once needs a teacher that contains every subnet. If slots have several types, no member
+contains all of them. So the teacher M is not a member: it averages the outputs of all types of a slot, each at its
+largest sizes. Every subnet is part of M, and every branch is trained in every step.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count | None = None) -> tuple[SubnetPath, ...]:
-    """Return the teacher M, ``paths`` members that exclude each other's types, and one of random types at its smallest.
+    """Return the teacher M, ``paths`` members that differ in every type, and one random member of smallest sizes.
 
-    paths: members of a step; None: the number of types of the slot with the most types.
+    paths: number of members; None: the number of types of the slot with the most types.
 
-    The losses of the subnets are averaged, so that together they weigh as much as M.
+    The losses of the members are averaged, so that together they have the same weight as the loss of M.
     """
     del progress
     union = relax(space, space.largest, {slot: slot_types(space, slot) for slot in space.slots})

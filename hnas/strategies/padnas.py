@@ -1,8 +1,8 @@
 """PAD-NAS (Xia et al., arXiv 2005.07564): operations that no good architecture takes are pruned, slot by slot.
 
 The supernet is trained on single paths. A search inside the latency window counts how often the good architectures take
-each operation of each slot. Rare operations are dropped, the remaining weights are inherited and fine-tuned, and again.
-``search(study, space, PadNasOptions(...))`` does all of it and yields candidates.
+each operation of each slot. Rare operations are dropped, and training continues with the remaining weights. These
+stages repeat. ``search(study, space, PadNasOptions(...))`` runs the stages and yields candidates.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from hnas.study import Study
 from hnas.training.loop import Schedule
 
 SHARES = (120, 80, 40)  # epochs of the paper's stages
-_RATES = (0.5, 0.1, 0.1)  # and their learning rates
-STEPS = 2400  # of all stages, unless a training is given
+_RATES = (0.5, 0.1, 0.1)  # learning rates of the paper's stages
+STEPS = 2400  # default number of steps, of all stages together
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,20 @@ class PadNasOptions:
     """Options of PAD-NAS; the defaults are the paper's, except for the guard ``spread``.
 
     windows: metric -> Window of every search (section 3.3: a latency window); empty (default): none.
-    evaluations: architectures priced by every search (section 4: 40 generations of 64).
-    population: architectures of a generation (section 4: 64).
-    seed: of the searches (0).
+    evaluations: number of architectures that each search prices (section 4: 40 generations of 64).
+    population: number of architectures in a generation (section 4: 64).
+    seed: seed of the searches (0).
     threshold: operations whose share of the good architectures is at most this are dropped (section 3.3: 0.01).
     ranks: non-domination ranks that count as good (section 3.3: 9).
     spread: largest share of its slots that an operation type may be dropped from (0.5). The paper has no such guard.
     force: switch off the guard ``spread``, as in the paper (False).
-    back: dropped operations that are restored after each stage, the most frequent first (0, as in the paper).
-    cost: the cost of the study that every search minimises ("latency_ms"). Not in a recipe, which names a device.
-    seconds: limit of the last search (None). The searches between stages have none, as they have to replay.
+    back: number of dropped operations that are restored after each stage, the most frequent first (0, as in the paper).
+    cost: the cost of the study that every search minimises ("latency_ms"). A recipe cannot set it; it sets ``device``.
+    seconds: time limit of the last search; None (default): no limit. The searches between stages have no time limit, so
+        that a repeated run drops the same operations.
+
+    Raises:
+        ValueError: ``evaluations`` is 0.
     """
 
     windows: Windows = field(default_factory=dict)
@@ -72,9 +76,14 @@ class PadNasOptions:
 
 
 def schedules(steps: int, rate: float = 0.1, **changes: Any) -> tuple[Schedule, ...]:
-    """Return the paper's stages: 3 : 2 : 1 of ``steps``, the first from ``rate``, the others from a fifth of it.
+    """Return the schedules of the paper's three stages.
 
+    steps: number of steps of all stages, divided 3 : 2 : 1; at least 6.
+    rate: peak learning rate of the first stage (0.1). The other stages have a fifth of it.
     changes: other fields of ``Schedule``.
+
+    Raises:
+        ValueError: there are fewer than 6 steps.
     """
     if steps < sum(SHARES) // 40:
         raise ValueError(f"{steps} steps cannot be divided as {':'.join(map(str, SHARES))}; give at least 6")

@@ -1,13 +1,13 @@
-"""ProxylessNAS (Cai, Zhu and Han, ICLR 2019, arXiv 1812.00332): weights and architecture parameters, alternately.
+"""ProxylessNAS (Cai, Zhu and Han, ICLR 2019, arXiv 1812.00332): train weights and architecture parameters in turn.
 
 A step updates first the weights, then the architecture parameters alpha.
 
 1. Weights: one path on training images; its types are drawn by softmax(alpha).
-2. Alpha: two types are drawn in every slot, and the others are ignored. One of the two gates is open, the other is
-   closed, so the output is that of the open types. dL/dg of both gates, which needs the outputs of both types, is the
-   gradient of the two alphas (equation 4 with the softmax of the two). Weights are frozen, and images are never trained
-   on. Afterwards the two alphas are shifted so that the other types keep their probabilities (section 3.2). The
-   expected latency in the loss (equations 5 and 6, section 3.3) is an option.
+2. Alpha: two types are drawn in every slot, and the other types are ignored. The gate of one type is 1 and the gate of
+   the other is 0, so the output is that of one type. The gradients of both gates need the outputs of both types; they
+   give the gradients of the two alphas (equation 4 with the softmax of the two). Weights are frozen, and the images are
+   held out from the training of weights. Afterwards the two alphas are shifted so that the other types keep their
+   probabilities (section 3.2). The expected latency in the loss (equations 5 and 6, section 3.3) is an option.
 
 The held-out images are the calibration images; the paper holds out 5,000 to 50,000 images.
 """
@@ -35,7 +35,9 @@ def extra(space: Space) -> dict[str, nn.Parameter]:
 
 
 def latencies(study: Study, space: Space, metric: str = "latency_ms") -> dict[str, dict[str, float]]:
-    """Return slot -> type -> what the type adds to ``metric`` of the largest member; the cheapest type adds 0.
+    """Return slot -> type -> the amount that the type adds to ``metric`` of the largest member.
+
+    The cheapest type of a slot adds 0.
 
     metric: a cost of the study ("latency_ms").
     """
@@ -91,7 +93,9 @@ def pick(
     warmup: share of the schedule in which only weights are trained (0.25).
     """
     logits = {slot: logits_of(space, slot, extra) for slot in space.slots}
+    # Case 1.
     trained = SubnetPath(_sized(space, rng, {slot: _drawn(space, slot, logits[slot], rng)[:1] for slot in space.slots}))
+    # Case 2.
     pairs = {slot: _drawn(space, slot, logits[slot], rng)[:2] for slot in space.slots}
     among = {
         slot: [slot_types(space, slot).index(kind) for kind in pair] for slot, pair in pairs.items() if len(pair) == 2

@@ -1,8 +1,9 @@
 """PWSNAS: a space shrunk by angle (ABS, arXiv 2004.13431), and less weight sharing among the surviving operations.
 
-A long first stage trains single paths; short stages follow. After each stage the operations whose weights have turned
-least since initialisation are dropped. Their parameters pay for copies of branches whose gradients disagree between
-contexts. A host strategy may then train what is left. ``search(study, space, PwsNasOptions(...))`` yields candidates.
+A long first stage trains single paths; short stages follow. After each stage the operations with the smallest angle
+between initial and present weights are dropped. This frees parameters for copies of branches whose gradients disagree
+between contexts. Another strategy, the host, may then train the remaining space.
+``search(study, space, PwsNasOptions(...))`` yields candidates.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from hnas.training.loop import Schedule
 
 SHARES = (100, 5)  # epochs of the first stage and of each later one
 END = 1_000_000  # members that are left when ABS stops
-_RESTART = 50  # dropped operations after which ABS measures angles from the weights as they are then
-STEPS = 2400  # of the first stage, unless a training is given
+_RESTART = 50  # after more dropped operations than this, ABS measures angles from the weights of that moment
+STEPS = 2400  # default number of steps of the first stage
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,22 @@ class PwsNasOptions:
     samples: children for each operation whose angles are averaged (1000).
     form: form of the angle, as in ``hnas.shrinking.evidence.angle`` ("raw", section 3.2).
     balance: an option ("identity") whose number in a child is drawn first; None (default): no such option.
-    drop: operations dropped after a stage; None (default): as many as there are types.
-    until: members at which shrinking ends; None (default): ``members_left(space)``.
-    restart: once more operations than this are dropped, angles are measured from the weights of that moment (50).
+    drop: number of operations to drop after a stage; None (default): the number of operation types.
+    until: shrinking ends when this number of members is left; None (default): ``members_left(space)``.
+    restart: after more dropped operations than this, angles are measured from the weights of that moment (50).
     p_max: budget of ``hnas.shrinking.unsharing.unshare``, a factor of the supernet's parameters (1.5); None or 0: no
         copies.
     spread: largest share of its slots that an operation type may be dropped from (0.5).
     force: switch off the guard ``spread`` (False).
     back: dropped operations that are restored after each stage (0).
-    seed: of children, copies and the last search (0).
-    windows: metric -> Window; an operation that every member inside the windows needs is not dropped (none).
-    graph: the cell whose edges are the slots; None (default): a chain. Not in a recipe, like the next four.
+    seed: seed of children, copies and the last search (0).
+    windows: metric -> Window; empty (default): no constraint. An operation is not dropped if no member inside the
+        windows would be left.
+    graph: the cell whose edges are the slots; None (default): a chain. A recipe cannot set this and the next four.
     cost: the cost of the study that the last search minimises ("latency_ms").
-    evaluations: architectures priced by the last search (1000); None: no limit.
-    seconds: limit of the last search (None: none).
-    population: architectures of a generation of the last search (50).
+    evaluations: number of architectures that the last search prices (1000); None: no limit.
+    seconds: time limit of the last search; None (default): no limit.
+    population: number of architectures in a generation of the last search (50).
     """
 
     samples: PositiveInt = 1000
@@ -91,8 +93,10 @@ class PwsNasOptions:
 
 
 def schedules(steps: int, rate: float = 0.1, **changes: Any) -> Iterator[Schedule]:
-    """Yield a first stage of ``steps``, then endless stages of a twentieth of them from a fifth of the rate.
+    """Yield the schedule of the first stage, then endlessly that of a later stage.
 
+    steps: number of steps of the first stage. A later stage has a twentieth.
+    rate: peak learning rate of the first stage (0.1). A later stage has a fifth.
     changes: other fields of ``Schedule``.
     """
     yield Schedule(((steps, rate),), **changes)
@@ -101,7 +105,10 @@ def schedules(steps: int, rate: float = 0.1, **changes: Any) -> Iterator[Schedul
 
 
 def members_left(space: Space) -> int:
-    """Return how many members shrinking leaves: the million of ABS, or the cube root of a smaller space (ours)."""
+    """Return the number of members at which shrinking ends: 1,000,000 as in ABS, or the cube root of the size.
+
+    The smaller of the two is used. The cube root is our own rule for small spaces.
+    """
     return min(END, math.ceil(math.cbrt(space.size)))
 
 
@@ -144,11 +151,12 @@ def search(
     host: StageTraining | None = None,
     log: list[Edit] | None = None,
 ) -> Iterator[Candidate]:
-    """Train and shrink in stages, let a host train what is left, then yield the candidates of an evolutionary search.
+    """Train and shrink in stages, then yield the candidates of an evolutionary search in the remaining space.
 
-    training, log: as in ``shrink``.
-    host: the training that goes on in the space that is left, by its first schedule; None: none. The published
-        comparison trains its hosts anew there, which is a new study of that space.
+    training: as in ``shrink``.
+    host: a further training in the remaining space before the search, by its first schedule; None: no further training.
+        The published comparison instead trains new weights in the remaining space; use a new study for this.
+    log: as in ``shrink``.
 
         for candidate in pwsnas.search(study, space, PwsNasOptions(until=1000, evaluations=500)):
             print(candidate.arch, candidate.metrics)
@@ -179,7 +187,7 @@ class _Angles:
         )
 
     def unshare(self, space: Space, log: Sequence[Edit], stage: int) -> Sequence[Edit]:
-        """Split branches after a stage; from ``restart`` drops on, make the present weights the reference."""
+        """Split branches after a stage. After more than ``restart`` drops, make the present weights the reference."""
         gone = sum({"drop": 1, "revive": -1}.get(edit.kind, 0) for edit in log)
         if self.reference is None and gone > self.options.restart:
             self.reference = self.study.snapshot()
@@ -188,7 +196,7 @@ class _Angles:
         return unsharing.unshare(self.study, space, p_max=self.options.p_max, seed=self.options.seed, stage=stage)
 
     def is_legal(self, space: Space) -> bool:
-        """Return whether some member of ``space`` is inside every window; angles know nothing of costs."""
+        """Return whether some member of ``space`` is inside every window. The angles do not depend on costs."""
         try:
             evolution.find_member_inside(self.study, space, self.options.windows, self.options.cost, self.options.seed)
         except ValueError:

@@ -16,7 +16,7 @@ from hnas.training.step import SubnetPath
 
 
 def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
-    """Return the largest subnet, which teaches, ``paths`` random ones (3), and the smallest."""
+    """Return the largest subnet as teacher, ``paths`` random subnets (3), and the smallest subnet."""
     del progress
     return (
         SubnetPath(space.largest, teaches=True),

@@ -1,7 +1,7 @@
 """A random set of types in every slot of one path: a baseline, after an idea of MixPath (arXiv 2001.05887).
 
-Shin, Cho and Kim (2024) call it inadequate. The outputs of a set are averaged and rescaled to the spread of one branch;
-MixPath has a batch norm for each number of branches instead.
+Shin, Cho and Kim (2024) call this inadequate. The outputs of a set are averaged and rescaled to the variance of one
+branch. MixPath instead has a batch norm for each number of branches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hnas.training.step import SubnetPath
 def pick(space: Space, rng: Random, progress: float = 0.0, most: Count | None = None) -> tuple[SubnetPath, ...]:
     """Return one path whose slots hold random sets of types.
 
-    most: largest number of types in a slot; None: all. Every number is equally likely, and every set of that number.
+    most: largest number of types in a slot; None: all types. Every number is equally likely, and every set of a number.
     """
     del progress
     sizes = {name: draw_uniform(name, choice, rng) for name, choice in space.choices.items()}

@@ -1,6 +1,6 @@
-"""Single paths first, then hybrid training: many cheap updates, then steps with a teacher and several paths. Ours.
+"""Single paths first, then hybrid training: many cheap updates, then steps with a teacher. Not a published method.
 
-At equal compute single paths update more often and lead early; at equal updates the multi-path step leads.
+At equal compute, single paths update more often and are better at first. At equal updates, hybrid steps are better.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tasks: training batches, held-out splits, loss and metric. One file a task, found by its name.
+"""Tasks: training batches, held-out splits, loss and metric. Each file of this folder defines one task.
 
 ``tasks.load("classification").open_task(folder, size=28)`` returns a ``Task``.
 """
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """All that training and scoring know of the data.
+    """The interface through which training and scoring read data.
 
-    ``raw`` is the task's own form of a number of examples. Other code slices ``raw`` and asks for its length, no more.
+    ``raw`` is a batch of examples in the task's own form. Other code may only slice ``raw`` and take its length.
     """
 
     @property
@@ -36,7 +36,7 @@ class Task(Protocol):
 
     @property
     def space_arguments(self) -> Mapping[str, Any]:
-        """Return the arguments of a space that the data decide, such as ``classes`` and ``channels``."""
+        """Return the arguments of a space that depend on the data, such as ``classes`` and ``channels``."""
         ...
 
     def batch(self, step: int) -> tuple[Any, Tensor]:

@@ -126,7 +126,7 @@ class _LaneReader(IterableDataset[_LaneBatch]):
                 for step in range(position, task.steps_per_epoch):
                     yield self._read(own, lanes, (epoch, step))
                 epoch, position = epoch + 1, 0
-        except ValueError as error:  # as data: an exception of a worker would bring its whole traceback
+        except ValueError as error:  # returned as data, because torch would print the traceback of a worker's exception
             yield _LaneBatch(own, torch.empty(0), torch.empty(0), 0, str(error))
 
     def _read(self, own: tuple[int, ...], lanes: list[Lane], when: tuple[int, int]) -> _LaneBatch:
@@ -148,7 +148,7 @@ class Stream(Classification):
 
     workers: processes that decode, at most one for each lane and core; 0 decodes in this process.
     augmentation: random changes of training images; ``flip`` and ``shift`` are not used.
-    skip: replace unreadable images and count them; without ``skip`` the first one is an error.
+    skip: true: replace unreadable images and count them; false: the first unreadable image is a ValueError.
     """
 
     source: Source = field(kw_only=True)
@@ -216,7 +216,7 @@ class Stream(Classification):
     def _close(self) -> None:
         """End the workers.
 
-        Otherwise torch raises a second time at the signal of the killed worker, at any line of this process.
+        Otherwise the signal of the killed worker makes torch raise a second error, at any line of this process.
         """
         parts = self._open.pop("parts", None)
         if hasattr(parts, "_shutdown_workers"):  # an iterator without workers has no such method

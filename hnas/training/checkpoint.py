@@ -23,7 +23,7 @@ _RECENT = 8  # losses whose median is the current loss; one bad or good batch do
 ROW = 3  # steps in a row that are not finite before the last good state is restored
 SKIPS = 20  # failed steps (skipped, or followed by a restored state) that are allowed ...
 _SPAN = 1000  # ... within this number of steps
-_TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # a guard's fields, without the kept states
+_TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # fields of a guard that a checkpoint stores
 _ADVICE = "lower the learning rate or look at the data"
 
 
@@ -47,9 +47,9 @@ class TrainingState:
     def step_extra(self, among: Mapping[str, Sequence[int]] | None = None, *, rate: float = 3e-3) -> None:
         """Take one Adam step on the architecture parameters that have a gradient.
 
-        among: parameter -> indices of the entries that take part. They are then shifted by one amount, so that their
-            total share of the softmax stays as it was (ProxylessNAS, arXiv 1812.00332, section 3.2). The step has no
-            momentum, which would move the other entries, as in the published code. None: all entries.
+        among: parameter -> indices of the entries to update; None: all entries. Afterwards these entries are shifted by
+            one amount, so that their total share of the softmax is unchanged (ProxylessNAS, arXiv 1812.00332, section
+            3.2). The step has no momentum (as in the published code), because momentum would change other entries.
         rate: learning rate (3e-3).
         """
         if self._adam is None:
@@ -96,18 +96,19 @@ class TrainingState:
 class DivergenceGuard:
     """Detects steps that are not finite and losses that jump, and restores the last good state.
 
-    The level is the median of the ``GOOD`` losses before the newest state was kept; at first it is the median of the
-    first ``_RECENT`` losses. The loss has jumped if each of the last ``_RECENT`` losses is above the limit, the lower
-    of two:
+    The level is the median of the last 100 losses (``GOOD``) before the newest state was kept. At the start it is the
+    median of the first 8 losses (``_RECENT``). The loss has jumped if each of the last 8 losses is above the limit. The
+    limit is the lower of two values:
 
-    1. twice the level plus half a nat;
-    2. the middle between the level and the first losses, if the level is below half of these; at least the level plus
-       half a nat. Above this the run is about where it began.
+    1. Twice the level plus 0.5.
+    2. The middle between the level and the first level, but at least the level plus 0.5. It is used only if the level
+       is below half of the first level. Above this value, training has lost about half of its progress.
 
-    Two states are kept; none while the median of the recent losses is above the limit. After a jump the newest is
-    restored. It may have been damaged just before it was kept: if the loss stays high, the older one is restored. Each
-    time ``on_message`` gets one line. If that does not help, or more than ``SKIPS`` of ``_SPAN`` steps failed,
-    Diverged is raised; the state is then a kept one.
+    The two newest states are kept. No state is kept while the median of the recent losses is above the limit. After a
+    jump the newest state is restored. If the loss stays high, this state may itself be damaged, so the older state is
+    restored. ``on_message`` gets one line for each restored state. If more than 20 (``SKIPS``) of the last 1,000 steps
+    (``_SPAN``) failed, or steps still fail after the older state was restored, Diverged is raised. The weights are then
+    those of a kept state.
     """
 
     def __init__(self, state: TrainingState, on_message: Callable[[str], None] | None = None) -> None:
@@ -125,8 +126,8 @@ class DivergenceGuard:
     def record_loss(self, step: int, loss: float, kind: object = None) -> None:
         """Record the loss of a finished step; restore a state if the loss has jumped.
 
-        kind: the kind of path as JSON. A new kind has a level of its own: the loss of a mixture of all types differs
-            from the loss of single paths.
+        kind: the kind of path as JSON. A new kind gets a new level, because for instance a mixture of all types has
+            another loss than a single path.
         """
         self.row = 0
         if kind not in self.kinds:
@@ -161,7 +162,7 @@ class DivergenceGuard:
             self._recover(step, reason)
 
     def finish(self, steps: int) -> None:
-        """Raise Diverged if most of a run's ``steps`` steps failed; a long run has given up earlier."""
+        """Raise Diverged if most of a run's ``steps`` steps failed. Long runs end earlier, by ``SKIPS``."""
         if 2 * len(self.wrong) > steps:
             raise Diverged(f"{len(self.wrong)} of {steps} steps were not finite; {_ADVICE}")
 
@@ -170,7 +171,7 @@ class DivergenceGuard:
         return {f"good/{step}/{name}": tensor for step, kept in self.kept.items() for name, tensor in kept.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a resumed run needs besides the kept states."""
+        """Return the fields of the guard, without the kept states, as a JSON object."""
         return {**{name: getattr(self, name) for name in _TOLD}, "kept": list(self.kept)}
 
     def from_json(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -181,11 +182,11 @@ class DivergenceGuard:
         self.kept = {k: {n.removeprefix(h): t for n, t in tensors.items() if n.startswith(h)} for k, h in heads.items()}
 
     def _limit(self) -> float:
-        back = (self.level + self.first) / 2 if self.level < self.first / 2 else math.inf
-        return min(2 * self.level + 0.5, max(back, self.level + 0.5))
+        back = (self.level + self.first) / 2 if self.level < self.first / 2 else math.inf  # case 2
+        return min(2 * self.level + 0.5, max(back, self.level + 0.5))  # case 1, case 2
 
     def _keep(self, step: int) -> None:
-        if len(self.kept) == 2:  # before the copy is made: memory never holds three
+        if len(self.kept) == 2:  # deleted before the copy is made, so that memory never holds three states
             del self.kept[min(self.kept)]
         self.kept[step] = {name: tensor.detach().clone() for name, tensor in self.state.tensors().items()}
 

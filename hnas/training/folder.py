@@ -20,11 +20,11 @@ from hnas.supernet import Supernet
 def make_supernet(space: Space, seed: Any, origin: str) -> Supernet:
     """Return the untrained supernet of ``space``.
 
-    seed: of the initial weights, a whole number from 0 on.
-    origin: what asked for the supernet, for the error message.
+    seed: seed of the initial weights, an integer of 0 or more.
+    origin: the name of the recipe or file in error messages.
 
     Raises:
-        ValueError: a bad seed, or arguments of the space that make no network.
+        ValueError: the seed is wrong, or no network can be built from the arguments of the space.
     """
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"{origin}: the seed is {seed!r}; it is a whole number from 0 on")
@@ -33,7 +33,7 @@ def make_supernet(space: Space, seed: Any, origin: str) -> Supernet:
         if any(side < 1 for shape in shapes for side in shape):
             raise ValueError(f"inputs have the shapes {shapes}")
         return Supernet(space, seed)
-    except (TypeError, RuntimeError, ValueError, ArithmeticError) as error:  # constructors raise whatever they like
+    except (TypeError, RuntimeError, ValueError, ArithmeticError) as error:  # constructors raise any of these
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{origin}: no network of the space {space.name!r} can be built: {reason}") from error
 

@@ -52,7 +52,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """The steps of all cycles."""
+        """Return the number of steps of all cycles."""
         return sum(steps for steps, _ in self.cycles)
 
     def begins(self, step: int) -> bool:
@@ -86,8 +86,8 @@ class TrainingOptions:
         teacher's and the students' gradients (NASViT).
     precision: "fp32" (default), or "bf16": forward pass and loss in bfloat16 (torch.autocast); weights, momentum
         buffers and gradients of weights stay float32.
-    seed: everything random depends on (seed, step) alone (0).
-    begin: steps that earlier trainings took (0); their images and paths are not drawn again.
+    seed: seed of all random numbers (0). The random numbers of a step depend only on seed and step.
+    begin: number of steps of earlier trainings of the study (0), so that their images and paths are not drawn again.
     """
 
     space: Space | None = None
@@ -137,8 +137,12 @@ def train(
     """Train ``supernet`` in place on the paths that ``pick`` draws.
 
     extra: architecture parameters, which Adam trains beside the weights.
-    checkpoint: where the state is kept; None: nowhere. A resumed run ends in the same weights as an uninterrupted one.
-    observer: callbacks; None: none.
+    pick: returns the paths of a step.
+    schedule: the steps and their learning rates.
+    options: None: the defaults of ``TrainingOptions``.
+    checkpoint: the checkpoint file; None: no checkpoint. A resumed run ends with the same weights as an uninterrupted
+        run.
+    observer: callbacks; None: no callbacks.
 
     A step whose loss or gradient is not finite is skipped. If the loss jumps and stays high, the last good state is
     restored (``DivergenceGuard``). Within ``distributed.group`` each rank takes its part of every batch, and rank 0
@@ -191,7 +195,7 @@ class _Run:
                 self._guarded_step(pick, step)
                 if distributed.rank() == 0:
                     record.save(state, guard, step + 1, last=step + 1 == steps)
-        except Diverged:  # the guard has given up, and the state is the newest that it kept
+        except Diverged:  # the guard has restored the newest kept state
             if distributed.rank() == 0:
                 record.save(state, guard, max(guard.kept), last=True)
             raise

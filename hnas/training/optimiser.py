@@ -1,7 +1,7 @@
 """Stochastic gradient descent that updates only the slices of weights that a step used.
 
-A slice that no path of the step used has a zero gradient, not none, so weight decay and momentum would still move it.
-Update, decay and momentum buffers are therefore masked to the used part.
+The gradient of a shared weight is zero, not missing, in slices that no path of the step used. Without a mask, weight
+decay and momentum would change these slices. Update, decay and momentum buffers are therefore masked to the used part.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Used = Mapping[str, tuple[nn.Parameter, Index | None]]
 class Diverged(RuntimeError):
     """The loss or a gradient of a step is not finite, or the loss of a run jumped and stayed high."""
 
-    code = 1  # exit code of a command that ends by this error
+    code = 1  # exit code of a command that ends with this error
 
 
 class MaskedSGD:
@@ -35,7 +35,7 @@ class MaskedSGD:
         self.momentum = momentum
         self.decay = decay
         self.moments = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self._names = {p: name for name, p in self.parameters.items()}  # a tied weight is one, whatever view calls it
+        self._names = {p: name for name, p in self.parameters.items()}  # one name for a tied weight
 
     def reset(self) -> None:
         """Zero all momentum buffers."""
@@ -49,7 +49,7 @@ class MaskedSGD:
 
     @torch.no_grad()
     def step(self, rate: float, used: Iterable[_Used], clip: float | None = None) -> float:
-        """Update the weights from the present gradients, clear these, and return their norm before clipping.
+        """Update the weights, clear all gradients, and return the norm of the gradients before clipping.
 
         rate: learning rate.
         used: for each path the slices that it used, as ``Supernet.where`` returns them.
@@ -104,9 +104,9 @@ class MaskedSGD:
 
 
 def _origin(grads: Mapping[str, Tensor]) -> str:
-    """Return a suffix that names the gradient which is not finite.
+    """Return a suffix that names the first gradient of the backward pass that is not finite.
 
-    A backward pass hands such a gradient on to every earlier layer, so the last one in order is where it began.
+    A backward pass goes from the last layer to the first, and passes such a gradient on to every earlier layer.
     """
     bad = [name for name, grad in grads.items() if not bool(torch.isfinite(grad).all())]
     return f", from that of {bad[-1]}" if bad else ""
@@ -114,7 +114,7 @@ def _origin(grads: Mapping[str, Tensor]) -> str:
 
 @torch.no_grad()
 def project_gradients(teacher: Mapping[nn.Parameter, Tensor]) -> None:
-    """Add the teacher's gradients to the present ones of the students, without those parts that oppose each other.
+    """Add the teacher's gradients to those of the students, and weaken the students' gradients that oppose them.
 
     teacher: parameter -> its gradient of the teacher's loss.
     NASViT (Gong et al., ICLR 2022), for each parameter:

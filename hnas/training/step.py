@@ -1,4 +1,4 @@
-"""One step of training: passes through subnets on the same images, and the gradients that they leave."""
+"""One step of training: forward and backward passes of several subnets on the same images."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from hnas.training.checkpoint import TrainingState
 from hnas.training.optimiser import Diverged, project_gradients
 from hnas.training.probes import first_not_finite, outputs_of
 
-Batch = tuple[Any, Tensor]  # what a task makes of some examples, and their labels
+Batch = tuple[Any, Tensor]  # (raw examples in the task's own form, labels)
 
 
 @dataclass(frozen=True)
 class SubnetPath:
     """One forward and backward pass of a step through one subnet.
 
-    arch: a member, or a relaxed one, whose slots hold several types at once.
+    arch: a member, or a relaxed architecture, in which a slot holds several types at once.
     gates: slot -> [branches], for every relaxed slot; gradients reach the gates.
     teaches: the outputs of this pass, without gradient, are the teacher of every later path of the step.
-    rivals: of ``arch`` and these the one with the lowest loss on the step's images is trained (AttentiveNAS' BestUp,
-        arXiv 2011.09011).
-    weight: factor of this loss in the sum.
+    rivals: further candidates. Of ``arch`` and the rivals, only the one with the lowest loss on the step's images is
+        trained (AttentiveNAS' BestUp, arXiv 2011.09011).
+    weight: factor of the loss of this path in the sum of the losses (1).
     imitates: a slot. The loss is the distance of the slot's output from the output of the path that teaches; the two
         paths differ in that slot alone. No gradient passes into the slot's input (``hnas.distillation.imitation``).
     penalty: added to the loss; a cost of the architecture parameters, such as the expected latency.
     searches: architecture parameter -> indices of the entries that this pass trains. The pass is a step of its own,
         after the step of the other paths: on calibration images, which are never trained on, with frozen weights.
-        Only these entries move; the softmax of the others stays as it was (ProxylessNAS, section 3.2).
+        Only these entries change; the softmax of the others is unchanged (ProxylessNAS, section 3.2).
     """
 
     arch: Arch
