@@ -164,7 +164,7 @@ def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def rebuild(module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
-    """Return a graph module with the tensors that ``graph`` reads. ``module`` shares them, so they must stay constant."""
+    """Return a graph module with the tensors that ``graph`` reads. ``module`` shares them: never change them."""
     for node in graph.nodes:
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)

@@ -1,1 +1,1 @@
-"""Quantise: calibration ranges, the common policy, and the recovery of accuracy."""
+"""Prepare int8: find calibration ranges, recover accuracy, choose the blocks that stay in float."""

@@ -23,7 +23,7 @@ Range = tuple[float, float]  # the lowest and the highest value
 _Histogram = NDArray[np.float64]  # counts in BINS equal bins over a range
 
 BINS = 2048
-_COUNTED = 32  # samples in a histogram; a map has thousands of values in each, and more samples cost time
+_COUNTED = 32  # samples that fill a histogram; each has thousands of values of a map, and more samples cost time
 LEVELS = 256  # values of int8
 KEPT = 0.9999  # share of all values that "percentile" keeps
 
@@ -63,7 +63,7 @@ def activation_ranges(program: Program, samples: Samples, method: str = "minmax"
     observe(program, samples, widen)
     seen = {name: found if found[0] <= found[1] else (0.0, 0.0) for name, found in ends.items()}
     reduce = METHODS[method]
-    if reduce is None:
+    if reduce is None:  # case 1
         return seen
     counts = {name: torch.zeros(BINS, dtype=torch.float64) for name, (low, high) in seen.items() if low < high}
 
@@ -76,7 +76,7 @@ def activation_ranges(program: Program, samples: Samples, method: str = "minmax"
 
 
 def observe(program: Program, samples: Samples, see: Callable[[str, Tensor], None]) -> None:
-    """Run the program on every sample, and call ``see(name, value)`` for each floating-point value but constants."""
+    """Run the program on every sample. Call ``see(name, value)`` for each floating-point value except constants."""
 
     class Observed(fx.Interpreter):
         def run_node(self, n: fx.Node) -> object:
@@ -92,7 +92,7 @@ def observe(program: Program, samples: Samples, see: Callable[[str, Tensor], Non
 
 
 def _extremes(name: str, value: Tensor) -> Range:
-    """Return the finite extremes of a value, or (inf, -inf) where it has none; raise ExportError for NaN."""
+    """Return the finite extremes of a value, or (inf, -inf) if no element is finite. Raise ExportError for NaN."""
     if not value.numel():
         return math.inf, -math.inf
     low, high = (float(extreme) for extreme in torch.aminmax(value))
@@ -127,7 +127,10 @@ def _entropy(counts: _Histogram, seen: Range) -> Range:
 
 
 def _divergence(magnitudes: _Histogram, bins: int) -> float:
-    """Return the KL divergence of the first ``bins``, with clipped values in the last, from their LEVELS / 2 levels."""
+    """Return the KL divergence between the first ``bins`` bins and their form with LEVELS / 2 levels.
+
+    Values above these bins are clipped: the last bin counts them.
+    """
     inside = magnitudes[:bins]
     wanted = inside.copy()
     wanted[-1] += magnitudes[bins:].sum()
@@ -156,7 +159,7 @@ def _mse(counts: _Histogram, seen: Range) -> Range:
 
 
 def _least(ends: _Histogram, error: Callable[[float], float]) -> float:
-    """Return the end of the least error; stop at four times the least error, since more clipping is only worse."""
+    """Return the end with the least error. Stop at four times the least error, because more clipping is worse."""
     best, least = float(ends[0]), math.inf
     for end in map(float, ends):
         found = error(end)

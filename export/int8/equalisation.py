@@ -33,7 +33,7 @@ _HOMOGENEOUS = frozenset(
         *(aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default),
     }
 )
-_MOST = 64.0  # largest factor; an almost dead channel would otherwise take precision from all others
+_MOST = 64.0  # largest factor; otherwise a channel of almost zero would reduce the precision of all others
 _SWEEPS = 4  # over all pairs, because one layer may belong to two pairs (case 4)
 
 

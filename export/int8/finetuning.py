@@ -39,7 +39,7 @@ def finetune(
     teacher: the program whose outputs are the target; None for ``program`` itself.
     epochs: passes over ``samples``.
     rate: initial learning rate.
-    seed: of the order of samples.
+    seed: seed of the random order of the samples.
 
     1. Convolutions and linear layers with constant weights of their own: trained.
     2. Everything else, including a batch norm that no layer absorbed: unchanged.
@@ -100,7 +100,7 @@ def _trained(student: fx.GraphModule, program: Program) -> dict[str, Tensor]:
 
 
 def _takes_batches(program: Program, samples: Samples) -> bool:
-    """Return whether two stacked samples give the outputs of each; a graph with fixed shapes in it does not."""
+    """Return whether a batch of two samples has the outputs of the single samples. Graphs with fixed shapes do not."""
     pair = [samples[0], samples[-1]]
     try:
         stacked = program(*_stacked(pair))

@@ -16,8 +16,8 @@ from hnas.export.int8.simulation import run_samples, simulate, sqnr_db
 
 _Edit = Callable[[Program, Samples], Program]
 
-# The edits of each rung, in order. No edit rounds weights after `finetune`, which trains them for the nearest level:
-# rounding them again cost 6 dB on a hybrid net.
+# The edits of each rung, in order. `finetune` trains weights for rounding to the nearest level, so no edit rounds them
+# after it: that cost 6 dB on a hybrid network.
 RUNGS: Mapping[str, tuple[_Edit, ...]] = {
     "bias": (correct_biases,),
     "equalise": (equalise, correct_biases),
@@ -30,8 +30,8 @@ assert tuple(RUNGS) == LADDER
 def recover(program: Program, samples: Samples, rung: str) -> tuple[Program, list[JSON]]:
     """Return the program with the edits of ``rung``, and a record of each edit for the artifact's notes.
 
-    Edits are fitted to three quarters of ``samples`` and judged on the rest. An edit is kept only if it raises the
-    signal-to-noise ratio of the simulated int8 outputs there. With fewer than 16 samples, all are used for both.
+    Edits are fitted to three quarters of ``samples`` and tested on the rest. An edit is kept only if it raises the
+    signal-to-noise ratio of the simulated int8 outputs on the rest. Fewer than 16 samples are used for both.
 
     Raises:
         ValueError: the rung is unknown.

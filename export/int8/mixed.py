@@ -19,7 +19,7 @@ from hnas.export.int8.policy import TRIALS
 from hnas.export.int8.simulation import readers, run_samples, simulate, sqnr_db
 
 MOST = 16  # blocks
-_GAIN = 0.98  # of the time; a block goes to float for speed alone only for more than that
+_GAIN = 0.98  # a block moves to float for speed only if the new time is at most this part of the old time
 
 
 def blocks(program: Program, most: int = MOST) -> dict[str, tuple[str, ...]]:
@@ -41,7 +41,7 @@ def blocks(program: Program, most: int = MOST) -> dict[str, tuple[str, ...]]:
 
 
 def _paths(module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
-    """Return the module path of each called node; a node without weights has the path of the node before it."""
+    """Return the module path of each operator call. A node without weights has the path of the node before it."""
     calls = [node for node in module.graph.nodes if node.op == "call_function"]
     own = {node: _path(node) for node in calls}
     current = next((path for path in own.values() if path), ("program",))
@@ -100,7 +100,12 @@ def sensitivities(program: Program, samples: Samples) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Blocks kept in float, whether the artifact was accepted, and its time (in any unit; None if refused)."""
+    """Record one tried assignment.
+
+    kept: names of the blocks in float.
+    accepted: whether the artifact was accepted.
+    time: time of the artifact, in any unit; None if it was refused.
+    """
 
     kept: tuple[str, ...]
     accepted: bool
@@ -134,7 +139,10 @@ def assign(
 
 
 class _Search:
-    """The blocks from the most sensitive to the least, and the assignments that were tried."""
+    """Search assignments of the blocks, and record the assignments that were tried.
+
+    order: the names of the blocks, the most sensitive first.
+    """
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from hnas.export.int8.simulation import (
     weight_steps,
 )
 
-_BYTES = 1 << 30  # of activations held at once; fewer samples are used to stay below
+_BYTES = 1 << 30  # limit of the activations in memory; it limits the number of samples
 _POSITIONS = 128  # output positions of a convolution used from each sample
 _SWEEPS = 20  # over the columns of a weight; most layers need only a few
 
@@ -41,14 +41,18 @@ _Fit = Callable[["_Job"], _Fitted]
 
 @dataclass(frozen=True)
 class _Job:
-    """A layer to fit: for every sample, its input in the float program and its input in the int8 program."""
+    """Hold a layer to fit.
+
+    exact: the input of the layer in the float program, for every sample.
+    coarse: its input in the int8 program, for every sample.
+    """
 
     layer: QuantisedLayer
     exact: _Inputs
     coarse: _Inputs
 
     def shift(self, weight: Tensor) -> Tensor:
-        """Return the bias with which ``weight`` gives the mean of the float output in every channel, [out]."""
+        """Return the bias [out] with which the mean of every output channel equals that of the float output."""
         layer = self.layer
         bias = torch.zeros(len(weight), dtype=weight.dtype) if layer.bias is None else layer.bias
         total, count = torch.zeros(len(weight), dtype=torch.float64), 0
@@ -73,11 +77,11 @@ def correct_biases(program: Program, samples: Samples, ranges: Mapping[str, Rang
 
 
 def round_weights(program: Program, samples: Samples, ranges: Mapping[str, Range] | None = None) -> Program:
-    """Round each weight up or down, whichever brings the layer's output on ``samples`` nearer to the float output.
+    """Round each weight up or down, so that the layer's output on ``samples`` gets nearer to the float output.
 
     The objective is AdaRound's (arXiv 2004.10568, eq. 20), on inputs computed by the quantised layers before. It is
     quadratic in the rounding, so the samples enter as one matrix. The search starts at the nearest rounding and flips
-    single weights while that reduces the error. No annealing; no layer gets worse.
+    single weights while that reduces the error. There is no annealing, and no layer gets worse.
 
     1. Convolutions in one and two dimensions, and linear layers: fitted; then their biases are corrected.
     2. Three dimensions, or padding given as a word: the nearest rounding; biases are corrected.
@@ -104,7 +108,7 @@ def _fitted(program: Program, samples: Samples, ranges: Mapping[str, Range] | No
 
 
 def _affordable(module: fx.GraphModule, samples: Samples) -> Samples:
-    """Return as many samples as fit into _BYTES, at least eight; both graphs hold a few values at a time."""
+    """Return as many samples as fit into _BYTES, but at least eight. Both graphs hold a few values at a time."""
     values = [node.meta["val"] for node in module.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
     largest = max((value.numel() * value.element_size() for value in values), default=1)
     return samples[: max(8, _BYTES // (8 * max(1, largest)))]
@@ -112,7 +116,7 @@ def _affordable(module: fx.GraphModule, samples: Samples) -> Samples:
 
 def _walk(module: fx.GraphModule, samples: Samples, ranges: Mapping[str, Range], fit: _Fit) -> dict[fx.Node, _Fitted]:
     """Run the float and the quantised graph in parallel, node by node on all samples, and fit each layer reached."""
-    known = {layer.node: layer for layer in quantised_layers(module)}
+    known = {layer.node: layer for layer in quantised_layers(module)}  # without shared and computed weights
     coarse_readers = readers(module)
     interpreter = fx.Interpreter(module)
     exact: dict[fx.Node, list[Any]] = {}
@@ -172,7 +176,7 @@ def _channels(layer: QuantisedLayer, output: Tensor) -> Tensor:
 
 
 def _unfoldable(layer: QuantisedLayer) -> bool:
-    """Return True in case 1 of ``round_weights``, but not for a convolution without a batch dimension."""
+    """Return True if the inputs can be unfolded: in case 1 of ``round_weights``, with a batch dimension."""
     plain = layer.node.target in (aten.conv1d.default, aten.conv2d.default)
     return not layer.is_convolution or (plain and layer.node.meta["val"].ndim == layer.weight.ndim)
 

@@ -25,7 +25,7 @@ _LEVELS = 256  # of an activation
 
 @dataclass(frozen=True, eq=False)
 class QuantisedLayer:
-    """A convolution or linear layer whose weight and bias are constants of its own, so that int8 can round them.
+    """Describe a convolution or linear layer whose weight and bias are constants that no other layer reads.
 
     weight: [out, in / groups, ...].
     bias: [out], or None.
@@ -48,7 +48,10 @@ class QuantisedLayer:
 
 
 def quantised_layers(module: fx.GraphModule) -> list[QuantisedLayer]:
-    """Return the layers that compute in int8, in graph order; not those with a computed, shared or float weight."""
+    """Return the layers that compute in int8, in graph order.
+
+    Layers that are marked as float, or have a computed or shared weight or bias, are left out.
+    """
     return [layer for node in module.graph.nodes if (layer := _layer(module, node)) is not None]
 
 
@@ -106,7 +109,7 @@ def readers(module: fx.GraphModule) -> set[fx.Node]:
 
 
 def activations(node: fx.Node) -> list[fx.Node]:
-    """Return the floating-point values that a node reads, constants left out."""
+    """Return the floating-point values that a node reads, without constants."""
     return [source for source in node.all_input_nodes if source.op == "placeholder" or is_floating(source)]
 
 
@@ -117,7 +120,7 @@ def simulate(
 
     ranges: the result of ``activation_ranges``.
     only: names of the nodes that compute in int8; None for all that can.
-    weights: False skips the rounding of weights, for weights that are on their grid already.
+    weights: False skips the rounding of weights that are on their grid already.
 
     Example: ``simulate(program, activation_ranges(program, samples))``.
     """
@@ -141,7 +144,10 @@ def simulate(
 
 
 def sqnr_db(expected: Sequence[tuple[Tensor, ...]], got: Sequence[tuple[Tensor, ...]]) -> float:
-    """Return the signal-to-noise ratio in dB over all samples, of the output with the lowest; finite values only."""
+    """Return the signal-to-noise ratio in dB over all samples: the lowest of all outputs.
+
+    Only values that are finite in ``expected`` count. Without any noise the ratio is 200 dB.
+    """
     found = []
     for index in range(len(expected[0])):
         signal = noise = 0.0

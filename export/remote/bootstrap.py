@@ -1,4 +1,4 @@
-"""Install the program of `hnas.export.remote.portable` on a device that has a Python, by one command there."""
+"""Install the program that `hnas.export.remote.portable` packs on a device, by one command of the Python there."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ end("ready", path)
 def install(where: str, python: str, command: Callable[[str], list[str]], lost: Callable[[int], bool]) -> str:
     """Install the program on the device ``where`` and return its path there.
 
-    ``python``: the Python of the device, as words of a shell there.
-    ``command``: returns the command that runs a text in a shell of the device.
+    ``where``: the name of the device, for errors.
+    ``python``: the command that starts Python on the device, quoted for its shell.
+    ``command``: takes a shell command of the device, and returns the local command that runs it there.
     ``lost``: returns whether an exit code means that the connection broke.
 
     Raises:
-        Unavailable: the device has no such Python, an old one, or no numpy.
+        Unavailable: the device has no such Python, a Python before 3.8, or no numpy.
         Disconnected: the connection broke.
         ExportError: the device cannot store the program.
     """
@@ -88,6 +89,6 @@ def install(where: str, python: str, command: Callable[[str], list[str]], lost: 
 
 
 def last_line(text: bytes) -> str:
-    """Return the last line that is not empty, at most 200 characters of it."""
+    """Return the last line of ``text`` that is not empty, cut to 200 characters."""
     lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""

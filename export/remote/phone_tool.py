@@ -1,8 +1,8 @@
-"""Run artifacts on a phone without Python by TFLite's ``benchmark_model``: a child process here runs the tool there.
+"""Run artifacts on a phone without Python: a child process on this machine runs ``benchmark_model`` on the phone.
 
 ``python -m hnas.export.remote.phone_tool`` answers the requests of `hnas.export.device.serve_artifacts`. The flags and
-the output of the tool are described in its README (tensorflow/lite/tools/benchmark). Each time is one call of a new
-process after warm-up calls, in whole microseconds. Outputs need a tool that has ``--output_filepath``.
+the output of the tool are described in its README (tensorflow/lite/tools/benchmark). Each time is that of one call in a
+new process after warm-up calls, in whole microseconds. Outputs require a tool with the flag ``--output_filepath``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Tool:
         self._folder = f"{adb.FOLDER}/hnas/tool"
 
     def do_describe(self, header: Header, _: Arrays) -> Frame:
-        """Return the description of the phone. The version of the tool is its sha256, as the tool states no other."""
+        """Return the description of the phone. The version is the sha256 of the tool, because the tool states none."""
         _check_backend(header["backend"])
         sha = self._phone.shell(f"sha256sum < {self._path}").decode()[:12]
         facts = self._phone.shell(_FACTS).decode("utf-8", "replace").splitlines()

@@ -1,4 +1,4 @@
-"""Start a child process and ask it. A crash, a hang or garbage from the child is an error of one line here."""
+"""Start a child process and send requests. A crash, a hang or invalid data of the child raises a one-line error."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ _PIPE = 2**20
 
 
 class ChildProcess:
-    """Run ``python -m module``, started by ``transport``, and ask it. A context manager.
+    """Run ``python -m module``, started by ``transport``, and send requests to it. A context manager.
 
     1. The child raises: its message as ExportError (ValueError for wrong use, Unavailable for a missing package). The
-       child lives on.
+       child keeps running.
     2. The child dies (crash, memory): ExportError with the signal and the last line of its stderr.
     3. No reply within ``timeout`` seconds: the child is killed; ExportError.
     4. The reply is not a frame: the child is killed; ExportError.
     5. The connection to its machine breaks: Disconnected.
 
-    ``name``: how errors call the child.
+    ``name``: the name of the child in errors.
     ``environment``: variables that are added to its environment.
+    ``timeout``: seconds for each request.
     ``memory_mb``: the memory limit that the child was told, in MB. Errors name it where memory may be the cause.
     """
 
@@ -61,7 +62,7 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Return whether the process can still be asked."""
+        """Return whether the process can take requests."""
         return self._finalizer.alive
 
     def close(self) -> None:
@@ -76,7 +77,11 @@ class ChildProcess:
         self.close()
 
     def ask(self, header: Header, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> Frame:
-        """Return the reply to a request, or raise the error that it states. An interruption ends the process."""
+        """Send a request, and return the reply: its header and its arrays. An interruption (Ctrl-C) ends the process.
+
+        Raises:
+            ExportError, ValueError, Unavailable, Disconnected: see the cases of the class.
+        """
         if not self.alive:
             raise ExportError(f"{self._title} is closed")
         message = pack_frame(header, arrays)
@@ -143,7 +148,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Tail(threading.Thread):
-    """Read the stderr of a process in a thread, so that the process never blocks, and keep the end of it."""
+    """Read the stderr of a process in a thread, so that the process never blocks. Keep the last 8 KiB."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         super().__init__(daemon=True, name="stderr of a worker")
@@ -158,14 +163,19 @@ class Tail(threading.Thread):
                 self._text = (self._text + chunk)[-_TAIL:]
 
     def last_line(self) -> str:
-        """Return the last line that is not empty, at most 200 characters of it."""
+        """Return the last line of stderr that is not empty, cut to 200 characters."""
         self.join(timeout=1.0)
         lines = [line.strip() for line in self._text.decode("utf-8", "replace").splitlines()]
         return printable(next((line for line in reversed(lines) if line), ""))[:200]
 
 
 def _exchange(process: subprocess.Popen[bytes], message: bytes, deadline: float) -> Frame:
-    """Send ``message`` and return the reply. Raise TimeoutError at ``deadline``, EOFError or OSError if it ended."""
+    """Send ``message`` and return the reply.
+
+    Raises:
+        TimeoutError: there is no reply at ``deadline`` (seconds of ``monotonic``).
+        EOFError, OSError: the process ended.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     source, sink = process.stdout.fileno(), process.stdin.fileno()

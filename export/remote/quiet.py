@@ -1,4 +1,4 @@
-"""Silence known warnings and log lines of converters that a user cannot act on. Everything else passes."""
+"""Suppress known warnings and log lines of converters that need no action by the user. All others are shown."""
 
 import logging
 import warnings
@@ -28,7 +28,7 @@ _ROOT: tuple[str, ...] = (  # texts of the root logger
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop the known warnings and log lines during the block. Errors always pass."""
+    """Drop the known warnings and log lines during the block. Errors are always shown."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     root = logging.getLogger()

@@ -25,7 +25,11 @@ PATIENCE = 4  # attempts without progress, with growing pauses between them
 
 
 class Sender:
-    """Upload artifacts to one host. The process there is reused."""
+    """Upload artifacts to one host. The receiving process on the host is reused.
+
+    ``timeout``: seconds for each request.
+    ``pause``: seconds before the first retry. Each further pause is twice as long.
+    """
 
     def __init__(self, transport: Transport, *, timeout: float = 120.0, pause: float = 1.0) -> None:
         self._transport, self._timeout, self._pause = transport, timeout, pause
@@ -40,11 +44,11 @@ class Sender:
     def place(self, path: Path) -> str:
         """Upload the artifact at ``path``, a folder or a bare model file, and return its path on the host.
 
-        A broken connection is opened again and the upload resumed. Bytes that arrived stay there for the next call.
+        A broken connection is opened again, and the upload is resumed. Bytes that arrived are kept for the next call.
 
         Raises:
             Disconnected: PATIENCE attempts in a row made no progress.
-            ExportError: the disk of the host is full.
+            ExportError: the disk of the host is full, or a file arrived damaged twice.
         """
         artifact = Artifact.read(path)
         bare = artifact.notes.get("bare") is True
@@ -68,7 +72,7 @@ class Sender:
                 time.sleep(self._pause * 2 ** (stalled - 1))
 
     def _send(self, source: Path, request: Header) -> str:
-        """Upload over one connection, from where the last attempt ended."""
+        """Upload over one connection. Start at the byte where the last attempt ended."""
         ask = self._opened().ask
         for _ in range(2):
             found, _ = ask({"do": "begin", **request})

@@ -39,7 +39,7 @@ class Worker(ChildProcess):
     ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: no limit.
     ``backend``: the runtime to use. Default: the artifact's note ``verify_with``, else its own backend.
 
-    The attribute ``report`` is what the runtime reports of the artifact, such as how its engine was built.
+    The attribute ``report`` holds facts that the runtime states about the artifact, such as how its engine was built.
     """
 
     def __init__(
@@ -73,12 +73,16 @@ class Worker(ChildProcess):
     def open(self, artifact: Artifact | Path | str) -> None:
         """Run another artifact of the same runtime in the same process, which saves the import of the runtime.
 
-        After an error the process lives on, and another ``open`` may follow.
+        After an error the process keeps running, and ``open`` can be called again.
+
+        Raises:
+            ValueError: the artifact needs another runtime.
+            ExportError: the runtime cannot open the artifact.
         """
         artifact = _read(artifact)
         wanted = artifact.backend if self._wished == artifact.backend else _runtime(artifact, None)
         if wanted != self.backend:
-            raise ValueError(f"this worker runs {self.backend}, {artifact.source} wants {wanted}")
+            raise ValueError(f"this worker runs {self.backend}, {artifact.source} needs {wanted}")
         self._name = self._called(artifact)
         self._open(artifact, self._transport.place(artifact.source))
 
@@ -100,13 +104,13 @@ class Worker(ChildProcess):
         return [self(*inputs) for inputs in samples]
 
     def bind(self, *inputs: Array) -> Callable[[], object]:
-        """Return a function that runs ``inputs`` once, over the pipe. ``time`` measures without the pipe."""
+        """Return a function that sends ``inputs`` and runs them once. ``time`` measures without the transfer."""
         return lambda: self.time(inputs, 1)
 
     def time(self, inputs: Sequence[Array], runs: int, *, lead: int = 0) -> list[float]:
         """Return the seconds of each of ``runs`` calls after ``lead`` untimed ones, measured in the child.
 
-        The inputs are sent once, as long as the same arrays are passed.
+        The inputs are sent again only if other arrays are passed.
         """
         if self._bound is None or len(self._bound) != len(inputs) or any(map(_differ, self._bound, inputs)):
             self._bound = None
@@ -121,7 +125,11 @@ class Worker(ChildProcess):
 
 
 def describe_machine(backend: str, transport: Transport = local) -> tuple[Machine, dict[str, str]]:
-    """Return the machine of ``transport`` and its versions of ``backend``. Raise Unavailable if it has none."""
+    """Return the machine of ``transport``, and the versions of the runtime of ``backend`` there.
+
+    Raises:
+        Unavailable: the machine does not have the runtime.
+    """
     name = f"worker ({backend})"
     with ChildProcess(
         name, "hnas.export.device.serve_artifacts", environment={}, timeout=120.0, transport=transport

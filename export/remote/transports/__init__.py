@@ -12,7 +12,10 @@ from typing import Any, Protocol, cast
 
 
 class Transport(Protocol):
-    """Describe a module of this folder, or an object for one host. ``where`` is its name; empty for this machine."""
+    """Describe a module of this folder, or an object for one host.
+
+    ``where``: the name of the machine in errors; empty for this machine.
+    """
 
     where: str
 
@@ -40,8 +43,8 @@ def connect(address: str) -> Transport:
     """Connect to a device, such as ``ssh://user@device:port``, and return the transport.
 
     Raises:
-        ValueError: not an address.
-        Unavailable: the device cannot be reached, or lacks what a worker needs.
+        ValueError: ``address`` is not an address, or its transport is unknown.
+        Unavailable: the device cannot be reached, or lacks software that a worker needs.
     """
     scheme, mark, _ = address.partition("://")
     if not mark:

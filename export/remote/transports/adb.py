@@ -22,7 +22,7 @@ from hnas.export.remote.upload import Sender
 FOLDER = "/data/local/tmp"  # the shell user of a phone may write and execute here
 _TOOLS = ("hnas/benchmark_model", "benchmark_model", "android_aarch64_benchmark_model")
 _TERMUX = "/data/data/com.termux/files"
-_ADDRESS = re.compile(r"adb://(?P<serial>[\w.:\[\]%-]*)(?P<path>/.*)?")  # no part of it can be read as an option
+_ADDRESS = re.compile(r"adb://(?P<serial>[\w.:\[\]%-]*)(?P<path>/.*)?")  # no part can be read as an option
 _STATES = {
     "unauthorized": "unlock it, and allow USB debugging for this computer",
     "authorizing": "unlock it, and allow USB debugging for this computer",
@@ -65,7 +65,7 @@ class Phone:
     def words(self, text: str) -> list[str]:
         """Return the command that runs ``text`` in a shell of the phone, with unchanged bytes in its three pipes.
 
-        adb itself ends with 0 (the connection broke) or 1, so 64 is added where a command ends with these.
+        adb itself exits with 0 or 1 if the connection breaks. So 64 is added to the exit codes 0 and 1 of a command.
         """
         return ["adb", "-s", self.serial, "shell", "-T", f"({text}); c=$?; exit $((c < 2 ? c + 64 : c))"]
 
@@ -94,8 +94,8 @@ class AdbHost:
     2. The phone has TFLite's ``benchmark_model`` below ``FOLDER``: see `hnas.export.remote.phone_tool`.
 
     Raises:
-        ValueError: not an address.
-        Unavailable: adb or the phone is missing, or the phone has neither.
+        ValueError: ``address`` is not an address of adb.
+        Unavailable: adb or the phone is missing, or neither case applies.
     """
 
     def __init__(self, address: str) -> None:
@@ -154,7 +154,10 @@ class AdbHost:
             raise Disconnected(f"{self.where} is {state}; {_STATES.get(state, 'plug it in and run it again')}")
 
     def _found(self, wished: str) -> tuple[Python | None, str]:
-        """Return the Python and the path of the tool, as far as the phone has them. Raise Unavailable for neither."""
+        """Return the Python (or None) and the path of the tool (or ""). Raise Unavailable if the phone has neither.
+
+        wished: the path of the Python to use; "" searches.
+        """
         here = f"XDG_CACHE_HOME={FOLDER}"
         if wished:
             return Python(shlex.quote(wished), here), ""
@@ -179,7 +182,7 @@ class AdbHost:
 
 
 def _parse(address: str) -> tuple[str, str]:
-    """Return the serial and the path of the Python, each perhaps "". Raise ValueError if it is not an address."""
+    """Return the serial and the path of the Python; "" for a missing part. Raise ValueError for any other text."""
     found = _ADDRESS.fullmatch(address)
     if found is None or found["serial"].startswith("-") or not address.isprintable():
         raise ValueError(f"host is {address!r}, expected adb://[serial][/path/of/python]")
@@ -187,11 +190,11 @@ def _parse(address: str) -> tuple[str, str]:
 
 
 def _choose(serial: str) -> str:
-    """Return the serial of the phone to use. Raise Unavailable that says why there is none."""
+    """Return the serial of the phone to use. Raise Unavailable if there is none; the message says why."""
     if shutil.which("adb") is None:
         raise Unavailable("adb is not installed; apt-get install adb, or Android's SDK platform tools")
     listed = _devices()
-    if serial and serial not in listed and ":" in serial:  # one on the network
+    if serial and serial not in listed and ":" in serial:  # a phone on the network
         _adb("connect", serial)
         listed = _devices()
     if not listed:

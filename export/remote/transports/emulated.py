@@ -13,9 +13,9 @@ from hnas.export.remote.portable import build_zip
 class Emulated:
     """Start workers by a command.
 
-    ``where``: its name for errors.
-    ``python``: the command up to the arguments of the interpreter.
-    ``folder``: the folder for the program that `hnas.export.remote.portable` packs.
+    ``where``: the name of the emulated machine in errors.
+    ``python``: the command that starts Python in the emulator, without the arguments of Python.
+    ``folder``: the folder to which the program of `hnas.export.remote.portable` is written.
     ``environment``: variables of the workers' environment, besides PATH.
     """
 

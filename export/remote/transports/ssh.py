@@ -1,6 +1,6 @@
 """Run workers on another machine by the system's OpenSSH, with the user's config, agent, keys and known hosts.
 
-hnas need not be installed there: the first connection stores one file in ~/.cache/hnas. It never asks for a password.
+hnas need not be installed there: the first connection stores one file in ~/.cache/hnas. ssh never asks for a password.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OPTIONS = {
     "RequestTTY": "no",
     "LogLevel": "ERROR",
 }
-_ADDRESS = re.compile(  # no part of it can be read as an option
+_ADDRESS = re.compile(  # no part of an address can be read as an option
     r"ssh://(?:(?P<user>\w[\w.\\+-]*)@)?(?P<host>\w[\w.-]*|\[[\w:.%]+\])(?::(?P<port>\d{1,5}))?(?P<path>/.*)?"
 )
 _PATIENCE = 60.0  # seconds to connect: key exchange is slow on small boards
@@ -43,13 +43,13 @@ def connect(address: str) -> SshHost:
 
 
 class SshHost:
-    """Run workers on one device over one connection, which is opened again after it broke.
+    """Run workers on one device over one connection. A broken connection is opened again.
 
     ``address``: ``ssh://pi@board`` for the device's ``python3``, ``ssh://pi@board/home/pi/venv/bin/python`` for another
     Python, ``ssh://pi@board/~/venv/...`` for one below the home folder.
 
     Raises:
-        ValueError: not such an address.
+        ValueError: ``address`` has another form.
         Unavailable: the device does not answer or refuses, or has no Python 3.8 or no numpy.
     """
 
@@ -152,7 +152,10 @@ def _hang_up(process: subprocess.Popen[bytes]) -> None:
 
 
 def _refusal(where: str, said: str) -> str:
-    """Return why there is no connection, and what the user can do."""
+    """Return a line that says why there is no connection, and what the user can do.
+
+    ``said``: the last line of ssh on stderr.
+    """
     by_hand = f"ssh {shlex.quote(where)}"
     if "Permission denied" in said:
         mend = f"{by_hand} must work without a password: add a key with ssh-copy-id, or start ssh-agent"
@@ -164,7 +167,11 @@ def _refusal(where: str, said: str) -> str:
 
 
 def _parse(address: str) -> tuple[str, list[str], str]:
-    """Return the name for errors, the arguments of ssh, and the Python as a word of a shell. Raise ValueError."""
+    """Return the name for errors, the arguments of ssh, and the Python quoted for a shell.
+
+    Raises:
+        ValueError: ``address`` is not an address of ssh.
+    """
     found = _ADDRESS.fullmatch(address)
     if found is None or not address.isprintable():
         expected = "ssh://[user@]device[:port][/path/of/python], and no password"
@@ -180,5 +187,5 @@ def _words() -> list[str]:
 
 
 def _shell(command: str) -> str:
-    """Return ``command`` for sh, whatever the login shell of the user is."""
+    """Return a command that runs ``command`` in sh, whatever the login shell of the user is."""
     return f"exec sh -c {shlex.quote(command)}"

@@ -202,7 +202,7 @@ def test_one_process_opens_artifact_after_artifact(tmp_path: Path) -> None:
         worker.open(fake_artifact(tmp_path / "2", "calls"))
         assert int(worker(X)[0]) == 1  # a new runner
         assert worker._process.pid == process
-        with pytest.raises(ValueError, match=r"this worker runs fake, .* wants absent"):
+        with pytest.raises(ValueError, match=r"this worker runs fake, .* needs absent"):
             worker.open(fake_artifact(tmp_path / "3", verify_with="absent"))
 
 
