@@ -19,6 +19,7 @@ import numpy as np
 
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.serve_artifacts import time_calls
+from hnas.export.graph.samples import to_sample
 from hnas.export.proof.measurement import Comparison, Measurement
 from hnas.export.proof.statistics import ratio_interval
 from hnas.export.remote.transports import local
@@ -26,11 +27,12 @@ from hnas.export.remote.worker import Worker
 
 if TYPE_CHECKING:
     from hnas.export.device.runtimes import Runner
+    from hnas.export.graph.samples import SampleLike
     from hnas.export.remote.transports import Transport
 
 Array: TypeAlias = np.ndarray[Any, Any]
 _Contender: TypeAlias = "Runner | Worker | Artifact | Path | str"
-Inputs: TypeAlias = "Sequence[Array] | Callable[[Artifact], Sequence[Array]]"  # a function where shapes differ
+Inputs: TypeAlias = "SampleLike | Callable[[Artifact], SampleLike]"  # a function where shapes differ
 _Timer: TypeAlias = Callable[[int, int], Array]  # (calls, untimed calls before them) -> seconds of each
 
 _WINDOW, _SHORTEST_WARMUP, _LONGEST_WARMUP = 0.02, 0.1, 2.0  # seconds of calls
@@ -69,7 +71,7 @@ class _Session:
 
 def measure(
     runner: _Contender,
-    inputs: Sequence[Array],
+    inputs: SampleLike,
     *,
     runs: int = 200,
     seconds: float = 2.0,
@@ -81,7 +83,7 @@ def measure(
     An artifact or a path is opened in a new Worker, by the backend that it was built for. A Runner is timed in this
     process, a Worker in the process of its runtime.
 
-    inputs: one array for each input of the model.
+    inputs: a list with one array or tensor for each input of the model; a bare array is the one input.
     runs: number of timed calls.
     seconds: time limit of these calls; at least 10 are made.
     seed: of the bootstrap of the interval.
@@ -243,7 +245,7 @@ def _open(contender: _Contender, inputs: Inputs, stack: ExitStack, transport: Tr
         artifact = contender if isinstance(contender, Artifact) else Artifact.read(contender)
         # The backend is given, or an artifact for another device would be timed in the runtime that verified it.
         contender = stack.enter_context(Worker(artifact, backend=artifact.backend, transport=transport))
-    given = inputs(contender.artifact) if callable(inputs) else inputs
+    given = to_sample(inputs(contender.artifact) if callable(inputs) else inputs)
     batch, threads = _batch(given), contender.artifact.threads
     if hasattr(contender, "time"):
         remote = contender.time

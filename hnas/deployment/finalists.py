@@ -15,7 +15,7 @@ from hnas.pareto import Candidate, front
 from hnas.space import Arch
 from hnas.study import Study
 
-FINALISTS = 3  # subnets that are built, one after the other, until the artifact of one keeps every bound
+FINALISTS = 3  # subnets that are built, one after the other, until the artifact of one meets every constraint
 # Of top-1: about what int8 loses. An int8 artifact of a subnet that is nearer to the goal would seldom be kept.
 _SLACK = 0.003
 
@@ -101,5 +101,5 @@ def describe_nearest(plan: Plan, candidates: list[Candidate]) -> str:
         value = bound.nearest(each.metrics.get(bound.metric, np.inf) for each in candidates)
         if value is not None:
             (kept if bound.admits(value) else missed).append(bound.describe_nearest(value))
-    nearest = "; ".join(missed or ["each alone can be kept, no subnet keeps all", *kept])
-    return f"no subnet of {len(candidates)} tried keeps every bound: {nearest}; relax one of them"
+    nearest = "; ".join(missed or ["each alone can be met, but no subnet meets all", *kept])
+    return f"no subnet of {len(candidates)} tried meets every constraint: {nearest}; relax a constraint"

@@ -19,7 +19,7 @@ WORK = ".work"  # for the artifacts of a user's own network; removed in the end
 
 
 class Unreachable(ExportError):
-    """No subnet keeps every bound. The message has the nearest that was reached."""
+    """No subnet meets every constraint. The message has the nearest that was reached."""
 
 
 @contextmanager

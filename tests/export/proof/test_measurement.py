@@ -269,3 +269,12 @@ def test_the_interval_holds_the_median_even_where_all_times_are_equal() -> None:
         found = Measurement((k * 1.2345e-6,) * 12)
         low, high = found.interval_ms()
         assert low <= found.median_ms <= high
+
+
+def test_a_bare_array_is_the_one_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    artifact = SimpleNamespace(threads=1)
+    runner: Any = SimpleNamespace(artifact=artifact, bind=lambda *inputs: given.extend(inputs) or (lambda: None))
+    image = np.zeros((4, 3), np.float32)
+    assert measure(runner, image, runs=10, seconds=0.01).batch == 4
+    assert [each.shape for each in given] == [image.shape]
