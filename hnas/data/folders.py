@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.data.images import HELD, SHARES, SUFFIXES, Labels, split_of
+from hnas.data.images import HELD, Labels
+from hnas.data.layout import SHARES, SUFFIXES, is_hidden, split_of
 from hnas.data.sources import TEST_FOLDERS, Example
 
 
@@ -120,13 +121,14 @@ def _held_out(listing: Files) -> dict[str, Files]:
 
 def _listing(root: Path) -> Files:
     """List the images of every sub-folder of ``root``; a sub-folder is a class."""
-    classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")))
+    classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not is_hidden(f.name)))
     names, labels = [], []
     for label, name in enumerate(classes):
         inside = []
-        for folder, _, files in os.walk(root / name):  # pathlib takes minutes for a million files
-            within = folder[len(str(root)) + 1 :]
-            inside += [f"{within}/{file}" for file in files if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
+        for folder, folders, files in os.walk(root / name):  # pathlib takes minutes for a million files
+            folders[:] = [each for each in folders if not is_hidden(each)]
+            within, shown = folder[len(str(root)) + 1 :], [file for file in files if not is_hidden(file)]
+            inside += [f"{within}/{file}" for file in shown if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
         inside.sort(key=lambda inner: inner.split("/"))
         names += [inner.encode("utf-8", "surrogateescape") for inner in inside]
         labels += [label] * len(inside)

@@ -23,6 +23,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hnas.data.layout import choose_files
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -34,11 +36,8 @@ SPLITS = ("train", "calibration", "search", "test")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # Of an IDX training set: the number of images of each held-out split.
 HELD = {"calibration": 1000, "search": 2000}
-# Of a folder: the share of each held-out split, chosen by a hash of the file name. The rest is for training.
-SHARES = {"test": 0.10, "search": 0.10, "calibration": 0.05}
 _LONGEST = 4096  # pixels of a side; a larger value in a record is a mistake or an attack
 LARGEST = 2**34  # bytes of all decoded images of a split, at most
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,8 @@ def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28)
     1. ``folder`` is None: the shipped slice of Fashion-MNIST, which has no "train".
     2. Four IDX files (plain or .gz): a fixed permutation divides the train file; the test file is the test split.
     3. One sub-folder for each class: a hash of each relative file name chooses the split, the same on every run.
+    4. Sub-folders train and val (or validation, or test), each with the classes: that folder is the test split. Where
+       test and val are there, val is the search split. The other splits come from train, as in case 3.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.
@@ -174,7 +175,7 @@ def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28)
         raise FileNotFoundError(f"no folder {folder}; --data takes a folder of IDX files or of one sub-folder a class")
     if _idx_file(folder, "t10k-images-idx3-ubyte"):  # case 2
         return _from_idx(folder, split)
-    return _from_folders(folder, split, size, channels)  # case 3
+    return _from_folders(folder, split, size, channels)  # cases 3 and 4
 
 
 def read_idx(file: Path) -> Pixels:
@@ -231,8 +232,7 @@ def _from_idx(folder: Path, split: str) -> ImageData:
 
 
 def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int) -> ImageData:
-    classes, files = _listed(folder)
-    chosen = [(f, c) for f, c in files if split_of(f.relative_to(folder).as_posix()) == split]
+    classes, files, chosen = choose_files(folder, split)
     if not chosen:
         raise ValueError(f"{folder}: none of its {len(files)} images falls into the split {split!r}; add images")
     needed = len(chosen) * size[0] * size[1] * channels
@@ -243,29 +243,10 @@ def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int
     return ImageData(images, np.array([c for _, c in chosen], np.int64), classes)
 
 
-def _listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
-    """Return the classes, which are the sub-folders, and each image file with its label."""
-    classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
-    inside = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*"))]
-    files = [(f, c) for f, c in inside if f.suffix.lower() in SUFFIXES]
-    if len(classes) < 2 or not files:
-        found = f"{len(classes)} sub-folders with {len(files)} images"
-        raise ValueError(f"{folder} contains neither IDX files nor two sub-folders of images; found {found}")
-    return classes, files
-
-
-def split_of(name: str) -> str:
-    """Return the split of a file, chosen by a hash of ``name``: the file name relative to the data folder."""
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    for split, width in SHARES.items():
-        if share < width:
-            return split
-        share -= width
-    return "train"
-
-
 def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
-    """Return an image in grey or RGB, rotated by its EXIF tag. Of 16-bit values, the upper 8 bits are used.
+    """Return an image in grey or RGB, rotated by its EXIF tag, on white where it is transparent.
+
+    Of 16-bit values, the upper 8 bits are used.
 
     file: a path or an open file.
     channels: 1 (grey) or 3 (RGB).
@@ -278,7 +259,7 @@ def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -
 
     try:
         with Image.open(file) as image:
-            upright = _eight_bits(ImageOps.exif_transpose(image))
+            upright = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
             return upright.convert("L" if channels == 1 else "RGB")
     # Pillow raises any of these for a broken file; SyntaxError is for chunks of a PNG.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -291,6 +272,16 @@ def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: 
 
     ready = open_image(file, channels, name).resize((size[1], size[0]), Resampling.BILINEAR)
     return np.asarray(ready, np.uint8).reshape(size[0], size[1], channels)
+
+
+def _on_white(image: Image) -> Image:
+    """Return ``image`` composited on white where it is transparent; the colours under transparent pixels are unseen."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    colours = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
 
 
 def _eight_bits(image: Image) -> Image:

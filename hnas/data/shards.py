@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from hnas.data.images import SUFFIXES
+from hnas.data.layout import SUFFIXES
 from hnas.data.sources import TEST_FOLDERS, Example
 from hnas.files import read_json
 
