@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """Describe the module ``convert`` of a folder here. Importing it needs no runtime; compiling and loading do.
 
-    ``precisions``: those that it can compile to, fp32 first.
-    ``requires``: the extras that install its runtime.
-    ``no_onnx``: why it cannot start from an ONNX file; empty where it can.
+    ``precisions``: the precisions that it can compile to, fp32 first.
+    ``requires``: the extras of hnas that install its runtime.
+    ``no_onnx``: why it cannot compile an ONNX file; empty if it can.
     """
 
     precisions: tuple[str, ...]
@@ -38,7 +38,7 @@ class Backend(Protocol):
         """Return None if the runtime is installed, else one line that says how to install it."""
 
     def versions(self) -> Mapping[str, str]:
-        """Return the version of everything that shapes an artifact or its speed."""
+        """Return the version of each package that affects an artifact or its speed."""
 
     def compile(
         self,
@@ -61,9 +61,9 @@ class Backend(Protocol):
 
 
 class Inspector(Protocol):
-    """Describe the module ``inspector`` of a folder here: a runtime's own view of an artifact.
+    """Describe the module ``inspector`` of a folder here. It reads how the runtime executes an artifact.
 
-    ``FUSES``: the operators that the runtime can fuse into one kernel, in words.
+    ``FUSES``: a sentence on the operators that the runtime can fuse into one kernel.
     """
 
     FUSES: str

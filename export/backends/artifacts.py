@@ -1,4 +1,4 @@
-"""Make the artifact of what a backend wrote: one place checks the request, digests the files and writes the record.
+"""Compile by a backend and write the artifact: check the request, hash the files and write ``artifact.json``.
 
 ``make_artifact("onnxruntime", program, folder, precision="fp32", device=hw_profiles.load("onnxruntime-cpu"))``.
 """
@@ -29,14 +29,14 @@ def make_artifact(
     threads: int = 1,
     calibration: Samples | None = None,
 ) -> Artifact:
-    """Let the backend ``name`` compile ``program`` into the empty ``folder``, and write the artifact there.
+    """Compile ``program`` into the empty ``folder`` with the backend ``name``, and write the artifact there.
 
-    ``threads``: the threads at which the artifact is opened.
+    ``threads``: the number of threads that the runtime uses.
     ``calibration``: samples for int8, checked by `hnas.export.graph.samples.to_samples`.
 
     Raises:
         ValueError: the backend does not have the precision, or int8 has no samples.
-        Exception: whatever the converter raises.
+        Exception: the error of the converter, of any type.
     """
     backend = backends.load(name)
     if precision not in backend.precisions:

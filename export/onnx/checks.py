@@ -1,6 +1,6 @@
-"""Read an ONNX file and refuse whatever no artifact can be made from: ``file = read_onnx(path)``.
+"""Read an ONNX file, and refuse it if no artifact can be made from it: ``file = read_onnx(path)``.
 
-A foreign file is treated as hostile. Its sizes are checked against its bytes, and nothing outside its folder is opened.
+The file is not trusted. Its sizes are checked against its bytes, and nothing outside its folder is opened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _QUANTISED = frozenset(
 _RANDOM = frozenset(
     ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"]
 )
-_LAYERS = frozenset(  # an infinite weight of these is an error, while a mask may hold infinities
+_LAYERS = frozenset(  # an infinite weight of these layers is an error; a mask may hold infinities
     [
         *("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"),
         *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization"),
@@ -42,10 +42,11 @@ _LAYERS = frozenset(  # an infinite weight of these is an error, while a mask ma
 
 @dataclass
 class OnnxFile:
-    """An ONNX file during its checks.
+    """Hold an ONNX file during its checks.
 
+    name: the file name, without its folder.
     data: the bytes of the original.
-    model: the parsed model with all changes made.
+    model: the parsed model, including the changes so far.
     notes: the origin of the file, for an artifact's notes.
     changes: one phrase for each difference between ``model`` and ``data``.
     """
@@ -66,7 +67,7 @@ def read_onnx(path: Path) -> OnnxFile:
     1. More than 2 GB with its weights, not an ONNX file, truncated, or refused by ONNX's own checker.
     2. A weight outside the file's folder, or whose bytes do not match its sizes.
     3. An operator that the file's opset does not have; operators of other domains are left to the runtimes.
-    4. Already quantised, or drawing random numbers, so that no artifact can be compared with it.
+    4. A file that is quantised already, or that draws random numbers, so that no artifact can be compared with it.
     5. NaN in a constant, or infinity in a weight of a layer.
     6. A name that cannot be printed: messages repeat names, and a terminal executes control characters in them.
     """
@@ -81,7 +82,7 @@ def read_onnx(path: Path) -> OnnxFile:
         file.changes.append("its functions are inlined")
     _include_weights(file, path.parent)
     try:
-        onnx.checker.check_model(file.model)
+        onnx.checker.check_model(file.model)  # case 1
     except Exception as error:  # the checker's error class is not a Python class
         raise ValueError(f"{path.name} is not a valid ONNX file: {one_line(error)}") from error
     _drop_weight_inputs(file)
@@ -153,7 +154,7 @@ def _domain(name: str) -> str:
 
 
 def _check_names(file: OnnxFile) -> None:
-    """Case 6 of ``read_onnx``. Weights are read under the names checked here; inputs have a check of their own."""
+    """Case 6 of ``read_onnx``, for nodes and their outputs. `hnas.export.onnx.sizes` checks the names of inputs."""
     names = [name for node in nodes(file.model) for name in (node.name, node.op_type, node.domain, *node.output)]
     if odd := next((name for name in names if not name.isprintable()), None):
         raise ValueError(f"{file.name} has a name that cannot be printed, {shown(odd)}; rename it")

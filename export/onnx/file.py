@@ -1,4 +1,4 @@
-"""Write the ONNX file that a backend compiles, from a program or a foreign file: ``write_onnx(program, path, ...)``."""
+"""Write the ONNX file that a backend compiles: ``write_onnx(program, path, inputs, outputs)``."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def write_onnx(
 ) -> None:
     """Write the file that a backend compiles to ``path``.
 
-    program: a program, written in opset ``newest`` (None: 20); or a foreign file, copied in its own opset or converted
-        to the nearest opset from ``oldest`` to ``newest``.
+    program: a program, written in opset ``newest`` (None: 20); or the user's ONNX file, which is copied. If its opset
+        is not from ``oldest`` to ``newest``, it is converted to the nearest of these.
     inputs, outputs: names, shapes and types, as the artifact records them.
 
     Raises:
@@ -104,7 +104,7 @@ def write_onnx_int8(
     """Write the file like ``write_onnx``, with explicit int8 under ``policy`` and ranges over ``samples``.
 
     Raises:
-        ExportError: as ``write_onnx``, or the policy needs a calibration method other than minmax for a foreign file.
+        ExportError: as ``write_onnx``; or the policy has a method other than minmax, and ``program`` is an ONNX file.
     """
     ranges = None
     if policy.ranges != "minmax":
@@ -158,7 +158,7 @@ def _count_operators(path: Path) -> dict[str, int]:
 
 
 def _drop_origins(model: Any) -> None:
-    """Remove source-code positions from all nodes: they are private, and differ between runs."""
+    """Remove source-code positions from all nodes, because they are private and differ between runs."""
     model.metadata_props.clear()
     for graph in (model.graph, *model.functions.values()):
         graph.metadata_props.clear()

@@ -1,4 +1,4 @@
-"""Find the nodes of a converted file that compute given nodes of a program; converters keep order, not names."""
+"""Find the nodes of a converted file that compute given nodes of a program. Converters keep order, but not names."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _OPENVINO = {
 
 
 def onnx_values(program: Program, graph: onnx.GraphProto) -> dict[str, str]:
-    """Map each value of the file to a value of the program, by name; empty where the two do not match one to one.
+    """Map the name of each value of the file to that of a value of the program; empty if they do not match one to one.
 
-    torch names the result of a node after the node, but with numbers of its own. Values that it adds are val_1, val_2.
+    torch names a value after its node, but numbers the names differently. Additional values are named val_1, val_2.
     """
     import torch
 
@@ -59,7 +59,11 @@ def onnx_values(program: Program, graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def onnx_nodes(program: Program, graph: onnx.GraphProto, names: Collection[str]) -> set[str]:
-    """Return the nodes of the file that compute the named values; raise ExportError where they cannot be found."""
+    """Return the names of the file's nodes that compute the values ``names`` of the program.
+
+    Raises:
+        ExportError: the values of the file do not match those of the program.
+    """
     values = onnx_values(program, graph)
     if names and not values:
         raise ExportError(
@@ -77,7 +81,7 @@ def onnx_nodes(program: Program, graph: onnx.GraphProto, names: Collection[str])
 
 
 def openvino_nodes(program: Program, known: Iterable[str], names: Collection[str]) -> list[str]:
-    """Return the operators among ``known`` that compute the named values of the program.
+    """Return the operators among ``known`` that compute the values ``names`` of the program.
 
     OpenVINO names the k-th operator of a kind aten::linear/MatMul_k, and the first one without a number.
 

@@ -1,7 +1,7 @@
-"""Quantise an ONNX file with explicit quantise/dequantise pairs: ``quantise_onnx(source, target, samples, policy, p)``.
+"""Quantise an ONNX file with quantise/dequantise pairs: ``quantise_onnx(source, target, samples, policy, program)``.
 
-Each backend owns a policy, and a device's profile may override it. `hnas.export.int8.ladder` fits weights to the
-samples before this step.
+Each backend has its own policy, and a device profile may override the policy. `hnas.export.int8.ladder` fits weights to
+the samples before this step.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QDQ:
-    """The int8 policy of a runtime that reads quantise/dequantise pairs. Weights are s8 per channel.
+    """Define the int8 policy of a runtime that reads quantise/dequantise pairs. Weights are s8 per channel.
 
     operators: ONNX operators to quantise.
-    activations: type of activations.
-    symmetric: True fixes every zero point of an activation at 0.
+    activations: type of activations: "u8" or "s8".
+    symmetric: True fixes the zero point of every activation at 0.
     bias: True quantises biases to int32.
     ranges: calibration method. ONNX Runtime's quantiser does minmax; `hnas.export.int8.calibration` does the others.
     """
@@ -65,7 +65,8 @@ def quantise_onnx(
     """Quantise the float file ``source`` under ``policy``, and write it to ``target``.
 
     samples: calibration inputs.
-    program: the program that ``source`` was made from. A foreign file has no marks, and only minmax ranges.
+    program: the program or the user's ONNX file that ``source`` was made from. An ONNX file has no float marks, and
+        only minmax ranges.
     ranges: range of each value of ``program``, by name; None: minmax over ``samples``.
 
     1. An operator of the policy with a constant weight, or without weights: quantised.
@@ -105,18 +106,18 @@ def quantise_onnx(
             activation_type=types[policy.activations],
             weight_type=types["s8"],
             per_channel=True,
-            op_types_to_quantize=list(policy.operators),
+            op_types_to_quantize=list(policy.operators),  # case 1
             nodes_to_exclude=free,
             extra_options=options,
         )
 
 
 def _name_nodes(path: Path) -> None:
-    """Give every node of a file a unique name, by which it can be excluded; foreign files may have none."""
+    """Give every node of a file a unique name, by which it can be excluded. The file may have nodes without names."""
     import onnx
 
     model, taken = onnx.load(path), {""}
-    for index, node in enumerate(model.graph.node):  # blocks to exclude are found by name, so names stay
+    for index, node in enumerate(model.graph.node):  # excluded nodes are found by name, so existing names stay
         if node.name in taken:
             node.name = f"unnamed_{index}"
         taken.add(node.name)

@@ -1,8 +1,8 @@
-"""Check, copy and run a foreign ONNX file, in a process of its own.
+"""Check, copy and run the user's ONNX file, in a separate process.
 
 ``python -m hnas.export.onnx.reader`` serves `hnas.export.onnx.source.Original` in the parent process, over stdin and
-stdout. The file runs in ONNX Runtime with all graph optimisations off, and so is a reference for the optimised artifact
-of the same runtime. Without ONNX Runtime, it runs in ONNX's own evaluator, which is slow.
+stdout. The file runs in ONNX Runtime with all graph optimisations off, so its outputs are a reference for the optimised
+artifact of the same runtime. Without ONNX Runtime, the file runs in ONNX's own evaluator, which is slow.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Reader:
     def do_read(self, header: Header, arrays: Arrays) -> Frame:
         """Check the file at ``path`` within ``memory_mb``, write a clean copy to ``copy``, and run it.
 
-        arrays: example inputs, which fix dynamic sizes; none: the reply holds random ones.
-        ``shapes``: the shapes of random inputs, which fix dynamic sizes too.
+        ``arrays``: example inputs, which fix dynamic sizes. If there are none, the reply has random ones.
+        ``shapes``: the shapes of the random inputs, which fix dynamic sizes; None: the shapes in the file.
         """
         limit_memory(header["memory_mb"])
         path, copy = Path(header["path"]), Path(header["copy"])
@@ -67,7 +67,7 @@ class Reader:
         return {"source": encode(self._source)}, () if arrays else examples
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
-        """Return the outputs for ``arrays``; raise ValueError where a size differs from that on the example inputs."""
+        """Return the outputs for ``arrays``. Raise ValueError if a shape differs from that on the example inputs."""
         assert self._source is not None
         outputs, stated = self._outputs(arrays), self._source.outputs
         for value, tensor in zip(outputs, stated, strict=True):
@@ -106,7 +106,7 @@ class Reader:
 
 
 def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[TensorSpec, ...]:
-    """Return names, shapes and types of the outputs; raise ExportError for NaN in one."""
+    """Return the specs of the outputs. Raise ExportError if an output has NaN."""
     for name, value in zip(names, outputs, strict=True):
         if value.dtype.kind == "f" and np.isnan(value).any():
             raise ExportError(f"output {name} of {file} holds NaN on its example inputs")
@@ -146,7 +146,7 @@ def _evaluator(copy: Path, outputs: list[str]) -> tuple[_Run, str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the operator or opset that the runtime lacks, else its message without positions in its source code."""
+    """Return a line on the operator or opset that the runtime lacks, else the error without source-code positions."""
     text = " ".join(str(error).split())
     if found := re.search(r"([\w.]+)[:.](\w+)\(-?\d+\) is not a registered function/op", text):
         return f"it has no operator {found[2]} of domain {found[1]}"

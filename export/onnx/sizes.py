@@ -20,7 +20,7 @@ ShapeAndType: TypeAlias = tuple[tuple[int, ...], str]  # of an example input; ""
 
 
 def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[TensorSpec, ...]:
-    """Replace dynamic input sizes by those of ``given``, and return the inputs of the graph.
+    """Replace dynamic input sizes by those of ``given``, and return the specs of the inputs.
 
     given: shape and dtype of each example input; None where all sizes are static.
 
@@ -42,12 +42,12 @@ def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[Te
             _set_sizes(value, shape)
             file.changes.append(f"{shown(value.name)} has the fixed sizes {list(shape)}")
     if any(_is_dynamic(sizes) for sizes, _ in stated):
-        del file.model.graph.value_info[:]  # they repeat the dynamic sizes
+        del file.model.graph.value_info[:]  # these records repeat the dynamic sizes
     return tuple(_tensor(file, value, shape) for value, (shape, _) in zip(values, given, strict=True))
 
 
 def fix_outputs(file: OnnxFile, outputs: Sequence[TensorSpec]) -> bool:
-    """Write the observed shapes into the graph's outputs where the file states others; return whether any changed."""
+    """Write the observed shapes into the graph's outputs if the file states others. Return whether any changed."""
     changes = len(file.changes)
     for value, seen in zip(file.model.graph.output, outputs, strict=True):
         if _sizes(value) != list(seen.shape):

@@ -1,7 +1,7 @@
 """Open an ONNX file as the source and the reference of an artifact: ``with Original(path) as original``.
 
-The file may be hostile. Another process (`hnas.export.onnx.reader`) reads, checks and runs it; backends get the copy
-that this process has checked.
+The file is not trusted. A child process (`hnas.export.onnx.reader`) reads, checks and runs it. Backends get the checked
+copy that the child writes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MEMORY_MB = 2048  # memory limit of the reader, or half of the machine's memory
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """A checked ONNX file: static input sizes, weights in the file, no NaN in them. Backends compile it.
+    """Describe a checked ONNX file, which backends compile. Its input sizes are static; its weights are in the file.
 
     path: the checked copy.
     name: the name of the original file.
@@ -57,13 +57,14 @@ class OnnxSource:
 
 
 class Original(ChildProcess):
-    """The ONNX file at ``path``, open in a process that runs it without optimisations; a context manager.
+    """Open the ONNX file at ``path`` in a child process that runs it without optimisations. A context manager.
 
     path: the file.
     examples: example inputs, which fix dynamic sizes; None: seeded noise (integers are 0).
     shapes: shapes of that noise, which fix dynamic sizes; None: the shapes in the file.
 
-    ``source`` is the checked copy for backends; it is deleted when the process ends. ``examples`` are the inputs used.
+    The attribute ``source`` is the checked copy for backends; ``close`` deletes it. The attribute ``examples``
+    holds the example inputs, given or random.
 
     Raises:
         FileNotFoundError: there is no file at ``path``.
@@ -118,7 +119,7 @@ class Original(ChildProcess):
         return [self.ask({"do": "run"}, sample)[1] for sample in samples]
 
     def suspicion(self, samples: Samples) -> str:
-        """Return a suffix that names a NaN value in the file as the likely cause of a mismatch; empty if none."""
+        """Return the end of an error message that names a NaN in the graph as the likely cause; empty if none."""
         with suppress(ExportError):  # the values of all nodes together may exceed the memory limit
             for sample in samples[:PROBES]:
                 if found := self.ask({"do": "nan"}, sample)[0]["value"]:
@@ -126,7 +127,10 @@ class Original(ChildProcess):
         return ""
 
     def probes(self) -> list[Sample]:
-        """Return the examples, and those of PROBES random samples like them on which the file runs and is finite."""
+        """Return the examples, and up to PROBES random samples with the same mean and spread.
+
+        A random sample is left out if the file fails on it, or returns an output that is not finite.
+        """
         probes = [self.examples]
         for seed in range(1, PROBES + 1):
             probe = noise(self.examples, seed)
@@ -142,7 +146,7 @@ class Original(ChildProcess):
 
 
 def describe_origin(source: JSON) -> str:
-    """Return the note "source" of an artifact as a phrase; empty for an artifact made from torch, which has none."""
+    """Return the note "source" of an artifact as a phrase; empty if the artifact was not made from an ONNX file."""
     if not isinstance(source, dict) or source.get("format") != "onnx":
         return ""
     opsets = source.get("opset")

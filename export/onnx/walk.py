@@ -1,4 +1,4 @@
-"""Walk over a parsed ONNX model: its graphs, nodes and constants, those inside branches and loops included."""
+"""Iterate over the graphs, nodes and constants of a parsed ONNX model, including those in branches and loops."""
 
 from __future__ import annotations
 

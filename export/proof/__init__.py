@@ -1,1 +1,1 @@
-"""Verify and measure artifacts, and explain what was measured. No torch."""
+"""Verify and measure artifacts, and explain the measurements. Nothing here imports torch."""

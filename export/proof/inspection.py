@@ -14,6 +14,7 @@ from hnas.export.device.records import JSON, decode, encode
 
 Role: TypeAlias = Literal["kernel", "activation", "norm", "arithmetic", "layout", "quantise"]
 
+# By precision of an artifact: the precisions in which its kernels are expected to compute.
 STATED: Mapping[str, tuple[str, ...]] = {
     "fp32": ("f32",),
     "fp16": ("f16",),
@@ -21,7 +22,7 @@ STATED: Mapping[str, tuple[str, ...]] = {
     "int8": ("i8", "u8"),
     "w8": ("f32",),
 }
-# By the end of a kind's name in lower case: runtimes add prefixes. A kind without an entry is a kernel.
+# By role: the endings of the kinds' names, in lower case. Runtimes add prefixes. Any other kind is a kernel.
 _ROLES: Mapping[Role, tuple[str, ...]] = {
     "quantise": ("quantizelinear", "quantize", "dequantize", "fakequantize"),
     "layout": ("reorder", "reorderinput", "reorderoutput", "reformat", "transpose", "reshape", "shuffle", "noop")
@@ -36,12 +37,13 @@ _ROLES: Mapping[Role, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as the runtime executes it.
+    """Describe one layer as the runtime executes it.
 
     kind, implementation: the runtime's names for the operator, and for the code that runs it.
-    precision: of its arithmetic: f32, f16, bf16, i8, u8; empty if unknown.
-    microseconds: of one call; None if the runtime does not report it.
-    parts: the layers of the model file that are fused in it, if the runtime reports them.
+    role: what the layer does, as `role_of` derives it from the kind.
+    precision: precision of its arithmetic: f32, f16, bf16, i8, u8; empty if unknown.
+    microseconds: time of one call; None if the runtime does not report it.
+    parts: the layers of the model file that are fused in this layer, if the runtime reports them.
     """
 
     name: str
@@ -55,10 +57,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The layers of an artifact, in the order in which they run.
+    """Describe the layers of an artifact, in the order in which they run.
 
-    runs: calls over which the layers were timed.
-    fuses: a sentence on what the runtime can fuse.
+    runs: number of calls over which the layers were timed.
+    fuses: a sentence on the operators that the runtime can fuse.
     source: a warning about an artifact made from an ONNX file, else empty.
 
     Times come from a profiler, which adds time itself. Compare layers with them; use ``measure`` for a latency.
@@ -77,7 +79,7 @@ class Inspection:
 
     @property
     def microseconds(self) -> float | None:
-        """The time of all layers; None if the runtime reports no times."""
+        """Return the time of all layers; None if the runtime reports no times."""
         return _total(self.layers)
 
     def of(self, role: Role) -> tuple[Layer, ...]:
@@ -86,10 +88,10 @@ class Inspection:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Sentences on layers that could be avoided.
+        """Return sentences on layers that could be avoided.
 
-        They name layers that are not fused, only move or convert data, or compute in another precision than the
-        artifact's; and give ``source``.
+        These are layers that are not fused, only move or convert data, or compute in another precision than the
+        artifact's. The last sentence is ``source``.
         """
         found = (*self._alone(), self._quantised(), self._moved(), *self._other_precision(), self.source)
         return tuple(filter(None, found))
@@ -173,7 +175,10 @@ def role_of(kind: str) -> Role:
 
 
 def typical_time(times: Iterable[float]) -> float:
-    """Return the mean without the slowest quarter: steadier than a mean, finer than a median of whole microseconds."""
+    """Return the mean without the slowest quarter.
+
+    It varies less than the mean, and has a finer resolution than a median of whole microseconds.
+    """
     ordered = sorted(times)
     kept = ordered[: max(1, len(ordered) * 3 // 4)]
     return sum(kept) / len(kept)

@@ -1,6 +1,6 @@
-"""Records of measured times: the latency of a runner, and the speed-up of one runner over another.
+"""Define the records of measured times: the latency of a runner, and the speed-up of one runner over another.
 
-``hnas.export.proof.timing`` makes them: ``measure(runner, inputs).line()``.
+``hnas.export.proof.timing`` returns these records: ``measure(runner, inputs).line()``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NOISY, _VERY_NOISY = 0.10, 0.25  # IQR divided by the median
 
 @dataclass(frozen=True)
 class Measurement:
-    """The raw times of one runner, with the conditions they were taken under.
+    """Hold the raw times of one runner, and the conditions of the measurement.
 
-    times: seconds of each call, in the order taken.
-    batch, threads: batch size of the inputs, threads of the runtime.
-    warmup: number of calls before the first timed one.
-    settled: whether those calls had become steady.
-    seed: of the bootstrap in ``interval_ms``.
+    times: seconds of each call, in the order of the calls.
+    batch, threads: batch size of the inputs, number of threads of the runtime.
+    warmup: number of calls before the first timed call.
+    settled: whether the times of the warm-up calls had become steady.
+    seed: seed of the bootstrap in ``interval_ms``.
 
     Raises:
         ValueError: a time is not a positive finite number, or there are none.
@@ -45,32 +45,32 @@ class Measurement:
 
     @property
     def median_ms(self) -> float:
-        """The median: the latency that is reported."""
+        """Return the median, which is the reported latency."""
         return self._percentile_ms(50)
 
     @property
     def p90_ms(self) -> float:
-        """The 90th percentile."""
+        """Return the 90th percentile."""
         return self._percentile_ms(90)
 
     @property
     def p99_ms(self) -> float:
-        """The 99th percentile."""
+        """Return the 99th percentile."""
         return self._percentile_ms(99)
 
     @property
     def iqr_ms(self) -> float:
-        """The interquartile range."""
+        """Return the interquartile range."""
         return self._percentile_ms(75) - self._percentile_ms(25)
 
     @property
     def steady(self) -> bool:
-        """True if the warm-up settled and the IQR is at most 10 % of the median."""
+        """Return True if the warm-up settled and the IQR is at most 10 % of the median."""
         return self.settled and not self.noise
 
     @property
     def noise(self) -> str:
-        """A warning where the IQR is above 10 % ("noisy") or 25 % ("very noisy") of the median, else empty."""
+        """Return a warning if the IQR is above 10 % ("noisy") or 25 % ("very noisy") of the median, else empty."""
         spread = self.iqr_ms / self.median_ms
         if spread <= _NOISY:
             return ""
@@ -79,10 +79,10 @@ class Measurement:
     def interval_ms(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return the interval of the median within this session, by a bootstrap of blocks of neighbouring times.
 
-        Another session may lie outside: the same artifact differs by several per cent between processes.
+        The median of another session may lie outside: it differs by several per cent between processes.
         """
         low, high = median_interval(np.array(self.times), confidence, self.seed)
-        return min(low * 1e3, self.median_ms), max(high * 1e3, self.median_ms)  # exp(log(x)) rounds
+        return min(low * 1e3, self.median_ms), max(high * 1e3, self.median_ms)  # exp(log(x)) may differ from x
 
     def line(self) -> str:
         """Return one line for a person: the latency, its interval, batch, threads and every warning."""
@@ -113,10 +113,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The speed-up of ``b`` over ``a``: ``ratio``, in the interval [``low``, ``high``] at ``confidence``.
+    """Hold the speed-up of ``b`` over ``a``: ``ratio``, in the interval [``low``, ``high``] at ``confidence``.
 
-    ``pairs`` are the seconds of a and b in each block, block after block, process after process. A drift of the
-    machine cancels within a pair.
+    ``pairs`` are the seconds of a and b in each block, in the order of processes and blocks. Slow changes of the
+    machine's speed cancel within a pair.
 
     The ratio is a mean over processes. Each process contributes the mean of the logarithms of its pairs' ratios,
     with 20 % trimmed at each end. The ratio need not be the quotient of the two medians.
@@ -153,7 +153,7 @@ class Comparison:
         return median * low / centre, median * high / centre
 
     def line(self) -> str:
-        """Return one line for a person."""
+        """Return one line for a person: ratio, interval, processes and blocks."""
         blocks = _count(len(self.pairs) // self.processes, "block")
         trust = f"{self.confidence:.0%} interval".replace("%", " %")
         return f"{self.ratio:.3g}x ({trust} {self.low:.3g} to {self.high:.3g}; {self._processes} of {blocks})"

@@ -14,10 +14,10 @@ _FLOATS = ("fp32", "fp16", "bf16")
 
 @dataclass(frozen=True)
 class SlowerLayer:
-    """A stretch of the network that takes longer in int8: a kernel, and the layers up to the next kernel.
+    """Describe a stretch of the network that is slower in int8: a kernel, and the layers up to the next kernel.
 
-    float_us, int8_us: profiled microseconds.
-    added: kinds of layers that only int8 has, such as conversions, with their number.
+    float_us, int8_us: microseconds in the profiler.
+    added: number and kind of layers that only int8 has, such as conversions.
     """
 
     name: str
@@ -28,7 +28,7 @@ class SlowerLayer:
 
     @property
     def lost_us(self) -> float:
-        """The microseconds by which int8 is slower."""
+        """Return the microseconds by which int8 is slower."""
         return self.int8_us - self.float_us
 
     def line(self) -> str:
@@ -41,11 +41,12 @@ class SlowerLayer:
 
 @dataclass(frozen=True)
 class Slowdown:
-    """An int8 artifact that is not faster than the artifact in ``against`` on this device.
+    """Record that an int8 artifact is not faster than a float artifact on this device.
 
-    ratio: the speed-up of int8 over that artifact, below 1 where int8 is slower.
-    layers: the stretches that lost most; empty if the runtime reports no times, or no single stretch is the cause.
-    attainable: see the function ``attainable``.
+    against: the precision of the float artifact.
+    ratio: the speed-up of int8 over the float artifact; below 1 if int8 is slower.
+    layers: the stretches with the largest loss; empty if the runtime reports no times, or no stretch is the cause.
+    attainable: the result of the function ``attainable``; None if unknown.
 
     Raises:
         ValueError: the ratio is not positive.
@@ -78,7 +79,8 @@ def slower_layers(before: Inspection, int8: Inspection) -> tuple[SlowerLayer, ..
     2. The numbers differ, because the runtime fused them differently: kinds of layers are compared.
     3. A difference below 2 % of the float artifact's time: left out.
 
-    before: the float artifact's inspection.
+    before: the inspection of the float artifact.
+    int8: the inspection of the int8 artifact.
 
     Raises:
         ValueError: a runtime reported no times, or the artifacts are not float and int8 of one backend.
@@ -94,10 +96,10 @@ def slower_layers(before: Inspection, int8: Inspection) -> tuple[SlowerLayer, ..
 def attainable(before: Inspection, int8: Inspection) -> float:
     """Return the time of the network if each stretch ran in its faster precision, as a fraction of ``before``'s time.
 
-    Conversions between the precisions count as free, so it is a lower bound for mixed precision.
+    Conversions between the precisions are not counted, so the result is a lower bound for mixed precision.
 
     Raises:
-        ValueError: as ``slower_layers``.
+        ValueError: in the same cases as ``slower_layers``.
     """
     found = _compared(before, int8)
     return sum(min(each.float_us, each.int8_us) for each in found) / sum(each.float_us for each in found)

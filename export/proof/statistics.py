@@ -1,4 +1,4 @@
-"""Robust statistics for few, noisy values: trimmed means and bootstrap intervals. Needs numpy only.
+"""Compute robust statistics of few, noisy values: trimmed means and bootstrap intervals. Needs numpy only.
 
 Call ``bootstrap(values, statistic)`` for any statistic, ``ratio_interval(logs)`` for a speed-up.
 """
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 
 SAMPLES = 2000  # bootstrap samples
-_TRIM = 0.2  # share cut from each end, so that one stall of the machine cannot decide the mean
-_LARGEST_DRAW = 10**6  # values in memory at once in a block bootstrap
+_TRIM = 0.2  # share cut from each end, so that one very slow call does not change the mean
+_LARGEST_DRAW = 10**6  # largest number of values in memory at once in a block bootstrap
 
 
 def trimmed_mean(values: Floats) -> Floats:
@@ -39,7 +39,7 @@ def bootstrap(
     Groups are resampled first, then the values in each group. With one group, only the values are resampled.
 
     values: [groups, values], at least one of each.
-    statistic: reduces the last axis.
+    statistic: a function that reduces the last axis.
     samples: number of bootstrap samples.
 
     Example: ``bootstrap(accuracies[None], lambda x: x.mean(-1))`` for the mean over seeds.
@@ -67,7 +67,7 @@ def ratio_interval(logs: Floats, confidence: float = 0.95, seed: int = 0) -> tup
 def median_interval(times: Floats, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Return the interval of the median of positive times, by a bootstrap of blocks of neighbouring times.
 
-    Neighbouring times are alike. Resampling single times would make the interval too narrow.
+    Neighbouring times are similar, so resampling single times would give a too narrow interval.
 
     times: [calls], in the order taken.
     """
@@ -85,7 +85,7 @@ def median_interval(times: Floats, confidence: float = 0.95, seed: int = 0) -> t
 
 
 def widened_interval(estimates: Floats, centre: float, units: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return percentiles of bootstrap estimates, moved away from ``centre`` as few independent units require.
+    """Return percentiles of bootstrap estimates, widened around ``centre`` to correct for few independent units.
 
     A bootstrap of n units is too narrow by sqrt((n - 1) / n), and by the normal quantile in place of Student's t
     (Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 4.1). One unit is not widened.

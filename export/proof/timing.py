@@ -2,8 +2,8 @@
 
 Call ``measure(runner, inputs)`` for a latency, ``compare(a, b, inputs)`` for a speed-up.
 
-The speed of a machine changes within seconds and between processes. So contenders are interleaved within one session,
-ratios are taken within a block, and the interval comes from the spread of these ratios, not of single calls.
+The speed of a machine changes within seconds and between processes. So the runners are interleaved in one session, and
+ratios are computed within a block. The interval is computed from the spread of these ratios, not of single calls.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Inputs: TypeAlias = "SampleLike | Callable[[Artifact], SampleLike]"  # a functio
 _Timer: TypeAlias = Callable[[int, int], Array]  # (calls, untimed calls before them) -> seconds of each
 
 _WINDOW, _SHORTEST_WARMUP, _LONGEST_WARMUP = 0.02, 0.1, 2.0  # seconds of calls
-_STEADY = 0.03  # the warm-up ends when its windows agree within this share
+_STEADY = 0.03  # the warm-up ends when the medians of its windows differ by at most this share
 
 
 class _ComparisonOptions(TypedDict, total=False):
-    """The options of ``compare`` and ``compare_many``, which documents them."""
+    """Name the options of ``compare`` and ``compare_many``. The docstring of ``compare_many`` describes them."""
 
     blocks: int
     runs: int | None
@@ -52,7 +52,7 @@ class _ComparisonOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Session:
-    """The options of a comparison with their defaults, checked."""
+    """Hold the checked options of a comparison, with their defaults."""
 
     blocks: int = 20
     runs: int | None = None
@@ -78,15 +78,15 @@ def measure(
     seed: int = 0,
     transport: Transport = local,
 ) -> Measurement:
-    """Time a runner after a warm-up.
+    """Measure the latency of a runner after a warm-up.
 
     An artifact or a path is opened in a new Worker, by the backend that it was built for. A Runner is timed in this
     process, a Worker in the process of its runtime.
 
     inputs: a list with one array or tensor for each input of the model; a bare array is the one input.
     runs: number of timed calls.
-    seconds: time limit of these calls; at least 10 are made.
-    seed: of the bootstrap of the interval.
+    seconds: time limit of the timed calls; at least 10 calls are made unless ``runs`` is lower.
+    seed: seed of the bootstrap of the interval.
     transport: the machine that opens an artifact or a path; default this one.
 
     Raises:
@@ -122,12 +122,12 @@ def compare_many(
     In each block every contender runs twice: once in a random order and once in its reverse. Artifacts and paths are
     opened in new Workers for each process.
 
-    inputs: one array for each input; or a function from an artifact to them, where the contenders' shapes differ.
-    blocks: blocks in each process, at least 2; default 20.
+    inputs: one array for each input; or, if the shapes differ, a function that returns them for an artifact.
+    blocks: number of blocks in each process, at least 2; default 20.
     runs: calls of a contender each time it runs, at least 1; None, the default, fills about 20 ms with 3 to 100 calls.
-    processes: fresh processes, one after the other; default 1. More than one requires artifacts or paths.
-    seed: of the order of the contenders and of the bootstrap; default 0.
-    confidence: of the intervals, 0.5 to below 1; default 0.95.
+    processes: number of new processes, one after the other; default 1. More than one requires artifacts or paths.
+    seed: seed of the order of the contenders and of the bootstrap; default 0.
+    confidence: confidence of the intervals, 0.5 to below 1; default 0.95.
     transport: the machine that opens artifacts and paths; default this one.
 
     Raises:
@@ -147,7 +147,7 @@ def compare_many(
 
 @dataclass
 class _Record:
-    """The times of one contender over all processes; ``blocks`` has one figure a block."""
+    """Hold the times of one contender over all processes, in seconds. ``blocks`` has one figure for each block."""
 
     times: list[float] = field(default_factory=list)
     blocks: list[float] = field(default_factory=list)
@@ -193,7 +193,10 @@ class _Warmup:
 def _time_blocks(
     timers: Sequence[_Timer], records: Sequence[_Record], blocks: int, runs: int | None, rng: np.random.Generator
 ) -> None:
-    """Warm all contenders up, then time each twice a block; a block's figure is the geometric mean of both medians."""
+    """Warm up all contenders, then time each twice in each block.
+
+    The figure of a block is the geometric mean of its two medians.
+    """
     plans = []
     for timer, record in zip(timers, records, strict=True):
         warmup = _warm(timer)
@@ -213,7 +216,7 @@ def _time_blocks(
 
 
 def _warm(timer: _Timer) -> _Warmup:
-    """Call for 0.1 s, then until three windows in a row have medians within 3 % of each other; 2 s at most."""
+    """Make calls for 0.1 s, then until the medians of three successive windows differ by at most 3 %; at most 2 s."""
     first = timer(3, 0)
     calls, spent = len(first), float(first.sum())
     window = _calls(_WINDOW, float(np.median(first)), 3, 200)
@@ -243,7 +246,7 @@ def _open(contender: _Contender, inputs: Inputs, stack: ExitStack, transport: Tr
     """Prepare a contender for timing; a Worker for an artifact or a path closes with ``stack``."""
     if isinstance(contender, Artifact | Path | str):
         artifact = contender if isinstance(contender, Artifact) else Artifact.read(contender)
-        # The backend is given, or an artifact for another device would be timed in the runtime that verified it.
+        # Without ``backend``, an artifact for another device would be timed in the runtime that verified it.
         contender = stack.enter_context(Worker(artifact, backend=artifact.backend, transport=transport))
     given = to_sample(inputs(contender.artifact) if callable(inputs) else inputs)
     batch, threads = _batch(given), contender.artifact.threads

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 Outputs = Sequence[tuple[NDArray[Any], ...]]
 
-_JUDGED_FROM = 50  # images; with fewer, one flip exceeds the limit
+_JUDGED_FROM = 50  # images; with fewer, one changed class exceeds the limit
 _NO_NOISE_DB = 200.0  # equal outputs; JSON has no infinity
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The minimum that a precision must reach.
+    """Hold the minimum figures that an artifact of a precision must reach.
 
     sqnr_db: signal to quantisation noise ratio in dB.
     agreement: share of images that keep their top-1 class, 0 to 1.
@@ -38,11 +38,12 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Check:
-    """The result of a comparison with the module.
+    """Hold the result of a comparison with the module.
 
     max_error: largest absolute error over all outputs; infinite if an output is not finite where the module's is.
-    sqnr_db: of the worst output, over all samples at once, between -200 and 200 dB.
-    agreement: None unless the first output is [n, classes]; it must reach its limit from 50 images on.
+    sqnr_db: SQNR of the worst output over all samples together, between -200 and 200 dB.
+    agreement: share of images with the same top-1 class, 0 to 1; None unless the first output is [n, classes]. The
+        limit applies from 50 images on.
     n: number of samples.
     """
 
@@ -55,7 +56,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """True if every figure reaches its limit."""
+        """Return True if every figure reaches its limit."""
         return math.isfinite(self.max_error) and self.sqnr_db >= self.limits.sqnr_db and not self._disagrees
 
     @property
@@ -127,7 +128,7 @@ def check(expected: Outputs, got: Outputs, precision: str) -> Check:
         errors.append(error)
         levels.append(level)
     agreement, n = _agreement([sample[0] for sample in expected], [sample[0] for sample in got])
-    return Check(precision, max(errors), min(levels), agreement, n, LIMITS[precision])
+    return Check(precision, max(errors), min(levels), agreement, n, LIMITS[precision])  # case 1
 
 
 def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float, float]:
@@ -137,6 +138,7 @@ def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tup
         if want.shape != have.shape:
             raise ValueError(f"output shapes differ: {want.shape} from the module, {have.shape} from the artifact")
         finite = np.isfinite(want)
+        # cases 2 and 3
         if not np.isfinite(have[finite]).all() or not np.array_equal(want[~finite], have[~finite], equal_nan=True):
             return math.inf, -_NO_NOISE_DB
         reference = want[finite].astype(np.float64)
@@ -144,7 +146,7 @@ def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tup
         signal += float(np.square(reference).sum())
         noise += float(np.square(difference).sum())
         worst = max(worst, float(np.abs(difference).max(initial=0.0)))
-    if noise == 0.0:
+    if noise == 0.0:  # case 4
         return worst, _NO_NOISE_DB
     level = 10.0 * math.log10(signal / noise) if signal > 0.0 else -_NO_NOISE_DB
     return worst, max(-_NO_NOISE_DB, min(_NO_NOISE_DB, level))

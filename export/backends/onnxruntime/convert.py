@@ -25,9 +25,9 @@ requires: tuple[str, ...] = ("onnxruntime",)
 no_onnx = ""
 
 MODEL = "model.onnx"
-# With activations other than u8, convolutions are not fused (two to three times slower). The cheap operators between
-# convolutions are quantised, too: in float each would cost a dequantise and a quantise. LayerNorm, Softmax and GELU
-# gain nothing.
+# With other activations than u8, convolutions are not fused, which is two to three times slower. The cheap operators
+# between convolutions are also quantised: in float, each would need a dequantise and a quantise operator. LayerNorm,
+# Softmax and GELU do not get faster in int8.
 POLICY = QDQ(
     operators=(
         "Conv",
@@ -50,7 +50,11 @@ POLICY = QDQ(
 def compile(
     program: Program | OnnxSource, path: Path, *, precision: str, device: Device, calibration: Samples
 ) -> Written:
-    """Write model.onnx, in opset 20, or in the opset of an ONNX file."""
+    """Write model.onnx, in opset 20 or in the opset of the given ONNX file.
+
+    Raises:
+        Unavailable: onnx or onnxscript is not installed.
+    """
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[onnxruntime-convert]'")
     from hnas.export.onnx import file as onnx_file

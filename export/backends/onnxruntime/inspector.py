@@ -23,8 +23,9 @@ _EVENT = "_kernel_time"
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """Return the nodes that ran, with the runner's settings. ``parts`` stay empty: a fused node has the name of its
-    first.
+    """Return the nodes that ran, with the session options of the runner.
+
+    ``parts`` is empty, because ONNX Runtime gives a fused node only the name of its first part.
     """
     import onnxruntime as ort
 

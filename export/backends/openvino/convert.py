@@ -1,4 +1,4 @@
-"""Compile for OpenVINO on the CPU: model.xml and model.bin, in fp32, bf16, int8, or with weights alone in int8 (w8)."""
+"""Compile for OpenVINO on the CPU: model.xml and model.bin, in fp32, bf16, int8, or with int8 weights only (w8)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ requires: tuple[str, ...] = ("openvino",)
 no_onnx = ""
 
 MODEL = "model.xml"
-_TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # activations that are large above zero and small below
-_FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that have fitted the biases for int8
+_TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # their negative values are small
+_FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that fit the biases to int8
 
 
 def compile(
@@ -78,8 +78,8 @@ def compile(
 def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:
     """Return the OpenVINO model of ``program`` with static shapes and the names of ``inputs`` and ``outputs``.
 
-    ``openvino.convert_model`` traces twice, visits every submodule and reports each call over the network. A flat trace
-    given to the same front end results in the same graph about ten times faster, which shortens a search.
+    ``openvino.convert_model`` traces twice, visits every submodule and sends telemetry for each call. With a flat trace,
+    the same front end makes the same graph about ten times faster, which shortens a search.
     """
     import openvino
     import torch
@@ -97,7 +97,7 @@ def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[T
         except RuntimeError as error:
             raise ExportError(f"openvino cannot convert this graph: {one_line(error)}") from error
     for parameter, tensor in zip(model.get_parameters(), inputs, strict=True):
-        parameter.set_element_type(openvino.Type(tensor.dtype))  # left open where an operator takes any type
+        parameter.set_element_type(openvino.Type(tensor.dtype))  # the front end may leave it open
         parameter.set_partial_shape(openvino.PartialShape(list(tensor.shape)))
         parameter.output(0).get_tensor().set_names({tensor.name})
     model.validate_nodes_and_infer_types()
@@ -127,7 +127,7 @@ def _read(source: OnnxSource) -> openvino.Model:
 
 
 def _flat(program: Program) -> Any:
-    """Return the graph with all tensors in the top module, as tracing costs a millisecond per submodule."""
+    """Return the graph with all tensors in the top module, because tracing takes a millisecond per submodule."""
     from torch import fx
 
     graph = fx.Graph()
@@ -143,19 +143,22 @@ def _flat(program: Program) -> Any:
 def _quantise(
     model: openvino.Model, samples: Samples, override: Override, kept: Sequence[str], *, fitted: bool
 ) -> tuple[openvino.Model, JSON]:
-    """Return the int8 model of NNCF with the operators ``kept`` in float, and the policy, for the notes.
+    """Return NNCF's int8 model with the operators ``kept`` in float, and the policy for the artifact's notes.
+
+    Figures in dB are the SQNR of the outputs.
 
     1. Ranges are minmax over all samples. NNCF's default averages the extremes of the samples and clips every input
        above the average: 21 dB instead of 38 dB on a network with two inputs.
     2. A network with attention takes the transformer scheme without its smoothing. Smoothing moves the range of the
        activations into the weights: 18 dB instead of 43 dB on a hybrid network.
     3. Activations are symmetric, which is 3 % faster on small networks and on attention. Networks with hard swish, SiLU
-       or GELU and no attention take asymmetric ones, as half of the levels would lie below the tail at -0.4: 19 dB
-       instead of 22 dB on a MobileNetV3.
-    4. Biases are corrected layer by layer. The fast correction lost 1.3 points of accuracy on a trained network of
-       fused convolutions. On some graphs the slow correction raises a KeyError; these take the fast one.
-    5. Biases that an edit has ``fitted`` for int8 are not corrected: NNCF would undo the edit (3 dB on a hybrid).
-    6. The first layers have 7 bits only on CPUs whose int8 sums overflow. On others that would cost 2 dB.
+       or GELU and no attention get asymmetric ones: with symmetric ones, half of the levels would be below the lowest
+       value, about -0.4 (19 dB instead of 22 dB on a MobileNetV3).
+    4. Biases are corrected layer by layer. NNCF's fast correction lost 1.3 points of accuracy on a trained network of
+       fused convolutions. It is used only if the layer-by-layer correction raises a KeyError, as on some graphs.
+    5. Biases that an edit has ``fitted`` for int8 are not corrected, because NNCF would undo the edit (a loss of 3 dB
+       on a hybrid network).
+    6. The first layers have 7 bits only on CPUs whose int8 sums overflow. On other CPUs, 7 bits would lose 2 dB.
     """
     nncf = _nncf()
     transformer, narrow = _has_attention(model), _overflows()
@@ -198,7 +201,7 @@ def _quantise(
 
 
 def _has_attention(model: openvino.Model) -> bool:
-    """Return whether the model multiplies two activations as matrices and has a softmax, or has the fused operator."""
+    """Return whether the model has attention: the fused operator, or a softmax and a matrix product of activations."""
     ops = model.get_ops()
     types = {op.get_type_name() for op in ops}
     sources = [[value.get_node() for value in op.input_values()] for op in ops if op.get_type_name() == "MatMul"]
@@ -207,7 +210,7 @@ def _has_attention(model: openvino.Model) -> bool:
 
 
 def _has_tails(model: openvino.Model) -> bool:
-    """Return whether the model has an activation that is large above zero and small below."""
+    """Return whether the model has an activation with large positive and small negative values."""
     return not _TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
 
 
@@ -233,10 +236,10 @@ def _ranges(method: str) -> Any:
 
 
 def _compress(model: openvino.Model) -> tuple[openvino.Model, JSON]:
-    """Return the model with its weights alone in int8, per output channel, and the policy, for the notes.
+    """Return the model with only its weights in int8, per output channel, and the policy for the artifact's notes.
 
     The runtime keeps the weights of matrix products in int8, and converts those of convolutions to float when it opens
-    the file. Zero points gain nothing: 44 dB with and without on small transformers.
+    the file. Zero points bring no gain: small transformers reach 44 dB with and without them.
     """
     nncf = _nncf()
     with quiet(), signal_stack_kept(), _without_progress():
@@ -245,7 +248,7 @@ def _compress(model: openvino.Model) -> tuple[openvino.Model, JSON]:
 
 
 def _nncf() -> Any:
-    """Import NNCF without its reports over the network. Raise Unavailable if it is not installed."""
+    """Import NNCF without its telemetry. Raise Unavailable if NNCF is not installed."""
     os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported
     try:
         import nncf

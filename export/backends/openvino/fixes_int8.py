@@ -1,7 +1,7 @@
-"""Workarounds for OpenVINO 2026.4 bugs in int8: keep operators in float, or rewrite them. Always applied.
+"""Work around OpenVINO 2026.4 bugs in int8: keep operators in float, or rewrite them. Always applied.
 
-Call ``apply_int8_fixes(program, samples)``. Each bug was found by fuzzing. The smallest program that shows it is in
-`tests/export/backends/test_regressions.py`.
+Call ``apply_int8_fixes(program, samples)``. Fuzzing found each bug. `tests/export/backends/test_regressions.py` has the
+smallest program that shows each bug. Figures in dB are the SQNR of the output without the workaround.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _CLEAR_DB = 40.0  # about the SQNR of an activation in int8
 
 
 def apply_int8_fixes(program: Program, samples: Samples) -> Program:
-    """Prepare a program for int8 in OpenVINO; ``samples`` are those for calibration, which ``_spare_norms`` needs."""
+    """Prepare a program for int8 in OpenVINO. ``samples``: the calibration samples, which ``_spare_norms`` needs."""
     return _spare_norms(_spare_pads(_spare_kernels(_keep_biases(program))), samples)
 
 
 def _keep_biases(program: Program) -> Program:
     """Give a product of rank 2 without a bias, or with a zero one, a tiny bias where another product reads it.
 
-    In int8 OpenVINO makes one kernel of two such products. Where only a rectifier stands between them, the second reads
-    the sums of the first before scaling: wrong values that differ between processes. Any bias prevents this.
+    In int8, OpenVINO fuses two such products into one kernel. If only a rectifier is between them, the second product
+    reads the unscaled sums of the first: the values are wrong and differ between processes. Any bias prevents this.
 
-    The bias is 1e-30: far below the resolution of any sum. It alternates with 0, because a uniform bias is optimised
+    The bias is 1e-30, far below the resolution of any sum. It alternates with 0, because a uniform bias is optimised
     away.
     """
 
@@ -79,7 +79,7 @@ def _has_no_bias(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _feeds_product(node: fx.Node) -> bool:
-    """Return whether a product reads the value, directly or through functions of one value."""
+    """Return whether a product reads the value, directly or through operators with one input."""
     return any(
         user.target in _FLAT or (len(user.all_input_nodes) == 1 and is_floating(user) and _feeds_product(user))
         for user in node.users
@@ -90,12 +90,12 @@ def _spare_kernels(program: Program) -> Program:
     """Keep layers in float whose int8 kernels are wrong in every graph.
 
     1. A transposed convolution with holes (``_has_holes``).
-    2. A padded convolution that makes several channels of each single one (``_multiplies``).
-    3. An average that counts its padding (``_counts_padding``).
+    2. A padded depthwise convolution with several output channels for each input channel (``_multiplies``).
+    3. An average pool that counts its padding (``_counts_padding``).
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        cases = (_has_holes, _multiplies, _counts_padding)
+        cases = (_has_holes, _multiplies, _counts_padding)  # cases 1, 2 and 3
         found = [node for node in module.graph.nodes if any(case(node) for case in cases)]
         for node in found:
             node.meta[FLOAT] = True
@@ -107,7 +107,7 @@ def _spare_kernels(program: Program) -> Program:
 def _has_holes(node: fx.Node) -> bool:
     """Return whether a transposed convolution has a stride above its kernel, or a dilation.
 
-    Some places of its output receive no product, only the bias. In int8 OpenVINO writes another value there: 1 dB.
+    Some positions of its output receive only the bias. In int8, OpenVINO writes another value there: 1 dB.
     """
     if node.target not in TRANSPOSED:
         return False
@@ -118,9 +118,9 @@ def _has_holes(node: fx.Node) -> bool:
 
 
 def _multiplies(node: fx.Node) -> bool:
-    """Return whether a padded convolution makes several channels of each single one.
+    """Return whether a padded depthwise convolution has several output channels for each input channel.
 
-    In int8 OpenVINO pads with the level 0. With asymmetric activations that level does not stand for 0: 15 dB.
+    In int8, OpenVINO pads with the level 0. With asymmetric activations, that level does not mean the value 0: 15 dB.
     """
     if node.target not in CONVOLUTIONS:
         return False
@@ -131,7 +131,7 @@ def _multiplies(node: fx.Node) -> bool:
 
 
 def _counts_padding(node: fx.Node) -> bool:
-    """Return whether an average counts its padding; in int8 OpenVINO pads with the level 0, too: 10 to 20 dB."""
+    """Return whether an average pool counts its padding. In int8, OpenVINO also pads it with level 0: 10 to 20 dB."""
     if node.target not in AVERAGES:
         return False
     parts = bound(node)
@@ -139,9 +139,9 @@ def _counts_padding(node: fx.Node) -> bool:
 
 
 def _spare_pads(program: Program) -> Program:
-    """Keep a pad with a non-zero constant in float, with every operator since the last products.
+    """Keep a pad with a non-zero constant in float, and every operator between it and the products before it.
 
-    In int8 the constant is quantised by the range of the padded map. Where that range does not contain the constant,
+    In int8, the constant is quantised with the range of the padded map. If that range does not contain the constant,
     OpenVINO pads with another value: 13 dB.
     """
 
@@ -157,12 +157,13 @@ def _spare_pads(program: Program) -> Program:
 def _spare_norms(program: Program, samples: Samples) -> Program:
     """Keep norms in float whose epsilon matters on the calibration samples.
 
-    In int8 OpenVINO normalises the levels, which are about 1/scale times the values. It adds the epsilon of the values
-    to the variance of the levels, where it has no effect. A group of little variance becomes as large as any other: 0
-    dB where a map is nearly constant.
+    In int8, OpenVINO normalises the levels, which are about 1/scale times the values. It adds the epsilon of the values
+    to the variance of the levels, where the epsilon has no effect. A group with little variance becomes as large as any
+    other: 0 dB if a map is nearly constant.
 
-    1. Leaving the epsilon out costs more than ``_CLEAR_DB``: float, with every operator since the last products.
-    2. Else: int8.
+    1. Without the epsilon, the SQNR of the norm is below ``_CLEAR_DB``: float, and every operator between the norm and
+       the products before it.
+    2. Otherwise: int8.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -189,7 +190,7 @@ def _spare_norms(program: Program, samples: Samples) -> Program:
 
 
 def _since_product(node: fx.Node) -> set[fx.Node]:
-    """Return the node and everything it is computed from, back to the last products."""
+    """Return the node and everything it is computed from, up to the products before it."""
     found: set[fx.Node] = set()
     left = [node]
     while left:

@@ -19,8 +19,9 @@ _NOT_EXECUTED = ("Const", "Constant", "Parameter", "Input", "Result", "Output")
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """Return the steps of the execution graph that ran, with the runner's settings; ``parts`` are layers of the model
-    file.
+    """Return the executed steps of the execution graph, with the properties of the runner.
+
+    ``parts`` are the layers of the model file that a step fuses.
     """
     import openvino
 
@@ -50,15 +51,16 @@ def _layer(name: str, info: dict[str, str], microseconds: float) -> Layer:
     kind, parts = info.get("layerType", ""), [part for part in info.get("originalLayersNames", "").split(",") if part]
     precision = _arithmetic(info)
     implementation = info.get("primitiveType", "").removesuffix(f"_{precision.upper()}").removesuffix(f"_{precision}")
-    product = any(word in part for part in parts for word in ("MatMul", "Convolution"))  # a subgraph may hold one
+    product = any(word in part for part in parts for word in ("MatMul", "Convolution"))  # also in a subgraph
     what = "kernel" if product else role_of(kind)
     return Layer(name, kind, what, precision, microseconds, implementation, tuple(parts))
 
 
 def _arithmetic(info: dict[str, str]) -> str:
-    """Return the precision a layer computes in.
+    """Return the precision in which a layer computes.
 
-    A FullyConnected may have int8 weights alone and float code: then the code's precision counts, not runtimePrecision.
+    A FullyConnected with int8 weights may compute in float. Then primitiveType names the precision, not
+    runtimePrecision.
     """
     floating = info.get("layerType") == "FullyConnected" and info.get("primitiveType", "").endswith("_f32")
     return "f32" if floating else info.get("runtimePrecision", "")

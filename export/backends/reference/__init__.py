@@ -1,1 +1,1 @@
-"""Store a program for eager torch, the definition of a right answer."""
+"""Store a program for eager torch, the reference for all other backends."""

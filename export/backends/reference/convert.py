@@ -1,7 +1,7 @@
-"""Write a program as it is, for eager torch: the reference that every other backend is compared with.
+"""Write a program unchanged, for eager torch. Every other backend is compared with this reference.
 
-The graph is stored as JSON and the weights as safetensors. torch.export's own archive uses pickle for parts of it; this
-format can name ATen operators and nothing else.
+The graph is stored as JSON and the weights as safetensors. torch.export's own archive uses pickle, which can run code.
+This format can only name ATen operators.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def compile(program: Program, path: Path, *, precision: str, device: Device, cal
     """Write the graph as JSON and the weights as safetensors."""
     from safetensors.torch import save_file
 
-    del precision, device, calibration  # fp32 alone, on any device
+    del precision, device, calibration  # always fp32, on any device
     graph = program.module.graph
     names = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
     state = program.module.state_dict(keep_vars=True)

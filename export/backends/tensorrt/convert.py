@@ -39,7 +39,7 @@ no_onnx = ""
 MODEL = "model.onnx"
 OPSET = 17  # TensorRT 8.5 to 10 parse it; opset 20 needs TensorRT 10 (JetPack 6.1)
 _RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
-# TensorRT has no zero point but 0, so s8 is symmetric. Its parser takes no int32 dequantise, so biases stay float.
+# TensorRT supports only the zero point 0, so s8 is symmetric. It refuses int32 dequantise, so biases stay float.
 POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=True, bias=False)
 
 
@@ -48,7 +48,11 @@ def compile(
 ) -> Written:
     """Write model.onnx in opset 17, or in the older opset of an ONNX file, with float32 inputs and outputs.
 
-    TensorRT need not be installed. Raise ExportError if the device's TensorRT is older than an operator of the graph.
+    TensorRT need not be installed.
+
+    Raises:
+        Unavailable: onnx or onnxscript is not installed.
+        ExportError: the TensorRT of the device does not support the graph, or fp16 cannot hold a weight.
     """
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
@@ -75,7 +79,7 @@ def compile(
 
 
 def _build_note(precision: str, device: Device) -> dict[str, JSON]:
-    """Return how the device builds its engine and which versions it fits, by the device's profile."""
+    """Return the command that builds the engine on the device, and the versions of the device's profile."""
     known = {name: str(device.toolchain[name]) for name in ("JetPack", "TensorRT") if name in device.toolchain}
     return {
         "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join(FLAGS[precision])}",
@@ -86,7 +90,7 @@ def _build_note(precision: str, device: Device) -> dict[str, JSON]:
 
 
 def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str]:
-    """Return what TensorRT would run slowly. Raise ExportError if the device's newest TensorRT refuses the file."""
+    """Return sentences on parts that run slowly. Raise ExportError if the device's newest TensorRT refuses the file."""
     found = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
     refused, slow = tensorrt_rules.check_model(path, precision, max(found, default=None))
     if refused:

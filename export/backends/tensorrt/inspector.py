@@ -25,7 +25,7 @@ _TYPES = {"fp32": "f32", "float": "f32", "fp16": "f16", "half": "f16", "bf16": "
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """Return the layers of this machine's engine, which is built if there is none; without times, which trtexec has."""
+    """Return the layers of the engine on this machine, without times. The engine is built if there is none."""
     import tensorrt
 
     from hnas.export.device import runtimes

@@ -1,11 +1,11 @@
-"""Check an ONNX file with TensorRT-RTX: parse it and build engines for several GPUs. No GPU is needed; nothing runs.
+"""Check an ONNX file with TensorRT-RTX: parse it, and build engines for several GPUs without running them.
 
 Call ``check_with_rtx(model)``, or on the command line:
 
     python -m hnas.export.backends.tensorrt.rtx ARTIFACT|MODEL.onnx ... [--sm 86 ...]
 
-TensorRT-RTX is TensorRT's parser and builder for PCs. A Jetson's TensorRT is likely to refuse the same files. A file
-that passes is proven to build for TensorRT-RTX only: it has no Jetson (SM87) among its targets.
+No GPU is needed. TensorRT-RTX has TensorRT's parser and builder for PCs, and a Jetson's TensorRT is likely to refuse
+the same files. A file that passes may still fail on a Jetson, because SM87 is not among the targets of TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _ROOT = str(Path(__file__).absolute().parents[4])  # the folder that hnas was im
 
 @dataclass(frozen=True)
 class RtxVerdict:
-    """The result for one file.
+    """Hold the result for one file.
 
-    parse: why the parser refused the file; empty if it did not.
-    built: seconds of each build, by SM.
-    refused: the reason, by SM.
+    parse: why the parser refused the file; empty if it accepted the file.
+    built: duration of each build in seconds, by SM.
+    refused: why the build failed, by SM.
     """
 
     version: str
@@ -50,7 +50,7 @@ class RtxVerdict:
 
     @property
     def passed(self) -> bool:
-        """True if the file was parsed, and built for every target."""
+        """Return True if the file was parsed, and built for every target."""
         return not self.parse and not self.refused
 
     def line(self) -> str:
@@ -73,7 +73,7 @@ def check_with_rtx(model: Path, targets: Sequence[str] = _TARGETS) -> RtxVerdict
 
     Raises:
         Unavailable: TensorRT-RTX is missing.
-        ExportError: it crashed or did not end in time.
+        ExportError: TensorRT-RTX failed, crashed, or did not end within 600 s.
         ValueError: a target is unknown.
     """
     lacking = missing()

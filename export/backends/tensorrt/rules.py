@@ -1,4 +1,4 @@
-"""Predict what TensorRT refuses in an ONNX file, or runs slowly, before anything is sent or built.
+"""Predict which parts of an ONNX file TensorRT refuses or runs slowly, before anything is sent or built.
 
 Call ``check_model(path, precision, newest)``. Sources: the operator matrix of onnx-tensorrt 8.5 (docs/operators.md);
 the chapter "Working with Quantized Types" of TensorRT's documentation; files that TensorRT-RTX 1.7 refused.
@@ -33,16 +33,16 @@ _ABSENT_8_5 = ABSENT | {
     *("Bernoulli", "BitShift", "BlackmanWindow", "Compress", "DFT", "HammingWindow", "HannWindow", "Hardmax", "IsInf"),
     *("MelWeightMatrix", "STFT", "Unique"),
 }
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # run by tensor cores
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # tensor cores run these
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _VECTOR = {"fp16": 8, "int8": 16}  # channels in a vector of the tensor cores; fewer are padded
 
 
 class _Findings(NamedTuple):
-    """Findings of one sentence each.
+    """Hold the findings, one sentence each.
 
-    refused: TensorRT would not build this.
-    slow: TensorRT would build this, but run it slowly.
+    refused: parts that TensorRT would not build.
+    slow: parts that TensorRT would build, but run slowly.
     """
 
     refused: tuple[str, ...]
@@ -50,17 +50,17 @@ class _Findings(NamedTuple):
 
 
 def check_model(path: Path, precision: str, newest: tuple[int, ...] | None) -> _Findings:
-    """Return what TensorRT would refuse in the file, and what it would run slowly.
+    """Return sentences on the parts of the file that TensorRT would refuse, and that it would run slowly.
 
     Refused:
 
-    1. An operator that TensorRT lacks, or has only in a later version than the device; every operator of another domain
-       than ONNX's.
+    1. An operator that TensorRT lacks, or has only in a later version than that of the device. Every operator of a
+       domain other than ONNX's own.
     2. An input or output without a fixed shape.
     3. float64 weights, which would become float32 without a message.
     4. A quantiser whose zero point is not 0 or not of type int8: TensorRT's scheme is symmetric.
-    5. A dequantiser of int32, as quantised biases have it.
-    6. A quantised constant that anything but a dequantiser reads.
+    5. A dequantiser of int32, as quantised biases need it.
+    6. A quantised constant that an operator other than a dequantiser reads.
 
     Slow:
 
@@ -79,13 +79,14 @@ def check_model(path: Path, precision: str, newest: tuple[int, ...] | None) -> _
 
 def _operators(graph: onnx.GraphProto, newest: tuple[int, ...] | None) -> Iterator[str]:
     for name in sorted({f"{node.domain}.{node.op_type}" for node in graph.node if node.domain not in ("", "ai.onnx")}):
-        yield f"TensorRT has no {name}; choose a net without it"
+        yield f"TensorRT has no {name}; choose a net without it"  # case 1
     for name in sorted({node.op_type for node in graph.node}):
         since = _SINCE.get(name)
         if name in (_ABSENT_8_5 if newest and newest <= (8, 5) else ABSENT):
             yield f"TensorRT has no {name}; choose a net without it"  # case 1
         if since and newest and newest < since:
             wanted, there = ".".join(map(str, since)), ".".join(map(str, newest))
+            # case 1
             yield f"{name} needs TensorRT {wanted}, the device has {there}; choose a net without it"
 
 
