@@ -124,15 +124,20 @@ def _listing(root: Path) -> Files:
     classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not is_hidden(f.name)))
     names, labels = [], []
     for label, name in enumerate(classes):
-        inside = []
-        for folder, folders, files in os.walk(root / name):  # pathlib takes minutes for a million files
-            folders[:] = [each for each in folders if not is_hidden(each)]
-            within, shown = folder[len(str(root)) + 1 :], [file for file in files if not is_hidden(file)]
-            inside += [f"{within}/{file}" for file in shown if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
-        inside.sort(key=lambda inner: inner.split("/"))
+        inside = _image_names(root, name)
         names += [inner.encode("utf-8", "surrogateescape") for inner in inside]
         labels += [label] * len(inside)
     if len(classes) < 2 or not names:
         found = f"{len(classes)} sub-folders with {len(names)} images"
         raise ValueError(f"{root} needs two or more sub-folders of images; found {found}")
     return Files(str(root), np.array(names), np.array(labels, np.int64), classes)
+
+
+def _image_names(root: Path, name: str) -> list[str]:
+    """Return the images of a class as paths relative to ``root``, in the order of their parts."""
+    found = []
+    for folder, folders, files in os.walk(root / name):  # pathlib takes minutes for a million files
+        folders[:] = [each for each in folders if not is_hidden(each)]
+        within, shown = folder[len(str(root)) + 1 :], [file for file in files if not is_hidden(file)]
+        found += [f"{within}/{file}" for file in shown if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
+    return sorted(found, key=lambda each: each.split("/"))
