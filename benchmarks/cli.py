@@ -25,7 +25,7 @@ _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code; an error is one line on stderr and one case in the JUnit file."""
+    """Run one subcommand and return its exit code. An error is one line on stderr, and one case in the JUnit file."""
     arguments = parser().parse_args(argv)
     from hnas.cli.ending import guarded
 
@@ -56,21 +56,21 @@ def parser() -> argparse.ArgumentParser:
         help="speedup to reach (default: 0.9 of the low end of the claim)",
     )
     check.add_argument(
-        "--here", action="store_true", help="judge on this machine, even if the claim is for another CPU model"
+        "--here", action="store_true", help="judge by this machine, even if the claim is for another CPU model"
     )
     check.add_argument(
         "--host",
         metavar="URL",
         help="run on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]",
     )
-    check.add_argument("--data", type=Path, metavar="DIR", help="folder of images that the package does not ship")
+    check.add_argument("--data", type=Path, metavar="DIR", help="folder of images that hnas does not ship")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file for CI, with errors too")
     check.set_defaults(run=_run_check)
     _add_measuring_options(check)
 
     compare = commands.add_parser("compare", help="time two artifacts interleaved, and compare their outputs")
     compare.add_argument("a", type=Path, metavar="A", help="bundle, artifact folder, or .onnx, .xml, .tflite file")
-    compare.add_argument("b", type=Path, metavar="B", help="the second one; the ratio says how many times faster B is")
+    compare.add_argument("b", type=Path, metavar="B", help="as A; the printed ratio says how many times faster B is")
     compare.add_argument(
         "--input-shape",
         type=shape,
@@ -152,7 +152,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
     from hnas.files import write_text
 
     if arguments.junit:
-        records.require_writable(arguments.junit)  # before a minute of measuring
+        records.require_writable(arguments.junit)  # fail before the measurement, not after it
     with _progress() as show:
         report = check_claim(arguments.bundle, _options(arguments), show)
     if arguments.junit:

@@ -3,8 +3,8 @@
     python -m hnas.benchmarks.costs.arm64 --prepare     # once: an arm64 Python and runtimes in ~/.cache/hnas/arm64
     python -m hnas.benchmarks.costs.arm64 PATH ...      # bundles, artifacts, .tflite or .onnx files
 
-This checks correctness, and counts a cost that is the same on every machine: the guest instructions of one call. The
-count is no latency, because an emulator has neither caches nor a pipeline.
+The command checks correctness, and counts the arm64 instructions of one call, a number that is the same on every
+machine. This number is not a latency, because an emulator has neither caches nor a pipeline.
 """
 
 from __future__ import annotations
@@ -47,14 +47,21 @@ CPU architecture: 8
 CPU variant\t: 0x4
 CPU part\t: 0xd0b
 CPU revision\t: 1
-"""  # the runtimes read this file, and crash on that of a PC
+"""  # /proc/cpuinfo of the emulated core; the runtimes read this file, and crash with the file of a PC
 _SAMPLES = 4  # seeded inputs
 _TIMEOUT = 1200.0  # seconds for one answer of the slow emulator
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """One artifact: the error of arm64 against the same runtime on this machine, and the instructions of one call."""
+    """One artifact: the error on arm64 relative to the same runtime on this machine, and the instructions of a call.
+
+    path: the artifact.
+    max_error: largest absolute difference of the outputs.
+    sqnr_db: signal-to-noise ratio of the outputs in dB.
+    passed: whether the difference is within the limits of ``precision``.
+    instructions: arm64 instructions of one call; None: not counted.
+    """
 
     path: str
     backend: str
@@ -78,7 +85,7 @@ def _home() -> Path:
 
 
 def missing_emulator() -> str | None:
-    """Return what is missing, with the command that installs it; None where everything is there."""
+    """Return what is missing, with the command that installs it; None if nothing is missing."""
     if _emulator() is None:
         return "there is no emulator of arm64; apt-get install qemu-user"
     if not (_home() / "ready.json").is_file():
@@ -87,7 +94,7 @@ def missing_emulator() -> str | None:
 
 
 def _install_runtimes() -> Path:
-    """Install Debian's arm64 Python, and the wheels of this environment's versions; no root is needed.
+    """Install Debian's arm64 Python, and wheels in the versions of this environment. No root rights are needed.
 
     Raises:
         Unavailable: a tool, Debian's archive or a wheel is missing.
@@ -118,8 +125,8 @@ def _install_runtimes() -> Path:
 def examine(path: Path, transport: Emulated, counter: Path | None, runs: int) -> _Finding:
     """Run the artifact at ``path`` on this machine and on arm64, and compare.
 
-    counter: the file with the instruction count, or None.
-    runs: calls that are counted.
+    counter: the file with the instruction count; None: instructions are not counted.
+    runs: number of calls to count.
 
     Raises:
         ValueError: the artifact is for another runtime, or states no inputs.
@@ -142,9 +149,11 @@ def examine(path: Path, transport: Emulated, counter: Path | None, runs: int) ->
 
 
 def instructions(worker: Worker, inputs: Sequence[object], counter: Path, runs: int) -> int:
-    """Return the guest instructions of one call: the cost of ``runs`` more calls in a request, divided by ``runs``.
+    """Return the arm64 instructions of one call: the instructions of ``runs`` more calls, divided by ``runs``.
 
-    ``counter`` holds the total when the worker answers. It includes Python's own part of a call.
+    The number includes the part of Python in a call.
+
+    counter: the file that holds the total number of instructions when the worker has answered.
     """
     totals = []
     for calls in (1, 1, 1 + runs):  # the first request binds the inputs

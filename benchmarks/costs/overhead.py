@@ -1,8 +1,8 @@
-"""Measure what a conversion in a process of its own costs: ``python -m hnas.benchmarks.costs.overhead``.
+"""Measure the extra time of a conversion in a separate process: ``python -m hnas.benchmarks.costs.overhead``.
 
-N conversions of one network run through a warm compiler, interleaved with N of the same in this process. The overhead
-of a job is the difference of a pair. ``--whole`` also measures seconds and peak memory of the network through every CPU
-backend in fp32 and int8, in a new process. The command needs a quiet machine.
+N conversions of one network by a compiler process that already runs are interleaved with N conversions in this process.
+The overhead is the difference within a pair. ``--whole`` also compiles the network for every CPU backend in fp32 and
+int8 in a new process, and measures time and peak memory. The command needs a machine without other load.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from hnas.hw_profiles import Device
 
 _BACKENDS = ("onnxruntime", "openvino", "tflite")
-MOST_MS = 150.0  # limit of the overhead of a job
+MOST_MS = 150.0  # largest allowed overhead of a conversion
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a line for each backend; return 1 where an interval lies above the limit."""
+    """Measure, and print a line for each backend. Return 1 if an interval lies above the limit, else 0."""
     from hnas.benchmarks.peers import nets as export_nets
 
     parser = argparse.ArgumentParser("python -m hnas.benchmarks.costs.overhead", description=__doc__)
@@ -80,7 +80,10 @@ class _Conversion:
 
 
 def measure_overhead(name: str, backend: str, precision: str, jobs: int) -> dict[str, Any]:
-    """Return how many milliseconds longer a conversion takes in a warm compiler: median of ``jobs`` pairs, interval."""
+    """Return how many milliseconds longer a conversion takes in a compiler process that already runs.
+
+    The result has the median of ``jobs`` pairs and its 95 % interval.
+    """
     import torch
 
     from hnas import hw_profiles
@@ -115,7 +118,7 @@ def measure_overhead(name: str, backend: str, precision: str, jobs: int) -> dict
 
 
 def order_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the narrowest two order statistics that hold the median with 95 %, for any distribution."""
+    """Return a 95 % interval of the median: two order statistics, valid for any distribution."""
     from math import comb
 
     ordered, count = sorted(values), len(values)

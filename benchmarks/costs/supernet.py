@@ -1,4 +1,4 @@
-"""Measure what weight sharing costs on this machine: ``python -m hnas.benchmarks.costs.supernet``.
+"""Measure the extra time of weight sharing on this machine: ``python -m hnas.benchmarks.costs.supernet``.
 
 1. A sandwich step of the supernet, and of the same five subnets as plain modules with torch's own SGD. Both run
    interleaved on the same batch, with new subnets in every step. The supernet's time includes its views and masks; the

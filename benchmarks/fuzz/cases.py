@@ -1,6 +1,6 @@
-"""Make the networks of a seed, ``network(seed, number)``, and the settings they are tried at, ``asks(...)``.
+"""Make random networks, ``network(seed, number)``, and the settings that each is tested with, ``asks(...)``.
 
-A network and its cases depend only on seed and number.
+A network and its settings depend only on seed and number.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run random networks through every backend, and compare each file with eager torch.
 
-The command is ``python -m hnas.benchmarks.fuzz``. A find is a *silent mismatch* (the file does not compute what the
-program computes, within its precision) or a failure without a clear line. Each find is reduced to the smallest program
-that still fails, and saved with the command that shows it again.
+The command is ``python -m hnas.benchmarks.fuzz``. A find is a fault of hnas: the outputs of a file differ from those of
+the program by more than its precision allows, or there is an error without a clear message. Each find is reduced to the
+smallest program that still fails, and saved. The command that repeats the failure is printed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from hnas.export.diagnosis.trial import TrialBench, TrialVerdict
 
 BACKENDS = ("onnxruntime", "openvino", "tflite")
-_ALIKE = 2  # finds that look alike: this many are reduced, the rest are only counted
+_ALIKE = 2  # of similar finds, this number is reduced and saved; the others are only counted
 SECONDS = 60.0  # time limit of one reduction
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 for nothing found, 1 for finds, 2 for wrong usage, 3 for a missing runtime."""
+    """Run the command. Return 0 without finds, 1 with finds, 2 for wrong use, 3 if a runtime is missing."""
     given = parser().parse_args(argv)
     from hnas.cli.ending import guarded
 
@@ -152,7 +152,7 @@ class _FuzzedNetwork:
         return exactness_db(*self._captured(1))
 
     def _expected(self, batch: int) -> list[Any]:
-        """Return the outputs of eager torch at batch 1, put together: a batch must equal its single images."""
+        """Return the outputs of eager torch at batch 1, joined to batches of size ``batch``."""
         import torch
 
         program, calls = self._captured(1)
@@ -164,13 +164,13 @@ class _FuzzedNetwork:
 def _save(
     folder: Path, program: Any, calls: Any, ask: Ask, bench: TrialBench, verdict: TrialVerdict
 ) -> tuple[str, str]:
-    """Reduce and save a find; return its folder, and a line that says how small it became."""
+    """Reduce and save a find. Return its folder, and a line with the number of operators that are left."""
     from hnas.export.diagnosis import reproduction
 
     try:
         left, last = reproduction.reduce_and_save(folder, program, calls, ask.setting, bench, verdict, SECONDS)
         return str(folder), f"{last.line} (reduced to {left} operators; {verdict.line})"
-    except ValueError as error:  # the find needs more than the program, such as the rest of its batch
+    except ValueError as error:  # the reduced trial does not fail, for instance because the fault needs a larger batch
         reproduction.write_reproduction(folder, program, calls, ask.setting, verdict)
         return str(folder), f"{verdict.line} (not reduced: {error})"
 

@@ -1,6 +1,6 @@
-"""Draw random networks: odd sizes, strides, groups, asymmetric pads, several ends. Call ``draw_network(rng)``.
+"""Draw random networks with unusual sizes, strides, groups, pads and several outputs: ``draw_network(rng)``.
 
-Every network is legal: a step that does not fit the map is drawn again.
+Every network is valid: an operator that does not fit its input is drawn again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ _MOST = 48  # channels, and pixels of a side, that a step may make
 
 
 class _RandomNet(nn.Module):
-    """Steps in a row, each a map to a map [N, C, H, W]; a step may join an earlier value. The net has one or two ends.
+    """A sequence of steps, each from [N, C, H, W] to [N, C, H, W], with one or two output layers.
 
-    steps: modules.
-    joins: step -> (index of an earlier value, name of the join).
+    The output of a step may be joined with an earlier value.
+
+    steps: the modules.
+    joins: index of a step -> (index of the earlier value, -1 for the input; name of the join).
+    ends: the output layers.
     gate: a linear layer that scales the value in the middle by a second input [N, features], or None.
     """
 
@@ -56,7 +59,7 @@ _JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class _End(nn.Module):
-    """Class scores from a mean, from all values, or as a map."""
+    """An output layer: class scores from the mean of the map, from all its values, or for each pixel."""
 
     def __init__(self, kind: str, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()

@@ -16,7 +16,9 @@ CASES, _FINDS = "cases.jsonl", "finds"
 class FinishedCase:
     """A case and its outcome.
 
-    outcome: of the trial verdict, or "lost" where the whole process died in the case.
+    setting: the backend, precision and passes as text.
+    outcome: the outcome of the trial verdict, or "lost" if the process died in this case.
+    sqnr_db: signal-to-noise ratio of the outputs in dB, or None.
     saved: the folder of the reduced find, or None.
     """
 
@@ -53,16 +55,16 @@ class FuzzLog:
         return [done for done in self.done.values() if done.found]
 
     def alike(self, setting: str, line: str) -> int:
-        """Count the finds with the same setting and the same words."""
+        """Return the number of finds with the same setting and the same text, without numbers."""
         kind = _words(line)
         return sum(done.setting == setting and kind in _words(done.line) for done in self.finds)
 
     def begin(self, case: int) -> None:
-        """Note that a case starts. If the process dies in it twice, a later run reports the case as lost."""
+        """Record that a case starts. If the process dies twice in this case, a later run reports it as lost."""
         self._append({"begun": case})
 
     def add(self, done: FinishedCase) -> None:
-        """Note a finished case."""
+        """Record a finished case."""
         self.done[done.case] = done
         self._append(asdict(done))
 
@@ -84,11 +86,11 @@ class FuzzLog:
             write_text(file, text)
         records = [json.loads(line) for line in text.splitlines()]
         if not records or records[0] != self._head:
-            raise ValueError(f"{file} is of another seed or other backends; choose another --out")
+            raise ValueError(f"{file} belongs to another seed or other backends; choose another --out")
         begun = Counter(record["begun"] for record in records[1:] if "begun" in record)
         self.done = {record["case"]: FinishedCase(**record) for record in records[1:] if "case" in record}
         for case, times in begun.items():
-            if times > 1 and case not in self.done:  # a single time may have been a kill from outside
+            if times > 1 and case not in self.done:  # if it died once, a user may have killed it
                 self.add(FinishedCase(case, "", "", 1, "lost", "the process that compiled it died twice"))
 
 
@@ -99,7 +101,8 @@ def _words(line: str) -> str:
 def summarise(done: Sequence[FinishedCase], seed: int, fresh: int, spent: float) -> dict[str, Any]:
     """Return the counts by outcome, the refusals by their text, and the finds, as plain values.
 
-    fresh: how many of the cases were run in ``spent`` seconds.
+    fresh: number of cases that this run has added.
+    spent: seconds that this run took.
     """
     refused = Counter(each.line for each in done if each.outcome == "refused")
     by = Counter(" ".join(each.setting.split(",")[0].split()) for each in done)

@@ -138,7 +138,7 @@ def draw_step(rng: Random, x: Tensor) -> nn.Module:
 
 
 def _convolution(rng: Random, x: Tensor) -> nn.Module:
-    """Return a convolution, with a pad before it and norms and an activation after it, or without them."""
+    """Return a convolution, with or without a pad before it, and with or without norms and an activation after it."""
     conv = _bare_convolution(rng, x.shape[1])
     parts: list[nn.Module] = [conv]
     if rng.random() < 0.25:

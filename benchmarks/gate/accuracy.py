@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 CHUNK = 100
 _BATCH = 1024
-"""The largest batch that is counted: the batch size comes from the bundle, which is not trusted, and takes memory."""
+"""The largest batch size of an artifact. A bundle is not trusted, and a larger batch could use up the memory."""
 
 
 @dataclass(frozen=True)
 class LabelledSamples:
-    """Images with labels on which an accuracy is counted.
+    """Images with labels, on which an accuracy is counted.
 
-    Images are prepared chunk by chunk: the bundle states the prepared size, and all of them at once may not fit memory.
+    Images are prepared in chunks, because all prepared images together may not fit into memory.
 
     pixels: uint8 [N, H, W, C].
     labels: [N].
@@ -44,9 +44,9 @@ def find_samples(manifest: Manifest, data: Path | None) -> LabelledSamples | str
     """Return the first ``n`` images of the split that the claim was made on, or the reason why there are none.
 
     1. The bundle claims no accuracy, or does not describe its preprocessing: no images.
-    2. ``data`` is given: read that folder; a fault in it is a ValueError of the reader.
+    2. ``data`` is given: read that folder. Errors of the reader are raised.
     3. Otherwise: the images that the package ships, if they are the images of the bundle.
-    4. The digest of the images differs from the digest in the bundle: no images; others prove nothing.
+    4. The digest of the images differs from the digest in the bundle: no images.
     """
     from hnas.data import images
 

@@ -31,11 +31,11 @@ _TIMING_SHARE = 0.8
 class CheckOptions:
     """The options of one check.
 
-    min_speedup: the speedup to reach; None takes the threshold from the claim.
-    max_time: seconds for the whole check.
-    processes: fresh processes of each artifact.
+    min_speedup: the speedup to reach; None: the threshold follows from the claim.
+    max_time: time limit of the whole check, in seconds.
+    processes: number of fresh processes for each artifact.
     here: judge on this machine, even if the claim is for another CPU model or a predicted one.
-    data: folder of the images; None takes the images that the package ships.
+    data: folder of the images; None: the images that are shipped with hnas.
     seed: seed of the inputs, the order and the bootstrap.
     host: address of the device that runs the artifacts; None is this machine.
     """
@@ -111,7 +111,7 @@ def _measure_claim(
     clock: session.Clock,
     progress: session.Progress,
 ) -> tuple[tuple[Ratio, Ratio] | None, CountedAccuracy]:
-    """Time the artifact where a speedup is asked for and a baseline exists, then count its hits."""
+    """Time the artifact if a speedup is required and a baseline exists, then count its hits."""
     artifact, baseline = bundle.artifact(), bundle.baseline()
     if place.transport is None:
         require_runtime(artifact.backend)

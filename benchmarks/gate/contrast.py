@@ -28,7 +28,13 @@ _SAMPLES = 16
 
 @dataclass(frozen=True)
 class _Difference:
-    """The difference of b's outputs from those of a; without figures, ``reason`` says why they are not compared."""
+    """The difference between the outputs of a and b.
+
+    max_error: largest absolute difference; None: not compared.
+    sqnr_db: signal-to-noise ratio in dB; None: not compared.
+    samples: number of samples.
+    reason: why the outputs are not compared.
+    """
 
     max_error: float | None
     sqnr_db: float | None
@@ -87,7 +93,7 @@ def compare_artifacts(
 ) -> Contrast:
     """Time two artifacts interleaved over fresh processes, and compare their outputs where their inputs agree.
 
-    Times are measured next to the runtime, without the pipe to its process.
+    Times are measured in the process of the runtime, so they do not include the pipe to this process.
 
     paths: bundles, artifact folders or model files.
     shapes: shapes of float32 inputs; empty takes the inputs that the artifacts state.

@@ -65,7 +65,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class BundleClaim:
-    """The claim of a bundle, as far as a check can repeat it. ``None`` means that the bundle claims nothing there.
+    """The claim of a bundle, as far as a check can repeat it. ``None`` means that the bundle makes no such claim.
 
     cpu: the processor of the machine that the claim was made on.
     kind: "measured" or "predicted".
@@ -117,9 +117,13 @@ class CountedAccuracy:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a verdict rests on: the claim, the options, and the measurements on the machine at hand.
+    """Everything that decides a verdict: the claim, the options, and the measurements.
 
-    noise: the baseline against itself. speed: the artifact against the baseline.
+    cpu: the processor of the machine that ran the artifacts.
+    here: whether to judge by this machine, even if the claim is for another CPU or is predicted.
+    min_speedup: the speedup that the user requires, or None.
+    noise: the ratio of the baseline to itself, or None.
+    speed: the speedup of the artifact over the baseline, or None.
     """
 
     claim: BundleClaim

@@ -50,11 +50,12 @@ def compare_fresh(
     seed: int,
     transport: Transport | None = None,
 ) -> list[Comparison]:
-    """Run ``export.compare_many`` over a new process of each artifact, with the runtime that the artifact names.
+    """Run ``export.compare_many`` over a new process for each artifact, with the runtime that the artifact names.
 
-    The runtime is stated, because a worker opens an artifact for another device with the runtime that verified it.
+    The runtime must be given: by default a worker opens an artifact for another device with the runtime that verified
+    the artifact.
 
-    transport: the way to another machine; None is this machine.
+    transport: the connection to another machine; None: this machine.
     """
     from hnas.export.proof.timing import compare_many
     from hnas.export.remote.transports import local
@@ -139,7 +140,7 @@ def compare_in_rounds(
 
 
 def _cost_of(round_: Sequence[Comparison], blocks: int, elapsed: float) -> RoundCost:
-    """Split the seconds of a round: timed calls belong to its blocks, the rest belongs to its start."""
+    """Divide the seconds of a round: timed calls are the cost of its blocks, the rest is the cost of its start."""
     timed = min(elapsed, sum(round_[0].a.times) + sum(sum(one.b.times) for one in round_))
     return RoundCost(elapsed - timed, timed / blocks)
 

@@ -110,8 +110,8 @@ def judge_ratio(speed: Ratio, noise: Ratio, asked: float) -> tuple[Outcome, str]
 def judge_accuracy(evidence: Evidence) -> PartVerdict:
     """Judge whether the artifact file is right on as many images as claimed.
 
-    File and images are those of the claim, byte for byte. So the interval of the claimed accuracy, which is about other
-    images, is not used.
+    File and images are byte for byte those of the claim. So the interval of the claimed accuracy is not used: it says
+    how much the accuracy would differ on other images.
 
     1. No accuracy is claimed: not checked.
     2. The images are missing, or are not the images of the claim: not checked, with the reason.

@@ -24,12 +24,12 @@ _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the studies that are asked for; a user's mistake is one line, a negative verdict is no failure."""
+    """Run the studies and return the exit code: 0 for every verdict, 2 for wrong use, 130 if interrupted."""
     arguments = parser().parse_args(argv)
     try:
         return _run(arguments)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on from the finished parts", _INTERRUPTED)
+        return _complain("interrupted; the same command continues from the finished parts", _INTERRUPTED)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return _complain(str(error), _USAGE)
 
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m hnas.benchmarks.papers", description="Test a published claim and print the verdict."
     )
     top.add_argument("study", metavar="STUDY", help="A1 ... D5, or all")
-    top.add_argument("--quick", action="store_true", help="run so small that only the machinery is tested")
+    top.add_argument("--quick", action="store_true", help="a very small run that tests only the program")
     top.add_argument("--seeds", type=count, metavar="N", help=f"runs of each setting (default {SEEDS})")
     top.add_argument("--passes", type=count, metavar="N", help=f"path passes of a run (default {PASSES})")
     help_only = "A3, A4: compare only this training; may be repeated"

@@ -1,4 +1,4 @@
-"""D1's control across data sets: rank random NAS-Bench-201 cells, against accuracies published for other images."""
+"""A control for D1: rank random NAS-Bench-201 cells, and compare with accuracies published for other images."""
 
 from __future__ import annotations
 

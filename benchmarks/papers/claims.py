@@ -1,4 +1,4 @@
-"""Hold a claim of a paper as something that can fail: its text, the parts that test it, and the rule of its verdict.
+"""Define a claim of a paper so that it can be tested: its text, the parts that test it, and the rule of the verdict.
 
 Call ``claim.run(plan, parts, print)``.
 """
@@ -24,7 +24,7 @@ class StudyPlan:
     seeds: runs of each setting.
     passes: path passes of a run: forward and backward passes of one subnet on one batch.
     images: the folder of Fashion-MNIST's IDX files; None takes scikit-learn's digits.
-    quick: run everything so small that only the machinery is tested; the verdicts mean nothing.
+    quick: make everything very small, to test only the program. The verdicts then mean nothing.
     nasbench: a CSV with published accuracies of NAS-Bench-201, or None.
     only: the trainings that A3 and A4 compare; empty for all.
     alone: whether A1 and A3 also train architectures alone.
@@ -50,10 +50,11 @@ class Claim:
 
     says: the claim of the paper.
     rule: when the claim counts as holding.
-    parts: (plan, finished parts) -> every part that is known to be needed. Where a part depends on the results of
-        others, ``parts`` is called again when those are finished.
+    parts: (plan, finished parts) -> every part that is known to be needed. If a part depends on the results of other
+        parts, ``parts`` is called again when these are finished.
     judge: (plan, finished parts) -> the report with the verdicts.
-    later: (plan, finished parts) -> name of a run: work of its parts that are not known yet, for the estimate.
+    later: (plan, finished parts) -> {name of a run function: work of its parts that are not known yet}, for the
+        estimate of the time.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Claim:
         return self.judge(plan, parts)
 
     def estimate(self, plan: StudyPlan, parts: StudyParts) -> float:
-        """Return the seconds until the end; quick parts are run to find the pace where it is not known."""
+        """Return the estimated seconds until the end. Quick parts are run if no part has been timed yet."""
         needed, later = self.parts(plan, parts), self.later(plan, parts)
         runs = {each.run.__name__ for each in needed if each not in parts} | set(later)
         quick = self.parts(plan.smallest, parts)

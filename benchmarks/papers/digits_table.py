@@ -95,7 +95,7 @@ def _digest(task: Classification) -> str:
 
 
 def network_of(types: Sequence[str]) -> tuple[str, ...]:
-    """Return the types with the identities first; architectures that are the same network have the same result."""
+    """Return the types with all identities first. Architectures with an equal result are the same network."""
     return tuple(sorted(types, key=lambda kind: kind != "identity"))
 
 
@@ -125,14 +125,14 @@ def timed(images: Path | None, seed: int, setting: _SessionSetting) -> Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is not finished, then write the table; a user's mistake is one line."""
+    """Run the unfinished parts, then write the table. Return the exit code: 0, 2 for wrong use, 130 if interrupted."""
     arguments = parser().parse_args(argv)
     parts = StudyParts(arguments.parts, None, arguments.jobs)
     try:
         text = _make_table(parts, arguments)
         write_text(arguments.out, text)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on from the finished parts", _INTERRUPTED)
+        return _complain("interrupted; the same command continues from the finished parts", _INTERRUPTED)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return _complain(str(error), _USAGE)
     finally:
@@ -213,7 +213,7 @@ def _row(space: Space, types: Sequence[str], results: Sequence[Result]) -> dict[
 
 
 def noise_of_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Return how well the table knows its own order; no ranking can agree with it better than its halves do.
+    """Return the noise of the table. No ranking can agree with the table better than two halves of its seeds do.
 
     spread: standard deviation of the mean test accuracies of architectures.
     seed: standard deviation of the seeds of one architecture.

@@ -22,7 +22,7 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 
 _BLOCKS = 6  # interleaved blocks of a session
-_STRATEGY = "spos"  # one pass a step: equal passes and equal steps are the same for every space
+_STRATEGY = "spos"  # one pass in each step, so that equal passes are also equal steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,10 +65,10 @@ class _UnsharedSetting:
 
 
 def host(images: Path | None, seed: int, setting: _HostSetting) -> Result:
-    """Search the full space, or the space that shrinking leaves; return the architecture that the search ends with.
+    """Search the full space, or the space that shrinking leaves; return the architecture that the search chooses.
 
-    Shrinking takes a share of the path passes, by single paths. The host has the rest and begins with new weights. It
-    chooses by its logits where it has them, by search accuracy otherwise.
+    Shrinking trains single paths for a share of the path passes. The host has the other passes and starts with new
+    weights. It chooses by its logits if it has logits, otherwise by search accuracy.
     """
     task = setting.data.task(images, seed)
     passes = setting.passes
@@ -109,9 +109,9 @@ def _shrink_space(study: Study, by: str, passes: int) -> Space:
 def unshared(images: Path | None, seed: int, setting: _UnsharedSetting) -> Result:
     """Shrink by the angle, train on, and score members of the space that is left.
 
-    With ``split``, a surviving operation gets a copy for each type of the slot before it. The most shared and most torn
-    operations come first, as long as the weights in use stay below those of the supernet before shrinking. The path
-    passes are the same either way.
+    With ``split``, a surviving operation gets a copy for each type of the slot before it. Operations with the highest
+    sharing degree times gradient conflict come first. The weights in use stay below those of the supernet before
+    shrinking. The path passes are the same with and without ``split``.
     """
     whole = space_of(tabular.SPACE, {})
     study = Study(Supernet(whole, seed), setting.data.task(images, seed), seed=seed)

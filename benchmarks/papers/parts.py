@@ -1,7 +1,7 @@
 """Run the parts of a study, and keep each finished part in a file, so that a stopped study continues.
 
-Call ``StudyParts(folder, images).complete(parts)``. The file of a part is named after everything that decides its
-result, so a part with another setting is never taken for it.
+Call ``StudyParts(folder, images).complete(parts)``. The file name of a part has a digest of everything that decides the
+result, so that parts with different settings have different files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StudyPart:
     run: the function that computes the result.
     setting: the record that ``run`` is called with.
     text: the setting as sorted JSON, which identifies the part.
-    work: how much work the part is, in units of ``run``, for the estimate.
+    work: the amount of work, in a unit that only depends on ``run``, for the estimate of the time.
     timed: whether the part measures time, so that nothing may run beside it.
 
     ``work`` and ``timed`` do not decide the result and are not in the name.
@@ -115,15 +115,15 @@ class StudyParts:
                 progress.advance(bar)
         if failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            raise RuntimeError(f"part {failed[0]}{more}; what is finished is kept, run again to go on")
+            raise RuntimeError(f"part {failed[0]}{more}; finished parts are kept, run again to continue")
 
     def estimate(
         self, needed: Sequence[StudyPart], quick: Sequence[StudyPart], later: Mapping[str, float] | None = None
     ) -> float:
         """Return the seconds that the unfinished parts of ``needed`` will take.
 
-        The pace is that of the finished parts of ``needed``, or of the first quick part. A quick part includes costs
-        that a long part has only once, so the estimate is rather too high.
+        The pace is that of the finished parts of ``needed``, or of the first quick part. A quick part has the same
+        fixed costs as a long part, so the estimate from quick parts is rather too high.
 
         later: name of a run -> work of its parts that are not known yet.
         """
@@ -193,7 +193,7 @@ class StudyParts:
 
 
 def end_with_parent() -> None:
-    """End this process when its parent ends, however that happens; otherwise nobody would wait for its parts."""
+    """End this process when its parent ends, also after a kill. Otherwise it would run on alone."""
 
     def watch() -> None:
         if (parent := multiprocessing.parent_process()) is not None:

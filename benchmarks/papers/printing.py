@@ -31,7 +31,7 @@ def print_study(console: Console, claim: Claim, plan: StudyPlan, report: StudyRe
     if plan.seeds < FEWEST and not plan.quick:
         console.print(f"  fewer than {FEWEST} seeds: too few for a claim")
     if plan.quick:
-        console.print("  quick: this run tests the machinery only; its verdicts mean nothing")
+        console.print("  quick: this run tests only the program; its verdicts mean nothing")
 
 
 def _cell(value: str | float) -> str:

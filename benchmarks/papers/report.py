@@ -1,4 +1,4 @@
-"""Hold the report of a study: its verdicts with intervals, the tables behind them, and the scale they hold at.
+"""Define the report of a study: verdicts with intervals, tables of the numbers, and the scale of the study.
 
 ``python -m hnas.benchmarks.papers.report`` prints the table of docs/evidence.md from the committed records.
 """
@@ -18,7 +18,7 @@ from hnas.export.device.machine import Machine
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """The answer to one question, the difference that it rests on, and the unit of the difference."""
+    """The answer to one question, the difference that decides it, and the unit of the difference."""
 
     question: str
     answer: str
@@ -53,7 +53,7 @@ class StudyTable:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """The verdicts of a study; ``scale`` states data, space, budget and seeds, for which alone the verdicts hold."""
+    """The verdicts of a study. They hold only for the data, space, budget and seeds that ``scale`` states."""
 
     scale: str
     verdicts: Sequence[ClaimVerdict]

@@ -106,8 +106,8 @@ def partial_kendall(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
 def ceiling(accuracies: ArrayLike) -> float:
     """Return the tau that a perfect predictor could reach; NaN for one seed.
 
-    It is the mean tau between two halves of the seeds, over every way to halve them. Metrics are compared with the
-    mean over all seeds, which has less noise than a half, so this is a low estimate of the ceiling.
+    The result is the mean tau between two halves of the seeds, over every way to divide the seeds. Metrics are compared
+    with the mean over all seeds, which has less noise than a half. So the result is a low estimate of the ceiling.
 
     accuracies: [architectures, seeds].
     """

@@ -30,7 +30,7 @@ from hnas.training.loop import Observer, Pick, Schedule
 from hnas.training.step import SubnetPath
 
 RATE = 0.1  # learning rate of every strategy; tuned for none of them
-EVALUATION = 20.0  # path passes that the recalibration and scoring of one subnet take, about
+EVALUATION = 20.0  # recalibration and scoring of one subnet take about as long as this number of path passes
 FREE = "identity"  # a type without weights, which does not count as an active branch
 
 
@@ -194,11 +194,11 @@ def _passes_of_step(space: Space, pick: Pick, probes: int = 32) -> float:
 
 
 def count_passes(path: SubnetPath) -> float:
-    """Return how many passes of a single path this path is worth: the active branches of a mean slot."""
+    """Return the cost of a path in single-path passes: the mean number of active branches in a slot, plus rivals."""
     active = [_active(option) for name, option in path.arch.items() if name.endswith(".op")]
     return (sum(active) / len(active) if active else 1.0) + len(path.rivals) / 3
 
 
 def _active(option: Any) -> int:
-    """Count the types of a slot: one type is one pass, whatever it is; of several types, those with weights count."""
+    """Return the active branches of a slot: 1 for a single type; of several types, the number with weights."""
     return max(1, sum(kind != FREE for kind in option)) if isinstance(option, tuple) else 1

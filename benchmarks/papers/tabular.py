@@ -103,7 +103,7 @@ def _mean_ranks(values: Floats) -> Floats:
 def _uncalibrated_accuracy(study: Study, archs: Sequence[Arch]) -> Floats:
     """Return the search accuracy with moments pooled over random architectures, without recalibration.
 
-    A supernet with running moments, as the published supernets have, ends up with such a mixture.
+    The running moments of the published supernets are such a mixture.
     """
     pooled = _pooled_moments(study)
     raw, labels = study.task.held("search")

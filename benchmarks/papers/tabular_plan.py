@@ -17,7 +17,7 @@ from hnas.space import Arch
 EPOCHS = (1, 2, 5, 10, 20, 50, 100, 200)  # the last is the whole budget
 EARLY = 2
 ACCURACY, ANGLE, BLOCK, STANDARD, SLOTS = "accuracy", *(f"angle, {form}" for form in angle.FORMS)
-EVALUATION = 6.0  # path passes that ranking one small architecture takes, about
+EVALUATION = 6.0  # ranking one small architecture takes about as long as this number of path passes
 
 
 def checkpoints(plan: StudyPlan, epochs: Sequence[int] = EPOCHS) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""Read the accuracies that rankings are compared with: the shipped table, or a published one."""
+"""Read the accuracies that rankings are compared with: the shipped table, or a published table."""
 
 from __future__ import annotations
 

@@ -81,11 +81,11 @@ class Folder:
         return self.path / "times" / f"{case.net}-{case.backend}-{case.precision}.json"
 
     def limits(self) -> dict[str, Any] | None:
-        """Return what compiling a net of five million parameters cost, or None before it was measured."""
+        """Return the time and memory of compiling a net of five million parameters, or None if not measured yet."""
         return _read(self.path / "limits.json")
 
     def write_limits(self, record: dict[str, Any]) -> None:
-        """Write what compiling cost."""
+        """Write the time and memory of compiling."""
         _write(self.path / "limits.json", record)
 
 

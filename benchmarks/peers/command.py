@@ -1,10 +1,12 @@
 """Compare our artifacts with those of each runtime's own tools, on 13 networks: ``python -m hnas.benchmarks.peers``.
 
-1. build: every network by every maker, fp32 and int8, in child processes. Slow; needs no quiet machine.
-2. measure: our artifact, the same again and every peer interleaved, each in its own process. Needs a quiet machine.
+1. build: make an artifact of every network with hnas and with every peer, in fp32 and int8, in child processes. Slow;
+   other load on the machine does no harm.
+2. measure: time our artifact, our artifact again, and every peer interleaved, each in a separate process. Needs a
+   machine without other load.
 3. Print a table, and a line for each promise.
 
-Finished work is kept below ``--out`` and is not done again.
+Finished work is kept in ``--out`` and is not repeated.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--processes", type=int, default=3, metavar="N", help="fresh processes of each maker (default 3)")
     made.add_argument("--again", action="store_true", help="build our artifacts again, not those of the peers")
     made.add_argument(
-        "--quick", action="store_true", help="run one tiny net in OpenVINO, in one process, to test the machinery"
+        "--quick", action="store_true", help="run one tiny net in OpenVINO, in one process, to test the program"
     )
     made.add_argument("--json", action="store_true", help="print JSON and nothing else")
     return made

@@ -1,6 +1,6 @@
-"""Measure what compiling costs: one net through every CPU backend in both precisions, and the overhead of a worker.
+"""Measure time and memory of compiling one net for every CPU backend in both precisions, and the overhead of a worker.
 
-Call ``measure_limits()``; the compilations run in a process of their own.
+Call ``measure_limits()``. The compilations run in a separate process.
 """
 
 from __future__ import annotations

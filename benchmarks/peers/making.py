@@ -28,7 +28,7 @@ _LIMIT = 900.0  # seconds for one maker and network, both precisions
 
 
 def make_apart(folder: Folder, net: str, backend: str, maker: str, limit: float = _LIMIT) -> None:
-    """Make both precisions in a process of its own; record the outcome for each, errors and timeouts too."""
+    """Make both precisions in a separate process. Record the outcome of each, including errors and timeouts."""
     peer = PEERS[backend].get(maker)
     reason = peer.missing if peer is not None else None
     if reason is None:
@@ -78,7 +78,7 @@ def _ours(net: PeerNet, case: Case, path: Path) -> Artifact:
         calibration=net.calibration if case.precision == "int8" else None,
         threads=1,
         path=path,
-        # "auto": without an edit, where that verifies
+        # "auto": accuracy recovery only if the plain int8 artifact does not verify
         options=export.CompileOptions(evidence=net.evidence, recover="auto" if case.precision == "int8" else None),
     )
 

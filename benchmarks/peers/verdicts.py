@@ -15,12 +15,16 @@ from hnas.benchmarks.peers.cases import OURS
 Result = Mapping[str, Any]  # the record of a measured case
 _FASTER, _FAITHFUL = 0.90, 90.0  # largest median ratio in int8; smallest dB in fp32
 _SECONDS, _MEGABYTES, _WORKER_MS = 120.0, 3000.0, 150.0
-_TIE_DB = 0.05  # a difference that one decimal does not show
+_TIE_DB = 0.05  # a smaller difference is a tie, because one decimal does not show it
 
 
 @dataclass(frozen=True)
 class PromiseVerdict:
-    """A promise and its outcome; ``cases`` are those against the promise."""
+    """A promise and its outcome.
+
+    outcome: "holds", "fails" or "not seen".
+    cases: the cases that break the promise, as text.
+    """
 
     promise: str
     outcome: str

@@ -1,6 +1,6 @@
 """The commands ``hnas-deploy`` and ``hnas-train``: `deploy_main(arguments)` and `train_main(arguments)`.
 
-They return exit codes. A module that a command needs is imported only when the command runs, so that help is quick.
+Both return an exit code. The modules of a command are imported only when the command runs, so that help is quick.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hnas.cli.ending import guarded
 
 COMMANDS = {
     "export": "deploy a network of your own",
-    "targets": "list the devices that can be named",
+    "targets": "list the devices that --target takes",
     "doctor": "list the backends that run here, and how to install the others",
     "show": "print what a bundle holds, after a check of every byte",
     "run": "classify an image file with a bundle",
@@ -23,8 +23,8 @@ COMMANDS = {
 def deploy_main(arguments: Sequence[str] | None = None) -> int:
     """Run ``hnas-deploy``.
 
-    Return 0: done. 1: a check failed or a constraint was missed. 2: wrong use. 3: a runtime is missing.
-    70: an internal error. 130: interrupted.
+    Return the exit code. 0: success. 1: a check failed or a constraint was missed. 2: wrong use. 3: a runtime is
+    missing. 70: an internal error. 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in COMMANDS:
@@ -39,8 +39,8 @@ def deploy_main(arguments: Sequence[str] | None = None) -> int:
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """Run ``hnas-train``.
 
-    Return 0: done. 1: the training diverged. 2: wrong use. 3: torch is missing. 70: an internal error.
-    130: interrupted.
+    Return the exit code. 0: success. 1: the training diverged or a process ended. 2: wrong use. 3: a package is
+    missing. 70: an internal error. 130: interrupted.
     """
     from hnas.cli import training
 

@@ -44,10 +44,11 @@ def add_flags(
 ) -> None:
     """Add a flag for each parameter of ``function``: ``max_latency`` becomes ``--max-latency``.
 
-    bool: a switch. Sequence: a flag that is repeated, named in the singular. int: a whole number. Else text.
+    A bool becomes a switch. A Sequence becomes a flag in the singular that may be repeated. An int takes an integer.
+    Any other parameter takes text.
 
-    optional: parameters that the command also takes in another form.
-    skip: the parameter that is no flag.
+    optional: parameters without a default that are not required as flags.
+    skip: the parameter that gets no flag.
     """
     texts = parameter_texts(function)
     for name, parameter in inspect.signature(function).parameters.items():
@@ -73,6 +74,6 @@ def add_flags(
 
 
 def parameter_texts(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what the docstring of ``function`` says of each parameter under ``Args``, on one line each."""
+    """Return parameter -> its text under ``Args`` in the docstring of ``function``, on one line."""
     section = (inspect.getdoc(function) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
     return {name: " ".join(text.split()) for name, text in _ENTRY.findall(section)}

@@ -24,8 +24,8 @@ def guarded(
 
     With HNAS_DEBUG in the environment, the traceback is printed before the line.
 
-    resumes: the command has --resume.
-    failed: is called with the line and the code of a failure.
+    resumes: whether the command has --resume.
+    failed: called with the line and the exit code of a failure.
     """
     try:
         return work()
@@ -44,10 +44,11 @@ def guarded(
 def describe_failure(error: BaseException, resumes: bool = False) -> tuple[str, int]:
     """Return the line and the exit code of a failure.
 
-    1. Ctrl-C: 130. The line tells of --resume where the command has it.
-    2. A package that is not ours is missing: 3.
-    3. An error type of our own, such as ``ExportError``: its ``code``, or 1. A ``resumable`` one tells of --resume.
-    4. ValueError, OSError: wrong use, or files that do not fit: 2.
+    1. Ctrl-C: 130. The line mentions --resume if the command has it.
+    2. A package other than hnas is missing: 3.
+    3. An error type of hnas, such as ``ExportError``: its ``code``, or 1. If it is ``resumable``, the line mentions
+       --resume.
+    4. ValueError or OSError (wrong use, or wrong files): 2.
     5. Out of memory: 1.
     6. Any other error (KeyError, TypeError, errors of torch) is a fault of the program: 70.
     """

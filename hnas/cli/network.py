@@ -27,7 +27,7 @@ def run_export(arguments: Sequence[str]) -> int:
     options["model"] = options["model"] or network
     from hnas import hw_profiles
 
-    hw_profiles.load(options["target"])  # a misspelt target is the likeliest error; answer it before torch is imported
+    hw_profiles.load(options["target"])  # report a misspelt target before torch is imported
     _add_current_folder()
     with report.show_stages() as on:
         found = deploy_network(**options, on=on).to_json()
@@ -39,15 +39,19 @@ def run_export(arguments: Sequence[str]) -> int:
 
 
 def run_verify(arguments: Sequence[str]) -> int:
-    """Run ``hnas-deploy verify``. Return 0 where all files pass, else 1."""
+    """Run ``hnas-deploy verify``. Return 0 if all files pass, else 1."""
     parser = Parser("hnas-deploy verify", description="Compare the files of a bundle with the network in eager torch.")
     add: Any = parser.add_argument
     add("path", type=Path, metavar="DIR", help="a bundle, or the folder of a failure that --reduce saved")
-    add("--supernet", type=Path, metavar="DIR", help="of a searched bundle (default: the shipped supernet)")
+    add("--supernet", type=Path, metavar="DIR", help="supernet of a searched bundle (default: the shipped supernet)")
     add("--data", type=Path, metavar="DIR", help="images for its subnets (default: the shipped slice)")
-    add("--model", metavar="PACKAGE.MODULE:CALLABLE", help="of a bundle of a network of your own, as for export")
+    add("--model", metavar="PACKAGE.MODULE:CALLABLE", help="the network of the bundle, if it is your own")
     add("--calibration", type=Path, metavar="FILE", help="with --model: .npz or .npy of real inputs [N, ...]")
-    add("--reduce", action="store_true", help="shrink what fails to the smallest part that still fails, and save it")
+    add(
+        "--reduce",
+        action="store_true",
+        help="shrink a failing network to its smallest failing part, and save it",
+    )
     add("--out", type=Path, metavar="DIR", help="where --reduce saves (default: DIR-failing)")
     add("--json", action="store_true", help="print the result as JSON on standard output")
     options = vars(parser.parse_args(arguments))
@@ -66,12 +70,12 @@ def run_verify(arguments: Sequence[str]) -> int:
 
 
 def _add_current_folder() -> None:
-    """Let Python find the user's modules: the path of an installed command begins with the folder of the command."""
+    """Add the current folder to the module path, so that Python finds the user's modules."""
     sys.path.insert(0, str(Path.cwd()))
 
 
 def _verification_lines(found: dict[str, Any]) -> list[str]:
-    """Return the outcome of a verification for a person."""
+    """Return the result of a verification as lines of text."""
     said = []
     for row in found["rows"]:
         said.append(f"{row['file']} ({row['backend']}, {row['precision']}): {row['line']}")

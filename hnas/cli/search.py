@@ -37,7 +37,7 @@ def run_deploy(parsed: argparse.Namespace) -> int:
 
     options = vars(parsed)
     as_json, dry = options.pop("json"), options.pop("dry_run")
-    hw_profiles.load(options["target"])  # a misspelt target is the likeliest error; answer it before torch is imported
+    hw_profiles.load(options["target"])  # report a misspelt target before torch is imported
     if dry:
         return _print_plan(options, as_json=as_json)
     with report.show_stages() as on:

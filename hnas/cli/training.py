@@ -18,13 +18,18 @@ def make_train_parser() -> Parser:
     )
     add = parser.add_argument
     add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")
-    add("--data", required=True, metavar="DIR", help="IDX files, or one sub-folder of images a class")
+    add(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="folder of IDX files, or with one sub-folder of images a class",
+    )
     add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
-    add("--epochs", type=float, metavar="N", help="in place of the recipe's")
+    add("--epochs", type=float, metavar="N", help="total number of epochs (default: as in the recipe)")
     add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest or random:SEED")
-    add("--supernet", metavar="DIR", help="with --alone: the trained supernet whose space has that subnet")
-    add("--seed", type=int, default=0, metavar="N", help="of weights, batches and paths (default 0)")
-    add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
+    add("--supernet", metavar="DIR", help="with --alone: find the subnet in the space of this trained supernet")
+    add("--seed", type=int, default=0, metavar="N", help="seed of weights, batches and paths (default 0)")
+    add("--threads", type=int, metavar="N", help="threads of torch (default: all cores)")
     add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--json", action="store_true", help="print the result as JSON on standard output")

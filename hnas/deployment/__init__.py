@@ -1,7 +1,8 @@
-"""Deploy a network to a device: build, verify, measure, and write a bundle. The commands are made from these functions.
+"""Deploy a network to a device: build, verify, measure, and write a bundle.
 
 Call `deploy("openvino-cpu", max_latency="5ms")` for a subnet of a supernet, or
-`deploy_network("mynets:small", "openvino-cpu")` for a network of your own. Neither torch nor numpy is imported before.
+`deploy_network("mynets:small", "openvino-cpu")` for a network of your own. The flags of the commands ``hnas-deploy``
+and ``hnas-deploy export`` are the parameters of these functions. torch and numpy are imported only by a call.
 """
 
 from __future__ import annotations
@@ -46,28 +47,30 @@ def deploy(
         max_size: hard constraint on the size of the model files, e.g. 300KB
         precision: auto, fp32, fp16, bf16, int8, mixed (int8 with blocks in float) or w8 (int8 weights only); default:
             the device's
-        budget: of the search: 32evals (default), 60s or 5min
-        seed: of the search
-        threads: of the runtime; default: the device's, 1 on CPUs
+        budget: limit of the search: 32evals (default), 60s or 5min
+        seed: seed of the search
+        threads: number of threads of the runtime; default: that of the device profile (1 on CPUs)
         supernet: folder that hnas-train wrote; default: the shipped Fashion-MNIST supernet
-        data: IDX files, or one sub-folder of images a class; default: the shipped slice of Fashion-MNIST
+        data: folder of IDX files, or with one sub-folder of images for each class; default: the shipped slice of
+            Fashion-MNIST
         host: verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]
-        out: folder of the run; default: runs/DEVICE, numbered
-        resume: continue an interrupted run; a finished one shows its result again
-        on: is called with (stage, steps done, steps in total)
+        out: folder of the run; default: runs/DEVICE, or runs/DEVICE-2 and so on if that exists
+        resume: continue an interrupted run; for a finished run, show its result again
+        on: called with (stage, steps done, steps in total)
 
     The folder ``out`` keeps the journal and every artifact that was built. With ``resume``:
 
-    1. The run was interrupted: finished evaluations, builds and measurements are read from its journal.
-    2. The run was finished: its bundle is checked byte for byte, and its records are returned. Nothing is repeated.
-    3. There is no run in ``out``: a new one begins.
-    4. Options, weights, images, CPU or version of hnas differ from the run's: ValueError names them.
-    5. Another process works in ``out``: ValueError.
+    - The run was interrupted: finished evaluations, builds and measurements are read from its journal.
+    - The run was finished: its bundle is checked byte for byte, and its records are returned. Nothing is repeated.
+    - There is no run in ``out``: a new run starts.
+    - Options, weights, images, CPU or version of hnas differ from those of the run: ValueError names them.
 
     Raises:
-        ValueError: wrong use, such as an option that is not understood.
+        ValueError: an option is not understood, or another process uses ``out``.
+        FileExistsError: ``out`` holds a run and ``resume`` is not set, or it holds other files.
         Unavailable: a runtime or the host is missing.
-        ExportError: no artifact can be kept. Its subclass Unreachable: no subnet keeps every constraint.
+        Unreachable: no subnet meets every constraint. A subclass of ExportError.
+        ExportError: no artifact can be kept.
     """
     from hnas.deployment.search import deploy_subnet
 
@@ -107,8 +110,8 @@ def deploy_network(
         found = hnas.deploy_network("mynets:small", "onnxruntime-cpu", inputs=["1x3x32x32"])
         print(found.bundle.path, found.bundle.manifest.latency)
 
-    Every precision is verified from disk in a new process and measured interleaved with the network's own fp32
-    artifact. The fastest is kept. "auto" leaves int8 out where ``calibration`` is not given.
+    Each precision is built. The saved file is verified in a new process, and measured interleaved with the fp32
+    artifact of the same network. The fastest artifact is kept. "auto" leaves out int8 without ``calibration``.
 
     Args:
         model: FILE.onnx, or PACKAGE.MODULE:CALLABLE, which returns an nn.Module, or (module, example inputs)
@@ -117,15 +120,16 @@ def deploy_network(
         calibration: .npz or .npy file of real inputs [N, ...], needed for int8
         precision: auto, fp32, fp16, bf16, int8, mixed (int8 with blocks in float) or w8 (int8 weights only); default:
             the device's
-        threads: of the runtime; default: the device's, 1 on CPUs
+        threads: number of threads of the runtime; default: that of the device profile (1 on CPUs)
         host: verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]
-        out: folder of the run, new or empty; default: runs/DEVICE, numbered
-        on: is called with (stage, steps done, steps in total)
+        out: folder of the run, new or empty; default: runs/DEVICE, or runs/DEVICE-2 and so on if that exists
+        on: called with (stage, steps done, steps in total)
 
     Raises:
-        ValueError: wrong use, or a network that cannot be captured.
+        ValueError: an option is not understood, or the network cannot be captured.
+        FileExistsError: ``out`` is not empty.
         Unavailable: a runtime or the host is missing.
-        ExportError: no artifact computes what the network does.
+        ExportError: no artifact computes the same outputs as the network.
     """
     from hnas.deployment.own import deploy_own_network
 

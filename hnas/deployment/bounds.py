@@ -15,13 +15,15 @@ from hnas import units
 
 @dataclass(frozen=True)
 class _Metric:
-    """The way to read and print a metric.
+    """How a metric is read from an option and printed.
 
-    upper: whether a bound is the largest allowed value (else the smallest).
-    goal: the bound in a plan.
-    figure: a reached value with its unit.
-    asked: the limit beside such a value.
-    subnet, artifact: the words before the value that a subnet or an artifact reached; "{}" is the value.
+    parse: returns the value of an option's text.
+    upper: true: a bound is the largest allowed value; false: the smallest.
+    goal: returns the text of a bound in a plan.
+    figure: returns the text of a value, with its unit.
+    asked: returns the text of the limit, without its unit.
+    subnet: the sentence about the value of a subnet; "{}" stands for the value.
+    artifact: the sentence about the value of an artifact; "{}" stands for the value.
     """
 
     parse: Callable[[str], float]
@@ -87,7 +89,7 @@ class Bound:
 
     @property
     def limit(self) -> float:
-        """The finite end of the bound."""
+        """Return the finite end of the bound."""
         return self.high if isfinite(self.high) else self.low
 
     def admits(self, value: float) -> bool:
@@ -95,7 +97,7 @@ class Bound:
         return self.low <= value <= self.high
 
     def nearest(self, values: Iterable[float]) -> float | None:
-        """Return the finite value that satisfies the bound best or misses it least, None where there is none."""
+        """Return the best finite value in the direction of the bound, or None if no value is finite."""
         finite = [value for value in values if isfinite(value)]
         best = min if isfinite(self.high) else max
         return best(finite, default=None)

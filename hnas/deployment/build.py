@@ -27,8 +27,8 @@ from hnas.export.proof.verification import Check, check
 from hnas.export.remote.worker import Worker
 from hnas.journal import Journal
 
-CALIBRATION = 256  # samples for int8 ranges; more change nothing that the guard can see
-EVIDENCE = 48  # samples of the first verification; too few for the agreement limit, which all search images decide
+CALIBRATION = 256  # samples for int8 ranges; more samples do not change the accuracy by more than the guard
+EVIDENCE = 48  # samples of the first verification; the agreement of classes is checked later, on all search images
 TRIALS = 8  # artifacts that a search for blocks in float compiles in one run; each takes some seconds
 TIMEOUT = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
 
@@ -37,9 +37,9 @@ TIMEOUT = 900.0  # seconds for one conversion; int8 of a large network takes a m
 class Run:
     """The resources of one deployment.
 
-    folder: for artifacts, a sub-folder for each network.
+    folder: the folder of artifacts, with a sub-folder for each network.
     sample_of: returns the sample on which an artifact is timed.
-    notify: is told of the progress.
+    notify: called with (stage, steps done, steps in total).
     """
 
     plan: Plan
@@ -54,9 +54,9 @@ class Run:
 class Built:
     """A verified artifact.
 
-    check: the comparison of its outputs with those of the network in eager fp32.
-    accuracy: its own top-1 by split; empty without labelled images.
-    engine: figures of the engine that a device built from the artifact; empty where there is none.
+    check: the comparison of the artifact's outputs with those of the network in eager fp32.
+    accuracy: split -> top-1 of the artifact; empty without labelled images.
+    engine: measurements of the engine that a device built from the artifact; empty if no engine was built.
     """
 
     artifact: Artifact
@@ -66,11 +66,11 @@ class Built:
 
     @property
     def label(self) -> str:
-        """The precision for a person: "mixed" where blocks of an int8 artifact are in float."""
+        """Return the precision for tables: "mixed" if blocks of an int8 artifact are in float."""
         return "mixed" if mixed_record(self.artifact).get("float") else self.artifact.precision
 
     def reaches(self, floor: float) -> bool:
-        """Return whether the accuracy on the search images is at least ``floor``. True where it is not known."""
+        """Return whether the accuracy on the search images is at least ``floor``, or is unknown."""
         return self.accuracy.get("search", floor) >= floor - ROUNDING
 
     def to_json(self) -> dict[str, Any]:
@@ -99,9 +99,10 @@ def limited_compiler() -> Compiler:
 
 
 def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
-    """Return the verified artifact of ``network`` in ``precision``. One from an interrupted run is reused.
+    """Return the verified artifact of ``network`` in ``precision``. An artifact of an interrupted run is reused.
 
-    int8 that loses too much is built again with accuracy recovery: against labels here, else in `export.compile`.
+    If int8 loses too much accuracy, it is built again with accuracy recovery. With labelled images, this function
+    decides; without them, `export.compile` decides.
     """
     if precision != "int8":
         return _build_once(run, network, precision)
@@ -114,7 +115,7 @@ def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
 def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
     """Return the fastest int8 artifact with blocks in float whose accuracy on the search images reaches ``floor``.
 
-    It may turn out to have no block in float. Raise ExportError where ``TRIALS`` assignments give no artifact.
+    The fastest artifact may have no block in float. Raise ExportError if ``TRIALS`` assignments give no artifact.
     """
     assert isinstance(network.module, nn.Module)
     assert network.calibration is not None
@@ -164,8 +165,10 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
 def verify_artifact(run: Run, network: StaticNetwork, artifact: Artifact, splits: Sequence[str] = SPLITS) -> Built:
     """Run the saved file on all labelled images of ``splits``, in a new process on the plan's machine.
 
-    Without labelled images the verification of `export.compile` stands.
-    Raise Unfaithful where the outputs on the search images are not those of the network.
+    Without labelled images, the result of the verification in `export.compile` is used.
+
+    Raises:
+        Unfaithful: the outputs on the search images differ from those of the network.
     """
     if network.labelled is None:
         found = Check.from_json(artifact.notes["verification"])
@@ -191,12 +194,15 @@ def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def _engine_of(worker: Worker) -> dict[str, Any]:
-    """Return figures of the engine that the worker's runtime built. Empty where it built none."""
+    """Return measurements of the engine that the worker's runtime built; empty if it built none."""
     return dict(backends.load(worker.backend).engine_figures(worker.report)) if worker.report else {}  # type: ignore[attr-defined]
 
 
 def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> Built:
-    """Return what the journal says was built at ``path``. Call ``make(path)`` where nothing was, or bytes changed."""
+    """Return the artifact at ``path`` with its record in the journal.
+
+    Call ``make(path)`` if the journal has no record, or if the files are missing or changed.
+    """
     record = journal.call(f"build/{path.parent.name}/{path.name}", lambda: make(path).to_json())
     try:
         artifact = Artifact.read(path)
@@ -208,12 +214,14 @@ def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> B
 
 
 def build_within(floor: float, make: Callable[[str | None], Built]) -> Built:
-    """Return what ``make(None)`` builds, or the cheapest recovery that reaches ``floor`` on the search images.
+    """Return the plain artifact, or the first accuracy recovery that reaches ``floor`` on the search images.
 
-    1. The plain artifact reaches it: that one.
-    2. A rung of ``LADDER`` reaches it: the first that does.
-    3. None does: the most accurate, which the guard then refuses with its figure.
-    4. A build that fails counts as a miss. Where all fail, the ExportError of the plain one is raised.
+    make: builds the artifact with a rung of ``LADDER``, or None for no recovery.
+
+    1. The plain artifact reaches ``floor``: return it.
+    2. An artifact with a rung of ``LADDER`` reaches ``floor``: return the first one.
+    3. No artifact reaches ``floor``: return the most accurate one. The guard refuses it later.
+    4. A build fails: try the next rung. If all builds fail, raise the ExportError of the plain artifact.
     """
     built: list[Built] = []
     failures: list[ExportError] = []
@@ -237,11 +245,11 @@ def build_each(
 ) -> tuple[list[Built], list[Refused]]:
     """Build every precision. Return the artifacts, and the precisions that failed with their reasons.
 
-    advance: is called with k before the k-th build.
-    spare: something else will be tried where no artifact is faithful.
+    advance: called with k before the k-th build.
+    spare: whether the caller has another candidate. An unfaithful artifact is then no error, even if no other is left.
 
     Raises:
-        ExportError: the only precision fails, or all of them.
+        ExportError: the only precision fails, or all of them fail and there is no spare.
     """
     built: list[Built] = []
     refused: list[Refused] = []
@@ -249,7 +257,7 @@ def build_each(
         advance(done)
         try:
             built.append(make(precision))
-        except Disconnected:  # which says nothing about the precision
+        except Disconnected:  # not a fault of the precision
             raise
         except ExportError as error:
             unfaithful = isinstance(error, Unfaithful)

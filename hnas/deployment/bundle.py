@@ -23,8 +23,9 @@ from hnas.export.proof.measurement import Comparison
 class Deployment:
     """The outcome of a deployment and the bundle that it wrote.
 
-    table: the final table as plain values. For a user's own network, the files of ``result`` are removed in the end;
-    ``bundle.artifact()`` stays.
+    table: the final table as plain values.
+
+    For a user's own network, the files of the artifacts in ``result`` are removed. Use ``bundle.artifact()`` instead.
 
     Example:
         found = hnas.deploy("openvino-cpu", max_latency="5ms")
@@ -41,9 +42,10 @@ class Deployment:
 
 
 def bundle_result(result: Result, manifest: Manifest) -> Deployment:
-    """Write the bundle to ``out/bundle``, whole or not at all. One that an earlier run finished stays.
+    """Write the bundle to ``out/bundle``, completely or not at all. A bundle that is already there is kept.
 
-    Raise ValueError where that one holds another artifact.
+    Raises:
+        ValueError: the bundle that is already there holds another artifact.
     """
     folder, artifact = result.plan.out / "bundle", result.kept.built.artifact
     if folder.exists():
@@ -59,8 +61,8 @@ def bundle_result(result: Result, manifest: Manifest) -> Deployment:
 def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
     """Return the manifest of a user's own network, whose task is not known.
 
-    command: the one that repeats the deployment.
-    seed: of random weights and random inputs.
+    command: the command that repeats the deployment.
+    seed: seed of random weights and random inputs.
     """
     plan, network, built = result.plan, result.proof.network, result.kept.built
     artifact = built.artifact
@@ -126,7 +128,7 @@ def describe_subnet(result: Result, source: SupernetSource, command: str) -> Man
 
 
 def _latency_of(comparison: Comparison | None, predicted: Price, artifact: Artifact) -> Latency:
-    """Return the measured latency, or the predicted one where nothing was measured. ``kind`` says which."""
+    """Return the measured latency, or the predicted latency if nothing was measured."""
     forecast = Prediction(predicted.value, predicted.low, predicted.high)
     if comparison is None:
         shape = artifact.inputs[0].shape
@@ -159,7 +161,7 @@ def _latency_of(comparison: Comparison | None, predicted: Price, artifact: Artif
 
 
 def _build_note(built: Built) -> dict[str, Any] | None:
-    """Return what a device must still do with the artifact, such as building its TensorRT engine, and what one did."""
+    """Return how a device builds its own engine from the artifact (TensorRT), and measurements of such a build."""
     note = built.artifact.notes.get("build")
     if not isinstance(note, dict):
         return None

@@ -16,7 +16,7 @@ from hnas.space import Arch
 from hnas.study import Study
 
 FINALISTS = 3  # subnets that are built, one after the other, until the artifact of one meets every constraint
-# Of top-1: about what int8 loses. An int8 artifact of a subnet that is nearer to the goal would seldom be kept.
+# A share of top-1, about the loss of int8. The int8 artifact of a subnet nearer to the goal would seldom be kept.
 _SLACK = 0.003
 
 
@@ -47,14 +47,16 @@ def subnet_network(study: Study, arch: Arch, name: str = "") -> StaticNetwork:
 def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:
     """Return the candidates to build, best first.
 
-    1. Latency or size is bounded: the most accurate inside all bounds. The smallest of all comes last, because files
-       and artifacts hold more than the search knows.
-    2. Only accuracy is bounded: the fastest inside.
-    3. Nothing is bounded: the fastest within the guard of the largest subnet's accuracy; the artifact must reach that
-       too. Where a lower precision will be tried, subnets with some accuracy to lose come first.
+    1. A constraint on latency or size: the most accurate candidates that meet all constraints. The last one has the
+       smallest size (or latency, if there is no constraint on size), because an artifact can be larger or slower than
+       the search has estimated.
+    2. A constraint on accuracy alone: the fastest candidates that meet it.
+    3. No constraint: the fastest candidates whose accuracy is within the guard of the largest subnet's accuracy.
+       The artifact must reach this accuracy too. If a lower precision will be tried, subnets with ``_SLACK`` more
+       accuracy come first.
 
     Raises:
-        Unreachable: no candidate is inside all bounds. The message has the nearest that was reached.
+        Unreachable: no candidate meets all constraints. The message states the nearest values.
         ExportError: no candidate could be compiled and run.
     """
     scored = [each for each in candidates if "accuracy" in each.metrics]
@@ -74,9 +76,9 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
 
 
 def _near_goal(ahead: list[Candidate], goal: float, slack: float) -> list[Candidate]:
-    """Return the candidates that reach ``goal``, the fastest first; those within ``slack`` of it follow the others.
+    """Return the candidates that reach ``goal``, the fastest first. Candidates below ``goal + slack`` come last.
 
-    Where none reaches it, the most accurate is returned.
+    If no candidate reaches ``goal``, return the most accurate candidate.
     """
     within = [each for each in ahead if each.metrics["accuracy"] >= goal] or ahead[-1:]
     return sorted(within, key=lambda each: each.metrics["accuracy"] < goal + slack)  # a stable sort
@@ -91,9 +93,9 @@ def _nothing_inside(study: Study, plan: Plan, candidates: list[Candidate]) -> Ex
 
 
 def describe_nearest(plan: Plan, candidates: list[Candidate]) -> str:
-    """Return one line: the nearest that the search came to each bound that no subnet keeps.
+    """Return one line with the nearest value to each constraint that no subnet meets.
 
-    Where each bound alone can be kept, all of them are named.
+    If each single constraint can be met, but not all together, the line states the nearest value to every constraint.
     """
     missed: list[str] = []
     kept: list[str] = []

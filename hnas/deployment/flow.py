@@ -1,6 +1,7 @@
-"""Build, verify, measure and judge each network to try, until one can be kept: the one flow of every deployment.
+"""Build, verify, measure and judge networks one after the other, until an artifact can be kept.
 
-A search supplies some subnets, a user supplies one network. Call `try_networks(run, baseline, networks)`.
+Every deployment uses this module: a search supplies several subnets, a user supplies one network. Call
+`try_networks(run, baseline, networks)`.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ PROCESSES, BLOCKS = 5, 10  # of the final measurement
 
 
 class NothingKept(ExportError):
-    """No artifact of any network can be kept. The message has every reason."""
+    """No artifact of any network can be kept. The message states the reason for each artifact."""
 
 
 @dataclass(frozen=True)
 class Baseline:
     """The fp32 artifact that speedups are relative to.
 
-    name: of its network, for tables.
-    against: what it is, in words.
-    latency: as the device's profile predicts it.
-    own: whether it is the fp32 artifact of the very network that is deployed.
+    name: the name of its network in tables.
+    against: a description, for instance "the same network in fp32 on the same backend".
+    latency: the latency that the device profile predicts.
+    own: whether it is the fp32 artifact of the network that is deployed.
     """
 
     built: Built
@@ -51,9 +52,10 @@ class Proof:
     """A network in every precision, measured and judged.
 
     make: makes the network again.
-    best: the index of the row to keep, None where none can be.
+    rows: the artifacts with their verdicts.
+    best: the index of the row to keep; None if no row can be kept.
     refused: the precisions without an artifact.
-    predicted: the latency by precision, as the device's profile predicts it.
+    predicted: precision -> latency that the device profile predicts.
     slowdown, mixed: as in the manifest.
     """
 
@@ -68,17 +70,17 @@ class Proof:
 
     @property
     def kept(self) -> JudgedArtifact | None:
-        """The row to keep."""
+        """Return the row to keep, or None."""
         return None if self.best is None else self.rows[self.best]
 
     @property
     def speed(self) -> float:
-        """The speedup of the row to keep. 0 where there is none."""
+        """Return the speedup of the row to keep; 0 if no row can be kept."""
         return 0.0 if self.kept is None else self.kept.speed
 
     @property
     def objections(self) -> list[str]:
-        """Why no row can be kept, one reason for each artifact that was tried."""
+        """Return why no row can be kept: one reason for each artifact that was tried."""
         found = [row.reason for row in self.rows]
         found += [f"{r.precision}: {r.reason}" for r in self.refused] if not self.rows else []
         return found + ([self.mixed.line()] if self.mixed else [])
@@ -94,9 +96,10 @@ def build_baseline(run: Run, network: StaticNetwork, against: str, *, own: bool)
 def try_networks(run: Run, baseline: Baseline, networks: Sequence[Callable[[], StaticNetwork]]) -> Proof:
     """Try the networks in order until one is good enough. Return the proof of the best.
 
-    A network is good enough when its fastest artifact keeps the guard and every bound. Where only a slower artifact can
-    be kept and no bound is given, the next network may do better, and the highest speedup wins.
-    int8 with blocks in float is a last candidate of the best network, where that may help.
+    1. The fastest artifact can be kept, or any artifact can be kept and a constraint is given: stop.
+    2. Only a slower artifact can be kept, and no constraint is given: try the next network too. The highest speedup
+       wins.
+    3. For the best network, int8 with blocks in float is tried at the end, if it may help.
 
     networks: functions that make them, best first, so that only one is held in memory at a time.
 
@@ -113,11 +116,11 @@ def try_networks(run: Run, baseline: Baseline, networks: Sequence[Callable[[], S
         except ExportError as error:
             objections.append(str(error))
             continue
-        if _good_enough(run.plan, proofs[-1]):
+        if _good_enough(run.plan, proofs[-1]):  # case 1
             break
     if proofs:
-        chosen = max(proofs, key=lambda proof: proof.speed)
-        final = _with_mixed(run, baseline, _with_slowdown(run, chosen))
+        chosen = max(proofs, key=lambda proof: proof.speed)  # case 2
+        final = _with_mixed(run, baseline, _with_slowdown(run, chosen))  # case 3
         if final.best is not None:
             return final
         objections += [said for proof in proofs for said in (final if proof is chosen else proof).objections]
@@ -144,9 +147,10 @@ def _prove(run: Run, baseline: Baseline, make: Callable[[], StaticNetwork]) -> P
 
 
 def wanted_precisions(plan: Plan, network: StaticNetwork) -> tuple[list[str], list[Refused]]:
-    """Return the precisions to build, and those that "auto" leaves out: int8 has no ranges without real inputs.
+    """Return the precisions to build, and the precisions that "auto" leaves out: int8 if there are no real inputs.
 
-    Raise ValueError where int8 itself is asked for without real inputs.
+    Raises:
+        ValueError: int8 is asked for, and there are no real inputs.
     """
     if network.calibration is not None or "int8" not in plan.precisions:
         return list(plan.precisions), []
@@ -165,14 +169,14 @@ def _judge(run: Run, baseline: Baseline, proof: Proof, built: Sequence[Built]) -
 
 
 def _default_goal(plan: Plan, baseline: Baseline) -> float | None:
-    """Return the accuracy that an artifact must reach where the user gives no bound and labels are known."""
+    """Return the accuracy that an artifact must reach if the user gives no constraint and labels are known."""
     if plan.bounds or "search" not in baseline.built.accuracy:
         return None
     return baseline.built.accuracy["search"] - GUARD
 
 
 def _compare(run: Run, baseline: Baseline, network: NetworkRecord, built: Sequence[Built]) -> list[Comparison | None]:
-    """Compare every artifact with the baseline, interleaved, in fresh processes. All None where nothing is measured."""
+    """Time every artifact interleaved with the baseline, in fresh processes. All are None if nothing is measured."""
     plan = run.plan
     if not plan.measured or not built:
         return [None] * len(built)
@@ -194,7 +198,7 @@ def _compare(run: Run, baseline: Baseline, network: NetworkRecord, built: Sequen
 
 
 def _with_slowdown(run: Run, proof: Proof) -> Proof:
-    """Return the proof with the layers that make int8 no faster than what is kept, where that is so."""
+    """Return the proof. If int8 is not faster than the kept artifact, add the layers that are the reason."""
 
     def profile() -> Any:
         return encode(mixing.explain_slowdown(run.plan, proof.rows, proof.best))
@@ -204,7 +208,7 @@ def _with_slowdown(run: Run, proof: Proof) -> Proof:
 
 
 def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
-    """Return the proof with int8 with blocks in float as one more row, where `mixing.reason_to_mix` gives a reason."""
+    """Return the proof. If `mixing.reason_to_mix` gives a reason, add int8 with blocks in float as one more row."""
     if not proof.network.mixable:
         return proof
     floor = _floor(run.plan, baseline, proof.network)
@@ -228,7 +232,7 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
 
 
 def _floor(plan: Plan, baseline: Baseline, network: NetworkRecord) -> float:
-    """Return the accuracy that an artifact must reach on the search images: the guard's, a bound's or the goal's."""
+    """Return the accuracy that an artifact must reach on the search images: by guard, constraint or default goal."""
     if not network.accuracy:
         return 0.0
     bound = plan.bound("accuracy")

@@ -1,4 +1,4 @@
-"""The folder of a run: locked by one process, resumed only by an equal run, and cleaned after a kill."""
+"""The folder of a run. One process locks it, only a run with equal options resumes it, and leftovers are removed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hnas.export.device.errors import ExportError
 from hnas.files import locked, read_json, write_json
 from hnas.journal import Journal
 
-WORK = ".work"  # for the artifacts of a user's own network; removed in the end
+WORK = ".work"  # the folder of the artifacts of a user's own network, until the bundle is written
 
 
 class Unreachable(ExportError):
-    """No subnet meets every constraint. The message has the nearest that was reached."""
+    """No subnet meets every constraint. The message states the nearest values."""
 
 
 @contextmanager
@@ -30,10 +30,10 @@ def open_run(plan: Plan, source: SupernetSource, resume: bool) -> Iterator[Journ
     2. The folder holds a run: FileExistsError unless ``resume``. ValueError where the run has other options, weights,
        images, another CPU or another version of hnas.
     3. The folder holds something else: FileExistsError.
-    4. A new run that ends ``Unreachable``, or before any call has finished, is removed, because other bounds make
-       another run. A resumed run loses nothing.
+    4. A new run ends with ``Unreachable``, or any run ends before a call has finished: the run is removed, so that the
+       folder is free for a run with other bounds.
     """
-    with locked(plan.out):
+    with locked(plan.out):  # case 1
         fresh = _claim(plan, run_identity(plan, source), resume)
         _sweep(plan.out)
         journal = Journal(plan.out / "journal.jsonl")
@@ -51,7 +51,7 @@ def open_run(plan: Plan, source: SupernetSource, resume: bool) -> Iterator[Journ
 
 @contextmanager
 def working_folder(out: Path) -> Iterator[Path]:
-    """Lock ``out`` and yield a folder for artifacts in it, which is removed in the end.
+    """Lock ``out`` and yield a folder in it for artifacts. This folder is removed after the block.
 
     Raises:
         FileExistsError: ``out`` is neither new nor empty.
@@ -71,7 +71,7 @@ def working_folder(out: Path) -> Iterator[Path]:
 
 
 def run_identity(plan: Plan, source: SupernetSource) -> dict[str, Any]:
-    """Return as JSON what must be equal for a run to be resumed."""
+    """Return the values that must be equal for a run to be resumed, as a JSON object."""
     made = {"hnas": version("hnas"), "cpu": plan.machine.processor}
     return {**plan.identity(), "supernet": source.digest, "data": source.digests, **made}
 

@@ -21,12 +21,12 @@ class JudgedArtifact:
 
     @property
     def speed(self) -> float:
-        """The measured speedup. Artifacts that are not measured are all alike."""
+        """Return the measured speedup; 1 if nothing is measured."""
         return 1.0 if self.comparison is None else self.comparison.ratio
 
     @property
     def reason(self) -> str:
-        """The precision and why its artifact is not kept."""
+        """Return the precision, and why its artifact is not kept."""
         return f"{self.built.label}: {self.verdict.removeprefix('not taken: ')}"
 
 
@@ -42,15 +42,16 @@ def judge_artifacts(
 ) -> tuple[int | None, list[JudgedArtifact]]:
     """Return the index of the artifact to keep, and each artifact with its verdict.
 
-    1. Accuracy on the search images is more than ``guard`` below ``fp32_accuracy``: refused, whatever the speed.
-    2. ``objection`` returns a reason, such as a bound that the artifact misses: refused.
-    3. Of the rest the highest measured speedup; where nothing is measured the last, which is the lowest precision.
-    4. Nothing is left: None.
-    5. The accuracy is not known, because the network came without images: case 1 refuses nobody.
+    1. The accuracy on the search images is more than ``guard`` below ``fp32_accuracy``: the artifact is refused.
+    2. ``objection`` returns a reason, such as a constraint that the artifact misses: the artifact is refused.
+    3. Of the other artifacts, keep the one with the highest measured speedup. If nothing is measured, keep the last
+       one, which has the lowest precision.
+    4. All artifacts are refused: the index is None.
+    5. The accuracy is not known, because there are no labelled images: case 1 refuses no artifact.
     """
     reasons = []
     for each, comparison in zip(built, comparisons, strict=True):
-        reasons.append(_lost(each, fp32_accuracy, guard) or objection(each, comparison))
+        reasons.append(_lost(each, fp32_accuracy, guard) or objection(each, comparison))  # cases 1 and 2
     speeds = [c.ratio if c is not None else float(i) for i, c in enumerate(comparisons)]
     allowed = [i for i, reason in enumerate(reasons) if reason is None]
     best = max(allowed, key=lambda i: speeds[i], default=None)  # cases 3 and 4
@@ -78,10 +79,10 @@ def _slower(comparison: Comparison | None, kept: Comparison | None, label: str) 
 
 
 def objection_of(plan: Plan, predicted: Mapping[str, Price], floor: float | None = None) -> _Objection:
-    """Return a function that names the first bound which an artifact itself misses. The search knew only the subnet.
+    """Return a function that names the first constraint that an artifact misses. The search has tested only the subnet.
 
-    predicted: the latency by precision, which counts where nothing is measured.
-    floor: the accuracy that is required where the user gives no bound; None for no such requirement.
+    predicted: precision -> predicted latency, which is used if nothing is measured.
+    floor: the required accuracy if the user gives no constraint; None: no requirement.
     """
 
     def objection(built: Built, comparison: Comparison | None) -> str | None:

@@ -19,19 +19,20 @@ from hnas.export.graph.program import module_of
 from hnas.export.graph.samples import Sample
 
 _NOT_IN_NUMPY = (torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
-SEED = 0  # of random weights and random inputs, where the callable makes them
+SEED = 0  # seed of random weights and random inputs that the callable makes
 
 
 def load_network(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return the network that "package.module:callable" makes, and its example inputs.
 
     The callable takes no arguments. It returns a network (nn.Module or ExportedProgram), or (network, example inputs).
-    An nn.Module in its place is the network itself. What the module prints goes to standard error.
+    The name may also be that of an nn.Module, which is then the network. Text that the user's code prints goes to
+    standard error.
 
-    shapes: of the inputs, such as "1x3x64x64"; seeded noise of these shapes replaces the example inputs.
+    shapes: the shapes of the inputs, such as "1x3x64x64". If given, seeded noise replaces the example inputs.
 
     Raises:
-        ValueError: anything else; one line.
+        ValueError: the callable cannot be imported or called, or returns something else. The message is one line.
     """
     torch.manual_seed(SEED)
     made = _call_model(model)
@@ -64,7 +65,7 @@ def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> 
         raise FileNotFoundError(f"no calibration file {file}")
     try:
         arrays = _read_arrays(file, names)
-    except Exception as error:  # a broken archive raises whatever its decoder likes
+    except Exception as error:  # the decoder of a broken archive may raise any error
         # numpy's own message would advise to unpickle the file.
         raise ValueError(
             f"{file} holds no plain arrays; write it with numpy.save or numpy.savez, no objects"
@@ -99,7 +100,7 @@ def _fits(arrays: Sample, example: Sample) -> bool:
 
 
 def _call_model(model: str) -> Any:
-    """Return what the callable makes, or the module that stands in its place."""
+    """Return the value of the callable, or the nn.Module that has its name."""
     name, _, attribute = model.partition(":")
     if not (name and attribute):
         raise ValueError(f"--model {model!r} is not understood; write package.module:callable")
@@ -114,7 +115,7 @@ def _call_model(model: str) -> Any:
 
 
 def _as_examples(given: Any, model: str) -> tuple[Tensor, ...]:
-    """Return the example inputs that the callable made. Raise ValueError where they are no real tensors."""
+    """Return the example inputs that the callable made. Raise ValueError unless they are tensors of real numbers."""
     if given is None:
         raise ValueError(f"{model} returned no example inputs; give the shape of each, --input 1x3x224x224")
     examples = (given,) if isinstance(given, Tensor) else given

@@ -13,15 +13,17 @@ from hnas.export.bundle.manifest import Mixed
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.proof.slowdown import Slowdown, attainable
 
-_WORST = 4  # slower groups of layers that are named
-# Blocks in float are tried where every layer in its faster precision would take less than this share of fp32's time.
+_WORST = 4  # number of slow groups of layers that are named
+# Blocks in float are tried if a network with each layer in its faster precision would take less than this share of the
+# time of fp32.
 WORTH = 0.95
 
 
 def explain_slowdown(plan: Plan, rows: Sequence[JudgedArtifact], best: int | None) -> Slowdown | None:
-    """Return which layers make int8 no faster than the float artifact that is kept, None where int8 is faster.
+    """Return which layers make int8 slower than the float artifact that is kept; None if int8 is faster.
 
-    Both are profiled only in that case, and only on this machine. A runtime without a profiler names no layers.
+    Both artifacts are profiled only if int8 is slower, and only on this machine. Without a profiler in the runtime, the
+    result names no layers.
     """
     kept = None if best is None else rows[best]
     int8 = next((row for row in rows if row.built.label == "int8"), None)
@@ -36,19 +38,20 @@ def explain_slowdown(plan: Plan, rows: Sequence[JudgedArtifact], best: int | Non
         before, after = (export.layers(row.built.artifact) for row in (kept, int8))
         worst = export.slower_layers(before, after)[:_WORST]
         return replace(found, layers=worst, attainable=attainable(before, after))
-    except (ExportError, ValueError):  # the lost factor is known all the same
+    except (ExportError, ValueError):  # the factor is known, the layers are not
         return found
 
 
 def reason_to_mix(
     plan: Plan, rows: Sequence[JudgedArtifact], refused: Sequence[Refused], slower: Slowdown | None, floor: float = 0.0
 ) -> str | None:
-    """Return why int8 with blocks in float is worth a try, None where it is not.
+    """Return why int8 with blocks in float should be tried; None if it should not.
 
     1. The plan has no int8, or times are not measured on this machine: None.
-    2. The user asked for mixed precision.
-    3. int8 is slower than what is kept: only where that is fp32 and the faster layers of int8 would make up for it.
-    4. int8 does not compute what the network does, or its accuracy on the search images is below ``floor``.
+    2. The user asked for mixed precision: a reason.
+    3. int8 is slower than the kept artifact: a reason only if the kept artifact is fp32, and a mixture of the faster
+       layers of both would take less than ``WORTH`` of its time.
+    4. int8 does not verify, or its accuracy on the search images is below ``floor``: a reason.
     """
     if not plan.mixes:  # case 1
         return None

@@ -35,7 +35,7 @@ class HeldOutSamples:
 
     @cached_property
     def accuracy(self) -> dict[str, float]:
-        """Top-1 of the network in eager fp32, by split."""
+        """Return split -> top-1 of the network in eager fp32."""
         return {
             split: float(np.mean(scores.argmax(1) == self.labels[split])) for split, scores in self.expected.items()
         }
@@ -43,10 +43,10 @@ class HeldOutSamples:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """What is kept of a network once its artifacts are built. The network itself holds weights and images.
+    """The facts about a network that stay in memory after its artifacts are built. It holds no weights and no images.
 
-    accuracy: top-1 in eager fp32 by split; empty without labelled images.
-    mixable: whether blocks may be kept in float, which takes a torch graph and real inputs.
+    accuracy: split -> top-1 in eager fp32; empty without labelled images.
+    mixable: whether blocks may be kept in float. This needs a torch graph and real inputs.
     """
 
     name: str
@@ -60,16 +60,16 @@ class NetworkRecord:
 class StaticNetwork:
     """A network to try. A search supplies some of its subnets, a user supplies one.
 
-    name: for tables.
-    key: of its artifacts' folder and of its entries in the journal.
+    name: the name in tables.
+    key: the name of its folder of artifacts, and a part of its keys in the journal.
     module: a static module, or an open ONNX file.
     example: the inputs of one call.
-    count_kernels: counts the kernels of the fused network, for the predicted latency.
-    calibration: real samples for int8 ranges; None where the user gave none, and int8 is left out.
-    evidence: samples that a saved file is first verified on; None takes random ones.
-    labelled: labelled images; None where no accuracy can be known.
-    arch: the architecture of a subnet.
-    input_names: the names of the inputs, where they have names.
+    count_kernels: returns the kernels of the fused network, for the predicted latency.
+    calibration: real samples for int8 ranges; None: there are no real samples, and int8 cannot be built.
+    evidence: samples of the first verification of a saved file; None: random samples.
+    labelled: labelled images; None: the accuracy cannot be known.
+    arch: the architecture of a subnet; None for a user's own network.
+    input_names: the names of the inputs; empty if they have no names.
     """
 
     name: str
@@ -85,22 +85,22 @@ class StaticNetwork:
 
     @property
     def editable(self) -> bool:
-        """Whether there is a torch graph. Accuracy recovery and blocks in float edit it."""
+        """Return whether there is a torch graph, which accuracy recovery and blocks in float need."""
         return isinstance(self.module, nn.Module)
 
     @cached_property
     def kernels(self) -> list[Kernel]:
-        """The kernels of the fused network."""
+        """Return the kernels of the fused network."""
         return self.count_kernels()
 
     @property
     def accuracy(self) -> Mapping[str, float]:
-        """Top-1 in eager fp32 by split. Empty without labelled images."""
+        """Return split -> top-1 in eager fp32; empty without labelled images."""
         return {} if self.labelled is None else self.labelled.accuracy
 
     @property
     def record(self) -> NetworkRecord:
-        """What is kept of the network once its artifacts are built."""
+        """Return the record that stays in memory after the artifacts are built."""
         mixable = self.editable and self.calibration is not None
         return NetworkRecord(self.name, self.key, self.arch, dict(self.accuracy), mixable)
 

@@ -33,11 +33,11 @@ from hnas.export.onnx.source import SUFFIX, Original
 from hnas.journal import Journal
 
 AGAINST = "the same network in fp32 on the same backend"
-_KEY = "network"  # of the folder of its artifacts
+_KEY = "network"  # the name of the folder of its artifacts
 
 
 def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
-    """Do what `hnas.deployment.deploy_network` documents."""
+    """Deploy a network of the user's own, as `hnas.deployment.deploy_network` documents."""
     plan = resolve(
         SearchOptions(
             options.target, precision=options.precision, threads=options.threads, host=options.host, out=options.out
@@ -60,8 +60,8 @@ def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = N
     """Open the network of ``model`` for the length of the block.
 
     model: "package.module:callable", or the path of an ONNX file.
-    shapes: of the inputs, such as "1x3x64x64", batch first.
-    plan: refuses what its backend cannot take, and a network whose kernels cannot be counted.
+    shapes: the shapes of the inputs, such as "1x3x64x64", batch first.
+    plan: if given, a network that the plan's backend cannot take is refused before any work.
 
     Raises:
         ValueError: the network cannot be exported; one line.
@@ -96,7 +96,7 @@ def _with_calibration(network: StaticNetwork, file: Path) -> StaticNetwork:
 
 
 def _require_onnx(plan: Plan) -> None:
-    """Raise ValueError where the plan asks for what an ONNX file cannot have."""
+    """Raise ValueError if the plan's backend or precision cannot be used with an ONNX file."""
     backend = plan.device.backend
     if why := backends.load(backend).no_onnx:
         able = [name for name in backends.names() if not backends.load(name).no_onnx]
@@ -119,7 +119,7 @@ def _count_kernels(module: nn.Module, example: Sample) -> list[Kernel]:
 
 
 class _Closed(nn.Module):
-    """A call as a module without inputs. What it calls stays in eval mode, at its own batch size and types."""
+    """A module without inputs that runs ``call``. The called network keeps its mode, batch size and types."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Everything that a deployment is going to do, resolved before any work starts.
+"""The plan of a deployment: all options, checked and completed before any work starts.
 
 Call `resolve(SearchOptions("openvino-cpu", max_latency="5ms"))`.
 """
@@ -24,9 +24,10 @@ from hnas.export.remote.worker import Worker
 from hnas.hw_profiles import Device
 
 EVALUATIONS = 32
-# Largest loss of top-1 on the search images: of a lower precision against fp32, and of the default goal.
+# Largest allowed loss of top-1 on the search images: of a lower precision against fp32. Without a constraint, also of
+# the chosen subnet against the largest subnet.
 GUARD = 0.01
-ROUNDING = 1e-9  # 90 % - 89 % is a rounding error more than 1 %
+ROUNDING = 1e-9  # tolerance: in floats 0.90 - 0.89 is more than 0.01
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "mixed", "w8")
 BF16 = frozenset({"avx512_bf16", "amx_bf16"})  # either of these instruction sets computes in bf16
 _HOW = {"auto": " (the fastest that keeps its accuracy)", "mixed": ", and blocks in float where that is better"}
@@ -36,10 +37,11 @@ _HOW = {"auto": " (the fastest that keeps its accuracy)", "mixed": ", and blocks
 class Plan:
     """Everything that decides the outcome of a deployment. Equal plans, data and journals give equal subnets.
 
-    precision: as asked for, "auto" among others.
-    precisions: those to build, in order.
+    precision: the precision that was asked for, such as "auto".
+    precisions: the precisions to build, in order.
     evaluations, seconds: the budget of the search; one of them is None.
-    supernet, data: None for those that are shipped with hnas.
+    threads: number of threads of the runtime.
+    supernet, data: folders; None for the supernet and the images that are shipped with hnas.
     site: the device behind ``--host``; None for this machine.
     """
 
@@ -58,32 +60,32 @@ class Plan:
 
     @property
     def searched(self) -> str:
-        """The precision in which the search measures subnets."""
+        """Return the precision in which the search measures subnets."""
         return "fp32" if self.precision == "auto" else self.precisions[0]
 
     @property
     def mixes(self) -> bool:
-        """Whether blocks of an int8 artifact may be kept in float. Only times measured on this machine choose them."""
+        """Return whether blocks of an int8 artifact may be kept in float. This needs times measured on this machine."""
         return self.device.local and self.site is None and "int8" in self.precisions
 
     @property
     def measured(self) -> bool:
-        """Whether latency is measured, here or at ``site``. Otherwise the device's profile predicts it."""
+        """Return whether latency is measured, here or at ``site``. Otherwise the device profile predicts it."""
         return self.device.local or self.site is not None
 
     @property
     def transport(self) -> Transport:
-        """The way to the machine that verifies and measures artifacts."""
+        """Return the transport to the machine that verifies and measures artifacts."""
         return local if self.site is None else self.site.transport
 
     @property
     def machine(self) -> Machine:
-        """The machine that verifies and measures artifacts."""
+        """Return the machine that verifies and measures artifacts."""
         return Machine.here() if self.site is None else self.site.machine
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """The versions of the runtime at ``site``. Empty for this machine, whose artifacts record them."""
+        """Return the versions of the runtime at ``site``; empty for this machine, where artifacts record them."""
         return {} if self.site is None else self.site.versions
 
     def open(self, artifact: Artifact) -> Worker:
@@ -91,11 +93,11 @@ class Plan:
         return Worker(artifact) if self.site is None else self.site.open(artifact)
 
     def bound(self, metric: str) -> Bound | None:
-        """Return the bound on ``metric``, None where there is none."""
+        """Return the constraint on ``metric``, or None."""
         return next((bound for bound in self.bounds if bound.metric == metric), None)
 
     def identity(self) -> dict[str, Any]:
-        """Return as JSON what must be equal for an interrupted run to be resumed."""
+        """Return the options that must be equal for a run to be resumed, as a JSON object."""
 
         def limit(metric: str) -> float | None:
             bound = self.bound(metric)
@@ -141,7 +143,7 @@ class Plan:
 
 
 def resolve(options: SearchOptions) -> Plan:
-    """Return the plan of ``options``. A ``host`` is connected to.
+    """Return the plan of ``options``. Connect to the ``host`` if one is given.
 
     Raises:
         ValueError: an option is not understood or does not fit the device.
@@ -172,9 +174,10 @@ def resolve(options: SearchOptions) -> Plan:
 def _precisions_to_build(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
     """Return the precisions to build, fp32 first.
 
-    1. "auto": all that the device and its backend offer, except w8, which int8 beats wherever it is accurate enough.
-    2. "mixed": int8, from which blocks are kept in float later.
-    3. Any other: that one.
+    1. "auto": all precisions that the device and its backend offer, without w8, because int8 is faster. bf16 is left
+       out if the CPU cannot compute in bf16.
+    2. "mixed": int8. Later, blocks of int8 are kept in float.
+    3. Any other: that precision.
 
     Raises:
         ValueError: the precision is unknown or not offered, or "mixed" is asked for a device that is not this machine.
@@ -205,7 +208,7 @@ def _require_this_machine(device: Device, site: Site | None) -> None:
 
 
 def _has_bf16(device: Device, site: Site | None) -> bool:
-    """Return whether the CPU computes in bf16. The runtime would refuse it too, but only after a conversion."""
+    """Return whether the CPU computes in bf16. Otherwise the runtime would refuse bf16, but only after a conversion."""
     if not device.local:
         return True
     machine = Machine.here() if site is None else site.machine
@@ -213,7 +216,7 @@ def _has_bf16(device: Device, site: Site | None) -> bool:
 
 
 def _threads(wanted: int | None, device: Device, site: Site | None) -> int:
-    """Return the number of threads of the runtime. Raise ValueError for one that the device does not have."""
+    """Return the number of threads of the runtime. Raise ValueError for more threads than the device has cores."""
     cores = (os.cpu_count() or 1) if site is None else site.machine.cores
     if wanted is not None and not 1 <= wanted <= cores:
         raise ValueError(f"threads is {wanted}; {'this machine' if site is None else site.where} has {cores} cores")

@@ -71,7 +71,7 @@ def _cache_file() -> Path:
 
 @cache
 def builder_versions() -> dict[str, str]:
-    """Return what decides an artifact apart from the runtime: the version of hnas and a digest of the code of export.
+    """Return the version of hnas and a digest of the code of ``hnas.export``, which both decide an artifact.
 
     The code is digested because passes and policies may change without a new version.
     """
@@ -89,9 +89,10 @@ class MeasuredLatency:
     latency of the largest, which the journal keeps. Ratios are cached between runs. The key of the cache has everything
     that decides a ratio: both networks, precision, device, CPU, threads, and the versions of the runtime and of hnas.
 
-    precision: of the subnets.
-    site: the device that measures; None for this machine.
-    compiler: converts each subnet in a process of its own.
+    threads: number of threads of the runtime.
+    precision: the precision of the subnets ("fp32").
+    site: the device that measures; None: this machine.
+    compiler: converts each subnet in a separate process.
     """
 
     def __init__(
@@ -118,10 +119,10 @@ class MeasuredLatency:
     def __call__(self, arch: Arch) -> Price:
         """Return the latency of ``arch`` in ms, with the interval of its ratio to the largest subnet.
 
-        The latency is infinite where the subnet could not be compiled or run. The journal then has the reason.
+        The latency is infinite if the subnet could not be compiled or run. The journal then has the reason.
 
         Raises:
-            Unavailable: a runtime or the device is missing, which says nothing about the subnet.
+            Unavailable: a runtime or the device is missing.
             ExportError: the largest subnet could not be compiled or run.
         """
         base = self.study.journal.call("baseline_ms", self._measure_baseline)
@@ -212,7 +213,7 @@ def failures(study: Study) -> list[str]:
 
 
 def _open_cache() -> Journal:
-    """Open the cache. A broken file is moved aside, and one that cannot be written is not used."""
+    """Open the cache. A broken file is renamed. If the file cannot be written, the cache is kept in memory only."""
     file = _cache_file()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

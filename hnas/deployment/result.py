@@ -27,21 +27,21 @@ class Result:
 
     @property
     def arch(self) -> Arch | None:
-        """The architecture of the chosen subnet; None for a user's own network."""
+        """Return the architecture of the chosen subnet; None for a user's own network."""
         return self.proof.network.arch
 
     @property
     def rows(self) -> tuple[JudgedArtifact, ...]:
-        """The artifact of each precision that was tried, with the verdict on it."""
+        """Return the artifact of each precision that was tried, with its verdict."""
         return self.proof.rows
 
     @property
     def refused(self) -> tuple[Refused, ...]:
-        """The precisions that gave no artifact."""
+        """Return the precisions without an artifact."""
         return self.proof.refused
 
     @property
     def kept(self) -> JudgedArtifact:
-        """The artifact in the bundle."""
+        """Return the artifact that is in the bundle."""
         assert self.proof.kept is not None
         return self.proof.kept

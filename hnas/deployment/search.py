@@ -33,7 +33,7 @@ AGAINST = "the largest subnet in fp32 on the same backend"
 
 
 def deploy_subnet(options: SearchOptions, notify: Progress) -> Deployment:
-    """Do what `hnas.deployment.deploy` documents."""
+    """Deploy a subnet of a supernet, as `hnas.deployment.deploy` documents."""
     plan = resolve(options)
     reuse_memory()
     source = open_source(plan.supernet, plan.data)
@@ -52,7 +52,7 @@ def deploy_subnet(options: SearchOptions, notify: Progress) -> Deployment:
 
 
 def estimate_search(plan: Plan) -> str:
-    """Return how long the search of ``plan`` will take, in words. One subnet is priced and scored here to know it."""
+    """Return an estimate of the duration of the search, in words. One subnet is priced and scored to measure it."""
     source = open_source(plan.supernet, plan.data)
     if plan.seconds is not None:
         return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"
@@ -89,10 +89,10 @@ def _costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str
 
 
 def _search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidate]:
-    """Return every subnet that the search looked at, within the budget that an interrupted run has left of it."""
+    """Return every subnet that the search tried. The time of an interrupted run counts in the budget."""
     seconds = None if plan.seconds is None else max(0.0, plan.seconds - study.journal.spent)
     if seconds is not None and (plan.out / "bundle").exists():
-        seconds = 0.0  # a finished run is not searched further, whatever time its budget has left
+        seconds = 0.0  # a finished run is not searched further, even if its budget is not used up
     candidates: list[Candidate] = []
     total = plan.evaluations or 0
     notify("search", 0, total)
@@ -105,7 +105,7 @@ def _search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidat
 
 
 def _try_finalists(run: Run, study: Study, finalists: Sequence[Candidate]) -> tuple[Baseline, Proof]:
-    """Try the finalists. Raise Unreachable or ExportError, with every reason, where no artifact can be kept."""
+    """Try the finalists. Raise Unreachable or ExportError, with every reason, if no artifact can be kept."""
     largest = study.supernet.space.largest
     baseline = build_baseline(run, subnet_network(study, largest, name="largest"), AGAINST, own=False)
     try:

@@ -20,8 +20,9 @@ _TIMEOUTS = {"tensorrt": 1800.0}
 class Site:
     """A device behind ``transport``.
 
-    backend: the one that the device runs.
-    versions: of the runtime there.
+    backend: the backend that runs on the device.
+    machine: the description of the device.
+    versions: the versions of the runtime on the device.
     """
 
     transport: Transport
@@ -31,11 +32,11 @@ class Site:
 
     @property
     def where(self) -> str:
-        """The address, for a person."""
+        """Return the address as text."""
         return self.transport.where
 
     def open(self, artifact: Artifact) -> Worker:
-        """Start a worker there, on the runtime that the artifact was built for."""
+        """Start a worker on the device, with the runtime that the artifact was built for."""
         start = partial(Worker, artifact, backend=artifact.backend, transport=self.transport)
         timeout = _TIMEOUTS.get(self.backend)
         return start() if timeout is None else start(timeout=timeout)

@@ -22,7 +22,7 @@ class SupernetSource:
 
     record: the content of supernet.json.
     digest: sha256 of the weights file.
-    licence: of the shipped data; empty for a user's own data.
+    licence: the licence of the shipped data; empty for a user's own data.
     """
 
     supernet: Supernet
@@ -33,14 +33,19 @@ class SupernetSource:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The digest of each held-out split."""
+        """Return the digest of each held-out split."""
         return {split: data.digest for split, data in self.task.splits.items()}
 
 
 def open_source(folder: Path | None, data: Path | None) -> SupernetSource:
-    """Load the supernet in ``folder`` and the held-out images of ``data``. None takes those shipped with hnas.
+    """Load a supernet and the held-out images that judge its subnets.
 
-    Raise ValueError where the record is incomplete, or the images have other classes than the supernet knows.
+    folder: the folder of the supernet; None: the supernet that is shipped with hnas.
+    data: the folder of the images; None: the images that are shipped with hnas.
+
+    Raises:
+        FileNotFoundError: a folder or a file is missing.
+        ValueError: the record of the supernet is incomplete, or the images have other classes than the supernet.
     """
     with ExitStack() as stack:
         if folder is None:

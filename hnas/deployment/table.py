@@ -41,7 +41,7 @@ def summarise_deployment(result: Result, bundle: Bundle) -> dict[str, Any]:
 def speedup_of(row: JudgedArtifact, baseline: Baseline, predicted: Price) -> Speedup | None:
     """Return the speedup of an artifact over the baseline, measured in pairs or from two predictions.
 
-    None for the baseline of a user's own network, which would be compared with itself.
+    Return None for the fp32 artifact of a user's own network, because it is the baseline itself.
     """
     if baseline.own and row.built.artifact.precision == "fp32":
         return None
@@ -49,7 +49,7 @@ def speedup_of(row: JudgedArtifact, baseline: Baseline, predicted: Price) -> Spe
         c = row.comparison
         return Speedup(c.ratio, c.low, c.high, baseline.against, "measured", c.processes, c.confidence)
     ratio = baseline.latency.value / predicted.value
-    # Both come from one profile, so part of the error cancels. Half of the band, in logarithms, is assumed to be left.
+    # Both predictions use one profile, so a part of the error cancels. Half of the band (in logs) is kept.
     spread = (predicted.high / predicted.low) ** 0.25
     return Speedup(ratio, ratio / spread, ratio * spread, baseline.against, "predicted", confidence=None)
 
@@ -74,9 +74,9 @@ def _rows(result: Result) -> list[dict[str, Any]]:
 
 
 def _row(name: str, built: Built, verdict: str, predicted: Price, fp32_accuracy: float | None) -> dict[str, Any]:
-    """Return one row without measured figures. A network without labelled images has no accuracy.
+    """Return one row without measured latency. A network without labelled images has no accuracy.
 
-    The verdict also tells where another converter did the work, because we do not write an operator ourselves.
+    If another converter made the artifact, because our writer lacks an operator, the verdict says so.
     """
     notes = built.artifact.notes
     if (lacks := notes.get("lacks")) is not None:

@@ -36,8 +36,8 @@ from hnas.space import Arch
 from hnas.study import Study
 
 COUNT = 256  # samples that a file is verified on
-NOISE = 32  # seeded samples where there are no real ones
-_REDUCED = 16  # samples for the reduction of a failing network: each candidate is compiled and run on all of them
+NOISE = 32  # random samples that are used if there are no real samples
+_REDUCED = 16  # samples for the reduction of a failing network; each smaller network is compiled and run on all samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +60,20 @@ def verify_bundle(
     reduce: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Verify every artifact of the bundle at ``path``. Return plain values; ``passed`` tells of all of them.
+    """Verify every artifact of the bundle at ``path``. Return plain values; ``passed`` is true if all artifacts pass.
 
     1. A bundle of a search: the subnet is extracted from ``supernet`` (None: the shipped one), whose weights must have
        the digest in the bundle. The samples are search images of ``data``.
-    2. A bundle of a network of the user's own: ``model`` names it as for the export. An ONNX file takes the place of
-       eager torch. The samples are those in ``calibration``, else seeded noise.
+    2. A bundle of a network of the user's own: ``model`` names the network, as for the export. For an ONNX file, the
+       reference is the file instead of eager torch. The samples are those in ``calibration``, or else seeded noise.
     3. The folder of a saved reproduction: its trial is repeated.
 
-    reduce: compile what fails again and shrink it to the smallest part that still fails, in a folder of ``out``.
+    reduce: compile a failing network again, shrink it to the smallest part that still fails, and save this part.
+    out: the folder of these parts; None: ``path`` with the suffix "-failing".
 
     Raises:
-        ValueError, FileNotFoundError: wrong use.
+        ValueError: ``path`` is not a valid bundle, or the network or supernet is not that of the bundle.
+        FileNotFoundError: a file or folder is missing.
         Unavailable: a runtime is missing.
     """
     if (path / reproduction.RECORD).is_file():  # case 3
