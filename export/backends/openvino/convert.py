@@ -78,8 +78,8 @@ def compile(
 def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:
     """Return the OpenVINO model of ``program`` with static shapes and the names of ``inputs`` and ``outputs``.
 
-    ``openvino.convert_model`` traces twice, visits every submodule and sends telemetry for each call. With a flat trace,
-    the same front end makes the same graph about ten times faster, which shortens a search.
+    ``openvino.convert_model`` traces twice, visits every submodule and sends telemetry for each call. With a flat
+    trace, the same front end makes the same graph about ten times faster, which shortens a search.
     """
     import openvino
     import torch

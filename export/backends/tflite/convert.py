@@ -1,4 +1,4 @@
-"""Compile for LiteRT (TensorFlow Lite) with XNNPACK on the CPU: model.tflite, in fp32 or int8, channels last."""
+"""Compile for LiteRT (TensorFlow Lite) with XNNPACK on the CPU: model.tflite, in fp32 or int8, with channels last."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ no_onnx = "its file is written from the torch graph, channels last"
 
 MODEL = "model.tflite"
 NHWC = (0, 2, 3, 1)
-RANGES = "mse"  # 0.5 to 1.3 dB above minmax on MobileNets, a U-Net and a ConvNeXt, -0.6 to 1.8 dB on searched subnets
-# Operators that stay float, tried in order until int8 leaves the graph in as few pieces as fp32. The writer itself
-# keeps sums in float whose scales are too far apart for XNNPACK; the second set is for runtimes that are stricter.
+RANGES = "mse"  # against minmax: +0.5 to +1.3 dB on MobileNets, a U-Net and a ConvNeXt, -0.6 to +1.8 dB on subnets
+# Sets of operators that stay float, tried in order until int8 splits the graph into no more pieces than fp32. The
+# writer itself keeps a sum in float if XNNPACK cannot rescale its inputs. The second set is for stricter runtimes.
 _LEFT: tuple[frozenset[str], ...] = (frozenset(), frozenset({"ADD", "SUB", "MEAN"}))
 
 
 def compile(program: Program, path: Path, *, precision: str, device: Device, calibration: Samples) -> Written:
-    """Write model.tflite, with 4-D inputs channels last, and float inputs and outputs in int8, too.
+    """Write model.tflite, with channels last in 4-D inputs. Inputs and outputs are float in int8 models too.
 
-    1. hnas's own writer has every operator: it writes the model, in milliseconds and with the runtime alone.
-    2. It lacks one: litert-torch converts, ai-edge-quantizer quantises, and ``notes["lacks"]`` names the operator.
+    1. hnas's own writer has every operator: it writes the model in milliseconds, and needs only the runtime.
+    2. It lacks an operator: litert-torch converts, ai-edge-quantizer quantises, and ``notes["lacks"]`` names it.
 
     ``notes["layout"]`` has the permutation of every input (None: unchanged). Outputs have the layout of the module.
 
     Raises:
         Unavailable: a package of case 2 is not installed.
-        ValueError: case 2 with single blocks in float.
+        ValueError: case 2 with single blocks in float, or with a calibration method other than minmax.
     """
     samples = calibration if precision == "int8" else None
     layout = _layout(program.signature[0])
@@ -67,7 +67,7 @@ def _layout(inputs: Sequence[TensorSpec]) -> list[JSON]:
 
 
 def _emit(program: Program, model: Path, samples: Samples | None, override: Override) -> dict[str, JSON]:
-    """Write the model by hnas's own writer. Raise Unsupported that names a missing operator."""
+    """Write the model with hnas's own writer, and return notes. Raise Unsupported if the writer lacks an operator."""
     from hnas.export.backends.tflite import writer as emitter
     from hnas.export.int8.calibration import activation_ranges
 
@@ -75,7 +75,7 @@ def _emit(program: Program, model: Path, samples: Samples | None, override: Over
     if samples is None:
         model.write_bytes(emitter.emit(whole))
         return {}
-    emitter.lower(whole)  # a missing operator is named before calibration
+    emitter.lower(whole)  # raises Unsupported before the calibration, which takes time
     method = override.ranges or RANGES
     ranges = activation_ranges(whole, samples, method)
     for more in _LEFT:
@@ -107,7 +107,10 @@ def _float_pieces(whole: Program) -> tuple[int, int]:
 def _convert(
     program: Program, model: Path, samples: Samples | None, override: Override, layout: list[JSON], lacks: str
 ) -> tuple[dict[str, JSON], dict[str, str]]:
-    """Write the model by LiteRT's own converter and quantiser. Return the notes and the versions of the two."""
+    """Write the model with LiteRT's own converter and quantiser. Return the notes and the versions of both packages.
+
+    ``lacks``: the operator that hnas's own writer lacks.
+    """
     from hnas.export.backends.tflite import litert
 
     if samples is not None and kept_float(program):

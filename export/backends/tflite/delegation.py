@@ -1,4 +1,4 @@
-"""Count what XNNPACK runs of a TFLite model: ``delegates, builtin = pieces(path)``."""
+"""Count the parts of a TFLite model that XNNPACK runs: ``delegates, builtin = pieces(path)``."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def count_delegates(operators: Sequence[Mapping[str, Any]]) -> int:
 
 
 def with_kernels(operators: Sequence[Mapping[str, Any]], ends: set[int]) -> list[tuple[Mapping[str, Any], bool]]:
-    """Return each operator of the file, with True if a built-in kernel runs it and False if XNNPACK does.
+    """Return each operator of the file, with True if a built-in kernel runs it and False if XNNPACK runs it.
 
-    A built-in kernel runs an operator whose output is read by a delegate or is an output of the model, and is made by
-    no delegate.
+    A built-in kernel runs an operator if no delegate writes its output, and a delegate or the caller reads its output.
 
     operators: as an interpreter lists them after delegation; delegates follow the operators that they replace.
     ends: indices of the model's outputs.

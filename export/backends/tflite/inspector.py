@@ -1,7 +1,7 @@
 """Read the layers of a TFLite model: the operators that ran, with the XNNPACK kernels, timed by LiteRT's profiler.
 
-A runtime without a profiler (tflite-runtime, another major version) reports the operators of the file and which of them
-XNNPACK runs, without times.
+For a runtime without a known profiler (tflite-runtime, another major version), the layers are the operators of the
+file, without times. Each layer then states whether XNNPACK runs it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _XNNPACK_PRODUCTS = ("Convolution", "Fully Connected", "Deconvolution", "Batch M
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
-    """Return the operators in the order they ran; ``implementation`` tells XNNPACK kernels from built-in ones."""
+    """Return the operators in the order in which they ran. ``implementation`` is an XNNPACK or a built-in kernel."""
     from hnas.export.device.runtimes import tflite
 
     opened = tflite.interpreter(artifact.model, artifact.threads)
@@ -63,8 +63,8 @@ def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> lis
 def from_profile(runs: Sequence[Sequence[Ran]], products: Sequence[str] = ()) -> list[Layer]:
     """Return the layers of a profile.
 
-    XNNPACK drops the names of operators. Convolutions and products get their names back where the profile has as many
-    as the file. All other layers are named by their number.
+    XNNPACK drops the names of operators. Convolutions and products are named as in ``products``, if the profile has
+    equally many. All other layers are named by their number.
 
     runs: the operators of each call.
     products: names of the file's convolutions and matrix products, in order.

@@ -1,6 +1,6 @@
-"""Convert and quantise with LiteRT's own tools the programs that our emitter does not cover.
+"""Convert and quantise programs with LiteRT's own tools, if hnas's own writer lacks one of their operators.
 
-``convert_program(program, path, layout)`` writes fp32, ``quantise_file(source, target, samples)`` makes int8 of it.
+``convert_program(program, path, layout)`` writes fp32. ``quantise_file(source, target, samples)`` converts it to int8.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from hnas.export.remote.quiet import quiet
 if TYPE_CHECKING:
     from hnas.export.graph.program import Program
 
-# Operators with int8 kernels in XNNPACK that stay in its delegate. Left out on purpose:
+# Operators that XNNPACK runs in int8. Left out on purpose:
 # - HARD_SWISH, the parts of LayerNorm, GELU, SOFTMAX, BATCH_MATMUL: XNNPACK has no int8 kernels for them. A small
 #   MobileNetV3 became fourteen delegates instead of one, and ten times slower.
-# - MEAN: it gives noise where the sum before it stayed float.
+# - MEAN: its int8 form adds noise if the sum before it stays float.
 _CORE: tuple[str, ...] = (
     "CONV_2D",
     "DEPTHWISE_CONV_2D",
@@ -36,8 +36,8 @@ _CORE: tuple[str, ...] = (
     "RESHAPE",
 )
 _CORE += ("TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "LOGISTIC", "TANH")
-# ADD suits residuals and does not suit the epsilon of a LayerNorm. The first list that keeps the graph in one delegate
-# is used.
+# int8 ADD suits residuals, but not the epsilon of a LayerNorm. The first list that does not split the graph into more
+# delegates than fp32 is used.
 _POLICIES = ((*_CORE, "ADD"), _CORE)
 
 
@@ -58,7 +58,7 @@ def convert_program(program: Program, path: Path, layout: Sequence[JSON]) -> Non
     """
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the converter prints operation counts on stderr
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it prints a line on import
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # otherwise the import prints a line
     module: Any = program.module
     with quiet():
         try:
@@ -82,12 +82,11 @@ def convert_program(program: Program, path: Path, layout: Sequence[JSON]) -> Non
 def quantise_file(source: Path, target: Path, samples: Samples, leave: Sequence[str] = ()) -> JSON:
     """Write the int8 form of ``source`` and return how it was quantised.
 
-    Ranges are the minimum and maximum over all samples. The quantiser's default, a moving average, clips values above
-    the
-    average: 10 dB worse on networks without a norm at the end.
+    Ranges are the minimum and maximum over all samples. The quantiser's default is a moving average, which clips larger
+    values: 10 dB worse on networks without a norm at the end.
 
-    samples: for calibration.
-    leave: operators that stay in float.
+    samples: calibration samples, in the layout of the runtime.
+    leave: operators that stay in float, by the names of ai-edge-quantizer.
 
     Raises:
         Unavailable: ai-edge-quantizer is not installed.
@@ -127,7 +126,7 @@ def quantise_file(source: Path, target: Path, samples: Samples, leave: Sequence[
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """Hide the progress bar that the quantiser draws for every hundred operators; it has no option for that."""
+    """Hide the progress bar of the quantiser during the block. The quantiser has no option for that."""
     from ai_edge_quantizer.utils.progress_utils import ProgressBar
 
     draw = ProgressBar.__init__
@@ -139,6 +138,9 @@ def _without_progress() -> Iterator[None]:
 
 
 def _signature(model: Path) -> tuple[str, list[str]]:
-    """Return the name of the model's only signature, and its inputs in the module's order (args_10 after args_9)."""
+    """Return the name of the model's only signature, and the names of its inputs in the order of the module.
+
+    The order is that of the numbers in the names: args_10 follows args_9.
+    """
     ((key, value),) = interpreter(model, 1).get_signature_list().items()
     return key, sorted(value["inputs"], key=lambda name: int(name.rsplit("_", 1)[1]))

@@ -1,7 +1,7 @@
 """Profile the operators of a TFLite model through LiteRT's C library, because its Python package has no profiler.
 
-``profile(model, inputs, threads, runs)``. The model runs as a LiteRT compiled model, with the XNNPACK and the threads
-of the interpreter that serves it. Nothing is freed: call it in a process that ends soon.
+``profile(model, inputs, threads, runs)``. The model runs as a LiteRT compiled model, with the same XNNPACK and the same
+number of threads as in an interpreter. No memory is freed: call it in a process that ends soon.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _TENSOR_TYPE = 512  # bytes, more than a LiteRtRankedTensorType has
 
 
 class Ran(NamedTuple):
-    """One operator that ran.
+    """Describe one operator that ran.
 
-    name: as the runtime reports it.
+    name: its name in the report of the runtime.
     delegated: whether XNNPACK ran it.
-    microseconds: in whole numbers.
+    microseconds: its time, in whole microseconds.
     """
 
     name: str
@@ -74,7 +74,7 @@ def profile(model: Path, inputs: Mapping[str, NDArray[Any]], threads: int, runs:
 
 
 class _Compiled:
-    """A model compiled by LiteRT with profiling enabled, and the functions of the library."""
+    """Compile a model with LiteRT, with profiling enabled, and call the functions of LiteRT's library."""
 
     def __init__(self, model: Path, threads: int) -> None:
         package = find_spec("ai_edge_litert")
@@ -130,7 +130,7 @@ class _Compiled:
         self.do("LiteRtGetNumProfilerEvents", profiler, byref(count))
         found = (_Event * count.value)()
         self.do("LiteRtGetProfilerEvents", profiler, count, found)
-        # Another layout must be noticed before a name is dereferenced.
+        # Check the layout before a name is dereferenced: a wrong pointer would crash.
         if any(event.type not in _TYPES or event.source not in _SOURCES for event in found):
             raise ExportError("LiteRT's profile has another layout than that of version 2")
         operators = [event for event in found if event.type in (_OPERATOR, _OF_DELEGATE, _BY_DELEGATE)]

@@ -42,12 +42,12 @@ def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: 
 
     4-D inputs are channels last; outputs have the program's layout.
 
-    ranges: of every activation, by the name of its node; None for fp32. With ranges the model computes in int8 where
-    XNNPACK can; its inputs and outputs stay in float.
-    leave: operators, by their names in the schema, that stay in float, like nodes marked as float.
+    ranges: the range of every activation, by the name of its node; None for fp32. With ranges, the model computes in
+        int8 where XNNPACK can. Its inputs and outputs stay in float.
+    leave: operators that stay in float, by their names in the schema. Nodes marked as float stay in float too.
 
     Raises:
-        Unsupported: names the operator that is missing.
+        Unsupported: the writer lacks an operator; the message names it.
     """
     model = lower(program, ranges)
     if ranges is not None:
@@ -58,8 +58,8 @@ def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: 
 def prepare(program: Program) -> Program:
     """Return the program with the weight and bias of each layer norm as operators of their own.
 
-    Calibrate the returned program: the normalised value before the weight then has a range of its own. The weight and
-    bias can be folded into the weights that follow.
+    Calibrate the returned program, so that the normalised value before the weight has its own range. The weight and
+    bias can be folded into the layer that follows.
     """
 
     def rewrite(module: torch.fx.GraphModule) -> int:
@@ -88,7 +88,7 @@ def _take_out(module: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
 
 
 def lower(program: Program, ranges: Mapping[str, Range] | None = None) -> Model:
-    """Return the program in the runtime's operators, in float; raise Unsupported for an operator that is missing."""
+    """Return the program as a float model of TFLite operators. Raise Unsupported if the writer lacks an operator."""
     graph = Graph(program, ranges or {})
     for node in program.module.graph.nodes:
         if node.op == "placeholder":
@@ -130,7 +130,7 @@ def _input(graph: Graph, node: torch.fx.Node) -> Placed:
 
 
 def _output(graph: Graph, node: torch.fx.Node) -> Value:
-    """Return the tensor of a result in the program's layout; an input, or a result that occurs twice, is copied."""
+    """Return the tensor of a result in the program's layout. An input, or a result that occurs twice, is copied."""
     value = graph.at(node, plain(len(shape_of(node))))
     if value.data is not None or value in graph.model.inputs or value in graph.model.outputs:
         zero = constant_tensor(np.zeros(1, np.float32))

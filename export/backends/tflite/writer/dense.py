@@ -13,12 +13,12 @@ from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsuppo
 from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
-_MASKED = -1e9  # instead of a mask's infinity: its exponential is 0, too
+_MASKED = -1e9  # replaces the infinity of a mask; its exponential is also 0
 _REDUCTIONS = {"mean": "MEAN", "sum": "SUM", "amax": "REDUCE_MAX"}
 
 
 def _linear(graph: Graph, node: fx.Node) -> Placed:
-    """Lower linear with a constant weight, over the last axis; the other axes keep their order."""
+    """Lower linear with a constant weight, over the last axis. The other axes keep their order."""
     given = arguments(node)
     weight = graph.constant(given["weight"], "linear with a weight")
     bias = None if given["bias"] is None else constant_tensor(graph.constant(given["bias"], "a bias"))
@@ -26,7 +26,7 @@ def _linear(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _matmul(graph: Graph, node: fx.Node) -> Placed:
-    """Lower matmul and bmm of two activations; with a constant matrix, they become a linear without bias."""
+    """Lower matmul and bmm of two activations. With a constant matrix, they become a linear without bias."""
     left, right = graph.placed(node.args[0]), graph.placed(node.args[1])
     if min(len(left.order), len(right.order)) < 2:
         raise Unsupported("matmul with a vector")
@@ -49,7 +49,7 @@ def _addmm(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _attention(graph: Graph, node: fx.Node) -> Placed:
-    """Lower scaled_dot_product_attention; the scale multiplies the query, and can be folded into its weights."""
+    """Lower scaled_dot_product_attention. The scale multiplies the query, and can be folded into its weights."""
     given = arguments(node)
     if given["is_causal"] or given["enable_gqa"] or len(shape_of(node)) < 3:
         raise Unsupported("scaled_dot_product_attention with is_causal or enable_gqa")
@@ -156,7 +156,7 @@ def _product(graph: Graph, node: fx.Node, x: Placed, weight: Value, bias: Value 
 
 
 def _multiplied(graph: Graph, left: Placed, right: Placed, shape: tuple[int, ...], like: Any) -> Value:
-    """Add BATCH_MATMUL in plain order; an operand that is transposed in memory is read as transposed."""
+    """Add BATCH_MATMUL in the program's order of axes. An operand that is transposed in memory is not moved."""
     rank = len(left.order)
     swapped = (*range(rank - 2), rank - 1, rank - 2)
     lie_swapped = [_lies(each, swapped) for each in (left, right)]
@@ -166,7 +166,7 @@ def _multiplied(graph: Graph, left: Placed, right: Placed, shape: tuple[int, ...
 
 
 def _lies(x: Placed, swapped: Order) -> bool:
-    """Return whether the last two axes are swapped in memory, so that plain order would require a transpose."""
+    """Return whether the last two axes are swapped in memory, so that the program's order would need a transpose."""
     positions = [axis for axis in x.order if x.shape[axis] != 1]
     wide = [axis for axis in swapped[-2:] if x.shape[axis] != 1]
     return len(wide) == 2 and positions.index(wide[0]) < positions.index(wide[1])

@@ -22,7 +22,7 @@ _POWERS = {2.0: "SQUARE", 0.5: "SQRT", -0.5: "RSQRT"}
 
 
 def _binary(graph: Graph, node: fx.Node) -> Placed:
-    """Lower add, sub, mul, div, maximum and minimum with broadcasting; a division by a constant becomes a product."""
+    """Lower add, sub, mul, div, maximum and minimum with broadcasting. Division by a constant becomes a product."""
     given, name = arguments(node), operator_name(node)
     left, right = given["self"], given["other"]
     if given.get("rounding_mode") is not None:
@@ -51,12 +51,12 @@ def _reversed_subtraction(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _unary(graph: Graph, node: fx.Node) -> Placed:
-    """Lower an operator that the runtime has, too."""
+    """Lower an operator with one input that TFLite also has."""
     return _like(graph, node, _UNARY[operator_name(node)])
 
 
 def _gelu(graph: Graph, node: fx.Node) -> Placed:
-    """Lower gelu, by the error function or by tanh."""
+    """Lower gelu, with the error function or with tanh."""
     return _like(graph, node, "GELU", approximate=arguments(node)["approximate"] == "tanh")
 
 
@@ -66,14 +66,14 @@ def _leaky_relu(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _silu(graph: Graph, node: fx.Node) -> Placed:
-    """Lower to x * sigmoid(x)."""
+    """Lower silu to x * sigmoid(x)."""
     x = graph.placed(node.args[0])
     gate = graph.add("LOGISTIC", [x.value], x.value.shape, (0.0, 1.0))
     return Placed(graph.add("MUL", [x.value, gate], x.value.shape, node), x.order)
 
 
 def _hard_sigmoid(graph: Graph, node: fx.Node) -> Placed:
-    """Lower to relu6(x + 3) / 6: the runtime has no operator for it."""
+    """Lower hardsigmoid to relu6(x + 3) / 6, because TFLite has no operator for it."""
     x = graph.placed(node.args[0])
     three, sixth = (constant_tensor(np.array([number], np.float32)) for number in (3.0, 1 / 6))
     raised = graph.add("ADD", [x.value, three], x.value.shape, (0.0, 6.0), fusedActivationFunction=3)
@@ -97,13 +97,13 @@ def _clamp(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _reciprocal(graph: Graph, node: fx.Node) -> Placed:
-    """Lower to 1 / x."""
+    """Lower reciprocal to 1 / x."""
     x = graph.placed(node.args[0])
     return Placed(graph.add("DIV", [constant_tensor(np.ones(1, np.float32)), x.value], x.value.shape, node), x.order)
 
 
 def _power(graph: Graph, node: fx.Node) -> Placed:
-    """Lower pow with a constant exponent; square, root and inverse root have operators of their own."""
+    """Lower pow with a constant exponent. Square, root and inverse root have their own operators."""
     exponent = arguments(node)["exponent"]
     if isinstance(exponent, fx.Node):
         raise Unsupported("pow with an exponent from the graph")
@@ -134,7 +134,7 @@ def _combine(graph: Graph, kind: str, left: Value, right: Value) -> Value:
 
 
 def _is_zero(graph: Graph, operand: Any, node: fx.Node, other: Any) -> bool:
-    """Return whether a sum with ``operand`` equals the other operand."""
+    """Return whether ``operand`` is a constant zero, so that a sum with it equals ``other``."""
     data = graph.placed(operand).value.data
     return data is not None and isinstance(other, fx.Node) and shape_of(other) == shape_of(node) and not data.any()
 

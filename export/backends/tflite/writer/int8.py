@@ -1,6 +1,6 @@
 """Quantise a float model to int8 where XNNPACK computes in int8: ``quantise_operators(model, leave)``.
 
-Quantisation is static, with per-channel weights and one scale for an activation.
+Quantisation is static: one scale for each output channel of a weight, and one scale for each activation.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from hnas.export.backends.tflite.writer.rewrites import WEIGHTED
 _WEIGHTED = {*WEIGHTED, "TRANSPOSE_CONV"}
 # Data-movement operators: the output keeps the input's scale.
 _MOVING = {"RESHAPE", "TRANSPOSE", "SLICE", "SPLIT", "PAD", "MAX_POOL_2D", "DEPTH_TO_SPACE", "CONCATENATION"}
-# In int8 only where their input is: alone, they do not pay for the conversion.
+# Operators in int8 only if an input is in int8. Otherwise the conversion costs more time than int8 saves.
 _FOLLOWING = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH", "MEAN", "LEAKY_RELU", "RELU", "RELU6", "AVERAGE_POOL_2D"}
-_RECTIFIERS = {"RELU", "RELU6"}  # where no operator before them absorbed them
-# These stay in float for vectors: it costs no time, and a recurrent state accumulates the error of each step (8 dB).
+_RECTIFIERS = {"RELU", "RELU6"}  # if no operator before them absorbed them
+# These stay in float for vectors. That costs no time, and a recurrent state would accumulate int8 errors (8 dB).
 _GATES = {"ADD", "SUB", "MUL", "LOGISTIC", "TANH"}
 FIXED = {"LOGISTIC": Scale(np.array([1 / 256], np.float32), -128), "TANH": Scale(np.array([1 / 128], np.float32))}
 _RATIOS = {"ADD": (-10, 8), "SUB": (-10, 8), "MUL": (-16, 8)}  # XNNPACK rescales between these powers of 2
 SYMMETRIC, LEVELS = 127, 255
-_SMALL_END = 4096  # weights; a last product up to this size stays in float: no time, few bytes, and 4 dB less noise
+_SMALL_END = 4096  # weights; a last product up to this size stays in float: no time, and 4 dB less noise
 
 
 def quantise_operators(model: Model, leave: frozenset[str] = frozenset()) -> None:
-    """Change ``model``, whose values know their ranges, to int8.
+    """Change ``model`` to int8 in place. Its values must have their ranges.
 
     1. Convolutions and products with constant weights, whose input and output ranges are known: int8. A small last
        product stays in float.
-    2. Sums, gates, means and data movements that read int8: int8.
+    2. Sums, gates, means and data movements with int8 inputs: int8.
     3. Norms that no convolution absorbed (a factor and an offset for each channel) and averages over a window:
        depthwise convolutions in int8, whose weights have a scale for each channel.
     4. Rectifiers that no operator absorbed: a change of scale that saturates.
-    5. Everything else, inputs and outputs: float. HARD_SWISH, GELU, SOFTMAX, BATCH_MATMUL and the parts of a layer norm
-       have no int8 kernel in XNNPACK, and would split the graph.
+    5. Everything else, and the inputs and outputs of the model: float. HARD_SWISH, GELU, SOFTMAX, BATCH_MATMUL and the
+       parts of a layer norm have no int8 kernel in XNNPACK, and would split the graph.
 
     leave: kinds of operators that stay in float, like operators marked ``kept``.
     """
-    prepare_int8(model, leave)
+    prepare_int8(model, leave)  # case 3
     chosen = _choose(model, leave)
     _widen_joined(model, chosen)
     _Writer(model, chosen).write()
 
 
 def scale_of(seen: tuple[float, float]) -> Scale:
-    """Return the scale of 256 levels from the lowest to the highest value, or to 0 where that lies outside."""
+    """Return the scale of 256 levels over the range ``seen`` (lowest, highest), widened to include 0."""
     low, high = min(seen[0], 0.0), max(seen[1], 0.0)
     step = (high - low) / LEVELS or 1.0
     step = max(step, 1e-30)
@@ -68,7 +68,7 @@ def _choose(model: Model, leave: frozenset[str]) -> set[Operator]:
 
 
 def _computable(model: Model, leave: frozenset[str]) -> set[Operator]:
-    """Return the operators that can compute in int8, and read int8 where their kind requires it."""
+    """Return the operators that can compute in int8, and have int8 inputs if their kind requires it."""
     chosen: set[Operator] = set()
     integer: set[Value] = set()
     for operator in model.operators:
@@ -80,7 +80,7 @@ def _computable(model: Model, leave: frozenset[str]) -> set[Operator]:
 
 
 def _leave_float_sums(model: Model, chosen: set[Operator]) -> None:
-    """Remove sums and products that only float operators read: int8 costs as much, and loses 5 dB in a ViT."""
+    """Remove sums and products that only float operators read: int8 saves no time there, and loses 5 dB in a ViT."""
     for operator in reversed(model.operators):
         users = _users(model, operator)
         if operator.kind in ("ADD", "SUB", "MUL") and users and not chosen & set(users):
@@ -106,14 +106,14 @@ def _is_small_end(model: Model, operator: Operator) -> bool:
 
 
 def _joins(operator: Operator, integer: set[Value]) -> bool:
-    if operator.kind in _WEIGHTED:
+    if operator.kind in _WEIGHTED:  # case 1
         weight = operator.inputs[1]
         return weight is not None and weight.data is not None
-    if operator.kind in _MOVING:
+    if operator.kind in _MOVING:  # case 2
         return all(value in integer for value in operator.activations)
     if operator.kind in _GATES and len(operator.output[0].shape) < 3:
         return False
-    return operator.kind in _FOLLOWING and any(value in integer for value in operator.activations)
+    return operator.kind in _FOLLOWING and any(value in integer for value in operator.activations)  # cases 2 and 4
 
 
 def _fits(operator: Operator) -> bool:
@@ -141,7 +141,7 @@ def _seen(value: Value) -> tuple[float, float]:
 
 
 def _widen_joined(model: Model, chosen: set[Operator]) -> None:
-    """Give the parts of a concatenation the range of the whole, so that they are computed at one scale."""
+    """Give the parts of a concatenation the range of the whole, so that all parts are computed at one scale."""
     for operator in reversed(model.operators):
         if operator.kind != "CONCATENATION" or operator not in chosen:
             continue
@@ -151,7 +151,7 @@ def _widen_joined(model: Model, chosen: set[Operator]) -> None:
         for value in operator.activations:
             while model.is_single(value):
                 maker = model.makers.get(value)
-                if maker is not None and maker.kind in _RECTIFIERS:  # it saturates at the ends of its own range
+                if maker is not None and maker.kind in _RECTIFIERS:  # it saturates at the ends of its range
                     break
                 value.range = whole
                 if maker is None or maker.kind not in _MOVING:
@@ -219,7 +219,7 @@ class _Writer:
         for value in operator.output:
             value.dtype, value.scale = "int8", scale
 
-    def _rectify(self, operator: Operator) -> None:
+    def _rectify(self, operator: Operator) -> None:  # case 4
         operator.inputs = [self._quantised(operator.inputs[0])]
         operator.kind, operator.options = "QUANTIZE", {}
         self._result(operator)
@@ -236,7 +236,10 @@ class _Writer:
         return value
 
     def _quantised(self, value: Value | None, scale: Scale | None = None) -> Value:
-        """Return ``value`` in int8: unchanged, or through a QUANTIZE; at ``scale`` if one is given."""
+        """Return ``value`` in int8, through a QUANTIZE if needed.
+
+        scale: the scale of the result; None for the scale of ``value``, or of its range.
+        """
         assert value is not None
         scale = scale or value.scale or scale_of(_seen(value))
         if value.data is not None:
@@ -270,7 +273,7 @@ def _weight_steps(
     """Return the step of each channel along ``axis``; ``source`` and ``result`` are the steps of the activations."""
     others = tuple(each for each in range(weight.ndim) if each != axis)
     steps = np.abs(weight).max(others).astype(np.float64) / SYMMETRIC
-    # XNNPACK rescales by 2^-32 at least, and a bias has 32 bits.
+    # XNNPACK rescales by at least 2^-32, and a bias has 32 bits. So too small steps are enlarged.
     steps = np.maximum(steps, result / source * 2.0**-31)
     return np.asarray(steps if bias is None else np.maximum(steps, np.abs(bias) / source / 2**30))
 

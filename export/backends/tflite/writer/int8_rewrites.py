@@ -1,4 +1,4 @@
-"""Rewrite float operators in place so that int8 expresses them better. Call ``prepare_int8(model, leave)``."""
+"""Rewrite float operators in place so that int8 is faster or more accurate. Call ``prepare_int8(model, leave)``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALID = 1  # the schema's number for no padding
 def prepare_int8(model: Model, leave: frozenset[str]) -> None:
     """Rewrite operators for int8.
 
-    1. A product after a RELU6 convolution, as in a hard sigmoid: its factor goes into the weights.
+    1. A product after a RELU6 convolution, as in a hard sigmoid: its factor is folded into the weights.
     2. An average over windows inside the map: a depthwise convolution.
     3. A sum and a product by channel, as in a norm that no convolution absorbed: a depthwise convolution, whose weights
        have a scale for each channel.
@@ -42,7 +42,7 @@ def prepare_int8(model: Model, leave: frozenset[str]) -> None:
 
 
 def _averaged(operator: Operator) -> Operator | None:
-    """Return the depthwise convolution for an average over windows that stay inside the map; None for anything else."""
+    """Return the depthwise convolution for an average over windows inside the map (case 2); None for anything else."""
     if operator.kind != "AVERAGE_POOL_2D" or operator.options["padding"] != VALID:
         return None
     height, width, channels = (operator.options["filterHeight"], operator.options["filterWidth"], _channels(operator))
@@ -51,7 +51,7 @@ def _averaged(operator: Operator) -> Operator | None:
 
 
 def _normed(model: Model, operator: Operator) -> Operator | None:
-    """Return the depthwise convolution for a product and a sum, both by channel; None for anything else."""
+    """Return the depthwise convolution for a product and a sum by channel (case 3); None for anything else."""
     if operator.kind != "ADD" or len(operator.output[0].shape) != 4 or len(operator.activations) != 1:
         return None
     (product,) = operator.activations
@@ -65,7 +65,7 @@ def _normed(model: Model, operator: Operator) -> Operator | None:
 
 
 def _takes_factor(model: Model, operator: Operator, leave: frozenset[str]) -> bool:
-    """Return whether the convolution before a product of one positive number can take that number into its weights."""
+    """Return whether the positive factor of a product can be folded into the convolution before it (case 1)."""
     if len(operator.activations) != 1 or operator.options.get(FUSION) or _constant_of(operator).size != 1:
         return False
     (source,) = operator.activations

@@ -1,6 +1,6 @@
-"""Track the axis order of each value: programs name axes in PyTorch's order, the runtime wants channels last.
+"""Track the axis order of each value: a program has PyTorch's order of axes, the runtime needs channels last.
 
-A permutation writes no transpose. A value records the order of its axes (``Placed``), and a permute only renames them.
+A value records the order of its axes (``Placed``). A permute only changes this record, and writes no TRANSPOSE.
 A tensor is transposed when an operator needs another order, at most once for each order.
 """
 
@@ -21,14 +21,14 @@ NHWC: Order = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class Placed:
-    """A value of the program: axis i of the tensor is the program's axis ``order[i]``."""
+    """Hold a value of the program: axis i of the tensor is the program's axis ``order[i]``."""
 
     value: Value
     order: Order
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape in the program's order of axes."""
+        """Return the shape in the program's order of axes."""
         return tuple(self.value.shape[self.order.index(axis)] for axis in range(len(self.order)))
 
     def axis(self, axis: int) -> int:
@@ -36,7 +36,7 @@ class Placed:
         return self.order.index(axis % len(self.order))
 
     def permuted(self, dims: Sequence[int]) -> Placed:
-        """Return the permutation of the program's axes; nothing moves."""
+        """Return the value with its program axes permuted to ``dims``. No data is moved."""
         inverse = np.argsort([dim % len(dims) for dim in dims])
         return Placed(self.value, tuple(int(inverse[axis]) for axis in self.order))
 
@@ -47,7 +47,7 @@ def plain(rank: int) -> Order:
 
 
 def channels_last_order(rank: int) -> Order:
-    """Return the order with axis 1 at the end."""
+    """Return the order of ``rank`` axes with axis 1 (the channels) at the end."""
     return (0, *range(2, rank), 1) if rank > 2 else plain(rank)
 
 
@@ -59,7 +59,7 @@ class Moves:
         self._known: dict[tuple[Value, str, tuple[int, ...]], Value] = {}
 
     def moved(self, placed: Placed, order: Order) -> Value:
-        """Return the tensor with its axes in ``order``: unchanged, reshaped if only axes of 1 move, or transposed."""
+        """Return the tensor with its axes in ``order``: unchanged, transposed, or reshaped if only axes of 1 move."""
         steps = tuple(placed.order.index(axis) for axis in order)
         value = placed.value
         if steps == plain(len(steps)):
@@ -73,10 +73,11 @@ class Moves:
         return self._once(value, "TRANSPOSE", steps, shape)
 
     def reshaped(self, placed: Placed, shape: Sequence[int], wanted: Order | None = None) -> Placed:
-        """Return the value in another shape of the program; transposed first where the new axes would not be
-        contiguous.
+        """Return the value with another shape of the program.
 
-        wanted: the order that its readers prefer, used where it costs nothing.
+        The tensor is transposed first if the new axes would not be contiguous.
+
+        wanted: the order that its readers prefer. It is used only if it needs no transpose.
         """
         shape = tuple(int(size) for size in shape)
         if shape == placed.shape:
@@ -114,7 +115,7 @@ Group = tuple[list[int], list[int]]  # axes before, axes after: the same element
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
-    """Return the smallest runs of axes with equal products; axes of 1 belong to no run."""
+    """Return the smallest groups of successive axes with equal products. Axes of size 1 belong to no group."""
     left = [axis for axis, size in enumerate(before) if size != 1]
     right = [axis for axis, size in enumerate(after) if size != 1]
     groups: list[Group] = []

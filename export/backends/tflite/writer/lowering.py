@@ -1,4 +1,4 @@
-"""Provide what the lowering of each operator needs: the values so far, constants, broadcasting, and new operators."""
+"""Help to lower operators: keep the values so far, read constants, broadcast, and add operators to the model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Lowering = Callable[["Graph", fx.Node], "Placed | list[Placed]"]
 # Operators that read and write channels last.
 _SPATIAL = {"conv1d", "conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"}
 _SPATIAL |= {"upsample_nearest2d", "upsample_bilinear2d"}
-# Operators that take any order, and adopt the order that their readers want.
+# Operators that accept any order of axes. They use the order that their readers prefer.
 FLUID = {"add", "sub", "mul", "div", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "tanh", "silu", "gelu"}
 FLUID |= {"cat", "batch_norm", "constant_pad_nd", "pad", "clamp", "hardtanh", "leaky_relu", "slice"}
 
 
 class Unsupported(Exception):
-    """An operator, or a use of one, that the emitter cannot write; the text names it."""
+    """Signal an operator, or a use of an operator, that the writer does not support. The text names the operator."""
 
 
 class Graph:
-    """The values of the program as tensors of the model that is written."""
+    """Hold the values of the program as tensors of the model that is written."""
 
     def __init__(self, program: Program, ranges: Mapping[str, Range]) -> None:
         self.model = Model()
@@ -53,7 +53,10 @@ class Graph:
         return self.moves.moved(self.placed(node), order)
 
     def constant(self, node: fx.Node | None, what: str) -> NDArray[Any]:
-        """Return the array of a node that must be a constant; raise Unsupported, with ``what``, for any other."""
+        """Return the array of a constant node. Raise Unsupported if the node is not a constant.
+
+        what: the use of the constant, for the error.
+        """
         value = self.placed(node).value if node is not None else None
         if value is None or value.data is None:
             raise Unsupported(f"{what} that is computed in the graph")
@@ -67,10 +70,12 @@ class Graph:
         like: fx.Node | Range | Value | None = None,
         **options: Any,
     ) -> Value:
-        """Add an operator and return its one output.
+        """Add an operator and return its only output.
 
+        kind: name of the operator in the schema.
+        shape: shape of the output, in the order of its axes in memory.
         like: the source of the output's range: a node of the program, another value, or a range.
-        options: by their names in the schema.
+        options: options of the operator, by their names in the schema.
         """
         made = Value(tuple(int(size) for size in shape), range=self.range_of(like))
         self.model.operators.append(Operator(kind, list(inputs), [made], options))
@@ -105,7 +110,7 @@ class Graph:
     def together(self, node: fx.Node, operands: Sequence[Any]) -> tuple[list[Value], Order]:
         """Return the operands of an elementwise operator as tensors that broadcast as in the program, and their order.
 
-        The largest operand keeps its order. Among equals, the one in the order wanted for the result does.
+        The order is that of the largest operand. Among equally large ones, an operand in the wanted order is preferred.
         """
         rank = len(shape_of(node))
         known = [self.placed(operand) for operand in operands]
@@ -116,7 +121,7 @@ class Graph:
         return [self.spread(each, rank, order) for each in known], order
 
     def spread(self, placed: Placed, rank: int, order: Order) -> Value:
-        """Return the tensor at ``rank`` axes in ``order``, without leading axes of 1, which broadcasting adds."""
+        """Return the tensor with ``rank`` axes in ``order``, perhaps without leading axes of 1."""
         shape = (1,) * (rank - len(placed.order)) + placed.shape
         if placed.value.data is None and len(placed.order) < rank and order == plain(rank):
             return self.moves.moved(placed, plain(len(placed.order)))
@@ -154,7 +159,7 @@ _SHAPES_ALONE = {torch.ops.aten.zeros_like.default, torch.ops.aten.ones_like.def
 
 
 def read_constant(tensor: Tensor) -> Placed:
-    """Place a constant of the program."""
+    """Return a constant of the program as a placed value."""
     return Placed(constant_tensor(tensor.detach().contiguous().numpy()), plain(tensor.ndim))
 
 

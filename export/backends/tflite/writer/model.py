@@ -1,5 +1,6 @@
-"""Represent a TFLite model as plain objects, and write its bytes with the schema of the LiteRT runtime:
-``pack_model(model)``.
+"""Represent a TFLite model as plain objects, and write its bytes with the schema of the LiteRT runtime.
+
+Call ``pack_model(model)``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from hnas.export.device.errors import Unavailable
 
-ALIGNMENT = 16  # bytes, of constants: as in the schema
-FUSED = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}  # other operators can end with these; the schema's numbers
-OPTIONS = {  # where the options are not named after the operator
+ALIGNMENT = 16  # bytes; the schema requires it for constants
+FUSED = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}  # activations that fuse; the schema's numbers
+OPTIONS = {  # options that are not named after their operator
     "CONV_2D": "Conv2DOptions",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
@@ -31,14 +32,17 @@ OPTIONS = {  # where the options are not named after the operator
     "BATCH_MATMUL": "BatchMatMulOptions",
     "LEAKY_RELU": "LeakyReluOptions",
 }
-# The version that an operator needs in int8, and in float.
+# The versions that an operator needs in int8 and in float.
 _VERSIONS = {"CONV_2D": (3, 1), "DEPTHWISE_CONV_2D": (3, 2), "FULLY_CONNECTED": (4, 2), "TRANSPOSE_CONV": (3, 1)}
 _VERSIONS |= {"QUANTIZE": (2, 1), "RESIZE_BILINEAR": (3, 3), "SUM": (2, 1), "RESHAPE": (1, 1), "BROADCAST_TO": (3, 2)}
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """The scale of int8 or int32 numbers: a real value is ``scale * (number - zero)``, by channel along ``axis``."""
+    """Define the meaning of int8 or int32 numbers: the value is ``scale * (number - zero)``.
+
+    scale: one number, or one for each channel along ``axis``.
+    """
 
     scale: NDArray[np.float32]
     zero: int = 0
@@ -47,10 +51,11 @@ class Scale:
 
 @dataclass(eq=False)
 class Value:
-    """A tensor.
+    """Describe a tensor.
 
-    data: of a constant, else None.
-    range: the observed minimum and maximum of an activation, if known.
+    data: the array of a constant; None for any other tensor.
+    range: the observed minimum and maximum of an activation; None if unknown.
+    scale: the scale of an int8 or int32 tensor; None for any other tensor.
     """
 
     shape: tuple[int, ...]
@@ -63,10 +68,10 @@ class Value:
 
 @dataclass(eq=False)
 class Operator:
-    """One call of an operator.
+    """Describe one call of an operator.
 
-    kind, options: by their names in the schema.
-    kept: stays in float in an int8 model.
+    kind, options: named as in the schema.
+    kept: True keeps the operator in float in an int8 model.
     """
 
     kind: str
@@ -77,7 +82,7 @@ class Operator:
 
     @property
     def activations(self) -> list[Value]:
-        """The inputs that are not constant."""
+        """Return the inputs that are not constant."""
         return [value for value in self.inputs if value is not None and value.data is None]
 
 
@@ -87,7 +92,7 @@ _Makers = dict[Value, Operator]
 
 @dataclass(eq=False)
 class Model:
-    """Operators in the order in which they run."""
+    """Hold the operators in the order in which they run."""
 
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
@@ -96,16 +101,16 @@ class Model:
 
     @property
     def readers(self) -> _Readers:
-        """The operators that read each value; the model's outputs are in ``outputs`` only."""
+        """Return the operators that read each value. Being an output of the model does not count as a read."""
         return self._linked()[0]
 
     @property
     def makers(self) -> _Makers:
-        """The operator that computes each value; inputs and constants have none."""
+        """Return the operator that computes each value. Inputs and constants have none."""
         return self._linked()[1]
 
     def is_single(self, value: Value) -> bool:
-        """Return whether exactly one operator reads ``value``, and it is not an output of the model."""
+        """Return whether exactly one operator reads ``value``, and ``value`` is not an output of the model."""
         return len(self.readers.get(value, [])) == 1 and value not in self.outputs
 
     def changed(self) -> None:
@@ -123,7 +128,7 @@ class Model:
         return self._links
 
     def values(self) -> Iterator[Value]:
-        """Return every tensor once."""
+        """Yield every tensor once."""
         seen = dict.fromkeys(self.inputs)
         for operator in self.operators:
             seen |= dict.fromkeys(value for value in operator.inputs if value is not None)

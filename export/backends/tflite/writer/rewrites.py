@@ -1,4 +1,4 @@
-"""Simplify a model in place: fold scales into weights, fuse activations, merge moves. Call ``simplify(model)``."""
+"""Simplify a model in place: fold scales into weights, fuse activations, merge reshapes. Call ``simplify(model)``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Rewrite = Callable[[Model, Operator], bool]
 
 
 def simplify(model: Model) -> None:
-    """Run every rewrite until none changes the model, then remove unread operators."""
+    """Run all rewrites until none changes the model, then remove operators whose output is not read."""
     while any(_apply(model, rewrite) for rewrite in _REWRITES):
         pass
     _sweep(model)
@@ -28,7 +28,7 @@ def simplify(model: Model) -> None:
 def _apply(model: Model, rewrite: _Rewrite) -> bool:
     """Run one rewrite on every operator, and return whether it changed the model.
 
-    A rewrite removes no operator but the one that it is given.
+    A rewrite removes only the operator that it is given.
     """
     fired = False
     for operator in list(model.operators):
@@ -42,20 +42,20 @@ def _fold_scale(model: Model, operator: Operator) -> bool:
     """Fold a MUL or ADD of a constant into the weights and bias of the weighted operator before it.
 
     1. The constant is one number, or has one entry for each channel of the output: folded.
-    2. The value is only moved between the two: folded if the constant is one number.
-    3. The value has another reader, or went through an activation: unchanged.
+    2. A RESHAPE or TRANSPOSE is between the two operators: folded if the constant is one number.
+    3. The value has another reader, or an activation is between the two operators: unchanged.
     """
     numbers = _constant_operand(operator)
     if numbers is None:
         return False
-    path = _path_to_weights(model, operator.activations[0], through_moves=numbers.size == 1)
-    if not path:
+    path = _path_to_weights(model, operator.activations[0], through_moves=numbers.size == 1)  # case 2
+    if not path:  # case 3
         return False
     maker = model.makers[path[-1]]
     whole = operator.output[0].shape == operator.activations[0].shape
     if maker.options.get(FUSION) or not whole or not _per_channel(numbers, maker.output[0].shape[-1]):
         return False
-    scale_weights(maker, numbers, is_offset=operator.kind == "ADD")
+    scale_weights(maker, numbers, is_offset=operator.kind == "ADD")  # case 1
     _inherit(model, operator, path)
     return True
 
@@ -130,11 +130,11 @@ def _fuse_activation(model: Model, operator: Operator) -> bool:
 
 
 def _merge_moves(model: Model, operator: Operator) -> bool:
-    """Remove moves that are not needed.
+    """Remove a RESHAPE or TRANSPOSE that is not needed.
 
     1. RESHAPE to the shape, or TRANSPOSE to the order, that the value already has: removed.
-    2. RESHAPE after RESHAPE, TRANSPOSE after TRANSPOSE: one.
-    3. RESHAPE that drops the axes that a MEAN kept: the MEAN drops them.
+    2. RESHAPE after RESHAPE, or TRANSPOSE after TRANSPOSE: merged into one.
+    3. RESHAPE that drops the axes that a MEAN or SUM kept: the MEAN or SUM drops them.
     4. RESHAPE to two axes before FULLY_CONNECTED, which flattens its input: removed.
     """
     if operator.kind not in MOVES:
@@ -142,7 +142,8 @@ def _merge_moves(model: Model, operator: Operator) -> bool:
     source, result = operator.activations[0], operator.output[0]
     if result in model.outputs and source in (*model.inputs, *model.outputs):
         return False
-    return any(case(model, operator) for case in (_drop_idle, _merge_equal, _drop_kept_axes, _drop_flattening))
+    cases = (_drop_idle, _merge_equal, _drop_kept_axes, _drop_flattening)  # cases 1 to 4
+    return any(case(model, operator) for case in cases)
 
 
 def _drop_idle(model: Model, operator: Operator) -> bool:
@@ -197,9 +198,10 @@ _REWRITES: tuple[_Rewrite, ...] = (_merge_moves, _fold_scale, _fold_into_next, _
 
 
 def scale_weights(operator: Operator, numbers: NDArray[np.float32], *, is_offset: bool) -> None:
-    """Multiply the output of a weighted operator by ``numbers``, or add them to it, through its weights and bias.
+    """Change weights and bias so that the output of a weighted operator is multiplied by ``numbers``.
 
-    numbers: one, or one for each output channel.
+    numbers: one number, or one for each output channel.
+    is_offset: True adds ``numbers`` to the output instead.
     """
     weight, bias = operator.inputs[1], _bias(operator)
     assert weight is not None
@@ -237,7 +239,10 @@ def _per_channel(numbers: NDArray[Any], channels: int) -> bool:
 
 
 def _inherit(model: Model, operator: Operator, path: list[Value]) -> None:
-    """Remove ``operator``, so that the values of ``path``, from its input back, become its output."""
+    """Remove ``operator``, whose effect the operator behind ``path`` now has.
+
+    path: the values from the input of ``operator`` back; they get the range of its output.
+    """
     result = operator.output[0]
     for value in path:
         value.range = result.range
@@ -250,7 +255,7 @@ def _inherit(model: Model, operator: Operator, path: list[Value]) -> None:
 
 
 def _redirect(model: Model, operator: Operator, value: Value) -> None:
-    """Remove ``operator``, and let the readers of its output read ``value``."""
+    """Remove ``operator``. The readers of its output read ``value`` instead."""
     result = operator.output[0]
     model.operators.remove(operator)
     for other in model.operators:

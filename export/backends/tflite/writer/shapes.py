@@ -1,4 +1,4 @@
-"""Lower operators that only move data: most of them rename axes and write nothing."""
+"""Lower operators that only move data. Most of them only rename axes, and write no operator."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hnas.export.backends.tflite.writer.lowering import FLUID, Graph, Lowering, 
 from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
-PARTS = 4  # most parts of one SPLIT in XNNPACK
-_JOINED = 5  # most inputs of one CONCATENATION in XNNPACK
+PARTS = 4  # largest number of outputs of a SPLIT in XNNPACK
+_JOINED = 5  # largest number of inputs of a CONCATENATION in XNNPACK
 
 
 def _reshape(graph: Graph, node: fx.Node) -> Placed:
@@ -26,13 +26,13 @@ def _permute(graph: Graph, node: fx.Node) -> Placed:
     rank = len(x.order)
     dims = list(given.get("dims") or range(rank))
     if operator_name(node) != "permute" and rank > 1:
-        first, second = given.get("dim0", -2) % rank, given.get("dim1", -1) % rank  # t and mT turn the last two
+        first, second = given.get("dim0", -2) % rank, given.get("dim1", -1) % rank  # t and mT swap the last two
         dims[first], dims[second] = second, first
     return x.permuted(dims)
 
 
 def _expand(graph: Graph, node: fx.Node) -> Placed:
-    """Leave expand to readers that broadcast; write it out for other readers."""
+    """Lower expand: to nothing if all readers broadcast, else to BROADCAST_TO."""
     x = graph.placed(node.args[0])
     shape = shape_of(node)
     if x.shape == shape or all(operator_name(user) in FLUID - {"cat"} for user in node.users):
@@ -83,7 +83,7 @@ def _cut(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _select(graph: Graph, node: fx.Node) -> Placed:
-    """Lower select: one index of an axis, which is dropped."""
+    """Lower select: take one index of an axis, and drop the axis."""
     given, x = arguments(node), graph.placed(node.args[0])
     dim = given["dim"] % len(x.order)
     taken = _sliced(graph, node, x, dim, given["index"] % x.shape[dim], 1)
@@ -91,7 +91,10 @@ def _select(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _split(graph: Graph, node: fx.Node) -> list[Placed]:
-    """Lower split, split_with_sizes and chunk to SPLIT if the parts are equal, few and all read; else to SLICEs."""
+    """Lower split, split_with_sizes and chunk to one SPLIT, or to a SLICE for each part that is read.
+
+    SPLIT needs equal parts, at most ``PARTS`` of them, that are all read.
+    """
     given, x = arguments(node), graph.placed(node.args[0])
     dim = given["dim"] % len(x.order)
     sizes = [int(value.shape[dim]) for value in node.meta["val"]]
@@ -110,7 +113,7 @@ def _split(graph: Graph, node: fx.Node) -> list[Placed]:
 
 
 def _unbind(graph: Graph, node: fx.Node) -> list[Placed]:
-    """Lower unbind: each index of an axis, as a value of its own."""
+    """Lower unbind to a SLICE for each index of the axis."""
     x, dim = graph.placed(node.args[0]), arguments(node)["dim"]
     count = x.shape[dim]
     parts = [_sliced(graph, None, x, dim, index, 1) for index in range(count)]
@@ -118,7 +121,7 @@ def _unbind(graph: Graph, node: fx.Node) -> list[Placed]:
 
 
 def _item(graph: Graph, node: fx.Node) -> Placed:
-    """Return one of several results."""
+    """Lower getitem: return one of several results."""
     source, index = node.args
     found = graph.values[source]  # type: ignore[index]
     assert isinstance(found, list)

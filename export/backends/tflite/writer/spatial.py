@@ -1,4 +1,4 @@
-"""Lower operators over maps: convolutions, pooling, resizing. All of them read and write channels last."""
+"""Lower operators on feature maps: convolutions, pooling, resizing, padding. Most read and write channels last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsuppo
 from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
-SAME, VALID = 0, 1  # padding, by the schema's numbers
+SAME, VALID = 0, 1  # numbers of the padding modes in the schema
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -52,9 +52,9 @@ def _convolution(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
-    """Lower conv_transpose2d, if TRANSPOSE_CONV can cut its edges.
+    """Lower conv_transpose2d, if TRANSPOSE_CONV can cut off its padding.
 
-    It cuts nothing, or kernel - stride in equal halves.
+    TRANSPOSE_CONV cuts off nothing, or (kernel - stride) / 2 on each side.
     """
     given = arguments(node)
     weight = graph.constant(given["weight"], "transposed convolution with a weight")
@@ -74,9 +74,9 @@ def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _pooling(graph: Graph, node: fx.Node) -> Placed:
-    """Lower max_pool2d and avg_pool2d; padding that the runtime cannot do is written out.
+    """Lower max_pool2d and avg_pool2d. A PAD is added for padding that the runtime's pooling does not have.
 
-    An average that excludes its padding is supported only where the runtime pads by itself.
+    An average that excludes its padding is supported only if the runtime's pooling has this padding.
     """
     given, largest = arguments(node), operator_name(node) == "max_pool2d"
     window = _pair(given["kernel_size"], 1)
@@ -114,7 +114,7 @@ def _adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _nearest(graph: Graph, node: fx.Node) -> Placed:
-    """Lower upsample_nearest2d by 2 to four copies and DEPTH_TO_SPACE: XNNPACK has no nearest resize."""
+    """Lower upsample_nearest2d by 2 to four copies and DEPTH_TO_SPACE, because XNNPACK has no nearest resize."""
     source = graph.at(node.args[0], NHWC)
     n, channels, height, width = shape_of(node)
     if (height, width) != (2 * source.shape[1], 2 * source.shape[2]):
@@ -134,7 +134,7 @@ def _bilinear(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _pad(graph: Graph, node: fx.Node) -> Placed:
-    """Lower constant_pad_nd, and pad with a constant, in any order of axes."""
+    """Lower constant_pad_nd, and pad in the constant mode, in any order of axes."""
     given = arguments(node)
     if given.get("mode", "constant") != "constant":
         raise Unsupported(f"pad in mode {given['mode']!r}")
@@ -169,7 +169,10 @@ def _pair(value: Any, default: int, flat: bool = False) -> tuple[int, int]:
 
 
 def _before(value: Any, window: Sequence[int], dilation: Sequence[int], flat: bool) -> tuple[int, int]:
-    """Return the padding before each axis, given as numbers or as text."""
+    """Return the padding before height and width.
+
+    value: the argument of a convolution: numbers, "same" or "valid".
+    """
     if not isinstance(value, str):
         return _pair(value, 0, flat)
     whole = [(k - 1) * d if value == "same" else 0 for k, d in zip(window, dilation, strict=True)]
@@ -180,7 +183,12 @@ Sizes = Sequence[int]  # of height and width
 
 
 def _own_padding(maps: Sizes, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes) -> int | None:
-    """Return the runtime's padding mode that reads exactly what the program reads; None if there is none."""
+    """Return the runtime's padding mode that gives the program's padding; None if there is none.
+
+    maps: sizes of the input.
+    before: padding before height and width.
+    sizes: sizes of the output.
+    """
     if not any(before):
         fits = all((m - w) // s + 1 == o for m, w, s, o in zip(maps, window, stride, sizes, strict=True))
         if fits:
@@ -204,7 +212,7 @@ def _padded(
 def _explicit(
     graph: Graph, source: Value, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes, fill: float
 ) -> Value:
-    """Return the map with its padding written out, no wider than it is read."""
+    """Add a PAD or PADV2, only as wide as the windows reach, and return its output."""
     ends = zip(source.shape[1:3], window, stride, before, sizes, strict=True)
     after = [max(0, (o - 1) * s + w - m - b) for m, w, s, b, o in ends]
     edges = [(0, 0), *zip(before, after, strict=True), (0, 0)]
