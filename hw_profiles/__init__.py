@@ -1,9 +1,9 @@
-"""Device profiles: one TOML file a device, found by its name. Nothing here imports torch or numpy.
+"""Read device profiles: one TOML file for each device, found by its name. Imports neither torch nor numpy.
 
 ``hw_profiles.load("jetson").backend`` is "tensorrt".
 
-A profile states what a device can run and its peak speed. A profile contains no measurement: measured times are in
-bundles. ``sources`` gives the origin of each figure.
+A profile states the backends, precisions and peak speed of a device, and the origin of these figures. It contains no
+measurements: measured times are in bundles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Override:
-    """Changes to the int8 policy of a backend for one device, where a measurement showed a gain.
+    """Describe changes to the int8 policy of a backend for one device, for which a measurement showed a gain.
 
     leave_float: operators that stay in float, by the names that the backend uses.
     ranges: one of ``RANGES``; empty keeps the policy.
@@ -34,23 +34,27 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The backends, precisions and peak speed of a device, and the origin of these figures.
+    """Describe the backends, precisions and peak speed of a device, and the origin of these figures.
 
-    title: the name for people.
+    name: name of the profile, which is its file name.
+    title: name for messages.
     kind: one of ``KINDS``.
-    backend: the backend that is used.
-    backends: the backends that can be used.
-    precisions: the precisions that can be used, fp32 first; w8 is int8 for the weights alone.
-    precision: the default; "auto" tries all.
-    threads: CPU threads of a run.
-    peaks: dense GFLOP/s by precision (GOP/s for int8; a multiply-add is two) of all ``threads``, or of the whole GPU in
-        ``power_mode``.
-    bandwidth: GB/s of memory.
-    memory: MB.
-    launch_us: microseconds that the smallest kernel takes.
-    band: two factors that turn a predicted latency into its error band.
-    local: true for this machine. Its latency is measured; that of other devices is predicted.
-    aliases: other names.
+    backend: the default backend.
+    backends: all backends that can be used.
+    precisions: all precisions that can be used, fp32 first. w8 has int8 weights and fp32 activations.
+    precision: the default precision; "auto" tries all.
+    threads: default number of CPU threads of a run.
+    peaks: peak speed by precision, dense, of all ``threads`` or of the whole GPU in ``power_mode``: GFLOP/s, or GOP/s
+        for int8. A multiply-add counts as two operations.
+    bandwidth: memory bandwidth in GB/s.
+    memory: size of the memory in MB.
+    launch_us: time of the smallest kernel, in microseconds.
+    band: two factors. A predicted latency times these factors is its error band.
+    local: True for this machine, whose latency is measured. The latency of other devices is predicted.
+    aliases: other names of the profile.
+    power_mode: power mode that the figures assume.
+    compute_capability: compute capability of the GPU, such as "8.7"; empty without an NVIDIA GPU.
+    toolchain: versions of the software of the device, by name.
     quantisation: changes to the int8 policy, by backend.
     sources: the origin of the figures.
     """
@@ -83,7 +87,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Device:
-    """Return the device of that name or alias. Raise ValueError for an unknown name."""
+    """Return the device with the name or alias ``name``. Raise ValueError for an unknown name."""
     if name in names():
         return _read(name)
     for known in names():
@@ -93,7 +97,7 @@ def load(name: str) -> Device:
 
 
 def local_devices() -> dict[str, Device]:
-    """Return the profile of this machine for each backend that has one."""
+    """Return the profiles of this machine, by backend."""
     found: dict[str, Device] = {}
     for device in map(_read, names()):
         if device.local:
@@ -180,7 +184,7 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
 
 
 def _override(name: str, key: str, table: Any) -> Override:
-    """Return the changes that the table of one backend describes."""
+    """Return the changes that the table of one backend describes. Raise ValueError for an unknown or wrong key."""
     known = {each.name: str(each.type) for each in fields(Override)}
     if not isinstance(table, dict):
         raise ValueError(f"profile {name}: {key}={table!r} is not a table of {', '.join(known)}")

@@ -1,7 +1,7 @@
-"""Write and read bundles: a folder with an artifact, perhaps its baseline, a model card and the manifest.
+"""Write and read bundles: folders with an artifact, optionally its baseline, a model card and the manifest.
 
-``read_bundle("runs/openvino-cpu/bundle").artifact()``. ``manifest.json`` holds the hash of every other file and its
-own. The hashes reveal changes by accident or in transit; they do not prove who wrote the bundle.
+``read_bundle("runs/openvino-cpu/bundle").artifact()``. ``manifest.json`` has the hash of every other file, and a digest
+of itself. The hashes detect accidental changes. They do not prove who wrote the bundle.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hnas.export.device.artifact import RECORD, Artifact, digest_file, verify_fi
 from hnas.export.device.records import check_version, decode, encode, read_json
 
 SCHEMA = 1
-_BLANK = "0" * 64  # in place of the manifest's own digest, while that is computed
+_BLANK = "0" * 64  # replaces the manifest's own digest while the digest is computed
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Hold a bundle. The hash of every file was checked when the bundle was read."""
+    """Hold a bundle whose files have been checked against their hashes."""
 
     path: Path
     manifest: Manifest
@@ -35,7 +35,7 @@ class Bundle:
         return Artifact.read(self.path / self.manifest.artifact)
 
     def baseline(self) -> Artifact | None:
-        """Return the artifact that the speedup refers to, if the bundle has it."""
+        """Return the artifact that the speedup is measured against, or None if the bundle does not have it."""
         return None if self.manifest.baseline is None else Artifact.read(self.path / self.manifest.baseline)
 
     @property
@@ -49,8 +49,8 @@ def read_bundle(path: Path | str) -> Bundle:
 
     Raises:
         FileNotFoundError: there is no folder.
-        ValueError: an unknown schema, a wrong type (with its path in the JSON), a changed, missing or additional file,
-        a name or a link that leaves the folder, an artifact that is not as the manifest states.
+        ValueError: the schema is unknown, a field has a wrong type, a file is changed, missing or not in the manifest,
+        a name or link leaves the folder, or the artifact differs from the manifest.
     """
     path = Path(path)
     if not path.is_dir():
@@ -81,9 +81,11 @@ def write_bundle(
     artifact: Artifact | Path | str,
     baseline: Artifact | Path | str | None = None,
 ) -> Bundle:
-    """Write a bundle of copies, with the model card, to the absent or empty folder ``path``; on failure write nothing.
+    """Copy the artifacts into a bundle at ``path``, a new or empty folder, and add the model card and the manifest.
 
-    ``manifest``: without ``files``, ``size_bytes`` and ``baseline``, which are filled in.
+    On failure, nothing is written.
+
+    ``manifest``: the manifest; its ``files``, ``size_bytes`` and ``baseline`` are filled in.
     ``artifact``, ``baseline``: artifacts, or the paths of artifacts.
 
     Raises:
@@ -131,7 +133,7 @@ def _copy(source: Artifact | Path | str, folder: Path) -> Artifact:
 
 
 def _check_artifacts(bundle: Bundle) -> None:
-    """Raise ValueError unless the artifacts are listed and are as the manifest states."""
+    """Raise ValueError unless the manifest lists the artifacts and agrees with them."""
     manifest, where = bundle.manifest, bundle.path / MANIFEST
     for folder in filter(None, (manifest.artifact, manifest.baseline)):
         if f"{folder}/{RECORD}" not in manifest.files:
@@ -146,7 +148,7 @@ def _check_artifacts(bundle: Bundle) -> None:
 
 
 def _seal(text: bytes, old: str, new: str) -> bytes:
-    """Return the bytes of a manifest with its own digest, which is its last field, replaced."""
+    """Return the bytes of a manifest with its own digest, the last field, changed from ``old`` to ``new``."""
     head, key, tail = text.rpartition(b'"digest": "')
     return head + key + tail.replace(old.encode(), new.encode(), 1)
 

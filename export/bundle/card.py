@@ -12,7 +12,7 @@ MANIFEST, CARD = "manifest.json", "README.md"
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return the model card. Every figure states how it was determined."""
+    """Return the model card. It states how each figure was determined."""
     sections = [f"# {manifest.name}", _what(manifest), "## Figures", _figures(manifest), "## Use", _use(manifest)]
     found = [each.line() for each in (manifest.slowdown, manifest.mixed) if each is not None]
     if found:

@@ -1,6 +1,6 @@
-"""Define the records of a manifest. They are the only statement of the schema of ``manifest.json``.
+"""Define the records of a manifest. These records alone define the schema of ``manifest.json``.
 
-Every figure carries its conditions: kind, unit, percentile, batch, threads, n, interval.
+Every figure is stored with its conditions: kind, unit, percentile, batch, threads, n, interval.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ _Kind: TypeAlias = Literal["measured", "predicted"]
 
 @dataclass(frozen=True)
 class Input:
-    """Describe the input. ``preprocessing`` makes it from an image; None if the user has to do that."""
+    """Describe the input of the network.
+
+    ``layout``: the meaning of the axes, such as NCHW.
+    ``preprocessing``: the steps from an image to the input; None if the user has to prepare the input.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -32,11 +36,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Hold the share of ``n`` images of ``split`` that are classified correctly.
+    """Hold the share of ``n`` images of ``split`` that are classified correctly, 0 to 1.
 
-    ``subnet_fp32``: by the network in fp32.
-    ``artifact``: by the artifact; ``interval`` is its 95 % interval.
-    ``baseline``: by the baseline.
+    ``subnet_fp32``: the share for the network in fp32.
+    ``artifact``: the share for the artifact; ``interval`` is its 95 % interval.
+    ``baseline``: the share for the baseline, if there is one.
     """
 
     metric: str
@@ -58,7 +62,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Hold a latency that the device's profile predicts, in ms. ``kind`` marks it as a prediction."""
+    """Hold a latency in ms that is predicted from the device's profile, and its band from ``low`` to ``high``."""
 
     value: float
     low: float
@@ -96,7 +100,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Speedup:
-    """Hold the factor by which the artifact is faster than ``against``."""
+    """Hold the factor by which the artifact is faster than ``against``, the name of the baseline."""
 
     value: float
     low: float
@@ -122,7 +126,11 @@ class Data:
 
 @dataclass(frozen=True)
 class SpaceRecord:
-    """Name the space of the architecture, and the sha256 of the supernet's weights ("": not known)."""
+    """Name the search space of the architecture.
+
+    ``arguments``: the arguments of the space.
+    ``supernet``: the sha256 of the supernet's weights; empty if unknown.
+    """
 
     name: str
     arguments: Mapping[str, JSON] = field(default_factory=dict)
@@ -131,12 +139,15 @@ class SpaceRecord:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Record that int8 with blocks in float was tried as one more candidate.
+    """Record that int8 with blocks in float was tried as an additional candidate.
 
-    ``why``: the reason of the trial.
-    ``outcome``: its result.
-    ``blocks_in_float``, ``sensitivity_db``, ``trials``: the blocks in float, the signal-to-noise ratio of the outputs
-    with each block alone in int8, and the number of assignments that were compiled. Empty if none was accepted.
+    ``why``: why it was tried.
+    ``outcome``: the result.
+    ``blocks_in_float``: the names of the blocks in float.
+    ``sensitivity_db``: the signal-to-noise ratio of the outputs with only one block in int8, by block.
+    ``trials``: the number of assignments that were compiled.
+
+    The last three are empty if no assignment was accepted.
     """
 
     why: str
@@ -146,7 +157,7 @@ class Mixed:
     trials: int = 0
 
     def line(self) -> str:
-        """Return the record as a sentence."""
+        """Return the record in one sentence."""
         found, blocks = ", ".join(self.blocks_in_float), len(self.sensitivity_db)
         said = f" {found} in float, of {blocks} blocks, after {self.trials} trials;" if found else ""
         return f"mixed precision was tried because {self.why}:{said} {self.outcome}"
@@ -154,12 +165,12 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Describe a bundle: what it is, how it was made, and the figures of its check.
+    """Describe a bundle: its network, how it was made, and its measured or predicted figures.
 
     ``arch``, ``space``: None for a network that no search found.
     ``input``: None for a network with no or several inputs.
-    ``slowdown``: why int8 is slower than the precision that was kept.
-    ``mixed``: whether blocks in float were tried.
+    ``slowdown``: why int8 is not faster than the chosen precision; None if it is faster or was not compared.
+    ``mixed``: the record of int8 with blocks in float; None if it was not tried.
     ``source``: the note "source" of an artifact that was made from an ONNX file.
     ``size_bytes``: the size of the artifact's files. `write_bundle` fills in this field, ``baseline`` and ``files``.
 

@@ -1,1 +1,1 @@
-"""Compile a network to a verified artifact: `hnas.export.compile`, `compile_mixed` and `Compiler`."""
+"""Compile a network to a verified artifact. Holds `compile`, `compile_mixed` and `Compiler` of `hnas.export`."""

@@ -1,4 +1,4 @@
-"""Choose mixed precision: int8 where accuracy and time allow it, float in the other blocks.
+"""Choose mixed precision: which blocks compute in int8, and which in float.
 
 ``hnas.export.compile_mixed(net, example_inputs, accept=..., calibration=..., path="net-mixed")``.
 """
@@ -45,26 +45,29 @@ def compile_mixed(
     threads: int | None = None,
     options: MixedOptions = MixedOptions(),
 ) -> Artifact:
-    """Compile the fastest int8 artifact that ``accept`` takes, with as many blocks in float as that needs.
+    """Compile the fastest int8 artifact that ``accept`` accepts, with some blocks in float if necessary.
 
     Example: ``compile_mixed(net, x, accept=lambda made: accuracy(made) > 0.9, calibration=images, path="net-mixed")``.
 
-    ``accept``: judges a verified artifact, for example by its accuracy on labelled images.
-    ``options``: those of `compile`, and the number of trials, see `MixedOptions`.
+    ``accept``: takes a verified artifact, and returns whether it is good enough, for example accurate enough on
+    labelled images.
+    ``options``: the options of `compile`, and the number of trials, see `MixedOptions`.
     The other parameters are those of `compile`.
 
     Blocks are ranked by their sensitivity on the calibration samples and tried in the order of
-    `hnas.export.int8.mixed.assign`. Times are measured on this machine, each assignment interleaved with the first that
-    verifies, which is usually all int8. ``notes["quantisation"]["mixed"]`` records the sensitivities, the assignments
-    that were tried and the one that was chosen.
+    `hnas.export.int8.mixed.assign`. Times are measured on this machine. Each assignment is interleaved with the first
+    one that passed its verification, which is usually all int8. ``notes["quantisation"]["mixed"]`` records the
+    sensitivities, the assignments that were tried, and the chosen one.
 
-    1. An assignment does not verify: refused.
-    2. Its blocks cannot be kept in float one by one: refused.
-    3. The network cannot be converted with all blocks in int8: its ExportError, as no block is the cause.
-    4. No assignment but all float is accepted: ExportError.
+    1. The artifact of an assignment fails its verification: the assignment is refused.
+    2. The blocks of an assignment cannot be kept in float: the assignment is refused.
+    3. The network cannot be converted with all blocks in int8: the ExportError is raised, because no block causes it.
+    4. No assignment with an int8 block is accepted: ExportError.
 
     Raises:
-        ValueError, Unavailable, ExportError: as `compile`.
+        ValueError: the device is not this machine, ``keep_float`` is given, or as in `compile`.
+        Unavailable: as in `compile`.
+        ExportError: cases 3 and 4.
     """
     profile = hw_profiles.load(device)
     if options.trials < 1:
@@ -101,7 +104,7 @@ def compile_mixed(
 
         chosen, tried = assign(levels, lambda kept: _accepted(artifact, accept, kept), time, options.trials)
         if chosen is None:  # case 4
-            raise ExportError(f"no mixed precision is accepted: {len(tried)} assignments of {len(levels)} blocks tried")
+            raise ExportError(f"no mixed precision is accepted; {len(tried)} assignments of {len(levels)} blocks tried")
         _publish_copy(built[chosen.kept], target, _record(levels, tried, chosen))
     return Artifact.read(target)
 
@@ -128,7 +131,7 @@ def _relative_time(artifact: Artifact, baseline: Artifact, inputs: Sequence[Any]
 
 
 def _record(levels: dict[str, float], tried: Sequence[Assignment], chosen: Assignment) -> dict[str, JSON]:
-    """Return how the blocks in float were chosen, for the notes of the artifact."""
+    """Return the record of the choice for the notes of the artifact."""
     return {
         "sensitivity_db": {name: round(level, 1) for name, level in levels.items()},
         "float": list(chosen.kept),

@@ -1,4 +1,4 @@
-"""Convert in a process of its own, so that a converter that crashes, hangs or uses all memory does not end the caller.
+"""Convert networks in a child process. A converter that crashes, hangs or uses all memory does not end the caller.
 
 ``with Compiler(timeout=300) as compiler: ...``. The child is `hnas.export.compiling.conversion`.
 """
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _PIECE = 32 * 2**20  # bytes of tensors in one message, so that a large network is not in memory three times
-_MOST = 200  # conversions of one process: converters leak memory, OpenVINO's about 1 MB each
+_MOST = 200  # conversions by one process; converters leak memory, OpenVINO's about 1 MB for each conversion
 _MODULE = "hnas.export.compiling.conversion"
 
 
 class Compiler:
-    """Convert networks in a process that serves many conversions. A context manager.
+    """Convert networks in a child process that serves many conversions. A context manager.
 
     Example::
 
@@ -45,8 +45,12 @@ class Compiler:
 
     ``timeout``: seconds for each conversion.
     ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: no limit.
+    ``transport``: starts the process. Default: on this machine.
 
-    The process starts with the first conversion, or with ``start``. The next conversion replaces a process that died.
+    The process starts at the first conversion or at ``start``. If it dies, the next conversion starts another.
+
+    Raises:
+        ValueError: ``timeout`` or ``memory_mb`` is not above 0.
     """
 
     def __init__(self, *, timeout: float = 900.0, memory_mb: int | None = None, transport: Transport = local) -> None:
@@ -59,7 +63,7 @@ class Compiler:
         self._held = ""  # the digest of the samples that the process has
 
     def start(self) -> None:
-        """Start the process if there is none, without waiting for it."""
+        """Start the process if there is none. Do not wait until it is ready."""
         with self._lock:
             self._living()
 
@@ -88,12 +92,13 @@ class Compiler:
         calibration: Samples | None,
         called: str = "the program",
     ) -> Artifact:
-        """Convert as `hnas.export.compiling.conversion.convert` does, to the same bytes, in the compiler's process.
+        """Convert in the child process, to the same bytes as `hnas.export.compiling.conversion.convert`.
 
-        A program with operators that are not torch's own is converted in this process, which knows them.
+        A program with custom operators is converted in this process, because the child does not know them.
 
         Raises:
-            ExportError: also if the process dies or does not answer.
+            ExportError: as `convert`; or the process died, did not answer in time, or wrote no valid artifact.
+            Unavailable: a package of the backend is not installed.
         """
         try:
             packed, tensors = _packed(program)
@@ -126,7 +131,7 @@ class Compiler:
             raise ExportError(f"{name} wrote no artifact of {called} in {precision}: {error}") from None
 
     def _serve(self, request: Header, tensors: Sequence[Array], calibration: Samples | None) -> None:
-        """Send the program and the samples, and let the process compile. Close a process that ran out of memory."""
+        """Send the program and the samples, and let the process compile. Close the process if its memory ran out."""
         import torch
 
         if self._served >= _MOST:
@@ -141,7 +146,7 @@ class Compiler:
             limits = {"memory_mb": self._memory_mb, "cores": torch.get_num_threads()}
             process.ask({"do": "compile", **request, **limits})
         except ExportError as error:
-            if process.alive and "(memory limit" in str(error):  # the memory that is left is too little
+            if process.alive and "(memory limit" in str(error):  # too little memory is left for another conversion
                 process.close()
             what = f"{request['backend']} cannot compile"
             if process.alive or str(error).startswith(what):
@@ -174,7 +179,7 @@ class Compiler:
 
 
 def _packed(program: Program | OnnxSource) -> tuple[JSON, Sequence[Array]]:
-    """Return what is sent of a program: JSON and tensors. Only the record of an ONNX file is sent."""
+    """Return a program as JSON and tensors. For an ONNX file, return its record: the child reads the file."""
     if isinstance(program, OnnxSource):
         return {"onnx": encode(program)}, ()
     from hnas.export.graph.wire import pack

@@ -37,13 +37,13 @@ def convert(
     calibration: Samples | None,
     called: str = "the program",
 ) -> Artifact:
-    """Let the backend ``name`` write the artifact of ``program`` into the empty ``folder``, in this process.
+    """Compile ``program`` into the empty ``folder`` with the backend ``name``, in this process.
 
     The parameters are those of `hnas.export.backends.artifacts.make_artifact`; ``called`` names the program in errors.
 
     Raises:
         Unavailable: a package of the backend is not installed.
-        ExportError: any other error of the converter, in one line that names the program.
+        ExportError: any other error of the converter, as one line that names the program.
     """
     backend = backends.load(name)
     with _named(f"{name} cannot compile {called} to {precision}", backend):
@@ -78,7 +78,7 @@ class Compiling:
         return {}, ()
 
     def do_sample(self, header: Header, arrays: Arrays) -> Frame:
-        """Append a calibration sample. ``first`` discards the earlier ones, which stay for later conversions."""
+        """Append a calibration sample. ``first`` discards the earlier ones. Later conversions can reuse them."""
         self._samples = [*([] if header["first"] else self._samples), arrays]
         return {}, ()
 
@@ -88,7 +88,7 @@ class Compiling:
 
         if header["memory_mb"] is not None:
             limit_memory(header["memory_mb"])
-        if torch.get_num_threads() != header["cores"]:  # another number would change the order of sums, and the bytes
+        if torch.get_num_threads() != header["cores"]:  # another number changes the order of sums, and so the bytes
             torch.set_num_threads(header["cores"])
         tensors, self._tensors = self._tensors, []
         convert(
@@ -105,7 +105,7 @@ class Compiling:
 
 
 def _received(packed: JSON, tensors: list[Any]) -> Program | OnnxSource:
-    """Return the program, or the record of an ONNX file, which lies on this machine."""
+    """Return the program, or the record of an ONNX file on this machine."""
     if isinstance(packed, dict) and "onnx" in packed:
         return decode(OnnxSource, packed["onnx"], "the ONNX file")
     from hnas.export.graph.wire import unpack
@@ -114,6 +114,6 @@ def _received(packed: JSON, tensors: list[Any]) -> Program | OnnxSource:
 
 
 if __name__ == "__main__":
-    import torch  # noqa: F401 - imported before the first request, while the parent works
+    import torch  # noqa: F401 - imported before the first request, while the parent is busy
 
     serve(dispatch(Compiling()))

@@ -21,14 +21,14 @@ class CompileOptions:
 
     Example: ``compile(net, x, path="net", options=CompileOptions(backend="reference"))``.
 
-    ``evidence``: samples on which the artifact is verified. Default: the calibration samples; without those, the
-    example inputs and a few random inputs of the same mean and spread.
+    ``evidence``: samples on which the artifact is verified. Default: the calibration samples. If there are none either:
+    the example inputs, and a few random inputs with the same mean and spread.
     ``backend``: the backend to compile with. Default: the first of the device's profile.
-    ``recover``: a rung of the ladder of edits by which int8 loses less accuracy: "bias", "equalise", "round" or
-    "finetune". "auto" uses no edit if the verification passes without, else the first rung with which it passes.
+    ``recover``: the rung of graph edits that recovers int8 accuracy: "bias", "equalise", "round" or "finetune". "auto"
+    first tries no edit, then each rung, until the verification passes. Default: no edit.
     ``keep_float``: names of blocks that stay in float in an int8 artifact, see `hnas.export.int8.mixed.blocks`.
-    ``open_worker``: opens the artifact on a device, where the artifact is verified a second time.
-    ``compiler``: converts in a process of its own, within its limits, to the same bytes. Default: in this process.
+    ``open_worker``: opens the artifact on a device. The artifact is then verified there a second time.
+    ``compiler``: converts in its child process, within its limits, to the same bytes. Default: in this process.
     """
 
     evidence: Iterable[SampleLike] | None = None
@@ -45,7 +45,7 @@ class MixedOptions(CompileOptions):
 
     Example: ``compile_mixed(net, x, accept=accept, calibration=images, path="net", options=MixedOptions(trials=8))``.
 
-    ``trials``: how many assignments of blocks to precisions are built at most, 1 or more.
+    ``trials``: the largest number of assignments of blocks to precisions that are built, 1 or more.
     """
 
     trials: int = TRIALS

@@ -1,4 +1,7 @@
-"""Capture a network: what a backend compiles, and the reference that the artifact is compared with."""
+"""Capture a network: the graph that a backend compiles, and the reference outputs for the artifact.
+
+``with capture_network(net, example_inputs, "openvino") as captured: captured.program``.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ class Captured:
     ``program``: the fused graph, or the checked ONNX file, as a backend takes it.
     ``outputs``: returns the outputs of the original network for each sample: a module in eager mode, or the ONNX file
     as it was written.
-    ``probes``: returns the example inputs and random inputs like them, where the network is finite on those.
-    ``suspicion``: returns the likely cause of a mismatch, as the end of a sentence; empty if none is known.
+    ``probes``: returns the example inputs, and random inputs like them on which all outputs are finite.
+    ``suspicion``: returns the likely cause of a mismatch as the end of an error message; empty if none is known.
     """
 
     name: str
@@ -46,7 +49,12 @@ class Captured:
 def capture_network(
     network: Network, example_inputs: SampleLike | None, backend: str, keep_float: Collection[str] = ()
 ) -> Iterator[Captured]:
-    """Yield ``network`` captured, with the blocks of ``keep_float`` marked. An ONNX file stays open for the block."""
+    """Yield the captured ``network``, with the blocks ``keep_float`` marked. An ONNX file stays open during the block.
+
+    Raises:
+        ValueError: a module has no example inputs, or a name in ``keep_float`` is not a block.
+        ExportError: the network cannot be captured.
+    """
     examples = None if example_inputs is None else to_sample(example_inputs)
     if isinstance(network, Original):
         yield _from_file(network, examples)
@@ -95,13 +103,13 @@ def run_eager(module: torch.nn.Module, samples: Samples) -> Outputs:
 
     from hnas.export.graph.program import as_tuple, evaluating
 
-    with evaluating(module), torch.no_grad():  # copies, as a module may write into its inputs
+    with evaluating(module), torch.no_grad():  # copies, because a module may write into its inputs
         runs = [module(*(torch.from_numpy(part.copy()) for part in sample)) for sample in samples]
     return [tuple(output.numpy() for output in as_tuple(run)) for run in runs]
 
 
 def _probes(program: Program) -> list[Sample]:
-    """Return the example inputs, and random inputs like them on which the program is finite."""
+    """Return the example inputs, and random inputs like them on which all outputs are finite."""
     import torch
 
     from hnas.export.graph.fusion import noise_tensors

@@ -1,4 +1,4 @@
-"""Compile a network to an artifact that was verified on its saved file, and open an artifact.
+"""Compile a network to an artifact, verify the saved file, and open artifacts.
 
 ``hnas.export.compile(net, example_inputs, path="net")``; ``hnas.export.load("net")``.
 """
@@ -51,11 +51,12 @@ def compile(
 
     Example: ``compile(net, torch.randn(1, 3, 224, 224), device="openvino-cpu", path="net-fp32")``.
 
-    ``network``: a module, an exported program, or the path of an ONNX file. A backend takes an ONNX file as it is, and
-    the artifact is compared with the file itself.
+    ``network``: a module, an exported program, or the path of an ONNX file. An ONNX file is
+    compiled unchanged, and its artifact is compared with the file itself.
     ``example_inputs``: a tensor, an array, or a tuple of them, with the shapes and types of one call. An ONNX file
     needs them only where it leaves sizes open.
-    ``path``: the folder of the artifact. An older artifact there is replaced last; a failure leaves nothing behind.
+    ``path``: the folder of the artifact. An older artifact there is replaced only after success. A failure writes
+    nothing.
     ``device``: the name of a device profile, see `hnas.hw_profiles.names`.
     ``precision``: "fp32", or another precision that the device and the backend offer, such as "int8".
     ``calibration``: samples for int8, shaped as ``example_inputs``. Larger batches are split to the batch size of the
@@ -64,9 +65,9 @@ def compile(
     ``options``: evidence, backend, recovery of int8, blocks in float, see `CompileOptions`.
 
     Raises:
-        ValueError: wrong use.
-        Unavailable: a missing runtime.
-        ExportError: the network cannot be compiled, or the artifact does not compute what the network does.
+        ValueError: an argument is wrong; the message names it.
+        Unavailable: the runtime is not installed.
+        ExportError: the network cannot be compiled, or the artifact fails its verification.
     """
     job = _check_request(device, precision, threads, options)
     target = free_path(Path(path))
@@ -91,9 +92,13 @@ def compile(
 
 
 def load(artifact: Artifact | Path | str) -> Runner:
-    """Open an artifact, or the one at a path, in this process, and return a function from arrays to arrays.
+    """Open an artifact, or the artifact at a path, in this process, and return a function from arrays to arrays.
 
-    Example: ``(logits,) = load("net-fp32")(image)``. Raise Unavailable where the runtime is not installed.
+    Example: ``(logits,) = load("net-fp32")(image)``.
+
+    Raises:
+        Unavailable: the runtime is not installed.
+        FileNotFoundError, ValueError: there is no valid artifact at the path.
     """
     opened = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
     backend = backends.load(opened.backend)
@@ -109,9 +114,10 @@ def verify(
     samples: Samples,
     open_worker: Callable[[Artifact], Worker] = Worker,
 ) -> Check:
-    """Compare the saved artifact, in the new process that ``open_worker`` starts, with the module in eager mode.
+    """Compare the saved artifact with the original, and return the result.
 
-    An ONNX file takes the place of the module, as it was written, without the rewritings of its runtime.
+    ``original``: a module, which runs in eager mode, or an ONNX file, which runs without graph optimisations.
+    ``open_worker``: opens the artifact in a new process.
     """
     expected = original.outputs(samples) if isinstance(original, Original) else run_eager(original, samples)
     return _compare(expected, artifact, samples, open_worker)
@@ -119,7 +125,10 @@ def verify(
 
 @dataclass(frozen=True)
 class _Job:
-    """Hold the checked request. ``rungs`` are the rungs of the recovery ladder to try in order; None is no edit."""
+    """Hold the checked request.
+
+    ``rungs``: the rungs of accuracy recovery to try, in order; None means no edit.
+    """
 
     backend: str
     device: hw_profiles.Device
@@ -130,7 +139,7 @@ class _Job:
 
 
 def _check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> _Job:
-    """Return the checked job. Raise ValueError for wrong use, Unavailable for a missing runtime."""
+    """Return the checked job. Raise ValueError for a wrong argument, Unavailable for a missing runtime."""
     profile = hw_profiles.load(device)
     name = _choose(profile, options.backend, precision)
     if threads is not None and threads < 1:
@@ -144,7 +153,7 @@ def _check_request(device: str, precision: str, threads: int | None, options: Co
 def _check_samples(
     source: Captured, calibration: Iterable[SampleLike] | None, evidence: Iterable[SampleLike] | None
 ) -> tuple[Samples | None, Samples]:
-    """Return the samples to calibrate int8 on, if any, and those to verify on."""
+    """Return the calibration samples, or None, and the samples for the verification."""
     fitting = None if calibration is None else to_samples(calibration, source.examples, "calibration")
     proof = None if evidence is None else to_samples(evidence, source.examples, "evidence")
     return fitting, proof or fitting or source.probes()
@@ -179,21 +188,21 @@ def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
 
 
 def _require_plain(job: _Job) -> None:
-    """Raise ValueError for what an ONNX file cannot have: a backend that needs torch, edits of the torch graph."""
+    """Raise ValueError if the backend does not take ONNX files, or if an option edits the torch graph."""
     if why := backends.load(job.backend).no_onnx:
         able = [other for other in job.device.backends if not backends.load(other).no_onnx]
         mend = f"pass the torch module, or backend={' or '.join(map(repr, able))}" if able else "pass the torch module"
         raise ValueError(f"{job.backend} takes no ONNX file: {why}; {mend}")
     if job.options.recover is not None or job.options.keep_float:
         raise ValueError(
-            "recover and keep_float edit the torch graph, which an ONNX file has not; pass the torch module"
+            "recover and keep_float edit the torch graph, which an ONNX file does not have; pass the torch module"
         )
 
 
 def _recover(
     program: Program | OnnxSource, samples: Samples | None, rung: str | None
 ) -> tuple[Program | OnnxSource, list[JSON]]:
-    """Return the program with the edits of a rung, and the record of what each edit gained."""
+    """Return the program with the edits of a rung, and the record of the gain of each edit."""
     if rung is None or samples is None or isinstance(program, OnnxSource):
         return program, []
     from hnas.export.int8.ladder import recover
@@ -222,7 +231,7 @@ def _quantise_and_compile(
 
 @contextmanager
 def _operators_named(program: Program | OnnxSource, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
-    """Add to an ExportError of the block the operators that the backend lacks. An ONNX file's are named already."""
+    """Add the operators that the backend lacks to an ExportError of the block, unless the program is an ONNX file."""
     try:
         yield
     except Unavailable:
@@ -240,7 +249,7 @@ def _operators_named(program: Program | OnnxSource, backend: str, by: Callable[.
 def _verify_saved(
     source: Captured, artifact: Artifact, samples: Samples, open_worker: Callable[[Artifact], Worker] | None
 ) -> Check:
-    """Compare the artifact with its network on this machine, then, where ``open_worker`` is given, on its device."""
+    """Compare the artifact with its network on this machine; then, if ``open_worker`` is given, on its device too."""
     expected = source.outputs(samples)
     found = _compare(expected, artifact, samples, Worker)
     if found.passed and open_worker is not None:
@@ -261,7 +270,7 @@ def _compare(
 def _notes(
     job: _Job, source: Captured, artifact: Artifact, found: Check, edits: list[JSON], rung: str | None
 ) -> dict[str, JSON]:
-    """Return the notes of the backend, and those of capture, recovery and verification."""
+    """Return the notes of the backend, together with the notes on passes, recovery and verification."""
     program, kept = source.program, list(job.options.keep_float)
     notes: dict[str, JSON] = {
         **artifact.notes,

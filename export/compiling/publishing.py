@@ -1,4 +1,4 @@
-"""Publish an artifact: write it in a folder beside its target, and move it there when it is complete."""
+"""Publish an artifact: write it to a temporary folder beside its target, and move it there when it is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profile the layers of an artifact in a process of its own, because profiling changes a runtime.
+"""Profile the layers of an artifact in a separate process, because profiling changes the state of a runtime.
 
 Call ``layers(artifact)``. The process runs ``python -m hnas.export.diagnosis.profiling``. Neither side needs torch.
 """
@@ -37,18 +37,18 @@ def layers(
     threads: int | None = None,
     timeout: float = 120.0,
 ) -> Inspection:
-    """Time the layers of an artifact on this machine with the profiler of its runtime.
+    """Measure the time of each layer of an artifact on this machine, with the profiler of its runtime.
 
     artifact: an Artifact, its folder or a model file.
-    inputs: the arrays of one call; default random ones. A bare model file that states no shapes requires them.
+    inputs: the arrays of one call; default random arrays. A bare model file requires them, as it states no shapes.
     runs: number of calls.
-    threads: of the runtime; default the artifact's.
-    timeout: seconds without an answer.
+    threads: number of threads of the runtime; default that of the artifact.
+    timeout: time limit in seconds.
 
     Raises:
-        ValueError: wrong use.
-        Unavailable: the runtime is missing.
-        ExportError: the runtime fails.
+        ValueError: the backend has no inspector, ``runs`` is below 1, or inputs are missing or have wrong shapes.
+        Unavailable: the runtime is not installed.
+        ExportError: the runtime fails, or does not answer in time.
 
     Example: ``print(export.layers("out/int8").summary())``
     """
@@ -71,7 +71,7 @@ def layers(
 
 
 class _Inspecting:
-    """The requests that the process answers."""
+    """Answer the requests of the parent process."""
 
     def do_inspect(self, header: Header, arrays: Arrays) -> Frame:
         """Return the layers of the artifact at ``path``."""

@@ -1,7 +1,7 @@
 """Shrink a failing program to the smallest one that still fails: delta debugging over the captured graph.
 
-Call ``reduce_program(program, calls, fails)``; ``fails`` decides what a failure is. After Zeller and Hildebrandt,
-Simplifying and Isolating Failure-Inducing Input, 2002, with the structure of a graph in place of lines of text.
+Call ``reduce_program(program, calls, fails)``. The function ``fails`` decides what a failure is. The method is that of
+Zeller and Hildebrandt, Simplifying and Isolating Failure-Inducing Input, 2002, applied to a graph instead of text.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ _Step = Callable[[Subprogram, "_Search"], Subprogram]
 def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, seconds: float = SECONDS) -> Subprogram:
     """Return the smallest program and calls found that still fail.
 
-    These steps repeat until none helps or the time is over:
+    These steps are repeated until none makes the program smaller, or the time is over:
 
     1. Use fewer calls.
     2. End earlier: an intermediate value becomes the output (bisected).
     3. Begin later: intermediate values become inputs, with their recorded values (bisected).
-    4. Remove a part: a value is replaced by an earlier value of its shape and type that it is computed from.
-    5. Reduce one size everywhere: channels, map, batch, kernel.
+    4. Remove a part: a value is replaced by an earlier value of the same shape and type that it is computed from.
+       Or the value of one operator becomes an input.
+    5. Reduce one size everywhere, such as channels, height, batch or kernel size.
 
-    calls: inputs of the program; the first is its example.
-    fails: gets a program and calls. An exception from it ends the reduction.
+    calls: inputs of the program, one tuple for each call. The first is the example inputs.
+    fails: takes a program and calls, and returns whether they fail. Its exceptions are not caught.
     seconds: time limit.
 
     Raises:
@@ -58,8 +59,10 @@ def reduce_program(program: Program, calls: Sequence[Call], fails: Fails, *, sec
 
 @dataclass
 class _Search:
-    """A reduction in progress: the test that every candidate must fail, and its time limit.
+    """Hold the state of a reduction.
 
+    fails: the test that every accepted candidate must fail.
+    end: time limit, in seconds of ``monotonic``.
     refuted: digests of candidates that did not fail.
     """
 
@@ -69,11 +72,11 @@ class _Search:
 
     @property
     def over(self) -> bool:
-        """True if the time is over."""
+        """Return True if the time is over."""
         return monotonic() > self.end
 
     def accepts(self, candidate: Subprogram | None, than: Subprogram) -> bool:
-        """Return whether a candidate is smaller than the best, and fails."""
+        """Return whether a candidate is smaller than ``than``, and fails."""
         if candidate is None or self.over or candidate.size >= than.size:
             return False
         known = f"{candidate.program.digest}/{len(candidate.calls)}"
@@ -85,7 +88,13 @@ class _Search:
         return failed
 
     def boldest(self, best: Subprogram, count: int, make: Callable[[int], Subprogram | None]) -> Subprogram:
-        """Return the failing candidate of the lowest index, by bisection: all above it are assumed to fail."""
+        """Return the failing candidate with the lowest index, by bisection. Return ``best`` if none fails.
+
+        The bisection assumes that all candidates above a failing one also fail.
+
+        count: number of candidates.
+        make: returns the candidate of an index.
+        """
         low, high = -1, count
         while high - low > 1:
             middle = (low + high) // 2
@@ -102,7 +111,7 @@ class _Search:
 
 
 def _fewer_calls(best: Subprogram, search: _Search) -> Subprogram:
-    """Halve the calls while one half fails."""
+    """Case 1: halve the calls as long as one half fails."""
     while len(best.calls) > 1:
         half = len(best.calls) // 2
         parts = (best.calls[:half], best.calls[half:])
@@ -113,14 +122,14 @@ def _fewer_calls(best: Subprogram, search: _Search) -> Subprogram:
     return best
 
 
-def _earlier_end(best: Subprogram, search: _Search) -> Subprogram:
+def _earlier_end(best: Subprogram, search: _Search) -> Subprogram:  # case 2
     if len(best.ends) > 1:
         best = search.first(best, (carve(best, (end,)) for end in best.ends)) or best
     nodes = [node for node in best.operators if is_tensor(node)]
     return search.boldest(best, len(nodes), lambda index: carve(best, (nodes[index],)))
 
 
-def _later_beginning(best: Subprogram, search: _Search) -> Subprogram:
+def _later_beginning(best: Subprogram, search: _Search) -> Subprogram:  # case 3
     nodes = best.operators
 
     def make(index: int) -> Subprogram | None:
@@ -133,7 +142,7 @@ def _later_beginning(best: Subprogram, search: _Search) -> Subprogram:
 
 
 def _dropped_parts(best: Subprogram, search: _Search) -> Subprogram:
-    """Remove parts, the longest first, until none can be removed."""
+    """Case 4: remove parts, the longest first, until none can be removed."""
 
     def candidates() -> Iterator[Subprogram | None]:
         order = list(best.program.module.graph.nodes)
@@ -150,7 +159,7 @@ def _dropped_parts(best: Subprogram, search: _Search) -> Subprogram:
     return best
 
 
-def _smaller_sizes(best: Subprogram, search: _Search) -> Subprogram:
+def _smaller_sizes(best: Subprogram, search: _Search) -> Subprogram:  # case 5
     def candidates() -> Iterator[Subprogram | None]:
         values = [*best.calls[0], *best.program.module.state_dict().values()]
         for old in sorted({size for value in values for size in value.shape if size > 1}, reverse=True):
@@ -183,7 +192,7 @@ def _resized(best: Subprogram, change: SizeChange) -> Subprogram | None:
 
 
 def _alike(node: fx.Node) -> Iterator[fx.Node]:
-    """Return the values of the same shape and type that a node is computed from, without constants."""
+    """Yield the values of the same shape and type that a node is computed from, without constants."""
     if not is_tensor(node):
         return
     value = node.meta["val"]

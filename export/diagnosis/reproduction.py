@@ -1,7 +1,7 @@
-"""Save a failure to a folder, and run it again: the program, the calls, the setting and the failure's line.
+"""Save a failing trial to a folder, and repeat it: the program, the calls, the setting and the failure's line.
 
-``reduce_and_save(folder, ...)`` writes, ``rerun(folder)`` repeats. Nothing in the folder can execute: the graph is JSON
-with names of ATen operators, weights are safetensors, calls are plain arrays.
+``reduce_and_save(folder, ...)`` saves a trial, ``rerun(folder)`` repeats it. No file in the folder can run code: the
+graph is JSON with names of ATen operators, weights are safetensors, calls are plain arrays.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Call = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class _Reproduction:
-    """The record of a saved failure.
+    """Hold the record of a saved failure.
 
-    outcome, line: of the trial that failed.
-    torch: its version.
+    outcome, line: outcome and line of the trial that failed.
+    torch: the version of torch that wrote the record.
     """
 
     setting: Setting
@@ -45,7 +45,7 @@ class _Reproduction:
 
 
 def failing(bench: TrialBench, setting: Setting, verdict: TrialVerdict) -> Fails:
-    """Return a function that tells whether a program fails as in ``verdict``: by a mismatch, or by the same error."""
+    """Return a test of whether a program fails like ``verdict``: by a mismatch, or by the same kind of error."""
 
     def fails(program: Program, calls: Sequence[Call]) -> bool:
         found = bench.judge(program, calls, setting)
@@ -65,13 +65,13 @@ def reduce_and_save(
     verdict: TrialVerdict,
     seconds: float = 120.0,
 ) -> tuple[int, TrialVerdict]:
-    """Reduce a failing program and save it to ``folder``; return the number of operators left, and how they fail.
+    """Reduce a failing program, save it to ``folder``, and return its number of operators and its verdict.
 
-    verdict: of the trial of ``program`` on ``calls`` under ``setting``.
+    verdict: the verdict of the trial of ``program`` on ``calls`` with ``setting``.
     seconds: time limit of the reduction.
 
     Raises:
-        ValueError: the failure does not occur again with the program alone.
+        ValueError: the failure does not occur again, or ``folder`` is not empty.
     """
     found = reduce_program(program, calls, failing(bench, setting, verdict), seconds=seconds)
     last = bench.judge(found.program, found.calls, setting)
@@ -82,7 +82,7 @@ def reduce_and_save(
 def write_reproduction(
     folder: Path, program: Program, calls: Sequence[Call], setting: Setting, verdict: TrialVerdict
 ) -> None:
-    """Save a failure; raise ValueError if the folder is not empty."""
+    """Save a failure. Raise ValueError if the folder is not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; choose another folder")
     (folder / PROGRAM).mkdir(parents=True)
@@ -94,7 +94,7 @@ def write_reproduction(
 
 
 def read_reproduction(folder: Path) -> tuple[Program, list[Call], _Reproduction]:
-    """Read the output of ``write_reproduction``; raise ValueError in one line for anything else."""
+    """Read a folder of ``write_reproduction``. Raise ValueError for any other folder."""
     value = read_json(folder / RECORD)
     check_version(value, str(folder / RECORD), SCHEMA)
     record = decode(_Reproduction, value, str(folder / RECORD))
@@ -107,7 +107,7 @@ def read_reproduction(folder: Path) -> tuple[Program, list[Call], _Reproduction]
 
 
 def rerun(folder: Path) -> tuple[TrialVerdict, _Reproduction]:
-    """Repeat the trial of a saved failure; return its verdict and the saved record."""
+    """Repeat the trial of a saved failure, and return the new verdict and the saved record."""
     program, calls, record = read_reproduction(folder)
     with TrialBench() as bench:
         return bench.judge(program, calls, record.setting), record
@@ -128,5 +128,5 @@ def _read_calls(file: Path, inputs: int) -> list[Call]:
 
 
 def _kind(line: str) -> str:
-    """Return a line without figures and paths, so that two failures of one kind are equal."""
+    """Return an error line without digits, paths and punctuation, so that lines of the same kind are equal."""
     return re.sub(r"/\S+|\d|\W", "", line)[:80]

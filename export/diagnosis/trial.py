@@ -1,7 +1,7 @@
-"""Test one program on one backend: does the written file compute what the program does, at its precision?
+"""Test one program on one backend: check that the compiled file computes what the program computes.
 
-Call ``TrialBench.judge``. Fuzzing makes thousands of trials, and a reduction one for each candidate; so the workers
-that run the files stay open between trials.
+Call ``TrialBench.judge``. Fuzzing runs thousands of trials, and a reduction one for each candidate. So the workers that
+run the files stay open between trials.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ Outcome = Literal["holds", "mismatch", "refused", "broken", "unjudged"]
 
 _ANYWHERE = "onnxruntime-cpu"  # the profile for the reference backend, which has none of its own
 
-# Tolerance below the worse of two simulations: runtimes also round elsewhere, and at other scales.
+# Tolerance below the worse of two simulations: runtimes also round other values, and with other scales.
 _MARGIN_DB = 10.0
-_GRID_DB = 40.0  # most that is required of int8: with few values a simulation can be exact by chance
-_WIDER = (1.0, 1.07)  # factors on the ranges: a value that is exact by chance on one grid is not on the other
-_EXACT_DB = 110.0  # eager float32 against float64; below it, a program amplifies rounding
-_SLACK_DB = 15.0  # tolerance below its own float32 rounding, for a program that amplifies rounding
+_GRID_DB = 40.0  # largest SQNR that int8 must reach: with few values, a simulation can be exact by chance
+_WIDER = (1.0, 1.07)  # factors on the ranges; a value that is exact by chance on one grid is not exact on the other
+_EXACT_DB = 110.0  # SQNR of eager float32 against float64; a program below this limit amplifies rounding errors
+_SLACK_DB = 15.0  # tolerance below the float32 SQNR of a program that amplifies rounding errors
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The options for compiling a program.
+    """Hold the options for compiling a program.
 
-    device: name of a profile; empty for this machine.
+    backend, precision: name of the backend, and precision of the file.
+    device: name of a device profile; empty for this machine.
     passes: names of the passes to run, in order; None for the backend's own.
     """
 
@@ -64,14 +65,14 @@ class Setting:
 
     @property
     def profile(self) -> hw_profiles.Device:
-        """The device that the file is compiled for; default this machine."""
+        """Return the profile of the device that the file is compiled for; default this machine."""
         if not self.device and (here := hw_profiles.local_devices().get(self.backend)):
             return here
         return hw_profiles.load(self.device or (_ANYWHERE if self.backend == "reference" else f"{self.backend}-cpu"))
 
     @property
     def chosen(self) -> tuple[Pass, ...]:
-        """The passes; those of every backend can be named."""
+        """Return the passes. ``passes`` may name passes of any backend; raise ValueError for an unknown name."""
         if self.passes is None:
             return passes_for(self.backend)
         known = {each.__name__: each for backend in backends.names() for each in passes_for(backend)}
@@ -92,15 +93,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class TrialVerdict:
-    """The result of a trial; ``outcome`` is one of:
+    """Hold the result of a trial. ``outcome`` is one of:
 
-    1. holds: the file computes what the program does.
-    2. mismatch: it does not, and no error was raised.
-    3. refused: one line of ours says what cannot be compiled.
-    4. broken: a converter or runtime failed without such a line: by its own error, a crash, or a timeout.
-    5. unjudged: int8 itself leaves so little of the signal here that nothing can be concluded.
+    1. holds: the file computes what the program computes.
+    2. mismatch: the outputs differ too much, and no error was raised.
+    3. refused: hnas raised an ExportError while compiling, with one line that names the cause.
+    4. broken: a pass, converter or runtime failed in any other way: another error, a crash, or a timeout.
+    5. unjudged: int8 rounding alone reduces the SQNR of this program so much that nothing can be concluded.
 
-    sqnr_db: of the worst output; None where no file ran.
+    sqnr_db: the SQNR of the worst output; None if no file ran.
     limit_db: the SQNR that was required.
     """
 
@@ -111,16 +112,16 @@ class TrialVerdict:
 
     @property
     def failed(self) -> bool:
-        """True for a fault: a mismatch, or broken."""
+        """Return True for the outcomes mismatch and broken."""
         return self.outcome in ("mismatch", "broken")
 
 
 class TrialBench:
     """Run trials one after the other, with one open worker for each backend. A context manager.
 
-    timeout: seconds for one answer of a worker.
-    converter: allow litert-torch, which takes seconds, for a program that our TFLite emitter does not cover. If False,
-    such a program is refused.
+    timeout: seconds for each request to a worker.
+    converter: True uses litert-torch, which takes seconds, for a program that hnas's own TFLite writer does not cover.
+        False refuses such a program.
 
     Example: ``with TrialBench() as bench: print(bench.judge(program, calls, Setting("openvino")).line)``
     """
@@ -207,33 +208,35 @@ class TrialBench:
 
 
 class _Refused(Exception):
-    """Raised with our own line on what cannot be compiled."""
+    """Signal an ExportError while compiling (case 3 of ``TrialVerdict``)."""
 
 
 def _require_emitter(program: Program) -> None:
-    """Raise ExportError with the name of an operator that our emitter lacks."""
+    """Raise ExportError if hnas's own TFLite writer lacks an operator of the program."""
     from hnas.export.backends.tflite import writer as emitter
 
     try:
         emitter.lower(emitter.prepare(program))
     except emitter.Unsupported as error:
-        raise ExportError(f"our emitter has no {error}") from None
+        raise ExportError(f"hnas's own TFLite writer has no {error}") from None
 
 
 def limit_db(program: Program, calls: Sequence[Call], precision: str, exact: float = math.inf) -> float:
     """Return the SQNR in dB that a correct file reaches on these calls.
 
-    1. Float: the limit of the precision. It is lower where eager float32 differs that much from float64 on this
-       program, or ``expected`` does (``exact``, see ``TrialBench.judge``).
-    2. int8: the SQNR of the worse of two simulations, less a margin. One rounds the inputs of layers and additions
-       (`simulate`), the other every value of the graph; runtimes lie between the two. Each simulation runs on two
-       grids, and no more than ``_GRID_DB`` is required, because few values can be exact on one grid by chance.
+    1. Float: the limit of the precision. The limit is lower if the program amplifies rounding errors: if eager float32,
+       or ``expected``, is below ``_EXACT_DB`` against float64.
+    2. int8: the SQNR of the worse of two simulations, minus ``_MARGIN_DB``. One simulation rounds the inputs of layers
+       and additions (`simulate`), the other every value of the graph. Runtimes round something between. Each simulation
+       runs on two grids, and the limit is at most ``_GRID_DB``, because few values can be exact on one grid by chance.
+
+    exact: SQNR of ``expected`` against float64 in dB, see ``TrialBench.judge``.
     """
-    if precision != "int8":
+    if precision != "int8":  # case 1
         exact = min(exact, exactness_db(program, calls))
         table = LIMITS[precision].sqnr_db
         return table if exact >= _EXACT_DB else min(table, exact - _SLACK_DB)
-    data = [tuple(value.numpy() for value in call) for call in calls]
+    data = [tuple(value.numpy() for value in call) for call in calls]  # case 2
     ranges = activation_ranges(program, data)
     expected = [program(*call) for call in calls]
     reached = [_GRID_DB]

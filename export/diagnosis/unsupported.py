@@ -1,6 +1,6 @@
-"""Name the operators of a program that a backend lacks, and the backends that have them.
+"""Name the operators of a program that a backend lacks, and other backends that have them.
 
-Call ``unsupported(program, "openvino", convert)``. Each operator is compiled and run alone.
+Call ``unsupported(program, "openvino", convert)``. It compiles and runs each operator alone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -
     """Return a line that names the operators that backend ``name`` lacks, and the backends that have all of them.
 
     Return None if the backend accepts each operator alone, or cannot be tested on this machine. Each operator is
-    compiled by ``convert``, opened and run on its values in the program. This takes seconds: call it only after a
-    failed compilation.
+    compiled, opened, and run on the values that it has in the program. This takes seconds: call it only after a failed
+    compilation.
+
+    convert: the function that compiles, with the parameters of `hnas.export.compiling.conversion.convert`.
     """
     here = hw_profiles.local_devices()
     if name not in here:
@@ -42,7 +44,7 @@ def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -
 
 
 def _alone(program: Program) -> Iterator[tuple[str, Subprogram]]:
-    """Return each kind of operator once, by name, as a program of its own with recorded inputs."""
+    """Yield each kind of operator once: its name, and a program with this operator alone and recorded inputs."""
     whole, seen = Subprogram(program, (program.inputs,)), set[str]()
     for node in whole.operators:
         name = str(node.target).removesuffix(".default")
