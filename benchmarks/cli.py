@@ -99,7 +99,11 @@ def _add_measuring_options(command: argparse.ArgumentParser) -> None:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds of a span such as 60s, 500ms, 2m, 1h, or of a plain number."""
+    """Return the seconds of a duration such as 60s, 500ms, 2m, 1h, or of a plain number.
+
+    Raises:
+        argparse.ArgumentTypeError: ``text`` is not a duration above 0.
+    """
     unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
     return _positive(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
 
@@ -116,14 +120,22 @@ def _positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Return a whole number of 1 or more."""
+    """Return an integer of 1 or more.
+
+    Raises:
+        argparse.ArgumentTypeError: ``text`` is something else.
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """Return a shape from sizes joined by x, such as 1x3x224x224."""
+    """Return a shape from sizes joined by x, such as 1x3x224x224.
+
+    Raises:
+        argparse.ArgumentTypeError: ``text`` is not a shape.
+    """
     try:
         return tuple(count(size) for size in text.split("x"))
     except argparse.ArgumentTypeError:

@@ -236,7 +236,7 @@ class Supernet(nn.Module):
         return f"{unknown[0]!r} is not among its options {', '.join(map(str, known))}" if unknown else None
 
     def _tied_outside(self, names: Sequence[str]) -> str | None:
-        """Return another name of one of these parameters, if there is one."""
+        """Return a name outside ``names`` of a parameter in ``names``: a tied weight. None if there is no such name."""
         own = {id(self._parameters_by_name[name]) for name in names}
         others = (n for n, p in self._parameters_by_name.items() if id(p) in own and n not in names)
         return next(others, None)

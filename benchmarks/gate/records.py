@@ -208,7 +208,7 @@ def junit(name: str, parts: Sequence[PartVerdict], seconds: float) -> str:
             case.insert(0, ElementTree.Element("failure", {"message": part.line, "type": "fails"}))
         elif part.outcome != "holds":  # case 3
             case.insert(0, ElementTree.Element("skipped", {"message": f"{part.outcome}: {part.line}"}))
-        cases.append(case)
+        cases.append(case)  # case 1 has no further element
     return _document(cases, seconds)
 
 

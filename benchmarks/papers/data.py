@@ -27,7 +27,12 @@ _FASHION, _DIGITS = "fashion-14", "digits"
 
 @dataclass(frozen=True)
 class StudyData:
-    """The images of a part, in its setting: name, digest, and whether only the small quick splits are read."""
+    """The images of a part, as a part of its setting.
+
+    name: "digits" or "fashion-14".
+    digest: sixteen hex digits that identify all splits.
+    quick: whether only the small splits of a quick run are used.
+    """
 
     name: str
     digest: str
@@ -39,12 +44,12 @@ class StudyData:
         images: the folder of the IDX files. Digits need none, so a folder that other studies read is ignored.
 
         Raises:
-            ValueError: ``images`` holds other images; the part must not be answered from them.
+            ValueError: ``images`` holds other images than the part needs.
         """
         folder = None if self.name == _DIGITS else images
         name = _name(folder)
         if name != self.name:
-            raise ValueError(f"this part is of {self.name}, the images given are {name}; check --data")
+            raise ValueError(f"this part needs the images {self.name}, but got {name}; check --data")
         splits, preprocessing = _splits(folder, self.quick)
         fashion = name == _FASHION
         return Classification(
@@ -60,7 +65,7 @@ def describe_images(images: Path | None, quick: bool = False) -> StudyData:
 
 
 def sentence(images: Path | None, quick: bool = False) -> str:
-    """Return the data and the sizes of its splits in words."""
+    """Return the name of the data and the sizes of its splits as text."""
     splits, _ = _splits(images, quick)
     name = "scikit-learn digits 8x8" if images is None else "Fashion-MNIST 14x14"
     counts = ", ".join(f"{len(data):,} {split}" for split, data in splits.items())

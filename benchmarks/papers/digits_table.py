@@ -76,11 +76,15 @@ class _SessionSetting:
 
 
 def reached(images: Path | None, seed: int, setting: _LoneSetting) -> Result:
-    """Train one architecture alone; return its accuracy on the test and the search split."""
+    """Train one architecture alone; return its accuracy on the test and the search split.
+
+    Raises:
+        ValueError: the images of scikit-learn are not those of the setting.
+    """
     del images  # scikit-learn has the digits
     task = digits(seed=seed, batch_size=setting.batch, smoothing=0.0)
     if _digest(task) != setting.data:
-        raise ValueError("these are not the digits that this part is of; take another --parts")
+        raise ValueError("this part was made from other digits; choose another --parts")
     lone = tabular_digits().alone(arch_of(setting.types))
     study = Study(Supernet(lone, seed), task, seed=seed)
     train(
@@ -237,7 +241,7 @@ def _add_latencies(
     was measured within a session.
     """
     if any(session["machine"] != sessions[0]["machine"] for session in sessions):
-        raise ValueError("latencies were taken on several machines; take them again with another --parts")
+        raise ValueError("latencies were measured on several machines; measure again with another --parts")
     largest = statistics.median(session["largest_ms"] for session in sessions)
     ratios = [ratio for session in sessions for ratio in session["ratios"]]
     known = {each: largest / ratio for each, (ratio, _, _) in zip(networks, ratios, strict=True)}

@@ -58,7 +58,7 @@ class NetworkRecord:
 
 @dataclass(frozen=True, eq=False)
 class StaticNetwork:
-    """A network to try. A search supplies some of its subnets, a user supplies one.
+    """A network to build and judge: a subnet of a search, or a user's own network.
 
     name: the name in tables.
     key: the name of its folder of artifacts, and a part of its keys in the journal.

@@ -107,7 +107,7 @@ def _require_onnx(plan: Plan) -> None:
 
 
 def _count_kernels(module: nn.Module, example: Sample) -> list[Kernel]:
-    """Return the kernels of the fused network. Raise ValueError where it cannot be captured."""
+    """Return the kernels of the fused network. Raise ValueError if the network cannot be captured."""
     try:
         captured = capture(module, [torch.from_numpy(value) for value in example])
     except ExportError as error:

@@ -146,7 +146,7 @@ class MeasuredLatency:
         return float(measure(self._largest(), _sample(self.study, self.largest), runs=300).median_ms)
 
     def _largest(self) -> Worker:
-        """Return the worker of the largest subnet. Start a new one where it died."""
+        """Return the worker of the largest subnet. If the worker has ended, start a new worker."""
         folder = self.folder / "baseline"
         if self._baseline is None:
             folder.mkdir(exist_ok=True)

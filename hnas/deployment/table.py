@@ -55,7 +55,7 @@ def speedup_of(row: JudgedArtifact, baseline: Baseline, predicted: Price) -> Spe
 
 
 def _rows(result: Result) -> list[dict[str, Any]]:
-    """Return the rows: the baseline first, unless it is one of the artifacts that were asked for."""
+    """Return the rows of the table. The baseline is the first row, unless another row shows the same artifact."""
     baseline, network = result.baseline, result.proof.network
     rows = []
     if not (baseline.own and any(row.built.artifact.precision == "fp32" for row in result.rows)):

@@ -106,9 +106,14 @@ def run_recipe(
 
 @dataclass
 class _Run:
-    """One run of a recipe: what it trains, and where it writes.
+    """One run of a recipe.
 
-    identity: recipe, epochs, alone and seed as JSON: the run that the folder ``out`` belongs to.
+    experiment: the decoded recipe.
+    identity: recipe, epochs, alone and seed, as JSON. Only a run with the same identity may continue in ``out``.
+    out: the folder of the supernet and its checkpoints.
+    supernet: the supernet to train.
+    task: the training and held-out images.
+    schedule: the steps of all cycles.
     """
 
     experiment: Experiment
@@ -188,7 +193,12 @@ class _Run:
 
 
 def open_task_of(experiment: Experiment, data: Path | None) -> Task:
-    """Return the task that [data] and [train] describe over the images in ``data``."""
+    """Return the task that [data] and [train] describe, over the images in ``data``.
+
+    Raises:
+        FileNotFoundError: ``data`` or a file in it is missing.
+        ValueError: the task does not take the options of the recipe, or the images cannot be read.
+    """
     name, options = experiment.data.task, dict(experiment.data.options)
     loss = {key: getattr(experiment.train, key) for key in ("smoothing", "distil", "divergence")}
     options |= {key: value for key, value in loss.items() if value is not msgspec.UNSET}  # the task's default

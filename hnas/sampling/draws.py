@@ -67,7 +67,11 @@ def draw_exclusive(
 
 
 def draw_order(options: Sequence[Option], rng: Random, logits: Tensor | Sequence[float] | None = None) -> list[Option]:
-    """Return all of ``options`` in random order: uniform, or drawn one by one by softmax(``logits``)."""
+    """Return all of ``options`` in random order: uniform, or drawn one by one by softmax(``logits``).
+
+    Raises:
+        ValueError: the number of logits is not the number of options.
+    """
     if logits is None:  # case 1 of ``draw_exclusive``
         return rng.sample(options, len(options))
     if len(logits) != len(options):
@@ -91,7 +95,11 @@ def most_types(space: Space) -> int:
 
 
 def keep_types(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
-    """Return the space whose slots offer only the types ``kept``: slot -> types."""
+    """Return the space whose slots offer only the types ``kept``: slot -> types.
+
+    Raises:
+        ValueError: a slot would have no type.
+    """
     if empty := [slot for slot, options in kept.items() if not options]:
         raise ValueError(f"no type is left for {empty[0]!r}; a slot keeps at least one")
     less = {f"{slot}.op": replace(space.choices[f"{slot}.op"], options=tuple(o)) for slot, o in kept.items()}
@@ -154,7 +162,13 @@ def new_logits(space: Space) -> dict[str, nn.Parameter]:
 
 
 def logits_of(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Tensor:
-    """Return the logits of a slot in ``extra``, which ``new_logits`` made; zeros where ``extra`` is None."""
+    """Return the logits [types] of a slot in ``extra``; zeros if ``extra`` is None.
+
+    extra: the result of ``new_logits``.
+
+    Raises:
+        ValueError: ``extra`` has no logits for the slot, or a wrong number of them.
+    """
     known = slot_types(space, slot)
     if extra is None:
         return torch.zeros(len(known))

@@ -91,7 +91,7 @@ class AngleTable:
         return _angle(total if fixed else own)
 
     def blocks(self, rows: Rows) -> Floats:
-        """Return [children, slots]: the angle of each slot's block; NaN where it has no weights or is inactive."""
+        """Return [children, slots]: the angle of each slot's block; NaN if the slot is inactive or has no weights."""
         found = self._sums_of(rows)
         columns = [np.where(found[slot][:, 1] > 0, _angle(found[slot]), np.nan) for slot in self.slots]
         return np.stack(columns, 1) if columns else np.zeros((len(rows), 0))

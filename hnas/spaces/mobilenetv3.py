@@ -76,7 +76,13 @@ class MobileNetV3(nn.Module):
 
 
 def mobilenetv3(classes: int = 10, channels: int = 1, resolution: int = 28, width: float = 0.5) -> Space:
-    """Return the space of the network for square images; ``width`` multiplies all channels."""
+    """Return the space of the network.
+
+    classes: number of classes.
+    channels: 1 (grey) or 3 (RGB).
+    resolution: height and width of the images.
+    width: factor of all channels.
+    """
     arguments = dict(locals())
 
     def build(_: Any = None) -> nn.Module:

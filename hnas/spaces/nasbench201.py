@@ -126,8 +126,14 @@ class _NasBench201(nn.Module):
 def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, width: int = 8, cells: int = 1) -> Space:
     """Return the space for square images.
 
-    width: channels of the first stage.
-    cells: the number of cells in each stage.
+    classes: number of classes.
+    channels: 1 (grey) or 3 (RGB).
+    resolution: height and width of the images, a multiple of 4.
+    width: number of channels in the first stage.
+    cells: number of cells in each stage.
+
+    Raises:
+        ValueError: ``resolution`` is not a multiple of 4, or ``width`` or ``cells`` is below 1.
 
     Example: ``nasbench201(channels=3, resolution=32, width=16, cells=5)`` has the networks of the benchmark.
     """

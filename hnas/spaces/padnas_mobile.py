@@ -47,8 +47,11 @@ def padnas_mobile(
 
     The defaults are those of the paper.
 
+    classes: number of classes.
+    channels: 1 (grey) or 3 (RGB).
+    resolution: height and width of the images.
     stem_stride: stride of the first convolution; with 1 the last map of a 32 x 32 image is 2 x 2.
-    width: multiplies all channels, which are rounded to multiples of 8.
+    width: factor of all channels, which are rounded to multiples of 8.
     large: the large space, with expansions from 1 to 6.
 
     Identity is illegal in the first layer of a stage. A bottleneck of expansion 1 has no expanding convolution.

@@ -50,12 +50,15 @@ def pick(
 
 
 def opened_types(space: Space, phase: int) -> dict[str, tuple[Option, ...]]:
-    """Return the types that each slot offers in a phase: its ``phase`` most costly ones, at least one."""
+    """Return the types that each slot offers in a phase: the ``phase`` most costly types, at least one type."""
     return {slot: space.choices[f"{slot}.op"].options[-max(1, phase) :] for slot in space.slots}
 
 
 def new_types(space: Space, phase: int) -> dict[str, str]:
-    """Return the type with own weights that a phase adds to a slot, for each slot that has one; M's is not new."""
+    """Return slot -> the type that a phase adds to the slot.
+
+    Left out are slots without a new type, and new types without weights of their own (identity and divided types).
+    """
     ordered = {slot: space.choices[f"{slot}.op"].options for slot in space.slots}
     added = {slot: str(options[-phase]) for slot, options in ordered.items() if 1 < phase <= len(options)}
     return {slot: kind for slot, kind in added.items() if kind != IDENTITY and DIVIDED not in kind}

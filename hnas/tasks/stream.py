@@ -227,8 +227,8 @@ class Stream(Classification):
         # A worker gets neither the open loader nor the decoded images of held-out splits.
         train = cast("dict[str, ImageData]", {"train": self.source})
         reader = _LaneReader(replace(self, splits=train, _open={}), step, own)
-        # Fresh processes: forking a process whose runtimes have threads of their own can crash it.
-        # A generator of its own: the loader would take a number from the global one.
+        # spawn: a fork of a process with threads can crash.
+        # A separate generator: without it, the loader would draw from torch's global generator.
         start = "spawn" if workers else None
         loader = DataLoader(
             reader, batch_size=None, num_workers=workers, multiprocessing_context=start, generator=torch.Generator()

@@ -87,7 +87,7 @@ class TrainingState:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy ``tensors``, a state of the same names and shapes, into this one."""
+        """Copy ``tensors`` into this state. They have the same names and shapes."""
         for name, own in self.tensors().items():
             own.copy_(tensors[name])
         self.supernet.changed()

@@ -40,7 +40,7 @@ def outputs_of(net: nn.Module, slots: Collection[str], cut: str | None = None) -
 def first_not_finite(net: nn.Module) -> Iterator[list[str]]:
     """Yield a list that receives the path of the first module of ``net`` whose output has NaN or infinity.
 
-    Inner modules end before the modules that hold them, so the path is that of the innermost one.
+    A module runs after its inner modules, so the path is that of the innermost module.
     """
     found: list[str] = []
 

@@ -84,7 +84,16 @@ def compute_gradients(
 def step_architecture(
     state: TrainingState, task: Task, path: SubnetPath, step: int, images: int, precision: str
 ) -> None:
-    """Update the architecture parameters on the ``images`` calibration images of ``step``; every weight is frozen."""
+    """Update the architecture parameters on calibration images. All weights are frozen.
+
+    path: the path that trains the architecture parameters.
+    step: chooses the images.
+    images: number of images for this rank.
+    precision: "fp32" or "bf16".
+
+    Raises:
+        Diverged: the loss or a gradient is not finite.
+    """
     state.supernet.union.requires_grad_(False)
     try:
         compute_gradients(state, task, distributed.held(task, "calibration", step, images), [path], "sum", precision)
@@ -100,7 +109,9 @@ class _StepPasses:
     """The passes of one step. They share the images, the teacher's outputs and the outputs of imitated slots.
 
     raw, labels: the images and labels of this rank.
-    watched: the slots whose outputs are kept from a path that teaches.
+    watched: the slots whose outputs a path that teaches stores.
+    teacher: the outputs of the path that teaches, or None before this path.
+    shown: slot -> output of the slot in the path that teaches.
     """
 
     state: TrainingState
@@ -113,7 +124,11 @@ class _StepPasses:
     shown: dict[str, Tensor] = field(default_factory=dict)
 
     def backward(self, path: SubnetPath) -> tuple[float, Arch]:
-        """Add the path's gradients to the present ones; return the loss and the architecture that was trained."""
+        """Add the gradients of the path to those of earlier paths; return the loss and the trained architecture.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
         arch = path.arch
         if path.rivals:
             with torch.no_grad():
@@ -129,7 +144,11 @@ class _StepPasses:
         return value, arch
 
     def forward(self, arch: Arch, path: SubnetPath) -> tuple[Tensor, Tensor, float]:
-        """Return outputs, loss, and the mean of the ranks' losses: a step is skipped by all ranks or by none."""
+        """Return outputs, loss, and the mean loss over all ranks, so that all ranks skip the same steps.
+
+        Raises:
+            ValueError: the path imitates a slot, and no path that teaches comes before it.
+        """
         slot = path.imitates
         if slot is not None and slot not in self.shown:
             raise ValueError(f"a path imitates {slot!r}, and none that teaches comes before it; put a teacher first")

@@ -101,7 +101,7 @@ def angles_of(
 
 
 def _own(table: AngleTable, space: Space, rows: Rows, names: Sequence[str]) -> dict[tuple[str, Option], float]:
-    """Return the mean angle of each operation's own weights; NaN where it has none."""
+    """Return the mean angle of each operation's own weights; NaN for an operation without weights."""
     blocks = table.blocks(rows)
     values = {f"{slot}.op": blocks[:, k] for k, slot in enumerate(table.slots)}
     return _means(space, names, rows, {name: values[name] for name in names})

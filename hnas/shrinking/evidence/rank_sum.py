@@ -25,6 +25,9 @@ def scores(
     parts: name of an evidence -> its options ("angle" and "one_shot_accuracy").
 
     Equal scores share the mean of their ranks. An operation that one part does not score has no rank and stays.
+
+    Raises:
+        ValueError: ``parts`` is empty, or an evidence is unknown.
     """
     if not parts:
         raise ValueError(f"no evidence to sum; known: {', '.join(evidence.names())}")
