@@ -82,7 +82,7 @@ class Files:
 def find_files(root: Path) -> tuple[Files, dict[str, Files]]:
     """Return the training files of a folder, and the files of each held-out split.
 
-    1. root/CLASS/...: the files are divided in the same way as by ``hnas.data.images.load_split``.
+    1. root/CLASS/...: the files are divided as in case 3 of ``hnas.data.images.load_split``.
     2. root/train/CLASS/... and root/val/CLASS/...: val is the test split. The files of train with the lowest hashes of
        their names are held out: at most ``hnas.data.images.HELD`` files, and at most the shares of case 1.
 

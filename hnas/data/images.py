@@ -156,8 +156,8 @@ def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28)
     1. ``folder`` is None: the shipped slice of Fashion-MNIST, which has no "train".
     2. Four IDX files (plain or .gz): a fixed permutation divides the train file; the test file is the test split.
     3. One sub-folder for each class: a hash of each relative file name chooses the split, the same on every run.
-    4. Sub-folders train and val (or validation, or test), each with the classes: that folder is the test split. Where
-       test and val are there, val is the search split. The other splits come from train, as in case 3.
+    4. Sub-folders train and val (or validation, or test), each with one sub-folder for each class: val is the test
+       split. If there are both test and val, val is the search split. The other splits come from train, as in case 3.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.
@@ -244,7 +244,7 @@ def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int
 
 
 def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
-    """Return an image in grey or RGB, rotated by its EXIF tag, on white where it is transparent.
+    """Return an image in grey or RGB, rotated by its EXIF tag. Transparent pixels become white.
 
     Of 16-bit values, the upper 8 bits are used.
 
@@ -275,7 +275,7 @@ def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: 
 
 
 def _on_white(image: Image) -> Image:
-    """Return ``image`` composited on white where it is transparent; the colours under transparent pixels are unseen."""
+    """Return ``image`` on a white background. The colours of transparent pixels are arbitrary, so they are not used."""
     from PIL import Image
 
     if not image.has_transparency_data:

@@ -19,9 +19,12 @@ Labelled = list[tuple[Path, int]]  # image files with their labels, indices into
 
 
 def choose_files(folder: Path, split: str) -> tuple[tuple[str, ...], Labelled, Labelled]:
-    """Return the classes, all files that the split may come from, and the files of the split.
+    """Return the classes, all files that the split is chosen from, and the files of the split.
 
-    The numbers of the cases are those of ``hnas.data.images.load_split``.
+    The cases have the numbers of ``hnas.data.images.load_split``.
+
+    Raises:
+        ValueError: there are no classes or no images, or two split folders have different classes.
     """
     parts = _split_folders(folder)
     if not parts:  # case 3
@@ -40,12 +43,12 @@ def choose_files(folder: Path, split: str) -> tuple[tuple[str, ...], Labelled, L
 
 
 def _place(split: str, parts: Mapping[str, Path]) -> str:
-    """Return the split of a training file: a split that has a folder of its own takes none."""
+    """Return the final split of a file in ``train``: a split with a separate folder gets no file from ``train``."""
     return "train" if split in parts else split
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders of the splits "test" and "search" beside a folder ``train``; nothing for another layout."""
+    """Return split -> folder for the splits with a folder beside ``train``; empty for another layout."""
     names = {f.name for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name)}
     held = [name for name in reversed(TEST_FOLDERS) if name in names]
     if not held or names != {"train", *held} or len([f for f in (folder / "train").iterdir() if f.is_dir()]) < 2:
@@ -54,12 +57,12 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is no data of the user: a hidden one, or macOS' copy of metadata."""
+    """Return whether a name is not the user's data: a hidden file or folder, or the metadata folder of macOS."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _list_files(folder: Path) -> tuple[tuple[str, ...], Labelled]:
-    """Return the classes, which are the sub-folders, and each image file with its label; hidden ones are skipped."""
+    """Return the classes, which are the sub-folders, and each image file with its label. Skip hidden files."""
     classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name)))
     inside = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*"))]
     shown = [(f, c) for f, c in inside if not any(map(is_hidden, f.relative_to(folder).parts))]
