@@ -119,7 +119,7 @@ class Space:
     def __post_init__(self) -> None:
         for name, choice in self.choices.items():
             if choice.when and choice.when[0] not in self.choices:
-                raise ValueError(f"choice {name!r} depends on {choice.when[0]!r}, which is no choice of this space")
+                raise ValueError(f"choice {name!r} depends on {choice.when[0]!r}, which is not a choice of this space")
 
     def arch(self, chosen: Mapping[str, Any]) -> Arch:
         """Return the member with these options, without the inactive choices.
@@ -140,7 +140,7 @@ class Space:
             kept[name] = options[options.index(_option(chosen[name]))]
         unknown = [name for name in chosen if name not in self.choices]
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is no choice of the space {self.name!r}; known: {_listed(self.choices)}")
+            raise ValueError(f"{unknown[0]!r} is not a choice of space {self.name!r}; known: {_listed(self.choices)}")
         return Arch(kept)
 
     def __contains__(self, arch: object) -> bool:

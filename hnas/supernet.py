@@ -218,7 +218,7 @@ class Supernet(nn.Module):
         """Return the reason why a split is refused, or None."""
         own = [name for name in self._parameters_by_name if name.startswith(f"{branch}.")]
         if not own or branch.startswith(f"{_COPIES}."):
-            return f"it is no branch with weights in the space {self.space.name!r}"
+            return f"it is not a branch with weights in the space {self.space.name!r}"
         if reason := self._refuse_context(context, options):
             return reason
         if any(_contains(b, branch) or _contains(branch, b) for b in self.splits):
@@ -230,7 +230,7 @@ class Supernet(nn.Module):
 
     def _refuse_context(self, context: str, options: Sequence[Option]) -> str | None:
         if context not in self.space.choices:
-            return f"that is no choice of the space {self.space.name!r}"
+            return f"that is not a choice of the space {self.space.name!r}"
         known = self.space.choices[context].options
         unknown = [option for option in options if option not in known]
         return f"{unknown[0]!r} is not among its options {', '.join(map(str, known))}" if unknown else None
@@ -280,7 +280,7 @@ class Supernet(nn.Module):
         """Return the shared parameter of ``own``, which ``member`` holds as ``name``, and the part that is used."""
         full = self._parameters_by_name.get(shared)
         if full is None:
-            raise ValueError(f"{name} is no parameter of the supernet of {self.space.name!r}")
+            raise ValueError(f"{name} is not a parameter of the supernet of {self.space.name!r}")
         owner = self._owners[shared.rpartition(".")[0]]
         if type(owner) is not type(member):
             types = type(owner).__name__, type(member).__name__

@@ -107,7 +107,7 @@ def members(file: str, classes: int) -> Iterator[Example]:
     below ``classes``. Only regular members count. Names of members are never used as paths.
 
     Raises:
-        ValueError: the shard is cut short, is no tar file, or contains no example.
+        ValueError: the shard is cut short, is not a tar file, or contains no example.
     """
     stem, image, label, empty = None, None, None, True
     for member, text in _regular_members(file):

@@ -58,7 +58,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         ValueError: another process works in ``out``, or it cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} exists and is no folder; choose another --out")
+        raise FileExistsError(f"{out} exists and is not a folder; choose another --out")
     with locked(out):
         _sweep(out)
         if any(out.glob("[!.]*")):

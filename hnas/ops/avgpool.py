@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-WINDOW = 3  # a constant: a smaller window is no slice of a larger one
+WINDOW = 3  # a constant: a smaller window is not a slice of a larger one
 
 
 class AveragePool(nn.AvgPool2d):

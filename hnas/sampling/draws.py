@@ -119,7 +119,7 @@ def relax(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence
     for slot, wanted in types.items():
         options = space.choices[f"{slot}.op"].options
         if unknown := [kind for kind in wanted if kind not in options]:
-            raise ValueError(f"{unknown[0]!r} is no type of {slot!r}; known: {', '.join(map(str, options))}")
+            raise ValueError(f"{unknown[0]!r} is not a type of {slot!r}; known: {', '.join(map(str, options))}")
         together[f"{slot}.op"] = tuple(str(option) for option in options if option in wanted)
     chosen: dict[str, Any] = {}
 

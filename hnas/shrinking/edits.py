@@ -43,7 +43,7 @@ class Edit:
         try:
             edit = cls(**record)
         except TypeError as error:
-            raise ValueError(f"{dict(record)} is no edit of a space: {error}") from None
+            raise ValueError(f"{dict(record)} is not an edit of a space: {error}") from None
         if edit.kind not in ("drop", "revive", "split"):
             raise ValueError(f"no edit {edit.kind!r}; known: drop, revive, split")
         return replace(edit, option=_plain(edit.option), options=tuple(_plain(o) for o in edit.options))
@@ -155,7 +155,9 @@ def _order(space: Space, scores: Scores) -> list[tuple[str, Option]]:
     places = [(name, option) for name, choice in space.choices.items() for option in choice.options]
     for (name, option), score in scores.items():
         if (name, option) not in places:
-            raise ValueError(f"{name}={option!r} has a score but is no option of this space; score the current space")
+            raise ValueError(
+                f"{name}={option!r} has a score but is not an option of this space; score the current space"
+            )
         if math.isnan(score):
             raise ValueError(f"the score of {name}={option!r} is NaN; it cannot be ranked")
     return sorted((place for place in places if place in scores), key=lambda place: scores[place])

@@ -47,7 +47,7 @@ class PathGraph:
         return tuple(path for node in self.inputs for path in onward(node))
 
     def passes(self, arch: Arch, slot: str) -> int:
-        """Return how many unbroken paths of ``arch`` run through ``slot``; 1 for a slot that is no edge."""
+        """Return how many unbroken paths of ``arch`` run through ``slot``; 1 for a slot that is not an edge."""
         if slot not in self.edges:
             return 1
         whole = [path for path in self.paths() if not any(arch.get(f"{edge}.op") in self.none for edge in path)]

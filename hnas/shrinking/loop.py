@@ -121,7 +121,7 @@ def scored_choices(study: Study, space: Space) -> tuple[str, ...]:
     """Return the choices that an evidence scores: the types of slots that still offer two or more options.
 
     Raises:
-        ValueError: the space is not a part of the study's space, it has no choice left, or a weight in use is not
+        ValueError: the space is not part of the study's space, it has no choice left, or a weight in use is not
             finite. Such a weight would spoil the scores of all operations that are drawn together with it.
     """
     refuse_foreign(study, space)
@@ -137,16 +137,16 @@ def scored_choices(study: Study, space: Space) -> tuple[str, ...]:
 
 
 def refuse_foreign(study: Study, space: Space) -> None:
-    """Raise ValueError if ``space`` is no part of the study's space."""
+    """Raise ValueError if ``space`` is not part of the study's space."""
     whole = study.supernet.space
     for name, choice in space.choices.items():
         known = whole.choices[name].options if name in whole.choices else ()
         for option in choice.options:
             if option not in known:
-                differ = f"{name}={option!r} is no option of it"
-                raise ValueError(f"{space.name!r} is no part of the study's space {whole.name!r}: {differ}")
+                differ = f"{name}={option!r} is not an option of it"
+                raise ValueError(f"{space.name!r} is not part of the study's space {whole.name!r}: {differ}")
     if missing := [name for name in whole.choices if name not in space.choices]:
-        raise ValueError(f"{space.name!r} is no part of the study's space {whole.name!r}: it lacks {missing[0]!r}")
+        raise ValueError(f"{space.name!r} is not part of the study's space {whole.name!r}: it lacks {missing[0]!r}")
 
 
 def reachable_weights(supernet: Supernet, space: Space) -> tuple[str, ...]:

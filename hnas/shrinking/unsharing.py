@@ -127,7 +127,7 @@ def unshare(
         ValueError: ``p_max`` is 0 or less.
     """
     if p_max <= 0:
-        raise ValueError(f"p_max={p_max} is no budget; it is a factor of the supernet's parameters, for instance 1.5")
+        raise ValueError(f"p_max={p_max} is not a budget; give a factor of the supernet's parameters, such as 1.5")
 
     def decide() -> list[dict[str, Any]]:
         own = {name: p.numel() for name, p in study.supernet.union.named_parameters()}

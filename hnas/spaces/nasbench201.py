@@ -184,7 +184,7 @@ def from_string(text: str) -> Arch:
         if to_string(arch) == text:
             return arch
     form = "|TYPE~0|+|TYPE~0|TYPE~1|+|TYPE~0|TYPE~1|TYPE~2|"
-    raise ValueError(f"{text!r} is no cell; expected {form} with types of {', '.join(TYPES)}")
+    raise ValueError(f"{text!r} is not a cell; expected {form} with types of {', '.join(TYPES)}")
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:

@@ -131,7 +131,7 @@ def read_table(file: Path | None = None) -> dict[Arch, _TabularRow]:
     try:
         return {arch_of(row.pop("types")): _row(row) for row in map(dict, record["archs"])}
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{file or 'the shipped table'} is no table of tabular_digits; make it again") from None
+        raise ValueError(f"{file or 'the shipped table'} is not a table of tabular_digits; make it again") from None
 
 
 def read_record(file: Path | None = None) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def shrink(
         left = padnas.shrink(study, space, PadNasOptions(threshold=0.02))
 
     Raises:
-        ValueError: the space is no part of the study's, or no member that was drawn is inside the windows.
+        ValueError: the space is not part of the study's, or no member that was drawn is inside the windows.
     """
     options = options or PadNasOptions()
     training = training or StageTraining(schedules(STEPS), spos.pick)

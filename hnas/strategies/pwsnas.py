@@ -128,7 +128,7 @@ def shrink(
         left = pwsnas.shrink(study, space, PwsNasOptions(form="standardised", until=1000))
 
     Raises:
-        ValueError: the space is no part of the study's, or its weights are not finite.
+        ValueError: the space is not part of the study's, or its weights are not finite.
     """
     options = options or PwsNasOptions()
     training = training or StageTraining(schedules(STEPS), spos.pick)

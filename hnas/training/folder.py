@@ -67,7 +67,7 @@ def load_supernet(folder: Path) -> tuple[Supernet, dict[str, Any]]:
 def _restore(record: dict[str, Any], file: Path) -> Supernet:
     """Return the untrained supernet that ``record`` describes, with its split branches."""
     if record.get("schema") != 1 or not isinstance(record.get("space"), dict):
-        raise ValueError(f"{file} is no supernet record of schema 1")
+        raise ValueError(f"{file} is not a supernet record of schema 1")
     space = spaces.restore(record["space"])
     supernet = make_supernet(space, record.get("seed", 0), str(file))
     try:
@@ -94,7 +94,7 @@ def _copy_weights(supernet: Supernet, tensors: dict[str, Tensor], folder: Path) 
             raise ValueError(f"{folder}: {name} holds NaN or infinite weights; train again from a good checkpoint")
         parameter.copy_(tensors[name])
     if unknown := sorted(tensors.keys() - own.keys()):
-        raise ValueError(f"{folder}: {unknown[0]} is no parameter of the space {supernet.space.name!r}")
+        raise ValueError(f"{folder}: {unknown[0]} is not a parameter of the space {supernet.space.name!r}")
     supernet.changed()
 
 

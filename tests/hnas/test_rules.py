@@ -81,7 +81,7 @@ def weights(supernet: Supernet) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("union", "member", "message"),
     [
-        (Own(4), nn.ModuleDict({"n": Own(4)}), "m.n.weight is no parameter of the supernet"),
+        (Own(4), nn.ModuleDict({"n": Own(4)}), "m.n.weight is not a parameter of the supernet"),
         (Own(4), Other(4), "m.weight belongs to a Own in the supernet, to a Other here"),
         (Own(4, 4), Own(4), "does not fit"),
         (Own(4), Own(5), r"has shape \(4,\) in the supernet; \(5,\) does not fit"),

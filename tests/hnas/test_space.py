@@ -78,7 +78,7 @@ def test_options_that_are_tuples_survive_json():
     ("change", "message"),
     [
         ({"stages.0.depth": 7}, "stages.0.depth=7 is not an option of this space; options: 1, 2"),
-        ({"stages.9.depth": 1}, "'stages.9.depth' is no choice of the space 'hybrid_vision'; known: resolution, "),
+        ({"stages.9.depth": 1}, "'stages.9.depth' is not a choice of space 'hybrid_vision'; known: resolution, "),
     ],
 )
 def test_a_foreign_choice_or_option_is_one_line(change, message):

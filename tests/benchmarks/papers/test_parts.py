@@ -48,7 +48,7 @@ def test_another_setting_seed_or_version_is_another_part(monkeypatch: pytest.Mon
 def test_a_part_that_fails_leaves_the_others(tmp_path: Path) -> None:
     found = StudyParts(tmp_path, None)
     bad, good = part(square, 0, Square(-1)), part(square, 0, Square(2))
-    with pytest.raises(RuntimeError, match="x is below 0; what is finished is kept"):
+    with pytest.raises(RuntimeError, match="x is below 0; finished parts are kept"):
         found.complete([bad, good])
     assert good in found
     assert bad not in found

@@ -107,8 +107,8 @@ def edited(trained: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"schema": 2}, "is no supernet record of schema 1"),
-        ({"space": 3}, "is no supernet record of schema 1"),
+        ({"schema": 2}, "is not a supernet record of schema 1"),
+        ({"space": 3}, "is not a supernet record of schema 1"),
         ({"space__name": "nowhere"}, "no space 'nowhere'; known: "),
         ({"space__name": ["x"]}, "no space"),
         ({"space__arguments__colour": 1}, "does not take these arguments"),

@@ -101,7 +101,7 @@ def test_bad_input_of_the_sampler_is_one_line():
         paths.draw_exclusive(SPACE, Random(0), 2, {slot: [0.0] * len(paths.slot_types(SPACE, slot))})
     with pytest.raises(ValueError, match="2 logits for 3 types"):
         paths.draw_order(("a", "b", "c"), Random(0), [0.0, 1.0])
-    with pytest.raises(ValueError, match=r"'pool' is no type of .*; known: "):
+    with pytest.raises(ValueError, match=r"'pool' is not a type of .*; known: "):
         paths.relax(SPACE, SPACE.largest, {slot: ("pool",)})
     with pytest.raises(ValueError, match="no type is left for"):
         paths.keep_types(SPACE, {slot: ()})

@@ -174,8 +174,11 @@ def test_scores_cover_the_slots_that_still_decide(name):
     [
         ("one architecture", "has one architecture; there is nothing to score"),
         ("no slot open", "no slot of the space 'hybrid_vision' has two operations left"),
-        ("foreign", "'tabular_digits' is no part of the study's space 'hybrid_vision'"),
-        ("larger", "'hybrid_vision' is no part of the study's space 'hybrid_vision': resolution=16 is no option of it"),
+        ("foreign", "'tabular_digits' is not part of the study's space 'hybrid_vision'"),
+        (
+            "larger",
+            "'hybrid_vision' is not part of the study's space 'hybrid_vision': resolution=16 is not an option of it",
+        ),
         ("nan", "holds NaN or infinite weights; drop that operation, or go back to the last good checkpoint"),
     ],
 )

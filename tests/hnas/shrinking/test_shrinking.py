@@ -111,9 +111,9 @@ def test_sizes_can_be_dropped_too_and_no_guard_on_types_holds_them():
     [
         (lambda s: shrink(s, {}), "nothing says what to drop; give drop .* or threshold"),
         (lambda s: shrink(s, {BAD: float("nan")}, 1), r"the score of blocks\.2\.op='conv1' is NaN"),
-        (lambda s: shrink(s, {("blocks.9.op", "conv1"): 0.0}, 1), "has a score but is no option of this space"),
-        (lambda s: shrink(s.without(*BAD), {BAD: 0.0}, 1), "has a score but is no option of this space"),
-        (lambda s: Edit.from_json({"kind": "drop"}), "is no edit of a space"),
+        (lambda s: shrink(s, {("blocks.9.op", "conv1"): 0.0}, 1), "has a score but is not an option of this space"),
+        (lambda s: shrink(s.without(*BAD), {BAD: 0.0}, 1), "has a score but is not an option of this space"),
+        (lambda s: Edit.from_json({"kind": "drop"}), "is not an edit of a space"),
         (lambda s: Edit.from_json({"kind": "paint", "choice": "a"}), "no edit 'paint'; known: drop, revive, split"),
     ],
 )

@@ -121,8 +121,8 @@ def test_an_absent_context_keeps_the_original():
 @pytest.mark.parametrize(
     ("branch", "context", "options", "message"),
     [
-        ("blocks.2.conv9", CONTEXT, ("conv3", "dw5"), "it is no branch with weights in the space 'tabular_digits'"),
-        (BRANCH, "blocks.9.op", ("conv3", "dw5"), "that is no choice of the space"),
+        ("blocks.2.conv9", CONTEXT, ("conv3", "dw5"), "it is not a branch with weights in the space 'tabular_digits'"),
+        (BRANCH, "blocks.9.op", ("conv3", "dw5"), "that is not a choice of the space"),
         (BRANCH, CONTEXT, ("conv3", "dw7"), "'dw7' is not among its options identity, conv1"),
         (BRANCH, CONTEXT, ("conv3", "conv3"), "1 options give no copy; give two or more"),
         ("blocks.0.conv3", CONTEXT, ("conv3", "dw5"), "it is split already"),
@@ -199,7 +199,9 @@ def test_what_is_most_shared_and_torn_goes_first():
 
 def test_a_budget_of_nothing_is_one_line():
     study = turned(digits())
-    with pytest.raises(ValueError, match="p_max=0 is no budget; it is a factor of the supernet's parameters") as caught:
+    with pytest.raises(
+        ValueError, match="p_max=0 is not a budget; give a factor of the supernet's parameters"
+    ) as caught:
         unsharing.unshare(study, study.supernet.space, p_max=0)
     assert "\n" not in str(caught.value)
 

@@ -122,7 +122,7 @@ def test_a_published_string_goes_there_and_back():
     ],
 )
 def test_a_string_that_is_no_cell_is_refused_in_one_line(text):
-    with pytest.raises(ValueError, match=r"is no cell; expected \|TYPE~0\|\+.* nor_conv_3x3$"):
+    with pytest.raises(ValueError, match=r"is not a cell; expected \|TYPE~0\|\+.* nor_conv_3x3$"):
         nb.from_string(text)
 
 

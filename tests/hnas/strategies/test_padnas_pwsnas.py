@@ -190,7 +190,7 @@ def test_bad_input_is_one_line_and_loses_nothing(method, case):
     if case == "window":
         windows, message = {"latency_ms": Window(high=0.5)}, r"no architecture meets latency_ms in \[-inf, 0.5\]"
     elif case == "foreign":
-        space, message = tiny.space(), "'hybrid_vision' is no part of the study's space 'tabular_digits': resolution=8"
+        space, message = tiny.space(), "'hybrid_vision' is not part of the study's space 'tabular_digits': resolution=8"
     else:
         next(iter(study.supernet.union.parameters())).data.view(-1)[0] = float("nan")
         message = "holds NaN or infinite weights"

@@ -209,5 +209,5 @@ def test_the_shipped_table_is_of_these_images_and_knows_its_order(shipped, task)
 
 def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path):
     (tmp_path / "other.json").write_text('{"archs": [{"types": ["conv3"]}]}')
-    with pytest.raises(ValueError, match=r"other.json is no table of tabular_digits; make it again"):
+    with pytest.raises(ValueError, match=r"other.json is not a table of tabular_digits; make it again"):
         tabular.read_table(tmp_path / "other.json")

@@ -67,11 +67,11 @@ def spoil(folder: Path, how: str) -> None:
         ("truncated record", "cannot be read as JSON"),
         ("deep record", "cannot be read as JSON: nested too deeply"),
         ("foreign record", "contains a JSON list, expected an object"),
-        ("another schema", "is no supernet record of schema 1"),
+        ("another schema", "is not a supernet record of schema 1"),
         ("nan", "holds NaN or infinite weights"),
         ("shape", "should be .*, found .*; it is another space's supernet"),
         ("missing", "found nothing; it is another space's supernet"),
-        ("unknown", "stray is no parameter of the space 'hybrid_vision'"),
+        ("unknown", "stray is not a parameter of the space 'hybrid_vision'"),
     ],
 )
 def test_a_spoilt_folder_is_one_line(tmp_path, how, message):
