@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnas import spaces
+from hnas.sampling.draws import draw_exclusive
 from hnas.space import Arch, Choice, Space
-from hnas.strategies.sandwich import exclusive, pick
+from hnas.strategies.sandwich import pick
 from tests import contracts
 from tests.hnas import tiny
 
@@ -141,7 +142,7 @@ def test_the_sandwich_has_both_ends_and_types_that_differ_in_every_slot():
     for seed in range(10):
         first, *paths, last = [path.arch for path in pick(space, Random(seed))]
         assert (first, last) == (space.largest, space.smallest)
-        assert paths == exclusive(space, Random(seed), 3)
+        assert paths == draw_exclusive(space, Random(seed), 3)
         for name in (n for n in space.choices if n.endswith(".op")):
             taken = [arch[name] for arch in paths if name in arch]
             if len(taken) == 3:
