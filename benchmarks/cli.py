@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
-    top = argparse.ArgumentParser("hnas-bench", description="Do the claimed speedups still hold?", epilog=_CODES)
+    from hnas.cli.arguments import Parser
+
+    top = Parser("hnas-bench", description="Do the claimed speedups still hold?", epilog=_CODES)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     check = commands.add_parser("check", help="check the claim of a bundle on this machine", epilog=_CODES)

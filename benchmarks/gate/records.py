@@ -254,5 +254,7 @@ def require_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; choose another place") from None
+    if path.exists() and not path.is_file() and not path.is_dir():  # the file is renamed over what is there
+        raise ValueError(f"cannot write {path}: it is a device or a pipe, and no file; choose another place")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"cannot write {path}: it is a folder, or its folder is read-only; choose another place")

@@ -38,6 +38,17 @@ class CompileOptions:
     open_worker: Callable[[Artifact], Worker] | None = None
     compiler: Compiler | None = None
 
+    def __post_init__(self) -> None:
+        """Raise TypeError where a value is not what its name says, which would fail only after the conversion."""
+        if isinstance(self.keep_float, str) or not isinstance(self.keep_float, Iterable):
+            raise TypeError(f"keep_float is {self.keep_float!r}, expected a list of names of blocks")
+        if self.open_worker is not None and not callable(self.open_worker):
+            raise TypeError(f"open_worker is {self.open_worker!r}, expected a function of an artifact")
+        if self.compiler is not None and not hasattr(self.compiler, "convert"):
+            raise TypeError(f"compiler is {self.compiler!r}, expected export.Compiler()")
+        if self.evidence is not None and not isinstance(self.evidence, Iterable):
+            raise TypeError(f"evidence is {self.evidence!r}, expected samples")
+
 
 @dataclass(frozen=True)
 class MixedOptions(CompileOptions):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from hnas.export.device.errors import one_line
 from hnas.export.graph.samples import PROBES, to_sample
 from hnas.export.onnx.source import OnnxSource, Original
 
@@ -104,7 +105,12 @@ def run_eager(module: torch.nn.Module, samples: Samples) -> Outputs:
     from hnas.export.graph.program import as_tuple, evaluating
 
     with evaluating(module), torch.no_grad():  # copies, because a module may write into its inputs
-        runs = [module(*(torch.from_numpy(part.copy()) for part in sample)) for sample in samples]
+        try:
+            runs = [module(*(torch.from_numpy(part.copy()) for part in sample)) for sample in samples]
+        except Exception as error:  # the user's code may raise any type
+            shapes = ", ".join(str(list(part.shape)) for part in samples[0])
+            name = type(module).__name__
+            raise ValueError(f"{name} does not take inputs of {shapes}: {one_line(error)}") from error
     return [tuple(output.numpy() for output in as_tuple(run)) for run in runs]
 
 

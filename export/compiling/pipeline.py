@@ -141,7 +141,11 @@ class _Job:
 def _check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> _Job:
     """Return the checked job. Raise ValueError for a wrong argument, Unavailable for a missing runtime."""
     profile = hw_profiles.load(device)
+    if not isinstance(options, CompileOptions):
+        raise TypeError(f"options is a {type(options).__name__}, expected CompileOptions(...)")
     name = _choose(profile, options.backend, precision)
+    if threads is not None and not isinstance(threads, int):
+        raise TypeError(f"threads is {threads!r}, expected a whole number")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be 1 or more, got {threads}")
     if options.keep_float and precision != "int8":

@@ -30,7 +30,10 @@ def guarded(
     try:
         return work()
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # a command never ends with a traceback
+        from hnas.export.device.errors import printable
+
         line, code = describe_failure(error, resumes)
+        line = printable(line)  # the names of files may have control characters, which a terminal obeys
         if os.environ.get(DEBUG):
             import traceback
 

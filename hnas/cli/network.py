@@ -24,7 +24,8 @@ def run_export(arguments: Sequence[str]) -> int:
     as_json, network = options.pop("json"), options.pop("network")
     if (network is None) == (options["model"] is None):
         parser.error("give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE")
-    options["model"] = options["model"] or network
+    if network is not None:
+        options["model"] = network
     from hnas import hw_profiles
 
     hw_profiles.load(options["target"])  # report a misspelt target before torch is imported

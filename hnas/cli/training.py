@@ -51,11 +51,11 @@ def run_train(parsed: argparse.Namespace) -> int:
         if parsed.threads < 1:
             raise ValueError(f"threads is {parsed.threads}; it is 1 or more")
         torch.set_num_threads(parsed.threads)
-    if parsed.supernet and not parsed.alone:
+    if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     with distributed.group(parsed.device), report.show_training(f"training {recipe.name}") as (advance, say):
         first = distributed.rank() == 0
-        among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet else None
+        among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet is not None else None
         record = run_recipe(
             recipe,
             Path(parsed.data),

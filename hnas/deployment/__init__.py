@@ -136,7 +136,7 @@ def deploy_network(
     options = NetworkOptions(
         model=model,
         target=target,
-        inputs=None if inputs is None else tuple(inputs),
+        inputs=tuple(inputs) if isinstance(inputs, list) else inputs,  # type: ignore[arg-type]  # it checks
         calibration=calibration,
         precision=precision,
         threads=threads,

@@ -41,7 +41,7 @@ def load_network(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, t
         raise ValueError(f"{model} returned {_describe_type(net)}; expected an nn.Module or (module, example inputs)")
     net = module_of(net)
     if shapes:
-        return net, tuple(torch.randn(parse_shape(text)) for text in shapes)
+        return net, tuple(_noise(text) for text in shapes)
     return net, _as_examples(examples, model)
 
 
@@ -50,6 +50,15 @@ def parse_shape(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
         raise ValueError(f"--input {text!r} is not understood; write a shape, batch first: 1x3x224x224")
     return tuple(map(int, text.split("x")))
+
+
+def _noise(text: str) -> Tensor:
+    """Return seeded noise of the shape ``text``. Raise ValueError where the memory does not hold it."""
+    shape = parse_shape(text)
+    try:
+        return torch.randn(shape)
+    except (RuntimeError, TypeError):  # TypeError: a size that is no 64-bit integer
+        raise ValueError(f"--input {text!r} does not fit in memory; write a smaller shape") from None
 
 
 def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> Sample:

@@ -5,13 +5,29 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # stage, steps done, steps in total
+
+
+# The parts of an annotation below -> the test of a value, and its words.
+_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "text"),
+    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "bool": (lambda value: isinstance(value, bool), "True or False"),
+    "Path": (lambda value: isinstance(value, os.PathLike), "a path"),
+    "None": (lambda value: value is None, "None"),
+    "tuple[str, ...]": (
+        lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value),
+        "a list of text",
+    ),
+}
+_EXAMPLES = {"max_latency": "5ms", "min_accuracy": "92%", "max_size": "300KB", "budget": "40evals"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,9 @@ class SearchOptions:
     host: str | None = None
     out: Path | str | None = None
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
     def command(self, target: str) -> str:
         """Return the command that repeats this deployment. ``target`` is the device's own name, not an alias."""
@@ -55,6 +74,9 @@ class NetworkOptions:
     host: str | None = None
     out: Path | str | None = None
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
     def command(self) -> str:
         """Return the command that repeats this deployment."""
         words = ["hnas-deploy", "export", "--model", self.model, "--target", self.target]
@@ -64,6 +86,17 @@ class NetworkOptions:
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name}", str(value)]
         return shlex.join(words)
+
+
+def _check_types(options: SearchOptions | NetworkOptions) -> None:
+    """Raise TypeError where a field has another type than its annotation, before any work starts."""
+    for field in fields(options):
+        value, kinds = getattr(options, field.name), str(field.type).split(" | ")
+        if not any(_TYPES[kind][0](value) for kind in kinds):
+            example = f", such as {_EXAMPLES[field.name]!r}" if field.name in _EXAMPLES else ""
+            words = " or ".join(_TYPES[kind][1] for kind in kinds)
+            shown = " ".join(repr(value).split())[:60]
+            raise TypeError(f"{field.name} is {shown}, expected {words}{example}")
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:

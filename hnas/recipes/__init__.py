@@ -50,7 +50,11 @@ def load(name: str) -> Recipe:
         file = Path(name)
         if not file.is_file():
             raise FileNotFoundError(f"no recipe file {file}")
-        return _parse(file.stem, file.read_text(encoding="utf-8"))
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe file {file} is no UTF-8 text: {error}") from None
+        return _parse(file.stem, text)
     if name not in names():
         raise ValueError(f"no recipe {name!r}; known: {', '.join(names())}, or the path of a .toml file")
     return _parse(name, (resources.files("hnas.recipes") / f"{name}.toml").read_text(encoding="utf-8"))
@@ -61,6 +65,8 @@ def _parse(name: str, text: str) -> Recipe:
         record = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {name}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"recipe {name}: nested too deeply") from None
     unknown = [key for key, section in record.items() if key not in _SECTIONS or not isinstance(section, dict)]
     if unknown or not isinstance(record.get("space", {}).get("name"), str):
         wrong = f"unknown section [{unknown[0]}]" if unknown else "no name in [space]"

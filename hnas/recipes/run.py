@@ -90,7 +90,7 @@ def run_recipe(
         return ended
     task = open_task_of(experiment, data)
     space = _space(recipe, task)
-    if options.alone:
+    if options.alone is not None:
         space = space.alone(named_arch(options.among or space, options.alone))
     run = _Run(
         experiment,

@@ -157,7 +157,7 @@ def _line(section: str, table: Any, types: Mapping[str, Any], error: str) -> str
     """Return what is wrong, from msgspec's message: `Expected `int`, got `str` - at `$.epochs``."""
     if not isinstance(table, dict):
         return f"{section} is {_shown(table)}, expected a table of options"
-    if unknown := re.search("unknown field `(.+?)`", error):
+    if unknown := re.search("unknown field `(.*?)`", error):
         return f"[{section}] has no key {unknown[1]!r}; known: {', '.join(types) or 'none'}"
     if missing := re.search("missing required field `(.+?)`", error):
         return f"[{section}] lacks {missing[1]!r}"

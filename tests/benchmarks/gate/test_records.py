@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -65,3 +66,11 @@ def test_a_ratio_reads_itself_out() -> None:
     assert ratio.line() == "2.000x 95% [1.900, 2.100], 6 blocks in 1 process, cut from 3 for lack of time"
     assert ratio.spread == 2.1
     assert records.Ratio(0.5, 0.4, 0.6, 0.95, ratio.rounds, 1).spread == 2.5
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_report(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="it is a device or a pipe"):
+        records.require_writable(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="it is a device or a pipe"):
+        records.require_writable(Path("/dev/null"))

@@ -260,3 +260,32 @@ class Sequence(nn.Module):
 def test_integer_inputs(tmp_path):
     artifact = compile_flat(Sequence(), torch.randint(0, 11, (1, 6)), backend="reference", path=tmp_path / "a")
     assert artifact.inputs[0].dtype == "int64"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"keep_float": "block"}, "keep_float is 'block', expected a list of names of blocks"),
+        ({"evidence": 5}, "evidence is 5, expected samples"),
+        ({"open_worker": 5}, "open_worker is 5, expected a function of an artifact"),
+        ({"compiler": 5}, "compiler is 5, expected export.Compiler()"),
+    ],
+)
+def test_options_of_another_type_are_refused_in_one_line(options, line):
+    with pytest.raises(TypeError) as caught:
+        export.CompileOptions(**options)
+    assert str(caught.value) == line
+
+
+def test_other_options_than_a_record_of_them_are_refused(tmp_path):
+    net, inputs = nets.build("two_by_two")
+    with pytest.raises(TypeError, match=r"options is a dict, expected CompileOptions"):
+        export.compile(net, inputs, path=tmp_path / "artifact", options={"backend": "reference"})
+    with pytest.raises(TypeError, match=r"threads is '1', expected a whole number"):
+        export.compile(net, inputs, path=tmp_path / "artifact", threads="1")
+    assert left_behind(tmp_path) == []
+
+
+def test_a_module_that_does_not_take_the_samples_is_named():
+    with pytest.raises(ValueError, match=r"Linear does not take inputs of \[1, 5\]: RuntimeError: "):
+        originals.run_eager(nn.Linear(4, 3), [(np.zeros((1, 5), np.float32),)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hnas.cli import ending
+from hnas.cli.arguments import Parser
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.training.optimiser import Diverged
 
@@ -66,3 +67,11 @@ def test_what_can_be_continued_says_so(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_success_is_what_the_command_says() -> None:
     assert ending.guarded("hnas-bench", lambda: 4) == 4
+
+
+def test_control_characters_of_a_line_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending.guarded("hnas-deploy", lambda: raising(FileNotFoundError("no folder \x1b[31mred\udc80"))) == 2
+    assert capsys.readouterr().err == "hnas-deploy: no folder \\x1b[31mred\\udc80\n"
+    with pytest.raises(SystemExit, match="2"):
+        Parser("hnas-deploy").parse_args(["--\x1b[31m"])
+    assert capsys.readouterr().err == "hnas-deploy: unrecognized arguments: --\\x1b[31m; see hnas-deploy --help\n"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from hnas.deployment import deploy, deploy_network
 from hnas.deployment.finalists import describe_nearest
 from hnas.deployment.options import SearchOptions
 from hnas.deployment.plan import resolve
@@ -45,3 +48,36 @@ def test_bounds_that_only_each_other_exclude_are_both_named() -> None:
     line = describe_nearest(plan, [Candidate(Arch({"width": i}), metrics) for i, metrics in enumerate(figures)])
     assert "each alone can be met" in line
     assert "the fastest takes 1 ms (asked: 2); the smallest has 1 KB of weights (asked: 2)" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"max_latency": 1}, "max_latency is 1, expected text or None, such as '5ms'"),
+        ({"budget": 40}, "budget is 40, expected text or None, such as '40evals'"),
+        ({"threads": "2"}, "threads is '2', expected a whole number or None"),
+        ({"threads": True}, "threads is True, expected a whole number or None"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
+        ({"out": 5}, "out is 5, expected a path or text or None"),
+        ({"host": 5}, "host is 5, expected text or None"),
+        ({"resume": "no"}, "resume is 'no', expected True or False"),
+    ],
+)
+def test_an_option_of_another_type_is_refused_in_one_line(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        deploy("openvino-cpu", **options)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"model": object}, "model is <class 'object'>, expected text"),
+        ({"model": "m:c", "inputs": "1x4"}, "inputs is '1x4', expected a list of text or None"),
+        ({"model": "m:c", "inputs": [(1, 4)]}, "inputs is ((1, 4),), expected a list of text or None"),
+    ],
+)
+def test_an_option_of_a_network_of_another_type_is_refused(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        deploy_network(**options, target="openvino-cpu")
+    assert str(caught.value) == line

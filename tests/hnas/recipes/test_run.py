@@ -57,6 +57,12 @@ def test_an_experiment_writes_what_load_reads_and_is_not_repeated(tmp_path, sour
             run_recipe(recipe(), source, out, RunOptions(resume=True, **other))
 
 
+def test_an_empty_name_of_a_subnet_trains_nothing(tmp_path, source):
+    with pytest.raises(ValueError, match="no architecture ''; known: smallest"):
+        run_recipe(recipe(), source, tmp_path / "out", RunOptions(alone=""))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_subnet_trains_alone_and_loads(tmp_path, source):
     run_recipe(recipe(), source, tmp_path / "out", RunOptions(alone="random:3"))
     supernet, record = load_supernet(tmp_path / "out")

@@ -35,6 +35,7 @@ def test_the_options_of_every_strategy_and_evidence_are_typed():
         ("[space", "recipe broken: "),
         ("[train]\nepochs = 1", r"no name in \[space\]"),
         ("[space]\nname = 'x'\n[other]", r"unknown section \[other\]"),
+        ("a = " + "[" * 5000, "nested too deeply"),
     ],
 )
 def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
@@ -134,3 +135,14 @@ def test_only_a_recipe_needs_msgspec():
     for code in (blocked, light):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_key_without_a_name_is_refused():
+    with pytest.raises(ValueError, match=r"\[train\] has no key ''; known: strategy"):
+        decode_recipe(recipe(**{"": 1}))
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"bytes.toml is no UTF-8 text"):
+        recipes.load(str(tmp_path / "bytes.toml"))
