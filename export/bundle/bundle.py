@@ -49,8 +49,8 @@ def read_bundle(path: Path | str) -> Bundle:
 
     Raises:
         FileNotFoundError: there is no folder.
-        ValueError: the schema is unknown, a field has a wrong type, a file is changed, missing or not in the manifest,
-        a name or link leaves the folder, or the artifact differs from the manifest.
+        ValueError: the schema is unknown, or a field has a wrong type; a file is changed, missing or not in the
+        manifest; a name or link leaves the folder; or the artifact differs from the manifest.
     """
     path = Path(path)
     if not path.is_dir():

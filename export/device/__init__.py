@@ -1,5 +1,5 @@
-"""Run artifacts on a device. The whole folder is sent there; it needs Python 3.8, numpy and a runtime."""
+"""Run artifacts on a device. This folder is sent to the device, which needs Python 3.8, numpy and a runtime."""
 
 from hnas.export.device.privacy import silence
 
-silence()  # before anything here imports a runtime
+silence()  # before a module of this folder imports a runtime

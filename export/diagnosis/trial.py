@@ -167,9 +167,9 @@ class TrialBench:
         except Unavailable:
             raise
         except _Refused as error:
-            return TrialVerdict("refused", str(error))
+            return TrialVerdict("refused", str(error))  # case 3
         except Exception as error:  # noqa: BLE001  # passes, converters and runtimes may raise anything
-            return TrialVerdict("broken", f"{setting.line()}: {one_line(error, 400)}")
+            return TrialVerdict("broken", f"{setting.line()}: {one_line(error, 400)}")  # case 4
         try:
             found = check([tuple(value.numpy() for value in each) for each in wanted], got, setting.precision)
         except ValueError as error:  # other shapes, or another number of outputs
@@ -177,9 +177,9 @@ class TrialBench:
         line = f"{setting.line()}: SQNR {found.sqnr_db:.1f} dB, at least {limit:.1f} dB expected"
         if found.max_error == float("inf"):
             line = f"{setting.line()}: the output is not finite where the program's is"
-        outcome: Outcome = "holds" if found.sqnr_db >= limit else "mismatch"
+        outcome: Outcome = "holds" if found.sqnr_db >= limit else "mismatch"  # cases 1 and 2
         if outcome == "mismatch" and setting.precision == "int8" and limit < LIMITS["int8"].sqnr_db:
-            outcome = "unjudged"
+            outcome = "unjudged"  # case 5
         return TrialVerdict(outcome, line, found.sqnr_db, limit)
 
     def _outputs(self, program: Program, calls: Sequence[Call], setting: Setting) -> list[Arrays]:

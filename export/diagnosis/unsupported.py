@@ -39,7 +39,7 @@ def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -
     others = [other for other in here if other != name and backends.load(other).missing() is None]
     able = [other for other in others if all(_takes(other, part, convert) for _, part in refused)]
     tested = f" ({', '.join(others)})" if others else ""
-    who = f"{' and '.join(able)} would take it" if able else f"no other backend here has it{tested}"
+    who = f"supported by {' and '.join(able)}" if able else f"no other backend here has it{tested}"
     return f"{name} has no {', '.join(operator for operator, _ in refused)}; {who}"
 
 

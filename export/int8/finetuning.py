@@ -67,7 +67,7 @@ def finetune(
             schedule.step()
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = quantised_layers(module)
+        found = quantised_layers(module)  # case 1; others are case 2
         for layer in found:
             values = bound(layer.node)
             weight = tensors[str(values["weight"].target)].detach()

@@ -116,7 +116,7 @@ def _affordable(module: fx.GraphModule, samples: Samples) -> Samples:
 
 def _walk(module: fx.GraphModule, samples: Samples, ranges: Mapping[str, Range], fit: _Fit) -> dict[fx.Node, _Fitted]:
     """Run the float and the quantised graph in parallel, node by node on all samples, and fit each layer reached."""
-    known = {layer.node: layer for layer in quantised_layers(module)}  # without shared and computed weights
+    known = {layer.node: layer for layer in quantised_layers(module)}  # the others are case 3
     coarse_readers = readers(module)
     interpreter = fx.Interpreter(module)
     exact: dict[fx.Node, list[Any]] = {}

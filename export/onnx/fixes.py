@@ -1,4 +1,4 @@
-"""Workarounds for ONNX Runtime 1.31 bugs. Always applied, whatever passes are chosen: ``part_pads(program)``."""
+"""Work around ONNX Runtime 1.31 bugs: ``part_pads(program)``. Always applied, whatever passes are chosen."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _TINY = 1e-30  # a pad value that is not zero, but numerically negligible
 def part_pads(program: Program) -> Program:
     """Stop ONNX Runtime from fusing a zero pad into the pooling that reads it.
 
-    ONNX Runtime replaces such a pad by the pooling's own padding, which a maximum ignores. The output differs where
-    values are negative (-2 dB). The file cannot be opened at all where the padding reaches the size of the window.
+    ONNX Runtime replaces such a pad by the pooling's own padding, which a maximum ignores. The output differs if
+    values are negative (SQNR -2 dB). The file cannot be opened if the padding is as large as the window.
 
     1. A pad of zeros before a max or average pool: padded with 1e-30 instead, which ONNX Runtime does not fuse.
     2. Any other pad: unchanged.
@@ -25,7 +25,7 @@ def part_pads(program: Program) -> Program:
 
     def rewrite(module: fx.GraphModule) -> int:
         pools = [node for node in module.graph.nodes if node.target in _POOLS]
-        found = {pool.args[0] for pool in pools if _is_zero_pad(pool.args[0])}
+        found = {pool.args[0] for pool in pools if _is_zero_pad(pool.args[0])}  # case 1; others are case 2
         for node in found:
             node.args, node.kwargs = tuple((bound(node) | {"value": _TINY}).values()), {}
         return len(found)

@@ -87,8 +87,9 @@ def median_interval(times: Floats, confidence: float = 0.95, seed: int = 0) -> t
 def widened_interval(estimates: Floats, centre: float, units: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return percentiles of bootstrap estimates, widened around ``centre`` to correct for few independent units.
 
-    A bootstrap of n units is too narrow by sqrt((n - 1) / n), and by the normal quantile in place of Student's t
-    (Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 4.1). One unit is not widened.
+    The interval of a bootstrap of n units is too narrow by sqrt((n - 1) / n). It also uses the normal quantile instead
+    of Student's t. See Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 4.1. With one unit, the
+    percentiles are not widened.
 
     estimates: [samples], the statistic of each bootstrap sample.
     units: number of independent values that were resampled.

@@ -117,7 +117,7 @@ def _read(source: OnnxSource) -> openvino.Model:
         model = front.convert(front.load(source.path))
     except Exception as error:  # its errors have no common type
         if lacking := re.search(r"No conversion rule found for operations: (.+)", str(error)):
-            raise ExportError(f"openvino has no {lacking[1]}; onnxruntime would take it") from error
+            raise ExportError(f"openvino has no {lacking[1]}; try onnxruntime") from error
         raise ExportError(f"openvino cannot convert {source.name}: {one_line(error)}") from error
     ends = [*zip(model.inputs, source.inputs, strict=False), *zip(model.outputs, source.outputs, strict=False)]
     if len(ends) != len(source.inputs + source.outputs) or any(t.name not in end.get_names() for end, t in ends):

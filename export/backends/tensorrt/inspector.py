@@ -45,10 +45,10 @@ def from_json(information: JSON, profile: JSON = None) -> list[Layer]:
     3. Anything else: ExportError in one line.
     """
     listed = information.get("Layers") if isinstance(information, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(entry, dict | str) for entry in listed):
+    if not isinstance(listed, list) or not all(isinstance(entry, dict | str) for entry in listed):  # case 3
         raise ExportError("layer information has no list 'Layers'; it is what trtexec --exportLayerInfo writes")
     times = _times(profile)
-    return [_layer(entry if isinstance(entry, dict) else {"Name": entry}, times) for entry in listed]
+    return [_layer(entry if isinstance(entry, dict) else {"Name": entry}, times) for entry in listed]  # cases 1, 2
 
 
 def _times(profile: JSON) -> dict[str, float]:

@@ -34,7 +34,7 @@ def clip_hardsigmoids(program: Program) -> Program:
 
     def rewrite(module: fx.GraphModule) -> int:
         gates = [node for node in module.graph.nodes if node.target is aten.hardsigmoid.default]
-        found = [node for node in gates if own_layer(node.args[0], LAYERS)]
+        found = [node for node in gates if own_layer(node.args[0], LAYERS)]  # case 1; others are case 2
         for node in found:
             slope, offset = (torch.tensor(value, dtype=torch.float64) for value in (1 / 6, 1 / 2))
             rescale(module, node.args[0], slope, offset)
@@ -80,6 +80,7 @@ def _flatten(module: fx.GraphModule, node: fx.Node) -> None:
     stem = str(parts["weight"].target).replace(".", "_")
     matrix = constant(module, node, f"{stem}_matrix", weight.reshape(weight.shape[:2]))
     shape = shape_of(node)
+    # case 1
     vector = call(node, aten.linear.default, (_vector(node, source), matrix, parts["bias"]), shape[:2])
     substitute(node, call(node, aten.reshape.default, (vector, list(shape))))
     prune(source)

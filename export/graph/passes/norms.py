@@ -18,6 +18,7 @@ def flatten_norms(program: Program) -> Program:
 
     def rewrite(module: fx.GraphModule) -> int:
         found = [node for node in module.graph.nodes if node.target is aten.layer_norm.default]
+        # case 1; others are case 2
         found = [node for node in found if len(shape_of(node)) > 3 and len(bound(node)["normalized_shape"]) == 1]
         for node in found:
             shape = shape_of(node)

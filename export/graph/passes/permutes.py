@@ -99,7 +99,7 @@ class _Region:
         if not self.inner:
             return False
         moved = [leaf for leaf in set(self.leaves) if not self.cancels(leaf)]
-        if not self.linears:
+        if not self.linears:  # cases 1 and 2 of ``cancel_permutes``
             return not moved
         small = all(prod(shape_of(leaf)) <= prod(shape_of(permute)) for leaf in moved)
         converts = any(inner.target in LINEAR for inner in self.inner)  # case 3 of ``pointwise_convolutions``
@@ -136,7 +136,7 @@ def _permuted(
     elif node not in region.inner:
         source = node.args[0] if region.cancels(node) else None
         made[node] = source if isinstance(source, fx.Node) else _permute(before, node, region.order, shape)
-    elif node.target in LINEAR:
+    elif node.target in LINEAR:  # case 1 of ``pointwise_convolutions``
         parts = bound(node)
         weight = constant_value(module, parts["weight"])
         stem = str(parts["weight"].target).replace(".", "_")

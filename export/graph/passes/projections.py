@@ -51,7 +51,7 @@ def _split(module: fx.GraphModule, linear: fx.Node) -> bool:
     if steps is None:
         return False
     ends = list(tail.users)
-    for reader, index in parts:
+    for reader, index in parts:  # case 1
         substitute(reader, _part(module, linear, steps, reader, index))
     for end in ends:
         if not end._erased:

@@ -44,7 +44,8 @@ def fold_scales(program: Program) -> Program:
 
 def _fold_scale(module: fx.GraphModule, node: fx.Node) -> bool:
     commutes = node.target in (aten.add.Tensor, aten.mul.Tensor)
-    for source, other in [tuple(node.args[:2])] + ([(node.args[1], node.args[0])] if commutes else []):  # case 4
+    # cases 1 and 2; in case 4 the operands cannot be exchanged
+    for source, other in [tuple(node.args[:2])] + ([(node.args[1], node.args[0])] if commutes else []):
         layers = _scaled_layers(source, node)
         factors = _scale_and_shift(module, node, other, layers) if layers else None
         if factors is None:

@@ -171,7 +171,7 @@ class _Writer:
         for operator in self.model.operators:
             if operator in self.chosen:
                 self._integer(operator)
-            else:
+            else:  # case 5
                 operator.inputs = [self._float(value) for value in operator.inputs]
                 self._written.append(operator)
         self.model.outputs = [self._output(value) for value in self.model.outputs]

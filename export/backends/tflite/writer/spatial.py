@@ -30,7 +30,7 @@ def _convolution(graph: Graph, node: fx.Node) -> Placed:
     weight = graph.constant(given["weight"], "convolution with a weight")
     x = graph.placed(given["input"])
     shape = list(shape_of(node))
-    if flat:
+    if flat:  # case 3
         weight, shape = weight[:, :, None], [*shape[:2], 1, shape[2]]
         x = graph.moves.reshaped(x, (*x.shape[:2], 1, x.shape[2]), NHWC)
     stride, dilation = (_pair(given[name], 1, flat) for name in ("stride", "dilation"))
@@ -41,8 +41,8 @@ def _convolution(graph: Graph, node: fx.Node) -> Placed:
     options = {"strideH": stride[0], "strideW": stride[1], "padding": padding}
     options |= {"dilationHFactor": dilation[0], "dilationWFactor": dilation[1]}
     channels = source.shape[-1]
-    kind, filters = "CONV_2D", weight.transpose(0, 2, 3, 1)
-    if given["groups"] == channels > 1:
+    kind, filters = "CONV_2D", weight.transpose(0, 2, 3, 1)  # case 2
+    if given["groups"] == channels > 1:  # case 1
         kind, filters = "DEPTHWISE_CONV_2D", weight.transpose(1, 2, 3, 0)
         options["depthMultiplier"] = len(weight) // channels
     bias = _bias(graph, given["bias"], len(weight))
