@@ -1,4 +1,4 @@
-"""Check the claim of a bundle on the machine at hand: time it against its baseline, count its hits, judge.
+"""Check the claim of a bundle on this machine or on ``--host``: time the artifact and its baseline, count hits, judge.
 
 Call ``check_claim(path, CheckOptions(), progress)``. This module imports no torch: a worker process runs the networks.
 """

@@ -82,7 +82,7 @@ def _prune(task: Classification, seed: int, passes: Sequence[float], window: Win
 
 
 def _scored(pruned: _Pruned, common: Sequence[Arch], window: Window, limit: int) -> dict[str, Any]:
-    """Return what is left of the space, and the scores of the common set, of its own members and of its front."""
+    """Return the options that are left, and the scores of the common set, of own members and of the own front."""
     study = pruned.study
     own = _members_within(pruned.space, window, limit)
     front = pareto_frequency.select(pruned.candidates, "macs", RANKS)

@@ -51,7 +51,10 @@ def judged_archs(plan: StudyPlan) -> list[Arch]:
 
 
 def tabular_scale(plan: StudyPlan, how: str = "") -> str:
-    """Return the scale of a verdict on the table; ``how`` says what is run, where it is not single paths alone."""
+    """Return the scale of a verdict on the table as text.
+
+    how: a description of the runs; default: single-path steps.
+    """
     return (
         f"{data.sentence(None, plan.quick)}; tabular_digits, {len(judged_archs(plan))} architectures, "
         f"{truth.tabular().accuracy.shape[1]} seeds each alone; {how or f'{plan.passes:,} single-path steps'}, "

@@ -71,7 +71,7 @@ def _read(path: Path) -> str:
 
 
 def _compile_all(name: str, backends: list[str]) -> dict[str, Any]:
-    """Compile both precisions on every backend, then measure what a warm worker adds to a job."""
+    """Compile both precisions on every backend, then measure the overhead of a worker that already runs."""
     import torch
 
     from hnas import export

@@ -15,7 +15,7 @@ from hnas import units
 
 @dataclass(frozen=True)
 class _Metric:
-    """How a metric is read from an option and printed.
+    """Define how a metric is read from an option and printed.
 
     parse: returns the value of an option's text.
     upper: true: a bound is the largest allowed value; false: the smallest.

@@ -1,4 +1,4 @@
-"""Choose the subnets of a search that are worth building, and make each of them a network to try."""
+"""Choose the subnets of a search to build, and make a ``StaticNetwork`` of each."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def subnet_network(study: Study, arch: Arch, name: str = "") -> StaticNetwork:
 def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:
     """Return the candidates to build, best first.
 
-    1. A constraint on latency or size: the most accurate candidates that meet all constraints. The last one has the
-       smallest size (or latency, if there is no constraint on size), because an artifact can be larger or slower than
-       the search has estimated.
+    1. A constraint on latency or size: the most accurate candidates that meet all constraints. The last candidate has
+       the smallest size, or the lowest latency if there is no constraint on size. It is a fallback, because an artifact
+       can be larger or slower than the search has estimated.
     2. A constraint on accuracy alone: the fastest candidates that meet it.
     3. No constraint: the fastest candidates whose accuracy is within the guard of the largest subnet's accuracy.
        The artifact must reach this accuracy too. If a lower precision will be tried, subnets with ``_SLACK`` more

@@ -1,4 +1,4 @@
-"""Load what a user supplies for a network of their own: a callable, input shapes, and real inputs for int8."""
+"""Load a network of the user's own: a callable, the shapes of its inputs, and real inputs for int8."""
 
 from __future__ import annotations
 

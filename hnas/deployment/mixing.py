@@ -1,4 +1,4 @@
-"""Explain an int8 artifact that is slow or inaccurate, and decide whether blocks in float are worth a try."""
+"""Explain an int8 artifact that is slow or inaccurate, and decide whether to try blocks in float."""
 
 from __future__ import annotations
 

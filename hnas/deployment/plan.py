@@ -222,7 +222,7 @@ def _threads(wanted: int | None, device: Device, site: Site | None) -> int:
         raise ValueError(f"threads is {wanted}; {'this machine' if site is None else site.where} has {cores} cores")
     if site is None and not device.local and wanted not in (None, device.threads):
         what = f"the latency of {device.name} is predicted for {device.threads} thread(s)"
-        raise ValueError(f"threads is {wanted}; {what}; --threads is for devices at hand or with --host")
+        raise ValueError(f"threads is {wanted}; {what}; --threads needs a device on this machine or --host")
     return wanted or device.threads
 
 

@@ -170,7 +170,7 @@ def _samples(network: StaticNetwork, calibration: Path | None) -> list[Sample]:
 
 
 def _reduce(member: _BundleMember, folder: Path) -> dict[str, Any]:
-    """Shrink the failing network and save the smallest part that still fails. Return what was found."""
+    """Shrink the failing network and save the smallest part that still fails. Return the result as plain values."""
     artifact = member.artifact
     if isinstance(member.net, Original):
         raise ValueError("--reduce cuts torch graphs, which an ONNX file has not; leave it out")

@@ -1,4 +1,4 @@
-"""Train what a recipe describes and write the supernet's folder: ``run_recipe(recipe, data, out)``."""
+"""Train the supernet of a recipe and write its folder: ``run_recipe(recipe, data, out)``."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def _decode(recipe: Recipe, section: str, table: Any, record: type[_Record]) -> 
 
 
 def _line(section: str, table: Any, types: Mapping[str, Any], error: str) -> str:
-    """Return what is wrong, from msgspec's message: `Expected `int`, got `str` - at `$.epochs``."""
+    """Return one line about the error, from msgspec's message: `Expected `int`, got `str` - at `$.epochs``."""
     if not isinstance(table, dict):
         return f"{section} is {_shown(table)}, expected a table of options"
     if unknown := re.search("unknown field `(.*?)`", error):

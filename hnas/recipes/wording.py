@@ -12,7 +12,7 @@ _PLAIN = {inspect.BoolType: "true or false", inspect.StrType: "a name in quotes"
 
 
 def describe(kind: Any) -> str:
-    """Return what a value of type ``kind`` is, such as "a whole number from 1 on"."""
+    """Return a description of the values of type ``kind``, such as "a whole number from 1 on"."""
     return _words(inspect.type_info(kind))
 
 

@@ -121,7 +121,7 @@ def unshare(
     seed: as in ``propose_splits``.
     stage: number of the stage in the edits.
 
-    A branch without conflict is not split. The journal of the study stores the edits, so a repeated run splits alike.
+    A branch without conflict is not split. The journal stores the edits, so a repeated run makes equal splits.
 
     Raises:
         ValueError: ``p_max`` is 0 or less.
