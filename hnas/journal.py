@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from math import inf
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,7 +95,8 @@ def _entry(line: bytes) -> tuple[str, Any, float] | None:
         key, answer, seconds = json.loads(line)
     except (ValueError, TypeError):
         return None
-    return (key, answer, seconds) if isinstance(key, str) and isinstance(seconds, float) else None
+    known = isinstance(key, str) and isinstance(seconds, float) and 0 <= seconds < inf
+    return (key, answer, seconds) if known else None
 
 
 def _plain(value: Any) -> Any:

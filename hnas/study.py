@@ -126,7 +126,12 @@ class Study:
 
     def price(self, arch: Arch, metric: str) -> Price:
         """Return the price of ``arch`` in ``metric``. Each price is computed once, and then read from the journal."""
-        return Price(**self.answer(_key(arch, metric), lambda: self.costs[metric](arch).to_json()))
+        key = _key(arch, metric)
+        answer = self.answer(key, lambda: self.costs[metric](arch).to_json())
+        try:
+            return Price(**answer)
+        except TypeError:  # the file of the journal was changed
+            raise ValueError(f"the journal holds no price under {key}; start afresh in another --out") from None
 
     def priced(self, arch: Arch, metric: str) -> bool:
         """Return whether the journal holds the price of ``arch`` in ``metric``."""

@@ -231,6 +231,10 @@ def _schedule(experiment: Experiment, task: Task, epochs: float | None) -> Sched
 def _space(recipe: Recipe, task: Task) -> Space:
     arguments = {**task.space_arguments, **recipe.space}
     name = arguments.pop("name")
+    images = task.space_arguments.get("channels", arguments.get("channels"))
+    if arguments.get("channels") != images:
+        what = f"space.channels is {arguments['channels']}, and the images have {images}"
+        raise ValueError(f"recipe {recipe.name}: {what}; give data.channels and space.channels the same value")
     make_space = spaces.load(name)
     try:
         return make_space(**arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,8 @@ def test_a_line_that_a_kill_cut_is_dropped_wherever_it_was_cut(file):
             b"[1, 2, 3.0]\n",
             b'["a"]\n',
             b'["a", 1, "b"]\n',
+            b'["a", 1, NaN]\n',
+            b'["a", 1, -1.0]\n',
         ),
         *(b"\xff\xfe\n", b"\n", b"\x89PNG", b"{}"),
     ],
@@ -188,6 +191,18 @@ def test_a_study_prices_and_scores_each_architecture_once(tmp_path):
     assert again.score(arch) == first
     assert again.price(arch, "ms") == price(8.0)
     assert asked == [arch]
+
+
+@pytest.mark.parametrize("foreign", ["5", "null", "{}", '{"value": 1.0}'])
+def test_a_changed_price_in_a_journal_is_one_line(tmp_path, foreign):
+    supernet, task = Supernet(tiny.space()), tiny.task()
+    arch, costs = supernet.space.smallest, {"ms": lambda _: price(1.0)}
+    Study(supernet, task, costs, Journal(tmp_path / "j")).price(arch, "ms")
+    (line,) = (tmp_path / "j").read_text().splitlines()
+    key, _, seconds = json.loads(line)
+    (tmp_path / "j").write_text(f'["{key}", {foreign}, {seconds}]\n')
+    with pytest.raises(ValueError, match=f"the journal holds no price under {key}; start afresh in another --out"):
+        Study(supernet, task, costs, Journal(tmp_path / "j")).price(arch, "ms")
 
 
 def test_a_score_before_training_is_not_the_answer_after_it():

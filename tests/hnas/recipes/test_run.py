@@ -57,6 +57,12 @@ def test_an_experiment_writes_what_load_reads_and_is_not_repeated(tmp_path, sour
             run_recipe(recipe(), source, out, RunOptions(resume=True, **other))
 
 
+def test_a_space_of_other_channels_than_the_images_is_refused(tmp_path, source):
+    other = replace(recipe(), space={**recipe().space, "channels": 3}, data={"size": 12, "channels": 1})
+    with pytest.raises(ValueError, match=r"space.channels is 3, and the images have 1; give data.channels and"):
+        run_recipe(other, source, tmp_path / "out")
+
+
 def test_an_empty_name_of_a_subnet_trains_nothing(tmp_path, source):
     with pytest.raises(ValueError, match="no architecture ''; known: smallest"):
         run_recipe(recipe(), source, tmp_path / "out", RunOptions(alone=""))
