@@ -20,7 +20,7 @@ from tests.conftest import need
 def test_a_prediction_is_for_the_threads_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert resolve(SearchOptions("raspberry-pi-5", threads=1)).threads == 1
-    with pytest.raises(ValueError, match=r"raspberry-pi-5 is predicted for 1 thread\(s\); --threads is for devices"):
+    with pytest.raises(ValueError, match=r"raspberry-pi-5 is predicted for 1 thread\(s\); --threads needs a device"):
         resolve(SearchOptions("raspberry-pi-5", threads=4))
 
 
