@@ -197,6 +197,8 @@ class TrialBench:
                     device=setting.profile,
                     calibration=arrays if setting.precision == "int8" else None,
                 )
+            except Unavailable:
+                raise
             except ExportError as error:
                 raise _Refused(str(error)) from error
             worker = self._workers.get(setting.backend)

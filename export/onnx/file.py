@@ -149,14 +149,6 @@ def read_opset(path: Path) -> int:
     return max((each.version for each in onnx.load(path).opset_import if each.domain in ("", "ai.onnx")), default=0)
 
 
-def _count_operators(path: Path) -> dict[str, int]:
-    """Return how often the file uses each operator, by name."""
-    import onnx
-
-    names = [node.op_type for node in onnx.load(path).graph.node]
-    return {name: names.count(name) for name in sorted(set(names))}
-
-
 def _drop_origins(model: Any) -> None:
     """Remove source-code positions from all nodes, because they are private and differ between runs."""
     model.metadata_props.clear()

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hnas.export import backends
-from hnas.export.diagnosis import reproduction
+from hnas.export.device.errors import Unavailable
+from hnas.export.diagnosis import reproduction, trial
 from hnas.export.diagnosis.reduction import reduce_program
 from hnas.export.diagnosis.trial import Setting, TrialBench, limit_db, stacked
 from hnas.export.graph.program import Program, capture
@@ -193,6 +194,16 @@ def test_settings_name_what_they_do_not_know() -> None:
 
 
 # --- saved ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_converter_that_is_not_installed_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise Unavailable("nncf is not installed")
+
+    monkeypatch.setattr(trial, "make_artifact", missing)
+    program = program_of(nn.Linear(3, 2), torch.zeros(1, 3))
+    with TrialBench() as bench, pytest.raises(Unavailable, match="nncf is not installed"):
+        bench.judge(program, calls_of(program), Setting("openvino"))
 
 
 @pytest.fixture(scope="module")
