@@ -201,7 +201,7 @@ def test_a_converter_that_is_not_installed_is_no_refusal(monkeypatch: pytest.Mon
         raise Unavailable("nncf is not installed")
 
     monkeypatch.setattr(trial, "make_artifact", missing)
-    program = program_of(nn.Linear(3, 2), torch.zeros(1, 3))
+    program = capture(nn.Linear(3, 2), torch.zeros(1, 3))
     with TrialBench() as bench, pytest.raises(Unavailable, match="nncf is not installed"):
         bench.judge(program, calls_of(program), Setting("openvino"))
 
