@@ -24,6 +24,8 @@ SCRATCH = "hnas-"  # the names of temporary folders start with it
 
 def write_text(file: Path, text: str) -> None:
     """Write ``text``; after a crash ``file`` is unchanged or complete. No temporary file stays."""
+    if file.exists() and not file.is_file() and not file.is_dir():  # a rename would replace /dev/null
+        raise FileExistsError(f"{file} is a device or a pipe, and no file; choose another place")
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with aside.open("w", encoding="utf-8") as stream:

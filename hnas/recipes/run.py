@@ -214,7 +214,7 @@ def named_arch(space: Space, which: Arch | str) -> Arch:
         return space.arch(which)
     if which in ("smallest", "largest"):
         return space.smallest if which == "smallest" else space.largest
-    if which.startswith("random:") and which[7:].isdigit():
+    if which.startswith("random:") and which[7:].isdecimal():
         return space.sample(Random(int(which[7:])))
     raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
 

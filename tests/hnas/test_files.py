@@ -159,3 +159,10 @@ def test_a_write_that_fails_leaves_nothing_beside_the_file(tmp_path: Path, monke
     with pytest.raises(OSError, match="disk full"):
         write_text(tmp_path / "a", "second")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "first")]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="pipe is a device or a pipe, and no file"):
+        files.write_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()

@@ -63,9 +63,10 @@ def test_a_space_of_other_channels_than_the_images_is_refused(tmp_path, source):
         run_recipe(other, source, tmp_path / "out")
 
 
-def test_an_empty_name_of_a_subnet_trains_nothing(tmp_path, source):
-    with pytest.raises(ValueError, match="no architecture ''; known: smallest"):
-        run_recipe(recipe(), source, tmp_path / "out", RunOptions(alone=""))
+@pytest.mark.parametrize("name", ["", "random:\u00b2"])
+def test_a_name_of_no_subnet_trains_nothing(tmp_path, source, name):
+    with pytest.raises(ValueError, match=f"no architecture '{name}'; known: smallest"):
+        run_recipe(recipe(), source, tmp_path / "out", RunOptions(alone=name))
     assert not (tmp_path / "out").exists()
 
 
