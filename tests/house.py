@@ -180,17 +180,13 @@ def levels(rooms: Mapping[str, set[str]]) -> dict[str, int]:
     return found
 
 
-# A plug-in that composes plug-ins asks the loader of its own folder: the one circle that a design by names has.
-COMPOSED = {("hnas.shrinking.evidence.rank_sum", "hnas.shrinking.evidence")}
-
-
 def circle() -> list[str]:
     """Return the modules of an import circle, or nothing; imports by name at run time count as well."""
     arrows = {
         (name, other) for name, each in _imports().items() for other in each | _dynamic_imports().get(name, set())
     }
     graph: dict[str, set[str]] = defaultdict(set)
-    for name, other in arrows - COMPOSED:
+    for name, other in arrows:
         if name != other:  # a module may import itself by its own name where it runs as __main__
             graph[name].add(other)
     try:

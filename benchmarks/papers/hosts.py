@@ -99,7 +99,7 @@ def _shrink_space(study: Study, by: str, passes: int) -> Space:
 
     The first stage has most of the training, as published: 100 epochs, then 5 for each stage.
     """
-    options = dict(_EVIDENCE[by]) if by == "rank_sum" else {**_EVIDENCE[by], "seed": study.seed}
+    options = {**_EVIDENCE[by], "load": evidence.load} if by == "rank_sum" else {**_EVIDENCE[by], "seed": study.seed}
     stages = [Schedule(((max(1, round(passes * share)), RATE),)) for share in _STAGES]
     scores = partial(evidence.load(by).scores, **options)
     training, rules = StageTraining(stages, spos.pick), ShrinkRules(_DROP, force=True)

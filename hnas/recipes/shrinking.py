@@ -60,9 +60,10 @@ def _evidence_options(
     1. The options that the recipe gives.
     2. The seed of the run, unless the recipe gives a seed.
     3. The logits of the strategy. They are passed as the same mapping, which is updated when the space shrinks.
+    4. The loader of evidence, for an evidence that combines others.
     """
     takes = signature(evidence.load(kind).scores).parameters
-    offered = {"seed": seed, **({"logits": extra} if extra else {})}  # cases 2, 3
+    offered = {"seed": seed, "load": evidence.load, **({"logits": extra} if extra else {})}  # cases 2, 3, 4
     given = {key: value for key, value in offered.items() if key in takes} | dict(options)  # case 1
     if "parts" in takes:
         parts = options.get("parts", takes["parts"].default)

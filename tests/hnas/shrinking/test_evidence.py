@@ -124,7 +124,7 @@ def test_the_rank_sum_finds_what_is_poor_by_every_evidence():
                 p.fill_(0.1)  # worse in magnitude, but it has turned
     parts = {"angle": {"form": "block"}, "magnitude": {}}
     assert worst(magnitude.scores(study, space)) == ("blocks.0.op", "conv3")
-    found = rank_sum.scores(study, space, parts=parts)
+    found = rank_sum.scores(study, space, evidence.load, parts=parts)
     assert worst(found) == BAD
     assert ("blocks.0.op", "identity") not in found, "neither part scores it"
 
@@ -133,7 +133,7 @@ def test_ranks_are_means_where_scores_are_equal(monkeypatch):
     monkeypatch.setattr(
         chance, "scores", lambda *_: {("a.op", k): v for k, v in zip("wxyz", (1, 2, 2, 3), strict=True)}
     )
-    found = rank_sum.scores(turned(digits()), digits(), parts={"chance": {}})
+    found = rank_sum.scores(turned(digits()), digits(), evidence.load, parts={"chance": {}})
     assert list(found.values()) == [0.0, 1.5, 1.5, 3.0]
 
 
@@ -150,7 +150,7 @@ OPTIONS = {
     "pareto_frequency": {"search": partial(evolution.search, options=EvolutionOptions(evaluations=12, population=6))},
     "angle": {"samples": 4},
     "one_shot_accuracy": {"samples": 1},
-    "rank_sum": {"parts": {"angle": {"samples": 4}, "chance": {}}},
+    "rank_sum": {"load": evidence.load, "parts": {"angle": {"samples": 4}, "chance": {}}},
 }
 
 
@@ -233,8 +233,14 @@ def test_a_window_that_no_architecture_meets_is_one_line():
             "no form 'cooked' of the angle; known: raw, block",
         ),
         (lambda s: angle.angles_of(s, [], form="cooked"), "no form 'cooked'"),
-        (lambda s: rank_sum.scores(s, s.supernet.space, parts={}), "no evidence to sum; known: angle, chance"),
-        (lambda s: rank_sum.scores(s, s.supernet.space, parts={"angles": {}}), "no evidence 'angles'; known: angle"),
+        (
+            lambda s: rank_sum.scores(s, s.supernet.space, evidence.load, parts={}),
+            "parts is empty; name the evidence to sum",
+        ),
+        (
+            lambda s: rank_sum.scores(s, s.supernet.space, evidence.load, parts={"angles": {}}),
+            "no evidence 'angles'; known: angle",
+        ),
         (lambda s: s.snapshot("then"), "a snapshot at 'then'; known: initial, now"),
     ],
 )
