@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _Read: TypeAlias = "tuple[TensorSpec, ...]"
 
 _SAMPLES = 16
-"""How many seeded inputs the outputs are compared on."""
+"""Number of seeded inputs on which the outputs are compared."""
 
 
 @dataclass(frozen=True)
