@@ -1,6 +1,9 @@
 """Check that an artifact computes what its module computes: ``check(expected, got, precision)``. Needs numpy only."""
 
+from __future__ import annotations
+
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hnas.export.proof.slices import OutputSlice
+
 Outputs = Sequence[tuple[NDArray[Any], ...]]
 
 _JUDGED_FROM = 50  # images; with fewer, one changed class exceeds the limit
+_LIMIT = re.compile(r"(?=.*\\d)(?:(?P<level>\d+(?:\.\d+)?)dB)?\|?(?:(?P<share>\d+(?:\.\d+)?)%)?", re.IGNORECASE)
 _NO_NOISE_DB = 200.0  # equal outputs; JSON has no infinity
 
 
@@ -19,11 +25,34 @@ class Limits:
     """Hold the minimum figures that an artifact of a precision must reach.
 
     sqnr_db: signal to quantisation noise ratio in dB.
-    agreement: share of images that keep their top-1 class, 0 to 1.
+    agreement: share of decisions that keep their top-1 class, 0 to 1.
+    strict: True where a user asks for these figures, see `Limits.parse`.
     """
 
     sqnr_db: float
     agreement: float
+    strict: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Limits:
+        """Return the limits in ``text``: "25dB", "97%", or "25dB|97%". A figure that is not given is 0.
+
+        Raises:
+            ValueError: ``text`` is none of these.
+        """
+        found = _LIMIT.fullmatch(text.replace(" ", ""))
+        if found is None:
+            raise ValueError(f"limit {text[:40]!r} is none; write dB, a share, or both, such as '25dB|97%'")
+        level, share = float(found["level"] or 0), float(found["share"] or 0) / 100
+        if share > 1:
+            raise ValueError(f"limit {text[:40]!r} asks for more than 100 % agreement")
+        return cls(level, share, strict=True)
+
+    def at_least(self, other: Limits | None) -> Limits:
+        """Return the stricter figure of each kind; ``other`` None: these limits."""
+        if other is None:
+            return self
+        return Limits(max(self.sqnr_db, other.sqnr_db), max(self.agreement, other.agreement), other.strict)
 
 
 # fp32 must reach 90 dB: a limit of 60 dB would accept bfloat16 arithmetic. w8 has int8 weights and fp32 activations.
@@ -53,6 +82,13 @@ class Check:
     agreement: float | None
     n: int
     limits: Limits
+    worst: OutputSlice | None = None
+    sensitivity_db: float | None = None
+
+    @property
+    def grade(self) -> str:
+        """Return "as float", "close", "degraded" or "broken"."""
+        return "close" if self.passed else "broken"
 
     @property
     def passed(self) -> bool:
@@ -82,7 +118,7 @@ class Check:
         return {**asdict(self), "passed": self.passed}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Check":
+    def from_json(cls, record: dict[str, Any]) -> Check:
         """Read the output of ``to_json``; raise ValueError for a missing or wrong field."""
         try:
             agreement = record["agreement"]
@@ -98,7 +134,16 @@ class Check:
             raise ValueError(f"not a verification record: {type(error).__name__} {error}") from error
 
 
-def check(expected: Outputs, got: Outputs, precision: str) -> Check:
+def check(
+    expected: Outputs,
+    got: Outputs,
+    precision: str,
+    *,
+    names: Sequence[str] = (),  # noqa: ARG001
+    classifier: bool = False,  # noqa: ARG001
+    limits: Limits | None = None,
+    sensitivity_db: float | None = None,  # noqa: ARG001
+) -> Check:
     """Compare the outputs of the module with those of the artifact, sample by sample.
 
     1. Several outputs: the worst one counts.
@@ -108,6 +153,10 @@ def check(expected: Outputs, got: Outputs, precision: str) -> Check:
 
     expected, got: one tuple of output arrays for each sample.
     precision: a key of ``LIMITS``.
+    names: the names of the outputs; default output_0, output_1, ...
+    classifier: True if the first output holds class scores [n, classes], of which the largest is the answer.
+    limits: limits of the user. The stricter figure counts, of these and of those in ``LIMITS``.
+    sensitivity_db: the SQNR of the module under rounding noise of its inputs, which a float artifact need not exceed.
 
     Raises:
         ValueError: there is nothing to compare, shapes differ, or the precision has no limits.
@@ -128,7 +177,7 @@ def check(expected: Outputs, got: Outputs, precision: str) -> Check:
         errors.append(error)
         levels.append(level)
     agreement, n = _agreement([sample[0] for sample in expected], [sample[0] for sample in got])
-    return Check(precision, max(errors), min(levels), agreement, n, LIMITS[precision])  # case 1
+    return Check(precision, max(errors), min(levels), agreement, n, LIMITS[precision].at_least(limits))  # case 1
 
 
 def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float, float]:
