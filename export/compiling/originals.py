@@ -94,8 +94,11 @@ def capture_module(network: Module, examples: Sample, backend: str) -> Program:
 
     from hnas.export.graph.fusion import fuse, passes_for
     from hnas.export.graph.program import capture, module_of
+    from hnas.export.graph.randomness import refuse_randomness
 
-    return fuse(capture(module_of(network), [torch.from_numpy(part) for part in examples]), passes_for(backend))
+    program = capture(module_of(network), [torch.from_numpy(part) for part in examples])
+    refuse_randomness(program)
+    return fuse(program, passes_for(backend))
 
 
 def run_eager(module: torch.nn.Module, samples: Samples) -> Outputs:
