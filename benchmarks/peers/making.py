@@ -79,7 +79,7 @@ def _ours(net: PeerNet, case: Case, path: Path) -> Artifact:
         threads=1,
         path=path,
         # "auto": accuracy recovery only if the plain int8 artifact does not verify
-        options=export.CompileOptions(evidence=net.evidence, recover="auto" if case.precision == "int8" else None),
+        options=export.CompileOptions(evidence=net.evidence),
     )
 
 

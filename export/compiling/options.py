@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hnas.export.compiling.compiler import Compiler
     from hnas.export.device.artifact import Artifact
     from hnas.export.graph.samples import SampleLike
+    from hnas.export.proof.verification import Limits
     from hnas.export.remote.worker import Worker
 
 
@@ -24,8 +25,13 @@ class CompileOptions:
     ``evidence``: samples on which the artifact is verified. Default: the calibration samples. If there are none either:
     the example inputs, and a few random inputs with the same mean and spread.
     ``backend``: the backend to compile with. Default: the first of the device's profile.
-    ``recover``: the rung of graph edits that recovers int8 accuracy: "bias", "equalise", "round" or "finetune". "auto"
-    first tries no edit, then each rung, until the verification passes. Default: no edit.
+    ``recover``: how graph edits recover int8 accuracy. "auto" (default): first no edit, then each rung, until the
+    result is close to float. If none is close, the best result is kept. "none": no edit. Or one of the rungs "bias",
+    "equalise", "round", "finetune".
+    ``recover_seconds``: the time after which "auto" starts nothing more, and keeps the best result. Default: 600.
+    ``limits``: figures that the result must reach, such as "25dB|97%". Default: it must not be broken.
+    ``classifier``: whether the first output holds class scores. Default: if softmax or argmax is the last operator.
+    ``progress``: called with (stage, steps done, steps in total). Default: nothing is shown.
     ``keep_float``: names of blocks that stay in float in an int8 artifact, see `hnas.export.int8.mixed.blocks`.
     ``open_worker``: opens the artifact on a device. The artifact is then verified there a second time.
     ``compiler``: converts in its child process, within its limits, to the same bytes. Default: in this process.
@@ -33,7 +39,11 @@ class CompileOptions:
 
     evidence: Iterable[SampleLike] | None = None
     backend: str | None = None
-    recover: str | None = None
+    recover: str = "auto"
+    recover_seconds: float = 600.0
+    limits: Limits | str | None = None
+    classifier: bool | None = None
+    progress: Callable[[str, int, int], None] | None = None
     keep_float: Sequence[str] = ()
     open_worker: Callable[[Artifact], Worker] | None = None
     compiler: Compiler | None = None
@@ -46,6 +56,10 @@ class CompileOptions:
             raise TypeError(f"open_worker is {self.open_worker!r}, expected a function of an artifact")
         if self.compiler is not None and not hasattr(self.compiler, "convert"):
             raise TypeError(f"compiler is {self.compiler!r}, expected export.Compiler()")
+        if self.progress is not None and not callable(self.progress):
+            raise TypeError(f"progress is {self.progress!r}, expected a function of (stage, done, total)")
+        if not self.recover_seconds > 0:
+            raise ValueError(f"recover_seconds is {self.recover_seconds!r}, expected a number of seconds above 0")
         if self.evidence is not None and not isinstance(self.evidence, Iterable):
             raise TypeError(f"evidence is {self.evidence!r}, expected samples")
 
@@ -56,7 +70,9 @@ class MixedOptions(CompileOptions):
 
     Example: ``compile_mixed(net, x, accept=accept, calibration=images, path="net", options=MixedOptions(trials=8))``.
 
+    ``recover``: default "none", because blocks in float recover the accuracy.
     ``trials``: the largest number of assignments of blocks to precisions that are built, 1 or more.
     """
 
+    recover: str = "none"
     trials: int = TRIALS

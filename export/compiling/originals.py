@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from hnas.export.device.errors import one_line
 from hnas.export.graph.samples import PROBES, to_sample
 from hnas.export.onnx.source import OnnxSource, Original
@@ -36,6 +38,10 @@ class Captured:
     as it was written.
     ``probes``: returns the example inputs, and random inputs like them on which all outputs are finite.
     ``suspicion``: returns the likely cause of a mismatch as the end of an error message; empty if none is known.
+    ``rounding_db``: returns the SQNR of float32 against float64 on samples; nothing where the network has no float64.
+    ``classifies``: whether softmax or argmax is the last operator.
+    ``without``: returns ``program`` without the named passes; None for an ONNX file.
+    ``remarks``: sentences on passes that were left out.
     """
 
     name: str
@@ -44,6 +50,10 @@ class Captured:
     outputs: Callable[[Samples], Outputs]
     probes: Callable[[], Samples]
     suspicion: Callable[[Samples], str]
+    rounding_db: Callable[[Samples], list[float]] = lambda _: []
+    classifies: bool = False
+    without: Callable[[Collection[str]], Program] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -76,29 +86,68 @@ def _from_file(original: Original, examples: Sample | None) -> Captured:
 
 
 def _from_module(network: Module, examples: Sample, backend: str, keep_float: Collection[str]) -> Captured:
+    from hnas.export.graph.decisions import ends_in_decision
+    from hnas.export.graph.fusion import fuse_safely
     from hnas.export.graph.program import module_of
+    from hnas.export.int8 import mixed
 
     module = module_of(network)
-    program = capture_module(module, examples, backend)
-    if keep_float:
-        from hnas.export.int8 import mixed
+    untouched = _capture(module, examples)
+    left_out: list[str] = []
 
-        program = mixed.keep_float(program, keep_float)
-    outputs, probes = partial(run_eager, module), partial(_probes, program)
-    return Captured(type(module).__name__, examples, program, outputs, probes, suspicion=lambda _: "")
+    def fused(without: Collection[str] = ()) -> Program:
+        program, remarks = fuse_safely(untouched, backend, without)
+        left_out.extend(remarks)
+        return mixed.keep_float(program, keep_float) if keep_float else program
+
+    program = fused()
+    return Captured(
+        type(module).__name__,
+        examples,
+        program,
+        outputs=partial(run_eager, module),
+        probes=partial(_probes, program),
+        suspicion=partial(_suspicion, module),
+        rounding_db=partial(_rounding_db, untouched),
+        classifies=ends_in_decision(untouched),
+        without=fused,
+        remarks=tuple(left_out),
+    )
 
 
 def capture_module(network: Module, examples: Sample, backend: str) -> Program:
     """Return the captured graph of ``network``, fused by the passes of ``backend``."""
+    from hnas.export.graph.fusion import fuse_safely
+    from hnas.export.graph.program import module_of
+
+    return fuse_safely(_capture(module_of(network), examples), backend)[0]
+
+
+def _capture(module: torch.nn.Module, examples: Sample) -> Program:
     import torch
 
-    from hnas.export.graph.fusion import fuse, passes_for
-    from hnas.export.graph.program import capture, module_of
+    from hnas.export.graph.program import capture
     from hnas.export.graph.randomness import refuse_randomness
 
-    program = capture(module_of(network), [torch.from_numpy(part) for part in examples])
+    program = capture(module, [torch.from_numpy(part) for part in examples])
     refuse_randomness(program)
-    return fuse(program, passes_for(backend))
+    return program
+
+
+def _suspicion(module: torch.nn.Module, samples: Samples) -> str:
+    """Return a suffix that names randomness that the graph does not show, such as that of numpy in ``forward``."""
+    first, second = (run_eager(module, samples[:1]) for _ in range(2))
+    pairs = zip(first[0], second[0], strict=True)
+    if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
+        return ""
+    return f"; two calls of {type(module).__name__} on one input differ, so it draws random numbers"
+
+
+def _rounding_db(program: Program, samples: Samples) -> list[float]:
+    """Return the SQNR of float32 against float64 in dB; nothing if the graph does not run in float64."""
+    from hnas.export.graph.fusion import rounding_db
+
+    return [level for sample in samples[:PROBES] if (level := rounding_db(program, sample)) is not None]
 
 
 def run_eager(module: torch.nn.Module, samples: Samples) -> Outputs:

@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnas import hw_profiles
 from hnas.export import backends
-from hnas.export.compiling.conversion import convert
+from hnas.export.compiling.attempts import Attempt, Attempts, Job
+from hnas.export.compiling.evidence import gather
 from hnas.export.compiling.options import CompileOptions
 from hnas.export.compiling.originals import capture_network, run_eager
 from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
-from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
+from hnas.export.device.errors import Unavailable
 from hnas.export.device.records import JSON
-from hnas.export.graph.samples import to_samples
 from hnas.export.int8.policy import LADDER
 from hnas.export.onnx.source import OnnxSource, Original
 from hnas.export.proof.verification import LIMITS, Check, check
@@ -29,11 +28,9 @@ from hnas.export.remote.worker import Worker
 if TYPE_CHECKING:
     import torch
 
-    from hnas.export.compiling.originals import Captured, Network
+    from hnas.export.compiling.originals import Network
     from hnas.export.device.runtimes import Runner
-    from hnas.export.graph.program import Program
     from hnas.export.graph.samples import SampleLike, Samples
-    from hnas.export.proof.verification import Outputs
 
 
 def compile(
@@ -68,6 +65,8 @@ def compile(
         ValueError: an argument is wrong; the message names it.
         Unavailable: the runtime is not installed.
         ExportError: the network cannot be compiled, or the artifact fails its verification.
+
+    int8 climbs the ladder of `hnas.export.int8.ladder` by itself, see `CompileOptions`.
     """
     job = _check_request(device, precision, threads, options)
     target = free_path(Path(path))
@@ -76,18 +75,10 @@ def compile(
     if isinstance(network, Original | Path | str):
         _require_plain(job)
     with capture_network(network, example_inputs, job.backend, options.keep_float) as source, staging(target) as folder:
-        fitting, evidence = _check_samples(source, calibration, options.evidence)
-        for rung in job.rungs:
-            program, edits = _recover(source.program, fitting, rung)
-            artifact = _quantise_and_compile(job, source, program, fitting, folder / (rung or "plain") / target.name)
-            found = _verify_saved(source, artifact, evidence, options.open_worker)
-            if found.passed:
-                break
-        else:
-            cause = source.suspicion(evidence)
-            raise Unfaithful(f"{job.backend} does not compute what {source.name} does: {found.line()}{cause}")
-        replace(artifact, notes=_notes(job, source, artifact, found, edits, rung)).write()
-        publish(artifact.path, target)
+        evidence = gather(source, calibration, precision, options)
+        made = Attempts(job, evidence, folder, target.name).best()
+        replace(made.artifact, notes=_notes(job, made)).write()
+        publish(made.artifact.path, target)
     return Artifact.read(target)
 
 
@@ -120,25 +111,11 @@ def verify(
     ``open_worker``: opens the artifact in a new process.
     """
     expected = original.outputs(samples) if isinstance(original, Original) else run_eager(original, samples)
-    return _compare(expected, artifact, samples, open_worker)
+    with open_worker(Artifact.read(artifact.source)) as worker:
+        return check(expected, worker.outputs(samples), artifact.precision)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Hold the checked request.
-
-    ``rungs``: the rungs of accuracy recovery to try, in order; None means no edit.
-    """
-
-    backend: str
-    device: hw_profiles.Device
-    precision: str
-    threads: int
-    rungs: Sequence[str | None]
-    options: CompileOptions
-
-
-def _check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> _Job:
+def _check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> Job:
     """Return the checked job. Raise ValueError for a wrong argument, Unavailable for a missing runtime."""
     profile = hw_profiles.load(device)
     if not isinstance(options, CompileOptions):
@@ -151,16 +128,7 @@ def _check_request(device: str, precision: str, threads: int | None, options: Co
     if options.keep_float and precision != "int8":
         raise ValueError(f"keep_float keeps blocks out of int8, got precision {precision}; leave it out")
     rungs = _rungs(options.recover, precision)
-    return _Job(name, profile, precision, profile.threads if threads is None else threads, rungs, options)
-
-
-def _check_samples(
-    source: Captured, calibration: Iterable[SampleLike] | None, evidence: Iterable[SampleLike] | None
-) -> tuple[Samples | None, Samples]:
-    """Return the calibration samples, or None, and the samples for the verification."""
-    fitting = None if calibration is None else to_samples(calibration, source.examples, "calibration")
-    proof = None if evidence is None else to_samples(evidence, source.examples, "evidence")
-    return fitting, proof or fitting or source.probes()
+    return Job(name, profile, precision, profile.threads if threads is None else threads, rungs, options)
 
 
 def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) -> str:
@@ -181,110 +149,44 @@ def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) ->
     return name
 
 
-def _rungs(recover: str | None, precision: str) -> Sequence[str | None]:
-    if recover is None:
-        return (None,)
-    if recover not in ("auto", *LADDER):
-        raise ValueError(f"no recover={recover!r}; known: auto, {', '.join(LADDER)}")
-    if precision != "int8":
+def _rungs(recover: str, precision: str) -> Sequence[str]:
+    if recover not in ("auto", "none", *LADDER):
+        raise ValueError(f"no recover={recover!r}; known: auto, none, {', '.join(LADDER)}")
+    if precision != "int8" and recover in LADDER:
         raise ValueError(f"recover={recover!r} is for int8, got precision {precision}")
-    return (None, *LADDER) if recover == "auto" else (recover,)
+    return ("none", *LADDER) if recover == "auto" else (recover,)
 
 
-def _require_plain(job: _Job) -> None:
+def _require_plain(job: Job) -> None:
     """Raise ValueError if the backend does not take ONNX files, or if an option edits the torch graph."""
     if why := backends.load(job.backend).no_onnx:
         able = [other for other in job.device.backends if not backends.load(other).no_onnx]
         mend = f"pass the torch module, or backend={' or '.join(map(repr, able))}" if able else "pass the torch module"
         raise ValueError(f"{job.backend} takes no ONNX file: {why}; {mend}")
-    if job.options.recover is not None or job.options.keep_float:
+    if job.options.recover in LADDER or job.options.keep_float:
         raise ValueError(
             "recover and keep_float edit the torch graph, which an ONNX file does not have; pass the torch module"
         )
 
 
-def _recover(
-    program: Program | OnnxSource, samples: Samples | None, rung: str | None
-) -> tuple[Program | OnnxSource, list[JSON]]:
-    """Return the program with the edits of a rung, and the record of the gain of each edit."""
-    if rung is None or samples is None or isinstance(program, OnnxSource):
-        return program, []
-    from hnas.export.int8.ladder import recover
-
-    return recover(program, samples, rung)
-
-
-def _quantise_and_compile(
-    job: _Job, source: Captured, program: Program | OnnxSource, samples: Samples | None, folder: Path
-) -> Artifact:
-    """Return the artifact that the backend writes into the new ``folder``; int8 is quantised on ``samples``."""
-    folder.mkdir(parents=True)
-    by = convert if job.options.compiler is None else job.options.compiler.convert
-    with _operators_named(program, job.backend, by):
-        return by(
-            job.backend,
-            program,
-            folder,
-            precision=job.precision,
-            device=job.device,
-            threads=job.threads,
-            calibration=samples if job.precision == "int8" else None,
-            called=source.name,
-        )
-
-
-@contextmanager
-def _operators_named(program: Program | OnnxSource, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
-    """Add the operators that the backend lacks to an ExportError of the block, unless the program is an ONNX file."""
-    try:
-        yield
-    except Unavailable:
-        raise
-    except ExportError as error:
-        if isinstance(program, OnnxSource):
-            raise
-        from hnas.export.diagnosis.unsupported import unsupported
-
-        if named := unsupported(program, backend, by):
-            raise ExportError(f"{named} ({error})") from error
-        raise
-
-
-def _verify_saved(
-    source: Captured, artifact: Artifact, samples: Samples, open_worker: Callable[[Artifact], Worker] | None
-) -> Check:
-    """Compare the artifact with its network on this machine; then, if ``open_worker`` is given, on its device too."""
-    expected = source.outputs(samples)
-    found = _compare(expected, artifact, samples, Worker)
-    if found.passed and open_worker is not None:
-        found = _compare(expected, artifact, samples, open_worker)
-    return found
-
-
-def _compare(
-    expected: Outputs,
-    artifact: Artifact,
-    samples: Samples,
-    open_worker: Callable[[Artifact], Worker],
-) -> Check:
-    with open_worker(Artifact.read(artifact.source)) as worker:
-        return check(expected, worker.outputs(samples), artifact.precision)
-
-
-def _notes(
-    job: _Job, source: Captured, artifact: Artifact, found: Check, edits: list[JSON], rung: str | None
-) -> dict[str, JSON]:
+def _notes(job: Job, made: Attempt) -> dict[str, JSON]:
     """Return the notes of the backend, together with the notes on passes, recovery and verification."""
-    program, kept = source.program, list(job.options.keep_float)
+    program, kept = made.program, list(job.options.keep_float)
+    verification: dict[str, JSON] = made.judged.check.to_json()
+    if made.judged.examples_db is not None:
+        verification["examples_db"] = made.judged.examples_db
     notes: dict[str, JSON] = {
-        **artifact.notes,
+        **made.artifact.notes,
         "passes": [list(pair) for pair in program.fired],
-        "verification": found.to_json(),
+        "verification": verification,
     }
     if isinstance(program, OnnxSource):
         notes["source"] = dict(program.notes)
-    if edits or kept:
+    if made.remarks:
+        notes["remarks"] = list(made.remarks)
+    if made.edits or kept:
         quantisation = notes["quantisation"]
         assert isinstance(quantisation, dict)
-        notes["quantisation"] = {**quantisation, "recovery": edits, "rung": rung, "blocks_in_float": kept}
+        record: JSON = {"recovery": [dict(edit) for edit in made.edits], "rung": made.rung, "blocks_in_float": kept}
+        notes["quantisation"] = {**quantisation, **record}
     return notes

@@ -9,7 +9,7 @@ quantisers get the fused graph.
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,11 +30,13 @@ from hnas.export.graph.passes.projections import split_projections
 from hnas.export.graph.passes.reshapes import merge_reshapes
 from hnas.export.graph.passes.scales import fold_scales
 from hnas.export.graph.program import Program
+from hnas.export.graph.samples import Sample, noise
 
 Pass = Callable[[Program], Program]
 
 LIMIT = 1e-4  # largest error of a pass, relative to the spread of the output
 _ROUNDINGS = 10  # the limit is this multiple of the float32 rounding error where that is larger than LIMIT
+_EXACT_DB = 200.0  # SQNR without noise
 
 _CLEAN: tuple[Pass, ...] = (drop_dropout, fold_constants, fuse_activations)
 _ORDER: tuple[Pass, ...] = (merge_reshapes, cancel_permutes)
@@ -71,6 +73,29 @@ def passes_for(backend: str) -> tuple[Pass, ...]:
     return _MORE.get(backend, PASSES)
 
 
+class WrongPass(ExportError):
+    """A pass changed the outputs. ``name`` is that of the pass."""
+
+    def __init__(self, name: str, error: float, limit: float) -> None:
+        super().__init__(f"{name} changed the output: error {error:.1e} of its spread (limit {limit:g})")
+        self.name = name
+
+
+def fuse_safely(program: Program, backend: str, without: Collection[str] = ()) -> tuple[Program, list[str]]:
+    """Run the passes of ``backend``, except those named in ``without`` and those that change the outputs.
+
+    Return the program, and a remark on each pass that changed the outputs.
+    """
+    remarks: list[str] = []
+    passes = [function for function in passes_for(backend) if function.__name__ not in without]
+    while True:
+        try:
+            return fuse(program, passes), remarks
+        except WrongPass as error:
+            remarks.append(f"left out {error.name}: it {str(error).removeprefix(error.name).strip()}")
+            passes = [function for function in passes if function.__name__ != error.name]
+
+
 def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
     """Run the passes in order, and verify the output of each pass against its input.
 
@@ -78,7 +103,7 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
     largest allowed error is ``LIMIT``, or ten times the program's own float32 rounding error where that is larger.
 
     Raises:
-        ExportError: a pass changed the outputs; the message names the pass.
+        WrongPass: a pass changed the outputs; the message names the pass.
 
     Example: ``fuse(capture(net, inputs), passes_for("openvino")).fired``.
     """
@@ -94,33 +119,46 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
         for probe, want, have in zip(probes, expected, got, strict=True):
             error = _relative_error(want, have)
             if not error <= LIMIT and not error <= (limit := max(LIMIT, _ROUNDINGS * _rounding(program, probe, want))):
-                raise ExportError(f"{name} changed the output: error {error:.1e} of its spread (limit {limit:g})")
+                raise WrongPass(name, error, limit)
         program, expected = candidate, got
     return program
 
 
 def noise_tensors(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-    """Return seeded normal noise with the mean and spread of each input (spread 1 where the input has none).
+    """Return seeded noise like the inputs, as `hnas.export.graph.samples.noise` draws it."""
+    arrays = [(value.float() if value.dtype == torch.bfloat16 else value).numpy() for value in inputs]
+    drawn = noise(tuple(arrays), seed)
+    return tuple(torch.from_numpy(value).to(like.dtype) for value, like in zip(drawn, inputs, strict=True))
 
-    Inputs that are not floating point stay as they are.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for value in inputs:
-        if value.is_floating_point():
-            spread = value.double().std().item() if value.numel() > 1 else 0.0
-            sample = torch.randn(value.shape, generator=generator, dtype=torch.float64) * (spread or 1.0)
-            value = (sample + value.double().mean()).to(value.dtype)
-        drawn.append(value)
-    return tuple(drawn)
+
+def rounding_db(program: Program, sample: Sample) -> float | None:
+    """Return the SQNR in dB of the outputs in float32 against float64; None if the graph cannot run in float64."""
+    values = [torch.from_numpy(value) for value in sample]
+    exact = _in_double(program, values)
+    if exact is None:
+        return None
+    levels = []
+    for want, have in zip(exact, program(*values), strict=True):
+        finite = torch.isfinite(want)
+        noise = (have[finite].double() - want[finite]).square().sum().item()
+        signal = want[finite].square().sum().item()
+        levels.append(10 * math.log10(signal / noise) if signal > 0 and noise > 0 else _EXACT_DB)
+    return min(levels)
+
+
+def _in_double(program: Program, probe: Sequence[Tensor]) -> list[Tensor] | None:
+    """Return the outputs in float64; None if the graph cannot run in it, as one that converts to float32."""
+    try:
+        double = replace(program, module=copy.deepcopy(program.module).double())
+        return [value.double() for value in double(*(v.double() if v.is_floating_point() else v for v in probe))]
+    except RuntimeError:
+        return None
 
 
 def _rounding(program: Program, probe: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     """Return the error of float32 against float64, relative to the spread; 0 if the graph cannot run in float64."""
-    try:
-        double = replace(program, module=copy.deepcopy(program.module).double())
-        exact = double(*(value.double() if value.is_floating_point() else value for value in probe))
-    except RuntimeError:
+    exact = _in_double(program, probe)
+    if exact is None:
         return 0.0
     error = _relative_error([value.to(have.dtype) for value, have in zip(exact, got, strict=True)], got)
     return error if math.isfinite(error) else 0.0

@@ -23,6 +23,7 @@ Sample = tuple["NDArray[Any]", ...]
 Samples = Sequence[Sample]
 
 PROBES = 4  # random samples where the caller gives no real ones
+_MEASURED = 16  # values of a channel from which its mean and spread are measured
 
 
 def to_sample(value: SampleLike) -> Sample:
@@ -78,7 +79,11 @@ def random_sample(tensors: Sequence[TensorSpec]) -> Sample:
 
 
 def noise(examples: Sample, seed: int) -> Sample:
-    """Return normal noise with the mean and spread of each input (spread 1 if constant). Integers stay as they are."""
+    """Return seeded normal noise with the mean and spread of each channel, within the range of the whole input.
+
+    1. A floating-point input: noise; axis 1 holds the channels. One value has a spread of 1, and so has a constant.
+    2. Any other input: unchanged.
+    """
     rng = np.random.default_rng(seed)
     return tuple(_noise_like(value, rng) if value.dtype.kind == "f" else value for value in examples)
 
@@ -112,9 +117,14 @@ def _batches(sample: Sample, examples: Sample) -> int:
 
 def _noise_like(value: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     plain = value.astype(np.float64)
-    spread = float(plain.std()) if plain.size > 1 else 0.0
-    found: NDArray[Any] = (rng.standard_normal(value.shape) * (spread or 1.0) + plain.mean()).astype(value.dtype)
-    return found
+    drawn: NDArray[Any] = rng.standard_normal(value.shape)
+    if plain.size < 2 or plain.std() == 0.0:
+        return (drawn + (plain.mean() if plain.size else 0.0)).astype(value.dtype)
+    whole = plain.ndim < 2 or plain.size < _MEASURED * plain.shape[1]  # too few values for statistics per channel
+    axes = None if whole else tuple(axis for axis in range(plain.ndim) if axis != 1)
+    drawn = drawn * plain.std(axes, keepdims=True) + plain.mean(axes, keepdims=True)
+    drawn = drawn.clip(plain.min(), plain.max())
+    return drawn.astype(value.dtype)
 
 
 def _words(sample: Sample) -> str:

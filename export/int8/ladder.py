@@ -1,8 +1,14 @@
-"""Recover accuracy that int8 lost, by edits of the float graph: ``recover(program, samples, "equalise")``."""
+"""Recover accuracy that int8 lost, by edits of the float graph: ``Ladder(program, samples).climb("equalise")``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hnas.export.device.records import JSON
 from hnas.export.graph.program import Program
@@ -26,36 +32,93 @@ RUNGS: Mapping[str, tuple[_Edit, ...]] = {
 }
 assert tuple(RUNGS) == LADDER
 
+_SPLIT = 16  # samples from which a quarter is held out
 
-def recover(program: Program, samples: Samples, rung: str) -> tuple[Program, list[JSON]]:
-    """Return the program with the edits of ``rung``, and a record of each edit for the artifact's notes.
 
-    Edits are fitted to three quarters of ``samples`` and tested on the rest. An edit is kept only if it raises the
-    signal-to-noise ratio of the simulated int8 outputs on the rest. Fewer than 16 samples are used for both.
+@dataclass(frozen=True)
+class _Step:
+    """Hold a program after some edits, its quality, and the record of each edit."""
 
-    Raises:
-        ValueError: the rung is unknown.
+    program: Program
+    level: float
+    edits: tuple[dict[str, JSON], ...] = ()
 
-    Example: ``recover(program, samples, "bias")[1]`` is
-    ``[{"edit": "correct_biases", "sqnr_db": [24.1, 27.3], "kept": True}]``.
+
+class Ladder:
+    """Edit one program for int8. Rungs that begin with the same edits share them.
+
+    Edits are fitted to three quarters of ``samples`` and tested on the rest: every fourth. An edit is kept only if it
+    raises the signal-to-noise ratio of the simulated int8 outputs on the rest. Fewer than 16 samples are used for both.
+
+    The attribute ``fitted`` holds the samples that edits are fitted to.
+
+    Example: ``Ladder(program, samples).climb("bias")[1]`` is
+    ``({"edit": "correct_biases", "sqnr_db": [24.1, 27.3], "kept": True},)``.
     """
-    if rung not in RUNGS:
-        raise ValueError(f"no rung {rung!r} to recover int8 accuracy; known: {', '.join(RUNGS)}")
-    cut = len(samples) * 3 // 4 if len(samples) >= 16 else len(samples)
-    fitted, held = samples[:cut], samples[cut:] or samples
-    expected = run_samples(program, held)
 
-    def quality(candidate: Program) -> float:
-        ranges = activation_ranges(candidate, samples)
-        return sqnr_db(expected, run_samples(simulate(candidate, ranges), held))
+    def __init__(self, program: Program, samples: Samples) -> None:
+        whole = len(samples) < _SPLIT
+        self.fitted = list(samples) if whole else [s for index, s in enumerate(samples) if index % 4 != 3]
+        self._held = list(samples) if whole else list(samples[3::4])
+        self._samples, self._teacher = samples, program
+        self._steps: dict[tuple[str, ...], _Step] = {}
 
-    teacher, best = program, quality(program)
-    edits: list[JSON] = []
-    for edit in RUNGS[rung]:
-        candidate = finetune(program, fitted, teacher=teacher) if edit is finetune else edit(program, fitted)
-        found = quality(candidate)
-        kept = found > best
-        edits.append({"edit": edit.__name__, "sqnr_db": [round(best, 1), round(found, 1)], "kept": kept})
-        if kept:
-            program, best = candidate, found
-    return program, edits
+    def climb(self, rung: str, seconds: float = float("inf")) -> tuple[Program, tuple[dict[str, JSON], ...]]:
+        """Return the program with the edits of ``rung``, and a record of each edit for the artifact's notes.
+
+        Raises:
+            ValueError: the rung is unknown.
+            TimeoutError: the edits took longer than ``seconds``.
+        """
+        if rung not in RUNGS:
+            raise ValueError(f"no rung {rung!r} to recover int8 accuracy; known: {', '.join(RUNGS)}")
+        with _time_limit(seconds):
+            found = self._after(RUNGS[rung])
+        return found.program, found.edits
+
+    def _after(self, edits: Sequence[_Edit]) -> _Step:
+        key = tuple(edit.__name__ for edit in edits)
+        if key not in self._steps:
+            self._steps[key] = self._edited(self._after(edits[:-1]), edits[-1]) if edits else self._start()
+        return self._steps[key]
+
+    def _start(self) -> _Step:
+        self._expected = run_samples(self._teacher, self._held)
+        return _Step(self._teacher, self._quality(self._teacher))
+
+    def _edited(self, before: _Step, edit: _Edit) -> _Step:
+        if edit is finetune:
+            candidate = finetune(before.program, self.fitted, teacher=self._teacher)
+        else:
+            candidate = edit(before.program, self.fitted)
+        level = self._quality(candidate)
+        kept = level > before.level
+        levels: list[JSON] = [round(before.level, 1), round(level, 1)]
+        record: dict[str, JSON] = {"edit": edit.__name__, "sqnr_db": levels, "kept": kept}
+        chosen = (candidate, level) if kept else (before.program, before.level)
+        return _Step(*chosen, (*before.edits, record))
+
+    def _quality(self, candidate: Program) -> float:
+        ranges = activation_ranges(candidate, self._samples)
+        return sqnr_db(self._expected, run_samples(simulate(candidate, ranges), self._held))
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError at the first operator of torch after ``seconds``. No limit costs nothing."""
+    if seconds == float("inf"):
+        yield
+        return
+    with _Deadline(time.monotonic() + seconds):
+        yield
+
+
+class _Deadline(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, end: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._end = end
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.monotonic() > self._end:
+            raise TimeoutError("the time limit of accuracy recovery is over")
+        return func(*args, **(kwargs or {}))

@@ -107,7 +107,7 @@ def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
     if precision != "int8":
         return _build_once(run, network, precision)
     if network.labelled is None:
-        return _build_once(run, network, precision, "auto" if network.editable else None)
+        return _build_once(run, network, precision, "auto")
     floor = network.accuracy["search"] - GUARD
     return build_within(floor, partial(_build_once, run, network, precision))
 
@@ -151,7 +151,7 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
             path=path,
             options=export.CompileOptions(
                 evidence=network.evidence,
-                recover=recover,
+                recover=recover or "none",
                 open_worker=run.plan.open if run.plan.site and network.labelled is None else None,
                 compiler=run.compiler,
             ),

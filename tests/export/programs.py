@@ -1,7 +1,9 @@
 """Make small programs of one function, and apply a pass to them under the laws of passes."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hnas.export.graph.fusion import noise_tensors
 from hnas.export.graph.program import capture
@@ -55,3 +57,17 @@ def apply(function, program):
         value = node.meta.get("val")
         assert node.op != "call_function" or value is not None
     return count, {target.split(".")[1]: number for target, number in result.operators().items()}
+
+
+def normal_noise(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+    """Return seeded normal noise with the mean and spread of each input; integers stay as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        (
+            torch.randn(value.shape, generator=generator, dtype=torch.float64) * value.double().std()
+            + value.double().mean()
+        ).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for value in inputs
+    )

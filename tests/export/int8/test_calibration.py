@@ -11,11 +11,12 @@ from torch import nn
 
 from hnas import hw_profiles
 from hnas.export.device.errors import ExportError
-from hnas.export.graph.fusion import fuse, noise_tensors
+from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.int8.calibration import BINS, METHODS, activation_ranges
 from hnas.export.int8.simulation import grid, quantised
 from tests.export import nets
+from tests.export.programs import normal_noise
 
 
 class Pass(nn.Module):
@@ -26,7 +27,7 @@ class Pass(nn.Module):
 
 
 def calls(program: Program, count: int) -> list[tuple[np.ndarray, ...]]:
-    return [tuple(value.numpy() for value in noise_tensors(program.inputs, seed)) for seed in range(count)]
+    return [tuple(value.numpy() for value in normal_noise(program.inputs, seed)) for seed in range(count)]
 
 
 def of(values: np.ndarray, method: str) -> tuple[float, float]:

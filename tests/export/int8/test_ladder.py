@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hnas import export
 from hnas.export.backends.onnxruntime import convert as onnxruntime_backend
-from hnas.export.graph.fusion import fuse, noise_tensors
+from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.int8 import ladder as recovery
 from hnas.export.int8.calibration import activation_ranges
@@ -25,6 +25,7 @@ from hnas.export.int8.simulation import quantised_layers, rounded, run_samples, 
 from tests.conftest import need
 from tests.export import nets
 from tests.export.compile_flat import compile_flat
+from tests.export.programs import normal_noise
 
 Sample = tuple[NDArray[np.float32], ...]
 
@@ -62,7 +63,7 @@ def named(name: str) -> tuple[Program, list[Sample]]:
 
 
 def calls(program: Program, count: int) -> list[Sample]:
-    return [tuple(value.numpy() for value in noise_tensors(program.inputs, seed)) for seed in range(1, count + 1)]
+    return [tuple(value.numpy() for value in normal_noise(program.inputs, seed)) for seed in range(1, count + 1)]
 
 
 def level(program: Program, data: Sequence[Sample], reference: Program) -> float:
@@ -240,7 +241,7 @@ def test_fine_tuning_is_reproducible() -> None:
 @pytest.mark.parametrize("rung", LADDER)
 def test_a_rung_never_makes_it_worse_and_says_what_it_did(rung: str) -> None:
     program, data = skewed()
-    found, edits = recovery.recover(program, data, rung)
+    found, edits = recovery.Ladder(program, data).climb(rung)
     assert [edit["edit"] for edit in edits] == [edit.__name__ for edit in recovery.RUNGS[rung]]
     assert all(edit["kept"] == (edit["sqnr_db"][1] > edit["sqnr_db"][0]) for edit in edits)
     assert any(edit["kept"] for edit in edits)
@@ -253,15 +254,48 @@ def test_an_edit_that_does_not_help_is_left_out(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(recovery, "RUNGS", {"bias": (spoil,)})
     program, data = skewed()
-    found, edits = recovery.recover(program, data, "bias")
+    found, edits = recovery.Ladder(program, data).climb("bias")
     assert found is program
     assert edits[0]["kept"] is False
+
+
+def test_rungs_share_their_first_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, data = skewed()
+    counted: list[str] = []
+
+    def counting(edit: Callable[..., Program]) -> Callable[..., Program]:
+        def run(*arguments: object) -> Program:
+            counted.append(edit.__name__)
+            return edit(*arguments)
+
+        run.__name__ = edit.__name__
+        return run
+
+    first, second, third = map(counting, (recovery.equalise, recovery.correct_biases, recovery.round_weights))
+    monkeypatch.setattr(recovery, "RUNGS", {"equalise": (first, second), "round": (first, third)})
+    ladder = recovery.Ladder(program, data)
+    ladder.climb("equalise")
+    ladder.climb("round")
+    assert counted == ["equalise", "correct_biases", "round_weights"]
+
+
+def test_edits_are_judged_on_every_fourth_sample() -> None:
+    program, data = skewed()
+    ladder = recovery.Ladder(program, (data * 16)[:16])
+    assert len(ladder.fitted) == 12
+    assert recovery.Ladder(program, data[:3]).fitted == data[:3]
+
+
+def test_the_time_limit_ends_an_edit() -> None:
+    program, data = skewed()
+    with pytest.raises(TimeoutError, match="the time limit of accuracy recovery is over"):
+        recovery.Ladder(program, data).climb("finetune", seconds=1e-3)
 
 
 def test_an_unknown_rung_is_one_line() -> None:
     program, data = skewed()
     with pytest.raises(ValueError, match=r"^no rung 'luck' to recover int8 accuracy; known: bias, equalise, round"):
-        recovery.recover(program, data, "luck")
+        recovery.Ladder(program, data).climb("luck")
 
 
 @pytest.fixture
@@ -290,8 +324,8 @@ def test_auto_climbs_until_the_artifact_verifies_and_its_notes_say_how(
     compiled: Callable[..., export.Artifact],
 ) -> None:
     with pytest.raises(export.ExportError, match=r"does not compute what Skewed does: int8 fails .* \(limit 10\)"):
-        compiled()
-    found = compiled(recover="auto")
+        compiled(recover="none")
+    found = compiled()
     assert sqnr(found) > 15
     quantisation = found.notes["quantisation"]
     assert isinstance(quantisation, dict)
@@ -306,7 +340,7 @@ def test_a_rung_that_is_asked_for_is_made(compiled: Callable[..., export.Artifac
 
 
 def test_wrong_use_of_recover_is_one_line(compiled: Callable[..., export.Artifact]) -> None:
-    with pytest.raises(ValueError, match=r"^no recover='luck'; known: auto, bias, equalise, round, finetune$"):
+    with pytest.raises(ValueError, match=r"^no recover='luck'; known: auto, none, bias, equalise, round, finetune$"):
         compiled(recover="luck")
     with pytest.raises(ValueError, match=r"^recover='bias' is for int8, got precision fp32$"):
         compiled(recover="bias", precision="fp32")

@@ -17,7 +17,7 @@ from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.compiling import assignment
 from hnas.export.device.errors import ExportError, Unfaithful
-from hnas.export.graph.fusion import fuse, noise_tensors, passes_for
+from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.marks import kept_float
 from hnas.export.graph.nodes import CONVOLUTIONS, LINEAR, bound
 from hnas.export.graph.program import Program, capture
@@ -25,6 +25,7 @@ from hnas.export.int8.mixed import assign, blocks, keep_float, sensitivities
 from hnas.export.onnx.names import onnx_values, openvino_nodes
 from tests.conftest import need
 from tests.export import nets
+from tests.export.programs import normal_noise
 
 DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu", "tensorrt": "jetson"}
 
@@ -34,7 +35,7 @@ def program_of(name: str, backend: str = "") -> Program:
 
 
 def calls(program: Program, count: int) -> list[tuple[Any, ...]]:
-    return [tuple(value.numpy() for value in noise_tensors(program.inputs, seed)) for seed in range(1, count + 1)]
+    return [tuple(value.numpy() for value in normal_noise(program.inputs, seed)) for seed in range(1, count + 1)]
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
