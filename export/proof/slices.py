@@ -1,12 +1,29 @@
-"""Compare the outputs of an artifact with its module's, slice by slice. ``slice_levels``; needs numpy only.
+"""Find the slice of an output that an artifact computes worst. ``worst_slice(name, want, have)``; needs numpy only.
 
-A slice is one index of one axis of an output, over all samples: a channel, a class, a row of boxes. The SQNR of a whole
-output does not show a slice that is lost beside larger ones.
+A slice is one index of one axis of an output, over all samples: a channel, a class, a row of boxes or scores. The SQNR
+of the whole output does not show a small slice that is lost beside larger ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float64]
+_Flags = NDArray[np.bool_]
+
+LARGEST_DB = 200.0  # equal values; JSON has no infinity
+_VALUES = 3.5  # effective number of values that a slice must have; 14 normal ones have as many
+_CONSTANT = 1e-3  # a slice whose deviation is a smaller share of its size is constant
+_VARYING = 0.2  # a slice whose deviation is a larger share of its size is judged on its deviation
+_OUTLYING = 4.0  # times the common error, from which a slice has an error of its own
+_OUTLYING_OFFSET = 6.0  # the same for an error that may be equal in all samples: one draw and no mean
+_CHANCE = 0.05  # share of slices that may be small by chance: sums whose terms cancel
+_BLOCK = 2**18  # values in memory at once, as far as rows allow
 
 
 @dataclass(frozen=True)
@@ -24,6 +41,131 @@ class OutputSlice:
     sqnr_db: float
 
     def __str__(self) -> str:
-        if self.axis is None:
-            return self.output
-        return f"{self.output}[{':, ' * self.axis}{self.index}]"
+        """Return the slice as an index in Python, such as ``scores[:, 7]``."""
+        return self.output if self.axis is None else f"{self.output}[{':, ' * self.axis}{self.index}]"
+
+
+def worst_slice(
+    name: str, want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]], steps: int = 0
+) -> OutputSlice | None:
+    """Return the slice with the lowest SQNR of the slices that carry information and have an error of their own.
+
+    1. A slice carries information if it varies over the samples in enough values: 3.5 of the largest size. Constants do
+       not, nor do slices of few samples, nor channels of which only a few values are not zero.
+    2. The SQNR of a slice is the smaller of two: mean square of the values by that of the errors, and variance of the
+       values by that of the errors. The second is left out for a slice that varies by less than a fifth of its size.
+    3. A slice has an error of its own if the error exceeds the common error four times, or six times for mean squares.
+       The common error is the median over all slices, or the mean over the slices at least as large if that is smaller.
+    4. An integer type has ``steps`` steps for the whole output: a slice smaller than one step has its own error too. In
+       an output that hardly varies a few slices are small by chance. So one slice, or 5 %, is left out there.
+    5. All other slices share the noise of the whole output, which counts as a slice.
+
+    want, have: the output of the module and of the artifact for each sample, finite at the same places.
+    steps: number of steps of an integer type; 0 for floats, whose error is relative.
+    """
+    lowest = min(float(np.nanmin(each, initial=0.0, where=np.isfinite(each))) for each in want)
+    highest = max(float(np.nanmax(each, initial=0.0, where=np.isfinite(each))) for each in want)
+    step = (highest - lowest) / steps if steps else 0.0
+    found: list[OutputSlice] = []
+    for axis, moments in _moments(want, have).items():
+        level, judged = moments.judge(step)
+        if judged.any():
+            index = int(np.where(judged, level, np.inf).argmin())
+            found.append(OutputSlice(name, axis, None if axis is None else index, float(level[index])))
+    return min(found, key=lambda each: each.sqnr_db, default=None)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Hold statistics of all slices of one axis: arrays with one value for each slice.
+
+    power, variance: mean square of the values, and their variance.
+    noise, spread: mean square of the errors, and their variance.
+    values: effective number of values: by how many values of the largest deviation the variance could be made.
+    """
+
+    power: _Floats
+    variance: _Floats
+    noise: _Floats
+    spread: _Floats
+    values: _Floats
+
+    def judge(self, step: float) -> tuple[_Floats, _Flags]:
+        """Return the SQNR of each slice in dB, and which slices are judged."""
+        informed = (self.values >= _VALUES) & (self.variance > _CONSTANT**2 * self.power)  # case 1
+        varying = informed & (self.variance > _VARYING**2 * self.power)
+        chance = 0.0 if varying.mean() > 0.5 else max(1.0, _CHANCE * informed.sum())
+        level, judged = np.full(len(informed), LARGEST_DB), np.zeros(len(informed), bool)
+        for signal, noise, counted, factor in (  # case 2
+            (self.power, self.noise, informed, _OUTLYING_OFFSET),
+            (self.variance, self.spread, varying, _OUTLYING),
+        ):
+            size, error = np.sqrt(signal), np.sqrt(noise)
+            small = counted & (size < step)  # case 4
+            own = counted & _outlying(size, error, factor) | small & (small.sum() > chance)
+            level = np.where(own, np.minimum(level, _decibels(signal, noise)), level)
+            judged |= own
+        return level, judged
+
+
+def _decibels(signal: _Floats, noise: _Floats) -> _Floats:
+    """Return ratios in dB, between -200 and 200; 200 without noise."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(noise > 0, 10.0 * np.log10(signal / noise), LARGEST_DB)
+    return np.clip(found, -LARGEST_DB, LARGEST_DB)
+
+
+def _outlying(size: _Floats, error: _Floats, factor: float) -> _Flags:
+    """Return which slices have ``factor`` times the common error (case 3). A single slice has an error of its own."""
+    if len(size) == 1:
+        return np.ones(1, bool)
+    order = np.argsort(-size, kind="stable")
+    larger = np.empty_like(error)
+    larger[order] = np.exp(np.cumsum(np.log(np.maximum(error[order], 1e-300))) / np.arange(1, len(error) + 1))
+    return np.asarray(error > factor * np.minimum(larger, np.median(error)))
+
+
+def _moments(want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]]) -> dict[int | None, _Moments]:
+    """Return the statistics of the whole output (None), and of every axis with several indices."""
+    sums: dict[int | None, _Floats] = {axis: np.zeros((7, size)) for axis, size in _axes(want).items()}
+    for total in sums.values():
+        total[5:] = -np.inf
+    for rows, value, error in _blocks(want, have):
+        parts = (value, value * value, error, error * error)
+        for axis, total in sums.items():
+            others = tuple(each for each in range(value.ndim) if each != axis)
+            into = total[:, rows] if axis == 0 else total
+            into[0] += value.size / into.shape[1]
+            for each, part in zip(into[1:5], parts, strict=True):
+                each += part.sum(axis=others)
+            np.maximum(into[5], value.max(axis=others), out=into[5])
+            np.maximum(into[6], -value.min(axis=others), out=into[6])
+    found = {}
+    for axis, (count, *totals, highest, lowest) in sums.items():
+        mean, power, bias, noise = (total / np.maximum(count, 1.0) for total in totals)
+        variance, spread = np.maximum(power - mean**2, 0.0), np.maximum(noise - bias**2, 0.0)
+        farthest = np.maximum(np.maximum(highest - mean, lowest + mean), 1e-150)
+        found[axis] = _Moments(power, variance, noise, spread, count * variance / farthest**2)
+    return found
+
+
+def _axes(want: Sequence[NDArray[Any]]) -> dict[int | None, int]:
+    """Return the axes whose number of indices is the same in all samples, and more than one; None: the whole output."""
+    shapes = {sample.shape for sample in want}
+    sizes = {axis: set(found) for axis, found in enumerate(zip(*shapes, strict=True))}
+    return {None: 1} | {axis: size for axis, (size, *more) in sizes.items() if size > 1 and not more}
+
+
+def _blocks(want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]]) -> Iterator[tuple[slice, _Floats, _Floats]]:
+    """Yield values and errors of a few rows at a time, with the rows; values that are not finite are 0 in both."""
+    for a, b in zip(map(np.atleast_1d, want), map(np.atleast_1d, have), strict=True):
+        count = max(1, _BLOCK * len(a) // max(1, a.size))
+        for start in range(0, len(a), count):
+            rows = slice(start, min(start + count, len(a)))
+            value, error = a[rows].astype(np.float64), b[rows].astype(np.float64)
+            if not np.isfinite(value).all():
+                kept = np.isfinite(value)
+                value, error = np.where(kept, value, 0.0), np.where(kept, error, 0.0)
+            error -= value
+            if value.size:
+                yield rows, value, error

@@ -112,3 +112,29 @@ def student_quantile(probability: float, freedom: int) -> float:
     density = np.cos((angles[1:] + angles[:-1]) / 2) ** (freedom - 1)
     cumulative = np.concatenate([[0.0], np.cumsum(density)])
     return math.sqrt(freedom) * math.tan(float(np.interp(probability, cumulative / cumulative[-1], angles)))
+
+
+def binomial_interval(kept: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of Clopper and Pearson for the share behind ``kept`` of ``n``; (0, 1) for n = 0.
+
+    Each bound is the share at which as many as ``kept``, or as few, have half of the remaining probability.
+    """
+    tail = (1 - confidence) / 2
+    counts = np.arange(n + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    ways = factorials[n] - factorials[counts] - factorials[n - counts]
+
+    def bound(chosen: NDArray[np.int64], rising: bool) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            share = (low + high) / 2
+            logs = ways[chosen] + chosen * math.log(share) + (n - chosen) * math.log1p(-share)
+            if (float(np.exp(logs).sum()) < tail) == rising:
+                low = share
+            else:
+                high = share
+        return (low + high) / 2
+
+    lower = 0.0 if kept == 0 else bound(counts[kept:], True)
+    upper = 1.0 if kept == n else bound(counts[: kept + 1], False)
+    return lower, upper

@@ -5,28 +5,35 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.export.proof.slices import OutputSlice
+from hnas.export.proof.slices import LARGEST_DB, OutputSlice, worst_slice
+from hnas.export.proof.statistics import binomial_interval
 
 Outputs = Sequence[tuple[NDArray[Any], ...]]
+_Grade = Literal["as float", "close", "degraded", "broken"]
 
-_JUDGED_FROM = 50  # images; with fewer, one changed class exceeds the limit
-_LIMIT = re.compile(r"(?=.*\\d)(?:(?P<level>\d+(?:\.\d+)?)dB)?\|?(?:(?P<share>\d+(?:\.\d+)?)%)?", re.IGNORECASE)
-_NO_NOISE_DB = 200.0  # equal outputs; JSON has no infinity
+# The first grade whose two figures an artifact reaches: SQNR of the worst slice in dB, top-1 agreement.
+_GRADES: tuple[tuple[_Grade, float, float], ...] = (("as float", 30.0, 0.99), ("close", 20.0, 0.95))
+_MARGIN_DB = 30.0  # SQNR of "as float": the noise within which a float network's decision is a near tie
+_SLACK_DB = 15.0  # an artifact may lie this far below the sensitivity of its module
+_FLOOR_DB = 30.0  # no sensitivity lowers a limit further: such an artifact still is "as float"
+_STEPS = {"int8": 255}  # steps of the integer type that one output shares
+_LIMIT = re.compile(r"(?:(?P<level>\d+(?:\.\d+)?)dB)?(?:(?:^|\|)(?P<share>\d+(?:\.\d+)?)%)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Limits:
     """Hold the minimum figures that an artifact of a precision must reach.
 
-    sqnr_db: signal to quantisation noise ratio in dB.
+    sqnr_db: signal to quantisation noise ratio in dB, of every slice of every output.
     agreement: share of decisions that keep their top-1 class, 0 to 1.
-    strict: True where a user asks for these figures, see `Limits.parse`.
+    strict: True for the limits of a user. The share itself must reach ``agreement`` then; otherwise only a share whose
+        whole 95 % interval is below ``agreement`` fails.
     """
 
     sqnr_db: float
@@ -35,23 +42,21 @@ class Limits:
 
     @classmethod
     def parse(cls, text: str) -> Limits:
-        """Return the limits in ``text``: "25dB", "97%", or "25dB|97%". A figure that is not given is 0.
+        """Return the strict limits in ``text``: "25dB", "97%", or "25dB|97%". A figure that is not given is 0.
 
         Raises:
             ValueError: ``text`` is none of these.
         """
         found = _LIMIT.fullmatch(text.replace(" ", ""))
-        if found is None:
-            raise ValueError(f"limit {text[:40]!r} is none; write dB, a share, or both, such as '25dB|97%'")
+        if found is None or not text.strip():
+            raise ValueError(f"limit is {text[:40]!r}, expected dB, a share, or both, such as '25dB|97%'")
         level, share = float(found["level"] or 0), float(found["share"] or 0) / 100
-        if share > 1:
-            raise ValueError(f"limit {text[:40]!r} asks for more than 100 % agreement")
+        if share > 1 or level > LARGEST_DB:
+            raise ValueError(f"limit is {text[:40]!r}, expected at most {LARGEST_DB:g}dB and 100%")
         return cls(level, share, strict=True)
 
-    def at_least(self, other: Limits | None) -> Limits:
-        """Return the stricter figure of each kind; ``other`` None: these limits."""
-        if other is None:
-            return self
+    def at_least(self, other: Limits) -> Limits:
+        """Return the higher of each figure; strict if ``other`` is."""
         return Limits(max(self.sqnr_db, other.sqnr_db), max(self.agreement, other.agreement), other.strict)
 
 
@@ -60,7 +65,7 @@ LIMITS = {
     "fp32": Limits(90.0, 0.999),
     "fp16": Limits(40.0, 0.99),
     "bf16": Limits(25.0, 0.98),
-    "int8": Limits(10.0, 0.97),
+    "int8": Limits(10.0, 0.80),
     "w8": Limits(25.0, 0.98),
 }
 
@@ -71,9 +76,12 @@ class Check:
 
     max_error: largest absolute error over all outputs; infinite if an output is not finite where the module's is.
     sqnr_db: SQNR of the worst output over all samples together, between -200 and 200 dB.
-    agreement: share of images with the same top-1 class, 0 to 1; None unless the first output is [n, classes]. The
-        limit applies from 50 images on.
+    agreement: share of decisions with the same top-1 class, 0 to 1; None if the outputs are no class scores.
     n: number of samples.
+    limits: the limits that apply to these outputs.
+    worst: the worst slice of all outputs, see `worst_slice`; None if no slice carries information.
+    decisions: number of rows whose decision counts, see `check`; None in records of 0.1.0: every row.
+    sensitivity_db: SQNR of the module under rounding noise of its inputs, where it lowered the limit.
     """
 
     precision: str
@@ -83,52 +91,79 @@ class Check:
     n: int
     limits: Limits
     worst: OutputSlice | None = None
+    decisions: int | None = None
     sensitivity_db: float | None = None
 
     @property
-    def grade(self) -> str:
-        """Return "as float", "close", "degraded" or "broken"."""
-        return "close" if self.passed else "broken"
+    def lowest_db(self) -> float:
+        """Return the SQNR that is judged: of the worst output, or of the worst slice if that is lower."""
+        return self.sqnr_db if self.worst is None else min(self.sqnr_db, self.worst.sqnr_db)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval of the agreement (Clopper and Pearson), or None without an agreement."""
+        many = self.n if self.decisions is None else self.decisions
+        return None if self.agreement is None else binomial_interval(round(self.agreement * many), many)
 
     @property
     def passed(self) -> bool:
         """Return True if every figure reaches its limit."""
-        return math.isfinite(self.max_error) and self.sqnr_db >= self.limits.sqnr_db and not self._disagrees
+        return math.isfinite(self.max_error) and self.lowest_db >= self.limits.sqnr_db and not self._disagrees
 
     @property
-    def _judged(self) -> bool:
-        return self.agreement is not None and self.n >= _JUDGED_FROM
+    def grade(self) -> _Grade:
+        """Return how close the artifact is to its module: "as float", "close", "degraded", or "broken" if it fails."""
+        share = 1.0 if self.agreement is None else self.agreement
+        kept = (name for name, level, least in _GRADES if self.lowest_db >= level and share >= least)
+        return next(kept, "degraded") if self.passed else "broken"
 
     @property
     def _disagrees(self) -> bool:
-        return self.agreement is not None and self._judged and self.agreement < self.limits.agreement
+        if self.agreement is None or self.interval is None:
+            return False
+        return (self.agreement if self.limits.strict else self.interval[1]) < self.limits.agreement
 
     def line(self) -> str:
-        """Return one line for a person: the verdict, every figure and every limit."""
+        """Return one line for a person: the verdict, the grade, every figure and every limit."""
+        head = f"{self.precision} {'holds' if self.passed else 'fails'} on {self.n} samples"
         if not math.isfinite(self.max_error):
-            return f"{self.precision} fails on {self.n} samples: the output is not finite where the module's is"
-        figures = [f"max error {self.max_error:.1e}", f"SQNR {self.sqnr_db:.1f} dB (limit {self.limits.sqnr_db:g})"]
-        if self.agreement is not None:
-            limit = f"limit {self.limits.agreement:.1%}" if self._judged else f"not judged below {_JUDGED_FROM}"
-            figures.append(f"top-1 agreement {self.agreement:.2%} ({limit})")
-        return f"{self.precision} {'holds' if self.passed else 'fails'} on {self.n} samples: {', '.join(figures)}"
+            return f"{head}: the output is not finite where the module's is"
+        limit = f"limit {self.limits.sqnr_db:g}"
+        if self.sensitivity_db is not None:
+            limit += f", as the network itself keeps {self.sensitivity_db:.0f} dB of its last bit"
+        figures = [f"max error {self.max_error:.1e}", f"SQNR {self.sqnr_db:.1f} dB ({limit})"]
+        if self.worst is not None and self.worst.sqnr_db < self.sqnr_db:
+            what = "deviation of" if self.worst.axis is None else "worst slice"
+            figures.append(f"{what} {self.worst} {self.worst.sqnr_db:.1f} dB")
+        if self.agreement is not None and self.interval is not None:
+            low, high = self.interval
+            many = self.n if self.decisions is None else self.decisions
+            shown = f"top-1 agreement {self.agreement:.1%} of {many} decisions"
+            figures.append(f"{shown} (95 % interval {low:.1%} to {high:.1%}, limit {self.limits.agreement:.1%})")
+        lost = self.sqnr_db >= self.limits.sqnr_db > self.lowest_db
+        cause = "; a part of the output is lost beside the rest" if lost else ""
+        return f"{head}{f', {self.grade}' if self.passed else ''}: {', '.join(figures)}{cause}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields and the verdict as JSON values."""
-        return {**asdict(self), "passed": self.passed}
+        """Return the fields, the verdict and the grade as JSON values."""
+        return {**asdict(self), "passed": self.passed, "grade": self.grade}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Check:
-        """Read the output of ``to_json``; raise ValueError for a missing or wrong field."""
+        """Read the output of ``to_json``, also of 0.1.0; raise ValueError for a missing or wrong field."""
         try:
-            agreement = record["agreement"]
+            agreement, limits, worst = record["agreement"], record["limits"], record.get("worst")
+            decisions, sensitivity = record.get("decisions"), record.get("sensitivity_db")
             return cls(
                 precision=str(record["precision"]),
                 max_error=float(record["max_error"]),
                 sqnr_db=float(record["sqnr_db"]),
                 agreement=None if agreement is None else float(agreement),
                 n=int(record["n"]),
-                limits=Limits(float(record["limits"]["sqnr_db"]), float(record["limits"]["agreement"])),
+                limits=Limits(float(limits["sqnr_db"]), float(limits["agreement"]), bool(limits.get("strict", False))),
+                worst=None if worst is None else OutputSlice(**worst),
+                decisions=None if decisions is None else int(decisions),
+                sensitivity_db=None if sensitivity is None else float(sensitivity),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verification record: {type(error).__name__} {error}") from error
@@ -139,27 +174,32 @@ def check(
     got: Outputs,
     precision: str,
     *,
-    names: Sequence[str] = (),  # noqa: ARG001
-    classifier: bool = False,  # noqa: ARG001
+    names: Sequence[str] = (),
+    classifier: bool = False,
     limits: Limits | None = None,
-    sensitivity_db: float | None = None,  # noqa: ARG001
+    sensitivity_db: float | None = None,
 ) -> Check:
     """Compare the outputs of the module with those of the artifact, sample by sample.
 
-    1. Several outputs: the worst one counts.
+    1. Several outputs: the worst one counts, and of each output the worst slice (`worst_slice`).
     2. An output is NaN or infinite where the module's is finite: fails.
     3. The module's own infinities (masks): must be equal in the artifact, and are left out of the noise.
     4. Equal outputs: 200 dB.
+    5. Class scores: of the rows in which the module's first class leads the second by more than noise at 30 dB would
+       change, or at the limit if that is higher, those count that keep their first class. Near ties do not count.
+    6. The module amplifies rounding: the limit of a float precision is at most 15 dB less than ``sensitivity_db``, but
+       at least 30 dB.
 
     expected, got: one tuple of output arrays for each sample.
     precision: a key of ``LIMITS``.
     names: the names of the outputs; default output_0, output_1, ...
     classifier: True if the first output holds class scores [n, classes], of which the largest is the answer.
-    limits: limits of the user. The stricter figure counts, of these and of those in ``LIMITS``.
-    sensitivity_db: the SQNR of the module under rounding noise of its inputs, which a float artifact need not exceed.
+    limits: strict limits are asked for in addition to those of ``LIMITS``; other limits replace them.
+    sensitivity_db: the SQNR of the module where each of its inputs is changed by one unit in the last place.
 
     Raises:
-        ValueError: there is nothing to compare, shapes differ, or the precision has no limits.
+        ValueError: there is nothing to compare, shapes differ, the precision has no limits, or the limits ask for an
+        agreement and the first output is not [n, classes].
 
     Example: ``check([program.arrays(x)], [runner(x)], "int8").line()``
     """
@@ -171,13 +211,59 @@ def check(
         )
     if {len(sample) for sample in (*expected, *got)} != {len(expected[0])}:
         raise ValueError("samples differ in their number of outputs")
-    errors, levels = [], []
+    asked, used = _relieved(_combined(LIMITS[precision], limits), precision, sensitivity_db)
+    error, level, worst = _worst_output(expected, got, names, _STEPS.get(precision, 0))  # case 1
+    scores, answers = [sample[0] for sample in expected], [sample[0] for sample in got]
+    rows = sum(map(len, scores)) if _are_scores(scores) else len(expected)
+    agreement, decisions = None, None
+    if _is_classifier(scores, classifier, limits):
+        agreement, decisions = _agreement(scores, answers, max(_MARGIN_DB, asked.sqnr_db))
+    return Check(precision, error, level, agreement, rows, asked, worst, decisions, used)
+
+
+def _combined(table: Limits, limits: Limits | None) -> Limits:
+    """Return the limits of the precision together with those of the caller."""
+    if limits is None:
+        return table
+    return table.at_least(limits) if limits.strict else limits
+
+
+def _is_classifier(scores: Sequence[NDArray[Any]], said: bool, limits: Limits | None) -> bool:
+    """Return whether decisions are judged: the caller says so, or the user asks for an agreement."""
+    if limits is None or not limits.strict or limits.agreement == 0:
+        return said and _are_scores(scores)
+    if not _are_scores(scores):
+        shape = list(scores[0].shape)
+        raise ValueError(f"a limit on the agreement needs class scores [n, classes]; the first output is {shape}")
+    return True
+
+
+def _are_scores(outputs: Sequence[NDArray[Any]]) -> bool:
+    return all(output.ndim == 2 and output.shape[1] > 1 for output in outputs)
+
+
+def _relieved(limits: Limits, precision: str, sensitivity_db: float | None) -> tuple[Limits, float | None]:
+    """Return the limits of case 6, and the sensitivity if it lowered them."""
+    if sensitivity_db is None or precision in ("int8", "w8") or limits.strict:
+        return limits, None
+    level = max(sensitivity_db - _SLACK_DB, _FLOOR_DB)
+    return (replace(limits, sqnr_db=level), sensitivity_db) if level < limits.sqnr_db else (limits, None)
+
+
+def _worst_output(
+    expected: Outputs, got: Outputs, names: Sequence[str], steps: int
+) -> tuple[float, float, OutputSlice | None]:
+    """Return the largest error, the lowest SQNR in dB, and the worst slice, each over all outputs."""
+    errors, levels, slices = [], [], []
     for index in range(len(expected[0])):
-        error, level = _noise([sample[index] for sample in expected], [sample[index] for sample in got])
+        want, have = [sample[index] for sample in expected], [sample[index] for sample in got]
+        error, level = _noise(want, have)
         errors.append(error)
         levels.append(level)
-    agreement, n = _agreement([sample[0] for sample in expected], [sample[0] for sample in got])
-    return Check(precision, max(errors), min(levels), agreement, n, LIMITS[precision].at_least(limits))  # case 1
+        if math.isfinite(error) and want[0].dtype.kind == "f":
+            name = names[index] if index < len(names) else f"output_{index}"
+            slices.append(worst_slice(name, want, have, steps))
+    return max(errors), min(levels), min(filter(None, slices), key=lambda each: each.sqnr_db, default=None)
 
 
 def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float, float]:
@@ -189,22 +275,29 @@ def _noise(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tup
         finite = np.isfinite(want)
         # cases 2 and 3
         if not np.isfinite(have[finite]).all() or not np.array_equal(want[~finite], have[~finite], equal_nan=True):
-            return math.inf, -_NO_NOISE_DB
+            return math.inf, -LARGEST_DB
         reference = want[finite].astype(np.float64)
         difference = have[finite].astype(np.float64) - reference
         signal += float(np.square(reference).sum())
         noise += float(np.square(difference).sum())
         worst = max(worst, float(np.abs(difference).max(initial=0.0)))
     if noise == 0.0:  # case 4
-        return worst, _NO_NOISE_DB
-    level = 10.0 * math.log10(signal / noise) if signal > 0.0 else -_NO_NOISE_DB
-    return worst, max(-_NO_NOISE_DB, min(_NO_NOISE_DB, level))
+        return worst, LARGEST_DB
+    level = 10.0 * math.log10(signal / noise) if signal > 0.0 else -LARGEST_DB
+    return worst, max(-LARGEST_DB, min(LARGEST_DB, level))
 
 
-def _agreement(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> tuple[float | None, int]:
-    """Return the share of rows that keep their top-1 class, and the number of samples; ties count as kept."""
-    if any(output.ndim != 2 or output.shape[1] < 2 for output in expected):
-        return None, len(expected)
-    want, have = np.concatenate(expected), np.concatenate(got)
+def _agreement(
+    expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]], margin_db: float
+) -> tuple[float | None, int]:
+    """Return the share of decisions that keep their class, and their number (case 5); None if no row decides."""
+    want, have = np.concatenate(expected).astype(np.float64), np.concatenate(got)
+    second, first = np.partition(want, -2, axis=1)[:, -2:].T
+    finite = np.where(np.isfinite(want), want, np.nan)
+    spread = float(np.sqrt(np.nanmean(np.square(finite - np.nanmean(finite, axis=1, keepdims=True)))))
+    noise = spread * 10 ** (-margin_db / 20)
+    with np.errstate(invalid="ignore"):
+        decided = first - second > 2 * math.sqrt(2) * noise  # twice the deviation of a difference of two noisy scores
     chosen = np.take_along_axis(want, have.argmax(axis=1, keepdims=True), axis=1)[:, 0]
-    return float(np.mean(chosen >= want.max(axis=1))), len(want)
+    kept = (chosen >= first)[decided]
+    return (float(kept.mean()) if len(kept) else None), len(kept)

@@ -134,7 +134,7 @@ def test_the_bundle_holds_the_network_and_its_fp32_baseline(run: Run, tmp_path: 
     assert manifest.input is not None
     assert (manifest.input.shape, manifest.input.preprocessing) == ((1, 3, 12, 12), None)
     assert manifest.verification.n == 60
-    assert manifest.verification.agreement is not None
+    assert manifest.verification.agreement is None  # nobody said that the outputs are scores of classes
     assert manifest.latency.kind == "measured"
     assert manifest.speedup is not None
     assert manifest.speedup.against == own.AGAINST
