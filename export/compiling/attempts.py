@@ -177,7 +177,7 @@ class Attempts:
         folder.mkdir(parents=True)
         job = self._job
         by = convert if job.options.compiler is None else job.options.compiler.convert
-        with _operators_named(program, job.backend, by):
+        with _operators_named(program, job):
             return by(
                 job.backend,
                 program,
@@ -267,8 +267,8 @@ def _blame(names: Sequence[str], with_them: float, without: float) -> str:
 
 
 @contextmanager
-def _operators_named(program: Program | OnnxSource, backend: str, by: Callable[..., Artifact]) -> Iterator[None]:
-    """Add the operators that the backend lacks to an ExportError of the block, unless the program is an ONNX file."""
+def _operators_named(program: Program | OnnxSource, job: Job) -> Iterator[None]:
+    """Add the operators that the backend refuses to an ExportError of the block, unless the program is an ONNX file."""
     try:
         yield
     except Unavailable:
@@ -278,6 +278,6 @@ def _operators_named(program: Program | OnnxSource, backend: str, by: Callable[.
             raise
         from hnas.export.diagnosis.unsupported import unsupported
 
-        if named := unsupported(program, backend, by):
+        if named := unsupported(program, job.backend, job.precision, str(error)):
             raise ExportError(f"{named} ({error})") from error
         raise

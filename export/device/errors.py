@@ -34,11 +34,15 @@ class Disconnected(Unavailable):
     resumable = True  # a command that can resume tells the user
 
 
+# Lines of OpenVINO that name its own source files, not a cause.
+_OWN_SOURCE = re.compile(r"Exception from |Check '.*' failed at |FrontEnd API failed with ")
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return the type and the first informative line of a third-party error, in at most ``limit`` characters."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own source files
+    lines = [line for line in lines if not _OWN_SOURCE.match(line)] or lines
     text = f"{type(error).__name__}: {printable(lines[0])}" if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

@@ -1,74 +1,153 @@
-"""Name the operators of a program that a backend lacks, and other backends that have them.
+"""Name the operators that a backend refuses, where they are in the user's network, and the backends that take them.
 
-Call ``unsupported(program, "openvino", convert)``. It compiles and runs each operator alone.
+Call ``unsupported(program, "openvino")`` after a failed compilation. Each kind of operator is compiled and run alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from hnas import hw_profiles
 from hnas.export import backends
-from hnas.export.device.artifact import Artifact
-from hnas.export.device.errors import ExportError
-from hnas.export.graph.fusion import fuse, passes_for
+from hnas.export.diagnosis.refusals import RefusalTest
 from hnas.export.graph.program import Program
-from hnas.export.graph.subgraph import Subprogram, carve
-from hnas.export.remote.worker import Worker
+from hnas.export.graph.subgraph import isolate
+
+SECONDS = 10.0  # time limit of a diagnosis; the refused operators are searched in the first half
 
 
-def unsupported(program: Program, name: str, convert: Callable[..., Artifact]) -> str | None:
-    """Return a line that names the operators that backend ``name`` lacks, and the backends that have all of them.
+def unsupported(program: Program, name: str, precision: str = "fp32", error: str = "") -> str | None:
+    """Return a line that names the operators that backend ``name`` refuses, their modules, and who takes them.
 
-    Return None if the backend accepts each operator alone, or cannot be tested on this machine. Each operator is
-    compiled, opened, and run on the values that it has in the program. This takes seconds: call it only after a failed
-    compilation.
+    Return None if the backend has no profile on this machine. Never raise an error.
 
-    convert: the function that compiles, with the parameters of `hnas.export.compiling.conversion.convert`.
+    1. The backend takes each kind of operator alone: the line says so.
+    2. Time is over, or the diagnosis itself fails: the line says what could not be tested.
+
+    error: the error of the compilation. Operators that it names are tried first.
     """
-    here = hw_profiles.local_devices()
-    if name not in here:
+    if name not in hw_profiles.local_devices():
         return None
-    refused = [(operator, part) for operator, part in _alone(program) if not _takes(name, part, convert)]
+    try:
+        return _diagnosis(program, name, precision, error, SECONDS)
+    except Exception as failure:  # noqa: BLE001 - a failed diagnosis must not hide the error of the compilation
+        return f"which operator {name} refuses could not be tested: {failure}"  # case 2
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Hold the operators of a graph that differ in sizes alone.
+
+    name: the name of the operator, such as "aten.index.Tensor".
+    nodes: its calls in the graph.
+    """
+
+    name: str
+    nodes: Sequence[fx.Node]
+
+    def line(self) -> str:
+        """Return the name and the place of the first call in the user's network, and the number of further places."""
+        places = list(dict.fromkeys(map(_place, self.nodes)))
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        return f"{self.name} in {places[0]}{more}"
+
+
+def _diagnosis(program: Program, name: str, precision: str, error: str, seconds: float) -> str:
+    half, end = (monotonic() + part * seconds for part in (0.5, 1))
+    kinds, refused, tried = _kinds(program, error), list[tuple[_Kind, str]](), 0
+    with RefusalTest(end, name, precision) as test:
+        parts = isolate(program, [kind.nodes[0] for kind in kinds], half)
+        for kind in kinds:
+            if (part := parts.get(kind.nodes[0])) is None:
+                continue
+            if (refused and not _named(kind, error)) or (tried and monotonic() > half):
+                break  # the error named all that is refused, or time is over
+            try:
+                reason = test.refusal(part)
+            except TimeoutError:
+                break
+            tried += 1
+            if reason is not None:
+                refused.append((kind, reason))
+    if not tried:
+        raise TimeoutError(f"{seconds:g} s are over")
     if not refused:
-        return None
-    others = [other for other in here if other != name and backends.load(other).missing() is None]
-    able = [other for other in others if all(_takes(other, part, convert) for _, part in refused)]
-    tested = f" ({', '.join(others)})" if others else ""
-    who = f"supported by {' and '.join(able)}" if able else f"no other backend here has it{tested}"
-    return f"{name} has no {', '.join(operator for operator, _ in refused)}; {who}"
+        scope = "each operator" if tried == len(kinds) else f"{tried} of {len(kinds)} kinds of operators"
+        return f"{name} takes {scope} alone"  # case 1
+    who = _others([parts[kind.nodes[0]] for kind, _ in refused], name, precision, end)
+    because = "" if refused[0][1].removesuffix("...") in error else f": {refused[0][1]}"
+    return f"{name} refuses {', '.join(kind.line() for kind, _ in refused)}{because}; {who}"
 
 
-def _alone(program: Program) -> Iterator[tuple[str, Subprogram]]:
-    """Yield each kind of operator once: its name, and a program with this operator alone and recorded inputs."""
-    whole, seen = Subprogram(program, (program.inputs,)), set[str]()
-    for node in whole.operators:
-        name = str(node.target).removesuffix(".default")
-        if name not in seen and name.startswith("aten."):
-            seen.add(name)
-            sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-            part = carve(whole, _tensors(node), cuts=sources)
-            if part is not None:
-                yield name, part
+def _others(parts: Sequence[Program], name: str, precision: str, end: float) -> str:
+    """Return a line that names the other backends here that take all of the programs, and those that do not."""
 
-
-def _tensors(node: fx.Node) -> Sequence[fx.Node]:
-    """Return the node, or the nodes that select its tensors if it returns several."""
-    return [node] if isinstance(node.meta.get("val"), Tensor) else [*node.users]
-
-
-def _takes(name: str, part: Subprogram, convert: Callable[..., Artifact]) -> bool:
-    with TemporaryDirectory() as folder:
+    def verdict_of(other: str) -> str:
         try:
-            fused = fuse(part.program, passes_for(name))
-            profile = hw_profiles.local_devices()[name]
-            made = convert(name, fused, Path(folder), precision="fp32", device=profile, threads=1, calibration=None)
-            with Worker(made, timeout=60) as worker:
-                worker.outputs([tuple(value.numpy() for value in part.calls[0])])
-        except ExportError:
-            return False
-    return True
+            with RefusalTest(end, other, precision) as test:
+                return "refused" if any(test.refusal(part) is not None for part in parts) else "supported"
+        except Exception as failure:  # noqa: BLE001 - see ``unsupported``
+            return f"could not be tested: {failure}"
+
+    here = [other for other in hw_profiles.local_devices() if other != name and backends.load(other).missing() is None]
+    with ThreadPoolExecutor(len(here) or 1) as pool:
+        found = dict(zip(here, pool.map(verdict_of, here), strict=True))
+    lines = []
+    for verdict in ("supported", "refused"):
+        if those := [other for other in here if found[other] == verdict]:
+            lines.append(f"{verdict} by {' and '.join(those)}")
+    lines += [f"{other} {verdict}" for other, verdict in found.items() if verdict not in ("supported", "refused")]
+    return "; ".join(lines) or "no other backend is here"
+
+
+def _kinds(program: Program, error: str) -> list[_Kind]:
+    """Return the kinds of operators: first those that ``error`` names, then from the rarest to the most frequent."""
+    found: dict[Any, list[fx.Node]] = {}
+    for node in program.module.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            found.setdefault((node.target, _pattern(node.args), _pattern(dict(node.kwargs))), []).append(node)
+    kinds = [_Kind(str(target).removesuffix(".default"), nodes) for (target, *_), nodes in found.items()]
+    return sorted(kinds, key=lambda kind: (not _named(kind, error), len(kind.nodes)))
+
+
+def _named(kind: _Kind, error: str) -> bool:
+    """Return whether the error has the name of the operator as a word, such as "index" in "aten::index"."""
+    return kind.name.split(".")[1] in re.findall(r"\w+", error)
+
+
+def _pattern(value: Any) -> Any:
+    """Return the arguments of an operator without sizes: types and ranks of tensors, numbers as 0, 1 or more."""
+    if isinstance(value, fx.Node):
+        tensor = value.meta.get("val")
+        return (tensor.dtype, tensor.ndim, value.op == "get_attr") if isinstance(tensor, Tensor) else None
+    if isinstance(value, tuple | list):
+        return tuple(map(_pattern, value))
+    if isinstance(value, dict):
+        return tuple((key, _pattern(part)) for key, part in value.items())
+    return max(-1, min(value, 2)) if type(value) is int else str(value)
+
+
+def _place(node: fx.Node) -> str:
+    """Return the path of the module that calls ``node``, such as "encoder.layers.3"; for the network itself, its class.
+
+    A pass adds operators without a path. Such an operator gets the path of one that it is computed from, or of a
+    reader.
+    """
+    seen, left = {node}, [node]
+    for each in left:
+        if stack := each.meta.get("nn_module_stack"):
+            path, kind = list(stack.values())[-1]
+            return str(path) or (kind if isinstance(kind, str) else kind.__qualname__).rpartition(".")[2]
+        for near in (*each.all_input_nodes, *each.users):
+            if near not in seen and near.op == "call_function":
+                seen.add(near)
+                left.append(near)
+    return "the network"

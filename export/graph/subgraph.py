@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import torch
@@ -116,6 +119,27 @@ def carve(
     return Subprogram(program, calls) if finite else None
 
 
+def isolate(whole: Program, operators: Collection[fx.Node], end: float) -> dict[fx.Node, Program]:
+    """Return each operator as a program of its own, whose inputs are the values that it has in ``whole``.
+
+    end: time limit, in seconds of ``monotonic``. Operators without an input, or not reached by then, are left out.
+    """
+    inputs = {node: [source for source in node.all_input_nodes if source.op != "get_attr"] for node in operators}
+    found: dict[fx.Node, Any] = {}
+    with suppress(TimeoutError), torch.no_grad():
+        _Recorder(whole.module, {source for each in inputs.values() for source in each}, found, end).run(*whole.inputs)
+    parts = {}
+    for node, sources in inputs.items():
+        if sources and all(isinstance(found.get(source), Tensor) for source in sources):
+            ends = [node] if is_tensor(node) else [*node.users]
+            constants = [source for source in node.all_input_nodes if source.op == "get_attr"]
+            order = list(dict.fromkeys([*constants, *sources, node, *ends]))
+            values = tuple(found[source].clone(memory_format=torch.contiguous_format) for source in sources)
+            parts[node] = Program(_copied(whole.module, order, sources, ends, {}, None), values)
+            _describe(parts[node])
+    return parts
+
+
 def ancestors(
     ends: Sequence[fx.Node], cuts: Collection[fx.Node], instead: Mapping[fx.Node, fx.Node]
 ) -> tuple[set[fx.Node], set[fx.Node]]:
@@ -201,11 +225,15 @@ def _describe(program: Program) -> None:
 
 
 class _Recorder(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, wanted: Collection[fx.Node], values: dict[fx.Node, Any]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, wanted: Collection[fx.Node], values: dict[fx.Node, Any], end: float = math.inf
+    ) -> None:
         super().__init__(module)
-        self._wanted, self._found = wanted, values
+        self._wanted, self._found, self._end = wanted, values, end
 
     def run_node(self, n: fx.Node) -> Any:
+        if monotonic() > self._end:
+            raise TimeoutError
         value = super().run_node(n)
         if n in self._wanted:
             self._found[n] = value

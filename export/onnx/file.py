@@ -56,7 +56,10 @@ def write_program(
                 external_data=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ExportError(f"torch.onnx cannot export this graph at opset {opset}: {one_line(error)}") from error
+            cause: BaseException = error  # the outer errors name no operator
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise ExportError(f"torch.onnx cannot export this graph at opset {opset}: {one_line(cause)}") from error
     assert exported is not None
     _drop_origins(exported.model)
     exported.save(str(path))

@@ -76,21 +76,25 @@ class ChildProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, header: Header, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> Frame:
+    def ask(
+        self, header: Header, arrays: Sequence[np.ndarray[Any, Any]] = (), *, timeout: float | None = None
+    ) -> Frame:
         """Send a request, and return the reply: its header and its arrays. An interruption (Ctrl-C) ends the process.
+
+        ``timeout``: seconds for this request. Default: those of the process.
 
         Raises:
             ExportError, ValueError, Unavailable, Disconnected: see the cases of the class.
         """
         if not self.alive:
             raise ExportError(f"{self._title} is closed")
-        message = pack_frame(header, arrays)
+        message, limit = pack_frame(header, arrays), self._timeout if timeout is None else timeout
         with self._lock:
             try:
-                reply, outputs = _exchange(self._process, message, monotonic() + self._timeout)
+                reply, outputs = _exchange(self._process, message, monotonic() + limit)
             except TimeoutError:  # case 3
                 self._finalizer()
-                what = f"{self._title} gave no answer to {header['do']!r} in {self._timeout:g} s"
+                what = f"{self._title} gave no answer to {header['do']!r} in {limit:g} s"
                 raise ExportError(what) from None
             except (EOFError, OSError):  # cases 2 and 5
                 raise self._death(header["do"]) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnas.export.device.artifact import TensorSpec, Written
-from hnas.export.device.errors import ExportError, Unavailable, one_line
+from hnas.export.device.errors import ExportError, Unavailable, one_line, printable
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
@@ -94,8 +94,8 @@ def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[T
             decoder = TorchScriptPythonDecoder(frozen, example_input=program.inputs, skip_freeze=True)
             front = FrontEndManager().load_by_framework("pytorch")
             model = front.convert(front.load(decoder))
-        except RuntimeError as error:
-            raise ExportError(f"openvino cannot convert this graph: {one_line(error)}") from error
+        except Exception as error:  # its errors have no common type
+            raise ExportError(f"openvino cannot convert this graph: {_cause(error)}") from error
     for parameter, tensor in zip(model.get_parameters(), inputs, strict=True):
         parameter.set_element_type(openvino.Type(tensor.dtype))  # the front end may leave it open
         parameter.set_partial_shape(openvino.PartialShape(list(tensor.shape)))
@@ -105,6 +105,15 @@ def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[T
         result.output(0).get_tensor().set_names({tensor.name})
     offline.apply_moc_transformations(model, cf=False)
     return model
+
+
+def _cause(error: Exception) -> str:
+    """Return the line of a front end's error that names an operator and a reason; it is not the first."""
+    text = str(error)
+    for pattern in (r"-- aten::\S+ with a message:\n(.+)", r"(No conversion rule found for operations: .+)"):
+        if found := re.search(pattern, text):
+            return printable(found[1])[:200]
+    return one_line(error)
 
 
 def _read(source: OnnxSource) -> openvino.Model:
