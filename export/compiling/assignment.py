@@ -22,7 +22,7 @@ from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
-from hnas.export.graph.samples import to_sample, to_samples
+from hnas.export.graph.samples import to_samples
 from hnas.export.int8.mixed import Assignment, assign, sensitivities
 from hnas.export.proof.timing import compare
 
@@ -77,9 +77,9 @@ def compile_mixed(
     if not profile.local:
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
     target = free_path(Path(path))
-    examples = to_sample(example_inputs)
-    samples = to_samples(calibration, examples, "calibration")
-    program = capture_module(network, examples, options.backend or profile.backend)
+    program = capture_module(network, example_inputs, options.backend or profile.backend)
+    examples = tuple(value.numpy() for value in program.inputs)
+    samples = to_samples(calibration, examples, "calibration", program.input_names)
     options = replace(options, evidence=None if options.evidence is None else list(options.evidence))
     levels = sensitivities(program, samples[:_SENSED])
     with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:

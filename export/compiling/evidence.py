@@ -159,8 +159,9 @@ def gather(
     Raises:
         ValueError: wrong samples; int8 calibration that contradicts the example inputs.
     """
-    fitting = None if calibration is None else to_samples(calibration, source.examples, "calibration")
-    given = None if options.evidence is None else to_samples(options.evidence, source.examples, "evidence")
+    names = [tensor.name for tensor in source.program.signature[0]]
+    fitting = None if calibration is None else to_samples(calibration, source.examples, "calibration", names)
+    given = None if options.evidence is None else to_samples(options.evidence, source.examples, "evidence", names)
     samples = given or fitting or source.probes()
     clash = contradiction.contradiction(fitting, source.examples) if fitting and precision == "int8" else None
     if clash is not None and clash.certain:

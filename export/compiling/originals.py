@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from hnas.export.device.errors import one_line
-from hnas.export.graph.samples import PROBES, to_sample
+from hnas.export.graph.samples import PROBES, tell, to_sample
 from hnas.export.onnx.source import OnnxSource, Original
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Captured:
     ``rounding_db``: returns the SQNR of float32 against float64 on samples; nothing where the network has no float64.
     ``classifies``: whether softmax or argmax is the last operator.
     ``without``: returns ``program`` without the named passes; None for an ONNX file.
-    ``remarks``: sentences on passes that were left out.
+    ``remarks``: sentences on what became constant or float32, and on passes that were left out.
     """
 
     name: str
@@ -66,16 +66,15 @@ def capture_network(
         ValueError: a module has no example inputs, or a name in ``keep_float`` is not a block.
         ExportError: the network cannot be captured.
     """
-    examples = None if example_inputs is None else to_sample(example_inputs)
     if isinstance(network, Original):
-        yield _from_file(network, examples)
+        yield _from_file(network, None if example_inputs is None else to_sample(example_inputs))
     elif isinstance(network, Path | str):
-        with Original(Path(network), examples) as original:
+        with Original(Path(network), None if example_inputs is None else to_sample(example_inputs)) as original:
             yield _from_file(original, None)
-    elif examples is None:
+    elif example_inputs is None:
         raise ValueError("a module needs example inputs; pass example_inputs")
     else:
-        yield _from_module(network, examples, backend, keep_float)
+        yield _from_module(network, example_inputs, backend, keep_float)
 
 
 def _from_file(original: Original, examples: Sample | None) -> Captured:
@@ -85,14 +84,17 @@ def _from_file(original: Original, examples: Sample | None) -> Captured:
     )
 
 
-def _from_module(network: Module, examples: Sample, backend: str, keep_float: Collection[str]) -> Captured:
+def _from_module(network: Module, examples: SampleLike, backend: str, keep_float: Collection[str]) -> Captured:
+    from hnas.export.graph.calls import flat_module
     from hnas.export.graph.decisions import ends_in_decision
     from hnas.export.graph.fusion import fuse_safely
     from hnas.export.graph.program import module_of
     from hnas.export.int8 import mixed
 
-    module = module_of(network)
-    untouched = _capture(module, examples)
+    module = flat_module(module_of(network), examples)
+    untouched = _capture(module, module.inputs)
+    for line in untouched.remarks:
+        tell(line)
     left_out: list[str] = []
 
     def fused(without: Collection[str] = ()) -> Program:
@@ -101,21 +103,22 @@ def _from_module(network: Module, examples: Sample, backend: str, keep_float: Co
         return mixed.keep_float(program, keep_float) if keep_float else program
 
     program = fused()
+    reference = untouched.module if untouched.halved else module
     return Captured(
-        type(module).__name__,
-        examples,
+        type(module.net).__name__,
+        tuple(value.numpy() for value in untouched.inputs),
         program,
-        outputs=partial(run_eager, module),
+        outputs=partial(run_eager, reference),
         probes=partial(_probes, program),
-        suspicion=partial(_suspicion, module),
+        suspicion=partial(_suspicion, reference, type(module.net).__name__),
         rounding_db=partial(_rounding_db, untouched),
         classifies=ends_in_decision(untouched),
         without=fused,
-        remarks=tuple(left_out),
+        remarks=(*untouched.remarks, *left_out),
     )
 
 
-def capture_module(network: Module, examples: Sample, backend: str) -> Program:
+def capture_module(network: Module, examples: SampleLike, backend: str) -> Program:
     """Return the captured graph of ``network``, fused by the passes of ``backend``."""
     from hnas.export.graph.fusion import fuse_safely
     from hnas.export.graph.program import module_of
@@ -123,24 +126,22 @@ def capture_module(network: Module, examples: Sample, backend: str) -> Program:
     return fuse_safely(_capture(module_of(network), examples), backend)[0]
 
 
-def _capture(module: torch.nn.Module, examples: Sample) -> Program:
-    import torch
-
+def _capture(module: torch.nn.Module, examples: Any) -> Program:
     from hnas.export.graph.program import capture
     from hnas.export.graph.randomness import refuse_randomness
 
-    program = capture(module, [torch.from_numpy(part) for part in examples])
+    program = capture(module, examples)
     refuse_randomness(program)
     return program
 
 
-def _suspicion(module: torch.nn.Module, samples: Samples) -> str:
+def _suspicion(module: torch.nn.Module, name: str, samples: Samples) -> str:
     """Return a suffix that names randomness that the graph does not show, such as that of numpy in ``forward``."""
     first, second = (run_eager(module, samples[:1]) for _ in range(2))
     pairs = zip(first[0], second[0], strict=True)
     if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
         return ""
-    return f"; two calls of {type(module).__name__} on one input differ, so it draws random numbers"
+    return f"; two calls of {name} on one input differ, so it draws random numbers"
 
 
 def _rounding_db(program: Program, samples: Samples) -> list[float]:
@@ -154,6 +155,7 @@ def run_eager(module: torch.nn.Module, samples: Samples) -> Outputs:
     """Return the outputs of ``module`` for each sample, in eval mode."""
     import torch
 
+    from hnas.export.graph.calls import in_single
     from hnas.export.graph.program import as_tuple, evaluating
 
     with evaluating(module), torch.no_grad():  # copies, because a module may write into its inputs
@@ -163,7 +165,7 @@ def run_eager(module: torch.nn.Module, samples: Samples) -> Outputs:
             shapes = ", ".join(str(list(part.shape)) for part in samples[0])
             name = type(module).__name__
             raise ValueError(f"{name} does not take inputs of {shapes}: {one_line(error)}") from error
-    return [tuple(output.numpy() for output in as_tuple(run)) for run in runs]
+    return [tuple(in_single(output).numpy() for output in as_tuple(run)) for run in runs]
 
 
 def _probes(program: Program) -> list[Sample]:

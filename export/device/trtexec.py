@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 import numpy as np
 
 from hnas.export.device.errors import ExportError
-from hnas.export.device.signature import check_inputs
+from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,27 +111,29 @@ class TrtExec:
     def __init__(self, artifact: Artifact, engine: Path, report: dict[str, Any]) -> None:
         self.artifact, self.report, self._engine = artifact, report, engine
 
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "out.json")
-            self._run(Path(folder), inputs, f"--exportOutput={out}", "--iterations=1", "--duration=0", "--warmUp=0")
-            return read_outputs(out.read_text(), self.artifact)
+            values = read_inputs(self.artifact, inputs, named)
+            self._run(Path(folder), values, f"--exportOutput={out}", "--iterations=1", "--duration=0", "--warmUp=0")
+            return name_outputs(self.artifact, read_outputs(out.read_text(), self.artifact))
 
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+    def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs the tool once. Most of its wall time is the start; ``times`` measures the GPU."""
-        return lambda: self(*inputs)
+        return lambda: self(*inputs, **named)
 
     def times(self, inputs: Sequence[NDArray[Any]], runs: int) -> list[float]:
         """Return the seconds on the GPU of ``runs`` calls, by the tool's clock, after its warm-up of 200 ms."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "times.json")
-            self._run(Path(folder), inputs, f"--exportTimes={out}", f"--iterations={runs}", "--duration=0")
+            values = read_inputs(self.artifact, inputs)
+            self._run(Path(folder), values, f"--exportTimes={out}", f"--iterations={runs}", "--duration=0")
             return read_gpu_times(out.read_text())[-runs:]
 
     def _run(self, folder: Path, inputs: Sequence[NDArray[Any]], *arguments: str) -> None:
         names = []
-        for index, (tensor, value) in enumerate(zip(self.artifact.inputs, check_inputs(inputs, self.artifact.inputs))):
+        for index, (tensor, value) in enumerate(zip(self.artifact.inputs, inputs)):
             (folder / f"{index}.bin").write_bytes(value.tobytes())
             names.append(f"{tensor.name}:{folder / f'{index}.bin'}")
         run_trtexec(f"--loadEngine={self._engine}", f"--loadInputs={','.join(names)}", *arguments)

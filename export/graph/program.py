@@ -2,10 +2,11 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from torch import Tensor, fx, nn
 
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
+from hnas.export.graph.calls import PREFIX, FlatModule, flat_module, output_names
+from hnas.export.graph.masks import masks_by_where
+from hnas.export.graph.precision import in_float32, same_values
 
 aten = torch.ops.aten
 
@@ -26,6 +30,9 @@ class Program:
     module: takes as many tensors as there are ``inputs``; returns one tensor, or a flat tuple of tensors.
     inputs: the example inputs of the capture.
     fired: the passes that made this program, each with the number of its changes.
+    input_names, output_names: dotted names, such as past.0.key; empty for those of the graph.
+    halved: whether the module has parts in half precision, which the program computes in float32.
+    remarks: sentences on how the program differs from the module, such as inputs that became constants.
 
     Example: ``(output,) = program(*program.inputs)``.
     """
@@ -33,6 +40,10 @@ class Program:
     module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     fired: tuple[tuple[str, int], ...] = ()
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    halved: bool = False
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs as a flat tuple, without gradients."""
@@ -41,7 +52,7 @@ class Program:
 
     def arrays(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Return the outputs for numpy inputs, as numpy arrays."""
-        return tuple(output.numpy() for output in self(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs)))
+        return tuple(output.numpy() for output in self(*(torch.from_numpy(np.array(x, order="C")) for x in inputs)))
 
     def operators(self) -> dict[str, int]:
         """Return how often the graph calls each operator, by name."""
@@ -50,10 +61,11 @@ class Program:
 
     @cached_property
     def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Return the specs of the inputs, named as in the graph, and of the outputs, named output_0, output_1, ..."""
-        names = [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]
-        outputs = {f"output_{index}": value for index, value in enumerate(self(*self.inputs))}
-        return tuple(map(_spec, names, self.inputs)), tuple(map(_spec, outputs, outputs.values()))
+        """Return the specs of the inputs, and of the outputs. Outputs without names are output_0, output_1, ..."""
+        places = [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]
+        outputs = self(*self.inputs)
+        names = self.output_names or [f"output_{index}" for index in range(len(outputs))]
+        return tuple(map(_spec, self.input_names or places, self.inputs)), tuple(map(_spec, names, outputs))
 
     @property
     def digest(self) -> str:
@@ -67,16 +79,17 @@ def _spec(name: str, value: Tensor) -> TensorSpec:
     return TensorSpec(name, tuple(value.shape), str(value.dtype).rpartition(".")[2])
 
 
-def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
+def capture(module: nn.Module, inputs: Any) -> Program:
     """Return the program of ``module`` in eval mode; the module itself is not changed.
 
     module: a static network.
-    inputs: example inputs, one tensor or several; their sizes become fixed.
+    inputs: example inputs in any form that `hnas.export.graph.calls.flat_module` takes; their sizes become fixed.
 
-    1. Outputs are one tensor, or a flat tuple or list of tensors; anything else is refused.
+    1. Nested outputs become a flat tuple with dotted names. Outputs that are not tensors are left out.
     2. NaN in any weight or output, or infinity in a parameter: refused. An output may be infinite, like a mask.
     3. Writing in place into a value that the module computed: made functional.
-    4. Writing into a buffer or an input (counters, batch norm in training mode): refused, because an artifact keeps no
+    4. Floats of other types than float32 are computed in float32.
+    5. Writing into a buffer or an input (counters, batch norm in training mode): refused, because an artifact keeps no
        state between calls.
 
     Raises:
@@ -85,21 +98,34 @@ def capture(module: nn.Module, inputs: Sequence[Tensor] | Tensor) -> Program:
 
     Example: ``capture(net, torch.randn(1, 3, 224, 224)).operators()``.
     """
-    values = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    if not values or not all(isinstance(value, Tensor) for value in values):
-        kinds = ", ".join(type(value).__name__ for value in values) or "nothing"
-        raise ValueError(f"example inputs must be tensors, got {kinds}")
-    values = tuple(value.detach().clone().contiguous() for value in values)
-    _refuse_bad_weights(module)
-    with evaluating(module), torch.no_grad():
-        _refuse_bad_outputs(module, values)
+    flat = flat_module(module, inputs)
+    _refuse_bad_weights(flat.net)
+    with evaluating(flat), torch.no_grad():
+        found = _checked_outputs(flat)
+        names, left_out = output_names(found)
+        prefix = "" if flat.is_plain(found) else PREFIX
         try:
-            graph_module = _exported(module, values)
+            graph_module = _exported(flat if prefix else flat.net, flat.inputs)
         except ExportError:
             raise
         except Exception as error:  # the errors of torch.export have no common type
-            raise ExportError(f"torch.export cannot capture {type(module).__name__}: {one_line(error)}") from error
-    return Program(_plain(graph_module), values)
+            raise ExportError(f"torch.export cannot capture {type(flat.net).__name__}: {one_line(error)}") from error
+    plain = _plain(graph_module, prefix)
+    converted = in_float32(plain)
+    remarks = [*flat.remarks, *left_out, *(f"{name} parts are computed in float32" for name in converted)]
+    program = Program(
+        plain,
+        flat.inputs,
+        (),
+        flat.input_names,
+        names,
+        tuple(remarks),
+        halved={"float16", "bfloat16"} & {*converted} != set(),
+    )
+    values = [value for _, value in found if isinstance(value, Tensor)]
+    if converted and not same_values(values, program(*flat.inputs)):
+        raise ExportError(f"{type(flat.net).__name__} computes other values in float32 than in {converted[0]}")
+    return program
 
 
 def module_of(network: nn.Module | torch.export.ExportedProgram) -> nn.Module:
@@ -123,15 +149,19 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     program = torch.export.export(module, inputs)
     graph_module = _functional(_unlifted(program))
     if not _mutations(graph_module):
+        masks_by_where(graph_module)
         return graph_module
     with warnings.catch_warnings():  # torch calls a function that it has deprecated
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         program = program.run_decompositions({})
     signature = program.graph_signature
     written = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
-    if written:  # case 4
-        raise ExportError(f"the module writes into {', '.join(written)} in eval mode; an artifact keeps no state")
-    return _unlifted(program)
+    if written:  # case 5
+        names = ", ".join(name.removeprefix(PREFIX) if isinstance(module, FlatModule) else name for name in written)
+        raise ExportError(f"the module writes into {names} in eval mode; an artifact keeps no state")
+    graph_module = _unlifted(program)
+    masks_by_where(graph_module)
+    return graph_module
 
 
 def _unlifted(program: torch.export.ExportedProgram) -> fx.GraphModule:
@@ -182,17 +212,18 @@ def _refuse_bad_weights(module: nn.Module) -> None:
             raise ExportError(f"buffer {name} holds NaN; calibrate or load the weights again")
 
 
-def _refuse_bad_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Cases 1 and 2 of ``capture``."""
+def _checked_outputs(flat: FlatModule) -> list[tuple[str, Any]]:
+    """Return every output on the example inputs, by name. Cases 1 and 2 of ``capture``."""
+    called = type(flat.net).__name__
     try:
-        outputs = module(*(value.clone() for value in inputs))
+        found = flat.named_outputs(*(value.clone() for value in flat.inputs))
     except Exception as error:  # the user's code may raise any type
-        shapes = ", ".join(f"{list(value.shape)} {value.dtype}" for value in inputs)
-        what = f"{type(module).__name__} does not take the example inputs ({shapes})"
-        raise ValueError(f"{what}: {one_line(error)}") from error
-    for index, output in enumerate(as_tuple(outputs)):
-        if output.is_floating_point() and bool(torch.isnan(output).any()):
-            raise ExportError(f"output {index} of {type(module).__name__} holds NaN on the example inputs")
+        shapes = ", ".join(f"{list(value.shape)} {value.dtype}" for value in flat.inputs)
+        raise ValueError(f"{called} does not take the example inputs ({shapes}): {one_line(error)}") from error
+    for name, output in found:
+        if isinstance(output, Tensor) and output.is_floating_point() and bool(torch.isnan(output).any()):
+            raise ExportError(f"output {name} of {called} holds NaN on the example inputs")
+    return found
 
 
 def _mutations(module: fx.GraphModule) -> list[fx.Node]:
@@ -221,15 +252,18 @@ def _owns_value(node: fx.Node) -> bool:
     return not any(result.alias_info for result in node.target._schema.returns)
 
 
-def _plain(module: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy with copied weights, without guards and pytrees. It returns a tensor or a flat tuple of tensors."""
+def _plain(module: fx.GraphModule, prefix: str = "") -> fx.GraphModule:
+    """Return a copy with copied weights, without guards and pytrees. It returns a tensor or a flat tuple of tensors.
+
+    prefix: the start of the names of weights and modules that is dropped.
+    """
     graph = fx.Graph()
     nodes: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
-        if node.op == "call_module":
-            continue  # shape guards; runners check shapes
+        if node.op == "call_module" or node.target is aten._assert_tensor_metadata.default:
+            continue  # guards; runners check shapes and types
         if node.op == "output":
-            values = tuple(nodes[value] for value in node.args[0])
+            values = tuple(nodes[value] for value in node.args[0] if isinstance(value, fx.Node))
             graph.output(values[0] if len(values) == 1 else values)
         elif node.op == "call_function" and node.target is aten._native_batch_norm_legit_no_training.default:
             *tensors, momentum, eps = (nodes[value] if isinstance(value, fx.Node) else value for value in node.args)
@@ -241,8 +275,25 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
         else:
             nodes[node] = graph.node_copy(node, lambda value: nodes[value])
     plain = rebuild(module, graph)
+    if prefix:
+        plain = _without_prefix(plain, prefix)
     _own_state(plain)
     return plain
+
+
+def _without_prefix(module: fx.GraphModule, prefix: str) -> fx.GraphModule:
+    """Return the module with the names that weights and modules have in the user's network."""
+    state = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            value = attrgetter(node.target)(module)
+            node.target = str(node.target).removeprefix(prefix)
+            state[node.target] = value
+        stack = node.meta.get("nn_module_stack", {})
+        node.meta["nn_module_stack"] = {
+            key: (name.removeprefix(prefix[:-1]).removeprefix("."), *rest) for key, (name, *rest) in stack.items()
+        }
+    return fx.GraphModule(state, module.graph)
 
 
 def _is_batch_norm_item(node: fx.Node) -> bool:

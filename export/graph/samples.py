@@ -6,10 +6,13 @@ them once. The rest of the package takes `Samples`: numpy arrays with the shapes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from hnas.export.device.signature import leaves
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     from hnas.export.device.artifact import TensorSpec
 
-    SampleLike = Sequence[torch.Tensor | NDArray[Any]] | torch.Tensor | NDArray[Any]
+    SampleLike = torch.Tensor | NDArray[Any] | Sequence[Any] | Mapping[str, Any]
 
 Sample = tuple["NDArray[Any]", ...]
 Samples = Sequence[Sample]
@@ -27,37 +30,55 @@ _MEASURED = 16  # values of a channel from which its mean and spread are measure
 
 
 def to_sample(value: SampleLike) -> Sample:
-    """Return the inputs of one call as contiguous numpy arrays. A bare tensor or array is a sample of one input.
+    """Return the inputs of one call as contiguous numpy arrays, in order. They may be nested.
 
     Raises:
         ValueError: no input, or an input that is not a tensor or array of numbers.
     """
-    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+    parts = [part for _, part in leaves(value)]
     if not parts:
         raise ValueError("inputs must be at least one tuple of at least one tensor, got none")
     return tuple(map(_to_array, parts))
 
 
-def to_samples(values: Iterable[SampleLike], examples: Sample, purpose: str) -> list[Sample]:
+def to_samples(values: Iterable[SampleLike], examples: Sample, purpose: str, names: Sequence[str] = ()) -> list[Sample]:
     """Return ``values`` as samples with the batch size of ``examples``: a batch of 32 becomes 32 samples of 1.
 
     ``examples``: the example inputs, one array for each input.
     ``purpose``: the name of the samples in errors: "calibration" or "evidence".
+    ``names``: the dotted names of the inputs.
+
+    1. A dict of batches: inputs are taken by name, and the rest is dropped.
+    2. ``(image, label)`` for one input: the label is dropped.
+    3. Numbers, text and None in a nested sample are constants of the network, and are dropped.
+    4. Floats of other types become those of ``examples``; integers too, where no value can change.
+
+    What cases 1 and 2 drop is said once.
 
     Raises:
         ValueError: no sample, other shapes or types than those of ``examples``, NaN or infinity.
     """
     found: list[Sample] = []
-    for sample in map(to_sample, values):
+    told = False
+    for value in values:
+        chosen, dropped = _choose(value, examples, names, purpose)
+        if dropped and not told:
+            tell(f"{purpose}: {dropped} of each sample is dropped, since the network has no such input")
+            told = True
+        sample = _in_types(tuple(map(_to_array, chosen)), examples)
         pieces = _pieces(sample, examples)
         if not pieces or [part.dtype for part in sample] != [part.dtype for part in examples]:
             raise ValueError(f"{purpose} inputs are {_words(sample)}, the example inputs {_words(examples)}")
         found.extend(pieces)
-    if not found:
-        raise ValueError("inputs must be at least one tuple of at least one tensor, got none")
-    if not all(np.isfinite(part).all() for sample in found for part in sample if part.dtype.kind == "f"):
-        raise ValueError(f"{purpose} inputs hold NaN or infinity")
+    _require_finite(found, purpose)
     return found
+
+
+def _require_finite(samples: Samples, purpose: str) -> None:
+    if not samples:
+        raise ValueError("inputs must be at least one tuple of at least one tensor, got none")
+    if not all(np.isfinite(part).all() for sample in samples for part in sample if part.dtype.kind == "f"):
+        raise ValueError(f"{purpose} inputs hold NaN or infinity")
 
 
 def require_samples(samples: Samples | None) -> Samples:
@@ -88,17 +109,58 @@ def noise(examples: Sample, seed: int) -> Sample:
     return tuple(_noise_like(value, rng) if value.dtype.kind == "f" else value for value in examples)
 
 
+def tell(line: str) -> None:
+    """Write a line for the user to the log ``hnas.export``, which goes to standard error by default."""
+    logging.getLogger("hnas.export").warning("%s", line)
+
+
+def _choose(value: Any, examples: Sample, names: Sequence[str], purpose: str) -> tuple[list[Any], str]:
+    """Return the inputs in a value, and words on what else it holds (cases 1 to 3 of ``to_samples``)."""
+    given = list(leaves(value))
+    if isinstance(value, Mapping):
+        return _choose_by_name(dict(given), names, purpose)
+    pair = isinstance(value, tuple | list) and len(value) == 2 and len(examples) == 1
+    if pair and given[0][1] is value[0]:
+        return [value[0]], "the second value"
+    if len(given) > len(examples):
+        given = [pair for pair in given if not isinstance(pair[1], str | int | float | None)]
+    return [part for _, part in given], ""
+
+
+def _choose_by_name(given: Mapping[str, Any], names: Sequence[str], purpose: str) -> tuple[list[Any], str]:
+    if missing := [name for name in names if name not in given]:
+        raise ValueError(f"{purpose} has no {', '.join(missing)}; it holds {', '.join(given) or 'nothing'}")
+    return [given[name] for name in names], ", ".join(name for name in given if name not in names)
+
+
+def _in_types(sample: Sample, examples: Sample) -> Sample:
+    """Case 4 of ``to_samples``."""
+    if len(sample) != len(examples):
+        return sample
+
+    def cast(value: NDArray[Any], example: NDArray[Any]) -> NDArray[Any]:
+        kinds = value.dtype.kind + example.dtype.kind
+        alike = kinds == "ff" or (kinds in ("ii", "ui") and np.can_cast(value.dtype, example.dtype, "safe"))
+        return value.astype(example.dtype) if alike else value
+
+    return tuple(map(cast, sample, examples))
+
+
 def _to_array(value: Any) -> NDArray[Any]:
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # numpy has no such type
+        value = value.float()
     plain = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     if not isinstance(plain, np.ndarray) or plain.dtype.kind not in "biuf":
         raise ValueError(f"inputs must be tensors or arrays of numbers, got {type(value).__name__}")
-    return np.ascontiguousarray(plain)
+    return np.ascontiguousarray(plain).reshape(plain.shape)
 
 
 def _pieces(sample: Sample, examples: Sample) -> list[Sample]:
     """Return the sample split into pieces with the batch size of ``examples``; none if the shapes do not allow it."""
     if [part.shape for part in sample] == [part.shape for part in examples]:
         return [sample]
+    if all(part.ndim for part in sample) and [part.shape[1:] for part in sample] == [part.shape for part in examples]:
+        return list(zip(*sample, strict=True)) if len(set(map(len, sample))) == 1 else []  # it takes no batches
     return [
         tuple(a[index * len(b) : (index + 1) * len(b)] for a, b in zip(sample, examples, strict=True))
         for index in range(_batches(sample, examples))

@@ -23,7 +23,7 @@ def pack(program: Program) -> tuple[Header, Arrays]:
     """Return the program as a JSON header, and the bytes of every tensor. A shared tensor is packed once.
 
     Kept: names, order, arguments, types and shapes of values, memory order, tied tensors, marks of ``keep_float``, the
-    passes that fired. Not kept: the source lines of a node.
+    passes that fired. Not kept: the source lines of a node, and the remarks.
 
     Raises:
         ExportError: a node has no JSON form; the message names the node.
@@ -55,6 +55,7 @@ def pack(program: Program) -> tuple[Header, Arrays]:
         "inputs": inputs,
         "tensors": [described for described, _ in laid],
         "fired": [list(pair) for pair in program.fired],
+        "names": [list(program.input_names), list(program.output_names)],
         "training": program.module.training,
     }
     return header, tuple(data for _, data in laid)
@@ -88,7 +89,8 @@ def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
         nodes[entry["name"]] = node
     root.train(header["training"])
     fired = tuple((str(name), int(count)) for name, count in header["fired"])
-    return Program(fx.GraphModule(root, graph), tuple(tensors[index] for index in header["inputs"]), fired)
+    inputs = tuple(tensors[index] for index in header["inputs"])
+    return Program(fx.GraphModule(root, graph), inputs, fired, *map(tuple, header["names"]))
 
 
 def _lay(value: Tensor) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:

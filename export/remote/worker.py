@@ -16,6 +16,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.frames import PROTOCOL
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import decode
+from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
@@ -95,17 +96,19 @@ class Worker(ChildProcess):
     def _called(self, artifact: Artifact) -> str:
         return f"worker ({self.backend}, {artifact.precision}, {artifact.source.name})"
 
-    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        """Return the outputs for ``inputs``, both in the layout of the module."""
-        return self.ask({"do": "run"}, inputs)[1]
+    def __call__(self, *inputs: Array, **named: Array) -> NamedOutputs:
+        """Return the outputs, in the layout of the module, like a Runner: inputs in order or by name."""
+        values = read_inputs(self.artifact, inputs, named)
+        return name_outputs(self.artifact, self.ask({"do": "run"}, values)[1])
 
     def outputs(self, samples: Iterable[Sequence[Array]]) -> list[tuple[Array, ...]]:
         """Return the outputs for each sample."""
         return [self(*inputs) for inputs in samples]
 
-    def bind(self, *inputs: Array) -> Callable[[], object]:
-        """Return a function that sends ``inputs`` and runs them once. ``time`` measures without the transfer."""
-        return lambda: self.time(inputs, 1)
+    def bind(self, *inputs: Array, **named: Array) -> Callable[[], object]:
+        """Return a function that sends the inputs and runs them once. ``time`` measures without the transfer."""
+        values = read_inputs(self.artifact, inputs, named)
+        return lambda: self.time(values, 1)
 
     def time(self, inputs: Sequence[Array], runs: int, *, lead: int = 0) -> list[float]:
         """Return the seconds of each of ``runs`` calls after ``lead`` untimed ones, measured in the child.

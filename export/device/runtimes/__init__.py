@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hnas.export.device.artifact import Artifact
+    from hnas.export.device.signature import NamedOutputs
 
 
 class Runner(Protocol):
@@ -21,10 +22,13 @@ class Runner(Protocol):
 
     artifact: "Artifact"
 
-    def __call__(self, *inputs: "NDArray[Any]") -> "Tuple[NDArray[Any], ...]":
-        """Return the outputs for ``inputs``. Raise ValueError unless shapes and types are those of the artifact."""
+    def __call__(self, *inputs: "NDArray[Any]", **named: "NDArray[Any]") -> "NamedOutputs":
+        """Return the outputs, as a tuple that also takes a name. The inputs are given in order or by name.
 
-    def bind(self, *inputs: "NDArray[Any]") -> Callable[[], object]:
+        Raise ValueError unless shapes and types are those of the artifact.
+        """
+
+    def bind(self, *inputs: "NDArray[Any]", **named: "NDArray[Any]") -> Callable[[], object]:
         """Return a function that runs the network on ``inputs``. A measurement times this function.
 
         The inputs are converted and set before it is called, so that the time is that of the network alone.

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable
 
-from hnas.export.device.signature import check_inputs
+from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,15 +49,15 @@ class _OnnxRuntime:
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
 
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
-        values = check_inputs(inputs, self.artifact.inputs)
-        return tuple(self._session.run(self._outputs, dict(zip(self._inputs, values))))
+        values = read_inputs(self.artifact, inputs, named)
+        return name_outputs(self.artifact, self._session.run(self._outputs, dict(zip(self._inputs, values))))
 
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+    def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, which are bound to the session once."""
         binding = self._session.io_binding()
-        values = check_inputs(inputs, self.artifact.inputs)
+        values = read_inputs(self.artifact, inputs, named)
         for name, value in zip(self._inputs, values):
             binding.bind_cpu_input(name, value)
         for name in self._outputs:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.signals import signal_stack_kept
-from hnas.export.device.signature import check_inputs
+from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,16 +55,17 @@ class _OpenVino:
         self._request = compiled.create_infer_request()
         self._outputs = range(len(compiled.outputs))
 
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
-        self.bind(*inputs)()
-        return tuple(self._request.get_output_tensor(index).data.copy() for index in self._outputs)
+        self.bind(*inputs, **named)()
+        found = [self._request.get_output_tensor(index).data.copy() for index in self._outputs]
+        return name_outputs(self.artifact, found)
 
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+    def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, which are set once. The outputs stay in the request."""
         import openvino
 
-        for index, value in enumerate(check_inputs(inputs, self.artifact.inputs)):
+        for index, value in enumerate(read_inputs(self.artifact, inputs, named)):
             self._request.set_input_tensor(index, openvino.Tensor(value))  # a copy: requests write into shared tensors
         infer = self._request.infer
 

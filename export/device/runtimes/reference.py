@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from hnas.export.device.notation import read_argument, read_operator
 from hnas.export.device.records import check_version, read_json
-from hnas.export.device.signature import check_inputs
+from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,14 +50,15 @@ class _Reference:
         self.artifact = artifact
         self.module = _read_graph(artifact.path / GRAPH, load_file(artifact.path / WEIGHTS))
 
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
-        outputs = self._run(self._tensors(inputs))
-        return tuple(value.numpy() for value in ((outputs,) if not isinstance(outputs, tuple) else outputs))
+        outputs = self._run(self._tensors(inputs, named))
+        values = outputs if isinstance(outputs, tuple) else (outputs,)
+        return name_outputs(self.artifact, [value.numpy() for value in values])
 
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+    def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, which are converted once."""
-        tensors = self._tensors(inputs)
+        tensors = self._tensors(inputs, named)
         return lambda: self._run(tensors)
 
     def _run(self, tensors: tuple[torch.Tensor, ...]) -> Any:
@@ -66,10 +67,10 @@ class _Reference:
         with torch.inference_mode():
             return self.module(*tensors)
 
-    def _tensors(self, inputs: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+    def _tensors(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
         import torch
 
-        return tuple(torch.from_numpy(value.copy()) for value in check_inputs(inputs, self.artifact.inputs))
+        return tuple(torch.from_numpy(value.copy()) for value in read_inputs(self.artifact, inputs, named))
 
 
 def _read_graph(path: Path, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:

@@ -20,7 +20,7 @@ from hnas.export.device import cudart, trtexec
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import read_json
 from hnas.export.device.serve_files import cache_folder
-from hnas.export.device.signature import check_inputs
+from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,19 +185,19 @@ class _TensorRt:
             self._places[tensor.name] = cudart.allocate(_bytes(tensor))
             self._context.set_tensor_address(tensor.name, self._places[tensor.name])
 
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
-        self.bind(*inputs)()
+        self.bind(*inputs, **named)()
         outputs = []
         for tensor in self.artifact.outputs:
             value = np.empty(tensor.shape, tensor.dtype)
             cudart.copy(value.ctypes.data, self._places[tensor.name], value.nbytes, cudart.TO_HOST)
             outputs.append(value)
-        return tuple(outputs)
+        return name_outputs(self.artifact, outputs)
 
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+    def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Copy ``inputs`` to the GPU. Return a function that runs the engine on them and waits for the GPU."""
-        for tensor, value in zip(self.artifact.inputs, check_inputs(inputs, self.artifact.inputs)):
+        for tensor, value in zip(self.artifact.inputs, read_inputs(self.artifact, inputs, named)):
             cudart.copy(self._places[tensor.name], value.ctypes.data, value.nbytes, cudart.TO_DEVICE)
 
         def call() -> None:

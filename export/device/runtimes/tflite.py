@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence, Tuple
 
 import numpy as np
 
-from hnas.export.device.signature import check_inputs
+from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,20 +52,21 @@ class TfLite:
         self._layout = artifact.notes.get("layout")
         self._interpreter = interpreter(artifact.model, artifact.threads)
         self._inputs = indices(self._interpreter.get_input_details())
+        self._types = {each["index"]: each["dtype"] for each in self._interpreter.get_input_details()}
         self._outputs = indices(self._interpreter.get_output_details())
 
-    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
-        self.bind(*inputs)()
-        return tuple(self._interpreter.get_tensor(index) for index in self._outputs)
+        self.bind(*inputs, **named)()
+        return name_outputs(self.artifact, [self._interpreter.get_tensor(index) for index in self._outputs])
 
-    def bind(self, *inputs: NDArray[Any]) -> Callable[[], object]:
+    def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, which are transposed and set once."""
-        values = to_runtime(check_inputs(inputs, self.artifact.inputs), self._layout)
+        values = to_runtime(read_inputs(self.artifact, inputs, named), self._layout)
         if len(values) != len(self._inputs):
             raise ValueError(f"the model takes {len(self._inputs)} inputs, got {len(values)}")
         for index, value in zip(self._inputs, values):
-            self._interpreter.set_tensor(index, value)
+            self._interpreter.set_tensor(index, value.astype(self._types[index], copy=False))
         invoke: Callable[[], object] = self._interpreter.invoke
         return invoke
 

@@ -79,10 +79,21 @@ def test_digest_is_of_the_structure():
 
 
 @pytest.mark.parametrize(
-    "output", [lambda self, x: {"y": x * 2}, lambda self, x: (x * 2, [x]), lambda self, x: (x, 3), lambda self, x: ()]
+    ("output", "names"),
+    [
+        (lambda self, x: {"y": x * 2}, ("y",)),
+        (lambda self, x: (x * 2, [x]), ("output_0", "output_1.0")),
+        (lambda self, x: (x, 3, x + 1), ("output_0", "output_2")),
+    ],
 )
-def test_case_1_other_outputs_are_refused(output):
-    with pytest.raises(ExportError, match="must return one tensor or a flat tuple of tensors, got"):
+def test_case_1_nested_outputs_have_dotted_names(output, names):
+    program = program_of(output, (2,))
+    assert program.output_names == names == tuple(tensor.name for tensor in program.signature[1])
+
+
+@pytest.mark.parametrize("output", [lambda self, x: (), lambda self, x: None, lambda self, x: {"n": 3}])
+def test_case_1_no_tensor_is_refused(output):
+    with pytest.raises(ExportError, match="must return at least one tensor, got"):
         program_of(output, (2,))
 
 
@@ -138,7 +149,7 @@ def test_case_3_batch_norm_survives_it():
     assert program.operators()["aten.batch_norm.default"] == 1
 
 
-def test_case_4_memory_is_refused():
+def test_case_5_memory_is_refused():
     with pytest.raises(ExportError, match="writes into count in eval mode"):
         program_of(lambda self, x: x + self.count.add_(1), (2,))
     with pytest.raises(ExportError, match="writes into"):

@@ -1,0 +1,137 @@
+"""Test that any arguments and results become flat tensors with dotted names, and that nothing is lost silently."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hnas.export.graph.calls import FlatModule, flat_module
+from hnas.export.graph.program import capture
+from hnas.export.graph.wire import pack, unpack
+
+
+class Pair(NamedTuple):
+    """Two tensors."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+@dataclass
+class Result:
+    """A result as libraries of text models return it."""
+
+    logits: torch.Tensor
+    past: tuple = ()
+    loss: object = None
+
+
+class Text(nn.Module):
+    """Takes nested arguments, a number and None, and returns a dataclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 3)  # the name of FlatModule's own child
+
+    def forward(self, x, past=None, scale=1.0, mask=None):
+        total = x if past is None else x + past[0]["key"]
+        return Result(self.net(total) * scale, ({"key": total},))
+
+
+def net() -> Text:
+    torch.manual_seed(0)
+    return Text().eval()
+
+
+X, KEY = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 4)
+FORMS = {
+    "in order": ((X, [{"key": KEY}], 2.0, None), ("x", "past.0.key")),
+    "by name": ({"x": X, "past": [{"key": KEY}], "scale": 2.0}, ("x", "past.0.key")),
+    "other order": ({"scale": 2.0, "past": [{"key": KEY}], "x": X}, ("past.0.key", "x")),
+    "arrays": ((X.numpy(), [{"key": KEY.numpy()}], 2.0), ("x", "past.0.key")),
+    "one object twice": ((X, [{"key": X}], 2.0), ("x", "past.0.key")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_program_computes_what_the_module_does(form):
+    given, names = FORMS[form]
+    program = capture(net(), given)
+    assert program.input_names == names
+    assert program.output_names == ("logits", "past.0.key")
+    values = {"x": torch.randn(2, 4), "past.0.key": torch.randn(2, 4)}  # others than the examples
+    expected = net()(values["x"], [{"key": values["past.0.key"]}], 2.0)
+    logits, key = program(*(values[name] for name in names))
+    torch.testing.assert_close(logits, expected.logits)
+    torch.testing.assert_close(key, expected.past[0]["key"])
+
+
+def test_weights_and_modules_keep_the_names_of_the_network():
+    program = capture(net(), (X,))
+    assert set(program.module.state_dict()) == {"net.weight", "net.bias"}
+    (linear,) = (node for node in program.module.graph.nodes if str(node.target).startswith("aten.linear"))
+    assert [path for path, _ in linear.meta["nn_module_stack"].values()] == ["", "", "net"]
+
+
+def test_constants_and_what_is_left_out_are_said():
+    remarks = capture(net(), (X, None, 2.0)).remarks
+    assert remarks == (
+        "the input past is the constant None",
+        "the input scale is the constant 2.0",
+        "the output loss is None, no tensor: it is left out",
+    )
+    assert capture(nn.Linear(4, 3), X).remarks == ()
+
+
+def test_a_dict_is_one_argument_where_forward_has_no_such_names():
+    class Batch(nn.Module):
+        def forward(self, batch):
+            return batch["a"] - batch["b"]
+
+    program = capture(Batch(), {"a": X, "b": KEY})
+    assert program.input_names == ("batch.a", "batch.b")
+    torch.testing.assert_close(program(X, KEY)[0], X - KEY)
+
+
+def test_arguments_without_names_and_named_tuples():
+    class Sums(nn.Module):
+        def forward(self, *parts, pair):
+            return Pair(sum(parts), pair.first * pair.second)
+
+    flat = FlatModule(Sums(), (X, KEY), {"pair": Pair(X + 1, KEY)})
+    program = capture(flat, flat.inputs)
+    assert program.input_names == ("parts.0", "parts.1", "pair.first", "pair.second")
+    assert program.output_names == ("first", "second")
+    torch.testing.assert_close(program(*flat.inputs)[1], X + 1)
+
+
+def test_repeated_and_unprintable_names_are_made_distinct():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return {"a.b": x, "a": {"b": x + 1}, "\x1b[31m": x + 2, "": x + 3}
+
+    names = capture(Odd(), X).output_names
+    assert len(set(names)) == 4
+    assert all(name.isprintable() and name for name in names)
+
+
+def test_flat_inputs_of_a_flat_module_replace_its_examples():
+    flat = flat_module(net(), (X, [{"key": KEY}], 2.0))
+    again = capture(flat, [np.zeros((2, 4), np.float32)] * 2)
+    assert [float(value.sum()) for value in again.inputs] == [0.0, 0.0]
+    assert float(flat.inputs[1].sum()) == 8.0
+
+
+def test_the_names_go_to_other_processes():
+    program = capture(net(), (X, [{"key": KEY}], 2.0))
+    assert unpack(*pack(program)).signature == program.signature
+
+
+@pytest.mark.parametrize("given", [(), {}, (3, None), "text"])
+def test_examples_without_a_tensor_are_one_line(given):
+    with pytest.raises(ValueError, match="example inputs must be tensors, got") as caught:
+        capture(net(), given)
+    assert "\n" not in str(caught.value)
