@@ -132,15 +132,16 @@ def print_markdown(text: str) -> None:
 def print_deployment(found: Mapping[str, Any]) -> None:
     """Print the final table: the baseline, then every precision that was tried, with its verdict.
 
-    A network without labelled images has no accuracy. The table then shows the signal-to-noise ratio of each artifact.
+    A network without labelled images has no accuracy. The table then shows the signal-to-noise ratio of the worst
+    slice of each artifact, and the grade.
     """
     judged = any(row["accuracy"] is not None for row in found["rows"])
-    quality = ("top-1 fp32", "top-1 artifact") if judged else ("SQNR dB",)
+    quality = ("top-1 fp32", "top-1 artifact") if judged else ("SQNR, grade",)
     figures = (*quality, "p50 ms [95 %]", "predicted ms", "speedup [95 %]", "size")
     rows = [
         (
             f"{row['subnet']}, {row['precision']}",
-            *((f"{row['accuracy_fp32']:.2%}", f"{row['accuracy']:.2%}") if judged else (f"{row['sqnr_db']:.0f}",)),
+            *((f"{row['accuracy_fp32']:.2%}", f"{row['accuracy']:.2%}") if judged else (_quality(row),)),
             _interval(row.get("latency_ms")) or "not run on a device here",
             _interval(row["predicted_ms"]),
             _times(row),
@@ -157,6 +158,10 @@ def print_deployment(found: Mapping[str, Any]) -> None:
     for line in (*found["notes"], found["footnote"]):
         screen.print(line, soft_wrap=True)
     screen.print(f"bundle: {found['bundle']}", soft_wrap=True)
+
+
+def _quality(row: Mapping[str, Any]) -> str:
+    return f"{row['sqnr_db']:.0f} dB, {row['grade']}"
 
 
 def _interval(value: Mapping[str, float] | None) -> str:

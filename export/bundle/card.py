@@ -71,6 +71,7 @@ def _figures(manifest: Manifest) -> str:
         row += f"; {s.processes} process(es)" if s.kind == "measured" else ""
         rows.append((f"speedup, {s.kind}, against {s.against}", row))
     rows.append(("size of the model files", f"{manifest.size_bytes / 1e6:.3f} MB"))
+    rows.append(("grade: as float, close, or degraded", manifest.verification.grade))
     rows.append(("verified against the module", manifest.verification.line()))
     table = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows)
     return f"| figure | value |\n|---|---|\n{table}"

@@ -211,7 +211,7 @@ def check(
         )
     if {len(sample) for sample in (*expected, *got)} != {len(expected[0])}:
         raise ValueError("samples differ in their number of outputs")
-    asked, used = _relieved(_combined(LIMITS[precision], limits), precision, sensitivity_db)
+    asked, used = _asked(precision, limits, sensitivity_db)
     error, level, worst = _worst_output(expected, got, names, _STEPS.get(precision, 0))  # case 1
     scores, answers = [sample[0] for sample in expected], [sample[0] for sample in got]
     rows = sum(map(len, scores)) if _are_scores(scores) else len(expected)
@@ -221,11 +221,16 @@ def check(
     return Check(precision, error, level, agreement, rows, asked, worst, decisions, used)
 
 
-def _combined(table: Limits, limits: Limits | None) -> Limits:
-    """Return the limits of the precision together with those of the caller."""
-    if limits is None:
-        return table
-    return table.at_least(limits) if limits.strict else limits
+def _asked(precision: str, limits: Limits | None, sensitivity_db: float | None) -> tuple[Limits, float | None]:
+    """Return the limits that apply, and the sensitivity if it lowered them (case 6)."""
+    strict = limits if limits is not None and limits.strict else None
+    asked = LIMITS[precision] if limits is None or limits.strict else limits
+    used = None
+    if sensitivity_db is not None and precision not in ("int8", "w8"):
+        level = max(sensitivity_db - _SLACK_DB, _FLOOR_DB)
+        if level < asked.sqnr_db:
+            asked, used = replace(asked, sqnr_db=level), sensitivity_db
+    return (asked if strict is None else asked.at_least(strict)), used
 
 
 def _is_classifier(scores: Sequence[NDArray[Any]], said: bool, limits: Limits | None) -> bool:
@@ -240,14 +245,6 @@ def _is_classifier(scores: Sequence[NDArray[Any]], said: bool, limits: Limits | 
 
 def _are_scores(outputs: Sequence[NDArray[Any]]) -> bool:
     return all(output.ndim == 2 and output.shape[1] > 1 for output in outputs)
-
-
-def _relieved(limits: Limits, precision: str, sensitivity_db: float | None) -> tuple[Limits, float | None]:
-    """Return the limits of case 6, and the sensitivity if it lowered them."""
-    if sensitivity_db is None or precision in ("int8", "w8") or limits.strict:
-        return limits, None
-    level = max(sensitivity_db - _SLACK_DB, _FLOOR_DB)
-    return (replace(limits, sqnr_db=level), sensitivity_db) if level < limits.sqnr_db else (limits, None)
 
 
 def _worst_output(

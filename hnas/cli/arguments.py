@@ -17,6 +17,7 @@ _METAVARS = {
     "min_accuracy": "SHARE",
     "max_size": "SIZE",
     "precision": "P",
+    "limit": "dB|SHARE",
     "budget": "B",
     "seed": "N",
     "threads": "N",

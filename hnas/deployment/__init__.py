@@ -99,6 +99,7 @@ def deploy_network(
     inputs: Sequence[str] | None = None,
     calibration: Path | str | None = None,
     precision: str | None = None,
+    limit: str | None = None,
     threads: int | None = None,
     host: str | None = None,
     out: Path | str | None = None,
@@ -120,6 +121,8 @@ def deploy_network(
         calibration: .npz or .npy file of real inputs [N, ...], needed for int8
         precision: auto, fp32, fp16, bf16, int8, mixed (int8 with blocks in float) or w8 (int8 weights only); default:
             the device's
+        limit: what every artifact must reach, in dB and in top-1 agreement, e.g. "25dB|97%"; default: the limits of its
+            precision, which refuse what is broken
         threads: number of threads of the runtime; default: that of the device profile (1 on CPUs)
         host: verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]
         out: folder of the run, new or empty; default: runs/DEVICE, or runs/DEVICE-2 and so on if that exists
@@ -139,6 +142,7 @@ def deploy_network(
         inputs=tuple(inputs) if isinstance(inputs, list) else inputs,  # type: ignore[arg-type]  # it checks
         calibration=calibration,
         precision=precision,
+        limit=limit,
         threads=threads,
         host=host,
         out=out,

@@ -23,7 +23,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Disconnected, ExportError, Unfaithful
 from hnas.export.graph.samples import Sample
 from hnas.export.int8.policy import LADDER
-from hnas.export.proof.verification import LIMITS, Check, check
+from hnas.export.proof.verification import LIMITS, Check, Limits, check
 from hnas.export.remote.worker import Worker
 from hnas.journal import Journal
 
@@ -40,6 +40,7 @@ class Run:
     folder: the folder of artifacts, with a sub-folder for each network.
     sample_of: returns the sample on which an artifact is timed.
     notify: called with (stage, steps done, steps in total).
+    limits: figures that a user asks of every artifact, see `Limits.parse`; None: those of its precision.
     """
 
     plan: Plan
@@ -48,6 +49,7 @@ class Run:
     folder: Path
     sample_of: Callable[[Artifact], Sample]
     notify: Progress
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
         calibration=network.calibration,
         device=run.plan.device.name,
         threads=run.plan.threads,
-        options=export.MixedOptions(evidence=network.evidence, compiler=run.compiler, trials=TRIALS),
+        options=export.MixedOptions(evidence=network.evidence, limits=run.limits, compiler=run.compiler, trials=TRIALS),
     )
     path = run.folder / network.key / "int8-mixed"
     return build_once(run.journal, path, lambda path: verify_artifact(run, network, compile_mixed(path=path)))
@@ -152,6 +154,7 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
             options=export.CompileOptions(
                 evidence=network.evidence,
                 recover=recover or "none",
+                limits=run.limits,
                 open_worker=run.plan.open if run.plan.site and network.labelled is None else None,
                 compiler=run.compiler,
             ),
@@ -182,7 +185,8 @@ def verify_artifact(run: Run, network: StaticNetwork, artifact: Artifact, splits
         engine = _engine_of(worker)
     expected = [(scores[None],) for scores in network.labelled.expected["search"]]
     limits = replace(LIMITS[artifact.precision], agreement=0.0)  # the accuracy guard decides on changed classes
-    found = check(expected, outputs["search"], artifact.precision, classifier=True, limits=limits)
+    own = Check.from_json(artifact.notes["verification"]).sensitivity_db
+    found = check(expected, outputs["search"], artifact.precision, classifier=True, limits=limits, sensitivity_db=own)
     if not found.passed:
         raise Unfaithful(f"the {artifact.precision} artifact is not the network: {found.line()}")
     return Built(artifact, found, {s: _top1(outputs[s], network.labelled.labels[s]) for s in outputs}, engine)

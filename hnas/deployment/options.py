@@ -27,7 +27,7 @@ _TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a list of text",
     ),
 }
-_EXAMPLES = {"max_latency": "5ms", "min_accuracy": "92%", "max_size": "300KB", "budget": "40evals"}
+_EXAMPLES = {"max_latency": "5ms", "min_accuracy": "92%", "max_size": "300KB", "budget": "40evals", "limit": "25dB|97%"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class NetworkOptions:
     inputs: tuple[str, ...] | None = None
     calibration: Path | str | None = None
     precision: str | None = None
+    limit: str | None = None
     threads: int | None = None
     host: str | None = None
     out: Path | str | None = None
@@ -82,7 +83,7 @@ class NetworkOptions:
         words = ["hnas-deploy", "export", "--model", self.model, "--target", self.target]
         for shape in self.inputs or ():
             words += ["--input", shape]
-        for name in ("calibration", "precision", "threads", "host"):
+        for name in ("calibration", "precision", "limit", "threads", "host"):
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name}", str(value)]
         return shlex.join(words)

@@ -30,6 +30,7 @@ from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
 from hnas.export.graph.samples import Sample, to_sample
 from hnas.export.onnx.source import SUFFIX, Original
+from hnas.export.proof.verification import Limits
 from hnas.journal import Journal
 
 AGAINST = "the same network in fp32 on the same backend"
@@ -38,6 +39,7 @@ _KEY = "network"  # the name of the folder of its artifacts
 
 def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
     """Deploy a network of the user's own, as `hnas.deployment.deploy_network` documents."""
+    limits = None if options.limit is None else Limits.parse(options.limit)
     plan = resolve(
         SearchOptions(
             options.target, precision=options.precision, threads=options.threads, host=options.host, out=options.out
@@ -48,7 +50,7 @@ def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
             network = _with_calibration(network, Path(options.calibration))
         wanted_precisions(plan, network)  # refuses int8 without real inputs before any work
         with limited_compiler() as compiler:
-            run = Run(plan, Journal(), compiler, work, lambda _: network.example, notify)
+            run = Run(plan, Journal(), compiler, work, lambda _: network.example, notify, limits)
             baseline = build_baseline(run, network, AGAINST, own=True)
             result = Result(plan, baseline, try_networks(run, baseline, [lambda: network]))
         notify("bundle", 0, 1)

@@ -21,6 +21,7 @@ def summarise_deployment(result: Result, bundle: Bundle) -> dict[str, Any]:
     manifest, proof = bundle.manifest, result.proof
     notes = [
         describe_origin(manifest.source),
+        f"verified: {manifest.verification.line()}",
         *(each.line() for each in (proof.slowdown, proof.mixed) if each is not None),
     ]
     found = {
@@ -89,7 +90,9 @@ def _row(name: str, built: Built, verdict: str, predicted: Price, fp32_accuracy:
         "predicted_ms": {"value": predicted.value, "low": predicted.low, "high": predicted.high},
         "size_bytes": built.artifact.size_bytes,
         "agreement": built.check.agreement,
-        "sqnr_db": built.check.sqnr_db,
+        "sqnr_db": built.check.lowest_db,
+        "grade": built.check.grade,
+        "worst": None if built.check.worst is None else str(built.check.worst),
         "verdict": verdict,
     }
 

@@ -206,13 +206,14 @@ def test_a_table_shows_accuracy_only_where_it_is_known(capsys: pytest.CaptureFix
         "accuracy_fp32": None,
         "accuracy": None,
         "sqnr_db": 120.0,
+        "grade": "as float",
         "predicted_ms": {"value": 1.0, "low": 0.5, "high": 2.0},
         "size_bytes": 1000,
         "verdict": "kept",
     }
     found = {"target": "t", "name": "n", "rows": [row], "refused": [], "notes": ["note"], "footnote": "", "bundle": "b"}
     report.print_deployment(found)
-    assert "SQNR" in (out := capsys.readouterr().out)
+    assert "120 dB, as float" in (out := capsys.readouterr().out)
     assert "\nnote\n" in out
     assert "top-1" not in out
     report.print_deployment({**found, "rows": [{**row, "accuracy_fp32": 0.912, "accuracy": 0.905}]})
