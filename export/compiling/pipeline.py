@@ -22,7 +22,7 @@ from hnas.export.device.errors import Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.int8.policy import LADDER
 from hnas.export.onnx.source import OnnxSource, Original
-from hnas.export.proof.verification import LIMITS, Check, check
+from hnas.export.proof.verification import LIMITS, Check, check, recorded_terms
 from hnas.export.remote.worker import Worker
 
 if TYPE_CHECKING:
@@ -105,14 +105,16 @@ def verify(
     samples: Samples,
     open_worker: Callable[[Artifact], Worker] = Worker,
 ) -> Check:
-    """Compare the saved artifact with the original, and return the result.
+    """Compare the saved artifact with the original under the limits of its record, and return the result.
 
     ``original``: a module, which runs in eager mode, or an ONNX file, which runs without graph optimisations.
     ``open_worker``: opens the artifact in a new process.
     """
     expected = original.outputs(samples) if isinstance(original, Original) else run_eager(original, samples)
+    names = [tensor.name for tensor in artifact.outputs]
+    terms = recorded_terms(artifact.notes.get("verification"))
     with open_worker(Artifact.read(artifact.source)) as worker:
-        return check(expected, worker.outputs(samples), artifact.precision)
+        return check(expected, worker.outputs(samples), artifact.precision, names=names, **terms)
 
 
 def _check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> Job:

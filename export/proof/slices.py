@@ -23,6 +23,7 @@ _VARYING = 0.2  # a slice whose deviation is a larger share of its size is judge
 _OUTLYING = 4.0  # times the common error, from which a slice has an error of its own
 _OUTLYING_OFFSET = 6.0  # the same for an error that may be equal in all samples: one draw and no mean
 _CHANCE = 0.05  # share of slices that may be small by chance: sums whose terms cancel
+_DIMENSIONS = 64  # of a numpy array, at most
 _BLOCK = 2**18  # values in memory at once, as far as rows allow
 
 
@@ -40,9 +41,15 @@ class OutputSlice:
     index: int | None
     sqnr_db: float
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a place that no output has."""
+        if not 0 <= (self.axis or 0) < _DIMENSIONS or (self.index or 0) < 0:
+            raise ValueError(f"worst is at axis {self.axis}, index {self.index}, expected a place in an output")
+
     def __str__(self) -> str:
         """Return the slice as an index in Python, such as ``scores[:, 7]``."""
-        return self.output if self.axis is None else f"{self.output}[{':, ' * self.axis}{self.index}]"
+        name = "".join(each if each.isprintable() else "?" for each in self.output[:80])
+        return name if self.axis is None else f"{name}[{':, ' * self.axis}{self.index}]"
 
 
 def worst_slice(

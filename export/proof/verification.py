@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hnas.export.device.records import decode
 from hnas.export.proof.slices import LARGEST_DB, OutputSlice, worst_slice
 from hnas.export.proof.statistics import binomial_interval
 
@@ -94,6 +95,13 @@ class Check:
     decisions: int | None = None
     sensitivity_db: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a share or a number of samples that cannot be."""
+        if self.n < 0 or not 0 <= (self.decisions or 0) <= max(self.n, 0):
+            raise ValueError(f"n is {self.n} and decisions is {self.decisions}, expected 0 <= decisions <= n")
+        if self.agreement is not None and not 0 <= self.agreement <= 1:
+            raise ValueError(f"agreement is {self.agreement}, expected 0 to 1")
+
     @property
     def lowest_db(self) -> float:
         """Return the SQNR that is judged: of the worst output, or of the worst slice if that is lower."""
@@ -161,7 +169,7 @@ class Check:
                 agreement=None if agreement is None else float(agreement),
                 n=int(record["n"]),
                 limits=Limits(float(limits["sqnr_db"]), float(limits["agreement"]), bool(limits.get("strict", False))),
-                worst=None if worst is None else OutputSlice(**worst),
+                worst=None if worst is None else decode(OutputSlice, worst, "verification", "worst"),
                 decisions=None if decisions is None else int(decisions),
                 sensitivity_db=None if sensitivity is None else float(sensitivity),
             )
@@ -219,6 +227,19 @@ def check(
     if _is_classifier(scores, classifier, limits):
         agreement, decisions = _agreement(scores, answers, max(_MARGIN_DB, asked.sqnr_db))
     return Check(precision, error, level, agreement, rows, asked, worst, decisions, used)
+
+
+def recorded_terms(record: object) -> dict[str, Any]:
+    """Return the arguments of ``check`` by which an artifact was judged, from its record; empty if that is unknown.
+
+    Example: ``check(expected, got, precision, **recorded_terms(artifact.notes.get("verification")))``.
+    """
+    if not isinstance(record, dict):
+        return {}
+    was = Check.from_json(record)
+    classifier = was.agreement is not None
+    limits = replace(was.limits, agreement=was.limits.agreement if classifier else 0.0) if was.limits.strict else None
+    return {"classifier": classifier, "limits": limits, "sensitivity_db": was.sensitivity_db}
 
 
 def _asked(precision: str, limits: Limits | None, sensitivity_db: float | None) -> tuple[Limits, float | None]:

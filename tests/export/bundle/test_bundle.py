@@ -28,6 +28,8 @@ from hnas.export.bundle.manifest import (
     SpaceRecord,
     Speedup,
 )
+from hnas.export.device.records import decode
+from hnas.export.proof.slices import OutputSlice
 from hnas.export.proof.slowdown import Slowdown, SlowerLayer
 from hnas.export.proof.verification import LIMITS, Check
 from tests.export.device.test_artifact import artifact_in
@@ -47,7 +49,9 @@ def a_manifest(**changes: Any) -> Manifest:
             "labels": ("shirt", "Schuh ß"),
             "input": Input((1, 1, 28, 28), "float32", "NCHW", {"size": [28, 28], "mean": [0.5]}),
             "accuracy": Accuracy("top-1", 2000, "test", 0.912, 0.909, (0.896, 0.921), 0.93),
-            "verification": Check("int8", 0.12, 35.0, 0.985, 2000, LIMITS["int8"]),
+            "verification": Check(
+                "int8", 0.12, 35.0, 0.985, 2000, LIMITS["int8"], OutputSlice("scores", 1, 7, 24.0), decisions=1990
+            ),
             "latency": Latency("measured", 0.21, 0.2, 0.23, 1, 1, 400, p90=0.3, p99=0.4,
                                predicted=Prediction(0.3, 0.15, 0.6)),
             "speedup": Speedup(2.4, 2.2, 2.6, "largest subnet, fp32, same backend", "measured", 5),
@@ -170,6 +174,19 @@ def test_why_int8_is_slow_and_which_blocks_are_in_float_stand_in_manifest_and_ca
     card = (bundle.path / "README.md").read_text("utf-8")
     assert "int8 is slower here than fp32 (x0.93): norm|1 (MVN): 0.003 ms in float, 0.09 ms in int8, with 2 C" in card
     assert "stem, head in float, of 3 blocks, after 5 trials; kept" in card
+    assert "| grade: as float, close, or degraded | close |" in card
+    assert "worst slice scores[:, 7] 24.0 dB" in card
+
+
+def test_a_manifest_of_0_1_0_is_read(tmp_path: Path) -> None:
+    written = a_manifest(verification=Check("int8", 0.12, 35.0, 0.985, 2000, LIMITS["int8"]))
+    folder = write_bundle(tmp_path / "b", written, artifact=artifact_in(tmp_path / "a")).path
+    value = json.loads((folder / "manifest.json").read_text())
+    for name in ("worst", "decisions", "sensitivity_db"):
+        del value["verification"][name]
+    value["verification"]["limits"] = {"sqnr_db": 10.0, "agreement": 0.97}
+    found = decode(Manifest, {name: each for name, each in value.items() if name not in ("schema", "digest")}, "old")
+    assert found.verification.grade == "close"
 
 
 def test_a_bundle_from_before_there_were_such_fields_is_read(tmp_path: Path) -> None:
@@ -220,6 +237,9 @@ def put(*keys: str, to: object) -> Callable[[dict[str, Any]], object]:
         (put("precision", to="fp32"), "precision is 'fp32', but the artifact's is 'int8'"),
         (put("size_bytes", to=1), "size_bytes is 1, but the artifact's is 29"),
         (put("verification", "agreement", to=0.1), "verification did not pass"),
+        (put("verification", "worst", "sqnr_db", to=9.0), "verification did not pass"),
+        (put("verification", "worst", "axis", to=10**12), "verification.worst.worst is at axis 1000000000000"),
+        (put("verification", "decisions", to=10**15), "decisions is 1000000000000000, expected"),
         (put("verification", "sqnr_db", to="40"), "verification.sqnr_db is '40', expected a number"),
         (lambda value: value.pop("target"), "target is missing"),
         (lambda value: value["files"].pop("README.md"), "README.md is not in the manifest"),

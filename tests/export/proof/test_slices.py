@@ -161,6 +161,7 @@ def test_a_slice_reads_as_an_index():
     assert str(OutputSlice("scores", 1, 7, 3.0)) == "scores[:, 7]"
     assert str(OutputSlice("scores", 2, 7, 3.0)) == "scores[:, :, 7]"
     assert str(OutputSlice("scores", None, None, 3.0)) == "scores"
+    assert str(OutputSlice("\x1b[2Jscores", None, None, 3.0)) == "?[2Jscores"
 
 
 def test_batches_of_other_sizes_are_one_output():

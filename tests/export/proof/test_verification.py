@@ -10,7 +10,7 @@ import pytest
 
 from hnas.export.proof.slices import OutputSlice
 from hnas.export.proof.statistics import binomial_interval
-from hnas.export.proof.verification import LIMITS, Check, Limits, check
+from hnas.export.proof.verification import LIMITS, Check, Limits, check, recorded_terms
 
 RNG = np.random.default_rng(0)
 SCORES = [(RNG.normal(size=(1, 10)).astype(np.float32),) for _ in range(60)]
@@ -185,7 +185,16 @@ def test_what_is_no_limit_is_refused(text):
 
 @pytest.mark.parametrize(
     ("kept", "n", "interval"),
-    [(0, 0, (0, 1)), (0, 3, (0, 0.7076)), (62, 64, (0.8916, 0.9962)), (64, 64, (0.9440, 1)), (0, 1, (0, 0.975))],
+    [
+        (0, 0, (0, 1)),
+        (0, 3, (0, 0.7076)),
+        (62, 64, (0.8916, 0.9962)),
+        (64, 64, (0.9440, 1)),
+        (0, 1, (0, 0.975)),
+        (10**15, 10**15, (1, 1)),
+        (9_800, 10_000, (0.97706, 0.98266)),
+        (9_801, 10_001, (0.97706, 0.98264)),
+    ],
 )
 def test_intervals_are_those_of_clopper_and_pearson(kept, n, interval):
     assert binomial_interval(kept, n) == pytest.approx(interval, abs=1e-4)
@@ -207,6 +216,30 @@ def test_json_round_trip():
     assert Check.from_json(found.to_json()) == found
     with pytest.raises(ValueError, match="not a verification record"):
         Check.from_json({"precision": "fp32"})
+
+
+def test_a_file_is_verified_again_under_the_limits_of_its_record():
+    samples = ranked(lead=4.0)
+    assert recorded_terms(None) == {}
+    strict = check(samples, samples, "int8", limits=Limits.parse("25dB")).to_json()
+    assert recorded_terms(strict) == {
+        "classifier": False, "limits": Limits(25.0, 0.0, strict=True), "sensitivity_db": None
+    }  # fmt: skip
+    asked = check(samples, samples, "int8", limits=Limits.parse("97%")).to_json()
+    assert not check(samples, flipped(3, samples), "int8", **recorded_terms(asked)).passed
+    plain = check(samples, samples, "fp32", sensitivity_db=60.0).to_json()
+    assert recorded_terms(plain) == {"classifier": False, "limits": None, "sensitivity_db": 60.0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"agreement": 1.5}, {"n": -1}, {"decisions": 61},
+     {"worst": {"output": "o", "axis": 10**12, "index": 0, "sqnr_db": 1}},
+     {"worst": {"output": "o", "axis": "1", "index": 0, "sqnr_db": 1}}, {"worst": 3}, {"limits": None}],
+)  # fmt: skip
+def test_a_record_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"expected|not a verification record"):
+        Check.from_json({**check(SCORES, SCORES, "int8").to_json(), **wrong})
 
 
 def test_a_record_of_0_1_0_is_read():
