@@ -16,7 +16,7 @@ from hnas.export.remote.worker import Worker
 
 if TYPE_CHECKING:
     from hnas import hw_profiles
-    from hnas.export.compiling.evidence import Evidence, Judgement
+    from hnas.export.compiling.evidence import EvidenceSet, Judgement
     from hnas.export.compiling.options import CompileOptions
     from hnas.export.device.artifact import Artifact
     from hnas.export.device.records import JSON
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from hnas.export.int8.ladder import Ladder
     from hnas.export.proof.verification import Check
 
-USUAL_DB = 100.0  # fp32 artifacts reach this; the passes of one that does not are examined
-MARGIN_DB = 20.0  # passes that cost more than this are left out
+_USUAL_DB = 100.0  # fp32 artifacts reach this; the passes of one that does not are examined
+_MARGIN_DB = 20.0  # passes that cost more than this are left out
 _GRADES = ("broken", "degraded", "close", "as float")
 _GOOD = ("close", "as float")
 _MOST = 3  # passes that are left out one by one
@@ -74,7 +74,7 @@ class Attempt:
 class Attempts:
     """Convert and verify programs of one network, each into a folder of its own below ``folder``."""
 
-    def __init__(self, job: Job, evidence: Evidence, folder: Path, name: str) -> None:
+    def __init__(self, job: Job, evidence: EvidenceSet, folder: Path, name: str) -> None:
         self._job, self._evidence, self._folder, self._name = job, evidence, folder, name
         self._source = evidence.source
         self._made = 0
@@ -195,20 +195,20 @@ class Attempts:
             return False
         if self._job.precision != "fp32":
             return not attempt.judged.check.passed and self._job.options.recover == "auto"
-        return attempt.level < USUAL_DB and attempt.level < self._evidence.sensitivity_db - MARGIN_DB
+        return attempt.level < _USUAL_DB and attempt.level < self._evidence.sensitivity_db - _MARGIN_DB
 
     def _without_guilty(self, attempt: Attempt) -> Attempt:
         """Find the passes that make the artifact worse, by bisection, and return the attempt without them.
 
-        1. Without any pass it is not better by ``MARGIN_DB``: the given attempt.
+        1. Without any pass it is not better by ``_MARGIN_DB``: the given attempt.
         2. The shortest beginning of the passes that is worse ends with a guilty one. It is left out, three at most.
         3. More are guilty: no pass at all.
         """
         names = self._fired()
         base = self._try_without(names)
-        if base is None or base.level < attempt.level + MARGIN_DB or not base.judged.check.passed:  # case 1
+        if base is None or base.level < attempt.level + _MARGIN_DB or not base.judged.check.passed:  # case 1
             return attempt
-        wanted = min(USUAL_DB, base.level - MARGIN_DB)
+        wanted = min(_USUAL_DB, base.level - _MARGIN_DB)
 
         def good(left_out: Collection[str]) -> Attempt | None:
             found = self._try_without(left_out)

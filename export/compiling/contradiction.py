@@ -143,4 +143,5 @@ def _autocorrelation(value: NDArray[Any]) -> float:
 
 
 def _range(low: float, high: float) -> str:
+    low, high = low + 0.0, high + 0.0  # no -0
     return f"constant {low:g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -46,7 +46,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvidenceSet:
     """Hold the samples of one compilation, and what an artifact must reach on them.
 
     calibration: the samples that int8 is fitted to; None without.
@@ -151,7 +151,7 @@ def gather(
     calibration: Iterable[SampleLike] | None,
     precision: str,
     options: CompileOptions,
-) -> Evidence:
+) -> EvidenceSet:
     """Return the evidence of one compilation. The samples are ``options.evidence``, else the calibration samples.
 
     Without both, the samples are the examples, and noise like them.
@@ -163,15 +163,20 @@ def gather(
     fitting = None if calibration is None else to_samples(calibration, source.examples, "calibration", names)
     given = None if options.evidence is None else to_samples(options.evidence, source.examples, "evidence", names)
     samples = given or fitting or source.probes()
-    clash = contradiction.contradiction(fitting, source.examples) if fitting and precision == "int8" else None
-    if clash is not None and clash.certain:
-        raise ValueError(f"calibration contradicts the example inputs: {clash.words}; give both in the same scale")
+    clash = _clash(fitting, source.examples) if fitting and precision == "int8" else None
     shown = _digest(source.examples) in map(_digest, samples)
     apart = precision == "int8" and not shown
     samples = samples if shown or apart else [*samples, source.examples]
     limits = Limits.parse(options.limits) if isinstance(options.limits, str) else options.limits
     classifier = source.classifies if options.classifier is None else options.classifier
-    return Evidence(source, fitting, samples, source.examples if apart else None, clash, classifier, limits)
+    return EvidenceSet(source, fitting, samples, source.examples if apart else None, clash, classifier, limits)
+
+
+def _clash(calibration: Samples, examples: Sample) -> contradiction.Contradiction | None:
+    found = contradiction.contradiction(calibration, examples)
+    if found is not None and found.certain:
+        raise ValueError(f"calibration contradicts the example inputs: {found.words}; give both in the same scale")
+    return found
 
 
 def _digest(sample: Sample) -> bytes:

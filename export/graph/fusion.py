@@ -73,7 +73,7 @@ def passes_for(backend: str) -> tuple[Pass, ...]:
     return _MORE.get(backend, PASSES)
 
 
-class WrongPass(ExportError):
+class _WrongPass(ExportError):
     """A pass changed the outputs. ``name`` is that of the pass."""
 
     def __init__(self, name: str, error: float, limit: float) -> None:
@@ -91,7 +91,7 @@ def fuse_safely(program: Program, backend: str, without: Collection[str] = ()) -
     while True:
         try:
             return fuse(program, passes), remarks
-        except WrongPass as error:
+        except _WrongPass as error:
             remarks.append(f"left out {error.name}: it {str(error).removeprefix(error.name).strip()}")
             passes = [function for function in passes if function.__name__ != error.name]
 
@@ -103,7 +103,7 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
     largest allowed error is ``LIMIT``, or ten times the program's own float32 rounding error where that is larger.
 
     Raises:
-        WrongPass: a pass changed the outputs; the message names the pass.
+        _WrongPass: a pass changed the outputs; the message names the pass.
 
     Example: ``fuse(capture(net, inputs), passes_for("openvino")).fired``.
     """
@@ -119,7 +119,7 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
         for probe, want, have in zip(probes, expected, got, strict=True):
             error = _relative_error(want, have)
             if not error <= LIMIT and not error <= (limit := max(LIMIT, _ROUNDINGS * _rounding(program, probe, want))):
-                raise WrongPass(name, error, limit)
+                raise _WrongPass(name, error, limit)
         program, expected = candidate, got
     return program
 
