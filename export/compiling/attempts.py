@@ -258,8 +258,8 @@ def _kept(edits: Sequence[Mapping[str, JSON]]) -> tuple[str, ...]:
 
 
 def _level(found: Check) -> float:
-    """Return the SQNR of the worst slice, or of the worst output."""
-    return found.sqnr_db if found.worst is None else min(found.sqnr_db, found.worst.sqnr_db)
+    """Return the SQNR by which attempts are compared. In int8 the worst slice counts, as in its grade."""
+    return found.lowest_db if found.precision == "int8" else found.sqnr_db
 
 
 def _blame(names: Sequence[str], with_them: float, without: float) -> str:

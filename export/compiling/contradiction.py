@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hnas.export.graph.samples import Sample, Samples
 
-SUSPICIOUS = 5.0  # a scale this many times another is refused where int8 fails on the examples as well
+SUSPICIOUS = 3.0  # a scale this many times another is refused where int8 fails on the examples as well
 _ANOTHER = 16.0  # a scale this many times another is refused; photographs in 0..255 and in 0..1 differ by 255
 _FEW = 4  # values of an input; fewer have no statistics
 _ENOUGH = 64  # calibration values of an input from which a constant is no chance
