@@ -58,7 +58,7 @@ def read_inputs(
         values += _by_name(artifact.inputs[len(values) :], named, bool(artifact.inputs))
     for value in values:
         if not isinstance(value, np.ndarray):
-            raise ValueError(f"inputs must be numpy arrays, got {type(value).__name__}")
+            raise ValueError(f"inputs must be numpy arrays, got {type(value).__name__}; pass numpy.asarray(...)")
     return check_inputs(values, artifact.inputs)
 
 

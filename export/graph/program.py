@@ -19,6 +19,7 @@ from hnas.export.device.errors import ExportError, one_line
 from hnas.export.graph.calls import PREFIX, FlatModule, flat_module, output_names
 from hnas.export.graph.masks import masks_by_where
 from hnas.export.graph.precision import in_float32, same_values
+from hnas.export.graph.unbatched import add_batch_axes
 
 aten = torch.ops.aten
 
@@ -111,6 +112,7 @@ def capture(module: nn.Module, inputs: Any) -> Program:
         except Exception as error:  # the errors of torch.export have no common type
             raise ExportError(f"torch.export cannot capture {type(flat.net).__name__}: {one_line(error)}") from error
     plain = _plain(graph_module, prefix)
+    add_batch_axes(plain)
     converted = in_float32(plain)
     remarks = [*flat.remarks, *left_out, *(f"{name} parts are computed in float32" for name in converted)]
     program = Program(

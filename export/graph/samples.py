@@ -179,9 +179,9 @@ def _batches(sample: Sample, examples: Sample) -> int:
 
 def _noise_like(value: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     plain = value.astype(np.float64)
-    drawn: NDArray[Any] = rng.standard_normal(value.shape)
+    drawn: NDArray[Any] = np.asarray(rng.standard_normal(value.shape))
     if plain.size < 2 or plain.std() == 0.0:
-        return (drawn + (plain.mean() if plain.size else 0.0)).astype(value.dtype)
+        return np.asarray(drawn + (plain.mean() if plain.size else 0.0), value.dtype)
     whole = plain.ndim < 2 or plain.size < _MEASURED * plain.shape[1]  # too few values for statistics per channel
     axes = None if whole else tuple(axis for axis in range(plain.ndim) if axis != 1)
     drawn = drawn * plain.std(axes, keepdims=True) + plain.mean(axes, keepdims=True)

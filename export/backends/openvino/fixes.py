@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from hnas.export.backends.openvino.fixes_index import flatten_indices
 from hnas.export.graph.nodes import (
     CONVOLUTIONS,
     LINEAR,
@@ -307,4 +308,13 @@ def spread(value: Any, rank: int) -> list[int]:
     return values * rank if len(values) == 1 else values
 
 
-_FIXES = (_spell_padding, _pad_averages, _shrink_windows, _widen_points, _part_sums, _raise_single, _part_heads)
+_FIXES = (
+    flatten_indices,
+    _spell_padding,
+    _pad_averages,
+    _shrink_windows,
+    _widen_points,
+    _part_sums,
+    _raise_single,
+    _part_heads,
+)
