@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hnas.export.compiling.conversion import convert
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
+from hnas.export.graph.samples import tell
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.worker import Worker
 
@@ -100,6 +101,8 @@ class Attempts:
             climbed = f"; recovery tried {', '.join(tried)}" if tried else ""
             line = f"{found.judged.check.line()}{climbed}{cause}"
             raise Unfaithful(f"{self._job.backend} does not compute what {self._source.name} does: {line}")
+        for line in found.remarks:
+            tell(line)
         return replace(found, remarks=(*self._evidence.remarks, *doubt, *self._source.remarks, *found.remarks))
 
     def _climb(self) -> Attempt:

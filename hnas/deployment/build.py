@@ -155,6 +155,7 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
                 evidence=network.evidence,
                 recover=recover or "none",
                 limits=run.limits,
+                progress=run.notify if recover == "auto" else None,
                 open_worker=run.plan.open if run.plan.site and network.labelled is None else None,
                 compiler=run.compiler,
             ),

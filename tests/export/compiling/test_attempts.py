@@ -197,7 +197,9 @@ def test_calibration_of_another_scale_is_refused_before_any_conversion(play: Cal
 def test_a_suspicious_scale_is_refused_where_int8_fails_on_the_examples(play: Callable[..., Attempt]) -> None:
     calibration = images(16, 0.1)
     large = spoiled(lambda x: bool(np.abs(x).max() > 1), 3)
-    with pytest.raises(Unfaithful, match=r"4\d\.\d dB on the calibration samples, .* dB on the example inputs: input 0"):
+    with pytest.raises(
+        Unfaithful, match=r"4\d\.\d dB on the calibration samples, .* dB on the example inputs: input 0"
+    ):
         play(large, "int8", calibration=calibration, recover="none")
     assert play(exact, "int8", calibration=calibration, recover="none").remarks == ()
 
