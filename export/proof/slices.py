@@ -61,8 +61,9 @@ def worst_slice(
        not, nor do slices of few samples, nor channels of which only a few values are not zero.
     2. The SQNR of a slice is the smaller of two: mean square of the values by that of the errors, and variance of the
        values by that of the errors. The second is left out for a slice that varies by less than a fifth of its size.
-    3. A slice has an error of its own if the error exceeds the common error four times, or six times for mean squares.
-       The common error is the median over all slices, or the mean over the slices at least as large if that is smaller.
+    3. A slice has an error of its own if the error lies in several values, as in case 1, and exceeds the common error
+       four times, or six times for mean squares. The common error is the median over all slices, or the mean over the
+       slices at least as large if that is smaller.
     4. An integer type has ``steps`` steps for the whole output: a slice smaller than one step has its own error too. In
        an output that hardly varies a few slices are small by chance. So one slice, or 5 %, is left out there.
     5. All other slices share the noise of the whole output, which counts as a slice.
@@ -89,6 +90,7 @@ class _Moments:
     power, variance: mean square of the values, and their variance.
     noise, spread: mean square of the errors, and their variance.
     values: effective number of values: by how many values of the largest deviation the variance could be made.
+    errors: the same of the errors.
     """
 
     power: _Floats
@@ -96,20 +98,23 @@ class _Moments:
     noise: _Floats
     spread: _Floats
     values: _Floats
+    errors: _Floats
 
     def judge(self, step: float) -> tuple[_Floats, _Flags]:
         """Return the SQNR of each slice in dB, and which slices are judged."""
         informed = (self.values >= _VALUES) & (self.variance > _CONSTANT**2 * self.power)  # case 1
         varying = informed & (self.variance > _VARYING**2 * self.power)
-        chance = 0.0 if varying.mean() > 0.5 else max(1.0, _CHANCE * informed.sum())
+        usual = varying.mean() > 0.5
+        chance = 0.0 if usual else max(1.0, _CHANCE * informed.sum())
         level, judged = np.full(len(informed), LARGEST_DB), np.zeros(len(informed), bool)
         for signal, noise, counted, factor in (  # case 2
             (self.power, self.noise, informed, _OUTLYING_OFFSET),
             (self.variance, self.spread, varying, _OUTLYING),
         ):
-            size, error = np.sqrt(signal), np.sqrt(noise)
-            small = counted & (size < step)  # case 4
-            own = counted & _outlying(size, error, factor) | small & (small.sum() > chance)
+            outlying = _outlying(np.sqrt(signal), np.sqrt(noise), factor)  # case 3
+            outlying &= (self.errors >= _VALUES) | (len(level) == 1)
+            small = counted & (np.sqrt(signal if usual else self.power) < step)  # case 4
+            own = counted & outlying | small & (small.sum() > chance)
             level = np.where(own, np.minimum(level, _decibels(signal, noise)), level)
             judged |= own
         return level, judged
@@ -123,7 +128,7 @@ def _decibels(signal: _Floats, noise: _Floats) -> _Floats:
 
 
 def _outlying(size: _Floats, error: _Floats, factor: float) -> _Flags:
-    """Return which slices have ``factor`` times the common error (case 3). A single slice has an error of its own."""
+    """Return which slices have ``factor`` times the common error. A single slice has an error of its own."""
     if len(size) == 1:
         return np.ones(1, bool)
     order = np.argsort(-size, kind="stable")
@@ -134,9 +139,9 @@ def _outlying(size: _Floats, error: _Floats, factor: float) -> _Flags:
 
 def _moments(want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]]) -> dict[int | None, _Moments]:
     """Return the statistics of the whole output (None), and of every axis with several indices."""
-    sums: dict[int | None, _Floats] = {axis: np.zeros((7, size)) for axis, size in _axes(want).items()}
+    sums: dict[int | None, _Floats] = {axis: np.zeros((8, size)) for axis, size in _axes(want).items()}
     for total in sums.values():
-        total[5:] = -np.inf
+        total[5:7] = -np.inf
     for rows, value, error in _blocks(want, have):
         parts = (value, value * value, error, error * error)
         for axis, total in sums.items():
@@ -147,12 +152,14 @@ def _moments(want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]]) -> dict
                 each += part.sum(axis=others)
             np.maximum(into[5], value.max(axis=others), out=into[5])
             np.maximum(into[6], -value.min(axis=others), out=into[6])
+            np.maximum(into[7], parts[3].max(axis=others), out=into[7])
     found = {}
-    for axis, (count, *totals, highest, lowest) in sums.items():
+    for axis, (count, *totals, highest, lowest, worst) in sums.items():
         mean, power, bias, noise = (total / np.maximum(count, 1.0) for total in totals)
         variance, spread = np.maximum(power - mean**2, 0.0), np.maximum(noise - bias**2, 0.0)
-        farthest = np.maximum(np.maximum(highest - mean, lowest + mean), 1e-150)
-        found[axis] = _Moments(power, variance, noise, spread, count * variance / farthest**2)
+        farthest = np.square(np.maximum(np.maximum(highest - mean, lowest + mean), 1e-150))
+        values, errors = count * variance / farthest, count * noise / np.maximum(worst, 1e-300)
+        found[axis] = _Moments(power, variance, noise, spread, values, errors)
     return found
 
 

@@ -169,7 +169,7 @@ def test_auto_says_that_int8_was_left_out_without_calibration(run: Run, tmp_path
     code, out, err = run("--model", "nets:instance", "--target", "onnxruntime-cpu", *IMAGE, "--out", "made")
     assert code == 0, err
     assert "int8: no artifact: no real inputs were given; add --calibration FILE" in out
-    assert "SQNR dB" in out
+    assert "SQNR, grade" in out
     assert "top-1" not in out
     manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert manifest.precision == "fp32"
@@ -227,7 +227,7 @@ def test_weights_alone_in_int8_need_no_calibration(run: Run, tmp_path: Path) -> 
     assert code == 0, err
     found = json.loads(out)
     assert [(row["precision"], row["verdict"]) for row in found["rows"]] == [("fp32", "baseline"), ("w8", "kept")]
-    assert found["notes"] == []
+    assert [note.partition(" holds on ")[0] for note in found["notes"]] == ["verified: w8"]
     manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert (manifest.precision, manifest.verification.precision) == ("w8", "w8")
     code, _, err = run(*common, "--precision", "mixed", "--out", "other")
