@@ -22,6 +22,7 @@ from hnas.pareto import Candidate
 from hnas.space import Arch, Space
 from hnas.supernet import Stats, Supernet, norms
 from hnas.tasks import Task
+from hnas.training.checkpoint import ADAM, AdamOptions
 from hnas.training.loop import CheckpointOptions, Observer, Pick, Schedule, TrainingOptions, train
 
 CHUNK = 500  # images in one forward pass of calibration and scoring; limits the memory
@@ -39,6 +40,7 @@ class Study:
     folder: the folder of the checkpoints, so that a killed training continues; None (default): no checkpoints.
     identity: a JSON value that identifies the run (None). A checkpoint with another identity is refused.
     precision: "fp32" (default) or "bf16", for all trainings.
+    adam: the optimiser of architecture parameters, for all trainings.
 
         study = Study(Supernet(space), task, {"latency_ms": cost})
         study.train(sandwich.pick, Schedule(((2400, 0.1),)))
@@ -53,6 +55,7 @@ class Study:
     folder: Path | None = None
     identity: Any = None
     precision: str = "fp32"
+    adam: AdamOptions = ADAM
     _trained: int = field(default=0, repr=False)
     _steps: int = field(default=0, repr=False)
     _stats: dict[Arch, Stats] = field(default_factory=dict, repr=False)
@@ -86,7 +89,7 @@ class Study:
         """
         self._trained += 1
         file = self.folder and self.folder / f"checkpoint-{self._trained}.safetensors"
-        options = TrainingOptions(space, combine, self.precision, self.seed, self._steps)
+        options = TrainingOptions(space, combine, self.precision, self.seed, self._steps, self.adam)
         kept = CheckpointOptions(file, self.identity, resume=True) if file else None
         train(self.supernet, self.task, pick, schedule, options, extra=extra, checkpoint=kept, observer=observer)
         self._steps += schedule.steps

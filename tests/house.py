@@ -75,8 +75,9 @@ def _complexities(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _has_keys(path: Path, name: str) -> bool:
-    """Return whether the parameters of a function are flags of a command, or keys of a recipe's [space] or [data]."""
-    return name in FLAGS or path == Path("hnas/spaces", f"{name}.py") or (path.parts[1], name) == ("tasks", "open_task")
+    """Return whether the parameters of a function are flags of a command, or keys of a recipe."""
+    keys = {("tasks", "open_task"), ("strategies", "pick")}  # [data] and [train.options]
+    return name in FLAGS or path == Path("hnas/spaces", f"{name}.py") or (path.parts[1], name) in keys
 
 
 def _function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, many: bool) -> Iterator[str]:

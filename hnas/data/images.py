@@ -64,6 +64,25 @@ class ImageData:
         return len(self.labels)
 
 
+def divide(data: ImageData, share: float) -> tuple[ImageData, ImageData]:
+    """Return two parts of ``data``; the second has this share of the images of every class, spread over the data.
+
+    share: from 0 to below 1.
+
+    Raises:
+        ValueError: a part would be empty.
+    """
+    taken = np.zeros(len(data), bool)
+    for label in range(len(data.classes)):
+        own = np.flatnonzero(data.labels == label)
+        count = round(share * len(own))
+        taken[own[np.linspace(0, len(own), count, endpoint=False).astype(int)]] = True
+    if taken.all() or not taken.any():
+        raise ValueError(f"a share of {share} of {len(data)} training images leaves a part empty; give another alpha")
+    parts = (ImageData(data.images[rows], data.labels[rows], data.classes) for rows in (~taken, taken))
+    return next(parts), next(parts)
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The conversion of pixels to the input of a network: scale to [0, 1], resize, normalise by channel.

@@ -37,22 +37,22 @@ class Slot(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, C, H, W] by the cases above."""
-        outputs = [self.get_submodule(name)(x) for name in self.branches]
-        if self.gates is not None:  # case 5
-            outputs = [gate * y for gate, y in zip(self.gates, outputs, strict=True)]
-            scale = 1.0
-        else:
-            scale = max(len(outputs), 1) ** -0.5  # case 3
-        if not outputs:  # case 1
+        if not self.branches:  # case 1
             return x
         if self.divided:  # case 6
-            outputs, scale = [torch.cat(outputs, 1)], 1.0
-        y: Tensor = outputs[0]
-        for other in outputs[1:]:
-            y = y + other
-        if scale != 1.0:
-            y = y * scale
+            y = torch.cat([self.get_submodule(name)(x) for name in self.branches], 1)
+        else:  # one branch after another, so that without gradients only one output is in memory beside the sum
+            y = self._weighted(x, 0)
+            for k in range(1, len(self.branches)):
+                y = y + self._weighted(x, k)
+            if self.gates is None and len(self.branches) > 1:
+                y = y * len(self.branches) ** -0.5  # case 3
         return x + y if self.residual else y  # case 2, case 4
+
+    def _weighted(self, x: Tensor, k: int) -> Tensor:
+        """Return the output of branch ``k``, times its gate if the slot is gated (case 5)."""
+        y: Tensor = self.get_submodule(self.branches[k])(x)
+        return y if self.gates is None else self.gates[k] * y
 
 
 def divided(builders: Mapping[str, Callable[[int], nn.Module]], channels: int) -> dict[str, nn.Module]:

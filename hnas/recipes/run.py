@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+import torch
 from torch import nn
 
 from hnas import distributed, spaces, strategies, tasks
@@ -23,6 +24,7 @@ from hnas.recipes import Recipe
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs, shrink_space
+from hnas.sampling.derive import derive
 from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit
 from hnas.shrinking.loop import StageTraining
@@ -30,6 +32,7 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
+from hnas.training.checkpoint import AdamOptions
 from hnas.training.folder import make_supernet, save_supernet
 from hnas.training.loop import Observer, Pick, Schedule
 
@@ -135,8 +138,9 @@ class _Run:
         """Train, evaluate and save; return the record, which is empty in all processes but the first."""
         started, first = time.monotonic(), distributed.rank() == 0
         with closing(Journal(self.out / _JOURNAL if first else None)) as journal:
-            precision, seed = self.experiment.train.precision, self.identity["seed"]
-            study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, precision)
+            train, seed = self.experiment.train, self.identity["seed"]
+            adam = AdamOptions(train.alpha_rate, train.alpha_decay)
+            study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, train.precision, adam)
             log, logits = self._train(study, observer)
         skipped = distributed.total(getattr(self.task, "skipped", 0))
         if not first:
@@ -151,7 +155,7 @@ class _Run:
             "images": {split: len(held) for split, held in self.task.splits.items()},
             **({"skipped": skipped} if self.experiment.data.options.get("skip") else {}),
             **({"edits": [edit.to_json() for edit in log]} if log else {}),
-            **({"logits": logits} if logits else {}),
+            **({"logits": logits, "derived": self._derived(logits)} if logits else {}),
         }
         save_supernet(self.supernet, self.out, record)
         for trace in (*_checkpoints(self.out), self.out / _JOURNAL):
@@ -179,11 +183,20 @@ class _Run:
         }
         return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
 
+    def _derived(self, logits: _Logits) -> dict[str, Any]:
+        """Return the most likely architecture as JSON, with at most as many identities as the strategy allows."""
+        skips = getattr(strategies.load(self.experiment.train.strategy), "MAX_SKIPS", None)
+        values = {slot: torch.tensor(list(own.values())) for slot, own in logits.items()}
+        return derive(self.supernet.space, values, skips).to_json()
+
     def _pick(self, name: str) -> tuple[Pick, dict[str, nn.Parameter]]:
         """Return the training strategy with its options, and its architecture parameters."""
         strategy, space = strategies.load(name), self.supernet.space
         options = dict(self.experiment.options) if name != "alone" else {}
         extra: dict[str, nn.Parameter] = strategy.extra(space) if hasattr(strategy, "extra") else {}
+        if (split := getattr(strategy, "SPLIT", None)) not in (None, *self.task.splits):
+            mend = f"give [data] {split} = 0.5, the share of the training images that it takes"
+            raise ValueError(f"the strategy {name!r} trains architecture parameters on images of their own; {mend}")
         if isinstance(device := options.get("latency"), str):
             priced = Study(self.supernet, self.task, predicted_costs(self.supernet, device))
             options["latency"] = strategy.latencies(priced, space)

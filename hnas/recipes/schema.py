@@ -74,7 +74,7 @@ def _decode_strategy(recipe: Recipe, train: TrainSection) -> Mapping[str, Any]:
         raise ValueError(f"recipe {recipe.name}: the strategy {train.strategy!r} searches, it does not train")
     known = options_of(strategy.pick)
     if hasattr(strategy, "latencies"):  # a device may be named in place of the table that is made for it
-        known["latency"] |= str
+        known["latency"] = known["latency"] | str if "latency" in known else str
     options = _decode_given(recipe, "train.options", train.options, known)
     if isinstance(device := options.get("latency"), str):
         hw_profiles.load(device)

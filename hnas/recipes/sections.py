@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from hnas.distillation import Divergence
 from hnas.ranges import NonNegative, Positive, PositiveInt, Share
 from hnas.shrinking.edits import ShrinkRules
+from hnas.training.checkpoint import AdamOptions
 from hnas.training.loop import Schedule
 
 _Restarts = Annotated[tuple[tuple[Positive, Positive], ...], Meta(description="a list of [epochs, rate]")]
@@ -34,6 +35,7 @@ class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     warmup, final, momentum, decay, clip: as in ``hnas.training.loop.Schedule``.
     options: the options of the strategy.
     combine, precision: as in ``hnas.training.loop.TrainingOptions``.
+    alpha_rate, alpha_decay: learning rate and weight decay of architecture parameters (0.003 and 0).
     """
 
     strategy: str
@@ -52,6 +54,8 @@ class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     options: _Options = {}
     combine: Literal["sum", "project"] = "sum"
     precision: Literal["fp32", "bf16"] = "fp32"
+    alpha_rate: Positive = AdamOptions.rate
+    alpha_decay: NonNegative = AdamOptions.decay
 
 
 @dataclass(frozen=True)

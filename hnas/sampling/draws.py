@@ -30,6 +30,11 @@ def draw_uniform(name: str, choice: Choice, rng: Random) -> Option:
     return rng.choice(choice.options)
 
 
+def draw_every(space: Space, rng: Random) -> dict[str, Option]:
+    """Return a uniformly random option of every choice, also of those that the others make inactive."""
+    return {name: draw_uniform(name, choice, rng) for name, choice in space.choices.items()}
+
+
 def take_smallest(name: str, choice: Choice, rng: Random) -> Option:
     """Return the first option of a choice."""
     del name, rng
@@ -106,8 +111,12 @@ def keep_types(space: Space, kept: Mapping[str, Sequence[Option]]) -> Space:
     return replace(space, choices={**space.choices, **less})
 
 
-def relax(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence[str]]) -> Arch:
+def relax(
+    space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence[str]], *, single: bool = False
+) -> Arch:
     """Return ``arch`` with several types active together in the slots of ``types``: slot -> types.
+
+    single: a slot with one type stays relaxed, so that a gate scales its only branch (False).
 
     The result is a member only if each slot has one type. Slots that are absent in ``arch`` stay absent. The types are
     in the order of the slot's options. Sizes that ``arch`` does not give (of added branches) are the largest.
@@ -132,8 +141,8 @@ def relax(space: Space, arch: Mapping[str, Option], types: Mapping[str, Sequence
     for name in _parents_first(space):
         if active(name):
             several = together.get(name, ())
-            single = several[0] if several else arch.get(name, space.choices[name].options[-1])
-            chosen[name] = several if len(several) > 1 else single
+            plain = several[0] if several else arch.get(name, space.choices[name].options[-1])
+            chosen[name] = several if len(several) > (0 if single else 1) else plain
     return Arch({name: chosen[name] for name in space.choices if name in chosen})
 
 

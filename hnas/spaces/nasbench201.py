@@ -14,8 +14,10 @@ norm, global mean, linear classifier. The benchmark has 5 cells in each stage an
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -30,8 +32,14 @@ from hnas.spaces.hybrid_vision import initialise
 
 NODES = 4
 STAGES = 3
-# slot -> (from node, to node), in the order of the published names.
-EDGES = {f"edges.{source}_{node}": (source, node) for node in range(1, NODES) for source in range(node)}
+
+
+def _edges_of(nodes: int) -> dict[str, tuple[int, int]]:
+    """Return slot -> (from node, to node) for a cell, in the order of the published names."""
+    return {f"edges.{source}_{node}": (source, node) for node in range(1, nodes) for source in range(node)}
+
+
+EDGES = _edges_of(NODES)
 # type -> operation and its sizes, from smallest to largest by multiply-accumulates.
 TYPES: dict[str, tuple[str, dict[str, int]]] = {
     "none": ("none", {}),
@@ -67,10 +75,11 @@ class _Edge(nn.Module):
 
     def forward(self, x: Tensor, cell: int) -> Tensor:
         """Return [N, C, H, W] from [N, C, H, W], by the copies of ``cell``."""
-        outputs = [self.get_submodule(f"{kind}.{cell}")(x) for kind in self.branches]
-        if self.gates is not None:
-            outputs = [gate * y for gate, y in zip(self.gates, outputs, strict=True)]
-        return _sum(outputs)
+        return _sum(self._weighted(x, cell, k) for k in range(len(self.branches)))
+
+    def _weighted(self, x: Tensor, cell: int, k: int) -> Tensor:
+        y: Tensor = self.get_submodule(f"{self.branches[k]}.{cell}")(x)
+        return y if self.gates is None else self.gates[k] * y
 
 
 class _Reduction(nn.Module):
@@ -95,10 +104,11 @@ class _NasBench201(nn.Module):
     def __init__(self, types: Mapping[str, Sequence[str]], gated: set[str], sizes: tuple[int, int, int, int]) -> None:
         super().__init__()
         channels, width, self.cells, classes = sizes
+        self.nodes = 1 + max(int(slot.rpartition("_")[2]) for slot in types)
         widths = [width * 2**stage for stage in range(STAGES)]
         self.stem = ConvNorm(channels, width, 3)
         of_cells = [w for w in widths for _ in range(self.cells)]
-        built = {slot.split(".")[1]: _Edge(types[slot], of_cells, gated=slot in gated) for slot in EDGES}
+        built = {slot.split(".")[1]: _Edge(types[slot], of_cells, gated=slot in gated) for slot in types}
         self.edges = nn.ModuleDict(built)
         self.reductions = nn.ModuleList(_Reduction(w, 2 * w) for w in widths[:-1])
         self.norm = BatchNorm(widths[-1])
@@ -118,12 +128,14 @@ class _NasBench201(nn.Module):
 
     def _cell(self, x: Tensor, cell: int) -> Tensor:
         nodes = [x]
-        for node in range(1, NODES):
-            nodes.append(_sum([self.edges[f"{i}_{node}"](nodes[i], cell) for i in range(node)]))
+        for node in range(1, self.nodes):
+            nodes.append(_sum(self.edges[f"{i}_{node}"](nodes[i], cell) for i in range(node)))
         return nodes[-1]
 
 
-def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, width: int = 8, cells: int = 1) -> Space:
+def nasbench201(
+    classes: int = 10, channels: int = 1, resolution: int = 28, width: int = 8, cells: int = 1, nodes: int = NODES
+) -> Space:
     """Return the space for square images.
 
     classes: number of classes.
@@ -131,9 +143,11 @@ def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, widt
     resolution: height and width of the images, a multiple of 4.
     width: number of channels in the first stage.
     cells: number of cells in each stage.
+    nodes: number of nodes of a cell, from 2 to 4. A cell of 3 nodes has 3 edges, so that the space has 125 cells.
 
     Raises:
-        ValueError: ``resolution`` is not a multiple of 4, or ``width`` or ``cells`` is below 1.
+        ValueError: ``resolution`` is not a multiple of 4, ``width`` or ``cells`` is below 1, or ``nodes`` is not from 2
+            to 4.
 
     Example: ``nasbench201(channels=3, resolution=32, width=16, cells=5)`` has the networks of the benchmark.
     """
@@ -141,19 +155,22 @@ def nasbench201(classes: int = 10, channels: int = 1, resolution: int = 28, widt
         raise ValueError(f"the resolution is halved twice, so it is a multiple of 4; got {resolution}")
     if width < 1 or cells < 1:
         raise ValueError(f"width and cells are whole numbers from 1 on; got {width} and {cells}")
-    arguments = dict(locals())
-    choices = {f"{slot}.op": Choice(tuple(TYPES)) for slot in EDGES}
+    if not 2 <= nodes <= NODES:
+        raise ValueError(f"a cell has 2 to {NODES} nodes; got {nodes}")
+    arguments = {name: value for name, value in locals().items() if name != "nodes" or value != NODES}
+    edges = _edges_of(nodes)
+    choices = {f"{slot}.op": Choice(tuple(TYPES)) for slot in edges}
     sizes = (channels, width, cells, classes)
 
     def network(arch: Mapping[str, Any]) -> nn.Module:
-        chosen = {slot: arch[f"{slot}.op"] for slot in EDGES}
+        chosen = {slot: arch[f"{slot}.op"] for slot in edges}
         gated = {slot for slot, types in chosen.items() if isinstance(types, tuple)}
         return _NasBench201(
             {slot: types if slot in gated else (types,) for slot, types in chosen.items()}, gated, sizes
         )
 
     def union() -> nn.Module:
-        return _NasBench201(dict.fromkeys(EDGES, tuple(TYPES)), set(), sizes)
+        return _NasBench201(dict.fromkeys(edges, tuple(TYPES)), set(), sizes)
 
     def example(_: Arch) -> tuple[Shape, ...]:
         return ((channels, resolution, resolution),)
@@ -187,8 +204,6 @@ def from_string(text: str) -> Arch:
     raise ValueError(f"{text!r} is not a cell; expected {form} with types of {', '.join(TYPES)}")
 
 
-def _sum(terms: Sequence[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+def _sum(terms: Iterator[Tensor]) -> Tensor:
+    """Return the sum. Each term is computed when it is added, so that terms without gradients are not kept."""
+    return reduce(operator.add, terms)

@@ -12,7 +12,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.sampling.draws import branch_gates, draw_uniform, logits_of, new_logits, relax, slot_types
+from hnas.sampling.draws import branch_gates, draw_every, logits_of, new_logits, relax, slot_types
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
@@ -27,7 +27,6 @@ def pick(
 ) -> tuple[SubnetPath, ...]:
     """Return one path with all types of every slot at random sizes, weighted by softmax(``extra``); None: evenly."""
     del progress
-    sizes = {name: draw_uniform(name, choice, rng) for name, choice in space.choices.items()}
-    mixture = relax(space, sizes, {slot: slot_types(space, slot) for slot in space.slots})
+    mixture = relax(space, draw_every(space, rng), {slot: slot_types(space, slot) for slot in space.slots})
     weights = {slot: torch.softmax(logits_of(space, slot, extra), 0) for slot in space.slots}
     return (SubnetPath(mixture, branch_gates(space, mixture, weights)),)

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from hnas.ranges import Finite
-from hnas.sampling.draws import branch_gates, draw_order, draw_uniform, logits_of, new_logits, relax, slot_types
+from hnas.sampling import expected
+from hnas.sampling.draws import branch_gates, draw_every, draw_order, logits_of, new_logits, relax, slot_types
+from hnas.sampling.expected import Costs
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.training.step import SubnetPath
@@ -34,19 +36,14 @@ def extra(space: Space) -> dict[str, nn.Parameter]:
     return new_logits(space)
 
 
-def latencies(study: Study, space: Space, metric: str = "latency_ms") -> dict[str, dict[str, float]]:
+def latencies(study: Study, space: Space, metric: str = "latency_ms") -> Costs:
     """Return slot -> type -> the amount that the type adds to ``metric`` of the largest member.
 
     The cheapest type of a slot adds 0.
 
     metric: a cost of the study ("latency_ms").
     """
-    table = {}
-    for slot in space.slots:
-        members = {kind: relax(space, space.largest, {slot: (kind,)}) for kind in slot_types(space, slot)}
-        prices = {kind: study.price(member, metric).value for kind, member in members.items()}
-        table[slot] = {kind: price - min(prices.values()) for kind, price in prices.items()}
-    return table
+    return expected.latencies(study, space, metric).types
 
 
 def expected_latency(
@@ -64,15 +61,12 @@ def expected_latency(
     Raises:
         ValueError: a type has no latency.
     """
-    total = torch.zeros(())
-    for slot in space.slots:
-        logits, known = logits_of(space, slot, extra), slot_types(space, slot)
-        if missing := [kind for kind in known if kind not in latency.get(slot, {})]:
-            raise ValueError(f"there is no latency for {missing[0]!r} in {slot!r}; make them with latencies()")
-        at = list(range(len(known)) if among is None else among.get(slot, ()))
-        own = logits.new_tensor([latency[slot][known[k]] for k in at])
-        total = total.to(logits.device) + torch.softmax(logits[at], 0) @ own
-    return total
+    weights = {}
+    for slot in space.slots if among is None else among:
+        logits = logits_of(space, slot, extra)
+        at = list(range(len(logits)) if among is None else among[slot])
+        weights[slot] = torch.zeros_like(logits).index_put((torch.tensor(at),), torch.softmax(logits[at], 0))
+    return expected.expected_cost(space, latency, weights)
 
 
 def pick(
@@ -105,7 +99,9 @@ def pick(
     arch = _sized(space, rng, pairs)
     weights = {slot: _binary(logits[slot], pair, rng) for slot, pair in among.items()}
     penalty = None if latency is None else weight * expected_latency(space, latency, extra, among)
-    return trained, SubnetPath(arch, branch_gates(space, arch, weights), penalty=penalty, searches=among)
+    return trained, SubnetPath(
+        arch, branch_gates(space, arch, weights), penalty=penalty, split="calibration", moves=among
+    )
 
 
 def _drawn(space: Space, slot: str, logits: Tensor, rng: Random) -> list[str]:
@@ -115,7 +111,7 @@ def _drawn(space: Space, slot: str, logits: Tensor, rng: Random) -> list[str]:
 
 def _sized(space: Space, rng: Random, taken: Mapping[str, Sequence[str]]) -> Arch:
     """Return an arch with the types ``taken`` in its slots and random sizes."""
-    return relax(space, {name: draw_uniform(name, choice, rng) for name, choice in space.choices.items()}, taken)
+    return relax(space, draw_every(space, rng), taken)
 
 
 def _binary(logits: Tensor, pair: list[int], rng: Random) -> Tensor:

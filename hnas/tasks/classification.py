@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnas.data.images import SPLITS, ImageData, Pixels, Preprocessing, load_split
+from hnas.data.images import SPLITS, ImageData, Pixels, Preprocessing, divide, load_split
 from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
-from hnas.ranges import Channels, Count, PositiveInt
+from hnas.ranges import Channels, Count, PositiveInt, Share
 from hnas.space import Shape
 
 
@@ -139,6 +139,7 @@ def open_task(
     channels: Channels = 1,
     flip: bool = True,
     shift: Count = 2,
+    alpha: Share = 0.0,
     **options: Any,
 ) -> Classification:
     """Return the task of a folder of images; mean and deviation of each channel are those of its training images.
@@ -146,6 +147,7 @@ def open_task(
     folder: as ``hnas.data.images.load_split`` reads it.
     size: height and width to which image files are resized, in pixels.
     channels: 1 (grey) or 3 (RGB).
+    alpha: share of the training images that trains architecture parameters and no weights: the split "alpha" (0).
     options: other fields of ``Classification``.
 
     Raises:
@@ -158,7 +160,15 @@ def open_task(
     mean, std = _statistics(data["train"])
     preprocessing = Preprocessing((size, size), (size, size), mean, std)
     given = {"flip": flip, "shift": shift, "name": folder.name if folder else "images", **options}
-    return Classification(data, preprocessing, **given)
+    return Classification(keep_for_alpha(data, alpha), preprocessing, **given)
+
+
+def keep_for_alpha(splits: dict[str, ImageData], share: float) -> dict[str, ImageData]:
+    """Return the splits with a share of the training images as the split "alpha"; 0: unchanged."""
+    if not share:
+        return splits
+    train, alpha = divide(splits["train"], share)
+    return {**splits, "train": train, "alpha": alpha}
 
 
 def open_held_out(folder: Path | None, preprocessing: Preprocessing, name: str) -> Classification:

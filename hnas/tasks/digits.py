@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from hnas.data.images import ImageData, Preprocessing
-from hnas.ranges import Count
-from hnas.tasks.classification import Classification, PackageMissing
+from hnas.ranges import Count, Share
+from hnas.tasks.classification import Classification, PackageMissing, keep_for_alpha
 
 SIDE = 8
 # The number of images of each split, in the order in which they are taken from a fixed permutation.
@@ -21,10 +21,13 @@ SIZES = {"test": 500, "search": 300, "calibration": 200, "train": 797}
 _SEED = 0  # of the permutation; another seed would be another task
 
 
-def open_task(folder: Path | None = None, *, flip: bool = False, shift: Count = 0, **options: Any) -> Classification:
+def open_task(
+    folder: Path | None = None, *, flip: bool = False, shift: Count = 0, alpha: Share = 0.0, **options: Any
+) -> Classification:
     """Return the task of classifying ten digits; its splits are the same on every machine.
 
     folder: not read, because scikit-learn has the images.
+    alpha: share of the training images that trains architecture parameters and no weights: the split "alpha" (0).
     options: other fields of ``Classification``.
 
     Raises:
@@ -40,7 +43,8 @@ def open_task(folder: Path | None = None, *, flip: bool = False, shift: Count = 
     pixels = splits["train"].images / 255
     side = (SIDE, SIDE)
     preprocessing = Preprocessing(side, side, (round(float(pixels.mean()), 4),), (round(float(pixels.std()), 4),))
-    return Classification(splits, preprocessing, **{"flip": flip, "shift": shift, "name": "digits", **options})
+    kept = keep_for_alpha(splits, alpha)
+    return Classification(kept, preprocessing, **{"flip": flip, "shift": shift, "name": "digits", **options})
 
 
 def _load() -> tuple[Any, Any]:

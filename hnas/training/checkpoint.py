@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,14 +28,40 @@ _TOLD = ("losses", "kinds", "first", "level", "wrong", "row", "doubt")  # fields
 _ADVICE = "lower the learning rate or look at the data"
 
 
+@dataclass(frozen=True)
+class AdamOptions:
+    """The optimiser of the architecture parameters: Adam with betas of 0.5 and 0.999, as in DARTS' code.
+
+    rate: learning rate (3e-3).
+    decay: weight decay (0); DARTS has 1e-3.
+    """
+
+    rate: float = 3e-3
+    decay: float = 0.0
+
+
+ADAM = AdamOptions()
+
+
 class TrainingState:
     """Everything that a step changes: weights, momentum buffers, and architecture parameters with Adam's moments."""
 
-    def __init__(self, supernet: Supernet, optimiser: MaskedSGD, extra: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        optimiser: MaskedSGD,
+        extra: Mapping[str, nn.Parameter],
+        adam: AdamOptions = ADAM,
+    ) -> None:
         self.supernet = supernet
         self.optimiser = optimiser
         self.extra = dict(extra)
-        self._adam = torch.optim.Adam(self.extra.values(), lr=3e-3, betas=(0.5, 0.999)) if extra else None
+        self._rate = adam.rate
+        self._adam = (
+            torch.optim.Adam(self.extra.values(), lr=adam.rate, betas=(0.5, 0.999), weight_decay=adam.decay)
+            if extra
+            else None
+        )
         for parameter in self.extra.values():
             parameter.grad = torch.zeros_like(parameter)
         self.step_extra(
@@ -44,19 +71,19 @@ class TrainingState:
             own["step"].zero_()  # the first real step is then the first step of a fresh Adam
 
     @torch.no_grad()
-    def step_extra(self, among: Mapping[str, Sequence[int]] | None = None, *, rate: float = 3e-3) -> None:
+    def step_extra(self, among: Mapping[str, Sequence[int]] | None = None, *, rate: float | None = None) -> None:
         """Take one Adam step on the architecture parameters that have a gradient.
 
         among: parameter -> indices of the entries to update; None: all entries. Afterwards these entries are shifted by
             one amount, so that their total share of the softmax is unchanged (ProxylessNAS, arXiv 1812.00332, section
             3.2). The step has no momentum (as in the published code), because momentum would change other entries.
-        rate: learning rate (3e-3).
+        rate: learning rate; None (default): that of the options.
         """
         if self._adam is None:
             return
         among = among or {}
         before = {name: self.extra[name][list(at)].logsumexp(0) for name, at in among.items()}
-        self._adam.param_groups[0].update(lr=rate, betas=(0.0 if among else 0.5, 0.999))
+        self._adam.param_groups[0].update(lr=self._rate if rate is None else rate, betas=(0.0 if among else 0.5, 0.999))
         self._adam.step()
         self._adam.zero_grad()
         for name, mass in before.items():

@@ -21,9 +21,9 @@ from hnas.memory import reuse_memory
 from hnas.space import Space
 from hnas.supernet import Supernet
 from hnas.tasks import Task
-from hnas.training.checkpoint import Checkpoint, DivergenceGuard, TrainingState
+from hnas.training.checkpoint import ADAM, AdamOptions, Checkpoint, DivergenceGuard, TrainingState
 from hnas.training.optimiser import Diverged, MaskedSGD
-from hnas.training.step import SubnetPath, compute_gradients, step_architecture
+from hnas.training.step import TRAIN, SubnetPath, compute_gradients, step_architecture
 
 # (space, random numbers of the step, share of the schedule that is done, in [0, 1)) -> the passes of one step
 Pick = Callable[[Space, Random, float], Sequence[SubnetPath]]
@@ -88,6 +88,7 @@ class TrainingOptions:
         buffers and gradients of weights stay float32.
     seed: seed of all random numbers (0). The random numbers of a step depend only on seed and step.
     begin: number of steps of earlier trainings of the study (0), so that their images and paths are not drawn again.
+    adam: rate and decay of the architecture parameters.
     """
 
     space: Space | None = None
@@ -95,6 +96,7 @@ class TrainingOptions:
     precision: str = "fp32"
     seed: int = 0
     begin: int = 0
+    adam: AdamOptions = ADAM
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class _Run:
         self.options = options
         self.observer = observer
         self.space = options.space or supernet.space
-        self.state = TrainingState(supernet, optimiser, extra)
+        self.state = TrainingState(supernet, optimiser, extra, options.adam)
         self.guard = DivergenceGuard(self.state, observer.on_message)
 
     def train(self, pick: Pick, checkpoint: CheckpointOptions | None) -> None:
@@ -206,20 +208,21 @@ class _Run:
         if self.schedule.begins(step):
             self.state.optimiser.reset()
         paths = pick(self.space, Random(f"{self.options.seed}/{self.options.begin + step}"), step / self.schedule.steps)
-        trained = [path for path in paths if path.searches is None]
-        searching = [path for path in paths if path.searches is not None]
+        trained = [path for path in paths if path.split == TRAIN]
+        searching = [path for path in paths if path.split != TRAIN]
         try:
             loss = self._step(step, trained, searching)
         except Diverged as error:
             self.state.clear()
             self.guard.record_skip(step, str(error))
             return
-        self.guard.record_loss(step, loss, [[path.teaches, path.gates is not None] for path in trained[:1]])
+        first = next(path for path in trained if path.trains)
+        self.guard.record_loss(step, loss, [[first.teaches, first.gates is not None]])
         if self.observer.on_step:
             self.observer.on_step(step + 1, loss)
 
     def _step(self, step: int, trained: Sequence[SubnetPath], searching: Sequence[SubnetPath]) -> float:
-        """Update the weights on the ``trained`` paths, then the architecture on each ``searching`` path."""
+        """Update the weights on the ``trained`` paths, then the architecture on the ``searching`` paths."""
         state, options, at = self.state, self.options, self.options.begin + step
         batch = distributed.batch(self.task, at)
         loss, archs = compute_gradients(state, self.task, batch, trained, options.combine, options.precision)
@@ -227,8 +230,8 @@ class _Run:
         state.optimiser.step(self.schedule.at(step), used, self.schedule.clip)
         state.step_extra()
         state.supernet.changed()
-        for path in searching:
-            step_architecture(state, self.task, path, at, len(batch[1]), options.precision)
+        if searching:
+            step_architecture(state, self.task, searching, at, len(batch[1]), options.precision)
         return loss
 
     def _checkpoint(self, options: CheckpointOptions | None) -> Checkpoint:
@@ -240,6 +243,7 @@ class _Run:
             "task": self.task.to_json(),
             "space": self.space.to_json(),
             "of": options.identity if options else None,
+            **({} if self.options.adam == ADAM else {"adam": asdict(self.options.adam)}),
         }
         return Checkpoint(options.file if options else None, identity)
 

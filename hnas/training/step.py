@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hnas import distributed
 from hnas.distillation import imitation
+from hnas.ops.skip import DropBlock, dropping
 from hnas.space import Arch
 from hnas.tasks import Task
 from hnas.training.checkpoint import TrainingState
@@ -20,6 +21,8 @@ from hnas.training.optimiser import Diverged, project_gradients
 from hnas.training.probes import first_not_finite, outputs_of
 
 Batch = tuple[Any, Tensor]  # (raw examples in the task's own form, labels)
+
+TRAIN = "train"  # the split on which weights are trained
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,13 @@ class SubnetPath:
     imitates: a slot. The loss is the distance of the slot's output from the output of the path that teaches; the two
         paths differ in that slot alone. No gradient passes into the slot's input (``hnas.distillation.imitation``).
     penalty: added to the loss; a cost of the architecture parameters, such as the expected latency.
-    searches: architecture parameter -> indices of the entries that this pass trains. The pass is a step of its own,
-        after the step of the other paths: on calibration images, which are never trained on, with frozen weights.
-        Only these entries change; the softmax of the others is unchanged (ProxylessNAS, section 3.2).
+    trains: False: a forward pass without gradients, whose outputs are only a teacher (True).
+    drop: the rate at which identity branches drop blocks of their input (``hnas.ops.skip``); None: no drop.
+    split: the images of the pass. "train" (default): a pass that trains the weights. The name of a held-out split: a
+        pass that trains the architecture parameters, with frozen weights, after the weights of the step have moved.
+        All such passes of a step share one update.
+    moves: for a pass on a held-out split, architecture parameter -> indices of the entries that may change. The softmax
+        of the other entries is unchanged (ProxylessNAS, section 3.2). None (default): all entries.
     """
 
     arch: Arch
@@ -47,7 +54,10 @@ class SubnetPath:
     weight: float = 1.0
     imitates: str | None = None
     penalty: Tensor | None = None
-    searches: Mapping[str, Sequence[int]] | None = None
+    trains: bool = True
+    drop: DropBlock | None = None
+    split: str = TRAIN
+    moves: Mapping[str, Sequence[int]] | None = None
 
 
 def compute_gradients(
@@ -55,7 +65,7 @@ def compute_gradients(
 ) -> tuple[float, list[Arch]]:
     """Compute the gradients of all paths over the images of all ranks, in place.
 
-    Returns the loss of the first path, and the architectures that were trained.
+    Returns the loss of the first path that trains, and the architectures that were trained.
 
     Raises:
         Diverged: a loss, or a gradient of the architecture parameters, is not finite.
@@ -67,6 +77,8 @@ def compute_gradients(
     first, apart = math.nan, None
     for path in paths:
         value, arch = passes.backward(path)
+        if not path.trains:
+            continue
         first = first if archs else value
         archs.append(arch)
         if path.teaches and combine == "project":
@@ -82,26 +94,31 @@ def compute_gradients(
 
 
 def step_architecture(
-    state: TrainingState, task: Task, path: SubnetPath, step: int, images: int, precision: str
+    state: TrainingState, task: Task, paths: Sequence[SubnetPath], step: int, images: int, precision: str
 ) -> None:
-    """Update the architecture parameters on calibration images. All weights are frozen.
+    """Update the architecture parameters on held-out images. All weights are frozen.
 
-    path: the path that trains the architecture parameters.
+    paths: the paths that train the architecture parameters, all on one split; their gradients add up.
     step: chooses the images.
     images: number of images for this rank.
     precision: "fp32" or "bf16".
 
     Raises:
-        Diverged: the loss or a gradient is not finite.
+        Diverged: a loss or a gradient is not finite.
+        ValueError: the task does not have the split.
     """
+    (split,) = {path.split for path in paths}
+    if split not in task.splits:
+        raise ValueError(f"the task has no images {split!r}; known: {', '.join(task.splits)}; see [data] of the recipe")
     state.supernet.union.requires_grad_(False)
     try:
-        compute_gradients(state, task, distributed.held(task, "calibration", step, images), [path], "sum", precision)
+        compute_gradients(state, task, distributed.held(task, split, step, images), paths, "sum", precision)
     except Diverged as error:
         raise Diverged(f"in the pass that searches, after the weights have moved, {error}") from None
     finally:
         state.supernet.union.requires_grad_(True)
-    state.step_extra(path.searches)
+    moves = [path.moves for path in paths if path.moves is not None]
+    state.step_extra({name: at for own in moves for name, at in own.items()})
 
 
 @dataclass
@@ -134,7 +151,8 @@ class _StepPasses:
             with torch.no_grad():
                 losses = {each: self.forward(each, path)[2] for each in (arch, *path.rivals)}
             arch = min(losses, key=losses.__getitem__)
-        outputs, loss, value = self.forward(arch, path)
+        with torch.set_grad_enabled(path.trains):
+            outputs, loss, value = self.forward(arch, path)
         if not math.isfinite(value):
             raise Diverged(f"the loss is {value}{self._where(arch, path)}")
         if loss.requires_grad:  # an architecture step on a member without a relaxed slot has no gradient
@@ -153,7 +171,7 @@ class _StepPasses:
         if slot is not None and slot not in self.shown:
             raise ValueError(f"a path imitates {slot!r}, and none that teaches comes before it; put a teacher first")
         watched = self.watched if path.teaches else [slot] if slot else []
-        with outputs_of(self._net(arch), watched, slot) as seen, self._computing():
+        with outputs_of(self._net(arch), watched, slot) as seen, self._computing(), dropping(path.drop):
             outputs = self._run(arch, path).float()
             loss = self._loss(outputs) if slot is None else imitation(seen[slot], self.shown[slot])
             loss = path.weight * loss + (0.0 if path.penalty is None else path.penalty)

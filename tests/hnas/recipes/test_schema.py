@@ -52,7 +52,7 @@ def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
     ("given", "message"),
     [
         (replace(recipe(combine="project"), shrink=SHRINK), r"with \[shrink\] gradients add up; leave combine out"),
-        (replace(recipe(), shrink={"method": "sandwich"}), "no method 'sandwich' to shrink by; known: padnas, pwsnas"),
+        (replace(recipe(), shrink={"method": "sandwich"}), "no method 'sandwich' to shrink by; known: padnas, pdarts"),
         (
             published("pwsnas", devise="pixel-3"),
             r"\[shrink\] has no key 'devise'; known: method, device, samples, form",

@@ -56,6 +56,8 @@ class Net(nn.Module):
 class OneHot:
     """A task whose images are their labels: a type with a larger weight is better, whatever else is open."""
 
+    splits = ("train", "calibration", "search", "test")
+
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.seen: list[list[int]] = []
@@ -100,7 +102,7 @@ def searched(supernet: Supernet, schedule: Schedule = STILL, **options: Any) -> 
 
     def pick(space: Space, rng: Random, progress: float) -> tuple[SubnetPath, ...]:
         step = proxylessnas.pick(space, rng, progress, extra, **{**TURNS, **options})
-        turns.append([step[1].searches[SLOT], extra[SLOT].detach().softmax(0)])
+        turns.append([step[1].moves[SLOT], extra[SLOT].detach().softmax(0)])
         return step
 
     task = OneHot()
@@ -154,7 +156,7 @@ def test_the_gradient_of_the_two_is_equation_4():
     extra[SLOT].data = torch.tensor([0.3, -0.2, 0.1])
     for seed in range(6):
         _, path = proxylessnas.pick(supernet.space, Random(seed), 0.5, extra, **TURNS)
-        pair = sorted(path.searches[SLOT])
+        pair = sorted(path.moves[SLOT])
         labels = torch.arange(4)
         x = F.one_hot(labels, 4).float()
         (found,) = torch.autograd.grad(F.cross_entropy(supernet(path.arch, x, gates=path.gates), labels), extra[SLOT])

@@ -78,5 +78,5 @@ def test_latencies_are_by_type_so_that_they_outlast_a_drop():
     paths.follow_space(extra, space, less)
     step = proxylessnas.pick(less, Random(0), 0.5, extra, latency=table)
     assert bool(torch.isfinite(step[1].penalty))
-    with pytest.raises(ValueError, match=r"no latency for 'identity' in 'blocks\.0'; make them with latencies"):
+    with pytest.raises(ValueError, match=r"no cost for 'identity' in 'blocks\.0'; make the table with latencies"):
         proxylessnas.pick(space, Random(0), 0.5, paths.new_logits(space), latency={})

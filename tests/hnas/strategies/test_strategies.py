@@ -25,7 +25,7 @@ SPACE = tiny.space()
 DIVIDED = tiny.space(divisions=DIVISIONS)
 LONELY = tiny.space(types=("mbconv",))
 ONE = SPACE.alone(SPACE.smallest)
-TURNS = {"extra": proxylessnas.extra(SPACE), "warmup": 0.0}  # of ProxylessNAS: architecture steps from the first on
+TURNS = {"extra": proxylessnas.extra(SPACE), "warmup": 0.0}  # architecture steps from the first on
 Step = tuple[SubnetPath, ...]
 
 
@@ -131,9 +131,9 @@ def weights_take_turns_with_types_of_which_one_in_two_is_open(space: Space, step
     for trained, path in steps:
         assert trained == SubnetPath(trained.arch)
         assert trained.arch in space
-        assert set(path.searches) == set(places(space))
+        assert set(path.moves) == set(places(space))
         for slot in places(space):
-            assert len(path.searches[slot]) == 2
+            assert len(path.moves[slot]) == 2
             assert len(kinds(path.arch, slot)) in (0, 2)
         for slot, gates in path.gates.items():
             assert set(gates.tolist()) <= {0.0, 1.0}
@@ -161,6 +161,43 @@ def paths_are_single_for_two_thirds_only(space: Space, steps: list[Step]) -> Non
     assert steps[-1][0].teaches
 
 
+def a_mixture_on_images_of_its_own_trains_the_logits(space: Space, steps: list[Step]) -> None:
+    for trained, searched in steps:
+        assert (trained.split, searched.split) == ("train", "alpha")
+        for path in (trained, searched):
+            assert all(kinds(path.arch, slot) in ((), paths.slot_types(space, slot)) for slot in space.slots)
+        assert not any(gates.requires_grad for gates in trained.gates.values())
+        assert all(gates.requires_grad for gates in searched.gates.values())
+
+
+def one_gated_type_of_every_slot_trains_the_logits(space: Space, steps: list[Step]) -> None:
+    for trained, searched in steps:
+        assert trained == SubnetPath(trained.arch)
+        assert trained.arch in space
+        assert searched.split == "alpha"
+        assert all(len(kinds(searched.arch, slot)) in (0, 1) for slot in space.slots)
+        assert set(searched.gates) == {s for s in space.slots if f"{s}.op" in searched.arch}
+        assert {float(gate.detach()) for gates in searched.gates.values() for gate in gates} <= {1.0}
+
+
+def exclusive_sub_graphs_follow_a_teacher_that_is_not_trained(space: Space, steps: list[Step]) -> None:
+    for step in steps:
+        teacher, weights, logits = step[0], step[1:3], step[3:]
+        assert (teacher.teaches, teacher.trains) == (True, False)
+        assert [path.split for path in step] == ["train"] * 3 + ["alpha"] * 2
+        for one, two in (weights, logits):
+            for slot in places(space):
+                taken = kinds(one.arch, slot) + kinds(two.arch, slot)
+                assert len(set(taken)) == len(taken)
+
+
+def the_identity_drops_less_and_less_of_its_input(space: Space, steps: list[Step]) -> None:
+    a_mixture_on_images_of_its_own_trains_the_logits(space, steps)
+    rates = [step[0].drop.rate for step in steps]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 0.3 > 10 * rates[-1]
+
+
 Law = Callable[[Space, list[Step]], None]
 OWN: dict[str, tuple[Law, dict[str, object]]] = {
     "sandwich": (both_ends_are_in_every_step, {}),
@@ -174,6 +211,10 @@ OWN: dict[str, tuple[Law, dict[str, object]]] = {
     "attentive": (a_random_path_is_the_best_of_three_of_like_complexity, {"banks": 4}),
     "complexity_aware": (complexity_moves_by_one_bank_at_most, {"banks": 3, "sweeps": 2}),
     "spos_then_hybrid": (paths_are_single_for_two_thirds_only, {}),
+    "darts": (a_mixture_on_images_of_its_own_trains_the_logits, TURNS),
+    "pdarts": (the_identity_drops_less_and_less_of_its_input, TURNS),
+    "gdas": (one_gated_type_of_every_slot_trains_the_logits, TURNS),
+    "msgdas": (exclusive_sub_graphs_follow_a_teacher_that_is_not_trained, TURNS),
 }
 
 

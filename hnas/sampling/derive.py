@@ -1,0 +1,184 @@
+"""Derive one architecture from architecture parameters: ``derive(space, logits)``, or inside a window of a cost.
+
+``derive_inside(space, logits, table, price, (0.0, 2.0))`` returns the architecture of least regret whose price is
+inside the window. The *regret* of an architecture is the log-probability that it gives up, summed over the slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hnas.ops.skip import Skip
+from hnas.sampling.draws import IDENTITY, logits_of, relax, slot_types
+from hnas.sampling.expected import CostTable
+from hnas.space import Arch, Space
+
+_BINS = 1000  # steps of the cost in the dynamic programme
+_TRIES = 16  # architectures that are priced for a window
+
+Logits = Mapping[str, Tensor]
+Prices = Callable[[Arch], float]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An architecture from ``derive_inside``.
+
+    arch: a member; its sizes are the largest.
+    regret: log-probability that it gives up against the most likely types.
+    price: its cost as ``price`` returned it.
+    """
+
+    arch: Arch
+    regret: float
+    price: float
+
+
+def derive(space: Space, logits: Logits, max_skips: int | None = None) -> Arch:
+    """Return the member that takes the most likely type in every slot, at its largest sizes.
+
+    logits: slot -> one logit for each of ``slot_types(space, slot)``.
+    max_skips: largest number of slots that may have an identity (P-DARTS: 2 in a cell). They are the slots in which
+        another type would cost the most probability. None (default): no limit.
+
+    Raises:
+        ValueError: a logit is missing or not finite, or too many slots have the identity alone.
+
+    Example: ``derive(space, {"edges.0_1": torch.tensor([0.1, 2.0, 0.3, 0.0, 1.0]), ...})``
+    """
+    return relax(space, space.largest, _chosen(_regrets(space, logits, max_skips)))
+
+
+def derive_inside(
+    space: Space,
+    logits: Logits,
+    table: CostTable,
+    price: Prices,
+    window: tuple[float, float],
+    max_skips: int | None = None,
+) -> Derived:
+    """Return the member of least regret whose price is inside the window.
+
+    1. The most likely member is returned if its price is inside.
+    2. Otherwise the member of least regret whose *predicted* cost is inside is priced. The prediction is the sum of the
+       table, plus the error that the table had for the member priced last.
+    3. Step 2 is repeated with members that have no price yet, up to 16 times.
+
+    table: costs of the types, from ``hnas.sampling.expected.type_costs``.
+    price: the true cost of a member, such as its measured latency.
+    window: (lowest, highest) allowed price.
+
+    Raises:
+        ValueError: no member that was priced is inside the window; the message has the nearest one.
+    """
+    low, high = window
+    regrets = _regrets(space, logits, max_skips)
+    tried: dict[Arch, float] = {}
+    wanted: dict[str, tuple[str, ...]] | None = _chosen(regrets)
+    error = 0.0
+    while wanted is not None and len(tried) < _TRIES:
+        arch = relax(space, space.largest, wanted)
+        found = tried.get(arch)
+        if found is None:
+            found = tried[arch] = price(arch)
+        if low <= found <= high:
+            regret = sum(regrets[slot][kind] for slot, (kind,) in wanted.items())
+            return Derived(arch, regret, found)
+        error = found - table.of(arch)
+        wanted = _least_regret(space, regrets, table, (low - error, high - error), tried)
+    raise ValueError(_none_inside(window, tried))
+
+
+def _regrets(space: Space, logits: Logits, max_skips: int | None) -> dict[str, dict[str, float]]:
+    """Return slot -> type -> the log-probability that it gives up. Types that ``max_skips`` forbids are left out."""
+    found: dict[str, dict[str, float]] = {}
+    for slot in space.slots:
+        own = logits_of(space, slot, logits).detach().double()
+        if not bool(torch.isfinite(own).all()):
+            raise ValueError(f"a logit of {slot!r} is not finite; go back to the last good checkpoint")
+        best = torch.log_softmax(own, 0)
+        found[slot] = dict(zip(slot_types(space, slot), (best.max() - best).tolist(), strict=True))
+    if max_skips is not None:
+        _limit_skips(found, skips_of(space), max_skips)
+    return found
+
+
+def _limit_skips(regrets: dict[str, dict[str, float]], skips: Mapping[str, Sequence[str]], most: int) -> None:
+    """Take the identities out of all slots but the ``most`` ones in which their removal costs the most."""
+    loss = {}
+    for slot, own in regrets.items():
+        others = [regret for kind, regret in own.items() if kind not in skips[slot]]
+        identity = min((own[kind] for kind in skips[slot]), default=math.inf)
+        if identity < math.inf:
+            loss[slot] = (min(others) if others else math.inf) - identity
+    kept = sorted(loss, key=lambda slot: -loss[slot])[:most]
+    for slot in loss.keys() - set(kept):
+        if math.isinf(loss[slot]):
+            raise ValueError(f"more than {most} slots have no type but the identity; allow more skips")
+        regrets[slot] = {kind: regret for kind, regret in regrets[slot].items() if kind not in skips[slot]}
+
+
+def skips_of(space: Space) -> dict[str, tuple[str, ...]]:
+    """Return slot -> its types that pass their input on unchanged."""
+    with torch.device("meta"):
+        net = space.union()
+    return {slot: tuple(kind for kind in slot_types(space, slot) if _is_skip(net, slot, kind)) for slot in space.slots}
+
+
+def _is_skip(net: nn.Module, slot: str, kind: str) -> bool:
+    try:
+        branch = net.get_submodule(f"{slot}.{kind}")
+    except AttributeError:  # a slot without a branch
+        return kind == IDENTITY
+    leaves = [module for module in branch.modules() if not any(module.children())]
+    return all(isinstance(leaf, Skip) for leaf in leaves)
+
+
+def _chosen(regrets: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, ...]]:
+    return {slot: (min(own, key=lambda kind: own[kind]),) for slot, own in regrets.items()}
+
+
+def _least_regret(
+    space: Space,
+    regrets: Mapping[str, Mapping[str, float]],
+    table: CostTable,
+    window: tuple[float, float],
+    tried: Mapping[Arch, float],
+) -> dict[str, tuple[str, ...]] | None:
+    """Return the types of least regret whose sum of costs is inside the window, and that were not tried; None: none.
+
+    A dynamic programme over the slots (the multiple-choice knapsack problem). For each of ``_BINS`` costs it keeps the
+    combinations of least regret.
+    """
+    least = table.base + sum(min(table.types[slot][kind] for kind in own) for slot, own in regrets.items())
+    most = table.base + sum(max(table.types[slot][kind] for kind in own) for slot, own in regrets.items())
+    step = (most - least) / _BINS or 1.0
+    states: dict[int, list[tuple[float, float, tuple[str, ...]]]] = {0: [(0.0, table.base, ())]}
+    for slot, own in regrets.items():
+        following: dict[int, list[tuple[float, float, tuple[str, ...]]]] = {}
+        for kept in states.values():
+            for regret, cost, kinds in kept:
+                for kind, more in own.items():
+                    value = cost + table.types[slot][kind]
+                    entry = (regret + more, value, (*kinds, kind))
+                    following.setdefault(round((value - table.base) / step), []).append(entry)
+        # As many combinations as may have been tried, and one more, stay in each bin.
+        states = {at: sorted(kept)[: len(tried) + 1] for at, kept in following.items()}
+    inside = sorted(entry for kept in states.values() for entry in kept if window[0] <= entry[1] <= window[1])
+    for _, _, kinds in inside:
+        wanted = {slot: (kind,) for slot, kind in zip(regrets, kinds, strict=True)}
+        if relax(space, space.largest, wanted) not in tried:
+            return wanted
+    return None
+
+
+def _none_inside(window: tuple[float, float], tried: Mapping[Arch, float]) -> str:
+    low, high = window
+    nearest = min(tried.values(), key=lambda found: max(low - found, found - high))
+    what = f"no derived architecture is inside [{low:g}, {high:g}]"
+    return f"{what}: {len(tried)} were priced, the nearest has {nearest:g}; widen the window"

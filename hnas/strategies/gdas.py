@@ -1,0 +1,49 @@
+"""GDAS (Dong and Yang, CVPR 2019, arXiv 1910.04465): one sampled type in every slot, with a straight-through gradient.
+
+MSG-DAS with one sub-graph, without guidance and without drops (``hnas.strategies.msgdas``). The temperature falls
+linearly. The paper's 10 needs hundreds of epochs, because at 10 the estimator has a small part of the exact gradient,
+and at 1 about two thirds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+from torch import Tensor, nn
+
+from hnas.ranges import NonNegative, Positive, Share
+from hnas.sampling.draws import new_logits
+from hnas.sampling.expected import CostTable, latencies
+from hnas.space import Space
+from hnas.strategies import msgdas
+from hnas.training.step import SubnetPath
+
+__all__ = ("SPLIT", "extra", "latencies", "pick")
+
+SPLIT = msgdas.SPLIT
+
+
+def extra(space: Space) -> dict[str, nn.Parameter]:
+    """Return the logits alpha of every slot's types."""
+    return new_logits(space)
+
+
+def pick(
+    space: Space,
+    rng: Random,
+    progress: float = 0.0,
+    extra: Mapping[str, Tensor] | None = None,
+    latency: CostTable | None = None,
+    limit: Positive | None = None,
+    weight: NonNegative = 0.1,
+    warmup: Share = 0.1,
+    tau: tuple[Positive, Positive] = (2.0, 0.1),
+) -> tuple[SubnetPath, ...]:
+    """Return a sampled path that trains the weights and, after the warm-up, one that trains alpha.
+
+    extra, latency, limit, weight, warmup: as in ``hnas.strategies.darts.pick``.
+    tau: temperature at the first and at the last step (2 and 0.1).
+    """
+    options = {"latency": latency, "limit": limit, "weight": weight, "warmup": warmup, "tau": tau}
+    return msgdas.pick(space, rng, progress, extra, paths=1, guidance=False, drop=0.0, **options)

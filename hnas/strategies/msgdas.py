@@ -1,0 +1,106 @@
+"""MSG-DAS (Tan et al., 2021): mutually exclusive sub-graphs of one Gumbel-TopK draw, guided by the super-net.
+
+1. Sampler: the types of every slot are drawn in order, without replacement (``hnas.sampling.gumbel``). Sub-graph k
+   takes the k-th type of every slot. One sub-graph is GDAS. As many as types, with equal logits, are FairNAS.
+2. Weights: the super-net, a mixture of all types by softmax(alpha), runs without gradients and is the teacher. The
+   sub-graphs are trained one after another, so that the activations of one path are in memory at a time.
+3. Alpha: a new draw on images of their own (the split "alpha"), with frozen weights. The gradients of all sub-graphs
+   add up to one update, so that competing types are compared on the same images.
+4. Dropblock-Identity: during the search identity branches drop blocks of their input (``hnas.ops.skip``). The rate
+   falls linearly in the warm-up and exponentially after it, as P-DARTS' dropout on the identity does.
+
+The published figures are unknown to us; sampler and schedule are reconstructed (docs/methods/msgdas.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from random import Random
+
+import torch
+from torch import Tensor, nn
+
+from hnas.ops.skip import DropBlock
+from hnas.ranges import NonNegative, Positive, PositiveInt, Share
+from hnas.sampling.draws import branch_gates, draw_every, logits_of, most_types, new_logits, relax
+from hnas.sampling.expected import CostTable, latencies, penalty
+from hnas.sampling.gumbel import draw_ranked
+from hnas.space import Space
+from hnas.strategies import darts
+from hnas.training.step import SubnetPath
+
+__all__ = ("SPLIT", "drop_rate", "extra", "latencies", "pick")
+
+SPLIT = darts.SPLIT
+_FALL = 3.0  # the rate of drops ends at exp(-3) of its value after the warm-up: P-DARTS' exp(-0.2) an epoch, 15 epochs
+
+
+def extra(space: Space) -> dict[str, nn.Parameter]:
+    """Return the logits alpha of every slot's types."""
+    return new_logits(space)
+
+
+def pick(
+    space: Space,
+    rng: Random,
+    progress: float = 0.0,
+    extra: Mapping[str, Tensor] | None = None,
+    latency: CostTable | None = None,
+    limit: Positive | None = None,
+    weight: NonNegative = 0.1,
+    warmup: Share = 0.1,
+    paths: PositiveInt = 2,
+    tau: tuple[Positive, Positive] = (2.0, 0.1),
+    drop: Share = 0.3,
+    block: PositiveInt = 7,
+    guidance: bool = True,
+) -> tuple[SubnetPath, ...]:
+    """Return the paths of a step: the teacher, the sub-graphs that train weights, and those that train alpha.
+
+    extra, latency, limit, weight, warmup: as in ``hnas.strategies.darts.pick``.
+    paths: number of sub-graphs, at most the number of types of a slot (2).
+    tau: temperature at the first and at the last step (2 and 0.1).
+    drop: rate of Dropblock-Identity at the first step, below 1; 0 switches it off (0.3).
+    block: side of a dropped block; smaller maps have smaller blocks (7).
+    guidance: the super-net teaches the sub-graphs (True).
+
+    Raises:
+        ValueError: there are fewer types than sub-graphs, or an option is out of range.
+    """
+    if paths > (most := most_types(space)):
+        raise ValueError(f"{paths} exclusive sub-graphs need {paths} types in a slot; the largest slot has {most}")
+    rate = drop_rate(progress, warmup, drop)
+    blocks = DropBlock(rate, block, rng.getrandbits(32)) if rate else None
+    picked: list[SubnetPath] = []
+    if guidance:
+        shares = {slot: torch.softmax(logits_of(space, slot, extra), 0).detach() for slot in space.slots}
+        teacher = darts.mixture(space, rng, shares)
+        picked.append(SubnetPath(teacher.arch, teacher.gates, teaches=True, trains=False))
+    ranked = draw_ranked(space, rng, extra)
+    for k in range(paths):
+        kinds = {slot: (types.kind(k),) for slot, types in ranked.items()}
+        picked.append(SubnetPath(relax(space, draw_every(space, rng), kinds), weight=1 / paths, drop=blocks))
+    if extra is None or progress < warmup or most == 1:
+        return tuple(picked)
+    now = tau[0] + (tau[1] - tau[0]) * progress
+    cost = penalty(space, latency, extra, weight, limit)
+    ranked = draw_ranked(space, rng, extra)
+    for k in range(paths):
+        kinds = {slot: (types.kind(k),) for slot, types in ranked.items()}
+        arch = relax(space, draw_every(space, rng), kinds, single=True)
+        gates = branch_gates(space, arch, {slot: types.gates(k, now) for slot, types in ranked.items()})
+        own = SubnetPath(arch, gates, weight=1 / paths, penalty=None if k else cost, drop=blocks, split=SPLIT)
+        picked.append(own)
+    return tuple(picked)
+
+
+def drop_rate(progress: float, warmup: float, first: float) -> float:
+    """Return the rate of Dropblock-Identity at a share of the schedule.
+
+    first: the rate at the first step. It falls linearly in the warm-up, and restarts from ``first`` with an exponential
+        fall after it (P-DARTS, arXiv 1904.12760).
+    """
+    if progress < warmup:
+        return first * (1 - progress / warmup)
+    return first * math.exp(-_FALL * (progress - warmup) / (1 - warmup)) if warmup < 1 else 0.0

@@ -1,0 +1,138 @@
+"""The architecture that logits and a window name, against an enumeration of all members."""
+
+from __future__ import annotations
+
+from itertools import product
+from random import Random
+
+import pytest
+import torch
+
+from hnas import spaces
+from hnas.sampling.derive import derive, derive_inside, skips_of
+from hnas.sampling.draws import keep_types
+from hnas.sampling.expected import expected_cost, penalty, type_costs
+from hnas.space import Arch
+from hnas.spaces.tabular_digits import SLOTS, TYPES, arch_of, read_table
+from tests.hnas import tiny
+
+SPACE = spaces.load("tabular_digits")()
+KINDS = tuple(TYPES)
+WEIGHTS = {"identity": 0.0, "conv1": 0.3, "avg3": 0.5, "dw5": 0.9, "conv3": 1.1}
+
+
+def random_logits(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {slot: torch.randn(len(KINDS), generator=generator) for slot in SLOTS}
+
+
+def regret(arch: Arch, logits: dict[str, torch.Tensor]) -> float:
+    total = 0.0
+    for slot, own in logits.items():
+        p = torch.log_softmax(own.double(), 0)
+        total += float(p.max() - p[KINDS.index(arch[f"{slot}.op"])])
+    return total
+
+
+def price(arch: Arch) -> float:
+    """A latency that does not add up: the last slot is dearer after a convolution."""
+    kinds = [str(arch[f"{slot}.op"]) for slot in SLOTS]
+    return 1.0 + sum(WEIGHTS[kind] for kind in kinds) + 0.2 * (kinds[-2:] == ["conv3", "conv3"])
+
+
+def test_every_slot_takes_its_most_likely_type():
+    for seed in range(20):
+        logits = random_logits(seed)
+        assert regret(derive(SPACE, logits), logits) == 0
+
+
+def test_a_derived_member_of_a_space_with_sizes_is_a_member_of_it():
+    space = tiny.space()
+    logits = {slot: torch.randn(len(space.choices[f"{slot}.op"].options)) for slot in space.slots}
+    assert derive(space, logits) in space
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_the_identities_that_stay_are_those_whose_loss_costs_most(most):
+    for seed in range(20):
+        logits = random_logits(seed)
+        for slot in SLOTS:
+            logits[slot][0] += 2.0
+        found = derive(SPACE, logits, max_skips=most)
+        members = map(arch_of, product(KINDS, repeat=4))
+        allowed = [arch for arch in members if list(arch.values()).count("identity") <= most]
+        assert regret(found, logits) == pytest.approx(min(regret(arch, logits) for arch in allowed))
+
+
+def test_the_types_that_pass_their_input_on_are_found_in_every_space():
+    assert skips_of(SPACE) == dict.fromkeys(SLOTS, ("identity",))
+    cells = spaces.load("nasbench201")(nodes=3)
+    assert skips_of(cells) == dict.fromkeys(cells.slots, ("skip_connect",))
+
+
+def test_a_slot_that_has_the_identity_alone_cannot_lose_it():
+    lone = keep_types(SPACE, dict.fromkeys(SLOTS, ("identity",)))
+    logits = {slot: torch.zeros(1) for slot in SLOTS}
+    with pytest.raises(ValueError, match="more than 3 slots have no type but the identity"):
+        derive(lone, logits, max_skips=3)
+
+
+def test_logits_that_are_not_finite_are_one_line():
+    with pytest.raises(ValueError, match=r"a logit of 'blocks\.1' is not finite"):
+        derive(SPACE, random_logits(0) | {"blocks.1": torch.tensor([0.0, float("inf"), 0, 0, 0])})
+
+
+def test_the_member_inside_a_window_has_nearly_the_least_regret_of_all_inside():
+    """The table errs where types interact, so the best inside can be missed, but rarely, and never the window."""
+    table, missed = type_costs(SPACE, price), []
+    members = [arch_of(kinds) for kinds in product(KINDS, repeat=4)]
+    rng = Random(0)
+    for seed in range(20):
+        logits, low = random_logits(seed), rng.uniform(1.0, 4.0)
+        window = (low, low + 0.4)
+        inside = [arch for arch in members if window[0] <= price(arch) <= window[1]]
+        found = derive_inside(SPACE, logits, table, price, window)
+        assert window[0] <= price(found.arch) == found.price <= window[1]
+        assert found.regret == pytest.approx(regret(found.arch, logits))
+        missed.append(found.regret - min(regret(arch, logits) for arch in inside))
+    assert min(missed) > -1e-9
+    assert sum(miss > 1e-6 for miss in missed) <= 3
+
+
+def test_the_most_likely_member_is_priced_first_and_alone_where_it_fits():
+    asked: list[Arch] = []
+    logits = random_logits(1)
+    found = derive_inside(SPACE, logits, type_costs(SPACE, price), lambda a: asked.append(a) or price(a), (0.0, 99.0))
+    assert asked == [found.arch] == [derive(SPACE, logits)]
+
+
+def test_a_window_that_nothing_satisfies_is_one_line_with_the_nearest():
+    with pytest.raises(ValueError, match=r"no derived architecture is inside \[0, 0.5\]: .* nearest has .*; widen"):
+        derive_inside(SPACE, random_logits(0), type_costs(SPACE, price), price, (0.0, 0.5))
+
+
+def test_the_costs_of_the_shipped_table_add_up_to_those_of_a_member():
+    """MACs add up exactly; the table of types has the MACs of every member."""
+    rows = read_table()
+    table = type_costs(SPACE, lambda arch: float(rows[arch].macs))
+    for seed in range(20):
+        arch = SPACE.sample(Random(seed))
+        assert table.of(arch) == pytest.approx(rows[arch].macs)
+
+
+def test_the_expected_cost_is_a_mean_and_the_hinge_is_silent_below_its_limit():
+    table = type_costs(SPACE, price)
+    logits = {slot: torch.zeros(len(KINDS), requires_grad=True) for slot in SLOTS}
+    shares = {slot: own.detach().softmax(0) for slot, own in logits.items()}
+    mean = table.base + float(expected_cost(SPACE, table.types, shares))
+    # Of one slot at a time, from the largest member: what the table says.
+    assert mean == pytest.approx(table.base + sum(sum(own.values()) / 5 for own in table.types.values()))
+    silent = penalty(SPACE, table, logits, 1.0, mean + 0.1)
+    assert silent.item() == 0.0
+    loud = penalty(SPACE, table, logits, 2.0, mean / 2)
+    assert loud.item() == pytest.approx(2.0, rel=1e-5)
+    loud.backward()
+    for slot, own in logits.items():
+        dear = max(table.types[slot], key=lambda kind, slot=slot: table.types[slot][kind])
+        assert own.grad[KINDS.index(dear)] > 0 > own.grad[KINDS.index("identity")]
+    assert penalty(SPACE, None, logits, 1.0, None) is None
