@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hnas.cli.arguments import Parser
+
+if TYPE_CHECKING:
+    from hnas.space import Arch
 
 
 def make_train_parser() -> Parser:
@@ -26,8 +30,10 @@ def make_train_parser() -> Parser:
     )
     add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
     add("--epochs", type=float, metavar="N", help="total number of epochs (default: as in the recipe)")
-    add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest or random:SEED")
+    add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest, random:SEED or derived")
     add("--supernet", metavar="DIR", help="with --alone: find the subnet in the space of this trained supernet")
+    add("--target", metavar="DEVICE", help="with --alone derived: the device of --max-latency")
+    add("--max-latency", metavar="TIME", help="with --alone derived: limit of the latency on the device, e.g. 5ms")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights, batches and paths (default 0)")
     add("--threads", type=int, metavar="N", help="threads of torch (default: all cores)")
     add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
@@ -53,6 +59,7 @@ def run_train(parsed: argparse.Namespace) -> int:
         torch.set_num_threads(parsed.threads)
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
+    alone = _derived(parsed) if parsed.alone == "derived" else parsed.alone
     with distributed.group(parsed.device), report.show_training(f"training {recipe.name}") as (advance, say):
         first = distributed.rank() == 0
         among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet is not None else None
@@ -60,7 +67,7 @@ def run_train(parsed: argparse.Namespace) -> int:
             recipe,
             Path(parsed.data),
             Path(parsed.out),
-            RunOptions(parsed.seed, parsed.epochs, parsed.alone, among, parsed.resume),
+            RunOptions(parsed.seed, parsed.epochs, alone, among, parsed.resume),
             on_step=advance if first else None,
             on_message=say if first else None,
         )
@@ -71,3 +78,12 @@ def run_train(parsed: argparse.Namespace) -> int:
     else:
         report.print_training(Path(parsed.out), record)
     return 0
+
+
+def _derived(parsed: argparse.Namespace) -> Arch:
+    """Return the subnet that the architecture parameters of --supernet name."""
+    if parsed.supernet is None:
+        raise ValueError("--alone derived needs the supernet whose architecture parameters name the subnet: --supernet")
+    from hnas.deployment.derived import derive_subnet
+
+    return derive_subnet(Path(parsed.supernet), Path(parsed.data), parsed.target, parsed.max_latency)

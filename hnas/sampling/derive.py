@@ -23,6 +23,7 @@ _TRIES = 16  # architectures that are priced for a window
 
 Logits = Mapping[str, Tensor]
 Prices = Callable[[Arch], float]
+_Combination = tuple[float, float, tuple[str, ...]]  # regret, cost, the type of each slot so far
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,7 @@ def derive_inside(
     error = 0.0
     while wanted is not None and len(tried) < _TRIES:
         arch = relax(space, space.largest, wanted)
-        found = tried.get(arch)
-        if found is None:
-            found = tried[arch] = price(arch)
+        found = tried[arch] = price(arch)
         if low <= found <= high:
             regret = sum(regrets[slot][kind] for slot, (kind,) in wanted.items())
             return Derived(arch, regret, found)
@@ -150,31 +149,31 @@ def _least_regret(
     window: tuple[float, float],
     tried: Mapping[Arch, float],
 ) -> dict[str, tuple[str, ...]] | None:
-    """Return the types of least regret whose sum of costs is inside the window, and that were not tried; None: none.
-
-    A dynamic programme over the slots (the multiple-choice knapsack problem). For each of ``_BINS`` costs it keeps the
-    combinations of least regret.
-    """
-    least = table.base + sum(min(table.types[slot][kind] for kind in own) for slot, own in regrets.items())
-    most = table.base + sum(max(table.types[slot][kind] for kind in own) for slot, own in regrets.items())
-    step = (most - least) / _BINS or 1.0
-    states: dict[int, list[tuple[float, float, tuple[str, ...]]]] = {0: [(0.0, table.base, ())]}
-    for slot, own in regrets.items():
-        following: dict[int, list[tuple[float, float, tuple[str, ...]]]] = {}
-        for kept in states.values():
-            for regret, cost, kinds in kept:
-                for kind, more in own.items():
-                    value = cost + table.types[slot][kind]
-                    entry = (regret + more, value, (*kinds, kind))
-                    following.setdefault(round((value - table.base) / step), []).append(entry)
-        # As many combinations as may have been tried, and one more, stay in each bin.
-        states = {at: sorted(kept)[: len(tried) + 1] for at, kept in following.items()}
-    inside = sorted(entry for kept in states.values() for entry in kept if window[0] <= entry[1] <= window[1])
-    for _, _, kinds in inside:
-        wanted = {slot: (kind,) for slot, kind in zip(regrets, kinds, strict=True)}
-        if relax(space, space.largest, wanted) not in tried:
+    """Return the types of least regret whose sum of costs is inside the window, and that were not tried; None: none."""
+    # As many combinations as were tried, and one more, stay for each cost.
+    for _, cost, kinds in sorted(_combinations(regrets, table, len(tried) + 1)):
+        wanted: dict[str, tuple[str, ...]] = {slot: (kind,) for slot, kind in zip(regrets, kinds, strict=True)}
+        if window[0] <= cost <= window[1] and relax(space, space.largest, wanted) not in tried:
             return wanted
     return None
+
+
+def _combinations(regrets: Mapping[str, Mapping[str, float]], table: CostTable, kept: int) -> list[_Combination]:
+    """Return the combinations of types with the least regret, ``kept`` of them for each of ``_BINS`` costs.
+
+    A dynamic programme over the slots (the multiple-choice knapsack problem).
+    """
+    costs = {slot: [table.types[slot][kind] for kind in own] for slot, own in regrets.items()}
+    step = sum(max(own) - min(own) for own in costs.values()) / _BINS or 1.0
+    states: list[_Combination] = [(0.0, table.base, ())]
+    for slot, own in regrets.items():
+        bins: dict[int, list[_Combination]] = {}
+        for regret, cost, kinds in states:
+            for kind, more in own.items():
+                longer = (regret + more, cost + table.types[slot][kind], (*kinds, kind))
+                bins.setdefault(round(longer[1] / step), []).append(longer)
+        states = [each for found in bins.values() for each in sorted(found)[:kept]]
+    return states
 
 
 def _none_inside(window: tuple[float, float], tried: Mapping[Arch, float]) -> str:

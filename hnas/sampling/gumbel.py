@@ -22,7 +22,7 @@ from hnas.space import Space
 
 
 @dataclass(frozen=True)
-class RankedTypes:
+class _RankedTypes:
     """The types of a slot in the order in which they were drawn.
 
     kinds: the types, in the order of their logits.
@@ -65,7 +65,7 @@ class RankedTypes:
         return hard + (soft - soft.detach())
 
 
-def draw_ranked(space: Space, rng: Random, extra: Mapping[str, Tensor] | None) -> dict[str, RankedTypes]:
+def draw_ranked(space: Space, rng: Random, extra: Mapping[str, Tensor] | None) -> dict[str, _RankedTypes]:
     """Return slot -> its types in an order that is drawn by the softmax of its logits.
 
     extra: the logits, as ``hnas.sampling.draws.new_logits`` makes them; None: equal logits.
@@ -80,5 +80,5 @@ def draw_ranked(space: Space, rng: Random, extra: Mapping[str, Tensor] | None) -
             raise ValueError(f"a logit of {slot!r} is not finite; go back to the last good checkpoint")
         noise = logits.new_tensor([-math.log(-math.log(rng.uniform(1e-9, 1 - 1e-9))) for _ in range(len(logits))])
         order = tuple(torch.argsort(logits.detach() + noise, descending=True).tolist())
-        found[slot] = RankedTypes(slot_types(space, slot), logits, noise, order)
+        found[slot] = _RankedTypes(slot_types(space, slot), logits, noise, order)
     return found

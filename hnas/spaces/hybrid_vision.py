@@ -15,8 +15,10 @@ from hnas.ops.conv import NORMS, ConvNorm, activation, pooled
 from hnas.ops.slot import Slot, divided
 from hnas.space import Arch, Choice, Option, Shape, Space
 
-# From smallest to largest by multiply-accumulates at equal channels.
-TYPES = ("identity", "attention", "convnext", "mbconv", "fusedconv")
+# From smallest to largest by multiply-accumulates at equal channels. A slot with "identity" always adds its input. A
+# slot with "skip" never does: there the identity is one branch among others.
+TYPES = ("identity", "skip", "attention", "convnext", "mbconv", "fusedconv")
+DEFAULT = tuple(kind for kind in TYPES if kind != "skip")
 
 
 class Stage(nn.Module):
@@ -64,7 +66,7 @@ def hybrid_vision(
     depths: Sequence[Sequence[int]] = ((2, 3), (2, 3), (2, 3)),
     strides: Sequence[int] = (2, 2, 2),
     head: int = 160,
-    types: Sequence[str] = TYPES,
+    types: Sequence[str] = DEFAULT,
     kernels: Sequence[int] = (3, 5, 7),
     fused_kernels: Sequence[int] = (3,),
     expansions: Sequence[float] = (2, 3, 4),
@@ -88,7 +90,8 @@ def hybrid_vision(
     strides: for each stage the stride of its first slot.
     head: channels of the last convolution.
     types: some of ``TYPES``. Identity is offered in the slots 1 .. min(depth) - 1 of a stage: in a later slot it would
-        equal a smaller depth.
+        equal a smaller depth. "skip" in place of "identity" makes it compete: such a slot does not add its input to the
+        output, as in the cells of DARTS.
     kernels: of mbconv and convnext.
     fused_kernels: of fusedconv.
     expansions: of mbconv and convnext.
@@ -109,7 +112,7 @@ def hybrid_vision(
     arguments = {name: _plain(value) for name, value in locals().items() if name != "divisions" or value}
     shared = _shared(divisions, types)
     sizes: dict[str, dict[str, Sequence[Option]]] = {
-        "identity": {},
+        **{kind: {} for kind in ("identity", "skip")},
         "attention": {"heads": heads, "expansion": fused_expansions},
         "convnext": {"kernel": kernels, "expansion": expansions},
         "mbconv": {"kernel": kernels, "expansion": expansions},
@@ -185,7 +188,8 @@ class _Builder:
                 path = f"stages.{s}.blocks.{b}"
                 chosen: Any = self.choices[f"{path}.op"].options if every_type else arch[f"{path}.op"]
                 built = partial(self._branch, path, arch, cin, stride if b == 0 else 1)
-                blocks.append(self._slot(chosen, built, width, residual=b > 0, gated=not every_type))
+                residual = b > 0 and "skip" not in self.choices[f"{path}.op"].options
+                blocks.append(self._slot(chosen, built, width, residual=residual, gated=not every_type))
                 cin = width
             stages.append(Stage(blocks))
         return HybridVision(self.stem(act), stages, cin, self.head, self.classes, act)
@@ -244,9 +248,9 @@ def _slot(
 
 def _legal(b: int, types: Sequence[str], *, certain: bool) -> list[str]:
     """Return the types that slot ``b`` of a stage can have; ``certain``: the slot is there at every depth."""
-    illegal = set() if certain else {"identity"}
+    illegal = set() if certain else {"identity", "skip"}
     if b == 0:  # changes the size of the map
-        illegal = {"identity", "attention"}
+        illegal = {"identity", "skip", "attention"}
     return [kind for kind in TYPES if kind in types and kind not in illegal]
 
 
@@ -255,8 +259,8 @@ def _shared(divisions: Sequence[str], types: Sequence[str]) -> dict[str, tuple[s
     shared = {}
     for text in divisions:
         kinds = text.split("+")
-        if len(set(kinds)) != len(kinds) or len(kinds) < 2 or not set(kinds) <= {*types} - {"identity"}:
-            known = ", ".join(t for t in TYPES if t in types and t != "identity")
+        if len(set(kinds)) != len(kinds) or len(kinds) < 2 or not set(kinds) <= {*types} - {"identity", "skip"}:
+            known = ", ".join(t for t in TYPES if t in types and t not in ("identity", "skip"))
             raise ValueError(f"{text!r} does not divide a slot; join different types by '+', of {known}")
         ordered = tuple(kind for kind in TYPES if kind in kinds)
         shared["+".join(ordered)] = ordered
@@ -301,6 +305,8 @@ def _check(
     unknown = [t for t in types if t not in TYPES]
     if unknown:
         raise ValueError(f"no operation type {unknown[0]!r}; known: {', '.join(TYPES)}")
+    if {"identity", "skip"} <= set(types):
+        raise ValueError('types has "identity" and "skip"; give one of them: a slot adds its input always or never')
     if not len(widths) == len(depths) == len(strides) > 0:
         raise ValueError(
             f"widths, depths and strides need one entry a stage; got {len(widths)}, {len(depths)}, {len(strides)}"

@@ -45,5 +45,5 @@ def pick(
     extra, latency, limit, weight, warmup: as in ``hnas.strategies.darts.pick``.
     tau: temperature at the first and at the last step (2 and 0.1).
     """
-    options = {"latency": latency, "limit": limit, "weight": weight, "warmup": warmup, "tau": tau}
-    return msgdas.pick(space, rng, progress, extra, paths=1, guidance=False, drop=0.0, **options)
+    shared = space, rng, progress, extra, latency, limit, weight, warmup
+    return msgdas.pick(*shared, paths=1, tau=tau, drop=0.0, guidance=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,24 +73,27 @@ def compute_gradients(
     watched = [path.imitates for path in paths if path.imitates is not None]
     passes = _StepPasses(state, task, batch[0], batch[1].to(distributed.device()), precision, watched)
     weights = state.optimiser.parameters.values()
-    archs: list[Arch] = []
-    first, apart = math.nan, None
+    trained: list[tuple[float, Arch]] = []
+    apart = None
     for path in paths:
-        value, arch = passes.backward(path)
-        if not path.trains:
-            continue
-        first = first if archs else value
-        archs.append(arch)
-        if path.teaches and combine == "project":
-            apart = {p: p.grad for p in weights if p.grad is not None}
-            for parameter in apart:
-                parameter.grad = None
-    found = [p.grad for p in (*weights, *state.extra.values()) if p.grad is not None]
-    distributed.reduce([*(apart or {}).values(), *found])
+        found = passes.backward(path)
+        trained += [found] if path.trains else []
+        if path.teaches and path.trains and combine == "project":
+            apart = _take_gradients(weights)
+    gradients = [p.grad for p in (*weights, *state.extra.values()) if p.grad is not None]
+    distributed.reduce([*(apart or {}).values(), *gradients])
     if apart is not None:
         project_gradients(apart)
     state.check()
-    return first, archs
+    return trained[0][0], [arch for _, arch in trained]
+
+
+def _take_gradients(weights: Iterable[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """Return the gradients of the weights that have one, and clear them."""
+    taken = {parameter: parameter.grad for parameter in weights if parameter.grad is not None}
+    for parameter in taken:
+        parameter.grad = None
+    return taken
 
 
 def step_architecture(
