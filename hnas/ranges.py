@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Channels = Annotated[Literal[1, 3], Meta(description="1 (grey) or 3 (RGB)")]
+Falling = Annotated[tuple[Positive, Positive], Meta(description="[first, last], numbers above 0")]
 RandAugmentPair = Annotated[
     tuple[Annotated[int, Meta(ge=1, le=15)], Annotated[int, Meta(ge=1, le=29)]],
     Meta(description="[operations to 15, magnitude to 29]"),

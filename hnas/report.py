@@ -87,7 +87,12 @@ def print_training(out: Path, record: Mapping[str, Any]) -> None:
     for name, share in record["accuracy"].items():
         screen.print(f"{name} subnet: {share:.2%} top-1 on {record['images']['test']} test images")
     screen.print(f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}")
-    screen.print(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
+    if "derived" in record:
+        types = [str(kind) for name, kind in record["derived"].items() if name.endswith(".op")]
+        screen.print(f"most likely types: {', '.join(types)}")
+        screen.print(f"next: hnas-train --alone derived --supernet {out} --recipe NAME --data DIR --out DIR")
+    else:
+        screen.print(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
 
 
 def print_plan(lines: Sequence[tuple[str, str]]) -> None:

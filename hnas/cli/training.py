@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hnas.cli.arguments import Parser
 
 if TYPE_CHECKING:
+    from hnas.recipes import Recipe
     from hnas.space import Arch
 
 
@@ -59,7 +60,7 @@ def run_train(parsed: argparse.Namespace) -> int:
         torch.set_num_threads(parsed.threads)
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
-    alone = _derived(parsed) if parsed.alone == "derived" else parsed.alone
+    alone = _derived(parsed, recipe) if parsed.alone == "derived" else parsed.alone
     with distributed.group(parsed.device), report.show_training(f"training {recipe.name}") as (advance, say):
         first = distributed.rank() == 0
         among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet is not None else None
@@ -80,10 +81,15 @@ def run_train(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _derived(parsed: argparse.Namespace) -> Arch:
+def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:
     """Return the subnet that the architecture parameters of --supernet name."""
     if parsed.supernet is None:
         raise ValueError("--alone derived needs the supernet whose architecture parameters name the subnet: --supernet")
     from hnas.deployment.derived import derive_subnet
+    from hnas.recipes.run import open_task_of
+    from hnas.recipes.schema import decode_recipe
+    from hnas.training.folder import load_supernet
 
-    return derive_subnet(Path(parsed.supernet), Path(parsed.data), parsed.target, parsed.max_latency)
+    supernet, record = load_supernet(Path(parsed.supernet))
+    task = open_task_of(decode_recipe(recipe), Path(parsed.data))
+    return derive_subnet(supernet, record, task, parsed.target, parsed.max_latency)

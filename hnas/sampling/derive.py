@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, linear_regression
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from hnas.sampling.draws import IDENTITY, logits_of, relax, slot_types
 from hnas.sampling.expected import CostTable
 from hnas.space import Arch, Space
 
-_BINS = 1000  # steps of the cost in the dynamic programme
+_BINS = 200  # steps of the cost in the dynamic programme
 _TRIES = 16  # architectures that are priced for a window
 
 Logits = Mapping[str, Tensor]
@@ -66,9 +67,10 @@ def derive_inside(
     """Return the member of least regret whose price is inside the window.
 
     1. The most likely member is returned if its price is inside.
-    2. Otherwise the member of least regret whose *predicted* cost is inside is priced. The prediction is the sum of the
-       table, plus the error that the table had for the member priced last.
-    3. Step 2 is repeated with members that have no price yet, up to 16 times.
+    2. Otherwise the member of least regret whose *predicted* cost is inside is priced. The prediction is a line through
+       the prices so far, over the sums of the table: the table may be of another scale than the prices.
+    3. No prediction is inside: the member whose prediction is nearest to the window is priced.
+    4. Steps 2 and 3 are repeated with members that have no price yet, up to 16 times.
 
     table: costs of the types, from ``hnas.sampling.expected.type_costs``.
     price: the true cost of a member, such as its measured latency.
@@ -81,15 +83,14 @@ def derive_inside(
     regrets = _regrets(space, logits, max_skips)
     tried: dict[Arch, float] = {}
     wanted: dict[str, tuple[str, ...]] | None = _chosen(regrets)
-    error = 0.0
     while wanted is not None and len(tried) < _TRIES:
         arch = relax(space, space.largest, wanted)
         found = tried[arch] = price(arch)
         if low <= found <= high:
             regret = sum(regrets[slot][kind] for slot, (kind,) in wanted.items())
             return Derived(arch, regret, found)
-        error = found - table.of(arch)
-        wanted = _least_regret(space, regrets, table, (low - error, high - error), tried)
+        slope, offset = _line([(table.of(each), value) for each, value in tried.items()])
+        wanted = _next(space, regrets, table, ((low - offset) / slope, (high - offset) / slope), tried)
     raise ValueError(_none_inside(window, tried))
 
 
@@ -142,18 +143,40 @@ def _chosen(regrets: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, 
     return {slot: (min(own, key=lambda kind: own[kind]),) for slot, own in regrets.items()}
 
 
-def _least_regret(
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return slope and offset of the prices over the predictions; the slope is above 0.
+
+    points: (prediction, price) of every member so far. One point, or points that do not rise: the ratio of the means.
+    """
+    predictions, prices = (list(each) for each in zip(*points, strict=True))
+    if len(set(predictions)) > 1:
+        slope, offset = linear_regression(predictions, prices)
+        if slope > 0:
+            return slope, offset
+    ratio = fmean(prices) / fmean(predictions) if fmean(predictions) else 0.0
+    return (ratio, 0.0) if 0 < ratio < math.inf else (1.0, 0.0)
+
+
+def _next(
     space: Space,
     regrets: Mapping[str, Mapping[str, float]],
     table: CostTable,
     window: tuple[float, float],
     tried: Mapping[Arch, float],
 ) -> dict[str, tuple[str, ...]] | None:
-    """Return the types of least regret whose sum of costs is inside the window, and that were not tried; None: none."""
+    """Return the types to price next: of the least distance from the window, then of the least regret; None: no more.
+
+    window: limits of the table's sum.
+    """
+
+    def merit(each: _Combination) -> tuple[float, float]:
+        regret, cost, _ = each
+        return max(window[0] - cost, cost - window[1], 0.0), regret
+
     # As many combinations as were tried, and one more, stay for each cost.
-    for _, cost, kinds in sorted(_combinations(regrets, table, len(tried) + 1)):
+    for _, _, kinds in sorted(_combinations(regrets, table, len(tried) + 1), key=merit):
         wanted: dict[str, tuple[str, ...]] = {slot: (kind,) for slot, kind in zip(regrets, kinds, strict=True)}
-        if window[0] <= cost <= window[1] and relax(space, space.largest, wanted) not in tried:
+        if relax(space, space.largest, wanted) not in tried:
             return wanted
     return None
 
@@ -180,4 +203,4 @@ def _none_inside(window: tuple[float, float], tried: Mapping[Arch, float]) -> st
     low, high = window
     nearest = min(tried.values(), key=lambda found: max(low - found, found - high))
     what = f"no derived architecture is inside [{low:g}, {high:g}]"
-    return f"{what}: {len(tried)} were priced, the nearest has {nearest:g}; widen the window"
+    return f"{what}; the nearest of {len(tried)} that got a price has {nearest:.3g}; widen the window"

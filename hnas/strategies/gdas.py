@@ -12,7 +12,7 @@ from random import Random
 
 from torch import Tensor, nn
 
-from hnas.ranges import NonNegative, Positive, Share
+from hnas.ranges import Falling, NonNegative, Positive, Share
 from hnas.sampling.draws import new_logits
 from hnas.sampling.expected import CostTable, latencies
 from hnas.space import Space
@@ -38,7 +38,7 @@ def pick(
     limit: Positive | None = None,
     weight: NonNegative = 0.1,
     warmup: Share = 0.1,
-    tau: tuple[Positive, Positive] = (2.0, 0.1),
+    tau: Falling = (2.0, 0.1),
 ) -> tuple[SubnetPath, ...]:
     """Return a sampled path that trains the weights and, after the warm-up, one that trains alpha.
 

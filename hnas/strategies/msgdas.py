@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hnas.ops.skip import DropBlock
-from hnas.ranges import NonNegative, Positive, PositiveInt, Share
+from hnas.ranges import Falling, NonNegative, Positive, PositiveInt, Share
 from hnas.sampling.draws import branch_gates, draw_every, logits_of, most_types, new_logits, relax
 from hnas.sampling.expected import CostTable, latencies, penalty
 from hnas.sampling.gumbel import draw_ranked
@@ -51,7 +51,7 @@ def pick(
     weight: NonNegative = 0.1,
     warmup: Share = 0.1,
     paths: PositiveInt = 2,
-    tau: tuple[Positive, Positive] = (2.0, 0.1),
+    tau: Falling = (2.0, 0.1),
     drop: Share = 0.3,
     block: PositiveInt = 7,
     guidance: bool = True,

@@ -107,7 +107,7 @@ def test_the_most_likely_member_is_priced_first_and_alone_where_it_fits():
 
 
 def test_a_window_that_nothing_satisfies_is_one_line_with_the_nearest():
-    with pytest.raises(ValueError, match=r"no derived architecture is inside \[0, 0.5\]: .* nearest has .*; widen"):
+    with pytest.raises(ValueError, match=r"no derived architecture is inside \[0, 0.5\]; the nearest of .* has .*"):
         derive_inside(SPACE, random_logits(0), type_costs(SPACE, price), price, (0.0, 0.5))
 
 
@@ -136,3 +136,12 @@ def test_the_expected_cost_is_a_mean_and_the_hinge_is_silent_below_its_limit():
         dear = max(table.types[slot], key=lambda kind, slot=slot: table.types[slot][kind])
         assert own.grad[KINDS.index(dear)] > 0 > own.grad[KINDS.index("identity")]
     assert penalty(SPACE, None, logits, 1.0, None) is None
+
+
+def test_a_table_of_another_scale_does_not_mislead():
+    """A predicted table is often several times too small; the prices so far correct it."""
+    small = type_costs(SPACE, lambda arch: 0.01 * price(arch) ** 1.2)
+    for seed in range(10):
+        logits, window = random_logits(seed), (1.5, 1.9)
+        found = derive_inside(SPACE, logits, small, price, window)
+        assert window[0] <= found.price <= window[1]
