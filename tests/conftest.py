@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 
 import pytest
@@ -11,6 +12,16 @@ from hypothesis import settings
 # The same examples on every run, and no clock: a busy machine must not fail a property.
 settings.register_profile("hnas", deadline=None, derandomize=True, max_examples=25, database=None)
 settings.load_profile("hnas")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed the global random numbers before each test and its fixtures, so that no test depends on chance."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
