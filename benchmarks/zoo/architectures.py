@@ -24,7 +24,7 @@ _WORDS = 100  # size of the vocabulary
 
 
 @dataclass(frozen=True, eq=False)
-class ZooNet:
+class _ZooNet:
     """Hold a module in eval mode, the inputs of one call, and samples for int8."""
 
     module: nn.Module
@@ -38,7 +38,7 @@ class Architecture:
 
     name: str
     family: str
-    make: Callable[[], ZooNet]
+    make: Callable[[], _ZooNet]
 
     @property
     def library(self) -> str:
@@ -59,20 +59,20 @@ def find(name: str) -> Architecture:
     return _KNOWN[name]
 
 
-def load(name: str) -> ZooNet:
+def load(name: str) -> _ZooNet:
     """Return the network of a name, the same each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return find(name).make()
 
 
-def _seeing(make: Callable[[], nn.Module], size: int) -> ZooNet:
+def _seeing(make: Callable[[], nn.Module], size: int) -> _ZooNet:
     """Return a network on pictures [1, 3, size, size]."""
     module = make().eval()
     pictures = _pictures(_SAMPLES, size)
     _recalibrate_norms(module, pictures)
     samples = [(picture[None],) for picture in pictures]
-    return ZooNet(module, samples[0], samples)
+    return _ZooNet(module, samples[0], samples)
 
 
 def _pictures(count: int, size: int) -> Tensor:
@@ -95,7 +95,7 @@ def _recalibrate_norms(module: nn.Module, batch: Tensor) -> None:
     module.eval()
 
 
-def _reading(make: Callable[[], nn.Module], *, masked: bool) -> ZooNet:
+def _reading(make: Callable[[], nn.Module], *, masked: bool) -> _ZooNet:
     """Return a network on texts: token numbers [1, 16], and a mask that leaves out the last tokens."""
     module = make().eval()
     samples: list[Sample] = []
@@ -104,14 +104,14 @@ def _reading(make: Callable[[], nn.Module], *, masked: bool) -> ZooNet:
         if masked:
             sample["attention_mask"] = (torch.arange(_LENGTH) < _LENGTH - index % 4)[None].long()
         samples.append(sample)
-    return ZooNet(module, samples[0], samples)
+    return _ZooNet(module, samples[0], samples)
 
 
-def _hearing(make: Callable[[], nn.Module], name: str, shape: tuple[int, ...]) -> ZooNet:
+def _hearing(make: Callable[[], nn.Module], name: str, shape: tuple[int, ...]) -> _ZooNet:
     """Return a network on one input of random numbers, called ``name``."""
     module = make().eval()
     samples: list[Sample] = [{name: torch.randn(1, *shape)} for _ in range(_SAMPLES)]
-    return ZooNet(module, samples[0], samples)
+    return _ZooNet(module, samples[0], samples)
 
 
 def _timm(name: str, options: Mapping[str, Any]) -> nn.Module:

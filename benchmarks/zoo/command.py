@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hnas.benchmarks.zoo import architectures, table
-from hnas.benchmarks.zoo.jobs import SECONDS, Job, run_job
+from hnas.benchmarks.zoo.jobs import SECONDS, ZooJob, run_job
 from hnas.benchmarks.zoo.results_file import ResultsFile
 
 BEGIN, END = "<!-- zoo -->\n", "<!-- /zoo -->\n"
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = _jobs(options)
         if not options.print:
             _sweep(chosen, results, again=options.failed, seconds=options.seconds)
-        records = [record for record in results.records if Job(*(record[key] for key in _KEYS)) in set(chosen)]
+        records = [record for record in results.records if ZooJob(*(record[key] for key in _KEYS)) in set(chosen)]
     if options.write:
         write_page(options.write, records, results.about)
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if options.json else table.render(records, results.about))
@@ -75,7 +75,7 @@ def write_page(page: Path, records: Sequence[table.Record], about: str) -> None:
     )
 
 
-def _sweep(jobs: Sequence[Job], results: ResultsFile, *, again: bool, seconds: int) -> None:
+def _sweep(jobs: Sequence[ZooJob], results: ResultsFile, *, again: bool, seconds: int) -> None:
     """Run the jobs that have no result yet; with ``again``, also those that failed."""
     before = {job: results.get(job) for job in jobs}
     left = [job for job, known in before.items() if known is None or (again and known["outcome"] != "right")]
@@ -100,7 +100,7 @@ def _about() -> str:
     return f"Recorded on {datetime.now(tz=UTC).date().isoformat()} on {machine}. Versions: {', '.join(found)}."
 
 
-def _jobs(options: argparse.Namespace) -> list[Job]:
+def _jobs(options: argparse.Namespace) -> list[ZooJob]:
     """Return the jobs: fp32 of the first architecture of every family first, for a broad picture early."""
     known = [architectures.find(name) for name in architectures.names("torch" if options.quick else None)]
     if options.only:
@@ -111,7 +111,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     rank = {net.name: [each.family for each in known[:place]].count(net.family) for place, net in enumerate(known)}
     known.sort(key=lambda net: rank[net.name])
     return [
-        Job(net.name, backend, precision)
+        ZooJob(net.name, backend, precision)
         for precision in options.precisions
         for net in known
         for backend in options.backends

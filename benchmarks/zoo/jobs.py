@@ -26,7 +26,7 @@ _MEMORY = 10 * 2**30  # bytes of the data segment
 
 
 @dataclass(frozen=True)
-class Job:
+class ZooJob:
     """Name a network, a backend and a precision."""
 
     net: str
@@ -34,7 +34,7 @@ class Job:
     precision: str
 
 
-def run_job(job: Job, *, seconds: int = SECONDS, work: Callable[[Job], Record] | None = None) -> Record:
+def run_job(job: ZooJob, *, seconds: int = SECONDS, work: Callable[[ZooJob], Record] | None = None) -> Record:
     """Return the record of a job. ``outcome`` is one of:
 
     1. right: the network is compiled, and the saved file passed its verification.
@@ -43,13 +43,13 @@ def run_job(job: Job, *, seconds: int = SECONDS, work: Callable[[Job], Record] |
     4. crashed: the process died; timeout: it did not end in time.
 
     seconds: processor time of the process; a busy machine has five times as long.
-    work: what the process does; default `compile_net`.
+    work: what the process does; default `_compile_net`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
     ours, theirs = context.Pipe(duplex=False)
     begun = monotonic()
-    process = context.Process(target=_work, args=(theirs, job, seconds, work or compile_net))
+    process = context.Process(target=_work, args=(theirs, job, seconds, work or _compile_net))
     process.start()
     theirs.close()
     record: Record = {"outcome": "timeout", "line": f"not finished in {seconds} s"}
@@ -72,13 +72,13 @@ def run_job(job: Job, *, seconds: int = SECONDS, work: Callable[[Job], Record] |
 _PRELOAD = "hnas.benchmarks.zoo.preload"
 
 
-def _work(answer: Connection, job: Job, seconds: int, work: Callable[[Job], Record]) -> None:
+def _work(answer: Connection, job: ZooJob, seconds: int, work: Callable[[ZooJob], Record]) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     answer.send(_outcome(job, work))
 
 
-def _outcome(job: Job, work: Callable[[Job], Record]) -> Record:
+def _outcome(job: ZooJob, work: Callable[[ZooJob], Record]) -> Record:
     from hnas import export
 
     try:
@@ -89,7 +89,7 @@ def _outcome(job: Job, work: Callable[[Job], Record]) -> Record:
         return {"outcome": "traceback", "line": one_line(error, 400)}
 
 
-def compile_net(job: Job) -> Record:
+def _compile_net(job: ZooJob) -> Record:
     """Compile the network of a job in this process, and return the figures of its verification."""
     import torch
 

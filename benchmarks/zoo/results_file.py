@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hnas.benchmarks.zoo.jobs import Job, Record
+from hnas.benchmarks.zoo.jobs import Record, ZooJob
 
 
 class ResultsFile:
@@ -18,7 +18,7 @@ class ResultsFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.about = path, ""
-        self._found: dict[Job, Record] = {}
+        self._found: dict[ZooJob, Record] = {}
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         for line in lines:
             if line.endswith("}"):  # a sweep that was killed may leave half a line
@@ -28,7 +28,7 @@ class ResultsFile:
         if "about" in record:
             self.about = record["about"]
         else:
-            self._found[Job(record["net"], record["backend"], record["precision"])] = record
+            self._found[ZooJob(record["net"], record["backend"], record["precision"])] = record
 
     def add(self, record: Record) -> None:
         """Append a result, or ``{"about": line}``, to the file."""
@@ -37,7 +37,7 @@ class ResultsFile:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def get(self, job: Job) -> Record | None:
+    def get(self, job: ZooJob) -> Record | None:
         """Return the result of a job, or None."""
         return self._found.get(job)
 

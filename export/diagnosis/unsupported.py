@@ -6,7 +6,7 @@ Call ``unsupported(program, "openvino")`` after a failed compilation. Each kind 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
@@ -51,7 +51,7 @@ class _Kind:
     """
 
     name: str
-    nodes: Sequence[fx.Node]
+    nodes: tuple[fx.Node, ...]
 
     def line(self) -> str:
         """Return the name and the place of the first call in the user's network, and the number of further places."""
@@ -62,29 +62,38 @@ class _Kind:
 
 def _diagnosis(program: Program, name: str, precision: str, error: str, seconds: float) -> str:
     half, end = (monotonic() + part * seconds for part in (0.5, 1))
-    kinds, refused, tried = _kinds(program, error), list[tuple[_Kind, str]](), 0
+    kinds = _kinds(program, error)
     with RefusalTest(end, name, precision) as test:
         parts = isolate(program, [kind.nodes[0] for kind in kinds], half)
-        for kind in kinds:
-            if (part := parts.get(kind.nodes[0])) is None:
-                continue
-            if (refused and not _named(kind, error)) or (tried and monotonic() > half):
-                break  # the error named all that is refused, or time is over
-            try:
-                reason = test.refusal(part)
-            except TimeoutError:
-                break
-            tried += 1
-            if reason is not None:
-                refused.append((kind, reason))
-    if not tried:
+        reasons = _search([kind for kind in kinds if kind.nodes[0] in parts], parts, error, test, half)
+    if not reasons:
         raise TimeoutError(f"{seconds:g} s are over")
+    refused = {kind: reason for kind, reason in reasons.items() if reason is not None}
     if not refused:
-        scope = "each operator" if tried == len(kinds) else f"{tried} of {len(kinds)} kinds of operators"
+        scope = "each operator" if len(reasons) == len(kinds) else f"{len(reasons)} of {len(kinds)} kinds of operators"
         return f"{name} takes {scope} alone"  # case 1
-    who = _others([parts[kind.nodes[0]] for kind, _ in refused], name, precision, end)
-    because = "" if refused[0][1].removesuffix("...") in error else f": {refused[0][1]}"
-    return f"{name} refuses {', '.join(kind.line() for kind, _ in refused)}{because}; {who}"
+    who = _others([parts[kind.nodes[0]] for kind in refused], name, precision, end)
+    reason = next(iter(refused.values()))
+    because = "" if reason.removesuffix("...") in error else f": {reason}"
+    return f"{name} refuses {', '.join(kind.line() for kind in refused)}{because}; {who}"
+
+
+def _search(
+    kinds: Sequence[_Kind], parts: Mapping[fx.Node, Program], error: str, test: RefusalTest, half: float
+) -> dict[_Kind, str | None]:
+    """Return for each kind that was tried why it is refused, or None. Stop when ``half`` has passed.
+
+    The error may name all that is refused: then the other kinds are not tried.
+    """
+    found: dict[_Kind, str | None] = {}
+    for kind in kinds:
+        if (found and monotonic() > half) or (any(found.values()) and not _named(kind, error)):
+            break
+        try:
+            found[kind] = test.refusal(parts[kind.nodes[0]])
+        except TimeoutError:
+            break
+    return found
 
 
 def _others(parts: Sequence[Program], name: str, precision: str, end: float) -> str:
@@ -114,7 +123,7 @@ def _kinds(program: Program, error: str) -> list[_Kind]:
     for node in program.module.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             found.setdefault((node.target, _pattern(node.args), _pattern(dict(node.kwargs))), []).append(node)
-    kinds = [_Kind(str(target).removesuffix(".default"), nodes) for (target, *_), nodes in found.items()]
+    kinds = [_Kind(str(target).removesuffix(".default"), tuple(nodes)) for (target, *_), nodes in found.items()]
     return sorted(kinds, key=lambda kind: (not _named(kind, error), len(kind.nodes)))
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from hnas.benchmarks.zoo import architectures, command, table
-from hnas.benchmarks.zoo.jobs import Job, run_job
+from hnas.benchmarks.zoo.jobs import ZooJob, run_job
 from hnas.benchmarks.zoo.results_file import ResultsFile
 from hnas.export.device.errors import ExportError
 from tests.conftest import need
 
 PAGE = Path(__file__).parents[3] / "docs" / "coverage.md"
-JOB = Job("timm.resnet18", "openvino", "fp32")
+JOB = ZooJob("timm.resnet18", "openvino", "fp32")
 
 
 def result(net="timm.resnet18", backend="openvino", precision="fp32", outcome="right", **more):
@@ -78,7 +78,7 @@ def _bug(job):
 def test_every_end_of_a_job_is_a_record(work, outcome, kind):
     record = run_job(JOB, seconds=1, work=work)
     assert (record["outcome"], table.kind_of(record)) == (outcome, kind)
-    assert Job(record["net"], record["backend"], record["precision"]) == JOB
+    assert ZooJob(record["net"], record["backend"], record["precision"]) == JOB
 
 
 def test_failures_of_one_kind_are_counted_together():
