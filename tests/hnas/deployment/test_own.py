@@ -352,3 +352,9 @@ def test_calibration_comes_in_whole_batches_and_one_array_an_input(tmp_path: Pat
     np.savez(file, a=images(6))
     with pytest.raises(ValueError, match="the network takes"):
         read_calibration(file, examples)
+
+
+def test_a_limit_that_is_none_is_one_line(run: Run) -> None:
+    code, _, err = run("--model", "nets:one", "--target", "onnxruntime-cpu", *IMAGE, "--limit", "25", "--out", "made")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "limit is '25', expected dB, a share, or both, such as '25dB|97%'" in err
