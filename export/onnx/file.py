@@ -12,6 +12,7 @@ import numpy as np
 
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
+from hnas.export.device.records import JSON
 from hnas.export.graph.samples import Samples
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
 from hnas.export.onnx.source import OnnxSource
@@ -103,13 +104,23 @@ def write_onnx_int8(
     samples: Samples,
     policy: QDQ,
     newest: int | None = None,
-) -> None:
+) -> list[JSON]:
     """Write the file like ``write_onnx``, with explicit int8 under ``policy`` and ranges over ``samples``.
+
+    Returns a record of each value whose parts are kept apart, see `hnas.export.int8.unlike`.
 
     Raises:
         ExportError: as ``write_onnx``; or the policy has a method other than minmax, and ``program`` is an ONNX file.
     """
-    ranges = None
+    ranges, apart = None, list[JSON]()
+    if not isinstance(program, OnnxSource):
+        from hnas.export.int8.apart import keep_apart
+
+        edited, apart = keep_apart(program, samples)
+        if not apart or _matches(edited, path, inputs, outputs, newest):
+            program = edited
+        else:  # float marks cannot be placed in the file, so the values have one scale
+            apart = []
     if policy.ranges != "minmax":
         if isinstance(program, OnnxSource):
             raise ExportError(f"an ONNX file is calibrated by minmax; {policy.ranges} needs the torch module")
@@ -118,8 +129,24 @@ def write_onnx_int8(
         ranges = activation_ranges(program, samples, policy.ranges)
     source = path.with_name("float.onnx")
     write_onnx(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
-    quantise_onnx(source, path, samples, policy, program, ranges)
+    apart += quantise_onnx(source, path, samples, policy, program, ranges)
     source.unlink()
+    return apart
+
+
+def _matches(
+    program: Program, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], newest: int | None
+) -> bool:
+    """Return whether the values of the program can be found in its file."""
+    import onnx
+
+    from hnas.export.onnx.names import onnx_values
+
+    source = path.with_name("matched.onnx")
+    write_onnx(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
+    found = bool(onnx_values(program, onnx.load(source).graph))
+    source.unlink()
+    return found
 
 
 def convert_to_fp16(path: Path) -> None:

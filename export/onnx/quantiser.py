@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from hnas.export.device.records import JSON
+from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.quiet import quiet
 
@@ -61,8 +62,10 @@ def quantise_onnx(
     policy: QDQ,
     program: Program | OnnxSource,
     ranges: Mapping[str, tuple[float, float]] | None = None,
-) -> None:
+) -> list[JSON]:
     """Quantise the float file ``source`` under ``policy``, and write it to ``target``.
+
+    Returns a record of each value of an ONNX file whose parts are kept apart, see `hnas.export.onnx.apart`.
 
     samples: calibration inputs.
     program: the program or the user's ONNX file that ``source`` was made from. An ONNX file has no float marks, and
@@ -74,7 +77,8 @@ def quantise_onnx(
        (2 dB instead of 38 dB on a hybrid network). The kernel saves no time on small attention layers.
     3. Additions that only float operators read, such as residuals before a layer norm: float. This gains 5 dB on a
        small ViT.
-    4. Nodes that the program marks to stay in float, and all other operators: float.
+    4. Nodes that the program marks to stay in float, and all other operators: float. In an ONNX file, nodes around a
+       value with unlike parts.
     5. ``ranges`` has the value: used; otherwise the extremes over ``samples``.
     """
     import onnx
@@ -83,7 +87,7 @@ def quantise_onnx(
 
     types = {"u8": quantization.QuantType.QUInt8, "s8": quantization.QuantType.QInt8}
     options: dict[str, Any] = {"ActivationSymmetric": policy.symmetric, "WeightSymmetric": True}
-    kept, overrides = set[str](), dict[str, list[dict[str, Any]]]()
+    kept, overrides, apart = set[str](), dict[str, list[dict[str, Any]]](), list[JSON]()
     if not isinstance(program, OnnxSource):
         kept, overrides = _kept(source, program), _overrides(source, program, ranges)
     options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": overrides}
@@ -98,6 +102,9 @@ def quantise_onnx(
             for node in graph.node  # cases 2 and 4
             if (node.op_type == "MatMul" and not constants & set(node.input)) or node.name.partition("/")[0] in kept
         ]
+        if isinstance(program, OnnxSource):
+            spared, apart = float_nodes(prepared, samples)
+            free += sorted(spared - set(free))
         free += _float_sums(graph, {*policy.operators, "Reshape", "Transpose"}, {*free})
         quantization.quantize_static(
             str(prepared),
@@ -111,6 +118,7 @@ def quantise_onnx(
             nodes_to_exclude=free,
             extra_options=options,
         )
+    return apart
 
 
 def _name_nodes(path: Path) -> None:

@@ -63,8 +63,8 @@ def compile(
     notes: dict[str, JSON] = {}
     if precision == "int8":
         policy = POLICY.on(device.quantisation.get("onnxruntime"))
-        notes["quantisation"] = {**policy.to_json(), "samples": len(calibration)}
-        onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy)
+        apart = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy)
+        notes["quantisation"] = {**policy.to_json(), "samples": len(calibration), "apart": apart}
     else:
         onnx_file.write_onnx(program, path / MODEL, inputs, outputs)
     return Written((MODEL,), {**versions(), **onnx_file.writer_versions(program)}, notes)

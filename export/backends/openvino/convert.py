@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, partialmethod
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
 from hnas.export.device.signals import signal_stack_kept
 from hnas.export.graph.marks import kept_float
+from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.names import openvino_nodes
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.quiet import quiet
@@ -49,14 +51,22 @@ def compile(
 
     require(precision)
     notes: dict[str, JSON] = {}
+    apart: list[JSON] = []
     found = dict(versions())
     if isinstance(program, OnnxSource):
         model, kept = _read(program), list[str]()
+        if precision == "int8" and find_spec("onnxruntime"):
+            spared, apart = float_nodes(Path(program.path), calibration, at_ends=False)
+            kept = sorted(spared & {op.get_friendly_name() for op in model.get_ops()})
     else:
         from hnas.export.backends.openvino.fixes import apply_fixes
         from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
 
         inputs, outputs = program.signature
+        if precision == "int8":
+            from hnas.export.int8.apart import keep_apart
+
+            program, apart = keep_apart(program, calibration, at_ends=False)
         program = apply_fixes(program)
         if precision == "int8":
             program = apply_int8_fixes(program, calibration)
@@ -66,7 +76,8 @@ def compile(
     if precision == "int8":
         fitted = bool(_FITTED & {name for name, count in program.fired if count})
         override = device.quantisation.get("openvino", Override())
-        model, notes["quantisation"] = _quantise(model, calibration, override, kept, fitted=fitted)
+        model, policy = _quantise(model, calibration, override, kept, fitted=fitted)
+        notes["quantisation"] = {**policy, "apart": apart}
         found["nncf"] = version("nncf")
     if precision == "w8":
         model, notes["quantisation"] = _compress(model)
@@ -151,7 +162,7 @@ def _flat(program: Program) -> Any:
 
 def _quantise(
     model: openvino.Model, samples: Samples, override: Override, kept: Sequence[str], *, fitted: bool
-) -> tuple[openvino.Model, JSON]:
+) -> tuple[openvino.Model, dict[str, JSON]]:
     """Return NNCF's int8 model with the operators ``kept`` in float, and the policy for the artifact's notes.
 
     Figures in dB are the SQNR of the outputs.

@@ -63,8 +63,8 @@ def compile(
     notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
     if precision == "int8":
         policy = POLICY.on(device.quantisation.get("tensorrt"))
-        notes["quantisation"] = {**policy.to_json(), "samples": len(calibration)}
-        onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
+        apart = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
+        notes["quantisation"] = {**policy.to_json(), "samples": len(calibration), "apart": apart}
     else:
         if precision == "fp16" and not isinstance(program, OnnxSource):
             program = _half(program)

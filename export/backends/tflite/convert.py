@@ -69,6 +69,7 @@ def _layout(inputs: Sequence[TensorSpec]) -> list[JSON]:
 def _emit(program: Program, model: Path, samples: Samples | None, override: Override) -> dict[str, JSON]:
     """Write the model with hnas's own writer, and return notes. Raise Unsupported if the writer lacks an operator."""
     from hnas.export.backends.tflite import writer as emitter
+    from hnas.export.int8.apart import keep_apart
     from hnas.export.int8.calibration import activation_ranges
 
     whole = emitter.prepare(program)
@@ -76,6 +77,8 @@ def _emit(program: Program, model: Path, samples: Samples | None, override: Over
         model.write_bytes(emitter.emit(whole))
         return {}
     emitter.lower(whole)  # raises Unsupported before the calibration, which takes time
+    program, apart = keep_apart(program, samples)
+    whole = emitter.prepare(program)
     method = override.ranges or RANGES
     ranges = activation_ranges(whole, samples, method)
     for more in _LEFT:
@@ -90,6 +93,7 @@ def _emit(program: Program, model: Path, samples: Samples | None, override: Over
             "activations": "s8",
             "weights": "s8 per channel",
             "ranges": method,
+            "apart": apart,
             "samples": len(samples),
         }
     }
