@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from hnas import hw_profiles
 from hnas.export import backends
+from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.diagnosis.refusals import RefusalTest
 from hnas.export.graph.program import Program
 from hnas.export.graph.subgraph import isolate
@@ -67,7 +68,7 @@ def _diagnosis(program: Program, name: str, precision: str, error: str, seconds:
         parts = isolate(program, [kind.nodes[0] for kind in kinds], half)
         reasons = _search([kind for kind in kinds if kind.nodes[0] in parts], parts, error, test, half)
     if not reasons:
-        raise TimeoutError(f"{seconds:g} s are over")
+        raise TimeoutError(f"{seconds:g} s are over" if monotonic() > half else "no operator can be run alone")
     refused = {kind: reason for kind, reason in reasons.items() if reason is not None}
     if not refused:
         scope = "each operator" if len(reasons) == len(kinds) else f"{len(reasons)} of {len(kinds)} kinds of operators"
@@ -93,6 +94,10 @@ def _search(
             found[kind] = test.refusal(parts[kind.nodes[0]])
         except TimeoutError:
             break
+        except Unavailable:
+            raise
+        except (ExportError, ValueError):  # its values cannot go to another process, such as complex numbers
+            continue
     return found
 
 

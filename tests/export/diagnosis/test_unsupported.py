@@ -11,10 +11,12 @@ from torch import nn
 from hnas import export
 from hnas.export import backends
 from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.frames import pack_frame
 from hnas.export.diagnosis import unsupported as diagnosis
 from hnas.export.diagnosis.refusals import RefusalTest
 from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.program import capture
+from hnas.export.graph.wire import pack
 from tests.conftest import need
 
 
@@ -102,7 +104,7 @@ def _failing(error):
     return refusal
 
 
-@pytest.mark.parametrize("error", [ValueError("got INT64"), TimeoutError("the time is over"), KeyError(), OSError()])
+@pytest.mark.parametrize("error", [TimeoutError("the time is over"), KeyError(), OSError(), RuntimeError()])
 def test_the_diagnosis_itself_never_raises(error, monkeypatch):
     need("openvino", backends.load("openvino").missing())
     program = capture(nn.ReLU(), torch.rand(1, 3))
@@ -122,6 +124,20 @@ def test_the_diagnosis_itself_never_raises(error, monkeypatch):
     said = diagnosis.unsupported(program, "openvino")
     assert said.startswith("openvino refuses aten.relu in ReLU: of a reason; ")
     assert "onnxruntime could not be tested: " in said
+
+
+def test_an_operator_that_cannot_be_run_alone_is_passed_over(monkeypatch, patient):
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x).real.exp()
+
+    def refusal(self, part):
+        pack_frame({}, pack(part)[1])
+        return "of a reason" if "aten.exp.default" in part.operators() else None
+
+    monkeypatch.setattr(RefusalTest, "refusal", refusal)
+    said = diagnosis.unsupported(capture(Spectrum(), torch.rand(1, 4)), "openvino")
+    assert said.startswith("openvino refuses aten.exp in Spectrum: of a reason; ")
 
 
 def test_no_time_is_said_and_takes_no_time(monkeypatch):
