@@ -15,8 +15,8 @@ from hnas.export.backends.artifacts import make_artifact
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
+from hnas.export.device.opening import limit_memory
 from hnas.export.device.records import JSON, decode
-from hnas.export.device.serve_artifacts import limit_memory
 from hnas.export.onnx.source import OnnxSource
 from hnas.hw_profiles import Device
 

@@ -19,11 +19,12 @@ from hnas.export.compiling.originals import capture_network, run_eager
 from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Unavailable
+from hnas.export.device.opening import open_runner
 from hnas.export.device.records import JSON
 from hnas.export.int8.policy import LADDER
 from hnas.export.onnx.source import OnnxSource, Original
 from hnas.export.proof.verification import LIMITS, Check, check, recorded_terms
-from hnas.export.remote.worker import Worker
+from hnas.export.remote.worker import Worker, open_first
 
 if TYPE_CHECKING:
     import torch
@@ -85,18 +86,22 @@ def compile(
 def load(artifact: Artifact | Path | str) -> Runner:
     """Open an artifact, or the artifact at a path, in this process, and return a function from arrays to arrays.
 
+    A file that no worker of this process has opened is opened in one first: a broken file can end a process.
+
     Example: ``(logits,) = load("net-fp32")(image)``.
 
     Raises:
         Unavailable: the runtime is not installed.
         FileNotFoundError, ValueError: there is no valid artifact at the path.
+        ExportError: the runtime refuses the file, or dies of it.
     """
     opened = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
     backend = backends.load(opened.backend)
     missing = backend.missing()
     if missing is not None:
         raise Unavailable(missing)
-    return backend.load(opened)
+    open_first(opened)
+    return open_runner(backend, opened)
 
 
 def verify(

@@ -15,6 +15,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Tuple, TypeVar
 
+from hnas.export.device.disk import read_plain
+
 JSON = Any  # a value of json.loads: narrow it before use
 T = TypeVar("T")
 
@@ -27,7 +29,8 @@ def read_json(path: Path) -> JSON:
     """Return the JSON value in ``path``.
 
     Raises:
-        ValueError: the file is missing, larger than 16 MiB or not UTF-8 JSON, or has NaN or a duplicate key.
+        ValueError: the file is missing, not plain, larger than 16 MiB or not UTF-8 JSON; it has NaN, a number beyond
+        the largest, or a duplicate key.
     """
 
     def pairs(items: list[tuple[str, JSON]]) -> dict[str, JSON]:
@@ -40,20 +43,28 @@ def read_json(path: Path) -> JSON:
     def constant(name: str) -> None:
         raise ValueError(f"{name} is not a JSON number")
 
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a plain file")
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"larger than {_MAX_BYTES} bytes")
-        value = json.loads(path.read_text("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
-        json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which cannot be printed later
-        return value
+        data = read_plain(path, _MAX_BYTES)
     except FileNotFoundError:
         raise ValueError(f"{path.parent} has no {path.name}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=pairs, parse_constant=constant, parse_float=_number)
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which cannot be printed later
+        return value
     except RecursionError:
         raise ValueError(f"{path} is not readable JSON: nested too deeply") from None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from None
+
+
+def _number(text: str) -> float:
+    """Return a number. Raise ValueError if it is too large for a float, which would be read as infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond the largest number")
+    return value
 
 
 def write_json(path: Path, value: JSON) -> None:

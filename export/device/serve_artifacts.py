@@ -8,20 +8,18 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from time import monotonic, perf_counter_ns
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import Any, Callable
 
 import numpy as np
 
 from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact, TensorSpec
-from hnas.export.device.errors import ExportError, Unavailable, one_line
+from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.frames import PROTOCOL, Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.machine import Machine
+from hnas.export.device.opening import limit_memory, open_runner
 from hnas.export.device.records import encode
 from hnas.export.device.signature import check_outputs
-
-if TYPE_CHECKING:
-    from hnas.export.device.runtimes import Runtime
 
 
 class Served:
@@ -35,10 +33,14 @@ class Served:
 
     def do_describe(self, header: Header, _: Arrays) -> Frame:
         """Return the machine and the versions of the runtime. Raise Unavailable if the runtime is missing."""
-        return {"machine": encode(Machine.here()), "versions": dict(_installed(header["backend"]).versions())}, ()
+        runtime = runtimes.load(header["backend"])
+        missing = runtime.missing()
+        if missing is not None:
+            raise Unavailable(missing)
+        return {"machine": encode(Machine.here()), "versions": dict(runtime.versions())}, ()
 
     def do_open(self, header: Header, _: Arrays) -> Frame:
-        """Open the artifact at ``path``, with at most ``memory_mb`` of memory (None: no limit).
+        """Open the artifact at ``path``, with at most ``memory_mb`` of memory.
 
         The reply has ``report``: the facts that the runner states, such as how its engine was built.
         """
@@ -46,22 +48,12 @@ class Served:
             asked = header["protocol"]
             mend = "install the same hnas on both machines"
             raise ExportError(f"the worker uses protocol {PROTOCOL}, not {asked}; {mend}")
-        if header["memory_mb"] is not None:
-            limit_memory(header["memory_mb"])
+        limit_memory(header["memory_mb"])
         artifact = Artifact.read(header["path"])
         self._runner = self._call = None  # free the memory of the previous artifact
         self._outputs = artifact.outputs
-        runtime = _installed(header["backend"])
-        try:
-            self._runner = runtime.load(replace(artifact, backend=header["backend"], threads=header["threads"]))
-        except ExportError:
-            raise
-        except Exception as error:  # the message of a runtime seldom names the file
-            what = f"{header['backend']} cannot open {artifact.source}{_other(artifact.versions, runtime)}"
-            reason = one_line(error, 1000).replace(f"{artifact.path}/", "")
-            # the cause is often at the end
-            short = reason if len(reason) <= 200 else f"{reason[:100]} ... {reason[-95:]}"
-            raise ExportError(f"{what}: {short}") from error
+        wanted = replace(artifact, backend=header["backend"], threads=header["threads"])
+        self._runner = open_runner(runtimes.load(header["backend"]), wanted)
         return {"report": dict(getattr(self._runner, "report", {}))}, ()
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
@@ -80,29 +72,6 @@ class Served:
             return {}, (np.array(self._runner.times(self._bound, header["runs"])),)
         times = time_calls(self._call, header["runs"], lead=header["lead"], seconds=header["seconds"])
         return {}, (np.array(times),)
-
-
-def limit_memory(megabytes: int) -> None:
-    """Limit the memory that this process may allocate from now on (data segment)."""
-    import resource
-
-    limit = int(megabytes) * 2**20
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # RLIMIT_AS would count memory that is only reserved
-
-
-def _installed(backend: str) -> Runtime:
-    runtime = runtimes.load(backend)
-    missing = runtime.missing()
-    if missing is not None:
-        raise Unavailable(missing)
-    return runtime
-
-
-def _other(built: Mapping[str, str], runtime: Runtime) -> str:
-    """Return a note for an error if this machine has another version of the runtime than the artifact, else ""."""
-    here = {name: version for name, version in runtime.versions().items() if built.get(name, version) != version}
-    words = [f"made with {name} {built[name]}, here is {version}" for name, version in here.items()]
-    return f" ({'; '.join(words)})" if words else ""
 
 
 def time_calls(call: Callable[[], object], runs: int, *, lead: int = 0, seconds: float = float("inf")) -> list[float]:

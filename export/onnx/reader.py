@@ -21,8 +21,8 @@ import numpy as np
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
+from hnas.export.device.opening import limit_memory
 from hnas.export.device.records import encode
-from hnas.export.device.serve_artifacts import limit_memory
 from hnas.export.graph.samples import random_sample
 from hnas.export.onnx.checks import OnnxFile, read_onnx
 from hnas.export.onnx.sizes import ShapeAndType, fix_inputs, fix_outputs

@@ -6,7 +6,6 @@ copy that the child writes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hnas.export.device.artifact import TensorSpec
+from hnas.export.device.disk import external_names
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON, decode
 from hnas.export.graph.samples import PROBES, noise
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SUFFIX = ".onnx"
 UNTOUCHED = "torch-level passes were not applied: an ONNX file goes straight to the backend"  # a note of artifacts
 _SECONDS = 900.0  # timeout of reading, and of each run
-_MEMORY_MB = 2048  # memory limit of the reader, or half of the machine's memory if that is more
+_MEMORY_MB = 2048  # memory limit of the reader, besides eight times the bytes of the file and its weights
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Original(ChildProcess):
         if not find_spec("onnx"):
             raise Unavailable("onnx is not installed; pip install 'hnas[onnxruntime-convert]'")
         self._folder = TemporaryDirectory(prefix="hnas-onnx-")
-        memory = max(_MEMORY_MB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**21)
+        files = (path, *(path.parent / name for name in external_names(path)))
+        memory = _MEMORY_MB + 8 * sum(file.stat().st_size for file in files if file.is_file()) // 2**20
         super().__init__(
             f"the reader of {path.name}",
             "hnas.export.onnx.reader",

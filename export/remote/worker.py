@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from hnas.export.device.artifact import Artifact
+from hnas.export.device.artifact import Artifact, check_threads
 from hnas.export.device.frames import PROTOCOL
 from hnas.export.device.machine import Machine
+from hnas.export.device.opening import memory_limit
 from hnas.export.device.records import decode
 from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 from hnas.export.remote.process import ChildProcess
@@ -28,6 +29,18 @@ Array: TypeAlias = np.ndarray[Any, Any]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
+_OPENED: set[tuple[str, str]] = set()  # backend and digest of each artifact that a worker on this machine has opened
+
+
+def open_first(artifact: Artifact) -> None:
+    """Open ``artifact`` in a worker on this machine, unless one has opened it before: a broken file can end a process.
+
+    Raises as `Worker`.
+    """
+    if (artifact.backend, artifact.digest) not in _OPENED:
+        Worker(artifact, backend=artifact.backend).close()
+
+
 class Worker(ChildProcess):
     """Run an artifact in a process of its own, as a Runner. A context manager, with the errors of a `ChildProcess`.
 
@@ -37,7 +50,8 @@ class Worker(ChildProcess):
     ``threads``: the number of threads of the runtime. Default: the artifact's.
     ``timeout``: seconds for each request.
     ``transport``: the machine, see `hnas.export.remote.transports.connect`. Default: this machine.
-    ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: no limit.
+    ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: as
+        `hnas.export.device.opening.memory_limit`.
     ``backend``: the runtime to use. Default: the artifact's note ``verify_with``, else its own backend.
 
     The attribute ``report`` holds facts that the runtime states about the artifact, such as how its engine was built.
@@ -55,7 +69,8 @@ class Worker(ChildProcess):
     ) -> None:
         artifact = _read(artifact)
         self.artifact, self.backend, self._wished = artifact, _runtime(artifact, backend), backend
-        self.threads = threads or artifact.threads
+        self.threads = artifact.threads if threads is None else threads
+        check_threads(self.threads)
         place = transport.place(artifact.source)
         super().__init__(
             self._called(artifact),
@@ -63,8 +78,9 @@ class Worker(ChildProcess):
             environment=dict.fromkeys(_THREADS, str(self.threads)),
             timeout=timeout,
             transport=transport,
-            memory_mb=memory_mb,
+            memory_mb=memory_mb or memory_limit(artifact, self.backend),
         )
+        self._limited = memory_mb is not None
         try:
             self._open(artifact, place)
         except BaseException:
@@ -89,9 +105,13 @@ class Worker(ChildProcess):
 
     def _open(self, artifact: Artifact, place: str) -> None:
         self._bound: tuple[Array, ...] | None = None
+        if not self._limited:
+            self._memory_mb = memory_limit(artifact, self.backend)
         request = {"path": place, "backend": self.backend, "threads": self.threads, "memory_mb": self._memory_mb}
         self.report: dict[str, Any] = self.ask({"do": "open", "protocol": PROTOCOL, **request})[0]["report"]
         self.artifact = replace(artifact, threads=self.threads)
+        if self._transport is local:
+            _OPENED.add((self.backend, artifact.digest))
 
     def _called(self, artifact: Artifact) -> str:
         return f"worker ({self.backend}, {artifact.precision}, {artifact.source.name})"

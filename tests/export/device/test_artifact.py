@@ -39,6 +39,8 @@ def artifact_in(folder: Path) -> Artifact:
 def edit(folder: Path, **changes: Any) -> None:
     record = folder / "artifact.json"
     value = json.loads(record.read_text())
+    if "files" in changes:
+        del value["sizes"]
     value.update(changes)
     record.write_text(json.dumps(value))
 
@@ -90,7 +92,12 @@ def test_a_changed_byte_is_refused_by_name(tmp_path_factory: pytest.TempPathFact
         ({"schema": True}, "schema is True"),
         ({"threads": "1"}, "threads is '1', expected an integer"),
         ({"threads": True}, "threads is True, expected an integer"),
-        ({"threads": 0}, "threads is 0, expected 1 or more"),
+        ({"threads": 0}, "threads is 0, expected 1 to 1024"),
+        ({"threads": 5000}, "threads is 5000, expected 1 to 1024"),
+        ({"sizes": {"model.onnx": 9}}, "sizes does not have"),
+        ({"sizes": {"model.onnx": 10, "weights/w.bin": 20}}, "was changed: it has 9 bytes, the record says 10"),
+        ({"sizes": {"model.onnx": 2**62, "weights/w.bin": 20}}, "the most that is read"),
+        ({"sizes": {"model.onnx": -1, "weights/w.bin": 20}}, "sizes does not have"),
         ({"backend": "os.path"}, "backend is 'os.path'"),
         ({"precision": None}, "precision is missing, expected a string"),
         ({"inputs": [{"name": "x", "shape": [1, 2.0], "dtype": "float32"}]}, r"inputs\[0\].shape\[1\] is 2.0, exp"),

@@ -103,13 +103,15 @@ def test_many_slow_calls_are_no_hang(tmp_path: Path) -> None:
 
 def test_a_crash_is_one_line_with_last_words(tmp_path: Path) -> None:
     with open_worker(tmp_path, "crash") as worker:
-        assert fails(worker, X) == "worker (fake, fp32, a) died with SIGSEGV on 'run': about to go"
+        assert (
+            fails(worker, X) == "worker (fake, fp32, a) died with SIGSEGV on 'run' (memory limit 2048 MB): about to go"
+        )
         assert fails(worker, X).endswith("is closed")
 
 
 def test_an_exit_is_one_line(tmp_path: Path) -> None:
     with open_worker(tmp_path, "exit") as worker:
-        assert fails(worker, X) == "worker (fake, fp32, a) exited with 7 on 'run'"
+        assert fails(worker, X) == "worker (fake, fp32, a) exited with 7 on 'run' (memory limit 2048 MB)"
 
 
 def test_a_hang_is_killed(tmp_path: Path) -> None:
