@@ -203,15 +203,19 @@ def _progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
+    from hnas.report import visible
+
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=1.0)
-        yield lambda doing, fraction: bar.update(task, description=doing, completed=fraction)
+        yield lambda doing, fraction: bar.update(task, description=visible(doing), completed=fraction)
 
 
 def write_line(text: str) -> None:
     """Print plain text to stdout, never wrapped or coloured."""
-    print(text)  # noqa: T201 - the output
+    from hnas.report import visible
+
+    print(visible(text))  # noqa: T201 - the output
 
 
 def _print_report(report: GateReport) -> None:
@@ -247,9 +251,11 @@ def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from hnas.report import visible
+
     console = Console(highlight=False, soft_wrap=True)
     width = max(len(name) for name, _ in rows)
     colours = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
     for name, line in rows:
         colour = colours.get(line.split(" ", 1)[0].rstrip(":"), "")
-        console.print(Text(f"{name:<{width}}  ", "bold"), Text(line, colour), sep="")
+        console.print(Text(f"{visible(name):<{width}}  ", "bold"), Text(visible(line), colour), sep="")

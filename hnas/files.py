@@ -6,9 +6,12 @@ A file is written under a temporary name and then renamed. ``write_json(Path("re
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
+import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,13 +23,44 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 SCRATCH = "hnas-"  # the names of temporary folders start with it
+_LARGEST_JSON = 2**24  # bytes
+_LARGEST_TENSORS = 2**33  # bytes
+
+
+def read_plain(file: Path, largest: int) -> bytes:
+    """Return the content of a plain file. Anything else is refused before it is opened: opening a pipe can block.
+
+    Raises:
+        ValueError: it is no plain file, or it has more than ``largest`` bytes.
+        OSError: it is missing or cannot be read.
+    """
+    check_plain(file, largest)
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        return stream.read(largest)
+
+
+def check_plain(file: Path, largest: int) -> None:
+    """Raise ValueError unless ``file`` is a plain file of at most ``largest`` bytes. It is not opened."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file} is not a plain file")
+    if found.st_size > largest:
+        raise ValueError(f"{file} has {found.st_size} bytes, at most {largest} are read")
+
+
+def parse_number(text: str) -> float:
+    """Return the number of a JSON text. Raise ValueError if it is too large for a float."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond the largest number")
+    return value
 
 
 def write_text(file: Path, text: str) -> None:
     """Write ``text``; after a crash ``file`` is unchanged or complete. No temporary file stays."""
     if file.exists() and not file.is_file() and not file.is_dir():  # a rename would replace /dev/null
         raise FileExistsError(f"{file} is a device or a pipe, and no file; choose another place")
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside = _aside(file)
     try:
         with aside.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -35,6 +69,15 @@ def write_text(file: Path, text: str) -> None:
         aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _aside(file: Path) -> Path:
+    """Return the temporary name of this process for ``file``. Remove those that killed processes left."""
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*"):
+        pid = left.name.rpartition(".")[2]
+        if pid.isdecimal() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            left.unlink(missing_ok=True)
+    return file.with_name(f".{file.name}.{os.getpid()}")
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -47,15 +90,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: the file is no JSON object.
+        ValueError: the file is no JSON object, is not plain, or has over 16 MiB.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_plain(file, _LARGEST_JSON).decode(), parse_float=parse_number)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
     except RecursionError:
         raise ValueError(f"{file} cannot be read as JSON: nested too deeply") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{file} contains a JSON {type(value).__name__}, expected an object")
@@ -66,7 +109,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write contiguous clones as safetensors; after a crash ``file`` is unchanged or complete."""
     from safetensors.torch import save_file
 
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside = _aside(file)
     try:
         save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, aside, dict(metadata))
         aside.chmod(0o644)  # safetensors gives the owner alone access
@@ -77,16 +120,17 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         aside.unlink(missing_ok=True)
 
 
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file.
+def read_tensors(file: Path, largest: int = _LARGEST_TENSORS) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file of at most ``largest`` bytes.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: the file is malformed or incomplete.
+        ValueError: the file is malformed, incomplete, too large or not plain.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_plain(file, largest)
         with safe_open(file, framework="pt") as reader:
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118  # not iterable
             return tensors, dict(reader.metadata() or {})

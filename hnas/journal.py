@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,13 @@ from dataclasses import fields, is_dataclass
 from math import inf
 from pathlib import Path
 from typing import IO, Any
+from zlib import crc32
+
+from hnas.files import parse_number, read_plain
+
+_LOG = logging.getLogger("hnas")
+_LARGEST = 2**28  # bytes of a journal
+_CHECK = len(', "01234567"]')
 
 
 def digest(record: Any) -> str:
@@ -32,12 +40,12 @@ class Journal:
     """The answers of finished calls by key.
 
     file: the file with one line for each answer; None (default): answers are kept in memory only. If a kill has cut
-        the last line, opening the file removes this line.
+        the last line, or a power loss has left zeros there, opening the file removes this line and logs a warning.
     entries: key -> answer. A key is written once and never changed.
     spent: seconds that all calls took, in this run and in earlier runs with the same file.
 
     Raises:
-        ValueError: the file is not a journal.
+        ValueError: the file is not a journal, or a line before the last one is damaged.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -56,7 +64,7 @@ class Journal:
             seconds = round(max(0.0, time.monotonic() - begun - inner), 3)
             self.spent += seconds
             if self._stream is not None:
-                self._stream.write(json.dumps([key, answer, seconds]).encode() + b"\n")
+                self._stream.write(_line(key, answer, seconds))
                 self._stream.flush()
                 os.fsync(self._stream.fileno())
             self.entries[key] = answer
@@ -71,32 +79,57 @@ class Journal:
         return key in self.entries
 
     def _open(self, file: Path) -> IO[bytes]:
-        content = file.read_bytes() if file.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
+        content = read_plain(file, _LARGEST) if file.exists() else b""
+        good = 0
+        for line in content.split(b"\n")[:-1]:
             entry = _entry(line)
             if entry is None:
-                raise ValueError(f"{file}, line {number} is not a journal entry; choose another --out")
+                break
             key, answer, seconds = entry
             self.entries[key] = answer
             self.spent += seconds
-        cut = content[len(whole) :]
-        if cut[:2] != b'["'[: len(cut)]:  # not the beginning of an entry: do not change a file of another kind
-            raise ValueError(f"{file} is not a journal: its last line is not an entry; choose another --out")
-        if cut:
+            good += len(line) + 1
+        rest = content[good:]
+        if rest and not _torn(rest):
+            number = content.count(b"\n", 0, good) + 1
+            raise ValueError(f"{file}, line {number} is not a journal entry, or is damaged; choose another --out")
+        if rest:
             with file.open("r+b") as stream:
-                stream.truncate(len(whole))
+                stream.truncate(good)
+            _LOG.warning("%s ended in an incomplete line, which is removed; that call is repeated", file)
         return file.open("ab")
 
 
+def _line(key: str, answer: Any, seconds: float) -> bytes:
+    """Return the line of an answer: a JSON list whose last item is a checksum of the others."""
+    text = json.dumps([key, answer, seconds]).encode()
+    return text[:-1] + b', "%08x"]\n' % crc32(text)
+
+
 def _entry(line: bytes) -> tuple[str, Any, float] | None:
-    """Return (key, answer, seconds) of a line that ``call`` wrote, None for any other line."""
+    """Return (key, answer, seconds) of a line that ``_line`` returned, None for any other line.
+
+    Lines of hnas 0.1.0 have no checksum.
+    """
     try:
-        key, answer, seconds = json.loads(line)
-    except (ValueError, TypeError):
+        key, answer, seconds, *check = json.loads(line, parse_float=parse_number)
+    except (ValueError, TypeError, RecursionError):
         return None
     known = isinstance(key, str) and isinstance(seconds, float) and 0 <= seconds < inf
-    return (key, answer, seconds) if known else None
+    whole = not check or check == [f"{crc32(line[:-_CHECK] + b']'):08x}"]
+    return (key, answer, seconds) if known and whole else None
+
+
+def _torn(rest: bytes) -> bool:
+    """Return whether ``rest``, the end of a journal, is what a kill or a power loss leaves of the last entries.
+
+    1. The beginning of a line.
+    2. Zeros, perhaps after the beginning of a line, and no entry after them.
+    """
+    begin, zeros, _ = rest.partition(b"\0")
+    if begin[:2] != b'["'[: len(begin)] or b"\n" in begin:  # a file of another kind, or a damaged line
+        return False
+    return not zeros or not any(map(_entry, rest.split(b"\n")))
 
 
 def _plain(value: Any) -> Any:

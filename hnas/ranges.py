@@ -5,7 +5,6 @@ Where msgspec is not installed (on a device, or to deploy a user's network), not
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,13 +13,14 @@ if TYPE_CHECKING or find_spec("msgspec"):
 else:
     Meta = dict
 
-_LARGEST = sys.float_info.max
+LARGEST = 1e9  # no rate, weight or number of an option is larger
 
-Count = Annotated[int, Meta(ge=0)]
-PositiveInt = Annotated[int, Meta(ge=1)]
-Finite = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
-NonNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
-Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
+Count = Annotated[int, Meta(ge=0, le=10**9)]
+PositiveInt = Annotated[int, Meta(ge=1, le=10**9)]
+Paths = Annotated[int, Meta(ge=0, le=1024)]  # of one step
+Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+NonNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
+Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Channels = Annotated[Literal[1, 3], Meta(description="1 (grey) or 3 (RGB)")]
 Falling = Annotated[tuple[Positive, Positive], Meta(description="[first, last], numbers above 0")]

@@ -9,9 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hnas.export.device.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+
+def visible(text: str) -> str:
+    """Return ``text`` with every control character escaped but the ends of lines and tabs.
+
+    A terminal obeys control characters, and texts may come from files of others. Whatever a command prints passes here.
+    """
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -25,7 +35,7 @@ def _console(*, stderr: bool = False) -> Console:
 
 def print_json(value: Any) -> None:
     """Print a result as JSON on standard output."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")  # JSON itself escapes control characters
 
 
 @contextmanager
@@ -70,6 +80,7 @@ def show_stages() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def show_training(title: str) -> Iterator[tuple[Callable[[int, int, float], None], Callable[[str], None]]]:
     """Yield ``advance(step, steps, loss)``, which moves a bar, and ``say(line)``, which prints above the bar."""
+    title = visible(title)
     with _bars() as bars:
         task = None if bars is None else bars.add_task(title, total=None)
         screen = _console(stderr=True) if bars is None else bars.console
@@ -78,28 +89,28 @@ def show_training(title: str) -> Iterator[tuple[Callable[[int, int, float], None
             if bars is not None and task is not None:
                 bars.update(task, completed=step, total=steps, description=f"{title}, loss {loss:.3f}")
 
-        yield advance, screen.print
+        yield advance, lambda line: screen.print(visible(line))
 
 
 def print_training(out: Path, record: Mapping[str, Any]) -> None:
     """Print the accuracy of a trained supernet and the next command."""
-    screen = _console()
-    for name, share in record["accuracy"].items():
-        screen.print(f"{name} subnet: {share:.2%} top-1 on {record['images']['test']} test images")
-    screen.print(f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}")
+    tested = record["images"]["test"]
+    lines = [f"{name} subnet: {share:.2%} top-1 on {tested} test images" for name, share in record["accuracy"].items()]
+    lines.append(f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}")
     if "derived" in record:
         types = [str(kind) for name, kind in record["derived"].items() if name.endswith(".op")]
-        screen.print(f"most likely types: {', '.join(types)}")
-        screen.print(f"next: hnas-train --alone derived --supernet {out} --recipe NAME --data DIR --out DIR")
+        lines.append(f"most likely types: {', '.join(types)}")
+        lines.append(f"next: hnas-train --alone derived --supernet {out} --recipe NAME --data DIR --out DIR")
     else:
-        screen.print(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
+        lines.append(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
+    print_lines(lines)
 
 
 def print_plan(lines: Sequence[tuple[str, str]]) -> None:
     """Print pairs of name and value."""
     screen = _console()
     for name, value in lines:
-        screen.print(f"{name:<11} {value}", soft_wrap=True)
+        screen.print(visible(f"{name:<11} {value}"), soft_wrap=True)
 
 
 def print_table(
@@ -108,11 +119,11 @@ def print_table(
     """Print a table. Columns named in ``right`` are aligned right, because they hold numbers."""
     from rich.table import Table
 
-    made = Table(title=title or None, title_justify="left")
+    made = Table(title=visible(title) or None, title_justify="left")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(visible, row))
     _console().print(made)
 
 
@@ -120,12 +131,12 @@ def print_lines(found: Sequence[str]) -> None:
     """Print sentences, one a line."""
     screen = _console()
     for line in found:
-        screen.print(line, soft_wrap=True)
+        screen.print(visible(line), soft_wrap=True)
 
 
 def print_markdown(text: str) -> None:
     """Print Markdown: laid out on a terminal, unchanged on a pipe."""
-    screen = _console()
+    screen, text = _console(), visible(text)
     if not screen.is_terminal:
         sys.stdout.write(text)
         return
@@ -157,12 +168,8 @@ def print_deployment(found: Mapping[str, Any]) -> None:
     ]
     first = "subnet" if judged else "network"
     print_table((first, *figures, "verdict"), rows, f"{found['target']}: {found['name']}", figures)
-    screen = _console()
-    for refused in found["refused"]:
-        screen.print(f"{refused['precision']}: no artifact: {refused['reason']}", soft_wrap=True)
-    for line in (*found["notes"], found["footnote"]):
-        screen.print(line, soft_wrap=True)
-    screen.print(f"bundle: {found['bundle']}", soft_wrap=True)
+    refused = [f"{each['precision']}: no artifact: {each['reason']}" for each in found["refused"]]
+    print_lines([*refused, *found["notes"], found["footnote"], f"bundle: {found['bundle']}"])
 
 
 def _quality(row: Mapping[str, Any]) -> str:

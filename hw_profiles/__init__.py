@@ -18,6 +18,7 @@ from typing import Any
 KINDS = ("cpu", "gpu", "board", "phone")
 RANGES = ("minmax", "percentile", "entropy", "mse")
 _FOLDER = Path(__file__).parent
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ def parse_profile(name: str, text: str) -> Device:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"profile {name}: not TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"profile {name}: not TOML: {reason}") from None
     known = {each.name: each for each in fields(Device) if each.name != "name"}
     for key in table:
         if key not in known:
@@ -148,7 +150,8 @@ _WORDS = {
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether ``value`` is a number that a figure of a device can have; NaN and infinity are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _is_text(value: object) -> bool:
@@ -157,7 +160,7 @@ def _is_text(value: object) -> bool:
 
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     "str": _is_text,
-    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "int": lambda value: isinstance(value, int) and _is_number(value),
     "float": _is_number,
     "bool": lambda value: isinstance(value, bool),
     "tuple[str, ...]": lambda value: isinstance(value, list) and all(map(_is_text, value)),
@@ -180,7 +183,7 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
         return {item: _override(name, f"{key}.{item}", table) for item, table in value.items()}
     if kind in _FITS and _FITS[kind](value):
         return _CONVERTED.get(kind, lambda same: same)(value)
-    raise ValueError(f"profile {name}: {key}={value!r} is not a {_WORDS[kind]}")
+    raise ValueError(f"profile {name}: {key}={repr(value)[:60]} is not a {_WORDS[kind]}")
 
 
 def _override(name: str, key: str, table: Any) -> Override:

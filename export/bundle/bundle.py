@@ -11,12 +11,13 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hnas.export.bundle.card import CARD, MANIFEST, model_card
 from hnas.export.bundle.manifest import Manifest
-from hnas.export.device.artifact import RECORD, Artifact, digest_file, verify_files
+from hnas.export.device.artifact import RECORD, Artifact, digest_file, measure_files, verify_files
 from hnas.export.device.records import check_version, decode, encode, read_json
 
 SCHEMA = 1
@@ -58,17 +59,17 @@ def read_bundle(path: Path | str) -> Bundle:
     where = path / MANIFEST
     if not where.exists() and (path / "bundle" / MANIFEST).exists():
         raise ValueError(f"{path} is the folder of a run; its bundle is {path / 'bundle'}")
-    digest_file(path, MANIFEST)  # a plain file, and no link out of the folder
     value = read_json(where)
+    digest_file(path, MANIFEST)  # no link out of the folder
     check_version(value, str(where), SCHEMA)
     stated = value.pop("digest", None)
     manifest = decode(Manifest, value, str(where))
     if not isinstance(stated, str) or stated != hashlib.sha256(_seal(where.read_bytes(), stated, _BLANK)).hexdigest():
         raise ValueError(f"{where} was changed after it was written: it does not have the digest that it states")
-    extra = sorted(_names(path) - manifest.files.keys() - {MANIFEST})
-    if extra:
-        raise ValueError(f"{path / extra[0]} is not in the manifest; move it out of the bundle")
-    verify_files(path, manifest.files)
+    extra = next((name for name in _names(path) if name not in manifest.files and name != MANIFEST), None)
+    if extra is not None:
+        raise ValueError(f"{path / extra} is not in the manifest; move it out of the bundle")
+    verify_files(path, manifest.files, manifest.sizes)
     bundle = Bundle(path, manifest)
     _check_artifacts(bundle)
     return bundle
@@ -107,7 +108,7 @@ def write_bundle(
         manifest = replace(manifest, size_bytes=main.size_bytes)
         manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK})  # the card lists the files, itself included
         (part / CARD).write_text(model_card(manifest), "utf-8")
-        manifest = replace(manifest, files=_digests(part))
+        manifest = replace(manifest, files=_digests(part), sizes=measure_files(part, sorted(_names(part))))
         value = {"schema": SCHEMA, **encode(manifest), "digest": _BLANK}
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         (part / MANIFEST).write_bytes(_seal(text, _BLANK, hashlib.sha256(text).hexdigest()))
@@ -157,10 +158,8 @@ def _digests(folder: Path) -> dict[str, str]:
     return {name: digest_file(folder, name) for name in sorted(_names(folder))}
 
 
-def _names(folder: Path) -> set[str]:
-    """Return the relative names of all files and links in ``folder``. Links are not followed."""
-    return {
-        (Path(root) / name).relative_to(folder).as_posix()
-        for root, folders, files in os.walk(folder)
-        for name in [*files, *(name for name in folders if (Path(root) / name).is_symlink())]
-    }
+def _names(folder: Path) -> Iterator[str]:
+    """Yield the relative names of all files and links in ``folder``. Links are not followed."""
+    for root, folders, files in os.walk(folder):
+        for name in [*files, *(name for name in folders if (Path(root) / name).is_symlink())]:
+            yield (Path(root) / name).relative_to(folder).as_posix()

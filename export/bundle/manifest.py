@@ -172,7 +172,9 @@ class Manifest:
     ``slowdown``: why int8 is not faster than the chosen precision; None if it is faster or was not compared.
     ``mixed``: the record of int8 with blocks in float; None if it was not tried.
     ``source``: the note "source" of an artifact that was made from an ONNX file.
-    ``size_bytes``: the size of the artifact's files. `write_bundle` fills in this field, ``baseline`` and ``files``.
+    ``size_bytes``: the size of the artifact's files. `write_bundle` fills in this field and the next three.
+    ``baseline``: the folder of the baseline, if the bundle has it.
+    ``files``, ``sizes``: the sha256 and the bytes of each file. hnas 0.1.0 did not state the bytes.
 
     Raises:
         ValueError: a field is out of range, or the network did not pass its verification.
@@ -206,6 +208,7 @@ class Manifest:
     baseline: str | None = None
     size_bytes: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
@@ -220,7 +223,7 @@ class Manifest:
             raise ValueError(f"verification did not pass: {self.verification.line()}")
         for folder in filter(None, (self.artifact, self.baseline)):
             check_name(folder)
-        check_files(self.files)
+        check_files(self.files, self.sizes)
         _at_least("size_bytes", self.size_bytes, 0)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Iterable, Mapping, Tuple
 
-from hnas.export.device.disk import external_names, open_plain, plain_size
+from hnas.export.device.disk import LARGEST_MODEL, external_names, open_plain, plain_size
 from hnas.export.device.records import JSON, check_version, decode, encode, read_json, write_json
 
 SCHEMA = 1
@@ -24,7 +24,6 @@ _BARE = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "tflite"}  # suf
 LARGEST = 2**28  # values of a tensor: 1 GiB in float32
 MOST_THREADS = 1024
 _LARGEST_FILES = 2**33  # bytes of all files of a record
-_LARGEST_UNSTATED = 2**31  # bytes of a file whose size no record states: the largest protobuf
 _SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml", "tensorrt": ".onnx", "tflite": ".tflite"}
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CHUNK = 2**20
@@ -257,7 +256,7 @@ def _check_sizes(folder: Path, names: Iterable[str], sizes: Mapping[str, int]) -
     for name, size in measure_files(folder, names).items():
         if size != sizes.get(name, size):
             raise ValueError(f"{folder / name} was changed: it has {size} bytes, the record says {sizes[name]}")
-        if name not in sizes and size > _LARGEST_UNSTATED:
+        if name not in sizes and size > LARGEST_MODEL:
             mend = "write it again with this version of hnas"
             raise ValueError(f"{folder / name} has {size} bytes, and no record states its size; {mend}")
 
@@ -277,6 +276,7 @@ def _bare(path: Path) -> Artifact:
     backend = _BARE[path.suffix]
     _check_sizes(path.parent, [path.name], {})
     names = (path.name, *_companions(path))
+    check_files(dict.fromkeys(names, "0" * 64))
     _check_sizes(path.parent, names, {})
     return Artifact(
         path=path.parent,

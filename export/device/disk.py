@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterator, Tuple
 
+LARGEST_MODEL = 2**31  # bytes of a protobuf
 _MOST_PARTS = 2_000_000  # messages of an ONNX file that are visited, at most: a few seconds
 # The messages of an ONNX file that lead to a tensor: field number -> kind of message, named as in onnx.proto.
 _FIELDS: Dict[str, Dict[int, str]] = {
@@ -65,10 +66,13 @@ def external_names(path: Path) -> Tuple[str, ...]:
     A file that is not ONNX has none: its runtime refuses it.
 
     Raises:
-        ValueError: the file is not plain, or has more parts than any network.
+        ValueError: the file is not plain, is larger than ONNX allows, or has more parts than any network.
     """
     with open_plain(path) as file:
-        if not os.fstat(file.fileno()).st_size:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_MODEL:
+            raise ValueError(f"{path} has {size} bytes, an ONNX file has at most {LARGEST_MODEL}")
+        if not size:
             return ()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data.find(b"location") < 0:  # most files have all weights inside

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
@@ -34,6 +35,16 @@ _ENTRY = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)  # of the se
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments. Refuse what no value can be: nothing, a NUL, bytes that are no text."""
+        for word in sys.argv[1:] if args is None else args:
+            flag, _, value = str(word).partition("=")
+            if not word or (flag.startswith("--") and "=" in word and not value):
+                self.error(f"{flag or 'an argument'} is empty; leave it out or give a value")
+            if "\0" in word or any("\ud800" <= c <= "\udfff" for c in word):
+                self.error(f"{word[:60]} has a NUL character, or is not UTF-8 text")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the message alone and exit with code 2."""

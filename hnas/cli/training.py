@@ -51,12 +51,12 @@ def run_train(parsed: argparse.Namespace) -> int:
     import torch
 
     from hnas import distributed
+    from hnas.export.device.artifact import check_threads
     from hnas.recipes.run import RunOptions, run_recipe
     from hnas.training.folder import load_supernet
 
     if parsed.threads is not None:
-        if parsed.threads < 1:
-            raise ValueError(f"threads is {parsed.threads}; it is 1 or more")
+        check_threads(parsed.threads)
         torch.set_num_threads(parsed.threads)
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnas.data.layout import choose_files
+from hnas.files import check_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +38,7 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 # Of an IDX training set: the number of images of each held-out split.
 HELD = {"calibration": 1000, "search": 2000}
 _LONGEST = 4096  # pixels of a side; a larger value in a record is a mistake or an attack
+_LARGEST_IDX = 2**31  # bytes of an IDX file, unpacked
 LARGEST = 2**34  # bytes of all decoded images of a split, at most
 
 
@@ -200,15 +202,17 @@ def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28)
 def read_idx(file: Path) -> Pixels:
     """Return the array in an IDX file of unsigned bytes (plain or gzip). Raise ValueError for another file."""
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        magic, kind, dims = struct.unpack(">HBB", content[:4])
-        shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
+        check_plain(file, _LARGEST_IDX)
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            magic, kind, dims = struct.unpack(">HBB", stream.read(4))
+            shape = struct.unpack(f">{dims}I", stream.read(4 * dims))
+            if magic != 0 or kind != 8 or math.prod(shape) > _LARGEST_IDX:
+                raise ValueError(f"{file} is not an IDX file of at most {_LARGEST_IDX} unsigned bytes")
+            data = np.frombuffer(stream.read(math.prod(shape) + 1), np.uint8)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{file} is not a complete IDX file: {error}") from None
-    data = np.frombuffer(content, np.uint8, offset=4 + 4 * dims)
-    if magic != 0 or kind != 8 or data.size != int(np.prod(shape, dtype=np.int64)):
-        found = f"{data.size} values for shape {list(shape)}"
-        raise ValueError(f"{file} is not a complete IDX file of unsigned bytes: {found}")
+    if data.size != math.prod(shape):
+        raise ValueError(f"{file} is not a complete IDX file: {data.size} values for shape {list(shape)}")
     return data.reshape(shape)
 
 
@@ -277,6 +281,8 @@ def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -
     from PIL import Image, ImageOps
 
     try:
+        if isinstance(file, Path):
+            check_plain(file, LARGEST)
         with Image.open(file) as image:
             upright = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
             return upright.convert("L" if channels == 1 else "RGB")

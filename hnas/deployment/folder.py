@@ -89,7 +89,10 @@ def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
         return True
     if not resume:  # case 2
         raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
-    begun = read_json(file)
+    try:
+        begun = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{error}; the run cannot be continued, choose another --out") from None
     differ = [key for key, value in wanted.items() if begun.get(key) != value]
     if others := [key for key in differ if key not in ("hnas", "cpu")]:
         raise ValueError(f"{plan.out} holds a run with other {', '.join(others)}; choose another --out")

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from hnas.export.device.errors import one_line
 from hnas.export.graph.program import module_of
 from hnas.export.graph.samples import Sample
+from hnas.files import check_plain
 
+_LARGEST = 2**32  # bytes of real inputs
 _NOT_IN_NUMPY = (torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
 SEED = 0  # seed of random weights and random inputs that the callable makes
 
@@ -70,8 +72,9 @@ def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> 
         FileNotFoundError: there is no such file.
         ValueError: the file has pickled objects, NaN, infinity, or arrays that do not fit the ``example``.
     """
-    if not file.is_file():
+    if not file.exists():
         raise FileNotFoundError(f"no calibration file {file}")
+    check_plain(file, _LARGEST)
     try:
         arrays = _read_arrays(file, names)
     except Exception as error:  # the decoder of a broken archive may raise any error
@@ -91,6 +94,8 @@ def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> 
 def _read_arrays(file: Path, names: Sequence[str]) -> Sample:
     with file.open("rb") as stream:
         read = np.load(stream, allow_pickle=False)
+        if not isinstance(read, np.ndarray) and sum(each.file_size for each in read.zip.infolist()) > _LARGEST:
+            raise ValueError("the arrays are too large")
         if isinstance(read, np.ndarray):
             return (read,)
         return tuple(read[name] for name in (names if set(names) == set(read.files) else read.files))

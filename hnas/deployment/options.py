@@ -93,6 +93,8 @@ def _check_types(options: SearchOptions | NetworkOptions) -> None:
     """Raise TypeError where a field has another type than its annotation, before any work starts."""
     for field in fields(options):
         value, kinds = getattr(options, field.name), str(field.type).split(" | ")
+        if value == "":
+            raise ValueError(f"{field.name} is empty; leave it out or give a value")
         if not any(_TYPES[kind][0](value) for kind in kinds):
             example = f", such as {_EXAMPLES[field.name]!r}" if field.name in _EXAMPLES else ""
             words = " or ".join(_TYPES[kind][1] for kind in kinds)

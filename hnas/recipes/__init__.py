@@ -9,6 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hnas.files import read_plain
+
+_LARGEST = 2**20  # bytes of a recipe
 _SECTIONS = ("space", "data", "train", "shrink")
 
 
@@ -51,7 +54,7 @@ def load(name: str) -> Recipe:
         if not file.is_file():
             raise FileNotFoundError(f"no recipe file {file}")
         try:
-            text = file.read_text(encoding="utf-8")
+            text = read_plain(file, _LARGEST).decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"recipe file {file} is no UTF-8 text: {error}") from None
         return _parse(file.stem, text)

@@ -250,6 +250,7 @@ def _space(recipe: Recipe, task: Task) -> Space:
         raise ValueError(f"recipe {recipe.name}: {what}; give data.channels and space.channels the same value")
     make_space = spaces.load(name)
     try:
+        spaces.check_arguments(arguments)
         return make_space(**arguments)
     except (TypeError, ArithmeticError) as error:
         raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None

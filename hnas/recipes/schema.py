@@ -171,7 +171,8 @@ def _not_allowed(section: str, key: str, value: Any, kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _has_nan(value: Any) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from msgspec import inspect
+
+from hnas.ranges import LARGEST
 
 _PLAIN = {inspect.BoolType: "true or false", inspect.StrType: "a name in quotes", inspect.AnyType: ""}
 
@@ -40,16 +41,16 @@ def _words(info: inspect.Type) -> str:
 
 
 def _number(info: inspect.FloatType) -> str:
-    finite = "finite " if info.le == sys.float_info.max else ""
+    finite = "finite " if info.le == LARGEST else ""
     if info.gt is not None:
         return f"a {finite}number above {info.gt:g}"
-    return f"a {finite}number" + ("" if info.ge is None or info.ge == -sys.float_info.max else f" from {info.ge:g} on")
+    return f"a {finite}number" + ("" if info.ge is None or info.ge == -LARGEST else f" from {info.ge:g} on")
 
 
 def _range(info: inspect.IntType) -> str:
     if info.ge is None:
         return ""
-    return f" from {info.ge} on" if info.le is None else f" from {info.ge} to {info.le}"
+    return f" from {info.ge} on" if info.le in (None, LARGEST) else f" from {info.ge} to {info.le}"
 
 
 def _is_toml(info: inspect.Type) -> bool:

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 from hnas.space import Space
 
+_LARGEST, _DEEPEST, _LONGEST = 2**16, 256, 1024  # sizes, layers of a stage, options of a choice
+
 
 def names() -> tuple[str, ...]:
     """Return the name of every space, which is the name of its file."""
@@ -24,6 +26,20 @@ def load(name: str) -> Callable[..., Space]:
     if name not in names():
         raise ValueError(f"no space {name!r}; known: {', '.join(names())}")
     return cast(Callable[..., Space], getattr(importlib.import_module(f"{__name__}.{name}"), name))
+
+
+def check_arguments(value: Any, at: str = "") -> None:
+    """Raise ValueError for a number or a list in the arguments of a space that is larger than any network has."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_arguments(inner, str(key))
+    elif isinstance(value, list | tuple):
+        if len(value) > _LONGEST:
+            raise ValueError(f"{at[:60]} is a list of {len(value)}, at most {_LONGEST}")
+        for inner in value:
+            check_arguments(inner, at)
+    elif isinstance(value, int | float) and not abs(value) <= (_DEEPEST if at in ("depths", "cells") else _LARGEST):
+        raise ValueError(f"{at[:60]} is {str(value)[:40]}, which is larger than a network has")
 
 
 def restore(record: Mapping[str, Any]) -> Space:
@@ -39,6 +55,7 @@ def restore(record: Mapping[str, Any]) -> Space:
         options = {key: [_option(o) for o in listed] for key, listed in dict(record["options"]).items()}
     except (KeyError, TypeError, ValueError):
         raise ValueError("a space is recorded as name, arguments and options; this record is not") from None
+    check_arguments(arguments)
     try:
         space = load(name)(**arguments)
     except (TypeError, ArithmeticError) as error:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.ranges import Count
+from hnas.ranges import Count, Paths
 from hnas.sampling import complexity
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
 
 def pick(
-    space: Space, rng: Random, progress: float = 0.0, paths: Count = 2, rivals: Count = 3, banks: Count = 10
+    space: Space, rng: Random, progress: float = 0.0, paths: Paths = 2, rivals: Paths = 3, banks: Count = 10
 ) -> tuple[SubnetPath, ...]:
     """Return the largest member as teacher, ``paths`` random paths, and the smallest member.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.ranges import Count
+from hnas.ranges import Paths
 from hnas.sampling.draws import DIVIDED, draw_exclusive, keep_types, slot_types
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: Paths = 3) -> tuple[SubnetPath, ...]:
     """Return the largest member as teacher, ``paths`` undivided members, one divided member, and the smallest member.
 
     paths: number of undivided members (3). They differ in the type of every slot.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.ranges import Count
+from hnas.ranges import Count, Paths
 from hnas.sampling import complexity
 from hnas.space import Space
 from hnas.training.step import SubnetPath
@@ -45,7 +45,7 @@ def pick(
     space: Space,
     rng: Random,
     progress: float = 0.0,
-    paths: Count = 3,
+    paths: Paths = 3,
     banks: Count = 5,
     sweeps: Count = 8,
     moves: Count = 0,

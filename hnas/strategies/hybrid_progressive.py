@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.ranges import Count, Share
+from hnas.ranges import Paths, Share
 from hnas.sampling.draws import DIVIDED, IDENTITY, draw_exclusive, keep_types, most_types, relax
 from hnas.space import Option, Space
 from hnas.training.step import SubnetPath
 
 
 def pick(
-    space: Space, rng: Random, progress: float = 0.0, paths: Count = 3, imitate: Share = 0.0
+    space: Space, rng: Random, progress: float = 0.0, paths: Paths = 3, imitate: Share = 0.0
 ) -> tuple[SubnetPath, ...]:
     """Return the teacher M, ``paths`` random members of the current phase, and the smallest.
 

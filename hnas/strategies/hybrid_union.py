@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.ranges import Count
+from hnas.ranges import Paths
 from hnas.sampling.draws import draw_exclusive, even_gates, most_types, relax, slot_types, take_smallest
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count | None = None) -> tuple[SubnetPath, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: Paths | None = None) -> tuple[SubnetPath, ...]:
     """Return the teacher M, ``paths`` members that differ in every type, and one random member of smallest sizes.
 
     paths: number of members; None: the number of types of the slot with the most types.

@@ -20,7 +20,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.ranges import Finite
+from hnas.ranges import NonNegative, Share
 from hnas.sampling import expected
 from hnas.sampling.draws import branch_gates, draw_every, draw_order, logits_of, new_logits, relax, slot_types
 from hnas.sampling.expected import Costs
@@ -75,8 +75,8 @@ def pick(
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
     latency: Latencies | None = None,
-    weight: Finite = 0.1,
-    warmup: Finite = 0.25,
+    weight: NonNegative = 0.1,
+    warmup: Share = 0.25,
 ) -> tuple[SubnetPath, ...]:
     """Return a path that trains the weights and, after the warm-up, one that trains alpha.
 

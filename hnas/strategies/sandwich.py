@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.ranges import Count
+from hnas.ranges import Paths
 from hnas.sampling.draws import draw_exclusive
 from hnas.space import Space
 from hnas.training.step import SubnetPath
 
 
-def pick(space: Space, rng: Random, progress: float = 0.0, paths: Count = 3) -> tuple[SubnetPath, ...]:
+def pick(space: Space, rng: Random, progress: float = 0.0, paths: Paths = 3) -> tuple[SubnetPath, ...]:
     """Return the largest subnet as teacher, ``paths`` random subnets (3), and the smallest subnet."""
     del progress
     return (

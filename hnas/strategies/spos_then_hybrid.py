@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from random import Random
 
-from hnas.ranges import Count, Finite
+from hnas.ranges import Paths, Share
 from hnas.space import Space
 from hnas.strategies import hybrid_union, spos
 from hnas.training.step import SubnetPath
 
 
 def pick(
-    space: Space, rng: Random, progress: float = 0.0, switch: Finite = 2 / 3, paths: Count | None = None
+    space: Space, rng: Random, progress: float = 0.0, switch: Share = 2 / 3, paths: Paths | None = None
 ) -> tuple[SubnetPath, ...]:
     """Return the paths of ``spos`` before the share ``switch`` of the schedule, then those of ``hybrid_union``.
 

@@ -16,6 +16,9 @@ from hnas.files import read_json, read_tensors, write_json, write_tensors
 from hnas.space import Space
 from hnas.supernet import Supernet
 
+_LARGEST_HEADER = 2**24  # bytes of a weights file that are not weights
+_LARGEST = 2**30  # weights of a supernet
+
 
 def make_supernet(space: Space, seed: Any, origin: str) -> Supernet:
     """Return the untrained supernet of ``space``.
@@ -32,6 +35,10 @@ def make_supernet(space: Space, seed: Any, origin: str) -> Supernet:
     try:
         if any(side < 1 for shape in shapes for side in shape):
             raise ValueError(f"inputs have the shapes {shapes}")
+        with torch.device("meta"):  # sizes without memory
+            count = sum(each.numel() for each in space.union().parameters())
+        if count > _LARGEST:
+            raise ValueError(f"it has {count} weights, at most {_LARGEST} are trained")
         return Supernet(space, seed)
     except (TypeError, RuntimeError, ValueError, ArithmeticError) as error:  # constructors raise any of these
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -59,7 +66,8 @@ def load_supernet(folder: Path) -> tuple[Supernet, dict[str, Any]]:
         raise FileNotFoundError(f"no folder {folder}; --supernet takes what hnas-train --out wrote")
     record = read_json(folder / "supernet.json")
     supernet = _restore(record, folder / "supernet.json")
-    tensors, _ = read_tensors(folder / "supernet.safetensors")
+    weights = sum(each.numel() * each.element_size() for each in _weights(supernet).values())
+    tensors, _ = read_tensors(folder / "supernet.safetensors", largest=weights + _LARGEST_HEADER)
     _copy_weights(supernet, tensors, folder)
     return supernet, record
 
@@ -90,6 +98,8 @@ def _copy_weights(supernet: Supernet, tensors: dict[str, Tensor], folder: Path) 
             found = list(tensors[name].shape) if name in tensors else "nothing"
             wanted = f"{name} should be {list(parameter.shape)}, found {found}"
             raise ValueError(f"{folder}: {wanted}; it is another space's supernet")
+        if tensors[name].dtype != parameter.dtype:
+            raise ValueError(f"{folder}: {name} is {tensors[name].dtype}, expected {parameter.dtype}")
         if not bool(torch.isfinite(tensors[name]).all()):
             raise ValueError(f"{folder}: {name} holds NaN or infinite weights; train again from a good checkpoint")
         parameter.copy_(tensors[name])

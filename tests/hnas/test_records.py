@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,48 @@ def test_a_line_that_a_kill_cut_is_dropped_wherever_it_was_cut(file):
     assert Journal(file).entries == {}
 
 
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b'["c", 1' + b"\0" * 99, b'["c", 1\0\0\0\n', b"\0\0\n\0\0"])
+def test_zeros_that_a_power_loss_left_are_removed_with_a_line(file, tail, caplog):
+    whole = file.read_bytes()
+    file.write_bytes(whole + tail)
+    assert Journal(file).entries == {"a": 1, "b": {"x": [1.5, None]}}
+    assert "incomplete line, which is removed" in caplog.text
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("at", [3, 6, -16])
+def test_damage_in_the_middle_is_refused(file, at):
+    content = bytearray(file.read_bytes())
+    content[at if at > 0 else content.index(b"\n") + at] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"line 1 is not a journal entry, or is damaged"):
+        Journal(file)
+    assert file.read_bytes() == content
+
+
+def test_zeros_before_a_good_line_are_damage(file):
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0] + b"\0" * 20 + b"\n" + lines[1])
+    with pytest.raises(ValueError, match=r"line 2 is not a journal entry, or is damaged"):
+        Journal(file)
+
+
+def test_a_journal_without_checksums_is_continued(tmp_path):
+    (tmp_path / "j").write_bytes(b'["a", 1, 2.5]\n["b", [2], 0.25]\n')
+    journal = Journal(tmp_path / "j")
+    journal.call("c", lambda: 3)
+    assert Journal(tmp_path / "j").entries == {"a": 1, "b": [2], "c": 3}
+    (tmp_path / "j").write_bytes(b'["a", 1e999, 2.5]\n')
+    with pytest.raises(ValueError, match="line 1"):
+        Journal(tmp_path / "j")
+
+
+def test_a_pipe_is_no_journal(tmp_path):
+    os.mkfifo(tmp_path / "j")
+    with pytest.raises(ValueError, match="not a plain file"):
+        Journal(tmp_path / "j")
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -199,7 +242,7 @@ def test_a_changed_price_in_a_journal_is_one_line(tmp_path, foreign):
     arch, costs = supernet.space.smallest, {"ms": lambda _: price(1.0)}
     Study(supernet, task, costs, Journal(tmp_path / "j")).price(arch, "ms")
     (line,) = (tmp_path / "j").read_text().splitlines()
-    key, _, seconds = json.loads(line)
+    key, _, seconds, _ = json.loads(line)
     (tmp_path / "j").write_text(f'["{key}", {foreign}, {seconds}]\n')
     with pytest.raises(ValueError, match=f"the journal holds no price under {key}; start afresh in another --out"):
         Study(supernet, task, costs, Journal(tmp_path / "j")).price(arch, "ms")

@@ -103,9 +103,8 @@ def test_many_slow_calls_are_no_hang(tmp_path: Path) -> None:
 
 def test_a_crash_is_one_line_with_last_words(tmp_path: Path) -> None:
     with open_worker(tmp_path, "crash") as worker:
-        assert (
-            fails(worker, X) == "worker (fake, fp32, a) died with SIGSEGV on 'run' (memory limit 2048 MB): about to go"
-        )
+        last = "worker (fake, fp32, a) died with SIGSEGV on 'run' (memory limit 2048 MB): about to go"
+        assert fails(worker, X) == last
         assert fails(worker, X).endswith("is closed")
 
 
@@ -115,7 +114,8 @@ def test_an_exit_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_hang_is_killed(tmp_path: Path) -> None:
-    with open_worker(tmp_path, "hang", timeout=0.5) as worker:
+    with open_worker(tmp_path, "hang") as worker:
+        worker._timeout = 0.5
         assert fails(worker, X) == "worker (fake, fp32, a) gave no answer to 'run' in 0.5 s"
         assert worker._process.poll() is not None
 
@@ -176,7 +176,7 @@ def test_external_data_outside_of_its_folder_is_one_line(tmp_path: Path, locatio
     )
     opset = [onnx.helper.make_opsetid("", 17)]
     model.write_bytes(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
-    with pytest.raises(ExportError, match=r"^onnxruntime cannot open .*External data path validation failed") as caught:
+    with pytest.raises(ValueError, match=r"not a plain path inside the folder|gone\.bin is missing") as caught:
         Worker(model)
     assert "\n" not in str(caught.value)
 

@@ -71,11 +71,11 @@ def test_a_malformed_recipe_is_one_line(tmp_path, text, message):
         (recipe(options={"paths": 2, "pats": 3}), r"\[train.options\] has no key 'pats'; known: paths"),
         (recipe(strategy="spos", options={"paths": 2}), r"\[train.options\] has no key 'paths'; known: none"),
         (recipe(strategy="proxylessnas", options={"extra": {}}), "has no key 'extra'; known: latency, weight, warmup"),
-        (recipe(options={"paths": 2.5}), "train.options.paths is 2.5, expected a whole number from 0 on"),
-        (recipe(options={"paths": True}), "train.options.paths is true, expected a whole number from 0 on"),
+        (recipe(options={"paths": 2.5}), "train.options.paths is 2.5, expected a whole number from 0 to 1024"),
+        (recipe(options={"paths": True}), "train.options.paths is true, expected a whole number from 0 to 1024"),
         (
             recipe(strategy="hybrid_union", options={"paths": "2"}),
-            'train.options.paths is "2", expected a whole number from 0 on',
+            'train.options.paths is "2", expected a whole number from 0 to 1024',
         ),
         (
             recipe(strategy="hybrid_progressive", options={"imitate": [1]}),

@@ -1,0 +1,1 @@
+"""Inputs that are broken or hostile, for every command that reads files."""
