@@ -83,9 +83,9 @@ class Original(ChildProcess):
             raise FileNotFoundError(f"no ONNX file at {path}")
         if not find_spec("onnx"):
             raise Unavailable("onnx is not installed; pip install 'hnas[onnxruntime-convert]'")
-        self._folder = TemporaryDirectory(prefix="hnas-onnx-")
         files = (path, *(path.parent / name for name in external_names(path)))
         memory = _MEMORY_MB + 8 * sum(file.stat().st_size for file in files if file.is_file()) // 2**20
+        self._folder = TemporaryDirectory(prefix="hnas-onnx-")
         super().__init__(
             f"the reader of {path.name}",
             "hnas.export.onnx.reader",
