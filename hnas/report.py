@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.device.errors import printable
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -21,7 +19,7 @@ def visible(text: str) -> str:
 
     A terminal obeys control characters, and texts may come from files of others. Whatever a command prints passes here.
     """
-    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    return "".join(c if c.isprintable() or c in "\n\t" else " " if c.isspace() else ascii(c)[1:-1] for c in text)
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -106,7 +106,7 @@ def write_bundle(
             assert manifest.baseline is not None
             _copy(baseline, part / manifest.baseline)
         manifest = replace(manifest, size_bytes=main.size_bytes)
-        manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK})  # the card lists the files, itself included
+        manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK}, sizes={})  # the card lists all files
         (part / CARD).write_text(model_card(manifest), "utf-8")
         manifest = replace(manifest, files=_digests(part), sizes=measure_files(part, sorted(_names(part))))
         value = {"schema": SCHEMA, **encode(manifest), "digest": _BLANK}

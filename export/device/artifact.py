@@ -22,7 +22,7 @@ SCHEMA = 1
 RECORD = "artifact.json"
 _BARE = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "tflite"}  # suffix of a model file -> its backend
 LARGEST = 2**28  # values of a tensor: 1 GiB in float32
-MOST_THREADS = 1024
+_MOST_THREADS = 1024
 _LARGEST_FILES = 2**33  # bytes of all files of a record
 _SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml", "tensorrt": ".onnx", "tflite": ".tflite"}
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -214,8 +214,8 @@ def measure_files(folder: Path, names: Iterable[str]) -> dict[str, int]:
 
 def check_threads(threads: int) -> None:
     """Raise ValueError unless ``threads`` is a number of threads that a machine can have."""
-    if not 1 <= threads <= MOST_THREADS:
-        raise ValueError(f"threads is {str(threads)[:40]}, expected 1 to {MOST_THREADS}")
+    if not 1 <= threads <= _MOST_THREADS:
+        raise ValueError(f"threads is {str(threads)[:40]}, expected 1 to {_MOST_THREADS}")
 
 
 def check_files(files: Mapping[str, str], sizes: Mapping[str, int] = MappingProxyType({})) -> None:

@@ -207,7 +207,7 @@ def read_idx(file: Path) -> Pixels:
             magic, kind, dims = struct.unpack(">HBB", stream.read(4))
             shape = struct.unpack(f">{dims}I", stream.read(4 * dims))
             if magic != 0 or kind != 8 or math.prod(shape) > _LARGEST_IDX:
-                raise ValueError(f"{file} is not an IDX file of at most {_LARGEST_IDX} unsigned bytes")
+                raise ValueError(f"{file} is not a complete IDX file of at most {_LARGEST_IDX} unsigned bytes")
             data = np.frombuffer(stream.read(math.prod(shape) + 1), np.uint8)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{file} is not a complete IDX file: {error}") from None

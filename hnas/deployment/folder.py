@@ -89,10 +89,7 @@ def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
         return True
     if not resume:  # case 2
         raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
-    try:
-        begun = read_json(file)
-    except ValueError as error:
-        raise ValueError(f"{error}; the run cannot be continued, choose another --out") from None
+    begun = _begun(file)
     differ = [key for key, value in wanted.items() if begun.get(key) != value]
     if others := [key for key in differ if key not in ("hnas", "cpu")]:
         raise ValueError(f"{plan.out} holds a run with other {', '.join(others)}; choose another --out")
@@ -100,6 +97,14 @@ def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
         there, here = (", ".join(f"{key} {found.get(key)}" for key in differ) for found in (begun, wanted))
         raise ValueError(f"{plan.out} was begun on {there}, this is {here}; continue it there or choose another --out")
     return False
+
+
+def _begun(file: Path) -> dict[str, Any]:
+    """Return the identity of the run on disk."""
+    try:
+        return read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{error}; the run cannot be continued, choose another --out") from None
 
 
 def _forget(out: Path) -> None:
