@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any, Mapping
 
+from hnas.export.device.operators import OPERATORS
+
 if TYPE_CHECKING:
     from torch import fx
 
@@ -65,8 +67,8 @@ def read_argument(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
 def read_operator(target: str, kwargs: Mapping[str, Any]) -> Any:
     """Return the ATen operator ``target``, such as aten.conv2d.default.
 
-    Operators that write in place, and ``from_file``, are refused. The names in ``kwargs`` become code, so each must be
-    an argument of the operator.
+    Only operators of the list `hnas.export.device.operators.OPERATORS` are read, and none that writes in place. The
+    names in ``kwargs`` become code, so each must be an argument of the operator.
 
     Raises:
         ValueError: the operator is refused or unknown, or ``kwargs`` has an unknown name.
@@ -75,9 +77,10 @@ def read_operator(target: str, kwargs: Mapping[str, Any]) -> Any:
 
     if target == "getitem" and not kwargs:
         return operator.getitem
-    namespace, name, overload = target.split(".")
-    packet = getattr(torch.ops.aten, name, None)
-    if namespace == "aten" and name != "from_file" and packet is not None and overload in packet.overloads():
+    namespace, name, overload, *more = (*target.split("."), "", "")
+    listed = namespace == "aten" and name in OPERATORS and not any(more)
+    packet = getattr(torch.ops.aten, name, None) if listed else None
+    if packet is not None and overload in packet.overloads():
         found = getattr(packet, overload)
         known = {argument.name for argument in found._schema.arguments}
         if not found._schema.is_mutable and known.issuperset(kwargs):

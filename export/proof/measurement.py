@@ -122,7 +122,8 @@ class Comparison:
     with 20 % trimmed at each end. The ratio need not be the quotient of the two medians.
 
     The interval is a bootstrap over processes and then pairs, widened by Student's t for the number of processes.
-    Two processes give a wide interval: use five where a decision depends on it.
+    One process gives the interval of that process, and ``line`` says so. Two give a wide interval: use five where a
+    decision depends on it.
 
     Raises:
         ValueError: the ratio lies outside of its interval, or the pairs do not divide by the processes.
@@ -153,10 +154,14 @@ class Comparison:
         return median * low / centre, median * high / centre
 
     def line(self) -> str:
-        """Return one line for a person: ratio, interval, processes and blocks."""
+        """Return one line for a person: ratio, interval, processes and blocks.
+
+        With one process the line says that the interval is that of this process: it missed the truth in 3 of 29 trials.
+        """
         blocks = _count(len(self.pairs) // self.processes, "block")
         trust = f"{self.confidence:.0%} interval".replace("%", " %")
-        return f"{self.ratio:.3g}x ({trust} {self.low:.3g} to {self.high:.3g}; {self._processes} of {blocks})"
+        alone = "; of this process alone, another may differ: processes=3 covers that" if self.processes == 1 else ""
+        return f"{self.ratio:.3g}x ({trust} {self.low:.3g} to {self.high:.3g}; {self._processes} of {blocks}{alone})"
 
     @property
     def _processes(self) -> str:
