@@ -20,7 +20,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.ranges import NonNegative, Share
+from hnas.ranges import Finite, NonNegative, Share
 from hnas.sampling import expected
 from hnas.sampling.draws import branch_gates, draw_every, draw_order, logits_of, new_logits, relax, slot_types
 from hnas.sampling.expected import Costs
