@@ -16,6 +16,8 @@ from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
 from tests.conftest import need
 from tests.export import nets
+from tests.export.backends.operators import OPERATORS
+from tests.export.backends.test_operators import level, outputs
 from tests.export.backends.test_writer import Of, compiled, kinds, program
 
 
@@ -26,22 +28,24 @@ def runtime() -> None:
 
 
 def test_what_it_lacks_is_converted_by_another_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = program(Of(lambda x: x.cumsum(1)), (2, 3))
+    source = program(Of(lambda x: x.logcumsumexp(1)), (2, 3))
     stand_in = emitter.emit(program(Of(lambda x: x * 2), (2, 3)))
     monkeypatch.setattr(litert, "convert_program", lambda _program, path, _layout: path.write_bytes(stand_in))
     monkeypatch.setattr(
         litert, "package_versions", lambda *, quantiser: {"litert-torch": "0", "quantiser": str(quantiser)}
     )
     notes = compiled(source, tmp_path).notes
-    assert (notes["converter"], notes["lacks"]) == ("litert-torch", "cumsum")
+    assert (notes["converter"], notes["lacks"]) == ("litert-torch", "logcumsumexp")
 
 
 def test_what_it_lacks_is_named_where_no_converter_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "litert_torch", None)
-    with pytest.raises(Unavailable, match=r"no cumsum, and litert-torch is not installed; pip install 'hnas\[tflite-l"):
-        compiled(program(Of(lambda x: x.cumsum(1)), (2, 3)), tmp_path)
+    with pytest.raises(
+        Unavailable, match=r"no logcumsumexp, and litert-torch is not installed; pip install 'hnas\[tflite-l"
+    ):
+        compiled(program(Of(lambda x: x.logcumsumexp(1)), (2, 3)), tmp_path)
 
 
 @pytest.mark.slow
@@ -53,6 +57,18 @@ def test_never_more_operators_nor_noise_than_the_converter_makes(name: str, tmp_
     litert.convert_program(source, theirs, artifact.notes["layout"])
     assert len(kinds(source)) <= _operators(theirs)
     assert delegation.pieces(artifact.model) <= delegation.pieces(theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["group_norm", "mish"])
+def test_operators_compute_what_those_of_the_converter_do(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    operator = OPERATORS[name]
+    source = operator.program()
+    model = tmp_path / "theirs.tflite"
+    litert.convert_program(source, model, [[0, 2, 3, 1]])
+    theirs = outputs(model.read_bytes(), operator, tmp_path, 1)
+    assert level(theirs, outputs(emitter.emit(emitter.prepare(source)), operator, tmp_path, 1)) >= 100
 
 
 def _operators(model: Path) -> int:

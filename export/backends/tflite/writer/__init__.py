@@ -10,7 +10,17 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from hnas.export.backends.tflite.writer import dense, elementwise, shapes, spatial
+from hnas.export.backends.tflite.writer import (
+    dense,
+    elementwise,
+    indexing,
+    logic,
+    reductions,
+    shapes,
+    spatial,
+    volumes,
+)
+from hnas.export.backends.tflite.writer.decomposition import ORIGIN, decompose
 from hnas.export.backends.tflite.writer.int8 import quantise_operators
 from hnas.export.backends.tflite.writer.layout import NHWC, Placed, plain
 from hnas.export.backends.tflite.writer.lowering import (
@@ -34,7 +44,12 @@ LOWERINGS: Mapping[str, Lowering] = {
     **elementwise.LOWERINGS,
     **shapes.LOWERINGS,
     **dense.LOWERINGS,
+    **reductions.LOWERINGS,
+    **indexing.LOWERINGS,
+    **logic.LOWERINGS,
+    **volumes.LOWERINGS,
 }
+_TYPES = (torch.float32, torch.int64, torch.int32, torch.bool)
 
 
 def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: frozenset[str] = frozenset()) -> bytes:
@@ -56,17 +71,19 @@ def emit(program: Program, ranges: Mapping[str, Range] | None = None, *, leave: 
 
 
 def prepare(program: Program) -> Program:
-    """Return the program with the weight and bias of each layer norm as operators of their own.
+    """Return the program in terms of operators that ``lower`` has.
 
-    Calibrate the returned program, so that the normalised value before the weight has its own range. The weight and
-    bias can be folded into the layer that follows.
+    1. An operator that the writer lacks, or a use of one: decomposed into others, if that is possible.
+    2. The weight and bias of each layer norm: operators of their own. They can be folded into the layer that follows.
+
+    Calibrate the returned program, so that each value in it has its own range.
     """
 
     def rewrite(module: torch.fx.GraphModule) -> int:
         found = [node for node in module.graph.nodes if operator_name(node) == "layer_norm"]
         return sum(_take_out(module, node) for node in found)
 
-    return edit(program, "separate_layer_norm", rewrite)
+    return edit(decompose(program, LOWERINGS), "separate_layer_norm", rewrite)
 
 
 def _take_out(module: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
@@ -108,12 +125,25 @@ def lower(program: Program, ranges: Mapping[str, Range] | None = None) -> Model:
 
 
 def _lowered(graph: Graph, node: torch.fx.Node) -> Placed | list[Placed]:
+    """Lower a call. The error of a part of a decomposed operator names that operator too."""
+    try:
+        return _written(graph, node)
+    except Unsupported as error:
+        origin = node.meta.get(ORIGIN)
+        raise Unsupported(f"{origin} (by {error})" if origin else str(error)) from None
+
+
+def _written(graph: Graph, node: torch.fx.Node) -> Placed | list[Placed]:
     name = operator_name(node)
     if name not in LOWERINGS:
         raise Unsupported(name)
     values = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
     for value in values:
-        if value.dtype != torch.float32 or 0 in value.shape or not value.ndim:
+        if value is None:
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise Unsupported(f"{name} of numbers that depend on values")
+        if value.dtype not in _TYPES or 0 in value.shape:
             raise Unsupported(f"{name} in {str(value.dtype).removeprefix('torch.')}{list(value.shape)}")
     return LOWERINGS[name](graph, node)
 
@@ -121,7 +151,7 @@ def _lowered(graph: Graph, node: torch.fx.Node) -> Placed | list[Placed]:
 def _input(graph: Graph, node: torch.fx.Node) -> Placed:
     value = node.meta["val"]
     dtype, shape = str(value.dtype).removeprefix("torch."), shape_of(node)
-    if dtype not in ("float32", "int32", "int64") or 0 in shape:
+    if dtype not in ("float32", "int32", "int64", "bool") or 0 in shape:
         raise Unsupported(f"an input in {dtype}{list(shape)}")
     order = NHWC if len(shape) == 4 else plain(len(shape))
     made = Value(tuple(shape[axis] for axis in order), dtype, range=graph.range_of(node))
@@ -130,13 +160,15 @@ def _input(graph: Graph, node: torch.fx.Node) -> Placed:
 
 
 def _output(graph: Graph, node: torch.fx.Node) -> Value:
-    """Return the tensor of a result in the program's layout. An input, or a result that occurs twice, is copied."""
+    """Return the tensor of a result in the program's layout.
+
+    A constant, an input, or a result that occurs twice is copied.
+    """
     value = graph.at(node, plain(len(shape_of(node))))
     if value.data is not None or value in graph.model.inputs or value in graph.model.outputs:
-        zero = constant_tensor(np.zeros(1, np.float32))
-        if value.data is not None:
-            raise Unsupported("an output that is constant")
+        kind = "LOGICAL_OR" if value.dtype == "bool" else "ADD"
+        zero = constant_tensor(np.zeros(1, value.dtype))
         made = Value(value.shape, value.dtype, range=value.range)
-        graph.model.operators.append(Operator("ADD", [value, zero], [made]))
+        graph.model.operators.append(Operator(kind, [value, zero], [made]))
         return made
     return value

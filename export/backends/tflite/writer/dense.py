@@ -1,4 +1,4 @@
-"""Lower matrix products, attention, norms, softmax, reductions and embeddings."""
+"""Lower matrix products, attention, norms and softmax."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 from torch import fx
 
 from hnas.export.backends.tflite.writer.layout import Order, Placed, plain
-from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
+from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments
 from hnas.export.backends.tflite.writer.model import Value, constant_tensor
 from hnas.export.graph.nodes import shape_of
 
 _MASKED = -1e9  # replaces the infinity of a mask; its exponential is also 0
-_REDUCTIONS = {"mean": "MEAN", "sum": "SUM", "amax": "REDUCE_MAX"}
 
 
 def _linear(graph: Graph, node: fx.Node) -> Placed:
@@ -26,7 +25,7 @@ def _linear(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _matmul(graph: Graph, node: fx.Node) -> Placed:
-    """Lower matmul and bmm of two activations. With a constant matrix, they become a linear without bias."""
+    """Lower matmul, bmm and mm of two activations. With a constant matrix, they become a linear without bias."""
     left, right = graph.placed(node.args[0]), graph.placed(node.args[1])
     if min(len(left.order), len(right.order)) < 2:
         raise Unsupported("matmul with a vector")
@@ -121,29 +120,6 @@ def _batch_norm(graph: Graph, node: fx.Node) -> Placed:
     return Placed(value, x.order)
 
 
-def _reduction(graph: Graph, node: fx.Node) -> Placed:
-    """Lower mean, sum and amax over some axes or all."""
-    given, x = arguments(node), graph.placed(node.args[0])
-    rank = len(x.order)
-    dims = given.get("dim")
-    gone = {dim % rank for dim in ([dims] if isinstance(dims, int) else dims or range(rank))}
-    keep = bool(given.get("keepdim", False))
-    order = x.order if keep else _renumbered(x.order, gone)
-    shape = [1 if axis in gone else size for axis, size in zip(x.order, x.value.shape, strict=True)]
-    if not keep:
-        shape = [size for axis, size in zip(x.order, shape, strict=True) if axis not in gone]
-    axes = constant_tensor(sorted(x.axis(dim) for dim in gone))
-    return Placed(graph.add(_REDUCTIONS[operator_name(node)], [x.value, axes], shape, node, keepDims=keep), order)
-
-
-def _embedding(graph: Graph, node: fx.Node) -> Placed:
-    """Lower a lookup of rows in a constant table."""
-    table = graph.constant(node.args[0], "embedding with a table")  # type: ignore[arg-type]
-    rows = graph.at(node.args[1], plain(len(shape_of(node)) - 1))
-    shape = shape_of(node)
-    return Placed(graph.add("GATHER", [constant_tensor(table), rows], shape, node), plain(len(shape)))
-
-
 def _product(graph: Graph, node: fx.Node, x: Placed, weight: Value, bias: Value | None) -> Placed:
     """Add FULLY_CONNECTED over the program's last axis; the other axes keep their order."""
     rank = len(x.order)
@@ -176,19 +152,12 @@ def _last(order: Order, axis: int) -> Order:
     return (*(each for each in order if each != axis), axis)
 
 
-def _renumbered(order: Order, gone: set[int]) -> Order:
-    left = [axis for axis in order if axis not in gone]
-    return tuple(sorted(left).index(axis) for axis in left)
-
-
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(_REDUCTIONS, _reduction),
-    **dict.fromkeys(("matmul", "bmm"), _matmul),
+    **dict.fromkeys(("matmul", "bmm", "mm"), _matmul),
     **dict.fromkeys(("softmax", "_softmax"), _softmax),
     "linear": _linear,
     "addmm": _addmm,
     "scaled_dot_product_attention": _attention,
     "layer_norm": _layer_norm,
     "batch_norm": _batch_norm,
-    "embedding": _embedding,
 }

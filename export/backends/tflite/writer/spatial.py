@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import fx
 
-from hnas.export.backends.tflite.writer.layout import NHWC, Placed
+from hnas.export.backends.tflite.writer.layout import NHWC, Placed, plain
 from hnas.export.backends.tflite.writer.lowering import Graph, Lowering, Unsupported, arguments, operator_name
 from hnas.export.backends.tflite.writer.model import Value, constant_tensor
+from hnas.export.backends.tflite.writer.shapes import join
 from hnas.export.graph.nodes import shape_of
 
+Sizes = Sequence[int]  # of height and width
 SAME, VALID = 0, 1  # numbers of the padding modes in the schema
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -45,16 +48,18 @@ def _convolution(graph: Graph, node: fx.Node) -> Placed:
     if given["groups"] == channels > 1:  # case 1
         kind, filters = "DEPTHWISE_CONV_2D", weight.transpose(1, 2, 3, 0)
         options["depthMultiplier"] = len(weight) // channels
-    bias = _bias(graph, given["bias"], len(weight))
+    bias = bias_of(graph, given["bias"], len(weight))
     sizes = (shape[0], *shape[2:], shape[1])
     made = Placed(graph.add(kind, [source, constant_tensor(filters), bias], sizes, node, **options), NHWC)
     return graph.moves.reshaped(made, shape_of(node), (0, 2, 1)) if flat else made
 
 
 def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
-    """Lower conv_transpose2d, if TRANSPOSE_CONV can cut off its padding.
+    """Lower conv_transpose2d of one group.
 
-    TRANSPOSE_CONV cuts off nothing, or (kernel - stride) / 2 on each side.
+    1. TRANSPOSE_CONV can cut off nothing, or (kernel - stride) / 2 on each side: done so.
+    2. Any other padding: the whole map is computed, and a SLICE cuts off its border.
+    3. Dilation, or more output padding than padding: the kernel is filled up with zeros.
     """
     given = arguments(node)
     weight = graph.constant(given["weight"], "transposed convolution with a weight")
@@ -62,41 +67,79 @@ def _transposed_convolution(graph: Graph, node: fx.Node) -> Placed:
         _pair(given[name], default)
         for name, default in (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0))
     )
-    cuts = [2 * p == k - s for p, k, s in zip(padding, weight.shape[2:], stride, strict=True)]
-    if given["groups"] != 1 or any(more) or set(dilation) != {1} or (any(padding) and not all(cuts)):
-        raise Unsupported("transposed convolution with groups, dilation or this padding")
-    n, channels, height, width = shape_of(node)
-    shape = (n, height, width, channels)
-    inputs = [constant_tensor(shape), constant_tensor(weight.transpose(1, 2, 3, 0)), graph.at(given["input"], NHWC)]
-    inputs.append(_bias(graph, given["bias"], channels))
-    options = {"strideH": stride[0], "strideW": stride[1], "padding": SAME if all(cuts) else VALID}
-    return Placed(graph.add("TRANSPOSE_CONV", inputs, shape, node, **options), NHWC)
+    if given["groups"] != 1:
+        raise Unsupported("transposed convolution with groups")
+    weight = _spread(weight, dilation, [max(m - p, 0) for m, p in zip(more, padding, strict=True)])  # case 3
+    n, channels, *sizes = shape_of(node)
+    source = graph.at(given["input"], NHWC)
+    extent = weight.shape[2:]
+    cuts = not any(more) and all(2 * p == k - s for p, k, s in zip(padding, extent, stride, strict=True))
+    whole = [(size - 1) * s + k for size, s, k in zip(source.shape[1:3], stride, extent, strict=True)]
+    shape = (n, *(sizes if cuts else whole), channels)
+    inputs = [constant_tensor(shape), constant_tensor(weight.transpose(1, 2, 3, 0)), source]
+    inputs.append(bias_of(graph, given["bias"], channels))
+    options = {"strideH": stride[0], "strideW": stride[1], "padding": SAME if cuts else VALID}
+    made = graph.add("TRANSPOSE_CONV", inputs, shape, node, **options)  # case 1
+    if shape[1:3] == tuple(sizes):
+        return Placed(made, NHWC)
+    result = (n, *sizes, channels)
+    inputs = [made, constant_tensor([0, *padding, 0]), constant_tensor(result)]
+    return Placed(graph.add("SLICE", inputs, result, node), NHWC)  # case 2
+
+
+def _spread(weight: NDArray[Any], dilation: Sizes, more: Sizes) -> NDArray[Any]:
+    """Return the kernel with zeros between its rows and columns, and ``more`` rows and columns of zeros after them."""
+    if set(dilation) == {1} and not any(more):
+        return weight
+    sizes = [(k - 1) * d + 1 + m for k, d, m in zip(weight.shape[2:], dilation, more, strict=True)]
+    wide = np.zeros((*weight.shape[:2], *sizes), weight.dtype)
+    wide[:, :, : sizes[0] - more[0] : dilation[0], : sizes[1] - more[1] : dilation[1]] = weight
+    return wide
 
 
 def _pooling(graph: Graph, node: fx.Node) -> Placed:
-    """Lower max_pool2d and avg_pool2d. A PAD is added for padding that the runtime's pooling does not have.
-
-    An average that excludes its padding is supported only if the runtime's pooling has this padding.
-    """
+    """Lower max_pool2d and avg_pool2d. A PAD is added for padding that the runtime's pooling does not have."""
     given, largest = arguments(node), operator_name(node) == "max_pool2d"
-    window = _pair(given["kernel_size"], 1)
-    stride = _pair(given["stride"] or window, 1)
-    before = _pair(given["padding"], 0)
-    if given.get("divisor_override") is not None or set(_pair(given.get("dilation", 1), 1)) != {1}:
-        raise Unsupported(f"{operator_name(node)} with a dilation or a divisor of its own")
+    window, stride, before = _windows(given)
     source = graph.at(given["self"], NHWC)
     sizes = shape_of(node)[2:]
-    with_border = not largest and any(before) and given["count_include_pad"]
-    padding = None if with_border else _own_padding(source.shape[1:3], window, stride, before, sizes)
+    if not pools(node):
+        raise Unsupported(f"{operator_name(node)} with this padding, dilation or divisor")
+    padding = _pooling_padding(node)
     if padding is None:
-        if given["ceil_mode"] or not (largest or with_border):
-            raise Unsupported(f"{operator_name(node)} with this padding")
         fill = _LOWEST if largest and not _is_positive(given["self"]) else 0.0
         source, padding = _explicit(graph, source, window, stride, before, sizes, fill), VALID
     options = {"filterHeight": window[0], "filterWidth": window[1], "padding": padding}
     options |= {"strideH": stride[0], "strideW": stride[1]}
     shape = (source.shape[0], *sizes, source.shape[3])
     return Placed(graph.add("MAX_POOL_2D" if largest else "AVERAGE_POOL_2D", [source], shape, node, **options), NHWC)
+
+
+def pools(node: fx.Node) -> bool:
+    """Return whether a call of max_pool2d or avg_pool2d has one operator in the runtime, perhaps after a PAD.
+
+    An average that excludes its padding has one only if the runtime's pooling has this padding.
+    """
+    given, largest = arguments(node), operator_name(node) == "max_pool2d"
+    if given.get("divisor_override") is not None or set(_pair(given.get("dilation", 1), 1)) != {1}:
+        return False
+    if _pooling_padding(node) is not None:
+        return True
+    return not given["ceil_mode"] and bool(largest or (any(_windows(given)[2]) and given["count_include_pad"]))
+
+
+def _pooling_padding(node: fx.Node) -> int | None:
+    given = arguments(node)
+    window, stride, before = _windows(given)
+    if operator_name(node) != "max_pool2d" and any(before) and given["count_include_pad"]:
+        return None
+    return _own_padding(shape_of(given["self"])[2:], window, stride, before, shape_of(node)[2:])
+
+
+def _windows(given: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Return the sizes of the window, its stride, and the padding before."""
+    window = _pair(given["kernel_size"], 1)
+    return window, _pair(given["stride"] or window, 1), _pair(given["padding"], 0)
 
 
 def _adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
@@ -114,23 +157,44 @@ def _adaptive_pooling(graph: Graph, node: fx.Node) -> Placed:
 
 
 def _nearest(graph: Graph, node: fx.Node) -> Placed:
-    """Lower upsample_nearest2d by 2 to four copies and DEPTH_TO_SPACE, because XNNPACK has no nearest resize."""
+    """Lower upsample_nearest2d by whole factors, because XNNPACK has no nearest resize.
+
+    1. By 2: four copies and DEPTH_TO_SPACE.
+    2. By any other factors: copies beside each pixel, and copies below each row.
+    """
     source = graph.at(node.args[0], NHWC)
     n, channels, height, width = shape_of(node)
-    if (height, width) != (2 * source.shape[1], 2 * source.shape[2]):
-        raise Unsupported("upsample_nearest2d by another factor than 2")
-    wide = graph.add("CONCATENATION", [source] * 4, (*source.shape[:3], 4 * channels), node, axis=3)
-    return Placed(graph.add("DEPTH_TO_SPACE", [wide], (n, height, width, channels), node, blockSize=2), NHWC)
+    if has_own_scales(node) or height % source.shape[1] or width % source.shape[2]:
+        raise Unsupported("upsample_nearest2d by a factor that is not whole")
+    if (height, width) == (2 * source.shape[1], 2 * source.shape[2]):  # case 1
+        wide = graph.add("CONCATENATION", [source] * 4, (*source.shape[:3], 4 * channels), node, axis=3)
+        return Placed(graph.add("DEPTH_TO_SPACE", [wide], (n, height, width, channels), node, blockSize=2), NHWC)
+    for axis, size in ((2, width), (1, height)):  # case 2
+        times, shape = size // source.shape[axis], list(source.shape)
+        shape[axis] = size
+        copies = join(graph, node, [source] * times, axis + 1)
+        source = graph.moves.reshaped(Placed(copies, plain(4)), shape).value
+    return Placed(source, NHWC)
 
 
 def _bilinear(graph: Graph, node: fx.Node) -> Placed:
     """Lower upsample_bilinear2d to any size."""
     given = arguments(node)
+    if has_own_scales(node):
+        raise Unsupported("upsample_bilinear2d with scales of its own")
     source = graph.at(given["input"], NHWC)
     n, channels, height, width = shape_of(node)
     options = {"alignCorners": given["align_corners"], "halfPixelCenters": not given["align_corners"]}
     inputs = [source, constant_tensor([height, width])]
     return Placed(graph.add("RESIZE_BILINEAR", inputs, (n, height, width, channels), node, **options), NHWC)
+
+
+def has_own_scales(node: fx.Node) -> bool:
+    """Return whether the sizes of input and result have another ratio than the scales that a resize was asked for."""
+    given = arguments(node)
+    scales = given.get("scale_factors") or (given.get("scales_h"), given.get("scales_w"))
+    maps = zip(shape_of(node.args[0])[2:], scales, shape_of(node)[2:], strict=True)  # type: ignore[arg-type]
+    return any(scale is not None and whole * scale != size for whole, scale, size in maps)
 
 
 def _pad(graph: Graph, node: fx.Node) -> Placed:
@@ -148,11 +212,12 @@ def _pad(graph: Graph, node: fx.Node) -> Placed:
     shape = [size + sum(edges[axis]) for size, axis in zip(x.value.shape, x.order, strict=True)]
     if not given["value"]:
         return Placed(graph.add("PAD", inputs, shape, node), x.order)
-    fill = constant_tensor(np.array(given["value"], np.float32))
+    fill = constant_tensor(np.array(given["value"], x.value.dtype))
     return Placed(graph.add("PADV2", [*inputs, fill], shape, node), x.order)
 
 
-def _bias(graph: Graph, node: fx.Node | None, channels: int) -> Value:
+def bias_of(graph: Graph, node: fx.Node | None, channels: int) -> Value:
+    """Return the bias of a layer, zeros if it has none."""
     return constant_tensor(np.zeros(channels, np.float32) if node is None else graph.constant(node, "a bias"))
 
 
@@ -177,9 +242,6 @@ def _before(value: Any, window: Sequence[int], dilation: Sequence[int], flat: bo
         return _pair(value, 0, flat)
     whole = [(k - 1) * d if value == "same" else 0 for k, d in zip(window, dilation, strict=True)]
     return whole[0] // 2, whole[1] // 2
-
-
-Sizes = Sequence[int]  # of height and width
 
 
 def _own_padding(maps: Sizes, window: Sizes, stride: Sizes, before: Sizes, sizes: Sizes) -> int | None:
