@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hnas.export import backends
 from hnas.export.device.artifact import Artifact, digest_files
+from hnas.export.device.dynamic import NOTE
 from hnas.export.graph.samples import require_samples
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def make_artifact(
         outputs=outputs,
         files=digest_files(folder, *written.files),
         versions=written.versions,
-        notes=written.notes,
+        notes=written.notes if program.dynamic is None else {**written.notes, NOTE: program.dynamic.to_json()},
     )
     artifact.write()
     return artifact

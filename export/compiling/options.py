@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ class CompileOptions:
     ``classifier``: whether the first output holds class scores. Default: if softmax or argmax is the last operator.
     ``progress``: called with (stage, steps done, steps in total). Default: nothing is shown.
     ``keep_float``: names of blocks that stay in float in an int8 artifact, see `hnas.export.int8.mixed.blocks`.
+    ``dynamic``: the axis of each input whose size callers choose, ``{"x": {0: "batch"}}``, or ``{0: "batch=1..32"}``
+    with a range. The artifact is verified at several sizes. Default: every size is fixed, which is fastest.
     ``open_worker``: opens the artifact on a device. The artifact is then verified there a second time.
     ``compiler``: converts in its child process, within its limits, to the same bytes. Default: in this process.
     """
@@ -45,6 +47,7 @@ class CompileOptions:
     classifier: bool | None = None
     progress: Callable[[str, int, int], None] | None = None
     keep_float: Sequence[str] = ()
+    dynamic: Mapping[str, Mapping[int, str]] | None = None
     open_worker: Callable[[Artifact], Worker] | None = None
     compiler: Compiler | None = None
 
@@ -54,6 +57,8 @@ class CompileOptions:
             raise TypeError(f"keep_float is {self.keep_float!r}, expected a list of names of blocks")
         if self.open_worker is not None and not callable(self.open_worker):
             raise TypeError(f"open_worker is {self.open_worker!r}, expected a function of an artifact")
+        if not isinstance(self.dynamic, Mapping | None):
+            raise TypeError(f"dynamic is {self.dynamic!r}, expected a dict like {{'x': {{0: 'batch'}}}}")
         if self.compiler is not None and not hasattr(self.compiler, "convert"):
             raise TypeError(f"compiler is {self.compiler!r}, expected export.Compiler()")
         if self.progress is not None and not callable(self.progress):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +58,11 @@ class Captured:
 
 @contextmanager
 def capture_network(
-    network: Network, example_inputs: SampleLike | None, backend: str, keep_float: Collection[str] = ()
+    network: Network,
+    example_inputs: SampleLike | None,
+    backend: str,
+    keep_float: Collection[str] = (),
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Iterator[Captured]:
     """Yield the captured ``network``, with the blocks ``keep_float`` marked. An ONNX file stays open during the block.
 
@@ -66,6 +70,8 @@ def capture_network(
         ValueError: a module has no example inputs, or a name in ``keep_float`` is not a block.
         ExportError: the network cannot be captured.
     """
+    if dynamic is not None and isinstance(network, Original | Path | str):
+        raise ValueError("an ONNX file gets fixed sizes; pass the torch module for dynamic ones")
     if isinstance(network, Original):
         yield _from_file(network, None if example_inputs is None else to_sample(example_inputs))
     elif isinstance(network, Path | str):
@@ -74,7 +80,7 @@ def capture_network(
     elif example_inputs is None:
         raise ValueError("a module needs example inputs; pass example_inputs")
     else:
-        yield _from_module(network, example_inputs, backend, keep_float)
+        yield _from_module(network, example_inputs, backend, keep_float, dynamic)
 
 
 def _from_file(original: Original, examples: Sample | None) -> Captured:
@@ -84,7 +90,13 @@ def _from_file(original: Original, examples: Sample | None) -> Captured:
     )
 
 
-def _from_module(network: Module, examples: SampleLike, backend: str, keep_float: Collection[str]) -> Captured:
+def _from_module(
+    network: Module,
+    examples: SampleLike,
+    backend: str,
+    keep_float: Collection[str],
+    dynamic: Mapping[str, Mapping[int, str]] | None,
+) -> Captured:
     from hnas.export.graph.calls import flat_module
     from hnas.export.graph.decisions import ends_in_decision
     from hnas.export.graph.fusion import fuse_safely
@@ -92,7 +104,7 @@ def _from_module(network: Module, examples: SampleLike, backend: str, keep_float
     from hnas.export.int8 import mixed
 
     module = flat_module(module_of(network), examples)
-    untouched = _capture(module, module.inputs)
+    untouched = _capture(module, module.inputs, dynamic)
     for line in untouched.remarks:
         tell(line)
     left_out: list[str] = []
@@ -126,11 +138,11 @@ def capture_module(network: Module, examples: SampleLike, backend: str) -> Progr
     return fuse_safely(_capture(module_of(network), examples), backend)[0]
 
 
-def _capture(module: torch.nn.Module, examples: Any) -> Program:
+def _capture(module: torch.nn.Module, examples: Any, dynamic: Mapping[str, Mapping[int, str]] | None = None) -> Program:
     from hnas.export.graph.program import capture
     from hnas.export.graph.randomness import refuse_randomness
 
-    program = capture(module, examples)
+    program = capture(module, examples, dynamic)
     refuse_randomness(program)
     return program
 

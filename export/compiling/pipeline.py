@@ -17,6 +17,7 @@ from hnas.export.compiling.evidence import gather
 from hnas.export.compiling.options import CompileOptions
 from hnas.export.compiling.originals import capture_network, run_eager
 from hnas.export.compiling.publishing import free_path, publish, staging
+from hnas.export.compiling.sizes import check_sizes, require_open
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.opening import open_runner
@@ -75,9 +76,13 @@ def compile(
         raise ValueError("int8 needs calibration batches; pass calibration=..., an iterable of input tuples")
     if isinstance(network, Original | Path | str):
         _require_plain(job)
-    with capture_network(network, example_inputs, job.backend, options.keep_float) as source, staging(target) as folder:
+    if options.dynamic is not None:
+        require_open(job.backend)
+    captured = capture_network(network, example_inputs, job.backend, options.keep_float, options.dynamic)
+    with captured as source, staging(target) as folder:
         evidence = gather(source, calibration, precision, options)
         made = Attempts(job, evidence, folder, target.name).best()
+        check_sizes(source, made.artifact)
         replace(made.artifact, notes=_notes(job, made)).write()
         publish(made.artifact.path, target)
     return Artifact.read(target)

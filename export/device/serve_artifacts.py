@@ -13,13 +13,13 @@ from typing import Any, Callable
 import numpy as np
 
 from hnas.export.device import runtimes
-from hnas.export.device.artifact import Artifact, TensorSpec
+from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.frames import PROTOCOL, Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.machine import Machine
 from hnas.export.device.opening import limit_memory, open_runner
 from hnas.export.device.records import encode
-from hnas.export.device.signature import check_outputs
+from hnas.export.device.signature import check_outputs, expected_outputs
 
 
 class Served:
@@ -27,7 +27,7 @@ class Served:
 
     def __init__(self) -> None:
         self._runner: Any = None
-        self._outputs: tuple[TensorSpec, ...] = ()  # as the artifact states them
+        self._artifact: Artifact | None = None
         self._call: Callable[[], object] | None = None
         self._bound: Arrays = ()
 
@@ -51,14 +51,16 @@ class Served:
         limit_memory(header["memory_mb"])
         artifact = Artifact.read(header["path"])
         self._runner = self._call = None  # free the memory of the previous artifact
-        self._outputs = artifact.outputs
+        self._artifact = artifact
         wanted = replace(artifact, backend=header["backend"], threads=header["threads"])
         self._runner = open_runner(runtimes.load(header["backend"]), wanted)
         return {"report": dict(getattr(self._runner, "report", {}))}, ()
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
         """Return the outputs for the inputs of the request."""
-        return {}, check_outputs(self._runner(*arrays), self._outputs)
+        assert self._artifact is not None
+        outputs = self._runner(*arrays)
+        return {}, check_outputs(outputs, expected_outputs(self._artifact, arrays))
 
     def do_bind(self, _: Header, arrays: Arrays) -> Frame:
         """Bind the inputs of the request for timing."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from hnas.export.device.dynamic import DynamicSize, resized
 from hnas.export.device.errors import ExportError
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ def read_inputs(
     for value in values:
         if not isinstance(value, np.ndarray):
             raise ValueError(f"inputs must be numpy arrays, got {type(value).__name__}; pass numpy.asarray(...)")
-    return check_inputs(values, artifact.inputs)
+    return check_inputs(values, _specs(artifact, "inputs", [getattr(value, "shape", ()) for value in values]))
+
+
+def expected_outputs(artifact: Artifact, inputs: Sequence[NDArray[Any]]) -> Sequence[TensorSpec]:
+    """Return the specs of the outputs for the sizes of ``inputs``."""
+    return _specs(artifact, "outputs", [value.shape for value in inputs])
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -104,6 +110,21 @@ def check_outputs(outputs: Sequence[NDArray[Any]], tensors: Sequence[TensorSpec]
     if stated and stated != given:
         raise ExportError(f"the outputs are {_words(given)}, the artifact states {_words(stated)}")
     return tuple(outputs)
+
+
+def _specs(artifact: Artifact, side: str, shapes: Sequence[Tuple[int, ...]]) -> Sequence[TensorSpec]:
+    """Return the specs of inputs or outputs for a call. The first input with the dynamic size decides on it."""
+    tensors: Sequence[TensorSpec] = getattr(artifact, side)
+    size = DynamicSize.of(artifact)
+    if size is None:
+        return tensors
+    given = [shape[axis] for shape, axis in zip(shapes, size.inputs) if axis is not None and axis < len(shape)]
+    if not given:
+        return tensors
+    if not size.allows(given[0]):
+        raise ValueError(f"the inputs have a {size.name} of {given[0]}, the artifact takes a {size.words()}")
+    found = resized([tensor.shape for tensor in tensors], getattr(size, side), given[0])
+    return [replace(tensor, shape=shape) for tensor, shape in zip(tensors, found)]
 
 
 def _by_name(tensors: Sequence[TensorSpec], named: Mapping[str, Any], known: bool) -> list[Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hnas.export.device.errors import ExportError
+from hnas.export.graph.dynamic import with_size
 from hnas.export.graph.passes.activation_order import raise_activations
 from hnas.export.graph.passes.activations import fuse_activations
 from hnas.export.graph.passes.batchnorm import fold_batchnorm
@@ -76,8 +77,8 @@ def passes_for(backend: str) -> tuple[Pass, ...]:
 class _WrongPass(ExportError):
     """A pass changed the outputs. ``name`` is that of the pass."""
 
-    def __init__(self, name: str, error: float, limit: float) -> None:
-        super().__init__(f"{name} changed the output: error {error:.1e} of its spread (limit {limit:g})")
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{name} {what}")
         self.name = name
 
 
@@ -108,9 +109,11 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
     Example: ``fuse(capture(net, inputs), passes_for("openvino")).fired``.
     """
     probes = [program.inputs, noise_tensors(program.inputs, seed=0)]
+    if program.dynamic is not None:
+        probes.append(noise_tensors(with_size(program.inputs, program.dynamic, 3), seed=1))
     expected = [program(*probe) for probe in probes]
     for function in passes:
-        candidate = function(program)
+        candidate = _tried(function, program, probes)
         if candidate is program or candidate.fired[-1][1] == 0:
             program = replace(program, fired=candidate.fired)
             continue
@@ -119,9 +122,21 @@ def fuse(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
         for probe, want, have in zip(probes, expected, got, strict=True):
             error = _relative_error(want, have)
             if not error <= LIMIT and not error <= (limit := max(LIMIT, _ROUNDINGS * _rounding(program, probe, want))):
-                raise _WrongPass(name, error, limit)
+                raise _WrongPass(name, f"changed the output: error {error:.1e} of its spread (limit {limit:g})")
         program, expected = candidate, got
     return program
+
+
+def _tried(function: Pass, program: Program, probes: Sequence[Sequence[Tensor]]) -> Program:
+    """Return the program after a pass. Raise _WrongPass where the pass does not take an open size."""
+    if program.dynamic is None:
+        return function(program)
+    try:
+        candidate = function(program)
+        candidate(*probes[-1])
+    except Exception as error:  # a pass may read a size as a number
+        raise _WrongPass(function.__name__, f"needs a fixed {program.dynamic.name}") from error
+    return candidate
 
 
 def noise_tensors(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:

@@ -2,9 +2,9 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from hnas.export.device.artifact import TensorSpec
+from hnas.export.device.dynamic import DynamicSize
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.graph.calls import PREFIX, FlatModule, flat_module, output_names
+from hnas.export.graph.dynamic import close_shapes, exported_shapes, outputs_of, parse_dynamic, with_size
 from hnas.export.graph.masks import masks_by_where
 from hnas.export.graph.precision import in_float32, same_values
 from hnas.export.graph.unbatched import add_batch_axes
@@ -33,6 +35,7 @@ class Program:
     fired: the passes that made this program, each with the number of its changes.
     input_names, output_names: dotted names, such as past.0.key; empty for those of the graph.
     halved: whether the module has parts in half precision, which the program computes in float32.
+    dynamic: the size that may differ from that of the examples; None: all sizes are fixed.
     remarks: sentences on how the program differs from the module, such as inputs that became constants.
 
     Example: ``(output,) = program(*program.inputs)``.
@@ -45,6 +48,7 @@ class Program:
     output_names: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     halved: bool = False
+    dynamic: DynamicSize | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs as a flat tuple, without gradients."""
@@ -80,11 +84,12 @@ def _spec(name: str, value: Tensor) -> TensorSpec:
     return TensorSpec(name, tuple(value.shape), str(value.dtype).rpartition(".")[2])
 
 
-def capture(module: nn.Module, inputs: Any) -> Program:
+def capture(module: nn.Module, inputs: Any, dynamic: Mapping[str, Mapping[int, str]] | None = None) -> Program:
     """Return the program of ``module`` in eval mode; the module itself is not changed.
 
     module: a static network.
     inputs: example inputs in any form that `hnas.export.graph.calls.flat_module` takes; their sizes become fixed.
+    dynamic: the axis of each input whose size stays open, see `hnas.export.graph.dynamic.parse_dynamic`.
 
     1. Nested outputs become a flat tuple with dotted names. Outputs that are not tensors are left out.
     2. NaN in any weight or output, or infinity in a parameter: refused. An output may be infinite, like a mask.
@@ -105,13 +110,16 @@ def capture(module: nn.Module, inputs: Any) -> Program:
         found = _checked_outputs(flat)
         names, left_out = output_names(found)
         prefix = "" if flat.is_plain(found) else PREFIX
+        size = None if dynamic is None else parse_dynamic(dynamic, flat.input_names, flat.inputs)
         try:
-            graph_module = _exported(flat if prefix else flat.net, flat.inputs)
+            graph_module = _exported(flat if prefix else flat.net, flat.inputs, size)
         except ExportError:
             raise
         except Exception as error:  # the errors of torch.export have no common type
             raise ExportError(f"torch.export cannot capture {type(flat.net).__name__}: {one_line(error)}") from error
     plain = _plain(graph_module, prefix)
+    if size is not None:
+        close_shapes(plain, flat.inputs)
     add_batch_axes(plain)
     converted = in_float32(plain)
     remarks = [*flat.remarks, *left_out, *(f"{name} parts are computed in float32" for name in converted)]
@@ -124,6 +132,8 @@ def capture(module: nn.Module, inputs: Any) -> Program:
         tuple(remarks),
         halved={"float16", "bfloat16"} & {*converted} != set(),
     )
+    if size is not None:
+        program = replace(program, dynamic=outputs_of(program, flat.inputs, size))
     values = [value for _, value in found if isinstance(value, Tensor)]
     if converted and not same_values(values, program(*flat.inputs)):
         raise ExportError(f"{type(flat.net).__name__} computes other values in float32 than in {converted[0]}")
@@ -147,8 +157,13 @@ def module_of(network: nn.Module | torch.export.ExportedProgram) -> nn.Module:
     return _plain(_functional(_unlifted(network)))
 
 
-def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    program = torch.export.export(module, inputs)
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...], size: DynamicSize | None) -> fx.GraphModule:
+    shapes: Any = None
+    if size is not None:
+        inputs = with_size(inputs, size, 2)  # torch.export takes a size of 1 for fixed
+        shapes = exported_shapes(size)
+        shapes = (tuple(shapes),) if isinstance(module, FlatModule) else tuple(shapes)
+    program = torch.export.export(module, inputs, dynamic_shapes=shapes)
     graph_module = _functional(_unlifted(program))
     if not _mutations(graph_module):
         masks_by_where(graph_module)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hnas.export.device.dynamic import DynamicSize
 from hnas.export.device.errors import ExportError
 from hnas.export.device.frames import Arrays, Header
 from hnas.export.device.notation import read_argument, read_operator, write_node
+from hnas.export.device.records import decode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +58,7 @@ def pack(program: Program) -> tuple[Header, Arrays]:
         "tensors": [described for described, _ in laid],
         "fired": [list(pair) for pair in program.fired],
         "names": [list(program.input_names), list(program.output_names)],
+        "dynamic": None if program.dynamic is None else program.dynamic.to_json(),
         "training": program.module.training,
     }
     return header, tuple(data for _, data in laid)
@@ -90,7 +93,9 @@ def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
     root.train(header["training"])
     fired = tuple((str(name), int(count)) for name, count in header["fired"])
     inputs = tuple(tensors[index] for index in header["inputs"])
-    return Program(fx.GraphModule(root, graph), inputs, fired, *map(tuple, header["names"]))
+    names = map(tuple, header["names"])
+    size = header["dynamic"] and decode(DynamicSize, header["dynamic"], "the program")
+    return Program(fx.GraphModule(root, graph), inputs, fired, *names, dynamic=size)
 
 
 def _lay(value: Tensor) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:

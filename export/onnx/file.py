@@ -22,6 +22,7 @@ from hnas.export.remote.quiet import quiet
 if TYPE_CHECKING:
     import onnx
 
+    from hnas.export.device.dynamic import DynamicSize
     from hnas.export.graph.program import Program
 
 _QDQ_OPSET = 13  # the first opset with scales per channel
@@ -41,14 +42,16 @@ def write_program(
     """
     import torch
 
+    from hnas.export.graph.dynamic import example_call
     from hnas.export.onnx.fixes import part_pads
 
     program = part_pads(program)
+    examples, shapes = example_call(program)
     with quiet():
         try:
             exported = torch.onnx.export(
-                torch.export.export(program.module, program.inputs),
-                program.inputs,
+                torch.export.export(program.module, examples, dynamic_shapes=shapes),
+                examples,
                 dynamo=True,
                 opset_version=max(opset, _TORCH_OPSETS[0]),
                 input_names=[tensor.name for tensor in inputs],
@@ -64,8 +67,23 @@ def write_program(
     assert exported is not None
     _drop_origins(exported.model)
     exported.save(str(path))
+    if program.dynamic is not None:
+        _name_size(path, program.dynamic)
     if opset < _TORCH_OPSETS[0]:
         _convert_opset(path, opset)
+
+
+def _name_size(path: Path, size: DynamicSize) -> None:
+    """Write the name of the open size into the inputs and outputs; torch numbers its sizes."""
+    import onnx
+
+    model = onnx.load(path)
+    for values, axes in ((model.graph.input, size.inputs), (model.graph.output, size.outputs)):
+        for value, axis in zip(values, axes, strict=True):
+            if axis is not None:
+                value.type.tensor_type.shape.dim[axis].dim_param = size.name
+    del model.graph.value_info[:]  # these records have torch's names
+    onnx.save(model, path)
 
 
 def write_onnx(

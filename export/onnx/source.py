@@ -49,6 +49,7 @@ class OnnxSource:
     outputs: tuple[TensorSpec, ...]
     notes: Mapping[str, JSON]
     fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # an ONNX file has no passes; a program has
+    dynamic: ClassVar[None] = None  # its sizes are fixed
 
     @property
     def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -10,6 +10,7 @@ from functools import partial, partialmethod
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hnas.export.device.artifact import TensorSpec, Written
@@ -61,16 +62,18 @@ def compile(
     else:
         from hnas.export.backends.openvino.fixes import apply_fixes
         from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
+        from hnas.export.graph.dynamic import has_open_sizes, keeps_size
 
         inputs, outputs = program.signature
         if precision == "int8":
             from hnas.export.int8.apart import keep_apart
 
             program, apart = keep_apart(program, calibration, at_ends=False)
-        program = apply_fixes(program)
+        program = keeps_size(apply_fixes, program)
         if precision == "int8":
-            program = apply_int8_fixes(program, calibration)
-        model = _convert(program, inputs, outputs)
+            program = keeps_size(lambda each: apply_int8_fixes(each, calibration), program)
+        open_sizes = program.dynamic is not None and has_open_sizes(program.module)
+        model = (_convert_by_onnx if open_sizes else _convert)(program, inputs, outputs)
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")
     if precision == "int8":
@@ -98,6 +101,7 @@ def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[T
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+    size = program.dynamic
     with quiet(), torch.no_grad():
         try:
             traced = torch.jit.trace(_flat(program), program.inputs, check_trace=False)  # type: ignore[no-untyped-call]
@@ -109,13 +113,30 @@ def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[T
             raise ExportError(f"openvino cannot convert this graph: {_cause(error)}") from error
     for parameter, tensor in zip(model.get_parameters(), inputs, strict=True):
         parameter.set_element_type(openvino.Type(tensor.dtype))  # the front end may leave it open
-        parameter.set_partial_shape(openvino.PartialShape(list(tensor.shape)))
+        shape = openvino.PartialShape(list(tensor.shape))
+        if size is not None and (axis := size.inputs[inputs.index(tensor)]) is not None:
+            shape[axis] = openvino.Dimension(size.low, -1 if size.high is None else size.high)
+        parameter.set_partial_shape(shape)
         parameter.output(0).get_tensor().set_names({tensor.name})
     model.validate_nodes_and_infer_types()
     for result, tensor in zip(model.get_results(), outputs, strict=True):
         result.output(0).get_tensor().set_names({tensor.name})
     offline.apply_moc_transformations(model, cf=False)
     return model
+
+
+def _convert_by_onnx(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:
+    """Return the OpenVINO model of a program that computes sizes, which a trace would make constant."""
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        raise Unavailable(
+            "this graph computes sizes, for which onnx is needed; pip install 'hnas[onnxruntime-convert]'"
+        )
+    from hnas.export.onnx.file import write_program
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_program(program, path, inputs, outputs)
+        return _read(OnnxSource(str(path), "the graph", tuple(inputs), tuple(outputs), {}))
 
 
 def _cause(error: Exception) -> str:
