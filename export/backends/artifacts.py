@@ -56,7 +56,7 @@ def make_artifact(
         outputs=outputs,
         files=digest_files(folder, *written.files),
         versions=written.versions,
-        notes=written.notes if program.dynamic is None else {**written.notes, NOTE: program.dynamic.to_json()},
+        notes=written.notes if program.dynamic is None else {NOTE: program.dynamic.to_json(), **written.notes},
     )
     artifact.write()
     return artifact

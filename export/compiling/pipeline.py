@@ -89,7 +89,7 @@ def compile(
 
 
 def load(artifact: Artifact | Path | str) -> Runner:
-    """Open an artifact, or the artifact at a path, in this process, and return a function from arrays to arrays.
+    """Open an artifact, or the artifact or bundle at a path, in this process, and return a function from arrays to arrays.
 
     A file that no worker of this process has opened is opened in one first: a broken file can end a process.
 
@@ -100,13 +100,19 @@ def load(artifact: Artifact | Path | str) -> Runner:
         FileNotFoundError, ValueError: there is no valid artifact at the path.
         ExportError: the runtime refuses the file, or dies of it.
     """
-    opened = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
+    opened = artifact if isinstance(artifact, Artifact) else Artifact.read(_artifact_in(Path(artifact)))
     backend = backends.load(opened.backend)
     missing = backend.missing()
     if missing is not None:
         raise Unavailable(missing)
     open_first(opened)
     return open_runner(backend, opened)
+
+
+def _artifact_in(path: Path) -> Path:
+    """Return the folder of the artifact where ``path`` is a bundle, else ``path``."""
+    inner = path / "artifact"
+    return inner if (path / "manifest.json").is_file() and inner.is_dir() else path
 
 
 def verify(

@@ -12,17 +12,18 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence, Tuple
 
 import numpy as np
 
+from hnas.export.device.dynamic import DynamicSize, resized
 from hnas.export.device.errors import ExportError
-from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
+from hnas.export.device.signature import NamedOutputs, expected_outputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hnas.export.device.artifact import Artifact
+    from hnas.export.device.artifact import Artifact, TensorSpec
 
 _USUAL = "/usr/src/tensorrt/bin"  # of JetPack and the Debian packages
 FLAGS = {"fp32": ["--noTF32"], "fp16": ["--fp16", "--noTF32"], "int8": ["--int8", "--fp16", "--noTF32"]}
@@ -66,17 +67,49 @@ def _first_error(text: str) -> str:
     return found[1].strip()[:200] if found else "no reason given"
 
 
+def profile_shapes(inputs: Sequence[TensorSpec], size: DynamicSize | None) -> dict[str, list[Tuple[int, ...]]]:
+    """Return the smallest, the usual and the largest shape of each input, by name; nothing without a dynamic size.
+
+    The usual shape is that of the examples.
+    """
+    if size is None or size.high is None:
+        return {}
+    shapes = [tensor.shape for tensor in inputs]
+    columns = zip(resized(shapes, size.inputs, size.low), shapes, resized(shapes, size.inputs, size.high))
+    return {tensor.name: list(three) for tensor, three in zip(inputs, columns)}
+
+
+def shape_flags(inputs: Sequence[TensorSpec], size: DynamicSize | None) -> list[str]:
+    """Return the flags that describe the optimisation profile of an engine with a dynamic size."""
+    shapes = profile_shapes(inputs, size)
+    flags = [
+        f"--{kind}Shapes=" + ",".join(f"{name}:{_by_x(three[index])}" for name, three in shapes.items())
+        for index, kind in enumerate(("min", "opt", "max"))
+    ]
+    return flags if shapes else []
+
+
+def _by_x(shape: Tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
 def build_engine(
-    model: Path, engine: Path, timing: Path, layers: Path, precision: str, workspace_mb: int, *, old: bool = False
+    artifact: Artifact, engine: Path, timing: Path, layers: Path, workspace_mb: int, *, old: bool = False
 ) -> None:
-    """Build ``engine`` from the ONNX file ``model``.
+    """Build ``engine`` from the ONNX file of ``artifact``.
 
     ``timing``: the timing cache, read and written.
     ``layers``: the file for the layer information.
     ``old``: True before TensorRT 8.6, which renamed the option that builds without running.
     """
-    files = [f"--onnx={model}", f"--saveEngine={engine}", f"--timingCacheFile={timing}", f"--exportLayerInfo={layers}"]
-    how = ["--profilingVerbosity=detailed", f"--memPoolSize=workspace:{workspace_mb}", *FLAGS[precision]]
+    files = [
+        f"--onnx={artifact.model}",
+        f"--saveEngine={engine}",
+        f"--timingCacheFile={timing}",
+        f"--exportLayerInfo={layers}",
+    ]
+    how = ["--profilingVerbosity=detailed", f"--memPoolSize=workspace:{workspace_mb}", *FLAGS[artifact.precision]]
+    how += shape_flags(artifact.inputs, DynamicSize.of(artifact))
     run_trtexec(*files, *how, "--buildOnly" if old else "--skipInference")
 
 
@@ -88,13 +121,11 @@ def read_gpu_times(text: str) -> list[float]:
         raise ExportError(f"these are not times of trtexec: {type(error).__name__} {error}") from None
 
 
-def read_outputs(text: str, artifact: Artifact) -> tuple[NDArray[Any], ...]:
-    """Return the outputs in the text of ``--exportOutput``, in the order of the artifact. Raise ExportError if none."""
+def read_outputs(text: str, tensors: Sequence[TensorSpec]) -> tuple[NDArray[Any], ...]:
+    """Return the outputs in the text of ``--exportOutput``, in the order of ``tensors``. Raise ExportError if none."""
     try:
         found = {each["name"]: each for each in json.loads(_finite(text))}
-        return tuple(
-            np.array(found[tensor.name]["values"], tensor.dtype).reshape(tensor.shape) for tensor in artifact.outputs
-        )
+        return tuple(np.array(found[tensor.name]["values"], tensor.dtype).reshape(tensor.shape) for tensor in tensors)
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f"these are not outputs of trtexec: {type(error).__name__} {error}") from None
 
@@ -117,7 +148,7 @@ class TrtExec:
             out = Path(folder, "out.json")
             values = read_inputs(self.artifact, inputs, named)
             self._run(Path(folder), values, f"--exportOutput={out}", "--iterations=1", "--duration=0", "--warmUp=0")
-            return name_outputs(self.artifact, read_outputs(out.read_text(), self.artifact))
+            return name_outputs(self.artifact, read_outputs(out.read_text(), expected_outputs(self.artifact, values)))
 
     def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs the tool once. Most of its wall time is the start; ``times`` measures the GPU."""
@@ -132,8 +163,11 @@ class TrtExec:
             return read_gpu_times(out.read_text())[-runs:]
 
     def _run(self, folder: Path, inputs: Sequence[NDArray[Any]], *arguments: str) -> None:
-        names = []
+        names, shapes = [], []
         for index, (tensor, value) in enumerate(zip(self.artifact.inputs, inputs)):
             (folder / f"{index}.bin").write_bytes(value.tobytes())
             names.append(f"{tensor.name}:{folder / f'{index}.bin'}")
+            shapes.append(f"{tensor.name}:{_by_x(value.shape)}")
+        if DynamicSize.of(self.artifact) is not None:
+            arguments = (f"--shapes={','.join(shapes)}", *arguments)
         run_trtexec(f"--loadEngine={self._engine}", f"--loadInputs={','.join(names)}", *arguments)

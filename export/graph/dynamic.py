@@ -81,15 +81,7 @@ def example_call(program: Program) -> tuple[tuple[Tensor, ...], tuple[dict[int, 
 def close_shapes(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
     """Write -1 for the open size where a shape allows it, and record the sizes of the examples at every node."""
     for node in module.graph.nodes:
-        if node.target in _SHAPED:
-            shape = [-1 if isinstance(each, torch.SymInt) else each for each in node.meta["val"].shape]
-            if shape.count(-1) == 1:
-                node.args = (node.args[0], shape)
-        if node.target is aten.expand.default:
-            source, asked = node.args[0].meta["val"].shape, node.args[1]
-            known = [None] * (len(asked) - len(source)) + list(source)
-            kept = [-1 if isinstance(have, torch.SymInt) else each for have, each in zip(known, asked, strict=True)]
-            node.args = (node.args[0], kept, *node.args[2:])
+        _close(node)
     for node in reversed(list(module.graph.nodes)):
         if node.op == "call_function" and not node.users and _is_size(node):
             module.graph.erase_node(node)
@@ -99,6 +91,18 @@ def close_shapes(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
     for node, value in values.items():
         if node.op != "output":
             node.meta["val"] = map_aggregate(value, _described)
+
+
+def _close(node: fx.Node) -> None:
+    if node.target in _SHAPED:
+        shape = [-1 if isinstance(each, torch.SymInt) else each for each in node.meta["val"].shape]
+        if shape.count(-1) == 1:
+            node.args = (node.args[0], shape)
+    if node.target is aten.expand.default:
+        source, asked = node.args[0].meta["val"].shape, node.args[1]
+        known = [None] * (len(asked) - len(source)) + list(source)
+        kept = [-1 if isinstance(have, torch.SymInt) else each for have, each in zip(known, asked, strict=True)]
+        node.args = (node.args[0], kept, *node.args[2:])
 
 
 def has_open_sizes(module: fx.GraphModule) -> bool:

@@ -29,6 +29,10 @@ def masks_by_where(module: fx.GraphModule) -> None:
     Raises:
         ExportError: case 3.
     """
+    if not any(map(_depends_on_values, module.graph.nodes)) and not any(
+        n.target is _WRITES for n in module.graph.nodes
+    ):
+        return
     for node in list(module.graph.nodes):
         mask = _mask(node, _WRITES)
         if mask is not None and (value := _full(node.args[2], mask, node)) is not None:

@@ -28,6 +28,9 @@ def in_float32(module: fx.GraphModule) -> tuple[str, ...]:
         if isinstance(value, Tensor) and value.dtype in _OTHERS:
             setattr(module, name, value.float())
     for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+            continue
         node.args, node.kwargs = map_aggregate((node.args, node.kwargs), _single)
         if "val" in node.meta:
             node.meta["val"] = map_aggregate(node.meta["val"], _described)

@@ -94,8 +94,11 @@ def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
     fired = tuple((str(name), int(count)) for name, count in header["fired"])
     inputs = tuple(tensors[index] for index in header["inputs"])
     names = map(tuple, header["names"])
-    size = header["dynamic"] and decode(DynamicSize, header["dynamic"], "the program")
-    return Program(fx.GraphModule(root, graph), inputs, fired, *names, dynamic=size)
+    return Program(fx.GraphModule(root, graph), inputs, fired, *names, dynamic=_size(header["dynamic"]))
+
+
+def _size(note: Any) -> DynamicSize | None:
+    return None if note is None else decode(DynamicSize, note, "the program")
 
 
 def _lay(value: Tensor) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:

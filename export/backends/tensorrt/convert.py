@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +18,11 @@ from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
 from hnas.export.backends.tensorrt import rules as tensorrt_rules
 from hnas.export.backends.tensorrt.inspector import from_json
 from hnas.export.device.artifact import Written
+from hnas.export.device.dynamic import NOTE, DynamicSize
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tensorrt import ENGINE, load, missing, versions
-from hnas.export.device.trtexec import FLAGS
+from hnas.export.device.trtexec import FLAGS, shape_flags
 from hnas.export.onnx.quantiser import QDQ
 from hnas.export.onnx.source import OnnxSource
 
@@ -37,6 +38,7 @@ requires: tuple[str, ...] = ("tensorrt",)
 no_onnx = ""
 
 MODEL = "model.onnx"
+_TIMES = 8  # the largest dynamic size, in sizes of the examples, where the caller gives none
 OPSET = 17  # TensorRT 8.5 to 10 parse it; opset 20 needs TensorRT 10 (JetPack 6.1)
 _RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
 # TensorRT supports only the zero point 0, so s8 is symmetric. It refuses int32 dequantise, so biases stay float.
@@ -59,8 +61,11 @@ def compile(
     from hnas.export.onnx import file as onnx_file
 
     inputs, outputs = program.signature
-    build = _build_note(precision, device)
+    size = _bounded(program)
+    build = _build_note(precision, device, shape_flags(inputs, size))
     notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
+    if size is not None:
+        notes[NOTE] = size.to_json()
     if precision == "int8":
         policy = POLICY.on(device.quantisation.get("tensorrt"))
         apart = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
@@ -72,27 +77,37 @@ def compile(
         if precision == "fp16" and isinstance(program, OnnxSource):
             onnx_file.convert_to_fp16(path / MODEL)
     build["opset"] = onnx_file.read_opset(path / MODEL)
-    if slow := _check(path / MODEL, precision, device.toolchain):
+    if slow := _check(path / MODEL, precision, device.toolchain, "" if size is None else size.name):
         notes["slow"] = slow
     build.update(tensorrt_rtx.rtx_note(path / MODEL))
     return Written((MODEL,), onnx_file.writer_versions(program), notes)
 
 
-def _build_note(precision: str, device: Device) -> dict[str, JSON]:
+def _bounded(program: Program | OnnxSource) -> DynamicSize | None:
+    """Return the dynamic size with a largest value, which an engine needs: without one, eight times the examples'."""
+    size = program.dynamic
+    if size is None or size.high is not None:
+        return size
+    shapes = [tensor.shape for tensor in program.signature[0]]
+    (usual, *_) = (shape[axis] for shape, axis in zip(shapes, size.inputs, strict=True) if axis is not None)
+    return replace(size, high=_TIMES * usual)
+
+
+def _build_note(precision: str, device: Device, shapes: Sequence[str]) -> dict[str, JSON]:
     """Return the command that builds the engine on the device, and the versions of the device's profile."""
     known = {name: str(device.toolchain[name]) for name in ("JetPack", "TensorRT") if name in device.toolchain}
     return {
-        "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join(FLAGS[precision])}",
+        "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join([*FLAGS[precision], *shapes])}",
         "compute_capability": device.compute_capability,
         "rule": _RULE,
         **known,
     }
 
 
-def _check(path: Path, precision: str, toolchain: Mapping[str, str]) -> list[str]:
+def _check(path: Path, precision: str, toolchain: Mapping[str, str], open_size: str) -> list[str]:
     """Return sentences on parts that run slowly. Raise ExportError if the device's newest TensorRT refuses the file."""
     found = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
-    refused, slow = tensorrt_rules.check_model(path, precision, max(found, default=None))
+    refused, slow = tensorrt_rules.check_model(path, precision, max(found, default=None), open_size)
     if refused:
         raise ExportError("; ".join(refused))
     return list(slow)

@@ -49,14 +49,14 @@ class _Findings(NamedTuple):
     slow: tuple[str, ...]
 
 
-def check_model(path: Path, precision: str, newest: tuple[int, ...] | None) -> _Findings:
+def check_model(path: Path, precision: str, newest: tuple[int, ...] | None, open_size: str = "") -> _Findings:
     """Return sentences on the parts of the file that TensorRT would refuse, and that it would run slowly.
 
     Refused:
 
     1. An operator that TensorRT lacks, or has only in a later version than that of the device. Every operator of a
        domain other than ONNX's own.
-    2. An input or output without a fixed shape.
+    2. An input or output without a fixed shape, except for the size ``open_size`` of its optimisation profile.
     3. float64 weights, which would become float32 without a message.
     4. A quantiser whose zero point is not 0 or not of type int8: TensorRT's scheme is symmetric.
     5. A dequantiser of int32, as quantised biases need it.
@@ -72,7 +72,7 @@ def check_model(path: Path, precision: str, newest: tuple[int, ...] | None) -> _
     import onnx
 
     graph = onnx.load(path).graph
-    refused = [*_operators(graph, newest), *_shapes(graph), *_constants(graph)]
+    refused = [*_operators(graph, newest), *_shapes(graph, open_size), *_constants(graph)]
     slow = [*_vectors(graph, precision), *(_half_quantised(graph) if precision == "int8" else ())]
     return _Findings(tuple(dict.fromkeys(refused)), tuple(dict.fromkeys(slow)))
 
@@ -90,10 +90,10 @@ def _operators(graph: onnx.GraphProto, newest: tuple[int, ...] | None) -> Iterat
             yield f"{name} needs TensorRT {wanted}, the device has {there}; choose a net without it"
 
 
-def _shapes(graph: onnx.GraphProto) -> Iterator[str]:
+def _shapes(graph: onnx.GraphProto, open_size: str) -> Iterator[str]:
     for end in (*graph.input, *graph.output):
         sizes = end.type.tensor_type.shape.dim
-        if not all(size.HasField("dim_value") and size.dim_value > 0 for size in sizes):
+        if not all(size.dim_value > 0 or (open_size and size.dim_param == open_size) for size in sizes):
             # case 2
             yield f"{end.name} has no fixed shape; export the net with one"
 

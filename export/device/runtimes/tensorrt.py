@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
+from dataclasses import replace
 from importlib.util import find_spec
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Callable, Mapping
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping
 import numpy as np
 
 from hnas.export.device import cudart, trtexec
+from hnas.export.device.dynamic import DynamicSize, resized
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import read_json
 from hnas.export.device.serve_files import cache_folder
-from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
+from hnas.export.device.signature import NamedOutputs, expected_outputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +138,11 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
         config.set_flag(trt.BuilderFlag.FP16)
     if artifact.precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
+    if shapes := trtexec.profile_shapes(artifact.inputs, DynamicSize.of(artifact)):
+        profile = builder.create_optimization_profile()
+        for name, three in shapes.items():
+            profile.set_shape(name, *three)
+        config.add_optimization_profile(profile)
     config.set_timing_cache(config.create_timing_cache(timing.read_bytes() if timing.is_file() else b""), False)
     made = builder.build_serialized_network(network, config)
     if made is None:
@@ -149,7 +156,7 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
 def _build_by_tool(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
     layers = engine.with_name(f".{LAYERS}")
     old = tuple(map(int, here["tensorrt"].split(".")[:2])) < (8, 6)
-    trtexec.build_engine(artifact.model, engine, timing, layers, artifact.precision, _WORKSPACE_MB, old=old)
+    trtexec.build_engine(artifact, engine, timing, layers, _WORKSPACE_MB, old=old)
     return layers.read_text()
 
 
@@ -181,15 +188,17 @@ class _TensorRt:
         self._stream, self._wait = cudart.stream()
         self._places: dict[str, int] = {}
         self._finalizer = weakref.finalize(self, _free, self._places)
-        for tensor in (*artifact.inputs, *artifact.outputs):
+        self._size = DynamicSize.of(artifact)
+        for tensor in _largest(artifact, self._size):
             self._places[tensor.name] = cudart.allocate(_bytes(tensor))
             self._context.set_tensor_address(tensor.name, self._places[tensor.name])
 
     def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
-        self.bind(*inputs, **named)()
+        values = read_inputs(self.artifact, inputs, named)
+        self.bind(*values)()
         outputs = []
-        for tensor in self.artifact.outputs:
+        for tensor in expected_outputs(self.artifact, values):
             value = np.empty(tensor.shape, tensor.dtype)
             cudart.copy(value.ctypes.data, self._places[tensor.name], value.nbytes, cudart.TO_HOST)
             outputs.append(value)
@@ -198,6 +207,8 @@ class _TensorRt:
     def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Copy ``inputs`` to the GPU. Return a function that runs the engine on them and waits for the GPU."""
         for tensor, value in zip(self.artifact.inputs, read_inputs(self.artifact, inputs, named)):
+            if self._size is not None:
+                self._context.set_input_shape(tensor.name, value.shape)
             cudart.copy(self._places[tensor.name], value.ctypes.data, value.nbytes, cudart.TO_DEVICE)
 
         def call() -> None:
@@ -223,6 +234,15 @@ class _Logger:
                     self.last = message.splitlines()[0]
 
         return Logger()
+
+
+def _largest(artifact: Artifact, size: DynamicSize | None) -> list[TensorSpec]:
+    """Return the specs of the inputs and outputs at their largest size."""
+    tensors = [*artifact.inputs, *artifact.outputs]
+    if size is None or size.high is None:
+        return tensors
+    shapes = resized([tensor.shape for tensor in tensors], (*size.inputs, *size.outputs), size.high)
+    return [replace(tensor, shape=shape) for tensor, shape in zip(tensors, shapes)]
 
 
 def _bytes(tensor: TensorSpec) -> int:

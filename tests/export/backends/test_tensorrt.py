@@ -165,14 +165,14 @@ def test_the_version_of_trtexec(banner: str, version: str) -> None:
 def test_what_trtexec_did_not_write_is_one_line(net: Artifact) -> None:
     for text in ("", "{}", "[{}]", '[{"name": "z", "values": []}]', '[{"name": "y", "values": [1]}]', "[1"):
         with pytest.raises(ExportError, match="these are not outputs of trtexec") as caught:
-            trtexec.read_outputs(text, net)
+            trtexec.read_outputs(text, net.outputs)
         assert "\n" not in str(caught.value)
     for text in ("", "[{}]", "[1]"):
         with pytest.raises(ExportError, match="these are not times of trtexec"):
             trtexec.read_gpu_times(text)
     with pytest.raises(ExportError, match="does not say its version"):
         trtexec.read_version("hello")
-    odd = trtexec.read_outputs('[{"name": "y", "values": [ nan, -inf, 1e-3 ]}]', net)[0]
+    odd = trtexec.read_outputs('[{"name": "y", "values": [ nan, -inf, 1e-3 ]}]', net.outputs)[0]
     assert np.isnan(odd[0, 0])
     assert odd[0, 1] == -np.inf
 
