@@ -89,7 +89,7 @@ def compile(
 
 
 def load(artifact: Artifact | Path | str) -> Runner:
-    """Open an artifact, or the artifact or bundle at a path, in this process, and return a function from arrays to arrays.
+    """Open an artifact, or that of a path or bundle, in this process, and return a function from arrays to arrays.
 
     A file that no worker of this process has opened is opened in one first: a broken file can end a process.
 

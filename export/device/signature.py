@@ -54,13 +54,23 @@ def read_inputs(
     Raises:
         ValueError: an input is missing, unknown or no array, or has another shape or type than the artifact takes.
     """
-    values = [value for _, value in leaves(inputs)]
-    if named:
-        values += _by_name(artifact.inputs[len(values) :], named, bool(artifact.inputs))
+    values = order_inputs(artifact, inputs, named)
     for value in values:
         if not isinstance(value, np.ndarray):
             raise ValueError(f"inputs must be numpy arrays, got {type(value).__name__}; pass numpy.asarray(...)")
     return check_inputs(values, _specs(artifact, "inputs", [getattr(value, "shape", ()) for value in values]))
+
+
+def order_inputs(artifact: Artifact, inputs: Sequence[Any], named: Mapping[str, Any] | None = None) -> list[Any]:
+    """Return the inputs of a call in the order of the artifact, unchecked. The parameters are those of `read_inputs`.
+
+    Raises:
+        ValueError: a name is missing or unknown.
+    """
+    values = [value for _, value in leaves(inputs)]
+    if named:
+        values += _by_name(artifact.inputs[len(values) :], named, bool(artifact.inputs))
+    return values
 
 
 def expected_outputs(artifact: Artifact, inputs: Sequence[NDArray[Any]]) -> Sequence[TensorSpec]:

@@ -17,7 +17,7 @@ from hnas.export.device.frames import PROTOCOL
 from hnas.export.device.machine import Machine
 from hnas.export.device.opening import memory_limit
 from hnas.export.device.records import decode
-from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
+from hnas.export.device.signature import NamedOutputs, name_outputs, order_inputs
 from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
@@ -118,7 +118,7 @@ class Worker(ChildProcess):
 
     def __call__(self, *inputs: Array, **named: Array) -> NamedOutputs:
         """Return the outputs, in the layout of the module, like a Runner: inputs in order or by name."""
-        values = read_inputs(self.artifact, inputs, named)
+        values = order_inputs(self.artifact, inputs, named)
         return name_outputs(self.artifact, self.ask({"do": "run"}, values)[1])
 
     def outputs(self, samples: Iterable[Sequence[Array]]) -> list[tuple[Array, ...]]:
@@ -127,7 +127,7 @@ class Worker(ChildProcess):
 
     def bind(self, *inputs: Array, **named: Array) -> Callable[[], object]:
         """Return a function that sends the inputs and runs them once. ``time`` measures without the transfer."""
-        values = read_inputs(self.artifact, inputs, named)
+        values = order_inputs(self.artifact, inputs, named)
         return lambda: self.time(values, 1)
 
     def time(self, inputs: Sequence[Array], runs: int, *, lead: int = 0) -> list[float]:
