@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -31,7 +32,8 @@ def unsupported(program: Program, name: str, precision: str = "fp32", error: str
     Return None if the backend has no profile on this machine. Never raise an error.
 
     1. The backend takes each kind of operator alone: the line says so.
-    2. Time is over, or the diagnosis itself fails: the line says what could not be tested.
+    2. Time is over, or the diagnosis itself fails: the line says what could not be tested. It has the operators that
+       the error names.
 
     error: the error of the compilation. Operators that it names are tried first.
     """
@@ -40,7 +42,10 @@ def unsupported(program: Program, name: str, precision: str = "fp32", error: str
     try:
         return _diagnosis(program, name, precision, error, SECONDS)
     except Exception as failure:  # noqa: BLE001 - a failed diagnosis must not hide the error of the compilation
-        return f"which operator {name} refuses could not be tested: {failure}"  # case 2
+        accused = f"which operator {name} refuses"
+        with suppress(Exception):
+            accused = _accused(program, error) or accused
+        return f"{accused} could not be tested: {failure}"  # case 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,13 @@ class _Kind:
         places = list(dict.fromkeys(map(_place, self.nodes)))
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         return f"{self.name} in {places[0]}{more}"
+
+
+def _accused(program: Program, error: str) -> str:
+    """Return the operators that the error names with their namespace, such as "aten::index", and their places."""
+    named = set(re.findall(r"aten(?:::|\.)(\w+)", error))
+    kinds = [kind for kind in _kinds(program, error) if kind.name.split(".")[1] in named]
+    return ", ".join(kind.line() for kind in kinds)
 
 
 def _diagnosis(program: Program, name: str, precision: str, error: str, seconds: float) -> str:

@@ -124,6 +124,10 @@ def test_the_diagnosis_itself_never_raises(error, monkeypatch):
     said = diagnosis.unsupported(program, "openvino")
     assert said.startswith("openvino refuses aten.relu in ReLU: of a reason; ")
     assert "onnxruntime could not be tested: " in said
+    monkeypatch.setattr(diagnosis, "_kinds", lambda program, error: {}[error])
+    assert diagnosis.unsupported(program, "openvino").startswith(
+        "which operator openvino refuses could not be tested: "
+    )
 
 
 def test_an_operator_that_cannot_be_run_alone_is_passed_over(monkeypatch, patient):
@@ -144,6 +148,8 @@ def test_no_time_is_said_and_takes_no_time(monkeypatch):
     monkeypatch.setattr(diagnosis, "SECONDS", 0.0)
     said = diagnosis.unsupported(capture(nn.ReLU(), torch.rand(1, 3)), "openvino")
     assert said == "which operator openvino refuses could not be tested: 0 s are over"
+    said = diagnosis.unsupported(capture(nn.ReLU(), torch.rand(1, 3)), "openvino", error="no rule for aten::relu")
+    assert said == "aten.relu in ReLU could not be tested: 0 s are over"
 
 
 def test_a_crash_is_a_refusal_and_the_next_program_is_tried():
