@@ -120,7 +120,7 @@ class _ProgramNetwork:
 
 def _results(graph: fx.Graph) -> list[fx.Node]:
     (found,) = graph.output_node().args
-    return list(found) if isinstance(found, tuple | list) else [found]  # type: ignore[list-item]
+    return list(found) if isinstance(found, tuple | list) else [found]  # type: ignore[arg-type, list-item]
 
 
 def _is_value(node: fx.Node) -> bool:
@@ -220,8 +220,8 @@ def _split_rows(module: fx.GraphModule, layer: fx.Node, value: Unlike) -> fx.Nod
     made = []
     for part in value.parts:
         shape = _resized(layer, value.axis, part)
-        rows = [_rows(module, layer, given[name], part) for name in ("weight", "bias")]
-        made.append(_like(layer, given["input"], *rows, shape=shape))
+        weight, bias = (_rows(module, layer, given[name], part) for name in ("weight", "bias"))
+        made.append(_like(layer, given["input"], weight, bias, shape))
     joined = call(layer, aten.cat.default, (made, value.axis))
     for user in list(layer.users):
         _shortcut(user, value, made)
@@ -253,7 +253,7 @@ def _split_columns(module: fx.GraphModule, layer: fx.Node, value: Unlike) -> Non
     for part in value.parts:
         columns = constant(module, layer, "columns", weight[:, part.start : part.end].contiguous())
         bias = given["bias"] if total is None else None
-        made = _like(layer, _slice(layer, given["input"], value.axis, part), columns, bias, shape=None)
+        made = _like(layer, _slice(layer, given["input"], value.axis, part), columns, bias, None)
         total = made if total is None else call(layer, aten.add.Tensor, (total, made))
     assert total is not None
     substitute(layer, total)
@@ -274,7 +274,9 @@ def _slice(before: fx.Node, source: fx.Node, axis: int, part: Part) -> fx.Node:
         taken = _slice(before, inner, axis, part)
         return call(before, source.target, (taken, *source.args[1:]), _resized(source, axis, part))
     shape = _resized(source, axis, part)
-    return call(before, aten.slice.Tensor, (source, axis, part.start, part.end), shape)
+    taken = call(before, aten.slice.Tensor, (source, axis, part.start, part.end), shape)
+    taken.meta[FLOAT] = True  # otherwise TFLite quantises the whole value before it takes the slice
+    return taken
 
 
 def _resized(node: fx.Node, axis: int, part: Part) -> list[int]:
