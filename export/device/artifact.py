@@ -262,9 +262,16 @@ def _check_sizes(folder: Path, names: Iterable[str], sizes: Mapping[str, int]) -
 
 
 def _companions(model: Path) -> tuple[str, ...]:
-    """Return the names of the files that a runtime opens along with ``model``."""
+    """Return the names of the files that a runtime opens along with ``model``.
+
+    OpenVINO goes by the content: it would read an ONNX file that is called model.xml, with its external data.
+    """
     if model.suffix == ".onnx":
         return external_names(model)
+    if model.suffix == ".xml":
+        with open_plain(model) as file:
+            if not file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+                raise ValueError(f"{model} is not the XML of an OpenVINO model")
     weights = model.with_suffix(".bin")
     return (weights.name,) if model.suffix == ".xml" and os.path.lexists(weights) else ()
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hnas import files
-from hnas.files import locked, scratch, write_text
+from hnas.files import locked, read_json, read_tensors, scratch, write_json, write_text
 
 HOLD = """
 import sys
@@ -166,3 +166,31 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(FileExistsError, match="pipe is a device or a pipe, and no file"):
         files.write_text(tmp_path / "pipe", "text")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name in (f".a.json.{dead.pid}", f".a.json.{os.getppid()}", ".a.json.mine", f".b.json.{dead.pid}"):
+        (tmp_path / name).write_text("half")
+    write_json(tmp_path / "a.json", {"x": 1})
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted(["a.json", f".a.json.{os.getppid()}", ".a.json.mine", f".b.json.{dead.pid}"])
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1e999}', b'{"a": NaN', b"[" * 100_000, b"[]", b"\xff"])
+def test_what_is_no_json_object_is_one_line(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        read_json(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_and_a_terabyte_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2**40)
+    for name in ("pipe", "large"):
+        for read in (read_json, read_tensors):
+            with pytest.raises(ValueError, match=r"not a plain file|at most"):
+                read(tmp_path / name)

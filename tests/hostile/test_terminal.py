@@ -86,7 +86,15 @@ def test_every_way_to_print_escapes(monkeypatch: pytest.MonkeyPatch, terminal: b
     report.print_lines([text])
     report.print_markdown(f"# {text}\n\n`{text}`\n")
     report.print_training(Path(text), {"accuracy": {text: 0.5}, "images": {"test": 1}, "steps": 1, "seconds": 1.0})
-    row = {"subnet": text, "precision": text, "accuracy": None, "sqnr_db": 40.0, "size_bytes": 1, "verdict": text}
+    row = {
+        "subnet": text,
+        "precision": text,
+        "accuracy": None,
+        "sqnr_db": 40.0,
+        "size_bytes": 1,
+        "verdict": text,
+        "grade": text,
+    }
     predicted = {"value": 1.0, "low": 1.0, "high": 1.0}
     found = {"target": text, "name": text, "notes": [text], "footnote": text, "bundle": text}
     refused = [{"precision": text, "reason": text}]

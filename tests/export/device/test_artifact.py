@@ -179,7 +179,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     ("name", "backend"), [("m.onnx", "onnxruntime"), ("m.xml", "openvino"), ("m.tflite", "tflite")]
 )
 def test_a_bare_file_is_an_fp32_artifact(tmp_path: Path, name: str, backend: str) -> None:
-    (tmp_path / name).write_bytes(b"model")
+    (tmp_path / name).write_bytes(b"<net/>")
     (tmp_path / "m.bin").write_bytes(b"weights")
     artifact = Artifact.read(tmp_path / name)
     assert (artifact.backend, artifact.precision, artifact.threads) == (backend, "fp32", 1)
