@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hnas.export.backends.tflite.delegation import pieces
 from hnas.export.device.artifact import TensorSpec, Written
-from hnas.export.device.errors import Unavailable
+from hnas.export.device.errors import Unavailable, one_line
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tflite import load, missing, to_runtime, versions
 from hnas.export.graph.marks import kept_float
@@ -39,7 +39,8 @@ def compile(program: Program, path: Path, *, precision: str, device: Device, cal
     """Write model.tflite, with channels last in 4-D inputs. Inputs and outputs are float in int8 models too.
 
     1. hnas's own writer has every operator: it writes the model in milliseconds, and needs only the runtime.
-    2. It lacks an operator: litert-torch converts, ai-edge-quantizer quantises, and ``notes["lacks"]`` names it.
+    2. It lacks an operator, or LiteRT does not open its file: litert-torch converts, ai-edge-quantizer quantises, and
+       ``notes["lacks"]`` names the operator or the reason.
 
     ``notes["layout"]`` has the permutation of every input (None: unchanged). Outputs have the layout of the module.
 
@@ -54,11 +55,23 @@ def compile(program: Program, path: Path, *, precision: str, device: Device, cal
 
     try:  # case 1
         notes, tools = _emit(program, path / MODEL, samples, override), dict[str, str]()
+        counts = _opened(path / MODEL)
     except Unsupported as error:  # case 2
         notes, tools = _convert(program, path / MODEL, samples, override, layout, str(error))
+        counts = pieces(path / MODEL)
     notes["layout"] = layout
-    notes["delegates"], notes["undelegated"] = pieces(path / MODEL)
+    notes["delegates"], notes["undelegated"] = counts
     return Written((MODEL,), {**versions(), "torch": version("torch"), **tools}, notes)
+
+
+def _opened(model: Path) -> tuple[int, int]:
+    """Return the pieces of a file of hnas's own writer. Raise Unsupported if LiteRT refuses the file."""
+    from hnas.export.backends.tflite.writer import Unsupported
+
+    try:
+        return pieces(model)
+    except (RuntimeError, ValueError) as error:
+        raise Unsupported(f"form that LiteRT opens ({one_line(error)})") from None
 
 
 def _layout(inputs: Sequence[TensorSpec]) -> list[JSON]:
@@ -84,7 +97,7 @@ def _emit(program: Program, model: Path, samples: Samples | None, override: Over
     for more in _LEFT:
         left = more.union(override.leave_float)
         model.write_bytes(emitter.emit(whole, ranges, leave=left))
-        if pieces(model) == (1, 0) or pieces(model) <= _float_pieces(whole):
+        if (found := _opened(model)) == (1, 0) or found <= _float_pieces(whole):
             break
     return {
         "quantisation": {

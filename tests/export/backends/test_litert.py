@@ -11,6 +11,7 @@ import torch
 from hnas.export.backends.tflite import convert as tflite
 from hnas.export.backends.tflite import delegation, litert
 from hnas.export.backends.tflite import writer as emitter
+from hnas.export.backends.tflite.writer.model import Model, Operator, Value, pack_model
 from hnas.export.device.errors import Unavailable
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
@@ -46,6 +47,19 @@ def test_what_it_lacks_is_named_where_no_converter_is_installed(
         Unavailable, match=r"no logcumsumexp, and litert-torch is not installed; pip install 'hnas\[tflite-l"
     ):
         compiled(program(Of(lambda x: x.logcumsumexp(1)), (2, 3)), tmp_path)
+
+
+def test_a_file_that_the_runtime_refuses_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant a sum of a float and a whole number, for which no kernel exists."""
+    number, whole = Value((2, 3)), Value((2, 3), "int32")
+    total = Value((2, 3))
+    bad = pack_model(Model([number, whole], [total], [Operator("ADD", [number, whole], [total])]))
+    monkeypatch.setattr(emitter, "emit", lambda *_given, **_named: bad)
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    with pytest.raises(
+        Unavailable, match=r"has no form that LiteRT opens \(.*ADD.*\), and litert-torch is not installed"
+    ):
+        compiled(program(Of(lambda x: x + 1), (2, 3)), tmp_path)
 
 
 @pytest.mark.slow

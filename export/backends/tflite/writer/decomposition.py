@@ -37,11 +37,14 @@ def decompose(program: Program, native: Container[str]) -> Program:
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        count = 0
+        count, fixed = 0, set[fx.Node]()
         pending = [(node, 0) for node in reversed(module.graph.nodes)]
         while pending:
             node, depth = pending.pop()
-            if node._erased or node.op != "call_function" or is_fixed(node):
+            if node._erased or node.op == "output":
+                continue
+            if is_fixed(node, fixed):
+                fixed.add(node)
                 continue
             parts = _parts(node, native) if depth < _DEPTH else None
             if parts is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -224,8 +224,13 @@ def _is_repeatable(node: fx.Node) -> bool:
     )
 
 
-def is_fixed(node: fx.Node) -> bool:
-    """Return whether a node has the same value for all inputs of the program, so that ``fold`` computes it."""
+def is_fixed(node: fx.Node, known: Container[fx.Node] | None = None) -> bool:
+    """Return whether a node has the same value for all inputs of the program, so that ``fold`` computes it.
+
+    known: the nodes before ``node`` that are fixed; None to look at them again.
+    """
+    if known is not None and node.op == "call_function" and not _reads_shapes_alone(node):
+        return _is_repeatable(node) and all(each in known for each in node.all_input_nodes)
     pending, seen = [node], set[fx.Node]()
     while pending:
         part = pending.pop()

@@ -15,8 +15,9 @@ from hnas.export.backends.tflite.writer.lowering import arguments, is_fixed
 def _unlike(node: fx.Node) -> bool:
     """Return whether a product has a vector, or operands of different ranks and no constant matrix."""
     ranks = [len(each.meta["val"].shape) for each in node.args[:2]]  # type: ignore[union-attr]
-    constant = is_fixed(node.args[1]) and ranks[1] == 2  # type: ignore[arg-type]
-    return min(ranks) < 2 or (len(set(ranks)) > 1 and not constant)
+    if min(ranks) < 2 or len(set(ranks)) == 1:
+        return min(ranks) < 2
+    return ranks[1] != 2 or not is_fixed(node.args[1])  # type: ignore[arg-type]
 
 
 @formula("matmul", when=_unlike)
