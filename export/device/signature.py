@@ -145,8 +145,8 @@ def _by_name(tensors: Sequence[TensorSpec], named: Mapping[str, Any], known: boo
     wanted = [tensor.name for tensor in tensors]
     for word, names in (("unknown", given.keys() - set(wanted)), ("missing", set(wanted) - given.keys())):
         if names:
-            known = ", ".join(wanted) or "no further input"
-            raise ValueError(f"inputs: {word} {', '.join(sorted(names))}; the artifact takes {known}")
+            takes = ", ".join(wanted) or "no further input"
+            raise ValueError(f"inputs: {word} {', '.join(sorted(names))}; the artifact takes {takes}")
     return [given[name] for name in wanted]
 
 

@@ -130,7 +130,7 @@ def _arguments(module: nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str
 
 def _named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield every value in the arguments with its dotted name, which begins with the name of the parameter."""
-    names = []
+    names: list[str] = []
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             names += [f"{parameter.name}.{index}" for index in range(len(args) - len(names))]

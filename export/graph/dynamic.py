@@ -93,7 +93,7 @@ def close_shapes(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
             node.meta["val"] = map_aggregate(value, _described)
 
 
-def _close(node: fx.Node) -> None:
+def _close(node: Any) -> None:
     if node.target in _SHAPED:
         shape = [-1 if isinstance(each, torch.SymInt) else each for each in node.meta["val"].shape]
         if shape.count(-1) == 1:

@@ -53,26 +53,28 @@ def masks_by_where(module: fx.GraphModule) -> None:
 
 def _mask(node: Any, target: Any) -> fx.Node | None:
     """Return the mask of a read or a write by one boolean mask; None for any other node."""
-    if not isinstance(node, fx.Node) or node.target is not target or len(node.args[1]) != 1 or len(node.args) > 3:
+    if not isinstance(node, fx.Node) or node.target is not target or len(node.args) > 3:
         return None
-    (mask,) = node.args[1]
+    indices: Any = node.args[1]
+    mask = indices[0] if len(indices) == 1 else None
     return mask if isinstance(mask, fx.Node) and mask.meta["val"].dtype is torch.bool else None
 
 
-def _full(value: Any, mask: fx.Node, write: fx.Node) -> fx.Node | None:
+def _full(value: Any, mask: fx.Node, write: Any) -> fx.Node | None:
     """Return ``value`` computed at every place instead of under ``mask``, before ``write``; None if it cannot be."""
     target = write.args[0].meta["val"]
     made: dict[fx.Node, fx.Node] = {}
 
-    def widened(node: fx.Node) -> fx.Node | None:
+    def widened(node: Any) -> fx.Node | None:
         if node in made:
             return made[node]
         known = node.meta["val"]
         if not _has_unknown_size(known):
-            return node if isinstance(known, Tensor) and known.numel() == 1 else None  # case 1
+            single: fx.Node | None = node if isinstance(known, Tensor) and known.numel() == 1 else None  # case 1
+            return single
         found = _mask(node, _READS)
         if found is not None and _same(found, mask):
-            source = node.args[0]
+            source: fx.Node = node.args[0]
             return source if source.meta["val"].shape == target.shape else None
         if not _is_elementwise(node):
             return None
@@ -93,7 +95,7 @@ def _same(one: Any, other: Any) -> bool:
         return one is other or (not isinstance(one, fx.Node) and one == other)
     if one.op != "call_function" or one.target is not other.target or one.kwargs or other.kwargs:
         return False
-    if torch.Tag.nondeterministic_seeded in one.target.tags:
+    if torch.Tag.nondeterministic_seeded in getattr(one.target, "tags", ()):
         return False
     return len(one.args) == len(other.args) and all(map(_same, one.args, other.args))
 
@@ -120,8 +122,8 @@ def _is_guard(node: fx.Node) -> bool:
 
 
 def _depends_on_values(node: fx.Node) -> bool:
-    values = node.meta.get("val") if isinstance(node.meta.get("val"), tuple | list) else [node.meta.get("val")]
-    return any(_has_unknown_size(value) for value in values)
+    value = node.meta.get("val")
+    return any(map(_has_unknown_size, value if isinstance(value, tuple | list) else [value]))
 
 
 def _has_unknown_size(value: Any) -> bool:

@@ -93,8 +93,8 @@ def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
     root.train(header["training"])
     fired = tuple((str(name), int(count)) for name, count in header["fired"])
     inputs = tuple(tensors[index] for index in header["inputs"])
-    names = map(tuple, header["names"])
-    return Program(fx.GraphModule(root, graph), inputs, fired, *names, dynamic=_size(header["dynamic"]))
+    names, results = map(tuple, header["names"])
+    return Program(fx.GraphModule(root, graph), inputs, fired, names, results, dynamic=_size(header["dynamic"]))
 
 
 def _size(note: Any) -> DynamicSize | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -30,13 +32,13 @@ def flatten_indices(program: Program) -> Program:
     return edit(program, "flatten_indices", rewrite)
 
 
-def _is_integer(node: fx.Node) -> bool:
+def _is_integer(node: Any) -> bool:
     """Return whether a node is of case 1."""
     indices = [index for index in node.args[1] if index is not None]
     return all(index.meta["val"].dtype in (torch.int64, torch.int32) for index in indices)
 
 
-def _flatten(node: fx.Node) -> None:
+def _flatten(node: Any) -> None:
     source, given = node.args
     axes = [axis for axis, index in enumerate(given) if index is not None]
     first = axes[0]
@@ -46,7 +48,8 @@ def _flatten(node: fx.Node) -> None:
         first, shape = 0, tuple(shape[axis] for axis in order)
         source = call(node, aten.permute.default, (source, order), shape)
     before, sizes, after = shape[:first], shape[first : first + len(axes)], shape[first + len(axes) :]
-    flat, where = None, torch.broadcast_shapes(*(shape_of(given[axis]) for axis in axes))
+    flat: fx.Node | None = None
+    where = np.broadcast_shapes(*(shape_of(given[axis]) for axis in axes))
     for axis, size, stride in zip(axes, sizes, [prod(sizes[k + 1 :]) for k in range(len(sizes))], strict=True):
         part = _integers(node, aten.remainder.Scalar, (given[axis], size), shape_of(given[axis]))
         part = part if stride == 1 else _integers(node, aten.mul.Tensor, (part, stride), shape_of(given[axis]))
