@@ -96,8 +96,12 @@ def flat_module(module: nn.Module, example_inputs: Any) -> FlatModule:
     return flat
 
 
-def output_names(found: Sequence[tuple[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def output_names(
+    found: Sequence[tuple[str, Any]], inputs: Sequence[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the tensors among the named outputs, and a remark on each other value.
+
+    ``inputs``: the names of the inputs. Files need one name for one value, so an output of such a name ends in _out.
 
     Raises:
         ExportError: there is no tensor among the outputs.
@@ -112,7 +116,8 @@ def output_names(found: Sequence[tuple[str, Any]]) -> tuple[tuple[str, ...], tup
         for name, value in found
         if not isinstance(value, Tensor)
     ]
-    return _distinct(tensors), tuple(remarks)
+    apart = [f"{name}_out" if name in inputs else name for name in tensors]
+    return _distinct(apart), tuple(remarks)
 
 
 def _arguments(module: nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

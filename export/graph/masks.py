@@ -82,7 +82,8 @@ def _full(value: Any, mask: fx.Node, write: Any) -> fx.Node | None:
         if any(part is None for part in parts.values()):
             return None
         with write.graph.inserting_before(write):
-            made[node] = copy = write.graph.node_copy(node, lambda part: parts[part])
+            copy: fx.Node = write.graph.node_copy(node, lambda part: parts[part])
+        made[node] = copy
         copy.meta["val"] = target.new_empty(target.shape, dtype=known.dtype)
         return copy
 

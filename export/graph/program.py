@@ -108,7 +108,7 @@ def capture(module: nn.Module, inputs: Any, dynamic: Mapping[str, Mapping[int, s
     _refuse_bad_weights(flat.net)
     with evaluating(flat), torch.no_grad():
         found = _checked_outputs(flat)
-        names, left_out = output_names(found)
+        names, left_out = output_names(found, flat.input_names)
         prefix = "" if flat.is_plain(found) else PREFIX
         size = None if dynamic is None else parse_dynamic(dynamic, flat.input_names, flat.inputs)
         try:

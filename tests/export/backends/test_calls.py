@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hnas import hw_profiles
+from hnas import export, hw_profiles
 from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.openvino import fixes
@@ -112,3 +112,16 @@ def test_openvino_reads_by_several_index_tensors(tmp_path, monkeypatch):
     (tmp_path / "without").mkdir()
     with pytest.raises(ExportError, match="openvino cannot convert this graph"):  # the fix is still needed
         opened(program, "openvino", tmp_path / "without")
+
+
+def test_load_opens_the_artifact_of_a_bundle_and_takes_a_list_of_inputs(tmp_path):
+    program = capture(Net(lambda self, x: self.linear(x)).eval(), X)
+    (tmp_path / "bundle" / "artifact").mkdir(parents=True)
+    opened(program, "reference", tmp_path / "bundle" / "artifact")
+    with pytest.raises(ValueError, match=r"artifact\.json"):
+        export.load(tmp_path / "bundle")
+    (tmp_path / "bundle" / "manifest.json").write_text("{}")
+    runner = export.load(tmp_path / "bundle")
+    assert np.array_equal(runner([X.numpy()])[0], runner(X.numpy())[0])
+    with pytest.raises(ValueError, match=r"inputs must be numpy arrays, got Tensor; pass numpy\.asarray"):
+        runner([X])
