@@ -1,4 +1,4 @@
-"""Compare our artifacts with those of each runtime's own tools, on 13 networks: ``python -m hnas.benchmarks.peers``.
+"""Compare our artifacts with those of each runtime's own tools, on 19 networks: ``python -m hnas.benchmarks.peers``.
 
 1. build: make an artifact of every network with hnas and with every peer, in fp32 and int8, in child processes. Slow;
    other load on the machine does no harm.
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--out", type=Path, metavar="DIR", help="folder of models and times (default: runs/export)")
     made.add_argument("--phase", choices=("build", "measure", "all"), default="all", help="default: all")
-    made.add_argument("--nets", type=_some(export_nets.names()), metavar="A,B", help="default: all thirteen")
+    made.add_argument("--nets", type=_some(export_nets.names()), metavar="A,B", help="default: all that can be loaded")
     made.add_argument("--backends", type=_some(BACKENDS), metavar="A,B", help=f"some of {', '.join(BACKENDS)}")
     made.add_argument("--precisions", type=_some(PRECISIONS), metavar="A,B", help=f"some of {', '.join(PRECISIONS)}")
     made.add_argument(
@@ -65,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, folder: Folder) -> int:
     """Run the phases that were asked for; print the results."""
-    chosen = _chosen(options)
     console = Console(stderr=True)
+    chosen = _chosen(options, console)
     if options.phase in ("build", "all"):
         _build_models(folder, chosen, again=options.again, console=console)
     if options.phase in ("measure", "all"):
@@ -96,10 +96,16 @@ class _Chosen:
         return cases(self.nets, self.backends, self.precisions)
 
 
-def _chosen(options: argparse.Namespace) -> _Chosen:
-    """Return the cases of the options; ``--quick`` takes one tiny net in OpenVINO."""
+def _chosen(options: argparse.Namespace, console: Console) -> _Chosen:
+    """Return the cases of the options; ``--quick`` takes one tiny net in OpenVINO. Print which nets are left out."""
     nets, backends = (tuple(export_nets.TINY), ("openvino",)) if options.quick else (export_nets.names(), BACKENDS)
-    return _Chosen(options.nets or nets, options.backends or backends, options.precisions or PRECISIONS)
+    found = list[str]()
+    for net in options.nets or nets:
+        if why := export_nets.missing(net):
+            console.print(f"{net} is left out: {why}", soft_wrap=True)
+        else:
+            found.append(net)
+    return _Chosen(found, options.backends or backends, options.precisions or PRECISIONS)
 
 
 def _measure(folder: Folder, chosen: _Chosen, options: argparse.Namespace, console: Console) -> list[Result]:

@@ -20,7 +20,7 @@ from hnas import export
 from hnas.benchmarks.peers import nets as export_nets
 from hnas.benchmarks.peers.cases import OURS, PRECISIONS, Case, Folder
 from hnas.benchmarks.peers.nets.parts import PeerNet
-from hnas.benchmarks.peers.tools import PEERS
+from hnas.benchmarks.peers.tools import PEERS, Peer
 from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.device.errors import one_line
 
@@ -57,7 +57,9 @@ def _make(folder: Folder, name: str, backend: str, maker: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         record: dict[str, Any]
         try:
-            artifact = _ours(net, case, path) if maker == OURS else _theirs(net, case, path, maker, expected)
+            artifact = (
+                _ours(net, case, path) if maker == OURS else make_peer(PEERS[backend][maker], net, case, path, expected)
+            )
             record = {"seconds": round(perf_counter() - begun, 2)}
             with export.Worker(artifact) as worker:
                 found = export.check(expected, worker.outputs(net.evidence), precision)
@@ -83,9 +85,12 @@ def _ours(net: PeerNet, case: Case, path: Path) -> Artifact:
     )
 
 
-def _theirs(net: PeerNet, case: Case, path: Path, maker: str, expected: Sequence[Any]) -> Artifact:
-    """Make the peer's model and add an artifact record, so that the same worker opens it at the same settings."""
-    peer, sample = PEERS[case.backend][maker], net.evidence[0]
+def make_peer(peer: Peer, net: PeerNet, case: Case, path: Path, expected: Sequence[Any]) -> Artifact:
+    """Make the peer's model and add an artifact record, so that the same worker opens it at the same settings.
+
+    int8 is made from the model in fp32, in the folder beside ``path``.
+    """
+    sample = net.evidence[0]
     path.mkdir()
     if case.precision == "fp32":
         peer.convert(net.module, net.examples, path / peer.files[0])

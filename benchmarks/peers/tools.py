@@ -1,4 +1,6 @@
-"""Convert and quantise with the tools that the documentation of each runtime names, at their defaults: ``PEERS``.
+"""Convert and quantise with the tools that the documentation of each runtime names: ``PEERS``, ``TUNED``.
+
+`PEERS` are at their defaults, `TUNED` has other settings of their quantisers.
 
 Only the thread count (one) and the precision are pinned. The process that converts imports the heavy packages.
 """
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from hnas.export.graph.samples import Sample
 
     Convert = Callable[[torch.nn.Module, Sequence[torch.Tensor], Path], None]
-    Quantise = Callable[[Path, Sequence[Sample], Path], None]
+    Quantise = Callable[..., None]
 
 _NHWC = [0, 2, 3, 1]
 
@@ -32,7 +34,7 @@ class Peer:
     files: the files that they write, the model first.
     needs: the packages that they import.
     convert: called with (module, inputs, model file).
-    quantise: called with (fp32 model file, calibration samples, int8 model file).
+    quantise: called with (fp32 model file, calibration samples, int8 model file), and settings of `TUNED`.
     channels_last: whether 4-D inputs of the model are channels-last.
     """
 
@@ -60,8 +62,8 @@ def _torch_onnx(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: 
     torch.onnx.export(module, tuple(inputs), str(model), external_data=False, verbose=False)
 
 
-def _quantize_static(source: Path, data: Sequence[Sample], model: Path) -> None:
-    """Run ``onnxruntime.quantization.quantize_static`` with its defaults."""
+def _quantize_static(source: Path, data: Sequence[Sample], model: Path, ranges: str = "") -> None:
+    """Run ``onnxruntime.quantization.quantize_static`` with its defaults; or per channel, with ``ranges``, on u8."""
     import onnxruntime
     from onnxruntime import quantization
 
@@ -75,7 +77,15 @@ def _quantize_static(source: Path, data: Sequence[Sample], model: Path) -> None:
             sample = next(self._left, None)
             return None if sample is None else dict(zip(names, sample, strict=True))
 
-    quantization.quantize_static(str(source), str(model), Reader())
+    settings: dict[str, Any] = {}
+    if ranges:
+        method = quantization.CalibrationMethod[ranges]
+        settings = {
+            "per_channel": True,
+            "calibrate_method": method,
+            "activation_type": quantization.QuantType.QUInt8,
+        }
+    quantization.quantize_static(str(source), str(model), Reader(), **settings)
 
 
 def _olive_int8(source: Path, data: Sequence[Sample], model: Path) -> None:
@@ -122,13 +132,20 @@ def _openvino_convert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], m
     openvino.save_model(converted, model, compress_to_fp16=False)
 
 
-def _nncf_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
-    """Run ``nncf.quantize`` with its defaults."""
+def _nncf_quantize(
+    source: Path, data: Sequence[Sample], model: Path, *, fast: bool = True, preset: str = "PERFORMANCE"
+) -> None:
+    """Run ``nncf.quantize`` with its defaults; or with its slower correction of biases, or another preset."""
     import nncf
     import openvino
 
     converted = openvino.Core().read_model(source)
-    quantised = nncf.quantize(converted, nncf.Dataset(list(data), list))
+    quantised = nncf.quantize(
+        converted,
+        nncf.Dataset(list(data), list),
+        fast_bias_correction=fast,
+        preset=nncf.QuantizationPreset[preset],
+    )
     openvino.save_model(quantised, model, compress_to_fp16=False)
 
 
@@ -178,4 +195,9 @@ PEERS: dict[str, dict[str, Peer]] = {
             channels_last=True,
         )
     },
+}
+# name of the peer -> label -> settings other than the defaults, for `hnas.benchmarks.peers.accuracy`
+TUNED: dict[str, dict[str, dict[str, Any]]] = {
+    "torch.onnx": {f"per channel, {ranges}": {"ranges": ranges} for ranges in ("MinMax", "Percentile", "Entropy")},
+    "ov+nncf": {"slow correction": {"fast": False}, "mixed, slow correction": {"fast": False, "preset": "MIXED"}},
 }

@@ -40,7 +40,7 @@ def images(make: Callable[[], nn.Module], size: int, samples: int) -> PeerNet:
         torch.manual_seed(_SEED)
         module = make()
         _spread_norms(module)
-    _recalibrate_norms(module, torch.from_numpy(np.concatenate(known)))
+    recalibrate_norms(module, torch.from_numpy(np.concatenate(known)))
     return PeerNet(module.eval(), tuple((each,) for each in known), tuple((each,) for each in other))
 
 
@@ -90,7 +90,7 @@ def _spread_norms(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _recalibrate_norms(module: nn.Module, batch: Tensor) -> None:
+def recalibrate_norms(module: nn.Module, batch: Tensor) -> None:
     """Set the moments of every batch norm to those of ``batch``."""
     module.eval()
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
