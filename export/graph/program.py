@@ -21,6 +21,7 @@ from hnas.export.graph.calls import PREFIX, FlatModule, flat_module, output_name
 from hnas.export.graph.dynamic import close_shapes, exported_shapes, outputs_of, parse_dynamic, with_size
 from hnas.export.graph.masks import masks_by_where
 from hnas.export.graph.precision import in_float32, same_values
+from hnas.export.graph.regions import inline_regions
 from hnas.export.graph.unbatched import add_batch_axes
 
 aten = torch.ops.aten
@@ -184,7 +185,7 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...], size: DynamicSize |
 def _unlifted(program: torch.export.ExportedProgram) -> fx.GraphModule:
     module = program.module()
     assert isinstance(module, fx.GraphModule)
-    return module
+    return inline_regions(module)
 
 
 @contextmanager

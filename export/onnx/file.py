@@ -43,9 +43,9 @@ def write_program(
     import torch
 
     from hnas.export.graph.dynamic import example_call
-    from hnas.export.onnx.fixes import part_pads
+    from hnas.export.onnx.fixes import flatten_attention, part_pads
 
-    program = part_pads(program)
+    program = flatten_attention(part_pads(program))
     examples, shapes = example_call(program)
     with quiet():
         try:
