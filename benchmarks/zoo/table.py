@@ -21,11 +21,14 @@ def kind_of(record: Record) -> str:
     line = str(record["line"])
     if refused := re.match(r"(\w+ refuses [\w.]+)", line):
         return refused[1]
+    if " does not compute " in line:
+        return f"{record['backend']} {record['precision']}: fails its verification"
     cause = line.rpartition(" to fp32: ")[2] if " to fp32: " in line else line.rpartition(" to int8: ")[2] or line
     plain = re.sub(r"'[^']*'|\[[^\]]*\]|\([^)]*\)", "...", cause)
+    plain = re.sub(r"(?<!\w)/\S+", "...", plain)
     plain = re.sub(r"[-+]?\d[\d.,e+-]*", "N", plain)
     name = str(record["net"]).rpartition(".")[2]
-    short = plain.replace(name, "...").split(" does not compute ")[0][:110].strip()
+    short = plain.replace(name, "...")[:110].strip()
     return f"{record['outcome']}: {short}" if record["outcome"] != "refused" else short
 
 
