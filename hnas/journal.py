@@ -37,7 +37,7 @@ def digest(record: Any) -> str:
 
 
 class Journal:
-    """The answers of finished calls by key.
+    """Hold the answers of finished calls by key.
 
     file: the file with one line for each answer; None (default): answers are kept in memory only. If a kill has cut
         the last line, or a power loss has left zeros there, opening the file removes this line and logs a warning.
@@ -109,7 +109,7 @@ def _line(key: str, answer: Any, seconds: float) -> bytes:
 def _entry(line: bytes) -> tuple[str, Any, float] | None:
     """Return (key, answer, seconds) of a line that ``_line`` returned, None for any other line.
 
-    Lines of hnas 0.1.0 have no checksum.
+    Lines of older versions have no checksum.
     """
     try:
         key, answer, seconds, *check = json.loads(line, parse_float=parse_number)

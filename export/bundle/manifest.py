@@ -174,7 +174,7 @@ class Manifest:
     ``source``: the note "source" of an artifact that was made from an ONNX file.
     ``size_bytes``: the size of the artifact's files. `write_bundle` fills in this field and the next three.
     ``baseline``: the folder of the baseline, if the bundle has it.
-    ``files``, ``sizes``: the sha256 and the bytes of each file. hnas 0.1.0 did not state the bytes.
+    ``files``, ``sizes``: the sha256 and the bytes of each file. Older bundles do not state the bytes.
 
     Raises:
         ValueError: a field is out of range, or the network did not pass its verification.

@@ -1,4 +1,4 @@
-"""Make artifacts of one network until one is good: ``Attempts(job, evidence, folder).best()``."""
+"""Make artifacts of one network until one is good enough: ``Attempts(job, evidence, folder, name).best()``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MARGIN_DB = 20.0  # passes that cost more than this are left out
 _GRADES = ("broken", "degraded", "close", "as float")
 _GOOD = ("close", "as float")
 _MOST = 3  # passes that are left out one by one
-_LEARNING = ("round_weights", "finetune")  # edits with a parameter for each weight, which can learn their samples
+_LEARNING = ("round_weights", "finetune")  # edits with a parameter for each weight, which can overfit
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Job:
 class Attempt:
     """Hold a verified artifact, and how it was made.
 
-    judged: the result that is recorded; on samples that no edit learned, if there are any.
-    level: SQNR on the samples that no edit of any attempt learned, to compare attempts.
+    judged: the result that is recorded; after rounding or fine-tuning on samples that no edit was fitted to.
+    level: SQNR in dB on the samples that no edit of any attempt was fitted to, to compare attempts.
     edits: the record of each edit of accuracy recovery.
     """
 
@@ -106,7 +106,7 @@ class Attempts:
         return replace(found, remarks=(*self._evidence.remarks, *doubt, *self._source.remarks, *found.remarks))
 
     def _climb(self) -> Attempt:
-        """Cases 1 and 2 of ``best``. A program that was converted before is not converted again."""
+        """Return the attempt of cases 1 and 2 of ``best``. No program is converted twice."""
         program, samples = self._source.program, self._evidence.calibration
         if isinstance(program, OnnxSource):
             found = self._make(program)
@@ -193,7 +193,7 @@ class Attempts:
             )
 
     def _passes_are_suspect(self, attempt: Attempt) -> bool:
-        """Return whether another artifact is worth its time: without passes, this one might verify better."""
+        """Return whether the artifact might verify better without passes, so that another one is worth its time."""
         if self._source.without is None or not self._fired():
             return False
         if self._job.precision != "fp32":

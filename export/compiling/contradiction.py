@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SUSPICIOUS = 3.0  # a scale this many times another is refused where int8 fails on the examples as well
 _ANOTHER = 16.0  # a scale this many times another is refused; photographs in 0..255 and in 0..1 differ by 255
 _FEW = 4  # values of an input; fewer have no statistics
-_ENOUGH = 64  # calibration values of an input from which a constant is no chance
+_ENOUGH = 64  # calibration values of an input; fewer may all be equal by chance
 _WIDE = 8.0  # distance between channel means, in spreads of the calibration samples
 _DISTINCT = 5.0  # spread of the channel means of an example, in standard errors; noise has 1
 _WHITE = 0.2  # autocorrelation of neighbours; photographs have 0.8 and more

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hnas.export.proof.verification import Outputs
     from hnas.export.remote.worker import Worker
 
-_BROKEN_DB = 10.0  # noise on the examples of a tenth of the signal or more
+_BROKEN_DB = 10.0  # below this, int8 is broken on the examples: the noise is more than a tenth of the signal
 _ALIKE_DB = 200.0
 
 
@@ -49,10 +49,10 @@ class Judgement:
 class EvidenceSet:
     """Hold the samples of one compilation, and what an artifact must reach on them.
 
-    calibration: the samples that int8 is fitted to; None without.
+    calibration: the samples that int8 is fitted to; None if there are none.
     samples: the samples on which an artifact is verified.
     examples: the example inputs, where int8 is judged on them apart from ``samples``; else None.
-    clash: the difference of scale between calibration and examples; None without.
+    clash: the difference of scale between calibration and examples; None if there is none.
     """
 
     source: Captured
@@ -70,9 +70,10 @@ class EvidenceSet:
 
     @cached_property
     def sensitivity_db(self) -> float:
-        """Return the SQNR of the network under noise of one unit in the last place of its inputs, or its own rounding.
+        """Return the smaller of two SQNRs of the network in dB.
 
-        The smaller of the two counts.
+        1. Against itself, with inputs that are changed by one unit in the last place.
+        2. Of float32 against float64.
         """
         rng = np.random.default_rng(0)
         moved = [tuple(_by_one_unit(value, rng) for value in sample) for sample in self._inputs]

@@ -52,8 +52,8 @@ def compile(
 
     ``network``: a module, an exported program, or the path of an ONNX file. An ONNX file is
     compiled unchanged, and its artifact is compared with the file itself.
-    ``example_inputs``: a tensor, an array, or a tuple of them, with the shapes and types of one call. An ONNX file
-    needs them only where it leaves sizes open.
+    ``example_inputs``: a tensor, an array, or a tuple or dict of nested ones, with the shapes and types of one call. An
+    ONNX file needs them only where it leaves sizes open.
     ``path``: the folder of the artifact. An older artifact there is replaced only after success. A failure writes
     nothing.
     ``device``: the name of a device profile, see `hnas.hw_profiles.names`.
@@ -61,14 +61,12 @@ def compile(
     ``calibration``: samples for int8, shaped as ``example_inputs``. Larger batches are split to the batch size of the
     examples.
     ``threads``: threads of the runtime. Default: those of the device profile.
-    ``options``: evidence, backend, recovery of int8, blocks in float, see `CompileOptions`.
+    ``options``: evidence, backend, recovery of int8, limits, an open size, see `CompileOptions`.
 
     Raises:
         ValueError: an argument is wrong; the message names it.
         Unavailable: the runtime is not installed.
         ExportError: the network cannot be compiled, or the artifact fails its verification.
-
-    int8 climbs the ladder of `hnas.export.int8.ladder` by itself, see `CompileOptions`.
     """
     job = _check_request(device, precision, threads, options)
     target = free_path(Path(path))

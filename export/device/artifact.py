@@ -87,7 +87,7 @@ class Artifact:
     ``files``: the sha256 of each file, by its name relative to ``path``. The first is the file that the runtime opens.
     ``versions``: the version of each package that affects the artifact or its speed.
     ``notes``: how the artifact was made: passes, quantisation, verification, and notes of the backend.
-    ``sizes``: the bytes of each file, which ``write`` fills in. hnas 0.1.0 did not state them.
+    ``sizes``: the bytes of each file, which ``write`` fills in. Older artifacts do not state them.
 
     Raises:
         ValueError: ``backend``, ``threads``, ``files`` or ``sizes`` is not valid.

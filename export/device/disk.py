@@ -35,7 +35,7 @@ def open_plain(path: Path) -> BinaryIO:
         OSError: it is missing or cannot be read.
     """
     plain_size(path)
-    # Another file may have taken its place since the check. O_NONBLOCK: not even that one blocks.
+    # A pipe may have replaced the file since the check. With O_NONBLOCK, opening the pipe does not block.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -104,7 +104,7 @@ def _locations(data: mmap.mmap) -> Iterator[str]:
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[Tuple[int, int, int]]:
-    """Yield (number, start, end) of each field of a protobuf message that has bytes. Stop at what is no field."""
+    """Yield (number, start, end) of each field of a protobuf message that has bytes. Stop at other bytes."""
     while start < end:
         tag, start = _varint(data, start)
         kind = tag & 7

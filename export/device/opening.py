@@ -1,4 +1,4 @@
-"""Open an artifact in this process. Whatever its file makes a runtime raise becomes one line."""
+"""Open an artifact in this process: ``open_runner(runtime, artifact)``. Any error of a runtime becomes one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_runner(runtime: Runtime, artifact: Artifact) -> Runner:
 
 
 def memory_limit(artifact: Artifact, backend: str) -> int:
-    """Return the memory, in MB, that a process may allocate which runs ``artifact`` in ``backend``.
+    """Return the memory, in MB, that the process that runs ``artifact`` in ``backend`` may allocate.
 
     2 GB (TensorRT: 16 GB) and eight times the bytes of files, inputs and outputs. A larger network needs an explicit
     ``memory_mb``.

@@ -171,7 +171,7 @@ def _children(value: Any) -> list[tuple[str, Any]] | None:
 
 
 def _as_tensor(value: Any) -> Any:
-    """Return an example as a tensor of its own memory: capture would take equal objects for one input."""
+    """Return an example as a tensor in memory of its own: capture would take the same tensor twice for one input."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape))
     return value.detach().clone().contiguous() if isinstance(value, Tensor) else value

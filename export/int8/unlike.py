@@ -109,9 +109,9 @@ class Unlike:
 def find_unlike(network: Network, samples: Samples, *, at_ends: bool = True) -> list[Unlike]:
     """Return the values that need one scale for each part, in graph order.
 
-    A slice of a value along any axis is destroyed if a single scale for the whole value leaves its SQNR below 20 dB,
-    and its range is less than 1/16 of the whole. Its signal is its own variance, so constant slices never count.
-    Candidates are values with a destroyed slice:
+    A slice of a value along any axis is destroyed if its range is at most 1/16 of the whole, and a single scale for the
+    whole value leaves its SQNR below 20 dB. Its signal is its own variance, so constant slices never count. Candidates
+    are values with a destroyed slice:
 
     1. After the last layers, up to the outputs.
     2. Concatenations and inputs inside the network, and the values after them up to the next layer.

@@ -57,7 +57,7 @@ class Limits:
         return cls(level, share, strict=True)
 
     def at_least(self, other: Limits) -> Limits:
-        """Return the higher of each figure; strict if ``other`` is."""
+        """Return limits with the higher of each figure; strict if ``other`` is."""
         return Limits(max(self.sqnr_db, other.sqnr_db), max(self.agreement, other.agreement), other.strict)
 
 
@@ -81,7 +81,7 @@ class Check:
     n: number of samples.
     limits: the limits that apply to these outputs.
     worst: the worst slice of all outputs, see `worst_slice`; None if no slice carries information.
-    decisions: number of rows whose decision counts, see `check`; None in records of 0.1.0: every row.
+    decisions: number of rows that count for the agreement, see `check`; None in older records: every row.
     sensitivity_db: SQNR of the module under rounding noise of its inputs, where it lowered the limit.
     """
 
@@ -158,7 +158,7 @@ class Check:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Check:
-        """Read the output of ``to_json``, also of 0.1.0; raise ValueError for a missing or wrong field."""
+        """Read the output of ``to_json``, also of older versions; raise ValueError for a missing or wrong field."""
         try:
             agreement, limits, worst = record["agreement"], record["limits"], record.get("worst")
             decisions, sensitivity = record.get("decisions"), record.get("sensitivity_db")
@@ -193,8 +193,8 @@ def check(
     2. An output is NaN or infinite where the module's is finite: fails.
     3. The module's own infinities (masks): must be equal in the artifact, and are left out of the noise.
     4. Equal outputs: 200 dB.
-    5. Class scores: of the rows in which the module's first class leads the second by more than noise at 30 dB would
-       change, or at the limit if that is higher, those count that keep their first class. Near ties do not count.
+    5. Class scores: the agreement is the share of decisions that keep their first class. A row is a decision if the
+       module's first class leads the second by more than noise at 30 dB can change, or at the limit if that is higher.
     6. The module amplifies rounding: the limit of a float precision is at most 15 dB less than ``sensitivity_db``, but
        at least 30 dB.
 

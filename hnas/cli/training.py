@@ -19,7 +19,7 @@ def make_train_parser() -> Parser:
         "hnas-train",
         description="Train a supernet from a recipe and a folder of images.",
         epilog="The section [shrink] of a recipe makes the space smaller during training, by evidence or by method = "
-        "padnas or pwsnas. hnas-deploy --supernet then searches the smaller space.",
+        "padnas, pwsnas or pdarts. hnas-deploy --supernet then searches the smaller space.",
     )
     add = parser.add_argument
     add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")

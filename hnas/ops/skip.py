@@ -1,4 +1,4 @@
-"""The identity as a branch among others, for sums without a residual connection.
+"""Define the identity as a branch among others, for sums without a residual connection.
 
 In a differentiable search the identity wins too often, because gradients pass through it unchanged. During the search
 it can therefore drop blocks of its input (DropBlock, arXiv 1810.12890): ``with dropping(DropBlock(0.3)): net(x)``.
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class DropBlock:
-    """How identity branches drop blocks of their input in a training pass.
+    """Say how identity branches drop blocks of their input in a training pass.
 
     rate: expected share of dropped positions, from 0 to below 1.
     block: height and width of a dropped block; at most the height and width of the map (7).
@@ -70,7 +70,7 @@ def drop_blocks(x: Tensor, rate: float, block: int, generator: torch.Generator) 
 
 
 class Skip(nn.Identity):
-    """The input [N, C, H, W] unchanged, without weights. Within ``dropping`` a training pass drops blocks of it."""
+    """Pass the input [N, C, H, W] on unchanged. Within ``dropping`` a training pass drops blocks of the input."""
 
     def __init__(self, cin: int, cout: int, stride: int, act: str = "relu") -> None:
         del act  # every operation takes this argument

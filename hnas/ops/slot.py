@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Slot(nn.Module):
-    """Branches of different types between one input and one output.
+    """Hold branches of different types between one input and one output.
 
     1. residual, no branch: the identity.
     2. residual, one branch: x + branch(x).

@@ -29,7 +29,7 @@ _Combination = tuple[float, float, tuple[str, ...]]  # regret, cost, the type of
 
 @dataclass(frozen=True)
 class Derived:
-    """An architecture from ``derive_inside``.
+    """Hold an architecture from ``derive_inside``.
 
     arch: a member; its sizes are the largest.
     regret: log-probability that it gives up against the most likely types.

@@ -1,4 +1,4 @@
-"""Draws that the training strategies share: members whose types differ, and slots that hold several types at once.
+"""Define the draws that strategies share: members whose types differ, and slots that hold several types at once.
 
 The choice ``<slot>.op`` is the type of a slot. Two names have a meaning everywhere: "identity" is a slot without a
 branch, and "a+b" is a slot whose channels are divided among the types a and b.

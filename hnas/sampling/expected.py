@@ -1,4 +1,4 @@
-"""Expected cost of the architecture parameters: the cost of each type, weighted by its probability.
+"""Compute the expected cost of the architecture parameters: the cost of each type, weighted by its probability.
 
 ``table = latencies(study, space)``; ``penalty(space, table, logits, weight=0.1, limit=2.0)`` is a term of the loss.
 """
@@ -21,7 +21,7 @@ Costs = Mapping[str, Mapping[str, float]]  # slot -> type -> what the type adds 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Costs that add up: of the network without its slots' types, and of every type in every slot.
+    """Hold costs that add up: of the network without its slots' types, and of every type in every slot.
 
     base: cost of the largest member with the cheapest type in every slot.
     types: slot -> type -> its cost above the cheapest type of the slot.

@@ -1,4 +1,4 @@
-"""Gumbel-top-k: draw the types of a slot in order, with weights through which gradients reach the logits.
+"""Draw the types of a slot in order by Gumbel-top-k, with weights through which gradients reach the logits.
 
 ``ranked = draw_ranked(space, rng, logits)["slot"]; gates = ranked.gates(0, tau=1.0)``.
 
@@ -23,7 +23,7 @@ from hnas.space import Space
 
 @dataclass(frozen=True)
 class _RankedTypes:
-    """The types of a slot in the order in which they were drawn.
+    """Hold the types of a slot in the order in which they were drawn.
 
     kinds: the types, in the order of their logits.
     logits: [types].

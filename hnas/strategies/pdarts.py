@@ -3,7 +3,8 @@
 ``[train] strategy = "pdarts"`` and ``[shrink] method = "pdarts"`` of a recipe run it: each cycle of the schedule is a
 stage. ``shrink(study, space, PDartsOptions(), training=training)`` is the library's call.
 
-1. Every stage is DARTS with dropout on the identity, whose rate falls within the stage. Alpha rests at its beginning.
+1. Every stage is DARTS with dropout on the identity, whose rate falls within the stage. Its first steps do not train
+   alpha.
 2. After a stage every slot keeps its most likely types, and alpha begins at zero again. The published code keeps 5 and
    then 3 of 8 types. The paper also makes the network deeper; here its depth is that of the space.
 3. The derived network has at most two identities (``hnas.sampling.derive``, ``max_skips=2``).
@@ -40,7 +41,7 @@ MAX_SKIPS = 2  # identities of a derived cell
 
 @dataclass(frozen=True)
 class PDartsOptions:
-    """Options of the stages.
+    """Hold the options of the stages.
 
     keep: share of a slot's first number of types that it keeps after each stage but the last, rounded up (5/8, 3/8).
     """

@@ -30,7 +30,7 @@ _ADVICE = "lower the learning rate or look at the data"
 
 @dataclass(frozen=True)
 class AdamOptions:
-    """The optimiser of the architecture parameters: Adam with betas of 0.5 and 0.999, as in DARTS' code.
+    """Define the optimiser of the architecture parameters: Adam with betas of 0.5 and 0.999, as in DARTS' code.
 
     rate: learning rate (3e-3).
     decay: weight decay (0); DARTS has 1e-3.
@@ -44,7 +44,7 @@ ADAM = AdamOptions()
 
 
 class TrainingState:
-    """Everything that a step changes: weights, momentum buffers, and architecture parameters with Adam's moments."""
+    """Hold what a step changes: weights, momentum buffers, and architecture parameters with Adam's moments."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class TrainingState:
 
 
 class DivergenceGuard:
-    """Detects steps that are not finite and losses that jump, and restores the last good state.
+    """Detect steps that are not finite and losses that jump, and restore the last good state.
 
     The level is the median of the last 100 losses (``GOOD``) before the newest state was kept. At the start it is the
     median of the first 8 losses (``_RECENT``). The loss has jumped if each of the last 8 losses is above the limit. The

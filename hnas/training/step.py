@@ -126,7 +126,7 @@ def step_architecture(
 
 @dataclass
 class _StepPasses:
-    """The passes of one step. They share the images, the teacher's outputs and the outputs of imitated slots.
+    """Run the passes of one step. They share the images, the teacher's outputs and the outputs of imitated slots.
 
     raw, labels: the images and labels of this rank.
     watched: the slots whose outputs a path that teaches stores.

@@ -1,4 +1,4 @@
-"""Formulas of operators that the writer has no operator for. ``find(node)`` returns that of a call."""
+"""Define formulas of operators that the writer has no operator for. ``find(node)`` returns that of a call."""
 
 from hnas.export.backends.tflite.writer.formulas import (
     activations,

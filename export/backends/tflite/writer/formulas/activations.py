@@ -1,4 +1,4 @@
-"""Formulas of activations and other functions of each element.
+"""Define formulas of activations and other functions of each element.
 
 They are exact to a few units in the last place in float32, where the textbook form would cancel or overflow.
 """

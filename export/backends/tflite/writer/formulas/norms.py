@@ -1,4 +1,4 @@
-"""Formulas of norms on the moments of the input, and of variances."""
+"""Define formulas of norms on the moments of the input, and of variances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formulas of operators that pick, move or border entries, in terms of ``index_select`` and slices."""
+"""Define formulas of operators that pick, move or border entries, in terms of ``index_select`` and slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formulas of pooling in any number of dimensions, in terms of the pooling of maps that the runtime has."""
+"""Define formulas of pooling in any number of dimensions, in terms of the pooling of maps that the runtime has."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _avg_pool2d(
     count_include_pad: bool,
     divisor_override: Any,
 ) -> Tensor:
-    """Average with zeros around the map, then mend the number that each window was divided by."""
+    """Average with zeros around the map, then correct the divisor of each window."""
     window = _Window.of(x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
     ones = torch.ones(1, 1, *x.shape[2:])
     right = aten.avg_pool2d.default(
@@ -72,7 +72,7 @@ def _avg_pool2d(
 
 @dataclass(frozen=True)
 class _Window:
-    """The sizes of a pooling in two dimensions.
+    """Hold the sizes of a pooling in two dimensions.
 
     maps, sizes: of the input and of the result.
     """

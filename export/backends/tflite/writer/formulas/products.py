@@ -1,4 +1,4 @@
-"""Formulas of matrix products and attention, in terms of products of two tensors of equal rank."""
+"""Define formulas of matrix products and attention, in terms of products of two tensors of equal rank."""
 
 from __future__ import annotations
 

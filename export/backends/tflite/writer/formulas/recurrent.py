@@ -1,4 +1,4 @@
-"""Formulas of recurrent layers of a fixed length: each step is written out, and all steps share their weights."""
+"""Define formulas of recurrent layers of a fixed length: each step is written out, all steps share their weights."""
 
 from __future__ import annotations
 

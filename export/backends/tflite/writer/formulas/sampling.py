@@ -1,4 +1,4 @@
-"""Formulas of operators that change the resolution of maps, and of convolutions that the runtime has not."""
+"""Define formulas of operators that change the resolution of maps, and of convolutions that the runtime lacks."""
 
 from __future__ import annotations
 
