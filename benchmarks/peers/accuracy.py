@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m hnas.benchmarks.peers.accuracy", description=__doc__)
     parser.add_argument("--nets", default=",".join(photographs.NAMES), metavar="A,B", help="default: those of timm")
     parser.add_argument("--backends", default=",".join(BACKENDS), metavar="A,B")
-    parser.add_argument("--samples", type=int, default=32, metavar="N", help="of calibration and of evidence")
+    parser.add_argument("--samples", type=int, default=32, metavar="N", help="samples of calibration, and of evidence")
     parser.add_argument("--recover", default="auto", help="recovery of ours (default: auto)")
     parser.add_argument("--only-ours", action="store_true", help="leave out the peers")
     options = parser.parse_args(arguments)

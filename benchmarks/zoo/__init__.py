@@ -1,1 +1,1 @@
-"""Compile architectures of timm, torchvision and transformers: how many are built and right, and why others fail."""
+"""Compile architectures of timm, torchvision and transformers: how many pass verification, and why others fail."""

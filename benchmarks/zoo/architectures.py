@@ -1,4 +1,4 @@
-"""Load networks that nobody here wrote: ``load("timm.resnet18")``. Weights are random, inputs and depths are small.
+"""Load third-party networks: ``load("timm.resnet18")``. Weights are random, inputs and depths are small.
 
 Batch norms hold the moments of the calibration samples, so that activations have the range of a trained network's.
 """

@@ -1,7 +1,7 @@
 """Compile networks of timm, torchvision and transformers for each backend, and print a table.
 
-Prints for each family how many architectures are built and right, and the failures by kind. Finished work is kept in
-``--out`` and is not repeated.
+For each family the table shows how many architectures compile and pass their verification. A second table has the
+failures by kind. Finished work is kept in ``--out`` and is not repeated.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ A tiny network is exported too, because torch imports most of its exporters at t
 from contextlib import suppress
 from importlib import import_module
 
+from hnas.export.device.errors import ExportError
+
 for _name in ("torchvision", "timm", "transformers", "onnxscript", "openvino", "torch", "hnas.benchmarks.zoo.jobs"):
     with suppress(ImportError):
         import_module(_name)
@@ -27,5 +29,5 @@ def _warm() -> None:
         write_program(program, Path(folder) / "warm.onnx", *program.signature)
 
 
-with suppress(ImportError):
+with suppress(ImportError, ExportError):  # ExportError: onnx is missing
     _warm()

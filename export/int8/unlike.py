@@ -109,8 +109,8 @@ class Unlike:
 def find_unlike(network: Network, samples: Samples, *, at_ends: bool = True) -> list[Unlike]:
     """Return the values that need one scale for each part, in graph order.
 
-    A slice of a value along any axis is destroyed if its range is at most 1/16 of the whole, and a single scale for the
-    whole value leaves its SQNR below 20 dB. Its signal is its own variance, so constant slices never count. Candidates
+    A single scale destroys a slice of a value, along any axis, if the range of the slice is at most 1/16 of the whole
+    and its SQNR falls below 20 dB. The signal is the variance of the slice, so constant slices never count. Candidates
     are values with a destroyed slice:
 
     1. After the last layers, up to the outputs.

@@ -61,9 +61,9 @@ def worst_slice(
        more (see `_Moments`). Constants, slices of few samples, and channels that are nearly all zero carry none.
     2. The SQNR of a slice is the smaller of two: mean square of the values by that of the errors, and variance of the
        values by that of the errors. The second is left out for a slice that varies by less than a fifth of its size.
-    3. A slice has an error of its own if the error has 3.5 effective values or more, and is above four times the common
-       error (six times for mean squares). The common error is the median over all slices, or the geometric mean over
-       the slices that are at least as large, if that is smaller.
+    3. A slice has an error of its own if its error has 3.5 effective values or more, and is above four times the common
+       error. For mean squares the factor is six. The common error is the median over all slices, or the geometric mean
+       over the slices that are at least as large, if that is smaller.
     4. An integer type has ``steps`` steps for the whole output: a slice smaller than one step has its own error too. In
        an output that hardly varies a few slices are small by chance. So one slice, or 5 %, is left out there.
     5. All other slices share the noise of the whole output, which counts as a slice.

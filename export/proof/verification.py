@@ -193,8 +193,8 @@ def check(
     2. An output is NaN or infinite where the module's is finite: fails.
     3. The module's own infinities (masks): must be equal in the artifact, and are left out of the noise.
     4. Equal outputs: 200 dB.
-    5. Class scores: the agreement is the share of decisions that keep their first class. A row is a decision if the
-       module's first class leads the second by more than noise at 30 dB can change, or at the limit if that is higher.
+    5. Class scores: the agreement is the share of decisions that keep their first class. A row is a decision if
+       noise at 30 dB, or at the limit if that is higher, cannot change the order of the module's first two classes.
     6. The module amplifies rounding: the limit of a float precision is at most 15 dB less than ``sensitivity_db``, but
        at least 30 dB.
 

@@ -55,7 +55,7 @@ def load(name: str, samples: int) -> PeerNet:
 
 
 def crops(files: tuple[str, ...], count: int, seed: int) -> tuple[Sample, ...]:
-    """Return square crops of random size and place, [1, 3, 224, 224] each, from -1 to 1; the photographs take turns."""
+    """Return square crops of random size and place, [1, 3, 224, 224] each, from -1 to 1. Each photograph in turn."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)
