@@ -27,7 +27,7 @@ TRAIN = "train"  # the split on which weights are trained
 
 @dataclass(frozen=True)
 class SubnetPath:
-    """One forward and backward pass of a step through one subnet.
+    """Describe one forward and backward pass of a step through one subnet.
 
     arch: a member, or a relaxed architecture, in which a slot holds several types at once.
     gates: slot -> [branches], for every relaxed slot; gradients reach the gates.
@@ -38,7 +38,7 @@ class SubnetPath:
     imitates: a slot. The loss is the distance of the slot's output from the output of the path that teaches; the two
         paths differ in that slot alone. No gradient passes into the slot's input (``hnas.distillation.imitation``).
     penalty: added to the loss; a cost of the architecture parameters, such as the expected latency.
-    trains: False: a forward pass without gradients, whose outputs are only a teacher (True).
+    trains: False for a forward pass without gradients, whose outputs only teach (True).
     drop: the rate at which identity branches drop blocks of their input (``hnas.ops.skip``); None: no drop.
     split: the images of the pass. "train" (default): a pass that trains the weights. The name of a held-out split: a
         pass that trains the architecture parameters, with frozen weights, after the weights of the step have moved.
