@@ -304,3 +304,14 @@ def test_the_constraints_pin_every_dependency_within_its_range() -> None:
         name = requirement.name.lower().replace("_", "-")
         assert name == "hnas" or requirement.specifier.contains(pins[name]), f"{requirement}: {pins.get(name)}"
     assert pins["torch"] == "2.13.0"
+
+
+def test_the_lock_has_every_pin_but_torch_with_the_hashes_of_its_files() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    text = (ROOT / "requirements.lock").read_text()
+    locked = {
+        found[0]: found[1] for found in re.findall(r"^([^#\s]+==\S+) \\\n((?: +--hash=.*\n)+)", text, re.MULTILINE)
+    }
+    assert list(locked) == [line for line in pins if not line.startswith("torch==")]
+    for hashes in locked.values():
+        assert re.fullmatch(r"(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", hashes)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from hnas.export import backends
 from hnas.export.device.errors import Unfaithful
-from hnas.export.graph.dynamic import with_size
-from hnas.export.graph.fusion import noise_tensors
-from hnas.export.graph.program import Program
+from hnas.export.onnx.source import OnnxSource
 from hnas.export.proof.verification import check
 from hnas.export.remote.worker import Worker
 
@@ -35,8 +31,13 @@ def check_sizes(source: Captured, artifact: Artifact) -> None:
         Unfaithful: the artifact is wrong at a size; the message names the size.
     """
     program = source.program
-    if not isinstance(program, Program) or program.dynamic is None:
+    if isinstance(program, OnnxSource) or program.dynamic is None:
         return
+    import torch
+
+    from hnas.export.graph.dynamic import with_size
+    from hnas.export.graph.fusion import noise_tensors
+
     size = program.dynamic
     examples = tuple(map(torch.from_numpy, source.examples))
     with Worker(artifact) as worker:

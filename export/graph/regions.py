@@ -24,11 +24,14 @@ def inline_regions(module: fx.GraphModule) -> fx.GraphModule:
     Raises:
         ExportError: case 3.
     """
+    inlined = False
     while regions := [node for node in module.graph.nodes if _name(node) in _REGIONS]:  # they may be nested
         for node in regions:
             _inline(module, node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
+        inlined = True
+    if inlined:
+        module.graph.eliminate_dead_code()
+        module.recompile()
     return module
 
 

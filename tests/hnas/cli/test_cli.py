@@ -58,10 +58,10 @@ def refused(call, quick: Path, trained: Path) -> Callable[..., str]:
         (("--target", "toaster"), "no device 'toaster'; known: "),
         (("--precision", "int3"), "no precision 'int3'; known: auto, "),
         (("--precision", "fp16"), "onnxruntime-cpu with onnxruntime has no fp16; offered: fp32, int8"),
-        (("--precision", ""), "no precision ''; known: "),
+        (("--precision", ""), "an argument is empty; leave it out or give a value"),
         (("--max-latency", "5"), "latency '5' is not understood; write for example 5ms"),
         (("--max-latency", "-5ms"), "expected one argument"),
-        (("--max-latency", ""), "latency '' is not understood"),
+        (("--max-latency", ""), "an argument is empty; leave it out or give a value"),
         (("--max-latency", "0ms"), "latency '0ms' is not understood"),
         (("--max-latency", f"{'9' * 400}ms"), "is not understood"),
         (("--max-size", "10"), "size '10' is not understood; write for example 300KB"),
@@ -162,7 +162,8 @@ def test_a_folder_that_is_no_supernet(refused, deploy, quick):
     assert "no folder nowhere; --supernet takes what hnas-train --out wrote" in refused(
         *deploy, "--supernet", "nowhere"
     )
-    assert "no file supernet.json" in refused(*deploy, "--supernet", "")
+    Path("bare").mkdir()
+    assert "no file bare/supernet.json" in refused(*deploy, "--supernet", "bare")
 
 
 # --- the images -------------------------------------------------------------------------------------------------------
