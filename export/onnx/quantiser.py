@@ -94,7 +94,7 @@ def quantise_onnx(
     with quiet(), TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        _name_nodes(prepared)
+        _prepare(prepared)
         graph = onnx.load(prepared).graph
         constants = {value.name for value in graph.initializer}
         free = [
@@ -121,16 +121,35 @@ def quantise_onnx(
     return apart
 
 
-def _name_nodes(path: Path) -> None:
-    """Give every node of a file a unique name, by which it can be excluded. The file may have nodes without names."""
+def _prepare(path: Path) -> None:
+    """Change a file so that it can be quantised.
+
+    1. Every node has a unique name, by which it can be excluded. The file may have nodes without names.
+    2. Every reader of a weight has its own copy. ONNX Runtime 1.31 does not open a file whose int8 weight is shared on
+       an x86 CPU without VNNI (session.x64quantprecision).
+    """
     import onnx
 
     model, taken = onnx.load(path), {""}
+    _copy_shared_weights(model.graph)
     for index, node in enumerate(model.graph.node):  # excluded nodes are found by name, so existing names stay
         if node.name in taken:
             node.name = f"unnamed_{index}"
         taken.add(node.name)
     onnx.save(model, path)
+
+
+def _copy_shared_weights(graph: onnx.GraphProto) -> None:
+    """Case 2: copy each weight of two or more axes for its second and later readers."""
+    weights = {value.name: value for value in graph.initializer if len(value.dims) > 1}
+    seen = set[str]()
+    for index, node in enumerate(graph.node):
+        for place, name in enumerate(node.input):
+            if name in weights and name in seen:
+                copy = graph.initializer.add()
+                copy.CopyFrom(weights[name])
+                copy.name = node.input[place] = f"{name}_{index}_{place}"
+            seen.add(name)
 
 
 def _float_sums(graph: onnx.GraphProto, integer: set[str], free: set[str]) -> list[str]:

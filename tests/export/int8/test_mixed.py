@@ -224,7 +224,16 @@ def _marked(program: Program, kept: Iterable[str]) -> Program:
 
 def test_what_tflite_does_not_write_itself_keeps_no_block(tmp_path: Path) -> None:
     need("tflite", backends.load("tflite").missing())
-    net = torch.nn.Sequential(torch.nn.ReflectionPad2d(1), torch.nn.Conv2d(3, 4, 3)).eval()
+
+    class Fallback(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.logcumsumexp(self.conv(x), 1)
+
+    net = Fallback().eval()
     program = fuse(capture(net, torch.randn(1, 3, 8, 8)))
     marked = keep_float(program, list(blocks(program)))
     device = hw_profiles.load("tflite-cpu")

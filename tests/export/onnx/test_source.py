@@ -345,3 +345,22 @@ def test_noise_is_like_the_examples() -> None:
 def _silent() -> Iterator[None]:
     with quiet():
         yield
+
+
+def test_a_weight_that_two_layers_share_opens_in_int8(tmp_path: Path) -> None:
+    """ONNX Runtime does not open a shared int8 weight on an x86 CPU without VNNI, so every layer has its own copy."""
+    needed("onnxruntime-cpu")
+    nodes = [
+        helper.make_node("MatMul", ["x", "matrix"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "matrix"], ["y"]),
+    ]
+    made = onnx_files.model(nodes, {"x": [1, 4]}, {"y": [1, 4]}, [onnx_files.weight("matrix", 4, 4)])
+    path = onnx_files.save(made, tmp_path / "tied.onnx")
+    options: dict[str, Any] = {"precision": "int8", "calibration": images(16, 4), "path": tmp_path / "a"}
+    artifact = export.compile(path, device="onnxruntime-cpu", **options)
+    integers = [
+        value for value in onnx.load(artifact.model).graph.initializer if value.data_type == onnx.TensorProto.INT8
+    ]
+    assert len([value for value in integers if list(value.dims) == [4, 4]]) == 2
+    assert artifact.notes["verification"]["sqnr_db"] > 25

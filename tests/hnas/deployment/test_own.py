@@ -54,12 +54,6 @@ def broken():
     net.head.weight.data[0, 0] = float("nan")
     return net
 
-def recurses():
-    class Loop(nn.Module):
-        def forward(self, x):
-            return {"scores": x}
-    return Loop()
-
 def asks(needed):
     return One()
 
@@ -277,9 +271,8 @@ BAD = {
     "wrong shape": (("--model", "nets:one", "--input", "1x4x12x12"), "One does not take the example inputs"),
     "a size of no integer": (("--model", "nets:one", "--input", "9" * 30), "does not fit in memory"),
     "a size of no memory": (("--model", "nets:one", "--input", "1x999999999999999"), "does not fit in memory"),
-    "an empty name": (("--model", ""), "--model '' is not understood"),
+    "an empty name": (("--model", ""), "an argument is empty; leave it out or give a value"),
     "too many inputs": (("--model", "nets:one", *IMAGE, *IMAGE), "One does not take the example inputs"),
-    "a dict comes out": (("--model", "nets:recurses", *IMAGE), "must return one tensor or a flat tuple"),
     "NaN weights": (("--model", "nets:broken", *IMAGE), "parameter head.weight holds NaN"),
     "threads": (("--model", "nets:one", *IMAGE, "--threads", "0"), "threads is 0"),
 }
