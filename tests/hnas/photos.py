@@ -75,7 +75,7 @@ def journal(run: Path) -> dict[str, object]:
     """Return the keys and answers of the whole lines of a run's journal, without the seconds."""
     whole = (run / "journal.jsonl").read_bytes().split(b"\n")[:-1]
     lines = [json.loads(line) for line in whole]
-    return {key: answer for key, answer, _ in lines}
+    return {key: answer for key, answer, *_ in lines}
 
 
 def tree(folder: Path) -> set[str]:
