@@ -48,7 +48,7 @@ def test_a_recipe_names_a_task_or_a_reader(data, task):
     ("data", "message"),
     [
         ({"task": "weather"}, "no task 'weather'; known: classification, digits, stream"),
-        ({"task": "digits", "size": 8}, r"\[data\] has no key 'size'; known: flip, shift, task"),
+        ({"task": "digits", "size": 8}, r"\[data\] has no key 'size'; known: flip, shift, alpha, task"),
         ({"task": "digits", "batch_size": 8}, r"\[data\] has no key 'batch_size'"),
     ],
 )
