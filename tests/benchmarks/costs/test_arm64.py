@@ -59,9 +59,9 @@ def test_what_is_missing_is_one_line(
 
 
 def test_what_does_not_run_there_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(b"x")
+    (tmp_path / "model.xml").write_bytes(b"x")
     x = TensorSpec("x", (1, 8), "float32")
-    files = digest_files(tmp_path, "model.bin")
+    files = digest_files(tmp_path, "model.xml")
     Artifact(tmp_path, "openvino", "fp32", "openvino-cpu", 1, (x,), (x,), files).write()
     transport: Any = None  # not reached
     with pytest.raises(ValueError, match=r"is for openvino; arm64 runs onnxruntime, tflite$"):
