@@ -1,8 +1,8 @@
 """GDAS (Dong and Yang, CVPR 2019, arXiv 1910.04465): one sampled type in every slot, with a straight-through gradient.
 
 MSG-DAS with one sub-graph, without guidance and without drops (``hnas.strategies.msgdas``). The temperature falls
-linearly. The paper's 10 needs hundreds of epochs, because at 10 the estimator has a small part of the exact gradient,
-and at 1 about two thirds.
+linearly. The published code starts at 10 and searches for 250 epochs. At 10 the estimator's mean gradient was 15 % of
+the exact one, and at 1 it was 85 % (five types, a linear loss, 1,600 draws).
 """
 
 from __future__ import annotations
@@ -10,23 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hnas.ranges import Falling, NonNegative, Positive, Share
-from hnas.sampling.draws import new_logits
 from hnas.sampling.expected import CostTable, latencies
 from hnas.space import Space
 from hnas.strategies import msgdas
+from hnas.strategies.darts import SPLIT, extra
 from hnas.training.step import SubnetPath
 
 __all__ = ("SPLIT", "extra", "latencies", "pick")
-
-SPLIT = msgdas.SPLIT
-
-
-def extra(space: Space) -> dict[str, nn.Parameter]:
-    """Return the logits alpha of every slot's types."""
-    return new_logits(space)
 
 
 def pick(

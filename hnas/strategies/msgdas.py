@@ -19,26 +19,21 @@ from collections.abc import Mapping
 from random import Random
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hnas.ops.skip import DropBlock
 from hnas.ranges import Falling, NonNegative, Positive, PositiveInt, Share
-from hnas.sampling.draws import branch_gates, draw_every, logits_of, most_types, new_logits, relax
+from hnas.sampling.draws import branch_gates, draw_every, logits_of, most_types, relax
 from hnas.sampling.expected import CostTable, latencies, penalty
 from hnas.sampling.gumbel import draw_ranked
 from hnas.space import Space
 from hnas.strategies import darts
+from hnas.strategies.darts import SPLIT, extra
 from hnas.training.step import SubnetPath
 
 __all__ = ("SPLIT", "drop_rate", "extra", "latencies", "pick")
 
-SPLIT = darts.SPLIT
 _FALL = 3.0  # the rate of drops ends at exp(-3) of its value after the warm-up: P-DARTS' exp(-0.2) an epoch, 15 epochs
-
-
-def extra(space: Space) -> dict[str, nn.Parameter]:
-    """Return the logits alpha of every slot's types."""
-    return new_logits(space)
 
 
 def pick(

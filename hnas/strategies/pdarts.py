@@ -22,20 +22,20 @@ from torch import Tensor, nn
 
 from hnas.ops.skip import DropBlock
 from hnas.ranges import NonNegative, Positive, Share
-from hnas.sampling.draws import logits_of, new_logits, slot_types
+from hnas.sampling.draws import logits_of, slot_types
 from hnas.sampling.expected import CostTable, latencies
 from hnas.shrinking import loop as shrinking
 from hnas.shrinking.edits import Edit, Scores, ShrinkRules
 from hnas.shrinking.loop import StageHooks, StageTraining
 from hnas.space import Space
 from hnas.strategies import darts
+from hnas.strategies.darts import SPLIT, extra
 from hnas.strategies.msgdas import drop_rate
 from hnas.study import Study
 from hnas.training.step import SubnetPath
 
 __all__ = ("MAX_SKIPS", "SPLIT", "PDartsOptions", "extra", "latencies", "pick", "shrink")
 
-SPLIT = darts.SPLIT
 MAX_SKIPS = 2  # identities of a derived cell
 
 
@@ -47,11 +47,6 @@ class PDartsOptions:
     """
 
     keep: tuple[Share, ...] = (0.625, 0.375)
-
-
-def extra(space: Space) -> dict[str, nn.Parameter]:
-    """Return the logits alpha of every slot's types."""
-    return new_logits(space)
 
 
 def pick(
