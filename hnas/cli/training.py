@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,10 @@ def make_train_parser() -> Parser:
         "--data",
         required=True,
         metavar="DIR",
-        help="folder of IDX files, or with one sub-folder of images a class",
+        help="folder with one sub-folder of images a class (or of IDX files), or a CSV file with path,label",
     )
     add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
+    add("--skip-broken", action="store_true", help="leave out images that cannot be read, and count them")
     add("--epochs", type=float, metavar="N", help="total number of epochs (default: as in the recipe)")
     add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest, random:SEED or derived")
     add("--supernet", metavar="DIR", help="with --alone: find the subnet in the space of this trained supernet")
@@ -48,6 +50,8 @@ def run_train(parsed: argparse.Namespace) -> int:
     from hnas import recipes, report
 
     recipe = recipes.load(parsed.recipe)
+    if parsed.skip_broken:
+        recipe = replace(recipe, data={**recipe.data, "skip": True})
     import torch
 
     from hnas import distributed

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.data.images import HELD, Labels
-from hnas.data.layout import SHARES, SUFFIXES, is_hidden, split_of
-from hnas.data.sources import TEST_FOLDERS, Example
+from hnas.data.images import Labels
+from hnas.data.layout import SHARES, assign, check_classes, class_name, is_hidden, split_folders, walk_images
+from hnas.data.sources import Example
 
 
 @dataclass(frozen=True)
@@ -82,62 +81,34 @@ class Files:
 def find_files(root: Path) -> tuple[Files, dict[str, Files]]:
     """Return the training files of a folder, and the files of each held-out split.
 
-    1. root/CLASS/...: the files are divided as in case 3 of ``hnas.data.images.load_split``.
-    2. root/train/CLASS/... and root/val/CLASS/...: val is the test split. The files of train with the lowest hashes of
-       their names are held out: at most ``hnas.data.images.HELD`` files, and at most the shares of case 1.
+    The files are divided as in the cases 3 and 4 of ``hnas.data.images.load_split``.
 
     Raises:
         ValueError: a split would be empty, or train and val have different classes.
     """
-    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
-    if not (root / "train").is_dir() or not tests:  # case 1
-        listing = _listing(root)
-        place = [split_of(name.decode("utf-8", "surrogateescape")) for name in listing.names.tolist()]
-        parts = {split: listing.among([p == split for p in place]) for split in ("train", *SHARES)}
-    else:  # case 2
-        listing, test = _listing(root / "train"), _listing(tests[0])
-        if test.classes != listing.classes:
-            odd = sorted(set(test.classes) ^ set(listing.classes))
-            differ = f"train and {tests[0].name} have different classes; {odd[0]} is in only one of them"
-            raise ValueError(f"{root}: {differ}")
-        parts = {"test": test, **_held_out(listing)}
+    own = split_folders(root)
+    train = own.pop("train", root)
+    listing = _listing(train)
+    places = assign([name.decode("utf-8", "surrogateescape") for name in listing.names.tolist()], own)
+    parts = {split: listing.among([place == split for place in places]) for split in ("train", *SHARES)}
+    for split, folder in own.items():
+        parts[split] = _listing(folder)
+        check_classes(root, train, folder, (listing.classes, parts[split].classes))
     for split, found in parts.items():
         if not len(found):
             raise ValueError(f"{root}: none of its {len(listing)} images falls into the split {split!r}; add images")
     return parts.pop("train"), parts
 
 
-def _held_out(listing: Files) -> dict[str, Files]:
-    """Divide a training folder into calibration, search and train by the hashes of the names."""
-    order = np.argsort([hashlib.sha256(name).digest() for name in listing.names.tolist()], kind="stable")
-    places, parts, taken = np.arange(len(listing)), {}, 0
-    for split, most in HELD.items():
-        size = min(most, int(len(listing) * SHARES[split]))
-        parts[split] = listing.among(np.isin(places, order[taken : taken + size]))
-        taken += size
-    parts["train"] = listing.among(np.isin(places, order[taken:]))
-    return parts
-
-
 def _listing(root: Path) -> Files:
     """List the images of every sub-folder of ``root``; a sub-folder is a class."""
-    classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not is_hidden(f.name)))
+    folders = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not is_hidden(f.name)))
     names, labels = [], []
-    for label, name in enumerate(classes):
-        inside = _image_names(root, name)
+    for label, name in enumerate(folders):
+        inside, _ = walk_images(root, name)
         names += [inner.encode("utf-8", "surrogateescape") for inner in inside]
         labels += [label] * len(inside)
-    if len(classes) < 2 or not names:
-        found = f"{len(classes)} sub-folders with {len(names)} images"
+    if len(folders) < 2 or not names:
+        found = f"{len(folders)} sub-folders with {len(names)} images"
         raise ValueError(f"{root} needs two or more sub-folders of images; found {found}")
-    return Files(str(root), np.array(names), np.array(labels, np.int64), classes)
-
-
-def _image_names(root: Path, name: str) -> list[str]:
-    """Return the images of a class as paths relative to ``root``, in the order of their parts."""
-    found = []
-    for folder, folders, files in os.walk(root / name):  # pathlib takes minutes for a million files
-        folders[:] = [each for each in folders if not is_hidden(each)]
-        within, shown = folder[len(str(root)) + 1 :], [file for file in files if not is_hidden(file)]
-        found += [f"{within}/{file}" for file in shown if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
-    return sorted(found, key=lambda each: each.split("/"))
+    return Files(str(root), np.array(names), np.array(labels, np.int64), tuple(map(class_name, folders)))

@@ -11,8 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
+from hnas.data.decoding import Pixels
 from hnas.data.folders import Files
-from hnas.data.images import Labels, Pixels, Preprocessing
+from hnas.data.images import Labels, Preprocessing
 from hnas.data.shards import Shards
 from hnas.data.sources import Example, read_example
 

@@ -12,34 +12,28 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.data.layout import choose_files
+from hnas.data.decoding import LARGEST, Pixels, decode, decode_files, refuse_broken
+from hnas.data.layout import HELD, Layout
 from hnas.files import check_plain
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 SPLITS = ("train", "calibration", "search", "test")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-# Of an IDX training set: the number of images of each held-out split.
-HELD = {"calibration": 1000, "search": 2000}
 _LONGEST = 4096  # pixels of a side; a larger value in a record is a mistake or an attack
 _LARGEST_IDX = 2**31  # bytes of an IDX file, unpacked
-LARGEST = 2**34  # bytes of all decoded images of a split, at most
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,7 @@ class Preprocessing:
         Raises:
             ValueError: the file cannot be read as an image.
         """
-        return _decode(file, self.base, len(self.mean), name)
+        return decode(file, self.base, len(self.mean), name)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that ``from_json`` reads."""
@@ -166,19 +160,24 @@ def triangle_filter(old: int, new: int) -> Floats:
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
-def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28), channels: int = 1) -> ImageData:
+def load_split(
+    folder: Path | None, split: str, size: tuple[int, int] = (28, 28), channels: int = 1, *, skip: bool = False
+) -> ImageData:
     """Return the images of a split.
 
     folder: the data set; its form decides between the cases.
     split: one of ``SPLITS``.
-    size: (H, W) to which image files are resized (case 3).
-    channels: 1 (grey) or 3 (RGB) of image files (case 3).
+    size: (H, W) to which image files are resized (cases 3 to 5).
+    channels: 1 (grey) or 3 (RGB) of image files (cases 3 to 5).
+    skip: leave out image files that cannot be read (False). ``hnas.data.survey`` counts them.
 
     1. ``folder`` is None: the shipped slice of Fashion-MNIST, which has no "train".
     2. Four IDX files (plain or .gz): a fixed permutation divides the train file; the test file is the test split.
     3. One sub-folder for each class: a hash of each relative file name chooses the split, the same on every run.
     4. Sub-folders train and val (or validation, or test), each with one sub-folder for each class: val is the test
        split. If there are both test and val, val is the search split. The other splits come from train, as in case 3.
+    5. A CSV file with the columns path (relative to the file) and label, and optionally split. Images without a split
+       are divided as in case 3.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.
@@ -192,11 +191,29 @@ def load_split(folder: Path | None, split: str, size: tuple[int, int] = (28, 28)
         with resources.as_file(resources.files("hnas") / "assets" / "fashion") as shipped:
             images = read_idx(shipped / f"{split}-images-idx3-ubyte.gz")[..., None]
             return ImageData(images, _labels(shipped, split), FASHION)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; --data takes a folder of IDX files or of one sub-folder a class")
-    if _idx_file(folder, "t10k-images-idx3-ubyte"):  # case 2
+    if not is_image_files(folder):  # case 2
         return _from_idx(folder, split)
-    return _from_folders(folder, split, size, channels)  # cases 3 and 4
+    layout = Layout.read(folder)  # cases 3 to 5
+    files = layout.files(split)
+    check_memory(folder, len(files), (*size, channels))
+    pixels, broken = decode_files([file for file, _ in files], size, channels)
+    if not skip:
+        refuse_broken(list(broken.values()))
+    return without_broken(pixels, [label for _, label in files], layout.classes, broken)
+
+
+def is_image_files(folder: Path) -> bool:
+    """Return whether a data set is a folder or CSV file of image files, not of IDX files.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+    """
+    if folder.suffix.lower() == ".csv" and folder.is_file():
+        return True
+    if not folder.is_dir():
+        wanted = "--data takes a folder of IDX files or of one sub-folder a class, or a CSV file with path,label"
+        raise FileNotFoundError(f"no folder {folder}; {wanted}")
+    return _idx_file(folder, "t10k-images-idx3-ubyte") is None
 
 
 def read_idx(file: Path) -> Pixels:
@@ -254,70 +271,16 @@ def _from_idx(folder: Path, split: str) -> ImageData:
     return ImageData(images[..., None], labels, classes)
 
 
-def _from_folders(folder: Path, split: str, size: tuple[int, int], channels: int) -> ImageData:
-    classes, files, chosen = choose_files(folder, split)
-    if not chosen:
-        raise ValueError(f"{folder}: none of its {len(files)} images falls into the split {split!r}; add images")
-    needed = len(chosen) * size[0] * size[1] * channels
-    if needed > LARGEST:
-        what = f"{len(chosen)} images of {size[0]} x {size[1]} x {channels}"
+def check_memory(folder: Path, images: int, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError if so many decoded images need more than 16 GiB."""
+    if (needed := images * math.prod(shape)) > LARGEST:
+        what = f"{images} images of {' x '.join(map(str, shape))}"
         raise ValueError(f"{folder}: {what} need {needed / 1e9:.0f} GB; choose a smaller size or fewer images")
-    images = np.stack([_decode(f, size, channels) for f, _ in chosen])
-    return ImageData(images, np.array([c for _, c in chosen], np.int64), classes)
 
 
-def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
-    """Return an image in grey or RGB, rotated by its EXIF tag. Transparent pixels become white.
-
-    Of 16-bit values, the upper 8 bits are used.
-
-    file: a path or an open file.
-    channels: 1 (grey) or 3 (RGB).
-    name: the name of an open file in error messages.
-
-    Raises:
-        ValueError: the file cannot be read as an image.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        if isinstance(file, Path):
-            check_plain(file, LARGEST)
-        with Image.open(file) as image:
-            upright = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
-            return upright.convert("L" if channels == 1 else "RGB")
-    # Pillow raises any of these for a broken file; SyntaxError is for chunks of a PNG.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name or file} cannot be read as an image: {error}") from None
-
-
-def _decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: str | None = None) -> Pixels:
-    """Return an image file as uint8 [H, W, C], resized."""
-    from PIL.Image import Resampling
-
-    ready = open_image(file, channels, name).resize((size[1], size[0]), Resampling.BILINEAR)
-    return np.asarray(ready, np.uint8).reshape(size[0], size[1], channels)
-
-
-def _on_white(image: Image) -> Image:
-    """Return ``image`` on a white background. The colours of transparent pixels are arbitrary, so they are not used."""
-    from PIL import Image
-
-    if not image.has_transparency_data:
-        return image
-    colours = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
-
-
-def _eight_bits(image: Image) -> Image:
-    """Return ``image``; of 16-bit grey values return the upper 8 bits, as Pillow does for 16-bit colours.
-
-    Pillow would clip 16-bit grey values to white. 32-bit integers and floats are refused: their scale is unknown.
-    """
-    from PIL import Image
-
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels have 32 bits (mode {image.mode}); save it with 8 or 16")
-    if not image.mode.startswith("I;16"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+def without_broken(
+    images: Pixels, labels: Sequence[int], classes: tuple[str, ...], broken: Mapping[int, str]
+) -> ImageData:
+    """Return the images whose places are not in ``broken``."""
+    kept = [i for i in range(len(images)) if i not in broken] if broken else slice(None)
+    return ImageData(images[kept], np.array(labels, np.int64)[kept], classes)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hnas.data.images import open_image
+from hnas.data.decoding import open_image
 from hnas.data.sources import Example, read_example
 
 if TYPE_CHECKING:

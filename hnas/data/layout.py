@@ -1,59 +1,135 @@
 """Read the layout of a folder of images: which sub-folders are classes or splits, and which file is in which split.
 
-``classes, files, chosen = choose_files(Path("photos"), "test")``
+``Layout.read(Path("photos")).files("test")`` returns the test images with their labels.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Mapping
+import os
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from hnas.data.sources import TEST_FOLDERS
 
 # Of a folder: the share of each held-out split, chosen by a hash of the file name. The rest is for training.
 SHARES = {"test": 0.10, "search": 0.10, "calibration": 0.05}
+# At most so many images of a training set are held out for a split; the rest of its share is for training.
+HELD = {"calibration": 1000, "search": 2000}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+_TRAIN = ("train", "training")
+_TESTS = ("test", "testing", "val", "valid", "validation")  # the first one found is the test split
 
 Labelled = list[tuple[Path, int]]  # image files with their labels, indices into the classes
 
 
-def choose_files(folder: Path, split: str) -> tuple[tuple[str, ...], Labelled, Labelled]:
-    """Return the classes, all files that the split is chosen from, and the files of the split.
+@dataclass(frozen=True)
+class Layout:
+    """The image files of a data set and the split of each.
 
-    The cases have the numbers of ``hnas.data.images.load_split``.
-
-    Raises:
-        ValueError: there are no classes or no images, or two split folders have different classes.
+    root: the names of files are relative to this folder.
+    classes: the class names, in label order.
+    parts: split -> its image files with their labels.
+    hidden: the number of hidden files and folders that were skipped.
     """
-    parts = _split_folders(folder)
-    if not parts:  # case 3
-        classes, files = _list_files(folder)
-        return classes, files, [(f, c) for f, c in files if split_of(f.relative_to(folder).as_posix()) == split]
-    train = folder / "train"  # case 4
-    classes, files = _list_files(train)
-    if (own := parts.get(split)) is not None:
-        named, held = _list_files(own)
-        if named != classes:
-            odd = min(set(named) ^ set(classes))
-            raise ValueError(f"{folder}: train and {own.name} have different classes; {odd} is in only one of them")
-        return classes, held, held
-    places = [split_of(f.relative_to(train).as_posix()) for f, _ in files]
-    return classes, files, [pair for pair, place in zip(files, places, strict=True) if _place(place, parts) == split]
+
+    root: Path
+    classes: tuple[str, ...]
+    parts: Mapping[str, Labelled]
+    hidden: int = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> Layout:
+        """Return the layout of a folder or of a CSV file.
+
+        The cases have the numbers of ``hnas.data.images.load_split``.
+
+        Raises:
+            ValueError: there are no classes or no images, two split folders have different classes, or the CSV file is
+                malformed.
+        """
+        if folder.is_file():  # case 5
+            return _read_csv(folder)
+        folder, skipped = _unwrapped(folder)
+        own = split_folders(folder)
+        root = own.pop("train", folder)
+        classes, files, hidden = _list_files(root)
+        places = assign([_relative_name(f, root) for f, _ in files], own)  # cases 3 and 4
+        parts: dict[str, Labelled] = {split: [] for split in ("train", *SHARES)}
+        for pair, place in zip(files, places, strict=True):
+            parts[place].append(pair)
+        for split, held in own.items():
+            named, parts[split], more = _list_files(held)
+            check_classes(folder, root, held, (classes, named))
+            hidden += more
+        return cls(folder, classes, parts, hidden + skipped)
+
+    def files(self, split: str) -> Labelled:
+        """Return the files of a split. Raise ValueError if there are none."""
+        if not self.parts[split]:
+            count = sum(map(len, self.parts.values()))
+            raise ValueError(f"{self.root}: none of its {count} images falls into the split {split!r}; add images")
+        return self.parts[split]
 
 
-def _place(split: str, parts: Mapping[str, Path]) -> str:
-    """Return the final split of a file in ``train``: a split with a separate folder gets no file from ``train``."""
-    return "train" if split in parts else split
+def assign(names: Sequence[str], own: Collection[str] = ()) -> list[str]:
+    """Return the split of each file of a training set, by the hash of its name.
+
+    own: the splits that have files of their own; the set gives none for them.
+    At most ``HELD`` files are held out for a split, those with the lowest hashes.
+    """
+    hashes = [_hash(name) for name in names]
+    found = ["train" if (split := _split(value)) in own else split for value in hashes]
+    for split, most in HELD.items():
+        taken = sorted((i for i, place in enumerate(found) if place == split), key=hashes.__getitem__)
+        for i in taken[most:]:
+            found[i] = "train"
+    return found
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """Return split -> folder for the splits with a folder beside ``train``; empty for another layout."""
-    names = {f.name for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name)}
-    held = [name for name in reversed(TEST_FOLDERS) if name in names]
-    if not held or names != {"train", *held} or len([f for f in (folder / "train").iterdir() if f.is_dir()]) < 2:
+def split_of(name: str) -> str:
+    """Return the split of a file, chosen by a hash of ``name``: the file name relative to the data folder."""
+    return _split(_hash(name))
+
+
+def _hash(name: str) -> float:
+    # macOS stores decomposed letters: the same folder on Linux has the same splits.
+    text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
+
+
+def _relative_name(file: Path, root: Path) -> str:
+    """Return the name of a file relative to ``root``, as it is hashed."""
+    return file.relative_to(root).as_posix()
+
+
+def _split(share: float) -> str:
+    for split, width in SHARES.items():
+        if share < width:
+            return split
+        share -= width
+    return "train"
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return split -> folder where ``folder`` has a folder of classes for training; empty for another layout.
+
+    If there are both a test and a validation folder, validation is the split "search".
+    """
+    found = {f.name.lower(): f for f in _folders(folder)}
+    train = next((found.pop(name) for name in _TRAIN if name in found), None)
+    held = [found.pop(name) for name in _TESTS if name in found]
+    if train is None or found or len(held) > 2 or len(_folders(train)) < 2:
         return {}
-    return {split: folder / name for split, name in zip(("test", "search"), held, strict=False)}
+    return {"train": train, **dict(zip(("test", "search"), held, strict=False))}
+
+
+def check_classes(folder: Path, train: Path, other: Path, classes: Sequence[tuple[str, ...]]) -> None:
+    """Raise ValueError unless the folders ``train`` and ``other`` have the same classes."""
+    if odd := set(classes[0]) ^ set(classes[1]):
+        only = f"{min(odd)} is in only one of them"
+        raise ValueError(f"{folder}: {train.name} and {other.name} have different classes; {only}")
 
 
 def is_hidden(name: str) -> bool:
@@ -61,23 +137,88 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _list_files(folder: Path) -> tuple[tuple[str, ...], Labelled]:
-    """Return the classes, which are the sub-folders, and each image file with its label. Skip hidden files."""
-    classes = tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name)))
-    inside = [(f, c) for c, name in enumerate(classes) for f in sorted((folder / name).rglob("*"))]
-    shown = [(f, c) for f, c in inside if not any(map(is_hidden, f.relative_to(folder).parts))]
-    files = [(f, c) for f, c in shown if f.suffix.lower() in SUFFIXES]
-    if len(classes) < 2 or not files:
-        found = f"{len(classes)} sub-folders with {len(files)} images"
+def class_name(folder: str) -> str:
+    """Return the name of a class folder as text; bytes that are not UTF-8 become replacement characters."""
+    return folder.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def walk_images(root: Path, name: str) -> tuple[list[str], int]:
+    """Return the images below ``root/name`` as paths relative to ``root``, and the number of hidden entries.
+
+    The images are in the order of the parts of their paths.
+    """
+    found, hidden = [], 0
+    for folder, folders, files in os.walk(root / name):  # pathlib takes minutes for a million files
+        hidden += sum(map(is_hidden, (*folders, *files)))
+        folders[:] = [each for each in folders if not is_hidden(each)]
+        within, shown = folder[len(str(root)) + 1 :], [file for file in files if not is_hidden(file)]
+        found += [f"{within}/{file}" for file in shown if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
+    return sorted(found, key=lambda each: each.split("/")), hidden
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted((f for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name)), key=lambda f: f.name)
+
+
+def _unwrapped(folder: Path) -> tuple[Path, int]:
+    """Return the folder with the classes: archives often hold one folder around everything. Count hidden entries."""
+    inner, hidden = _folders(folder), sum(is_hidden(f.name) for f in folder.iterdir())
+    if len(inner) == 1 and _folders(inner[0]):
+        if inner[0].name.lower() in _TRAIN:  # split_folders reads it
+            return folder, hidden
+        within, more = _unwrapped(inner[0])
+        return within, hidden + more
+    return folder, hidden
+
+
+def _list_files(folder: Path) -> tuple[tuple[str, ...], Labelled, int]:
+    """Return the classes, which are the sub-folders, each image file with its label, and the number of hidden ones."""
+    names = [f.name for f in _folders(folder)]
+    files: Labelled = []
+    hidden = 0
+    for label, name in enumerate(names):
+        inside, more = walk_images(folder, name)
+        files += [(folder / inner, label) for inner in inside]
+        hidden += more
+    if len(names) < 2 or not files:
+        found = f"{len(names)} sub-folders with {len(files)} images"
         raise ValueError(f"{folder} contains neither IDX files nor two sub-folders of images; found {found}")
-    return classes, files
+    return tuple(map(class_name, names)), files, hidden
 
 
-def split_of(name: str) -> str:
-    """Return the split of a file, chosen by a hash of ``name``: the file name relative to the data folder."""
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    for split, width in SHARES.items():
-        if share < width:
-            return split
-        share -= width
-    return "train"
+def _read_csv(file: Path) -> Layout:
+    """Return the layout that a CSV file names: columns path and label, and optionally split."""
+    rows = _rows(file)
+    classes = tuple(sorted({row["label"] for row in rows}))
+    if len(classes) < 2:
+        raise ValueError(f"{file} needs two or more labels; found {len(classes)}")
+    parts: dict[str, Labelled] = {split: [] for split in ("train", *SHARES)}
+    given = [_split_name(file, row.get("split") or "train") for row in rows]
+    hashed = iter(assign([row["path"] for row, own in zip(rows, given, strict=True) if own == "train"], {*given}))
+    for row, own in zip(rows, given, strict=True):
+        place = next(hashed) if own == "train" else own
+        parts[place].append((file.parent / row["path"], classes.index(row["label"])))
+    return Layout(file.parent, classes, parts)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    """Return the lines of a CSV file of images. Raise ValueError if it is another file."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} cannot be read as CSV: {error}") from None
+    if not rows or not {"path", "label"} <= set(rows[0]):
+        known = ", ".join(map(str, rows[0])) if rows else "nothing"
+        raise ValueError(f"{file} needs a first line path,label (and optionally split) and images; found {known}")
+    if lacking := [row["path"] for row in rows if not row["path"] or not row["label"]]:
+        raise ValueError(f"{file}: {len(lacking)} lines lack a path or a label, the first is {lacking[0] or 'empty'!r}")
+    return rows
+
+
+def _split_name(file: Path, name: str) -> str:
+    names = {"train": _TRAIN, "test": _TESTS[:2], "search": (*_TESTS[2:], "search"), "calibration": ("calibration",)}
+    known = {each: split for split, listed in names.items() for each in listed}
+    if (lower := name.strip().lower()) not in known:
+        raise ValueError(f"{file} has the split {name!r}; known: {', '.join(known)}")
+    return known[lower]

@@ -57,7 +57,7 @@ def open_source(folder: Path | None, data: Path | None) -> SupernetSource:
         raise ValueError(f"{folder / 'supernet.json'} does not say what task the supernet was trained for")
     preprocessing = Preprocessing.from_json(said["preprocessing"])
     name = str(said.get("name", "images")) if data is None else data.resolve().name
-    task = open_held_out(data, preprocessing, name)
+    task = open_held_out(data, preprocessing, name, skip=bool(record.get("skipped")))
     classes = said.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{folder / 'supernet.json'} does not say which classes the supernet knows")

@@ -104,6 +104,9 @@ def run_recipe(
         _schedule(experiment, task, options.epochs),
     )
     with locked(out) if distributed.rank() == 0 else nullcontext():
+        if on_message:
+            for note in getattr(task, "notes", ()):
+                on_message(note)
         return run.run(run.observer(on_step, on_message))
 
 
@@ -142,7 +145,7 @@ class _Run:
             adam = AdamOptions(train.alpha_rate, train.alpha_decay)
             study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, train.precision, adam)
             log, logits = self._train(study, observer)
-        skipped = distributed.total(getattr(self.task, "skipped", 0))
+        skipped = getattr(self.task, "left_out", 0) + distributed.total(getattr(self.task, "skipped", 0))
         if not first:
             return {}
         ends = {"largest": self.supernet.space.largest, "smallest": self.supernet.space.smallest}

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnas.data.images import SPLITS, ImageData, Pixels, Preprocessing, divide, load_split
+from hnas.data.decoding import Pixels
+from hnas.data.images import SPLITS, ImageData, Preprocessing, divide, load_split
+from hnas.data.survey import read_splits
 from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
 from hnas.ranges import Channels, Count, PositiveInt, Share
@@ -38,6 +40,8 @@ class Classification:
     distil: the weight of the divergence from a teacher in the loss; the cross-entropy has the rest.
     divergence: "kl" or "alpha" (``hnas.distillation``).
     seed: of the order of the images and of their augmentation.
+    notes: what a person should know about the images; empty by default.
+    left_out: the number of unreadable images that were left out (0).
     """
 
     splits: dict[str, ImageData]
@@ -50,6 +54,8 @@ class Classification:
     divergence: str = "kl"
     seed: int = 0
     name: str = "images"
+    notes: tuple[str, ...] = ()
+    left_out: int = 0
     _orders: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +146,7 @@ def open_task(
     flip: bool = True,
     shift: Count = 2,
     alpha: Share = 0.0,
+    skip: bool = False,
     **options: Any,
 ) -> Classification:
     """Return the task of a folder of images; mean and deviation of each channel are those of its training images.
@@ -148,6 +155,7 @@ def open_task(
     size: height and width to which image files are resized, in pixels.
     channels: 1 (grey) or 3 (RGB).
     alpha: share of the training images that trains architecture parameters and no weights: the split "alpha" (0).
+    skip: leave out image files that cannot be read (False); otherwise they are a ValueError.
     options: other fields of ``Classification``.
 
     Raises:
@@ -156,10 +164,11 @@ def open_task(
 
     Example: ``open_task(Path("photos"), size=64, channels=3, batch_size=64)``
     """
-    data = {split: load_split(folder, split, (size, size), channels) for split in SPLITS}
+    data, notes, skipped = read_splits(folder, (size, size), channels, skip=skip)
     mean, std = _statistics(data["train"])
     preprocessing = Preprocessing((size, size), (size, size), mean, std)
-    given = {"flip": flip, "shift": shift, "name": folder.name if folder else "images", **options}
+    given: dict[str, Any] = {"flip": flip, "shift": shift, "name": folder.name if folder else "images", **options}
+    given |= {"notes": notes, "left_out": skipped}
     return Classification(keep_for_alpha(data, alpha), preprocessing, **given)
 
 
@@ -171,11 +180,15 @@ def keep_for_alpha(splits: dict[str, ImageData], share: float) -> dict[str, Imag
     return {**splits, "train": train, "alpha": alpha}
 
 
-def open_held_out(folder: Path | None, preprocessing: Preprocessing, name: str) -> Classification:
+def open_held_out(
+    folder: Path | None, preprocessing: Preprocessing, name: str, *, skip: bool = False
+) -> Classification:
     """Return a task that scores and does not train: the held-out images of ``folder``, or of the shipped slice (None).
 
     preprocessing: the one that the supernet was trained with.
+    skip: leave out image files that cannot be read (False).
     """
     held = (split for split in SPLITS if split != "train")
-    data = {split: load_split(folder, split, preprocessing.base, preprocessing.channels) for split in held}
+    size, channels = preprocessing.base, preprocessing.channels
+    data = {split: load_split(folder, split, size, channels, skip=skip) for split in held}
     return Classification(data, preprocessing, name=name)

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from hnas.data.decoding import Pixels
 from hnas.data.folders import Files, find_files
 from hnas.data.held import Held, Unread
-from hnas.data.images import ImageData, Pixels, Preprocessing
+from hnas.data.images import ImageData, Preprocessing
 from hnas.data.lanes import Lane
 from hnas.data.shards import Shards, find_shards
 from hnas.data.sources import Source

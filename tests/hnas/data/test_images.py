@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hnas.data import images, layout
+from hnas.data import decoding, images, layout
 from hnas.data.images import Preprocessing, load_split, read_idx, write_idx
 from hnas.tasks.classification import open_task
 
@@ -210,7 +210,7 @@ def test_sixteen_bits_are_read_by_their_upper_eight(tmp_path, suffix, channels):
     Image.fromarray(GREY).save(tmp_path / f"deep.{suffix}")
     Image.fromarray((GREY >> 8).astype(np.uint8)).save(tmp_path / "plain.png")
     files = (tmp_path / f"deep.{suffix}", tmp_path / "plain.png")
-    deep, plain = (images._decode(file, (8, 12), channels) for file in files)
+    deep, plain = (decoding.decode(file, (8, 12), channels) for file in files)
     assert np.array_equal(deep, plain)
     assert len(np.unique(deep)) == 12
 
@@ -219,7 +219,7 @@ def test_sixteen_bits_are_read_by_their_upper_eight(tmp_path, suffix, channels):
 def test_pixels_of_32_bits_have_no_scale_and_are_one_line(tmp_path, kind):
     Image.fromarray(GREY.astype(kind)).save(tmp_path / "deep.tif")
     with pytest.raises(ValueError, match=r"deep.tif cannot be read as an image: its pixels have 32 bits"):
-        images._decode(tmp_path / "deep.tif", (8, 12), 1)
+        decoding.decode(tmp_path / "deep.tif", (8, 12), 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hnas.data import layout
+from hnas.data.decoding import open_image
 from hnas.data.folders import find_files
-from hnas.data.images import SPLITS, load_split, open_image
+from hnas.data.images import SPLITS, load_split
+from hnas.data.layout import Layout
+from hnas.data.survey import read_splits
 
 
 def fill(folder: Path, count: int, classes: tuple[str, ...] = ("cat", "dog"), level: int = 0) -> Path:
@@ -88,3 +92,129 @@ def test_transparent_pixels_are_white_whatever_colour_lies_under_them(tmp_path: 
     found = np.asarray(open_image(file, 3))
     assert (found[0, 0].tolist(), found[7, 7].tolist()) == ([255] * 3, [255] * 3)
     assert found[3, 3].tolist() == ([200] * 3 if kind == "LA" else [200, 0, 0])
+
+
+# --- folders as people have them --------------------------------------------------------------------------------------
+
+
+def notes(folder: Path, **options: bool) -> str:
+    return "\n".join(read_splits(folder, (8, 8), 1, **options)[1])
+
+
+def test_hidden_entries_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, 60)
+    assert notes(tmp_path) == ""
+    for name in ("._1.png", ".DS_Store", "cat/._0.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    assert "4 hidden files and folders are left out" in notes(tmp_path)
+
+
+def test_a_folder_around_the_classes_is_looked_into(tmp_path: Path) -> None:
+    fill(tmp_path / "photos" / "photos", 60)
+    assert levels(tmp_path, "train") == levels(tmp_path / "photos" / "photos", "train")
+
+
+@pytest.mark.parametrize("names", [("Training", "Valid"), ("train", "testing")])
+def test_other_names_of_split_folders(tmp_path: Path, names: tuple[str, str]) -> None:
+    fill(tmp_path / names[0], 60)
+    fill(tmp_path / names[1], 5, level=200)
+    assert levels(tmp_path, "test") == set(range(200, 210))
+
+
+def test_readers_hold_out_the_same_files_and_no_more_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "train", 60)
+    fill(tmp_path / "val", 5, level=200)
+    fill(tmp_path / "test", 5, level=220)
+    for most in (1000, 2):
+        monkeypatch.setitem(layout.HELD, "calibration", most)
+        train, held = find_files(tmp_path)
+        for split, part in {"train": train, **held}.items():
+            assert [example.name for example in part.examples()] == [
+                str(file) for file, _ in Layout.read(tmp_path).files(split)
+            ]
+    assert len(held["calibration"]) == 2
+
+
+def test_unreadable_images_are_named_all_at_once_or_left_out(tmp_path: Path) -> None:
+    fill(tmp_path, 60)
+    whole = sum(len(load_split(tmp_path, split, (8, 8), 1)) for split in SPLITS)
+    for number in (3, 14, 15):
+        (tmp_path / "cat" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="--skip-broken") as caught:
+        read_splits(tmp_path, (8, 8), 1)
+    assert "3 images cannot be read" in str(caught.value)
+    assert all(f"cat/{number}.png" in str(caught.value) for number in (3, 14, 15))
+    data, _, skipped = read_splits(tmp_path, (8, 8), 1, skip=True)
+    assert (sum(map(len, data.values())), skipped) == (whole - 3, 3)
+    assert "3 images that cannot be read are left out" in notes(tmp_path, skip=True)
+
+
+def test_transparency_is_said_once(tmp_path: Path) -> None:
+    fill(tmp_path, 60)
+    for number in (1, 2):
+        Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "cat" / f"{number}.png")
+    Image.new("L", (8, 8), 0).save(tmp_path / "cat" / "2.png")
+    assert "1 images may have transparent pixels; those become white" in notes(tmp_path)
+
+
+def test_small_classes_are_named_and_empty_ones_refused(tmp_path: Path) -> None:
+    fill(tmp_path, 60)
+    fill(tmp_path, 9, classes=("eel",))
+    assert "fewer than 20 training images in eel (" in notes(tmp_path)
+    (tmp_path / "fox").mkdir()
+    with pytest.raises(ValueError, match="no training images in fox; add images, or remove the class"):
+        notes(tmp_path)
+
+
+def test_copies_in_two_splits_are_named(tmp_path: Path) -> None:
+    fill(tmp_path / "train", 60)
+    fill(tmp_path / "test", 5, level=200)
+    assert notes(tmp_path) == ""
+    (tmp_path / "test" / "dog" / "0.png").write_bytes((tmp_path / "train" / "dog" / "7.png").read_bytes())
+    assert "1 images are in two splits" in notes(tmp_path)
+    assert "train/dog/7.png (" in notes(tmp_path)
+    assert ") = test/dog/0.png (test)" in notes(tmp_path)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_csv_file_names_paths_labels_and_splits(tmp_path: Path, given: bool) -> None:
+    fill(tmp_path, 60)
+    head = "path,label,split\n" if given else "path,label\n"
+    split = ",test" if given else ""
+    rows = [(name, i) for name in ("cat", "dog") for i in range(60)]
+    lines = [f"{name}/{i}.png,{name}{split * (i < 5)}\n" for name, i in rows]
+    (tmp_path / "labels.csv").write_text(head + "".join(lines))
+    for split in SPLITS:
+        found = load_split(tmp_path / "labels.csv", split, (8, 8), 1)
+        assert found.classes == ("cat", "dog")
+        if not given:
+            assert levels(tmp_path / "labels.csv", split) == levels(tmp_path, split)
+    if given:
+        assert levels(tmp_path / "labels.csv", "test") == {*range(5), *range(60, 65)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs a first line path,label"),
+        ("file,class\na,b\n", "needs a first line path,label .* found file, class"),
+        ("path,label\na.png,cat\nb.png,\n", "1 lines lack a path or a label, the first is 'b.png'"),
+        ("path,label\na.png,cat\n", "needs two or more labels; found 1"),
+        ("path,label,split\na,cat,x\nb,dog,y\n", "has the split 'x'; known: train"),
+    ],
+)
+def test_a_csv_file_of_something_else_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_split(tmp_path / "labels.csv", "train", (8, 8), 1)
+
+
+def test_names_in_any_encoding(tmp_path: Path) -> None:
+    fill(tmp_path, 60, classes=("caf\udce9", "e\u0301t\u00e9", "x"))
+    data, _, _ = read_splits(tmp_path, (8, 8), 1)
+    assert data["train"].classes == ("caf\ufffd", "e\u0301t\u00e9", "x")
+    composed = [layout.split_of(f"\u00e9/{i}") for i in range(99)]
+    assert composed == [layout.split_of(f"e\u0301/{i}") for i in range(99)]

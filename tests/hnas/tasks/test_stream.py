@@ -128,9 +128,9 @@ def test_a_folder_with_train_and_val_holds_out_files_of_train_once(folder):
     assert sum(map(len, names.values())) == len(set().union(*names.values())) == 4 * (PER_CLASS + 4)
     assert all("/val/" in name for name in names["test"])
     assert {split: len(found) for split, found in names.items()} == {
-        "train": 55,
-        "calibration": 3,
-        "search": 6,
+        "train": 54,
+        "calibration": 1,
+        "search": 9,
         "test": 16,
     }
     assert task(folder).classes == CLASSES
