@@ -33,6 +33,12 @@ def make_train_parser() -> Parser:
     add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
     add("--skip-broken", action="store_true", help="leave out images that cannot be read, and count them")
     add("--epochs", type=float, metavar="N", help="total number of epochs (default: as in the recipe)")
+    add(
+        "--pretrained",
+        metavar="NAME",
+        help="start from the weights of this network of timm or .safetensors file",
+    )
+    add("--from-scratch", action="store_true", help="start from random weights where the recipe has pretrained ones")
     add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest, random:SEED or derived")
     add("--supernet", metavar="DIR", help="with --alone: find the subnet in the space of this trained supernet")
     add("--target", metavar="DEVICE", help="with --alone derived: the device of --max-latency")
@@ -72,7 +78,7 @@ def run_train(parsed: argparse.Namespace) -> int:
             recipe,
             Path(parsed.data),
             Path(parsed.out),
-            RunOptions(parsed.seed, parsed.epochs, alone, among, parsed.resume),
+            RunOptions(parsed.seed, parsed.epochs, alone, among, parsed.resume, parsed.pretrained, parsed.from_scratch),
             on_step=advance if first else None,
             on_message=say if first else None,
         )

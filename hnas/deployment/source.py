@@ -67,8 +67,18 @@ def open_source(folder: Path | None, data: Path | None) -> SupernetSource:
             f"{where} have the classes {_first_four(task.classes)}, the supernet knows {_first_four(classes)}; "
             "give the data that it was trained on with --data DIR"
         )
-    licence = "Fashion-MNIST (Zalando SE) is under the MIT licence." if data is None else ""
+    licence = _licence(record) if data else "Fashion-MNIST (Zalando SE) is under the MIT licence."
     return SupernetSource(supernet, task, record, digest, licence)
+
+
+def _licence(record: Mapping[str, Any]) -> str:
+    """Return which pretrained weights the training started from, and their licence; empty without such weights."""
+    recipe = record.get("recipe")
+    given = recipe.get("pretrained") if isinstance(recipe, dict) else None
+    if not isinstance(given, dict):
+        return ""
+    name, origin, licence, digest = (str(given.get(key, "unknown")) for key in ("name", "origin", "licence", "sha256"))
+    return f"Training started from the weights of {name} ({origin}; sha256 {digest[:16]}); their licence: {licence}."
 
 
 def _first_four(classes: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from hnas.files import read_plain
 
 _LARGEST = 2**20  # bytes of a recipe
-_SECTIONS = ("space", "data", "train", "shrink")
+_SECTIONS = ("space", "data", "train", "shrink", "pretrained")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Recipe:
     data: task, size, channels and augmentation.
     train: strategy, epochs, batch and schedule.
     shrink: an evidence and its rules, or a published method; empty: the space does not shrink.
+    pretrained: the network whose weights a run begins with, and keys that replace those of the other sections; empty:
+        random weights (``hnas.recipes.start``).
     """
 
     name: str
@@ -30,10 +32,12 @@ class Recipe:
     data: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     shrink: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object whose keys are the fields."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Return a JSON object whose keys are the fields, without an empty ``pretrained``."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return found if self.pretrained else {key: value for key, value in found.items() if key != "pretrained"}
 
 
 def names() -> tuple[str, ...]:
@@ -74,4 +78,4 @@ def _parse(name: str, text: str) -> Recipe:
     if unknown or not isinstance(record.get("space", {}).get("name"), str):
         wrong = f"unknown section [{unknown[0]}]" if unknown else "no name in [space]"
         raise ValueError(f"recipe {name}: {wrong}; sections are {', '.join(_SECTIONS)}")
-    return Recipe(name, record["space"], record.get("data", {}), record.get("train", {}), record.get("shrink", {}))
+    return Recipe(name, record["space"], *(record.get(key, {}) for key in _SECTIONS[1:]))

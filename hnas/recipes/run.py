@@ -24,6 +24,7 @@ from hnas.recipes import Recipe
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs, shrink_space
+from hnas.recipes.start import begin, make_started, normalised_as
 from hnas.sampling.derive import derive
 from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit
@@ -33,7 +34,7 @@ from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
 from hnas.training.checkpoint import AdamOptions
-from hnas.training.folder import make_supernet, save_supernet
+from hnas.training.folder import save_supernet
 from hnas.training.loop import Observer, Pick, Schedule
 
 _JOURNAL = "training.jsonl"
@@ -50,6 +51,9 @@ class RunOptions:
         (default): train the supernet.
     among: the part of the recipe's space that ``alone`` names a member of; None (default): the whole space.
     resume: continue from the checkpoint in the folder (False). If the run is finished, its record is returned.
+    pretrained: the weights to begin with, as ``hnas.training.pretrained.find_pretrained`` names them; None (default):
+        those that the recipe names, if they are installed.
+    scratch: begin with random weights (False).
     """
 
     seed: int = 0
@@ -57,6 +61,8 @@ class RunOptions:
     alone: Arch | str | None = None
     among: Space | None = None
     resume: bool = False
+    pretrained: str | None = None
+    scratch: bool = False
 
 
 def run_recipe(
@@ -84,6 +90,7 @@ def run_recipe(
         Diverged: too many steps were not finite.
     """
     options = options or RunOptions()
+    recipe, found, line = begin(recipe, options.pretrained, scratch=options.scratch)
     experiment = decode_recipe(recipe)
     if options.epochs is not None and not 0 < options.epochs < math.inf:
         raise ValueError(f"epochs is {options.epochs}, expected a finite number above 0")
@@ -91,21 +98,21 @@ def run_recipe(
     identity = {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed}
     if (ended := _finished_record(out, identity, options.resume)) is not None:
         return ended
-    task = open_task_of(experiment, data)
-    space = _space(recipe, task)
+    task = normalised_as(open_task_of(experiment, data), found)
+    space = whole = _space(recipe, task)
     if options.alone is not None:
         space = space.alone(named_arch(options.among or space, options.alone))
     run = _Run(
         experiment,
         identity,
         out,
-        make_supernet(space, options.seed, f"recipe {recipe.name}"),
+        make_started(space, options.seed, f"recipe {recipe.name}", found, whole),
         task,
         _schedule(experiment, task, options.epochs),
     )
     with locked(out) if distributed.rank() == 0 else nullcontext():
         if on_message:
-            for note in getattr(task, "notes", ()):
+            for note in (*getattr(task, "notes", ()), *([line] if line else [])):
                 on_message(note)
         return run.run(run.observer(on_step, on_message))
 

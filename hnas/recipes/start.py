@@ -1,0 +1,95 @@
+"""Choose the weights that a run begins with: ``begin(recipe, None, scratch=False)``.
+
+The section [pretrained] of a recipe names a network and replaces keys of the other sections. A run that has the weights
+trains the space ``inverted_residuals``, whose largest member is that network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hnas.recipes import Recipe
+from hnas.space import Space
+from hnas.supernet import Supernet
+from hnas.tasks import Task
+from hnas.training.folder import make_supernet
+from hnas.training.pretrained import NoWeights, Pretrained, copy_weights, find_pretrained
+
+_SECTIONS = ("space", "data", "train")
+
+
+def begin(recipe: Recipe, name: str | None, *, scratch: bool) -> tuple[Recipe, Pretrained | None, str]:
+    """Return the recipe as it is run, the weights to begin with, and a line for a person (may be empty).
+
+    name: of the network, as ``find_pretrained`` takes it; None: the one that the recipe names.
+    scratch: begin with random weights.
+
+    1. The weights are there: the keys of [pretrained] replace those of the recipe; ``pretrained`` says which weights.
+    2. The recipe names weights and they are missing: train from scratch; the line says how to get them.
+    3. ``scratch``, or neither the recipe nor ``name`` names weights: train from scratch.
+
+    Raises:
+        FileNotFoundError, NoWeights, ValueError: the weights ``name`` cannot be used.
+    """
+    plain = replace(recipe, pretrained={})
+    table: Mapping[str, Any] = recipe.pretrained
+    if scratch or (name is None and not table):  # case 3
+        return plain, None, ""
+    _check(recipe)
+    try:
+        found = find_pretrained(name or str(table["name"]))
+    except NoWeights as error:
+        if name is not None:
+            raise
+        return plain, None, f"{error}; training from scratch"  # case 2
+    own = {section: {**getattr(recipe, section), **table.get(section, {})} for section in ("data", "train")}
+    kept = {"resolutions": recipe.space["resolutions"]} if "resolutions" in recipe.space else {}
+    space = {"name": "inverted_residuals", "channels": 3, **found.arguments, **kept, **table.get("space", {})}
+    data = {**own["data"], "channels": 3}
+    started = Recipe(recipe.name, space, data, own["train"], {}, found.to_json())
+    return started, found, f"starting from {found.name}: {found.origin}, licence {found.licence}"  # case 1
+
+
+def normalised_as(task: Task, found: Pretrained | None) -> Task:
+    """Return the task with the mean and deviation that the pretrained weights expect."""
+    if found is None:
+        return task
+    prepared = replace(task.preprocessing, mean=found.mean, std=found.std)  # type: ignore[attr-defined]
+    changed: Task = replace(task, preprocessing=prepared)  # type: ignore[type-var]
+    return changed
+
+
+def make_started(space: Space, seed: int, origin: str, found: Pretrained | None, whole: Space) -> Supernet:
+    """Return the supernet of ``space`` with the weights that a run begins with.
+
+    whole: the space of which ``space`` is all, or one member.
+    """
+    supernet = make_supernet(space, seed, origin)
+    if found is None:
+        return supernet
+    if not space.lone:
+        copy_weights(supernet, found)
+        return supernet
+    complete = make_supernet(whole, seed, origin)
+    copy_weights(complete, found)
+    with torch.no_grad():
+        for name, value in complete.view(whole.arch(space.largest)).items():
+            supernet.union.get_parameter(name).copy_(value)
+    supernet.changed()
+    return supernet
+
+
+def _check(recipe: Recipe) -> None:
+    table = recipe.pretrained
+    if unknown := [key for key in table if key not in ("name", *_SECTIONS)]:
+        raise ValueError(
+            f"recipe {recipe.name}: [pretrained] has no key {unknown[0]!r}; known: name, space, data, train"
+        )
+    if table and "name" not in table:
+        raise ValueError(f"recipe {recipe.name}: [pretrained] lacks 'name'")
+    if wrong := [key for key in _SECTIONS if not isinstance(table.get(key, {}), dict)]:
+        raise ValueError(f"recipe {recipe.name}: pretrained.{wrong[0]} is no table of keys")

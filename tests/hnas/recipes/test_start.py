@@ -1,0 +1,88 @@
+"""A run starts from pretrained weights where the recipe names them and they are installed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hnas.deployment.source import open_source
+from hnas.recipes import Recipe
+from hnas.recipes import load as load_recipe
+from hnas.recipes.run import RunOptions, run_recipe
+from hnas.recipes.start import begin
+from hnas.training.folder import load_supernet
+from hnas.training.pretrained import NoWeights
+from tests.hnas import photos, standin_timm
+from tests.hnas.recipes.test_run import recipe
+
+TABLE = {"name": "tiny", "space": {"resolutions": [12, 16]}, "train": {"rate": 0.01, "options": {"paths": 1}}}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setitem(sys.modules, "timm", standin_timm.make())
+    plain = recipe()
+    space = {**plain.space, "channels": 3}
+    return replace(plain, space=space, data={"size": 16, "channels": 3}, pretrained=TABLE)
+
+
+def test_a_run_from_pretrained_weights_says_which_and_keeps_it_in_the_manifest(tmp_path: Path, started: Recipe) -> None:
+    data, said = photos.write(tmp_path / "photos"), []
+    record = run_recipe(started, data, tmp_path / "out", on_message=said.append)
+    assert "starting from tiny: timm, x/tiny, licence mit" in said
+    assert record["recipe"]["pretrained"]["name"] == "tiny"
+    supernet, _ = load_supernet(tmp_path / "out")
+    assert supernet.space.name == "inverted_residuals"
+    assert record["task"]["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
+    assert "weights of tiny (timm, x/tiny; sha256 " in open_source(tmp_path / "out", data).licence
+    assert "their licence: mit." in open_source(tmp_path / "out", data).licence
+    again = run_recipe(started, data, tmp_path / "out", RunOptions(resume=True))
+    assert {key: again[key] for key in record} == record
+
+
+def test_one_subnet_alone_starts_from_its_slices(tmp_path: Path, started: Recipe) -> None:
+    data = photos.write(tmp_path / "photos")
+    record = run_recipe(started, data, tmp_path / "out", RunOptions(epochs=0.01, alone="smallest"))
+    assert record["steps"] == 1
+    alone, _ = load_supernet(tmp_path / "out")
+    names = dict(alone.union.named_parameters())
+    assert names["stages.1.blocks.0.expand.conv.weight"].shape[0] == 32
+
+
+def test_without_the_weights_training_is_from_scratch_and_says_how_to_get_them(
+    started: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert begin(started, None, scratch=True) == (replace(started, pretrained={}), None, "")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    run, found, line = begin(started, None, scratch=False)
+    assert (run, found) == (replace(started, pretrained={}), None)
+    assert line == "tiny needs timm, which is not installed; pip install 'hnas[pretrained]'; training from scratch"
+    with pytest.raises(NoWeights, match=r"pip install 'hnas\[pretrained\]'"):
+        begin(started, "tiny", scratch=False)
+
+
+def test_a_recipe_without_the_section_takes_named_weights(started: Recipe) -> None:
+    run, found, _ = begin(replace(started, pretrained={}), "tiny", scratch=False)
+    assert found is not None
+    assert run.space["name"] == "inverted_residuals"
+    assert run.train == started.train
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"name": "tiny", "network": "x"}, r"\[pretrained\] has no key 'network'; known: name, space, data, train"),
+        ({"name": "tiny", "train": 3}, "pretrained.train is no table of keys"),
+        ({"train": {}}, r"\[pretrained\] lacks 'name'"),
+    ],
+)
+def test_a_section_that_makes_no_sense_is_one_line(started: Recipe, table: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        begin(replace(started, pretrained=table), None, scratch=False)
+
+
+def test_the_recipe_images_names_weights() -> None:
+    assert load_recipe("images").pretrained["name"] == "efficientnet_lite0"
