@@ -63,10 +63,19 @@ def _torch_onnx(module: torch.nn.Module, inputs: Sequence[torch.Tensor], model: 
 
 
 def _quantize_static(source: Path, data: Sequence[Sample], model: Path, ranges: str = "") -> None:
-    """Run ``onnxruntime.quantization.quantize_static`` with its defaults; or per channel, with ``ranges``, on u8."""
+    """Run ``onnxruntime.quantization.quantize_static`` with its defaults; or per channel, with ``ranges``, on u8.
+
+    With ``ranges`` the file is first prepared by ``quant_pre_process``, as the documentation advises.
+    """
     import onnxruntime
     from onnxruntime import quantization
 
+    if ranges:
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        prepared = model.with_suffix(".prepared.onnx")
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        source = prepared
     names = [value.name for value in onnxruntime.InferenceSession(str(source)).get_inputs()]
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -159,8 +168,11 @@ def _litert_convert(module: torch.nn.Module, inputs: Sequence[torch.Tensor], mod
     litert_torch.convert(wrapped, given).export(str(model))
 
 
-def _ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None:
-    """Run ai-edge-quantizer's own static recipe, with float inputs and outputs as in all the models here."""
+def _ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path, *, extremes: bool = False) -> None:
+    """Run ai-edge-quantizer's own static recipe, with float inputs and outputs as in all the models here.
+
+    ``extremes``: ranges are the extremes over all samples; the default is a moving average.
+    """
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer, recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
@@ -174,7 +186,16 @@ def _ai_edge_quantize(source: Path, data: Sequence[Sample], model: Path) -> None
     work = quantizer.Quantizer(str(source))
     work.load_quantization_recipe(rules.get_quantization_recipe())
     moved = [tuple(np.ascontiguousarray(a.transpose(_NHWC)) if a.ndim == 4 else a for a in sample) for sample in data]
-    ranges = work.calibrate({key: [dict(zip(names, sample, strict=True)) for sample in moved]})
+    fed = {key: [dict(zip(names, sample, strict=True)) for sample in moved]}
+    if extremes:
+        from ai_edge_quantizer import calibrator
+        from ai_edge_quantizer.utils import qsv_utils
+
+        seen = calibrator.Calibrator(str(source), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        seen.calibrate(fed, rules)
+        ranges = seen.get_model_qsvs()
+    else:
+        ranges = work.calibrate(fed)
     work.quantize(ranges).export_model(str(model), overwrite=True)
 
 
@@ -199,5 +220,10 @@ PEERS: dict[str, dict[str, Peer]] = {
 # name of the peer -> label -> settings other than the defaults, for `hnas.benchmarks.peers.accuracy`
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "torch.onnx": {f"per channel, {ranges}": {"ranges": ranges} for ranges in ("MinMax", "Percentile", "Entropy")},
-    "ov+nncf": {"slow correction": {"fast": False}, "mixed, slow correction": {"fast": False, "preset": "MIXED"}},
+    "ov+nncf": {
+        "mixed": {"preset": "MIXED"},
+        "slow correction": {"fast": False},
+        "mixed, slow correction": {"fast": False, "preset": "MIXED"},
+    },
+    "litert-torch": {"extremes": {"extremes": True}},
 }

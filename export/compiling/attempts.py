@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hnas.export.proof.verification import Check
 
 _USUAL_DB = 100.0  # fp32 artifacts reach this; the passes of one that does not are examined
-_MARGIN_DB = 20.0  # passes that cost more than this are left out
+_MARGIN_DB = 20.0  # passes that cost more than this are left out, although the artifact verifies
 _GRADES = ("broken", "degraded", "close", "as float")
 _GOOD = ("close", "as float")
 _MOST = 3  # passes that are left out one by one
@@ -85,7 +85,8 @@ class Attempts:
 
         1. int8: the first attempt that is good enough, in the order of the rungs.
         2. int8, none is good enough: the best one.
-        3. The graph without our passes verifies better: the guilty passes are left out.
+        3. The graph without our passes verifies, and this artifact does not or is worse by 20 dB: the guilty passes are
+           left out.
 
         Raises:
             ExportError: the program cannot be converted.
@@ -196,26 +197,32 @@ class Attempts:
         """Return whether the artifact might verify better without passes, so that another one is worth its time."""
         if self._source.without is None or not self._fired():
             return False
+        if not attempt.judged.check.passed:
+            return self._job.precision == "fp32" or self._job.options.recover == "auto"
         if self._job.precision != "fp32":
-            return not attempt.judged.check.passed and self._job.options.recover == "auto"
+            return False
         return attempt.level < _USUAL_DB and attempt.level < self._evidence.sensitivity_db - _MARGIN_DB
 
     def _without_guilty(self, attempt: Attempt) -> Attempt:
         """Find the passes that make the artifact worse, by bisection, and return the attempt without them.
 
-        1. Without any pass it is not better by ``_MARGIN_DB``: the given attempt.
+        1. Without any pass it does not verify, or the given attempt verifies and is not worse by ``_MARGIN_DB``: the
+           given attempt.
         2. The shortest beginning of the passes that is worse ends with a guilty one. It is left out, three at most.
         3. More are guilty: no pass at all.
         """
         names = self._fired()
         base = self._try_without(names)
-        if base is None or base.level < attempt.level + _MARGIN_DB or not base.judged.check.passed:  # case 1
+        least = attempt.level + (_MARGIN_DB if attempt.judged.check.passed else 0.0)
+        if base is None or base.level < least or not base.judged.check.passed:  # case 1
             return attempt
-        wanted = min(_USUAL_DB, base.level - _MARGIN_DB)
+        # What verifies must lie in the upper half, if the two levels are close to each other.
+        wanted = min(_USUAL_DB, max(base.level - _MARGIN_DB, (attempt.level + base.level) / 2))
 
         def good(left_out: Collection[str]) -> Attempt | None:
             found = self._try_without(left_out)
-            return found if found is not None and found.level >= wanted else None
+            enough = found is not None and found.level >= wanted and found.judged.check.passed
+            return found if enough else None
 
         guilty: list[str] = []
         for _ in range(_MOST):  # case 2
@@ -261,8 +268,8 @@ def _kept(edits: Sequence[Mapping[str, JSON]]) -> tuple[str, ...]:
 
 
 def _level(found: Check) -> float:
-    """Return the SQNR by which attempts are compared. In int8 the worst slice counts, as in its grade."""
-    return found.lowest_db if found.precision == "int8" else found.sqnr_db
+    """Return the SQNR by which attempts are compared: of the worst slice, as in the verdict and the grade."""
+    return found.lowest_db
 
 
 def _blame(names: Sequence[str], with_them: float, without: float) -> str:

@@ -24,6 +24,8 @@ _OUTLYING = 4.0  # times the common error, from which a slice has an error of it
 _OUTLYING_OFFSET = 6.0  # the same for an error that may be equal in all samples: one draw and no mean
 _CHANCE = 0.05  # share of slices that may be small by chance: sums whose terms cancel
 _DIMENSIONS = 64  # of a numpy array, at most
+_NORMAL = 4.0  # values of a normal distribution that count as one effective value
+_CERTAINTY = 3.5  # standard deviations; there are up to a thousand slices
 _BLOCK = 2**18  # values in memory at once, as far as rows allow
 
 
@@ -53,9 +55,9 @@ class OutputSlice:
 
 
 def worst_slice(
-    name: str, want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]], steps: int = 0
+    name: str, want: Sequence[NDArray[Any]], have: Sequence[NDArray[Any]], steps: int = 0, floor_db: float = -np.inf
 ) -> OutputSlice | None:
-    """Return the slice with the lowest SQNR of the slices that carry information and have an error of their own.
+    """Return the slice with the lowest SQNR of the slices that carry information and are judged by themselves.
 
     1. A slice carries information if its deviation is above 0.1 % of its size, and if it has 3.5 effective values or
        more (see `_Moments`). Constants, slices of few samples, and channels that are nearly all zero carry none.
@@ -66,17 +68,20 @@ def worst_slice(
        over the slices that are at least as large, if that is smaller.
     4. An integer type has ``steps`` steps for the whole output: a slice smaller than one step has its own error too. In
        an output that hardly varies a few slices are small by chance. So one slice, or 5 %, is left out there.
-    5. All other slices share the noise of the whole output, which counts as a slice.
+    5. In an output where most slices vary, a slice that varies is judged if its SQNR is certainly below ``floor_db``,
+       also where all slices have the same error. Certainly means by 3.5 standard deviations of the estimate.
+    6. All other slices share the noise of the whole output, which counts as a slice.
 
     want, have: the output of the module and of the artifact for each sample, finite at the same places.
     steps: number of steps of an integer type; 0 for floats, whose error is relative.
+    floor_db: the SQNR below which a slice is lost whatever its noise comes from; default: none.
     """
     lowest = min(float(np.nanmin(each, initial=0.0, where=np.isfinite(each))) for each in want)
     highest = max(float(np.nanmax(each, initial=0.0, where=np.isfinite(each))) for each in want)
     step = (highest - lowest) / steps if steps else 0.0
     found: list[OutputSlice] = []
     for axis, moments in _moments(want, have).items():
-        level, judged = moments.judge(step)
+        level, judged = moments.judge(step, floor_db)
         if judged.any():
             index = int(np.where(judged, level, np.inf).argmin())
             found.append(OutputSlice(name, axis, None if axis is None else index, float(level[index])))
@@ -100,7 +105,7 @@ class _Moments:
     values: _Floats
     errors: _Floats
 
-    def judge(self, step: float) -> tuple[_Floats, _Flags]:
+    def judge(self, step: float, floor_db: float) -> tuple[_Floats, _Flags]:
         """Return the SQNR of each slice in dB, and which slices are judged."""
         informed = (self.values >= _VALUES) & (self.variance > _CONSTANT**2 * self.power)  # case 1
         varying = informed & (self.variance > _VARYING**2 * self.power)
@@ -115,9 +120,20 @@ class _Moments:
             outlying &= (self.errors >= _VALUES) | (len(level) == 1)
             small = counted & (np.sqrt(signal if usual else self.power) < step)  # case 4
             own = counted & outlying | small & (small.sum() > chance)
+            if usual:  # case 5
+                own |= varying & (_decibels(signal, noise) + self._doubt_db() < floor_db)
             level = np.where(own, np.minimum(level, _decibels(signal, noise)), level)
             judged |= own
         return level, judged
+
+    def _doubt_db(self) -> _Floats:
+        """Return how far the SQNR of each slice may lie above its estimate, in dB.
+
+        The logarithm of a mean square of n normal values has a variance of about 2/n; here are two of them.
+        """
+        counts = (_NORMAL * np.maximum(each, 1e-3) for each in (self.values, self.errors))
+        found: _Floats = _CERTAINTY * 10 / np.log(10) * np.sqrt(sum(2 / count for count in counts))
+        return found
 
 
 def _decibels(signal: _Floats, noise: _Floats) -> _Floats:

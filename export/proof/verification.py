@@ -220,7 +220,7 @@ def check(
     if {len(sample) for sample in (*expected, *got)} != {len(expected[0])}:
         raise ValueError("samples differ in their number of outputs")
     asked, used = _asked(precision, limits, sensitivity_db)
-    error, level, worst = _worst_output(expected, got, names, _STEPS.get(precision, 0))  # case 1
+    error, level, worst = _worst_output(expected, got, names, precision)  # case 1
     scores, answers = [sample[0] for sample in expected], [sample[0] for sample in got]
     rows = sum(map(len, scores)) if _are_scores(scores) else len(expected)
     agreement, decisions = None, None
@@ -269,10 +269,12 @@ def _are_scores(outputs: Sequence[NDArray[Any]]) -> bool:
 
 
 def _worst_output(
-    expected: Outputs, got: Outputs, names: Sequence[str], steps: int
+    expected: Outputs, got: Outputs, names: Sequence[str], precision: str
 ) -> tuple[float, float, OutputSlice | None]:
     """Return the largest error, the lowest SQNR in dB, and the worst slice, each over all outputs."""
     errors, levels, slices = [], [], []
+    steps = _STEPS.get(precision, 0)
+    floor = LIMITS[precision].sqnr_db if steps else -math.inf
     for index in range(len(expected[0])):
         want, have = [sample[index] for sample in expected], [sample[index] for sample in got]
         error, level = _noise(want, have)
@@ -280,7 +282,7 @@ def _worst_output(
         levels.append(level)
         if math.isfinite(error) and want[0].dtype.kind == "f":
             name = names[index] if index < len(names) else f"output_{index}"
-            slices.append(worst_slice(name, want, have, steps))
+            slices.append(worst_slice(name, want, have, steps, floor))
     return max(errors), min(levels), min(filter(None, slices), key=lambda each: each.sqnr_db, default=None)
 
 

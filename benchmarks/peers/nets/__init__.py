@@ -13,6 +13,7 @@ from functools import partial
 from hnas.benchmarks.peers.nets import attention, mobile, photographs, subnets, vision
 from hnas.benchmarks.peers.nets.parts import PeerNet, bytes_of_text, images
 
+_PHOTOGRAPHED = (*photographs.NAMES, *photographs.MORE)
 _SAMPLES = 32  # for calibration, and as many others to judge int8
 
 
@@ -23,14 +24,14 @@ def names() -> tuple[str, ...]:
 
 def missing(name: str) -> str | None:
     """Return which packages a network needs that are not installed, or None."""
-    return photographs.missing(name) if name in photographs.NAMES else None
+    return photographs.missing(name) if name in _PHOTOGRAPHED else None
 
 
 def load(name: str) -> PeerNet:
     """Return the network of a name, the same each time; raise ValueError for an unknown name."""
     if name in subnets.NAMES:
         return subnets.load_subnet(name, _SAMPLES)
-    if name in photographs.NAMES:
+    if name in _PHOTOGRAPHED:
         return photographs.load(name, _SAMPLES)
     known = _NETS | TINY
     if name not in known:

@@ -268,6 +268,33 @@ def test_case_3_the_guilty_pass_is_left_out_and_named(play: Callable[..., Attemp
     assert found.judged.check.passed
 
 
+@pytest.mark.parametrize("level", [80.0, 88.0])
+def test_case_3_a_pass_that_costs_less_than_20_db_is_left_out_where_fp32_fails(
+    play: Callable[..., Attempt], level: float
+) -> None:
+    def fault(artifact: Artifact, _: Samples, outputs: Outputs) -> Outputs:
+        return noisy(outputs, 95 if "batch_norm" in artifact.model.read_text() else level)
+
+    found = play(fault)
+    assert found.judged.check.passed
+    fired = dict(found.program.fired)
+    assert "fold_batchnorm" not in fired
+    assert fired["drop_dropout"] == 1
+    assert found.remarks[0].startswith("left out fold_batchnorm: ")
+
+
+def test_case_3_without_passes_it_fails_too_and_nothing_is_left_out(play: Callable[..., Attempt]) -> None:
+    made: list[Path] = []
+
+    def fault(artifact: Artifact, _: Samples, outputs: Outputs) -> Outputs:
+        made.append(artifact.path)
+        return noisy(outputs, 85 if "batch_norm" in artifact.model.read_text() else 80)
+
+    with pytest.raises(Unfaithful, match="fp32 fails"):
+        play(fault)
+    assert len(made) == 2
+
+
 def test_case_3_no_pass_is_blamed_for_what_it_has_not_done(play: Callable[..., Attempt]) -> None:
     made: list[Path] = []
 
