@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hnas.export.compiling.conversion import convert
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.graph.samples import tell
+from hnas.export.int8.policy import scale_remarks
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.worker import Worker
 
@@ -112,7 +113,7 @@ class Attempts:
         if isinstance(program, OnnxSource):
             found = self._make(program)
             why = () if self._is_good(found) else ("an ONNX file has no accuracy recovery; pass the torch module",)
-            return replace(found, remarks=why)
+            return replace(found, remarks=(*found.remarks, *why))
         assert samples is not None
         limit = self._job.options.recover_seconds if self._job.options.recover == "auto" else float("inf")
         end = time.monotonic() + limit
@@ -171,9 +172,9 @@ class Attempts:
         judged = judge(chosen)
         if judged.check.passed and options.open_worker is not None:
             judged = evidence.judge(artifact, options.open_worker)(chosen)
-        remarks: tuple[str, ...] = ()
+        remarks = scale_remarks(artifact.notes.get("quantisation"))
         if learned and not unseen:  # case 2
-            remarks = ("verified on the samples that int8 was fitted to; give 16 or more calibration samples",)
+            remarks += ("verified on the samples that int8 was fitted to; give 16 or more calibration samples",)
         level = _level(judge(unseen).check if unseen else judged.check)
         return Attempt(artifact, program, judged, level, rung, tuple(edits), remarks)
 

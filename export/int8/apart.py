@@ -33,6 +33,7 @@ from hnas.export.graph.samples import Sample, Samples
 from hnas.export.int8.unlike import Array, Call, Edit, Kind, Part, Unlike, find_unlike
 
 _SLICES = frozenset({aten.slice.Tensor, aten.select.int, aten.narrow.default, operator.getitem})
+_TAKING = frozenset({aten.slice.Tensor, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default})
 # Operators of one value that work on each channel by itself.
 _BY_CHANNEL = frozenset(
     {
@@ -230,19 +231,36 @@ def _split_rows(module: fx.GraphModule, layer: fx.Node, value: Unlike) -> fx.Nod
 
 
 def _shortcut(user: fx.Node, value: Unlike, made: Sequence[fx.Node]) -> None:
-    """Replace a slice of the joined value that is one of the parts."""
-    if user.target is not aten.slice.Tensor or bound(user)["step"] != 1:
-        return
-    axis, start, end = (bound(user)[name] for name in ("dim", "start", "end"))
-    rank = len(shape_of(user))
+    """Replace slices of the joined value that are one of the parts: of a slice, a split or a chunk."""
+    known = {(part.start, part.end): layer for part, layer in zip(value.parts, made, strict=True)}
+    for taken, ends in _taken(user, value):
+        if ends in known:
+            substitute(taken, known[ends])
+    if user.target in _TAKING and not user.users and not user._erased:
+        user.graph.erase_node(user)
+
+
+def _taken(user: fx.Node, value: Unlike) -> list[tuple[fx.Node, tuple[int, int]]]:
+    """Return the slices along the axis of ``value`` that ``user`` takes, each with its start and its end."""
     size = value.parts[-1].end
-    for part, layer in zip(value.parts, made, strict=True):
-        if axis % rank == value.axis and (start or 0, min(size if end is None else end, size)) == (
-            part.start,
-            part.end,
-        ):
-            substitute(user, layer)
-            return
+    if user.target not in _TAKING or bound(user)["dim"] % _rank(user) != value.axis:
+        return []
+    if user.target is aten.slice.Tensor:
+        start, end, step = (bound(user)[name] for name in ("start", "end", "step"))
+        return [(user, (start or 0, min(size if end is None else end, size)))] if step == 1 else []
+    sizes = [int(part.shape[value.axis]) for part in user.meta["val"]]
+    found = []
+    for each in list(user.users):
+        if each.target is operator.getitem and isinstance(index := each.args[1], int):
+            index %= len(sizes)
+            found.append((each, (sum(sizes[:index]), sum(sizes[: index + 1]))))
+    return found
+
+
+def _rank(user: fx.Node) -> int:
+    """Return the number of axes of what a slice or a split returns."""
+    found = user.meta["val"]
+    return int((found if isinstance(found, Tensor) else found[0]).ndim)
 
 
 def _split_columns(module: fx.GraphModule, layer: fx.Node, value: Unlike) -> None:

@@ -31,6 +31,8 @@ _ALIKE = 4  # greatest ratio of the ranges of parts that share a scale in any ca
 _LEVELS = 255  # steps of int8
 _SAMPLES = 12  # evenly chosen samples
 _MOST = 16  # tested values, the worst first
+_VARYING = 0.2  # a slice hardly varies if its deviation is a smaller part of its size
+_RARE = 0.05  # a slice is no chance if fewer slices of its size are expected
 _CONSTANT = 1e-5  # a part is constant if its deviation is below this part of its magnitude
 
 
@@ -286,12 +288,12 @@ def _confirmed(network: Network, samples: Samples, candidates: list[Unlike]) -> 
             for index, name in enumerate(network.outputs):
                 if name in network.calls:
                     found.setdefault(index, _Error(exact[index].shape)).add(exact[index], outputs[index])
-    levels = [np.concatenate([error.levels() for error in found.values()]) for found in errors]
     confirmed = []
-    for each, single, separate in zip(candidates, levels[::2], levels[1::2], strict=True):
-        mended = (single < CLEAR_DB) & (separate >= single + _GAIN_DB)
-        if mended.any():
-            confirmed.append(replace(each, worst_db=float(single[mended].min())))
+    for each, single, separate in zip(candidates, errors[::2], errors[1::2], strict=True):
+        lost = [single[index].lost(separate[index]) for index in single]
+        worst = float(np.concatenate([np.zeros(0), *lost]).min(initial=np.inf))
+        if worst < CLEAR_DB:
+            confirmed.append(replace(each, worst_db=worst))
     return confirmed
 
 
@@ -324,8 +326,25 @@ class _Error:
         self._spread.add(exact)
         self._noise.add(got.astype(np.float64) - exact)
 
-    def levels(self) -> Array:
-        """Return the SQNR in dB of every slice; infinite for a constant one."""
-        axes = self._spread._axes
-        found = [self._spread.levels(axis, np.sqrt(12 * self._noise.moments(axis)[1])) for axis in axes]
-        return np.concatenate([np.zeros(0), *found])
+    def lost(self, separate: _Error) -> Array:
+        """Return the SQNR in dB of the slices that ``separate``, the error with a scale for each part, raises enough.
+
+        Where most slices hardly vary, as in untrained networks, some means are near zero by chance. Slices are left out
+        there, as long as they are no more and no smaller than chance explains.
+        """
+        found = [np.zeros(0)]
+        for axis in self._spread._axes:
+            single, apart = self._levels(axis), separate._levels(axis)
+            mended = (single < CLEAR_DB) & (apart >= single + _GAIN_DB)
+            mean, square = self._spread.moments(axis)
+            if np.mean(square - np.square(mean) > _VARYING**2 * square) <= 0.5:
+                expected = len(mean) * np.sqrt(square / max(float(square.mean()), 1e-300))  # slices as small, about
+                by_chance = mended & (expected > _RARE)
+                plausible = 1 + 3 * float(expected[by_chance].max(initial=0.0))
+                mended &= ~by_chance | (by_chance.sum() > plausible)
+            found.append(single[mended])
+        return np.concatenate(found)
+
+    def _levels(self, axis: int) -> Array:
+        """Return the SQNR in dB of every slice along an axis; infinite for a constant one."""
+        return self._spread.levels(axis, np.sqrt(12 * self._noise.moments(axis)[1]))

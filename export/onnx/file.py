@@ -133,12 +133,13 @@ def write_onnx_int8(
     ranges, apart = None, list[JSON]()
     if not isinstance(program, OnnxSource):
         from hnas.export.int8.apart import keep_apart
+        from hnas.export.int8.policy import with_one_scale
 
         edited, apart = keep_apart(program, samples)
         if not apart or _matches(edited, path, inputs, outputs, newest):
             program = edited
-        else:  # float marks cannot be placed in the file, so the values have one scale
-            apart = []
+        else:  # float marks cannot be placed in the file
+            apart = with_one_scale(apart, "the operators of the ONNX file do not match those of the network")
     if policy.ranges != "minmax":
         if isinstance(program, OnnxSource):
             raise ExportError(f"an ONNX file is calibrated by minmax; {policy.ranges} needs the torch module")

@@ -25,6 +25,8 @@ _OUTLYING_OFFSET = 6.0  # the same for an error that may be equal in all samples
 _CHANCE = 0.05  # share of slices that may be small by chance: sums whose terms cancel
 _DIMENSIONS = 64  # of a numpy array, at most
 _NORMAL = 4.0  # values of a normal distribution that count as one effective value
+_MOSTLY = 0.75  # share of slices that vary, from which no mean is near zero by chance
+_UNLIKE = 32.0  # ratio of sizes; slices of one kind differ by less, also by chance
 _CERTAINTY = 3.5  # standard deviations; there are up to a thousand slices
 _BLOCK = 2**18  # values in memory at once, as far as rows allow
 
@@ -68,8 +70,9 @@ def worst_slice(
        over the slices that are at least as large, if that is smaller.
     4. An integer type has ``steps`` steps for the whole output: a slice smaller than one step has its own error too. In
        an output that hardly varies a few slices are small by chance. So one slice, or 5 %, is left out there.
-    5. In an output where most slices vary, a slice that varies is judged if its SQNR is certainly below ``floor_db``,
-       also where all slices have the same error. Certainly means by 3.5 standard deviations of the estimate.
+    5. A slice of another kind, with at most 1/32 of the size of the largest slice, is judged if its SQNR is certainly
+       below ``floor_db``, also where all slices have the same error. Three quarters of the slices must vary, and this one.
+       Certainly means by 3.5 standard deviations of the estimate.
     6. All other slices share the noise of the whole output, which counts as a slice.
 
     want, have: the output of the module and of the artifact for each sample, finite at the same places.
@@ -120,8 +123,9 @@ class _Moments:
             outlying &= (self.errors >= _VALUES) | (len(level) == 1)
             small = counted & (np.sqrt(signal if usual else self.power) < step)  # case 4
             own = counted & outlying | small & (small.sum() > chance)
-            if usual:  # case 5
-                own |= varying & (_decibels(signal, noise) + self._doubt_db() < floor_db)
+            if varying.mean() > _MOSTLY:  # case 5
+                unlike = varying & (signal <= signal.max() / _UNLIKE**2)
+                own |= unlike & (_decibels(signal, noise) + self._doubt_db() < floor_db)
             level = np.where(own, np.minimum(level, _decibels(signal, noise)), level)
             judged |= own
         return level, judged

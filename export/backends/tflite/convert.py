@@ -14,6 +14,7 @@ from hnas.export.device.errors import Unavailable, one_line
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tflite import load, missing, to_runtime, versions
 from hnas.export.graph.marks import kept_float
+from hnas.export.int8.policy import with_one_scale
 from hnas.hw_profiles import Override
 
 if TYPE_CHECKING:
@@ -121,6 +122,29 @@ def _float_pieces(whole: Program) -> tuple[int, int]:
         return pieces(model)
 
 
+def _kept_apart(program: Program, samples: Samples) -> tuple[Program, list[JSON], Sequence[str]]:
+    """Return the program with unlike parts divided, a record for each value, and the TFLite operators to keep in float.
+
+    ai-edge-quantizer chooses operators by their kind only.
+
+    1. Nothing but data movement and elementwise operators must stay in float: all kinds but the layers stay in float.
+    2. A layer must stay in float: its parts have one scale, and the record says so.
+    """
+    from hnas.export.backends.tflite import litert
+    from hnas.export.graph.nodes import LAYERS
+    from hnas.export.int8.apart import keep_apart
+
+    program, apart = keep_apart(program, samples)
+    marked = set(kept_float(program))
+    layers = {node.name for node in program.module.graph.nodes if node.name in marked and node.target in LAYERS}
+    found: list[JSON] = []
+    for record in apart:
+        assert isinstance(record, dict)
+        alone = record["value"] in layers  # case 2
+        found += with_one_scale([record], "litert-torch writes the file, and keeps no single layer") if alone else [record]
+    return program, found, litert.ELEMENTWISE if marked - layers else ()
+
+
 def _convert(
     program: Program, model: Path, samples: Samples | None, override: Override, layout: list[JSON], lacks: str
 ) -> tuple[dict[str, JSON], dict[str, str]]:
@@ -137,6 +161,10 @@ def _convert(
             f"tflite calibrates by minmax alone here, got {override.ranges!r}: hnas's own writer has no {lacks}"
         )
     notes: dict[str, JSON] = {"converter": "litert-torch", "lacks": lacks}
+    leave, apart = override.leave_float, list[JSON]()
+    if samples is not None:
+        program, apart, left = _kept_apart(program, samples)
+        leave = (*leave, *left)
     try:
         if samples is None:
             litert.convert_program(program, model, layout)
@@ -145,7 +173,7 @@ def _convert(
                 source = Path(folder) / MODEL
                 litert.convert_program(program, source, layout)
                 fed = [to_runtime(each, layout) for each in samples]
-                notes["quantisation"] = litert.quantise_file(source, model, fed, override.leave_float)
+                notes["quantisation"] = {**litert.quantise_file(source, model, fed, leave), "apart": apart}
     except Unavailable as error:
         raise Unavailable(f"hnas's own TFLite writer has no {lacks}, and {error}") from None
     return notes, litert.package_versions(quantiser=samples is not None)

@@ -26,16 +26,10 @@ if TYPE_CHECKING:
 # - HARD_SWISH, the parts of LayerNorm, GELU, SOFTMAX, BATCH_MATMUL: XNNPACK has no int8 kernels for them. A small
 #   MobileNetV3 became fourteen delegates instead of one, and ten times slower.
 # - MEAN: its int8 form adds noise if the sum before it stays float.
-_CORE: tuple[str, ...] = (
-    "CONV_2D",
-    "DEPTHWISE_CONV_2D",
-    "FULLY_CONNECTED",
-    "CONV_2D_TRANSPOSE",
-    "PAD",
-    "MUL",
-    "RESHAPE",
-)
-_CORE += ("TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "LOGISTIC", "TANH")
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "CONV_2D_TRANSPOSE")
+_MOVES = ("PAD", "MUL", "RESHAPE", "TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "LOGISTIC", "TANH")
+_CORE: tuple[str, ...] = (*_LAYERS, *_MOVES)
+ELEMENTWISE = (*_MOVES, "ADD")  # all operators of the policies without weights
 # int8 ADD suits residuals, but not the epsilon of a LayerNorm. The first list that does not split the graph into more
 # delegates than fp32 is used.
 _POLICIES = ((*_CORE, "ADD"), _CORE)

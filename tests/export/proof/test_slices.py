@@ -125,32 +125,31 @@ def test_no_false_alarm_where_noise_is_alike(shape, spread):
         for level in (20, 30, 100):
             want, have = honest(np.random.default_rng(seed), shape, spread, level)
             result = check(rows_of(want), rows_of(have), "fp32" if level == 100 else "int8")
-            assert result.passed or (level < 100 and lowest(want, have) < 9)
-
-
-def lowest(want, have):
-    """Return the lowest SQNR of all slices but those of the samples in dB."""
-    found = []
-    for kept in range(1, want.ndim):
-        axes = tuple(axis for axis in range(want.ndim) if axis != kept)
-        found += [np.mean(want**2, axes) / np.mean((have - want) ** 2, axes), want.var(axes) / (have - want).var(axes)]
-    return 10 * np.log10(min(each.min() for each in found))
+            assert result.passed
 
 
 @pytest.mark.parametrize("outputs", [(64, 84), (16, 84, 40)])
 def test_a_lost_part_is_seen_where_all_slices_have_the_same_noise(outputs):
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
-        sizes = np.where(np.arange(84) < 4, 10.0, 0.5).reshape(84, *(1,) * (len(outputs) - 2))
+        sizes = np.where(np.arange(84) < 4, 25.0, 0.5).reshape(84, *(1,) * (len(outputs) - 2))
         want = rng.normal(size=outputs) * sizes
         noise = rng.normal(size=outputs)
-        lost = check(rows_of(want), rows_of(want + 0.4 * noise), "int8")  # 14 dB as a whole, scores of 2 dB
-        assert lost.sqnr_db > 13
+        lost = check(rows_of(want), rows_of(want + 0.4 * noise), "int8")  # 22 dB as a whole, scores of 2 dB
+        assert lost.sqnr_db > 20
         assert not lost.passed
         assert lost.worst.axis == 1
         assert lost.worst.index >= 4
         assert check(rows_of(want), rows_of(want + 0.1 * noise), "int8").passed  # scores of 14 dB
         assert check(rows_of(want), rows_of(want + 0.4 * noise), "w8").worst.axis is None  # floats: own errors only
+
+
+def test_small_classes_of_a_noisy_classifier_are_not_refused():
+    """A random MobileNetV2 has 12.7 dB in every runtime, and classes of -4 dB beside each other: all are of one kind."""
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        want = rng.normal(size=(64, 1000)) * np.exp(0.35 * rng.normal(size=1000))
+        assert check(rows_of(want), rows_of(want + 0.35 * rng.normal(size=want.shape)), "int8").passed
 
 
 def test_a_low_figure_that_may_be_chance_is_not_refused():
