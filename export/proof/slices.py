@@ -71,7 +71,7 @@ def worst_slice(
     4. An integer type has ``steps`` steps for the whole output: a slice smaller than one step has its own error too. In
        an output that hardly varies a few slices are small by chance. So one slice, or 5 %, is left out there.
     5. A slice of another kind, with at most 1/32 of the size of the largest slice, is judged if its SQNR is certainly
-       below ``floor_db``, also where all slices have the same error. Three quarters of the slices must vary, and this one.
+       below ``floor_db``, also where all slices have the same error. It must vary, as must three quarters of all.
        Certainly means by 3.5 standard deviations of the estimate.
     6. All other slices share the noise of the whole output, which counts as a slice.
 

@@ -141,7 +141,9 @@ def _kept_apart(program: Program, samples: Samples) -> tuple[Program, list[JSON]
     for record in apart:
         assert isinstance(record, dict)
         alone = record["value"] in layers  # case 2
-        found += with_one_scale([record], "litert-torch writes the file, and keeps no single layer") if alone else [record]
+        found += (
+            with_one_scale([record], "litert-torch writes the file, and keeps no single layer") if alone else [record]
+        )
     return program, found, litert.ELEMENTWISE if marked - layers else ()
 
 

@@ -106,7 +106,7 @@ def test_the_record_names_the_value_the_ranges_and_what_was_done() -> None:
     assert edited.fired[-1] == ("keep_apart", 1)
 
 
-@pytest.mark.parametrize("name", ["two_by_two", "convnext", "hybrid"])
+@pytest.mark.parametrize("name", ["two_by_two", "convnext", "hybrid", "mobilenet"])
 def test_ordinary_networks_are_unchanged(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     net, inputs = nets.build(name)
     generator = torch.Generator().manual_seed(1)
@@ -127,6 +127,75 @@ def test_ordinary_networks_are_unchanged(name: str, monkeypatch: pytest.MonkeyPa
     assert files[0] == files[1]
 
 
+def test_the_parts_of_a_split_are_read_without_the_joined_value() -> None:
+    _, program, samples = built("projection", "openvino")
+    edited, (note,) = keep_apart(program, samples, at_ends=False)
+    assert isinstance(note, dict)
+    assert note["how"] == "3 layers"
+    assert {str(node.target) for node in edited.module.graph.nodes}.isdisjoint(
+        {"aten.cat.default", "aten.split.Tensor"}
+    )
+
+
+def test_a_small_single_score_is_no_chance() -> None:
+    """Boxes of 300 +- 3 beside one score of 0.45 +- 0.005, in a layer that hardly varies."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(16, 96), torch.nn.ReLU(), torch.nn.Linear(96, 5))
+    net[2].weight.data *= torch.tensor([9.0, 9.0, 9.0, 9.0, 0.015])[:, None]
+    net[2].bias.data = torch.tensor([300.0, 250.0, 340.0, 280.0, 0.45])
+    samples = [(np.random.default_rng(index).normal(size=(1, 16)).astype(np.float32),) for index in range(24)]
+    _, notes = keep_apart(capture_module(net.eval(), samples[0], "onnxruntime"), samples)
+    assert len(notes) == 1
+
+
+def test_marks_that_cannot_be_placed_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(onnx_file, "_matches", lambda *_: False)
+    net, _, samples = built("detector", "onnxruntime")
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    pytest.importorskip("onnxscript")
+    options = export.CompileOptions(recover="none", limits=export.Limits(-200.0, 0.0))
+    given = [tuple(map(torch.from_numpy, sample)) for sample in samples]
+    made = export.compile(
+        net,
+        given[0],
+        device="onnxruntime-cpu",
+        precision="int8",
+        calibration=given,
+        path=tmp_path / "net",
+        options=options,
+    )
+    (remark,) = made.notes["remarks"]  # type: ignore[misc]
+    assert "has parts of unlike ranges on one scale: the operators of the ONNX file do not match" in str(remark)
+
+
+@pytest.mark.parametrize("name", ["detector", "rows"])
+def test_litert_s_own_converter_keeps_parts_apart(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from hnas.export.backends.tflite import convert
+    from hnas.export.backends.tflite.writer import Unsupported
+
+    pytest.importorskip("litert_torch")
+
+    def refuse(*_: object) -> Any:
+        raise Unsupported("patience")
+
+    monkeypatch.setattr(convert, "_emit", refuse)
+    net, program, samples = built(name, "tflite")
+    artifact = compiled("tflite", program, samples, tmp_path)
+    assert artifact.notes["converter"] == "litert-torch"
+    assert artifact.notes["quantisation"]["apart"]  # type: ignore[call-overload,index]
+    assert worst_slice(net, samples, run_file(artifact, samples)) >= 20
+
+
+def test_litert_s_own_converter_says_that_a_layer_has_one_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hnas.export.backends.tflite import convert
+
+    monkeypatch.setattr(apart, "_SMALL", 1 << 40)  # no layer is divided
+    _, program, samples = built("rows", "tflite")
+    _, records, left = convert._kept_apart(program, samples)
+    assert [str(record["how"])[:9] for record in records] == ["one scale"]  # type: ignore[call-overload,index]
+    assert not left
+
+
 @pytest.mark.parametrize("backend", DEVICES)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_part_survives(name: str, backend: str, tmp_path: Path) -> None:
@@ -139,6 +208,11 @@ def test_every_part_survives(name: str, backend: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ENDS)
 def test_every_part_of_other_ends_survives(name: str, backend: str, tmp_path: Path) -> None:
     test_every_part_survives(name, backend, tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+def test_queries_keys_and_values_of_one_layer_survive(backend: str, tmp_path: Path) -> None:
+    test_every_part_survives("projection", backend, tmp_path)
 
 
 @pytest.mark.parametrize(

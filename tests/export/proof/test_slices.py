@@ -145,7 +145,7 @@ def test_a_lost_part_is_seen_where_all_slices_have_the_same_noise(outputs):
 
 
 def test_small_classes_of_a_noisy_classifier_are_not_refused():
-    """A random MobileNetV2 has 12.7 dB in every runtime, and classes of -4 dB beside each other: all are of one kind."""
+    """A random MobileNetV2 has 12.7 dB in every runtime, and classes of -4 dB; all are of one kind."""
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
         want = rng.normal(size=(64, 1000)) * np.exp(0.35 * rng.normal(size=1000))
