@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from hnas.benchmarks.gate.contrast import Contrast
     from hnas.benchmarks.gate.records import GateReport
     from hnas.benchmarks.gate.session import Progress
+    from hnas.cli.arguments import Parser
 
 _CODES = (
     "exit codes: 0 holds, 1 fails, 2 usage or a broken bundle, 3 runtime missing, 4 inconclusive, 70 internal error"
 )
-_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,11 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded("hnas-bench", lambda: int(arguments.run(arguments)), failed=failed)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the argument parser."""
     from hnas.cli.arguments import Parser
+    from hnas.cli.completion import script_of
 
     top = Parser("hnas-bench", description="Do the claimed speedups still hold?", epilog=_CODES)
+    top.add_completion(lambda shell: script_of(parser(), shell))
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     check = commands.add_parser("check", help="check the claim of a bundle on this machine", epilog=_CODES)
@@ -86,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_measuring_options(command: argparse.ArgumentParser) -> None:
+def _add_measuring_options(command: Parser) -> None:
     """Add the options of every subcommand that measures."""
     command.add_argument(
         "--max-time", type=seconds, default=60.0, metavar="60s", help="time limit of the command (default %(metavar)s)"
@@ -98,6 +100,7 @@ def _add_measuring_options(command: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="seed of inputs, order and bootstrap (default 0)"
     )
     command.add_argument("--json", action="store_true", help="print the whole record as JSON and nothing else")
+    command.add_config()
 
 
 def seconds(text: str) -> float:
@@ -106,19 +109,22 @@ def seconds(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: ``text`` is not a duration above 0.
     """
-    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
-    return _positive(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+    from hnas.benchmarks.gate.checking import parse_seconds
+
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> float:
     """Return a finite number above 0."""
+    from hnas.benchmarks.gate.checking import positive_number
+
     try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+        return positive_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:

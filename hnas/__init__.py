@@ -1,7 +1,14 @@
 """Neural architecture search that ends in a verified and measured file for a real device.
 
-Call `hnas.deploy("openvino-cpu", max_latency="5ms")`. A name is imported when it is first used, so that reading,
-checking and measuring a bundle never imports torch.
+    hnas.train("photos/", "trained/")                      train a supernet on a folder of images
+    hnas.deploy("openvino-cpu", supernet="trained/")       search it, build, verify, measure -> a bundle
+    hnas.deploy_network("mynets:small", "openvino-cpu")    the same for a network of your own
+    hnas.load("runs/x/bundle").predict("cat.png")          [(label, probability), ...]
+    hnas.check("runs/x/bundle")                            do its claims hold on this machine?
+    hnas.targets(), hnas.doctor()                          devices; what runs and builds here
+
+`help(hnas.deploy)` explains a function. A mistake raises ValueError or OSError, a missing package hnas.Unavailable.
+Importing hnas imports nothing else; `load` and `check` need no torch. `from hnas import export` is the compiler.
 """
 
 from importlib import import_module
@@ -10,41 +17,55 @@ from typing import TYPE_CHECKING, Any
 import hnas.export.device  # noqa: F401 - switches off the telemetry of third-party packages
 
 if TYPE_CHECKING:
-    from hnas.cost import Cost, Price
-    from hnas.deployment import deploy, deploy_network
-    from hnas.deployment.bundle import Deployment
-    from hnas.pareto import Candidate
-    from hnas.space import Arch, Choice, Space
-    from hnas.study import Study
-    from hnas.supernet import Stats, Supernet
+    from hnas.benchmarks.gate.checking import check as check
+    from hnas.cli.from_python import TrainedSupernet as TrainedSupernet
+    from hnas.cli.from_python import train as train
+    from hnas.cost import Cost as Cost
+    from hnas.cost import Price as Price
+    from hnas.deployment import deploy as deploy
+    from hnas.deployment import deploy_network as deploy_network
+    from hnas.deployment.bundle import Deployment as Deployment
+    from hnas.deployment.classifier import Classifier as Classifier
+    from hnas.deployment.classifier import load as load
+    from hnas.deployment.inventory import BackendReport as BackendReport
+    from hnas.deployment.inventory import doctor as doctor
+    from hnas.deployment.inventory import targets as targets
+    from hnas.export.device.errors import ExportError as ExportError
+    from hnas.export.device.errors import Unavailable as Unavailable
+    from hnas.hw_profiles import Device as Device
+    from hnas.pareto import Candidate as Candidate
+    from hnas.space import Arch as Arch
+    from hnas.space import Choice as Choice
+    from hnas.space import Space as Space
+    from hnas.study import Study as Study
+    from hnas.supernet import Stats as Stats
+    from hnas.supernet import Supernet as Supernet
 
-__all__ = [
-    "Arch",
-    "Candidate",
-    "Choice",
-    "Cost",
-    "Deployment",
-    "Price",
-    "Space",
-    "Stats",
-    "Study",
-    "Supernet",
-    "deploy",
-    "deploy_network",
-]
+    __version__: str
 
 _HOME = {
+    "benchmarks.gate.checking": ("check",),
+    "cli.from_python": ("TrainedSupernet", "train"),
     "cost": ("Cost", "Price"),
     "deployment": ("deploy", "deploy_network"),
     "deployment.bundle": ("Deployment",),
+    "deployment.classifier": ("Classifier", "load"),
+    "deployment.inventory": ("BackendReport", "doctor", "targets"),
+    "export.device.errors": ("ExportError", "Unavailable"),
+    "hw_profiles": ("Device",),
     "pareto": ("Candidate",),
     "space": ("Arch", "Choice", "Space"),
     "study": ("Study",),
     "supernet": ("Stats", "Supernet"),
 }
+_NEED_TORCH = ("deployment.bundle", "study", "supernet")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hnas")
     for module, names in _HOME.items():
         if name in names:
             return getattr(import_module(f"hnas.{module}"), name)
@@ -52,4 +73,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Return the names that import without torch, because ``help`` looks up each of them."""
+    light = [name for module, names in _HOME.items() if module not in _NEED_TORCH for name in names]
+    return sorted(
+        {"__doc__", "__file__", "__name__", "__path__", "__version__", *light} - {"Cost"}
+    )  # data, shown in full

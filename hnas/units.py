@@ -48,3 +48,10 @@ def parse_budget(text: str) -> tuple[int | None, float | None]:
         if parts[1] in ("s", "min"):
             return None, parts[0] * (60 if parts[1] == "min" else 1)
     raise ValueError(f"budget {text!r} is not understood; write for example 60s, 5min or 40evals")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Return the shape that "1x3x224x224" means. Raise ValueError for other text."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+        raise ValueError(f"--input {text!r} is not understood; write a shape, batch first: 1x3x224x224")
+    return tuple(map(int, text.split("x")))

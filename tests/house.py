@@ -25,7 +25,9 @@ HOUSES = ("hnas", "hnas.export", "hnas.benchmarks")
 MARKS = ("<!-- rooms -->", "<!-- /rooms -->")
 
 COMPLEXITY, PARAMETERS, LINES, FILE_LINES = 14, 8, 60, 350
-FLAGS = frozenset({"deploy", "deploy_network"})  # functions whose parameters are the flags of a command
+FLAGS = frozenset(
+    {"deploy", "deploy_network", "train", "check"}
+)  # functions whose parameters are the flags of a command
 
 
 @cache

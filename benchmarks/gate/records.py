@@ -171,6 +171,11 @@ class GateReport:
     machine: Mapping[str, object]
     versions: Mapping[str, str]
 
+    @property
+    def outcome(self) -> Outcome:
+        """Return "holds", "fails" or "inconclusive"."""
+        return self.verdict.outcome
+
     def to_json(self) -> dict[str, object]:
         """Return the report as plain JSON values, with the derived figures of ratios."""
         evidence = asdict(self.evidence)

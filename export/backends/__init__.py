@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+_SEARCH = ("safetensors", "pymoo", "msgspec")
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -27,11 +29,13 @@ class Backend(Protocol):
 
     ``precisions``: the precisions that it can compile to, fp32 first.
     ``requires``: the extras of hnas that install its runtime.
+    ``converters``: precision -> modules that compiling imports in addition to the runtime. Those of fp32 serve all.
     ``no_onnx``: why it cannot compile an ONNX file; empty if it can.
     """
 
     precisions: tuple[str, ...]
     requires: tuple[str, ...]
+    converters: dict[str, tuple[str, ...]]
     no_onnx: str
 
     def missing(self) -> str | None:
@@ -82,6 +86,39 @@ def load(name: str) -> Backend:
     if name not in names():
         raise ValueError(f"no backend {name!r}; known: {', '.join(names())}")
     return cast("Backend", import_module(f"{__name__}.{name}.convert"))
+
+
+def cannot_build(name: str, precisions: Sequence[str] = (), *, search: bool = False) -> str | None:
+    """Return None if everything that compiles for the backend ``name`` is installed, else one line with the command.
+
+    The extra that builds also installs the runtime, so one command is enough.
+
+    precisions: the precisions to build; fp32 is always among them.
+    search: whether the packages of the search are needed too.
+    """
+    backend = load(name)
+    wanted = dict.fromkeys(module for each in ("fp32", *precisions) for module in backend.converters.get(each, ()))
+    lacking = [module for module in (*wanted, *(_SEARCH if search else ())) if not _is_installed(module)]
+    runtime = None if name in ("tensorrt", "reference") else backend.missing()  # TensorRT runs on the device
+    if runtime is not None:
+        lacking.insert(0, runtime.partition(" ")[0])
+    if not lacking:
+        return None
+    extras = ",".join(dict.fromkeys([*(["search"] if search else []), _build_extra(name)]))
+    verb = "is" if len(lacking) == 1 else "are"
+    return f"{', '.join(lacking)} {verb} not installed; pip install 'hnas[{extras}]'"
+
+
+def _build_extra(name: str) -> str:
+    """Return the extra of hnas that installs what compiles for the backend ``name``."""
+    return "search" if name == "reference" else f"{name}-convert"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a module that is None in sys.modules, or without a specification
+        return False
 
 
 def inspectable() -> tuple[str, ...]:

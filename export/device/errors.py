@@ -4,6 +4,8 @@
 """
 
 import re
+from contextlib import contextmanager
+from typing import Iterator
 
 
 class ExportError(RuntimeError):
@@ -26,6 +28,18 @@ class Unavailable(ExportError):
     """
 
     code: int = 3
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Turn a missing third-party package in the block into Unavailable, with the ``extra`` that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "hnas").partition(".")[0]
+        if package == "hnas":  # a fault of the program
+            raise
+        raise Unavailable(f"{package} is not installed; pip install 'hnas[{extra}]'") from error
 
 
 class Disconnected(Unavailable):

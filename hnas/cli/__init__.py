@@ -32,7 +32,12 @@ def deploy_main(arguments: Sequence[str] | None = None) -> int:
         return guarded("hnas-deploy", lambda: _command(name)(rest))
     from hnas.cli import search
 
-    options = search.make_deploy_parser(COMMANDS).parse_args(given)
+    parser = search.make_deploy_parser(COMMANDS)
+    if given and given[0] and not given[0].startswith("-"):
+        from hnas.cli.arguments import did_you_mean
+
+        parser.error(f"no command {given[0]!r}{did_you_mean(given[0], COMMANDS)}")
+    options = parser.parse_args(given)
     return guarded("hnas-deploy", lambda: search.run_deploy(options), resumes=True)
 
 

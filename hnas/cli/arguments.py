@@ -9,7 +9,7 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
 _METAVARS = {
@@ -34,23 +34,114 @@ _ENTRY = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)  # of the se
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
+    """An ArgumentParser with ``--version``, whose errors are one line with the nearest known word."""
+
+    def __init__(self, *arguments: Any, add_help: bool = True, **options: Any) -> None:
+        super().__init__(*arguments, add_help=add_help, **options)
+        self._configurable = False
+        if add_help:
+            none = argparse.SUPPRESS  # the flag leaves no value
+            self.add_argument("--version", action=_Version, nargs=0, dest=none, default=none, help="print the version")
+
+    def add_config(self) -> None:
+        """Add the flags ``--config FILE``, whose TOML keys are flags, and ``--print-config``."""
+        self._configurable = True
+        self.add_argument("--config", metavar="FILE.toml", help="read flags from this file; those given here win")
+        self.add_argument("--print-config", action="store_true", help="print the flags as such a file, and stop")
+
+    def add_completion(self, complete: Callable[[str], str]) -> None:
+        """Add the flag ``--print-completion SHELL``, which prints what ``complete`` returns for bash, zsh or tcsh."""
+
+        class _Print(argparse.Action):
+            def __call__(self, parser: argparse.ArgumentParser, _: Any, shell: Any, *__: Any) -> NoReturn:
+                from hnas.cli.ending import guarded
+
+                parser.exit(guarded(parser.prog, lambda: sys.stdout.write(complete(shell)) and 0))
+
+        none = argparse.SUPPRESS
+        shells, told = ("bash", "zsh", "tcsh"), "print a script that completes this command, and stop"
+        self.add_argument("--print-completion", action=_Print, choices=shells, dest=none, default=none, help=told)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments. Refuse what no value can be: nothing, a NUL, bytes that are no text."""
-        for word in sys.argv[1:] if args is None else args:
-            flag, _, value = str(word).partition("=")
-            if not word or (flag.startswith("--") and "=" in word and not value):
-                self.error(f"{flag or 'an argument'} is empty; leave it out or give a value")
-            if "\0" in word or any("\ud800" <= c <= "\udfff" for c in word):
-                self.error(f"{word[:60]} has a NUL character, or is not UTF-8 text")
-        return super().parse_known_args(args, namespace)
+        words = [str(word) for word in (sys.argv[1:] if args is None else args)]
+        for word in words:
+            self._check_word(word)
+        if not self._configurable:
+            return super().parse_known_args(words, namespace)
+        from hnas.cli import config
+
+        read = config.find_file(words)
+        parsed, rest = super().parse_known_args(config.flags_of(self, read, words) + words, namespace)
+        if parsed.config != read:
+            self.error("write --config in full")
+        del parsed.config
+        if parsed.print_config and not rest:
+            sys.stdout.write(config.as_toml(self, parsed))
+            self.exit(0)
+        del parsed.print_config
+        return parsed, rest
+
+    def _check_word(self, word: str) -> None:
+        flag, _, value = word.partition("=")
+        if not word or (flag.startswith("--") and "=" in word and not value):
+            self.error(f"{flag or 'an argument'} is empty; leave it out or give a value")
+        if "\0" in word or any("\ud800" <= c <= "\udfff" for c in word):
+            self.error(f"{word[:60]} has a NUL character, or is not UTF-8 text")
 
     def error(self, message: str) -> NoReturn:
-        """Print the message alone and exit with code 2."""
+        """Print the message alone, with the nearest known word, and exit with code 2."""
         from hnas.export.device.errors import printable
 
-        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {printable(message)}{self._nearest(message)}; see {self.prog} --help\n")
+
+    def _nearest(self, message: str) -> str:
+        """Return "; did you mean ...?" for a message about an unknown flag or command, else an empty text."""
+        if found := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            return did_you_mean(found[1], self.known_flags())
+        if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            return did_you_mean(found[1], found[2].replace("'", "").split(", "))
+        return ""
+
+    def known_flags(self) -> list[str]:
+        """Return the long flags of this command and of its sub-commands."""
+        found = []
+        for action in self._actions:
+            found += [flag for flag in action.option_strings if flag.startswith("--")]
+            if isinstance(action, argparse._SubParsersAction):
+                found += [flag for parser in action.choices.values() for flag in parser.known_flags()]
+        return found
+
+
+class _Version(argparse.Action):
+    """Print the version of hnas, which is read only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        """Print "hnas VERSION" and exit with code 0."""
+        import hnas
+
+        sys.stdout.write(f"hnas {hnas.__version__}\n")
+        parser.exit(0)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with the nearest known word, or an empty text if none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _whole_number(text: str) -> int:
+    """Return an integer.
+
+    Raises:
+        argparse.ArgumentTypeError: ``text`` is something else.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def add_flags(
@@ -81,7 +172,7 @@ def add_flags(
         if kind.startswith("Sequence"):
             flag, options["action"] = name.removesuffix("s"), "append"
         elif kind.startswith("int"):
-            options["type"] = int
+            options["type"] = _whole_number
             if parameter.default is not None:
                 options["help"] += f" (default {parameter.default})"
         parser.add_argument(f"--{flag.replace('_', '-')}", metavar=_METAVARS[flag], **options)

@@ -12,23 +12,27 @@ from hnas.cli.arguments import Parser, add_flags
 from hnas.deployment import deploy_network
 
 
-def run_export(arguments: Sequence[str]) -> int:
-    """Run ``hnas-deploy export``, whose flags are the parameters of `hnas.deploy_network`."""
+def make_export_parser() -> Parser:
+    """Return the parser of ``hnas-deploy export``, whose flags are the parameters of `hnas.deploy_network`."""
     parser = Parser(
         "hnas-deploy export", description="Compile, verify and measure a static network of your own, and bundle it."
     )
     parser.add_argument("network", nargs="?", metavar="NETWORK", help="FILE.onnx, or as --model")
     add_flags(parser, deploy_network, optional=("model",))
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    parser.add_config()
+    return parser
+
+
+def run_export(arguments: Sequence[str]) -> int:
+    """Run ``hnas-deploy export``."""
+    parser = make_export_parser()
     options = vars(parser.parse_args(arguments))
     as_json, network = options.pop("json"), options.pop("network")
     if (network is None) == (options["model"] is None):
         parser.error("give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE")
     if network is not None:
         options["model"] = network
-    from hnas import hw_profiles
-
-    hw_profiles.load(options["target"])  # report a misspelt target before torch is imported
     _add_current_folder()
     with report.show_stages() as on:
         found = deploy_network(**options, on=on).to_json()
@@ -39,8 +43,8 @@ def run_export(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_verify(arguments: Sequence[str]) -> int:
-    """Run ``hnas-deploy verify``. Return 0 if all files pass, else 1."""
+def make_verify_parser() -> Parser:
+    """Return the parser of ``hnas-deploy verify``."""
     parser = Parser("hnas-deploy verify", description="Compare the files of a bundle with the network in eager torch.")
     add: Any = parser.add_argument
     add("path", type=Path, metavar="DIR", help="a bundle, or the folder of a failure that --reduce saved")
@@ -55,7 +59,12 @@ def run_verify(arguments: Sequence[str]) -> int:
     )
     add("--out", type=Path, metavar="DIR", help="where --reduce saves (default: DIR-failing)")
     add("--json", action="store_true", help="print the result as JSON on standard output")
-    options = vars(parser.parse_args(arguments))
+    return parser
+
+
+def run_verify(arguments: Sequence[str]) -> int:
+    """Run ``hnas-deploy verify``. Return 0 if all files pass, else 1."""
+    options = vars(make_verify_parser().parse_args(arguments))
     as_json = options.pop("json")
     if not options["path"].is_dir():
         raise FileNotFoundError(f"no bundle at {options['path']}; give the folder that hnas-deploy wrote")

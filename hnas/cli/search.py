@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from hnas.cli.arguments import Parser, add_flags
+from hnas.cli.completion import complete_deploy
 from hnas.deployment import deploy
 
 _EXAMPLES = """examples:
@@ -28,16 +29,17 @@ def make_deploy_parser(commands: Mapping[str, str]) -> Parser:
     add_flags(parser, deploy)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    parser.add_config()
+    parser.add_completion(complete_deploy)
     return parser
 
 
 def run_deploy(parsed: argparse.Namespace) -> int:
     """Run the command. Return its exit code."""
-    from hnas import hw_profiles, report
+    from hnas import report
 
     options = vars(parsed)
     as_json, dry = options.pop("json"), options.pop("dry_run")
-    hw_profiles.load(options["target"])  # report a misspelt target before torch is imported
     if dry:
         return _print_plan(options, as_json=as_json)
     with report.show_stages() as on:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hnas.cli.arguments import Parser
+from hnas.cli.completion import script_of
 
 if TYPE_CHECKING:
     from hnas.recipes import Recipe
@@ -48,12 +50,38 @@ def make_train_parser() -> Parser:
     add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--json", action="store_true", help="print the result as JSON on standard output")
+    parser.add_config()
+    parser.add_completion(lambda shell: script_of(make_train_parser(), shell))
     return parser
 
 
 def run_train(parsed: argparse.Namespace) -> int:
     """Run the command. Return its exit code."""
-    from hnas import recipes, report
+    from hnas import report
+
+    with report.show_training(f"training with {parsed.recipe}") as (advance, say):
+        record = train_parsed(parsed, on_step=advance, on_message=say)
+    if record is None:
+        return 0
+    if parsed.json:
+        report.print_json(record)
+    else:
+        report.print_training(Path(parsed.out), record)
+    return 0
+
+
+def train_parsed(
+    parsed: argparse.Namespace,
+    *,
+    on_step: Callable[[int, int, float], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> dict[str, Any] | None:
+    """Train as the parsed flags say. Return the record; None in all processes of torchrun but the first.
+
+    on_step: called after each step with (finished steps, steps of the run, loss).
+    on_message: called with one line for a person.
+    """
+    from hnas import recipes
 
     recipe = recipes.load(parsed.recipe)
     if parsed.skip_broken:
@@ -71,7 +99,7 @@ def run_train(parsed: argparse.Namespace) -> int:
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     alone = _derived(parsed, recipe) if parsed.alone == "derived" else parsed.alone
-    with distributed.group(parsed.device), report.show_training(f"training {recipe.name}") as (advance, say):
+    with distributed.group(parsed.device):
         first = distributed.rank() == 0
         among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet is not None else None
         record = run_recipe(
@@ -79,16 +107,10 @@ def run_train(parsed: argparse.Namespace) -> int:
             Path(parsed.data),
             Path(parsed.out),
             RunOptions(parsed.seed, parsed.epochs, alone, among, parsed.resume, parsed.pretrained, parsed.from_scratch),
-            on_step=advance if first else None,
-            on_message=say if first else None,
+            on_step=on_step if first else None,
+            on_message=on_message if first else None,
         )
-    if not first:
-        return 0
-    if parsed.json:
-        report.print_json(record)
-    else:
-        report.print_training(Path(parsed.out), record)
-    return 0
+    return record if first else None
 
 
 def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:

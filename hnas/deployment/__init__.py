@@ -72,8 +72,6 @@ def deploy(
         Unreachable: no subnet meets every constraint. A subclass of ExportError.
         ExportError: no artifact can be kept.
     """
-    from hnas.deployment.search import deploy_subnet
-
     options = SearchOptions(
         target=target,
         max_latency=max_latency,
@@ -89,7 +87,13 @@ def deploy(
         out=out,
         resume=resume,
     )
-    return deploy_subnet(options, on)
+    from hnas.deployment.plan import require_packages, resolve
+
+    plan = resolve(options)  # imports no torch, so that a wrong value is refused at once
+    require_packages(plan, search=True)
+    from hnas.deployment.search import deploy_subnet
+
+    return deploy_subnet(plan, options, on)
 
 
 def deploy_network(
@@ -134,8 +138,6 @@ def deploy_network(
         Unavailable: a runtime or the host is missing.
         ExportError: no artifact computes the same outputs as the network.
     """
-    from hnas.deployment.own import deploy_own_network
-
     options = NetworkOptions(
         model=model,
         target=target,
@@ -147,4 +149,15 @@ def deploy_network(
         host=host,
         out=out,
     )
-    return deploy_own_network(options, on)
+    from hnas.deployment.plan import require_packages, resolve
+    from hnas.export.proof.verification import Limits
+    from hnas.units import parse_shape
+
+    plan = resolve(options.search())  # imports no torch, so that a wrong value is refused at once
+    for shape in options.inputs or ():
+        parse_shape(shape)
+    limits = None if limit is None else Limits.parse(limit)
+    require_packages(plan, search=False)
+    from hnas.deployment.own import deploy_own_network
+
+    return deploy_own_network(plan, options, limits, on)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -18,6 +17,7 @@ from hnas.export.device.errors import one_line
 from hnas.export.graph.program import module_of
 from hnas.export.graph.samples import Sample
 from hnas.files import check_plain
+from hnas.units import parse_shape
 
 _LARGEST = 2**32  # bytes of real inputs
 _NOT_IN_NUMPY = (torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
@@ -45,13 +45,6 @@ def load_network(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, t
     if shapes:
         return net, tuple(_noise(text) for text in shapes)
     return net, _as_examples(examples, model)
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Return the shape that "1x3x224x224" means. Raise ValueError for other text."""
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
-        raise ValueError(f"--input {text!r} is not understood; write a shape, batch first: 1x3x224x224")
-    return tuple(map(int, text.split("x")))
 
 
 def _noise(text: str) -> Tensor:

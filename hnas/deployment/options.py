@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from hnas import units
+
 Progress: TypeAlias = Callable[[str, int, int], None]  # stage, steps done, steps in total
 
 
@@ -28,6 +30,12 @@ _TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 _EXAMPLES = {"max_latency": "5ms", "min_accuracy": "92%", "max_size": "300KB", "budget": "40evals", "limit": "25dB|97%"}
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "max_latency": units.parse_latency_ms,
+    "min_accuracy": units.parse_share,
+    "max_size": units.parse_size_bytes,
+    "budget": units.parse_budget,
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,10 @@ class NetworkOptions:
     def __post_init__(self) -> None:
         _check_types(self)
 
+    def search(self) -> SearchOptions:
+        """Return the options that both kinds of deployment have."""
+        return SearchOptions(self.target, precision=self.precision, threads=self.threads, host=self.host, out=self.out)
+
     def command(self) -> str:
         """Return the command that repeats this deployment."""
         words = ["hnas-deploy", "export", "--model", self.model, "--target", self.target]
@@ -90,16 +102,21 @@ class NetworkOptions:
 
 
 def _check_types(options: SearchOptions | NetworkOptions) -> None:
-    """Raise TypeError where a field has another type than its annotation, before any work starts."""
+    """Raise ValueError where a field has another type than its annotation, before any work starts.
+
+    The text is that of the command line, where it refuses the same value.
+    """
     for field in fields(options):
         value, kinds = getattr(options, field.name), str(field.type).split(" | ")
         if value == "":
             raise ValueError(f"{field.name} is empty; leave it out or give a value")
         if not any(_TYPES[kind][0](value) for kind in kinds):
+            if field.name in _READERS and isinstance(value, int | float):
+                _READERS[field.name](f"{value}")  # raises ValueError for a number without a unit
             example = f", such as {_EXAMPLES[field.name]!r}" if field.name in _EXAMPLES else ""
             words = " or ".join(_TYPES[kind][1] for kind in kinds)
             shown = " ".join(repr(value).split())[:60]
-            raise TypeError(f"{field.name} is {shown}, expected {words}{example}")
+            raise ValueError(f"{field.name} is {shown}, expected {words}{example}")
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:

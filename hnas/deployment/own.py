@@ -19,10 +19,10 @@ from hnas.deployment.build import CALIBRATION, Run, limited_compiler
 from hnas.deployment.bundle import Deployment, bundle_result, describe_network
 from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
 from hnas.deployment.folder import working_folder
-from hnas.deployment.loading import SEED, load_network, parse_shape, read_calibration
+from hnas.deployment.loading import SEED, load_network, read_calibration
 from hnas.deployment.network import StaticNetwork
-from hnas.deployment.options import NetworkOptions, Progress, SearchOptions
-from hnas.deployment.plan import Plan, resolve
+from hnas.deployment.options import NetworkOptions, Progress
+from hnas.deployment.plan import Plan
 from hnas.deployment.result import Result
 from hnas.export import backends
 from hnas.export.device.errors import ExportError
@@ -32,19 +32,14 @@ from hnas.export.graph.samples import Sample, to_sample
 from hnas.export.onnx.source import SUFFIX, Original
 from hnas.export.proof.verification import Limits
 from hnas.journal import Journal
+from hnas.units import parse_shape
 
 AGAINST = "the same network in fp32 on the same backend"
 _KEY = "network"  # the name of the folder of its artifacts
 
 
-def deploy_own_network(options: NetworkOptions, notify: Progress) -> Deployment:
+def deploy_own_network(plan: Plan, options: NetworkOptions, limits: Limits | None, notify: Progress) -> Deployment:
     """Deploy a network of the user's own, as `hnas.deployment.deploy_network` documents."""
-    limits = None if options.limit is None else Limits.parse(options.limit)
-    plan = resolve(
-        SearchOptions(
-            options.target, precision=options.precision, threads=options.threads, host=options.host, out=options.out
-        )
-    )
     with working_folder(plan.out) as work, open_network(options.model, options.inputs, plan) as network:
         if options.calibration is not None:
             network = _with_calibration(network, Path(options.calibration))

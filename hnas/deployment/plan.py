@@ -147,7 +147,7 @@ def resolve(options: SearchOptions) -> Plan:
 
     Raises:
         ValueError: an option is not understood or does not fit the device.
-        Unavailable: a runtime is missing, or the host does not answer.
+        Unavailable: the host does not answer.
     """
     device = hw_profiles.load(options.target)
     precision = device.precision if options.precision is None else options.precision
@@ -171,6 +171,16 @@ def resolve(options: SearchOptions) -> Plan:
     )
 
 
+def require_packages(plan: Plan, *, search: bool) -> None:
+    """Raise Unavailable, with the command that installs them, if packages that build for the plan are missing.
+
+    search: whether the packages of the search are needed too.
+    """
+    device = plan.device
+    if (missing := backends.cannot_build(device.backend, plan.precisions, search=search)) is not None:
+        raise Unavailable(missing)
+
+
 def _precisions_to_build(device: Device, wanted: str, site: Site | None = None) -> tuple[str, ...]:
     """Return the precisions to build, fp32 first.
 
@@ -181,13 +191,10 @@ def _precisions_to_build(device: Device, wanted: str, site: Site | None = None) 
 
     Raises:
         ValueError: the precision is unknown or not offered, or "mixed" is asked for a device that is not this machine.
-        Unavailable: the runtime is missing.
     """
     if wanted not in PRECISIONS:
         raise ValueError(f"no precision {wanted!r}; known: {', '.join(PRECISIONS)}")
     backend = backends.load(device.backend)
-    if device.local and (missing := backend.missing()):
-        raise Unavailable(missing)
     offered = tuple(precision for precision in backend.precisions if precision in device.precisions)
     if wanted == "auto":  # case 1
         lacking = {"w8"} if _has_bf16(device, site) else {"w8", "bf16"}

@@ -17,7 +17,7 @@ from hnas.deployment.finalists import choose_finalists, subnet_network
 from hnas.deployment.flow import Baseline, NothingKept, Proof, build_baseline, try_networks
 from hnas.deployment.folder import Unreachable, open_run
 from hnas.deployment.options import Progress, SearchOptions
-from hnas.deployment.plan import Plan, resolve
+from hnas.deployment.plan import Plan
 from hnas.deployment.pricing import MeasuredLatency, timing_sample
 from hnas.deployment.result import Result
 from hnas.deployment.source import open_source
@@ -32,9 +32,8 @@ from hnas.study import Study
 AGAINST = "the largest subnet in fp32 on the same backend"
 
 
-def deploy_subnet(options: SearchOptions, notify: Progress) -> Deployment:
-    """Deploy a subnet of a supernet, as `hnas.deployment.deploy` documents."""
-    plan = resolve(options)
+def deploy_subnet(plan: Plan, options: SearchOptions, notify: Progress) -> Deployment:
+    """Deploy a subnet of a supernet, as `hnas.deployment.deploy` documents. ``plan`` is that of the options."""
     reuse_memory()
     source = open_source(plan.supernet, plan.data)
     with open_run(plan, source, options.resume) as journal:

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
+__all__ = ("compile", "converters", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32", "bf16", "int8", "w8")
 requires: tuple[str, ...] = ("openvino",)
+converters: dict[str, tuple[str, ...]] = {"fp32": ("torch",), "int8": ("nncf",), "w8": ("nncf",)}
 no_onnx = ""
 
 MODEL = "model.xml"

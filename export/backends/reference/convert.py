@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
+__all__ = ("compile", "converters", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32",)
 requires: tuple[str, ...] = ("search",)
+converters: dict[str, tuple[str, ...]] = {"fp32": ("torch", "safetensors")}
 no_onnx = "it is the torch graph itself"
 
 

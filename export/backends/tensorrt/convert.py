@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
+__all__ = ("compile", "converters", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 requires: tuple[str, ...] = ("tensorrt",)
+converters: dict[str, tuple[str, ...]] = {"fp32": ("torch", "onnx", "onnxscript", "onnxruntime")}
 no_onnx = ""
 
 MODEL = "model.onnx"

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from hnas.export.graph.samples import Samples
     from hnas.hw_profiles import Device
 
-__all__ = ("compile", "load", "missing", "no_onnx", "precisions", "requires", "versions")
+__all__ = ("compile", "converters", "load", "missing", "no_onnx", "precisions", "requires", "versions")
 
 precisions: tuple[str, ...] = ("fp32", "int8")
 requires: tuple[str, ...] = ("tflite",)
+converters: dict[str, tuple[str, ...]] = {"fp32": ("torch",)}
 no_onnx = "its file is written from the torch graph, channels last"
 
 MODEL = "model.tflite"

@@ -73,7 +73,7 @@ def refused(call, quick: Path, trained: Path) -> Callable[..., str]:
         (("--budget", f"{'9' * 400}evals"), "is not understood"),
         (("--threads", "0"), "threads is 0; this machine has "),
         (("--threads", "1000"), "threads is 1000; this machine has "),
-        (("--threads", "two"), "argument --threads: invalid int value: 'two'"),
+        (("--threads", "two"), "argument --threads: 'two' is not a whole number"),
         (("--seed", "-1"), "seed is -1; it is 0 or more"),
         (("--colour",), "unrecognized arguments: --colour"),
     ],

@@ -41,11 +41,11 @@ def without(blocked: Sequence[str], *arguments: str, main: str = "deploy_main") 
 @pytest.mark.parametrize(
     ("blocked", "says"),
     [
-        (("torch",), "torch is not installed; pip install 'hnas[search]'"),
-        (("pymoo",), "pymoo is not installed; pip install 'hnas[search]'"),
-        (("safetensors",), "safetensors is not installed; pip install 'hnas[search]'"),
-        (("onnxruntime",), "onnxruntime is not installed; pip install 'hnas[onnxruntime]'"),
-        (("onnxscript",), "onnxscript are not installed; pip install 'hnas[onnxruntime-convert]'"),
+        (("torch",), "torch is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
+        (("pymoo",), "pymoo is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
+        (("safetensors",), "safetensors is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
+        (("onnxruntime",), "onnxruntime is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
+        (("onnxscript",), "onnxscript is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
     ],
 )
 def test_a_missing_package_is_named_with_its_remedy(deploy, quick, blocked: tuple[str, ...], says: str):

@@ -1,0 +1,197 @@
+"""hnas as a Python package: light to import, short to explain, typed, and with the texts of the command line."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hnas
+from hnas.cli.training import make_train_parser
+from tests.benchmarks import bundles
+
+FUNCTIONS = ("train", "deploy", "deploy_network", "load", "check", "targets", "doctor")
+HEAVY = ("torch", "numpy", "rich", "PIL", "msgspec", "pymoo")
+
+
+def python(code: str, *blocked: str) -> str:
+    """Run code in a new process in which the ``blocked`` packages cannot be imported, and return what it prints."""
+    start = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
+    done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    return bundles.bundle(tmp_path_factory.mktemp("bundles"), "tiny", heavy=None)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(path)
+    return path
+
+
+# --- the names --------------------------------------------------------------------------------------------------------
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert python(f"import hnas\nprint([name for name in {HEAVY} if name in sys.modules])") == "[]\n"
+
+
+def test_every_function_is_there_with_its_signature_without_torch() -> None:
+    code = "import hnas, inspect\n" + "".join(f"print(inspect.signature(hnas.{name}))\n" for name in FUNCTIONS)
+    shown = python(code, "torch")
+    assert shown.count("\n") == len(FUNCTIONS)
+    assert "max_latency: 'str | None' = None" in shown
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_explains_itself_with_an_example(name: str) -> None:
+    text = inspect.getdoc(getattr(hnas, name)) or ""
+    assert "Example:\n" in text
+    assert f"hnas.{name}(" in text
+
+
+def test_every_name_that_an_ide_sees_is_there() -> None:
+    text = Path(hnas.__file__).read_text("utf-8")
+    named = [line.split(" as ")[1] for line in text.splitlines() if line.startswith("    from hnas.")]
+    assert len(named) > 20
+    assert all(getattr(hnas, name) is not None for name in named)
+    assert sorted(named) == sorted(name for names in hnas._HOME.values() for name in names)
+
+
+def test_help_fits_on_a_screen_and_needs_no_torch() -> None:
+    shown = python("import hnas; help(hnas)", *HEAVY[:1])
+    assert shown.count("\n") <= 56
+    assert all(f"hnas.{name}(" in shown for name in FUNCTIONS)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert hnas.__version__ == version("hnas")
+    with pytest.raises(AttributeError, match="no attribute 'deplyo'"):
+        hnas.deplyo  # type: ignore[attr-defined]  # noqa: B018
+
+
+# --- wrong use --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: hnas.deploy("openvino-cpu", max_latency=1), "latency '1' is not understood"),  # type: ignore[arg-type]
+        (lambda: hnas.deploy("toaster"), "no device 'toaster'; known: "),
+        (lambda: hnas.deploy_network("a:b", "openvino-cpu", inputs=["1xN"]), "--input '1xN' is not understood"),
+        (lambda: hnas.deploy_network("a:b", "openvino-cpu", limit="25"), "25"),
+        (lambda: hnas.train("photos", "out", epochs="many"), "argument --epochs: "),  # type: ignore[arg-type]
+        (lambda: hnas.train("photos", "out", recipe="soup"), "no recipe 'soup'; known: "),
+        (lambda: hnas.load(3), "bundle is 3, expected the path of a folder"),  # type: ignore[arg-type]
+        (lambda: hnas.check("x", max_time="soon"), "max_time is 'soon', not a number above 0"),
+        (lambda: hnas.check("x", min_speedup=0), "min_speedup is 0, not a number above 0"),
+        (lambda: hnas.check("x", processes=0), "processes is 0, expected a whole number of 1 or more"),
+        (lambda: hnas.check(3), "bundle is 3, expected the path of a folder"),  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_use_is_a_value_error_in_one_line(call: Any, line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_values_are_refused_before_torch_is_imported() -> None:
+    calls = (
+        "hnas.deploy('openvino-cpu', budget=40)",
+        "hnas.deploy('openvino-cpu', precision='int3')",
+        "hnas.deploy('openvino-cpu', min_accuracy='92')",
+        "hnas.deploy_network('a:b', 'openvino-cpu', threads='2')",
+        "hnas.train('photos', 'out', recipe='soup')",
+    )
+    tried = "".join(f"try: {call}\nexcept ValueError as error: print(error)\n" for call in calls)
+    shown = python(f"import hnas\n{tried}print('torch' in sys.modules)")
+    assert shown.count("\n") == len(calls) + 1
+    assert shown.endswith("False\n")
+
+
+def test_a_missing_package_is_unavailable() -> None:
+    for call in ("hnas.deploy('onnxruntime-cpu')", "hnas.train('photos', 'out')"):
+        shown = python(f"import hnas\ntry: {call}\nexcept hnas.Unavailable as error: print(error)", "torch")
+        assert "torch is not installed; pip install 'hnas[search" in shown
+
+
+def test_the_parameters_of_train_are_the_flags_of_the_command() -> None:
+    own = {"help", "==SUPPRESS==", "config", "print_config", "json"}
+    flags = {action.dest: action for action in make_train_parser()._actions if action.dest not in own}
+    parameters = {n: p for n, p in inspect.signature(hnas.train).parameters.items() if not n.startswith("on_")}
+    assert set(flags) == set(parameters)
+    for name, parameter in parameters.items():
+        if parameter.default is not inspect.Parameter.empty and name != "recipe":
+            assert flags[name].default == parameter.default, name
+
+
+# --- a bundle ---------------------------------------------------------------------------------------------------------
+
+
+def test_load_classifies_files_images_arrays_and_lists(bundle: Path, photo: Path) -> None:
+    net = hnas.load(bundle)
+    expected = net.predict(str(photo))
+    assert sorted(label for label, _ in expected) == sorted(net.labels)
+    assert sum(odds for _, odds in expected) == pytest.approx(1)
+    assert [odds for _, odds in expected] == sorted((odds for _, odds in expected), reverse=True)
+    image = Image.open(photo)
+    pixels = np.asarray(image)
+    for same in (photo, image, pixels):
+        assert net.predict(same) == expected
+    assert net.predict([photo, pixels]) == [expected, expected]
+    assert net.predict(np.stack([pixels, pixels])) == [expected, expected]
+    assert net.predict(photo, top=2) == expected[:2]
+    assert net.predict(pixels[..., 0]) == net.predict(pixels[..., :1]) == net.predict(Image.fromarray(pixels[..., 0]))
+
+
+@pytest.mark.parametrize(
+    ("image", "line"),
+    [
+        (3, "an image is a path, a PIL image or an array uint8 [H, W, 3]; got int"),
+        (np.zeros((4, 4, 3)), "an array is uint8 [H, W], [H, W, 1] or [H, W, 3]; got float64 [4, 4, 3]"),
+        (np.zeros((3, 4, 4), np.uint8), "got uint8 [3, 4, 4]"),
+        (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
+    ],
+)
+def test_what_is_no_image_is_refused(bundle: Path, image: Any, line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        hnas.load(bundle).predict(image)
+    assert line in str(caught.value)
+
+
+def test_a_missing_image_or_bundle_is_named(bundle: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no image file gone\.png"):
+        hnas.load(bundle).predict("gone.png")
+    with pytest.raises(FileNotFoundError, match="no bundle at nowhere"):
+        hnas.load("nowhere")
+
+
+def test_load_and_check_need_no_torch(bundle: Path, photo: Path) -> None:
+    code = f"import hnas\nprint(len(hnas.load({str(bundle)!r}).predict({str(photo)!r})))\n"
+    code += f"print(hnas.check({str(bundle)!r}, max_time=1, processes=1).outcome)"
+    count, outcome = python(code, "torch", "safetensors", "pymoo", "msgspec").split()
+    assert count == "10"
+    assert outcome in ("holds", "fails", "inconclusive")
+
+
+def test_targets_and_doctor_are_records() -> None:
+    assert [device.name for device in hnas.targets()] == sorted(device.name for device in hnas.targets())
+    reports = {report.backend: report for report in hnas.doctor()}
+    assert reports["reference"].runs
+    assert reports["reference"].builds
+    assert reports["reference"].install is None
