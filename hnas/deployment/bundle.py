@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnas.cost import Price
 from hnas.deployment.build import Built
@@ -17,6 +17,9 @@ from hnas.export.bundle.bundle import Bundle, read_bundle, write_bundle
 from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, SpaceRecord
 from hnas.export.device.artifact import Artifact
 from hnas.export.proof.measurement import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class Deployment:
     def to_json(self) -> dict[str, Any]:
         """Return the table and the Pareto front as JSON, as the command prints them with ``--json``."""
         return dict(self.table)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot accuracy over latency: the Pareto front of the search and each artifact. Needs the extra "plot".
+
+        ax: the axes of matplotlib to draw on; None: those of a new figure.
+
+        Raises:
+            Unavailable: matplotlib is not installed.
+        """
+        from hnas.deployment.plotting import plot_deployment
+
+        return plot_deployment(self.table, ax)
 
 
 def bundle_result(result: Result, manifest: Manifest) -> Deployment:
