@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 _TIME_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -55,3 +56,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
         raise ValueError(f"--input {text!r} is not understood; write a shape, batch first: 1x3x224x224")
     return tuple(map(int, text.split("x")))
+
+
+def path_text(value: object, name: str) -> str:
+    """Return the text of a path. Raise ValueError for anything else; ``name`` is that of the option."""
+    if isinstance(value, str | os.PathLike):
+        return str(os.fspath(value))
+    raise ValueError(f"{name} is {' '.join(repr(value).split())[:60]}, expected the path of a folder")

@@ -1,4 +1,4 @@
-"""The notebooks in docs: their cells run in order as a plain script, and they are kept with what they print and plot."""
+"""The notebooks in docs: their cells run in order as a script, and they are kept with what they print and plot."""
 
 from __future__ import annotations
 

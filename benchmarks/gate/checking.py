@@ -49,24 +49,23 @@ def check(
         Unavailable: the runtime or the host is missing.
     """
     from hnas.benchmarks.gate.check import CheckOptions, check_claim
+    from hnas.units import path_text
 
-    for name, value in (("bundle", bundle), ("data", data)):
-        if not (isinstance(value, str | os.PathLike) or (name == "data" and value is None)):
-            raise ValueError(f"{name} is {' '.join(repr(value).split())[:60]}, expected the path of a folder")
+    folder = path_text(bundle, "bundle")
     if min_speedup is not None:
         min_speedup = positive_number(min_speedup, "min_speedup")
-    if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
-        raise ValueError(f"processes is {processes!r}, expected a whole number of 1 or more")
+    if processes < 1:
+        raise ValueError(f"processes is {processes}, expected a whole number of 1 or more")
     options = CheckOptions(
         min_speedup=min_speedup,
         max_time=parse_seconds(max_time, "max_time"),
         processes=processes,
         here=here,
-        data=None if data is None else Path(data),
+        data=None if data is None else Path(path_text(data, "data")),
         seed=seed,
         host=host,
     )
-    return check_claim(Path(bundle), options, on or (lambda doing, fraction: None))  # noqa: ARG005
+    return check_claim(Path(folder), options, on or (lambda doing, fraction: None))  # noqa: ARG005
 
 
 def parse_seconds(value: str | float, name: str = "") -> float:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hnas.cli.ending import guarded
+from hnas.cli.nearest import did_you_mean
 
 COMMANDS = {
     "export": "deploy a network of your own",
@@ -30,12 +31,11 @@ def deploy_main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in COMMANDS:
         name, rest = given[0], given[1:]
         return guarded("hnas-deploy", lambda: _command(name)(rest))
-    from hnas.cli import search
+    from hnas.cli import completion, search
 
     parser = search.make_deploy_parser(COMMANDS)
+    parser.add_completion(completion.complete_deploy)
     if given and given[0] and not given[0].startswith("-"):
-        from hnas.cli.arguments import did_you_mean
-
         parser.error(f"no command {given[0]!r}{did_you_mean(given[0], COMMANDS)}")
     options = parser.parse_args(given)
     return guarded("hnas-deploy", lambda: search.run_deploy(options), resumes=True)

@@ -9,8 +9,10 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
+
+from hnas.cli.nearest import did_you_mean
 
 _METAVARS = {
     "target": "DEVICE",
@@ -36,10 +38,10 @@ _ENTRY = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)  # of the se
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser with ``--version``, whose errors are one line with the nearest known word."""
 
-    def __init__(self, *arguments: Any, add_help: bool = True, **options: Any) -> None:
-        super().__init__(*arguments, add_help=add_help, **options)
+    def __init__(self, prog: str | None = None, **options: Any) -> None:
+        super().__init__(prog, **options)
         self._configurable = False
-        if add_help:
+        if self.add_help:
             none = argparse.SUPPRESS  # the flag leaves no value
             self.add_argument("--version", action=_Version, nargs=0, dest=none, default=none, help="print the version")
 
@@ -122,14 +124,6 @@ class _Version(argparse.Action):
 
         sys.stdout.write(f"hnas {hnas.__version__}\n")
         parser.exit(0)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" with the nearest known word, or an empty text if none is near."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _whole_number(text: str) -> int:

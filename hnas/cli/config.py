@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hnas.cli.nearest import did_you_mean
+
 if TYPE_CHECKING:
     from hnas.cli.arguments import Parser
 
@@ -39,8 +41,6 @@ def flags_of(parser: Parser, file: str | None, given: Sequence[str]) -> list[str
     for key, value in _read(parser, file).items():
         flag = f"--{key.replace('_', '-')}"
         if flag not in known:
-            from hnas.cli.arguments import did_you_mean
-
             names = [name[2:] for name in known]
             parser.error(f"{file}: unknown key {key!r}{did_you_mean(flag[2:], names)}; known: {', '.join(names)}")
         if known[flag].dest not in taken:

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Mapping
 
 from hnas.cli.arguments import Parser, add_flags
-from hnas.cli.completion import complete_deploy
 from hnas.deployment import deploy
 
 _EXAMPLES = """examples:
@@ -30,7 +29,6 @@ def make_deploy_parser(commands: Mapping[str, str]) -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     parser.add_config()
-    parser.add_completion(complete_deploy)
     return parser
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from hnas.export.bundle.bundle import Bundle, read_bundle
+from hnas.units import path_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,9 +51,9 @@ class Classifier:
     def predict(self, images: Picture, *, top: int | None = None) -> _Ranking: ...
 
     @overload
-    def predict(self, images: Sequence[Picture], *, top: int | None = None) -> list[_Ranking]: ...
+    def predict(self, images: list[Picture] | tuple[Picture, ...], *, top: int | None = None) -> list[_Ranking]: ...
 
-    def predict(self, images: Picture | Sequence[Picture], *, top: int | None = None) -> _Ranking | list[_Ranking]:
+    def predict(self, images: Any, *, top: int | None = None) -> _Ranking | list[_Ranking]:
         """Return the classes of an image with their probabilities, the likeliest first.
 
         Args:
@@ -69,10 +70,10 @@ class Classifier:
             ValueError: it is no image, or the network's output does not fit its labels.
             FileNotFoundError: there is no such file.
         """
-        if top is not None and (not isinstance(top, int) or top < 1):
-            raise ValueError(f"top is {top!r}; it is a whole number of 1 or more, or None")
+        if top is not None and top < 1:
+            raise ValueError(f"top is {top}; it is 1 or more, or None")
         several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
-        rankings = [self._rank(image)[:top] for image in (images if several else [images])]  # type: ignore[union-attr]
+        rankings = [self._rank(image)[:top] for image in (images if several else [images])]
         return rankings if several else rankings[0]
 
     def _rank(self, image: Any) -> _Ranking:
@@ -107,9 +108,7 @@ def load(bundle: str | os.PathLike[str]) -> Classifier:
     from hnas.export.device.opening import open_runner
     from hnas.export.remote.worker import open_first
 
-    if not isinstance(bundle, str | os.PathLike):
-        raise ValueError(f"bundle is {' '.join(repr(bundle).split())[:60]}, expected the path of a folder")
-    found = read_bundle(os.fspath(bundle))
+    found = read_bundle(path_text(bundle, "bundle"))
     artifact = found.artifact()
     runtime = backends.load(artifact.backend)
     if (missing := runtime.missing()) is not None:

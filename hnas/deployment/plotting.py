@@ -35,18 +35,23 @@ def plot_deployment(table: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         spots = sorted((point["latency_ms"], 100 * point["accuracy"]) for point in points)
         ax.plot(*_columns(spots), "o-", color="0.6", label="front of the search (fp32, search images)")
     for row in table["rows"]:
-        latency = row.get("latency_ms") or row["predicted_ms"]
-        height = 100 * row["accuracy"] if judged else row["sqnr_db"]
-        around = [[latency["value"] - latency["low"]], [latency["high"] - latency["value"]]]
-        kept = row["verdict"].startswith("kept")
-        name = f"{row['subnet']}, {row['precision']}{' (kept)' if kept else ''}"
-        ax.errorbar([latency["value"]], [height], xerr=around, fmt="*" if kept else "s", label=name, capsize=3)
+        _draw_artifact(ax, row, judged=judged)
     measured = any(row.get("latency_ms") for row in table["rows"])
     ax.set_xlabel("measured latency, ms, with 95 % interval" if measured else "predicted latency, ms, with its band")
     ax.set_ylabel("top-1 on the test images, %" if judged else "signal-to-noise ratio of the worst slice, dB")
     ax.set_title(str(table["target"]))
     ax.legend(fontsize="small")
     return ax
+
+
+def _draw_artifact(ax: Axes, row: Mapping[str, Any], *, judged: bool) -> None:
+    """Draw one row of the table with the interval of its latency."""
+    latency = row.get("latency_ms") or row["predicted_ms"]
+    height = 100 * row["accuracy"] if judged else row["sqnr_db"]
+    around = [[latency["value"] - latency["low"]], [latency["high"] - latency["value"]]]
+    kept = row["verdict"].startswith("kept")
+    name = f"{row['subnet']}, {row['precision']}{' (kept)' if kept else ''}"
+    ax.errorbar([latency["value"]], [height], xerr=around, fmt="*" if kept else "s", label=name, capsize=3)
 
 
 def _new_axes(figure: type) -> Axes:
