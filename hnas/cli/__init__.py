@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from hnas.cli.ending import guarded
 from hnas.cli.nearest import did_you_mean
@@ -34,7 +35,7 @@ def deploy_main(arguments: Sequence[str] | None = None) -> int:
     from hnas.cli import completion, search
 
     parser = search.make_deploy_parser(COMMANDS)
-    parser.add_completion(completion.complete_deploy)
+    parser.add_completion(partial(completion.complete_deploy, COMMANDS))
     if given and given[0] and not given[0].startswith("-"):
         parser.error(f"no command {given[0]!r}{did_you_mean(given[0], COMMANDS)}")
     options = parser.parse_args(given)

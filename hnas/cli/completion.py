@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hnas.cli.arguments import Parser
 
 
-def complete_deploy(shell: str) -> str:
-    """Return the script that completes ``hnas-deploy``, with its commands, devices, precisions and files."""
-    from hnas.cli import COMMANDS, commands, network, search
+def complete_deploy(listed_commands: Mapping[str, str], shell: str) -> str:
+    """Return the script that completes ``hnas-deploy``, with its commands, devices, precisions and files.
+
+    listed_commands: name -> help of each command.
+    """
+    from hnas.cli import commands, network, search
 
     makers = {
         "export": network.make_export_parser,
@@ -21,9 +24,9 @@ def complete_deploy(shell: str) -> str:
         "run": commands.make_run_parser,
         "verify": network.make_verify_parser,
     }
-    parser = search.make_deploy_parser(COMMANDS)
+    parser = search.make_deploy_parser(listed_commands)
     listed = parser.add_subparsers(metavar="COMMAND")
-    for name, text in COMMANDS.items():
+    for name, text in listed_commands.items():
         made = makers[name]()
         listed.add_parser(name, help=text, parents=[made], add_help=False)
     return script_of(parser, shell)
