@@ -120,9 +120,9 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         """Print "hnas VERSION" and exit with code 0."""
-        import hnas
+        from importlib.metadata import version
 
-        sys.stdout.write(f"hnas {hnas.__version__}\n")
+        sys.stdout.write(f"hnas {version('hnas')}\n")
         parser.exit(0)
 
 

@@ -33,6 +33,8 @@ def train(
     recipe: str = "images",
     skip_broken: bool = False,
     epochs: float | None = None,
+    pretrained: str | None = None,
+    from_scratch: bool = False,
     alone: str | None = None,
     supernet: str | os.PathLike[str] | None = None,
     target: str | None = None,
@@ -52,6 +54,8 @@ def train(
         recipe: the name of a shipped recipe, or the path of a .toml file
         skip_broken: leave out images that cannot be read, and count them
         epochs: total number of epochs; None: as in the recipe
+        pretrained: start from the weights of this network of timm or .safetensors file
+        from_scratch: start from random weights where the recipe has pretrained ones
         alone: train one subnet by itself: smallest, largest, random:SEED or derived
         supernet: with ``alone``: find the subnet in the space of this trained supernet
         target: with ``alone="derived"``: the device of ``max_latency``
