@@ -57,8 +57,7 @@ class CompileOptions:
             raise TypeError(f"keep_float is {self.keep_float!r}, expected a list of names of blocks")
         if self.open_worker is not None and not callable(self.open_worker):
             raise TypeError(f"open_worker is {self.open_worker!r}, expected a function of an artifact")
-        if not isinstance(self.dynamic, Mapping | None):
-            raise TypeError(f"dynamic is {self.dynamic!r}, expected a dict like {{'x': {{0: 'batch'}}}}")
+        _check_dynamic({} if self.dynamic is None else self.dynamic)
         if self.compiler is not None and not hasattr(self.compiler, "convert"):
             raise TypeError(f"compiler is {self.compiler!r}, expected export.Compiler()")
         if self.progress is not None and not callable(self.progress):
@@ -67,6 +66,12 @@ class CompileOptions:
             raise ValueError(f"recover_seconds is {self.recover_seconds!r}, expected a number of seconds above 0")
         if self.evidence is not None and not isinstance(self.evidence, Iterable):
             raise TypeError(f"evidence is {self.evidence!r}, expected samples")
+
+
+def _check_dynamic(asked: object) -> None:
+    """Raise TypeError where the option ``dynamic`` has another form than its example."""
+    if not (isinstance(asked, Mapping) and all(isinstance(axes, Mapping) for axes in asked.values())):
+        raise TypeError(f"dynamic is {asked!r}, expected a dict like {{'x': {{0: 'batch'}}}}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from hnas.export.device.errors import one_line
-from hnas.export.graph.samples import PROBES, tell, to_sample
+from hnas.export.graph.samples import PROBES, tell, to_samples
 from hnas.export.onnx.source import OnnxSource, Original
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def capture_network(
         ValueError: a module has no example inputs, or a name in ``keep_float`` is not a block.
         ExportError: the network cannot be captured.
     """
-    if dynamic is not None and isinstance(network, Original | Path | str):
-        raise ValueError("an ONNX file gets fixed sizes; pass the torch module for dynamic ones")
     if isinstance(network, Original):
-        yield _from_file(network, None if example_inputs is None else to_sample(example_inputs))
+        if dynamic is not None:
+            raise ValueError("an open file has its sizes; give dynamic to Original(path, dynamic=...) or pass the path")
+        yield _from_file(network, example_inputs)
     elif isinstance(network, Path | str):
-        with Original(Path(network), None if example_inputs is None else to_sample(example_inputs)) as original:
+        with Original(Path(network), example_inputs, dynamic=dynamic) as original:
             yield _from_file(original, None)
     elif example_inputs is None:
         raise ValueError("a module needs example inputs; pass example_inputs")
@@ -83,10 +83,21 @@ def capture_network(
         yield _from_module(network, example_inputs, backend, keep_float, dynamic)
 
 
-def _from_file(original: Original, examples: Sample | None) -> Captured:
-    given = original.examples if examples is None else examples
+def _from_file(original: Original, examples: SampleLike | None) -> Captured:
+    given, source = original.examples, original.source
+    if examples is not None:
+        names = [tensor.name for tensor in source.inputs]
+        (given,) = to_samples([examples], given, "example", names)
+    for line in source.remarks:
+        tell(line)
     return Captured(
-        original.name, given, original.source, original.outputs, original.probes, suspicion=original.suspicion
+        original.name,
+        given,
+        source,
+        original.outputs,
+        original.probes,
+        suspicion=original.suspicion,
+        remarks=source.remarks,
     )
 
 

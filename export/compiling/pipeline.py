@@ -80,8 +80,8 @@ def compile(
     with captured as source, staging(target) as folder:
         evidence = gather(source, calibration, precision, options)
         made = Attempts(job, evidence, folder, target.name).best()
-        check_sizes(source, made.artifact)
-        replace(made.artifact, notes=_notes(job, made)).write()
+        sizes = check_sizes(evidence, made.artifact)
+        replace(made.artifact, notes=_notes(job, made, sizes)).write()
         publish(made.artifact.path, target)
     return Artifact.read(target)
 
@@ -185,7 +185,7 @@ def _require_plain(job: Job) -> None:
         )
 
 
-def _notes(job: Job, made: Attempt) -> dict[str, JSON]:
+def _notes(job: Job, made: Attempt, sizes: Sequence[int]) -> dict[str, JSON]:
     """Return the notes of the backend, together with the notes on passes, recovery and verification."""
     program, kept = made.program, list(job.options.keep_float)
     verification: dict[str, JSON] = made.judged.check.to_json()
@@ -198,6 +198,8 @@ def _notes(job: Job, made: Attempt) -> dict[str, JSON]:
     }
     if isinstance(program, OnnxSource):
         notes["source"] = dict(program.notes)
+    if sizes:
+        notes["sizes"] = list(sizes)
     if made.remarks:
         notes["remarks"] = list(made.remarks)
     if made.edits or kept:

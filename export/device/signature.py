@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact, TensorSpec
 
 
+_DEEPEST = 8  # levels of objects that are searched for arrays
+
+
 class NamedOutputs(Tuple[Any, ...]):
     """Hold the outputs of a call: a tuple that also takes a name, as in ``runner(x)["logits"]``.
 
@@ -79,7 +82,7 @@ def expected_outputs(artifact: Artifact, inputs: Sequence[NDArray[Any]]) -> Sequ
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values inside of dicts, lists, tuples and dataclasses, each with its dotted name: ``past.0.key``."""
+    """Yield the values inside of containers, each with its dotted name: ``past.0.key``. See ``children``."""
     parts = children(value)
     if parts is None:
         yield name, value
@@ -89,7 +92,19 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def children(value: Any) -> list[tuple[str, Any]] | None:
-    """Return the keys and the values that a container holds, or None for any other value."""
+    """Return the keys and the values that a container holds, or None for any other value.
+
+    Containers are dicts, tuples, lists, dataclasses, and other objects with arrays among their attributes.
+    """
+    return _children(value, ())
+
+
+def attributes(value: Any) -> list[tuple[str, Any]]:
+    """Return the attributes of an object that hold arrays, such as the layers of a cache; none if it is an array."""
+    return _attributes(value, ())
+
+
+def _children(value: Any, above: tuple[int, ...]) -> list[tuple[str, Any]] | None:
     if isinstance(value, Mapping):
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -98,7 +113,26 @@ def children(value: Any) -> list[tuple[str, Any]] | None:
         return [(str(index), part) for index, part in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in fields(value)]
-    return None
+    return _attributes(value, above) or None
+
+
+def _attributes(value: Any, above: tuple[int, ...]) -> list[tuple[str, Any]]:
+    if not hasattr(value, "__dict__") or _is_array(value) or callable(value) or id(value) in above:
+        return []
+    return [(name, part) for name, part in vars(value).items() if _holds_arrays(part, (*above, id(value)))]
+
+
+def _holds_arrays(value: Any, above: tuple[int, ...]) -> bool:
+    if _is_array(value):
+        return True
+    if isinstance(value, (str, bytes, int, float)) or value is None or id(value) in above or len(above) > _DEEPEST:
+        return False
+    parts = _children(value, above)
+    return parts is not None and any(_holds_arrays(part, (*above, id(value))) for _, part in parts)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def check_inputs(inputs: Sequence[NDArray[Any]], tensors: Sequence[TensorSpec]) -> tuple[NDArray[Any], ...]:

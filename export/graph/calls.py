@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hnas.export.device.errors import ExportError
-from hnas.export.device.signature import children
+from hnas.export.device.signature import attributes, children
 
+_IMMUTABLE = (type(None), str, bytes, int, float, torch.dtype, torch.device)
+_OBJECTS: set[type] = set()  # the types of case 3 of ``flat_module`` that torch's pytree learned here
 PREFIX = "net."  # of the names of weights and modules in a FlatModule
 
 
@@ -55,7 +58,7 @@ class FlatModule(nn.Module):
 
     def named_outputs(self, *inputs: Tensor) -> list[tuple[str, Any]]:
         """Return every output with its dotted name; a bare output has the name ``output_0``."""
-        values = list(self._values)
+        values = [value if isinstance(value, _IMMUTABLE) else copy.deepcopy(value) for value in self._values]
         for place, dtype, value in zip(self._places, self._dtypes, inputs, strict=True):
             values[place] = value if value.dtype is dtype else value.to(dtype)
         args, kwargs = pytree.tree_unflatten(values, self._spec)
@@ -73,8 +76,9 @@ def flat_module(module: nn.Module, example_inputs: Any) -> FlatModule:
 
     1. One tensor or array: the first argument. A tuple or list: the arguments in order.
     2. A dict: the arguments by name; or the first argument where ``forward`` has no such names.
-    3. Arguments may be nested in dicts, lists, tuples, dataclasses, and types that torch's pytree knows.
-    4. Numbers, text and None are constants.
+    3. Arguments may be nested in dicts, lists, tuples, dataclasses, types that torch's pytree knows, and other objects
+       with tensors among their attributes, such as a cache.
+    4. Numbers, text, None and objects without tensors are constants.
     5. A FlatModule: its own flat inputs.
 
     Raises:
@@ -86,8 +90,7 @@ def flat_module(module: nn.Module, example_inputs: Any) -> FlatModule:
         return twin
     args, kwargs = _arguments(module, example_inputs)
     for _, part in _parts((args, kwargs)):
-        if is_dataclass(part) and not isinstance(part, type) and type(part) not in pytree.SUPPORTED_NODES:
-            torch.export.register_dataclass(type(part))
+        _register(part)
     args, kwargs = pytree.tree_map(_as_tensor, (args, kwargs))
     flat = FlatModule(module, args, kwargs)
     if not flat.inputs:
@@ -164,10 +167,42 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _children(value: Any) -> list[tuple[str, Any]] | None:
     """Return what a container holds, in the order of torch's pytree, which also knows types of other libraries."""
+    if type(value) in _OBJECTS:
+        return attributes(value)
     known = pytree.SUPPORTED_NODES.get(type(value))
     if known is None or isinstance(value, Mapping | tuple | list) or is_dataclass(value):
         return children(value)
+    if known.flatten_with_keys_fn is not None:
+        pairs = known.flatten_with_keys_fn(value)[0]
+        return [(str(pytree.keystr((key,))).strip(".[]'\""), part) for key, part in pairs]
     return [(str(index), part) for index, part in enumerate(known.flatten_fn(value)[0])]
+
+
+def _register(part: Any) -> None:
+    """Make the type of a container known to torch's pytree (case 3 of ``flat_module``)."""
+    kind = type(part)
+    if kind in pytree.SUPPORTED_NODES or isinstance(part, type):
+        return
+    if is_dataclass(part):
+        torch.export.register_dataclass(kind)
+    elif not isinstance(part, Mapping | tuple | list) and attributes(part):
+        pytree.register_pytree_node(kind, _taken_apart, partial(_put_together, kind))
+        _OBJECTS.add(kind)
+
+
+def _taken_apart(value: Any) -> tuple[list[Any], tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return the attributes that hold tensors, and their names with the other attributes."""
+    parts = dict(attributes(value))
+    rest = {name: part for name, part in vars(value).items() if name not in parts}
+    return list(parts.values()), (tuple(parts), rest)
+
+
+def _put_together(kind: type, parts: Iterable[Any], context: tuple[tuple[str, ...], dict[str, Any]]) -> Any:
+    """Return a new object. The module may write into it, so it shares nothing that can change."""
+    names, rest = context
+    value: Any = object.__new__(kind)
+    vars(value).update({**copy.deepcopy(rest), **dict(zip(names, parts, strict=True))})
+    return value
 
 
 def _as_tensor(value: Any) -> Any:

@@ -1,57 +1,22 @@
-"""Keep one size of a graph open, such as the batch: ``parse_dynamic({"x": {0: "batch"}}, names, inputs)``."""
+"""Keep one size of a graph open, such as the batch: ``close_shapes(module, inputs)`` after its export."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from hnas.export.device.dynamic import DynamicSize
+from hnas.export.graph.sizes import find_output_axes
 
 if TYPE_CHECKING:
+    from hnas.export.device.dynamic import DynamicSize
     from hnas.export.graph.program import Program
 
 aten = torch.ops.aten
 _SHAPED = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
-_RANGE = re.compile(r"(\w+)(?:=(\d+)\.\.(\d+))?")
-
-
-def parse_dynamic(
-    asked: Mapping[str, Mapping[int, str]], names: Sequence[str], inputs: Sequence[Tensor]
-) -> DynamicSize:
-    """Return the size that the option ``dynamic`` of a compilation names.
-
-    ``asked``: for each input, the axis and the name of the size: ``{"x": {0: "batch"}}``, or ``"batch=1..32"`` with a
-    range.
-
-    Raises:
-        ValueError: there is no such input or axis, several sizes are named, or the examples disagree.
-    """
-    axes: list[int | None] = [None] * len(names)
-    texts, sizes = set(), set()
-    for name, named in asked.items():
-        if name not in names:
-            raise ValueError(f"dynamic names the input {name!r}; known: {', '.join(names)}")
-        value = inputs[names.index(name)]
-        if len(named) != 1 or not all(type(axis) is int and 0 <= axis < value.ndim for axis in named):
-            raise ValueError(f"dynamic has {dict(named)!r} for {name}, expected one axis below {value.ndim}")
-        ((axis, text),) = named.items()
-        axes[names.index(name)] = axis
-        texts.add(text)
-        sizes.add(value.shape[axis])
-    found = _RANGE.fullmatch(str(next(iter(texts)))) if len(texts) == 1 else None
-    if found is None:
-        raise ValueError(f"dynamic names the sizes {sorted(map(str, texts))}, expected one, like batch or batch=1..32")
-    low, high = (1, None) if found[2] is None else (int(found[2]), int(found[3]))
-    size = DynamicSize(found[1], low, high, tuple(axes))
-    if len(sizes) != 1 or not size.allows(next(iter(sizes))):
-        raise ValueError(f"the examples have the sizes {sorted(sizes)}, expected one {size.words()}")
-    return size
 
 
 def with_size(inputs: Sequence[Tensor], size: DynamicSize, count: int) -> tuple[Tensor, ...]:
@@ -117,14 +82,7 @@ def outputs_of(run: Any, inputs: Sequence[Tensor], size: DynamicSize) -> Dynamic
         ValueError: an output has more than one such axis, or one that is not the size itself.
     """
     small, large = (run(*with_size(inputs, size, count)) for count in (2, 3))
-    axes: list[int | None] = []
-    for index, (a, b) in enumerate(zip(small, large, strict=True)):
-        moved = [axis for axis in range(a.ndim) if a.shape[axis] != b.shape[axis]]
-        if len(moved) > 1 or any((a.shape[axis], b.shape[axis]) != (2, 3) for axis in moved):
-            shapes = f"{list(a.shape)} and {list(b.shape)}"
-            raise ValueError(f"output {index} has the shapes {shapes} for a {size.name} of 2 and 3; keep it fixed")
-        axes.append(moved[0] if moved else None)
-    return replace(size, outputs=tuple(axes))
+    return find_output_axes(small, large, size)
 
 
 def keeps_size(function: Callable[[Program], Program], program: Program) -> Program:

@@ -18,10 +18,11 @@ from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.dynamic import DynamicSize
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.graph.calls import PREFIX, FlatModule, flat_module, output_names
-from hnas.export.graph.dynamic import close_shapes, exported_shapes, outputs_of, parse_dynamic, with_size
+from hnas.export.graph.dynamic import close_shapes, exported_shapes, outputs_of, with_size
 from hnas.export.graph.masks import masks_by_where
 from hnas.export.graph.precision import in_float32, same_values
 from hnas.export.graph.regions import inline_regions
+from hnas.export.graph.sizes import parse_dynamic
 from hnas.export.graph.unbatched import add_batch_axes
 
 aten = torch.ops.aten
@@ -90,7 +91,7 @@ def capture(module: nn.Module, inputs: Any, dynamic: Mapping[str, Mapping[int, s
 
     module: a static network.
     inputs: example inputs in any form that `hnas.export.graph.calls.flat_module` takes; their sizes become fixed.
-    dynamic: the axis of each input whose size stays open, see `hnas.export.graph.dynamic.parse_dynamic`.
+    dynamic: the axis of each input whose size stays open, see `hnas.export.graph.sizes.parse_dynamic`.
 
     1. Nested outputs become a flat tuple with dotted names. Outputs that are not tensors are left out.
     2. NaN in any weight or output, or infinity in a parameter: refused. An output may be infinite, like a mask.

@@ -65,7 +65,7 @@ def to_samples(values: Iterable[SampleLike], examples: Sample, purpose: str, nam
         if dropped and not told:
             tell(f"{purpose}: {dropped} of each sample is dropped, since the network has no such input")
             told = True
-        sample = _in_types(tuple(map(_to_array, chosen)), examples)
+        sample = in_types(tuple(map(_to_array, chosen)), [part.dtype for part in examples])
         pieces = _pieces(sample, examples)
         if not pieces or [part.dtype for part in sample] != [part.dtype for part in examples]:
             raise ValueError(f"{purpose} inputs are {_words(sample)}, the example inputs {_words(examples)}")
@@ -133,17 +133,20 @@ def _choose_by_name(given: Mapping[str, Any], names: Sequence[str], purpose: str
     return [given[name] for name in names], ", ".join(name for name in given if name not in names)
 
 
-def _in_types(sample: Sample, examples: Sample) -> Sample:
-    """Case 4 of ``to_samples``."""
-    if len(sample) != len(examples):
+def in_types(sample: Sample, dtypes: Sequence[np.dtype[Any]]) -> Sample:
+    """Return the sample in other types: floats in another float type, integers in a type that has all values.
+
+    Any other value is unchanged, and so is a sample of another number of values.
+    """
+    if len(sample) != len(dtypes):
         return sample
 
-    def cast(value: NDArray[Any], example: NDArray[Any]) -> NDArray[Any]:
-        kinds = value.dtype.kind + example.dtype.kind
-        alike = kinds == "ff" or (kinds in ("ii", "ui") and np.can_cast(value.dtype, example.dtype, "safe"))
-        return value.astype(example.dtype) if alike else value
+    def cast(value: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        kinds = value.dtype.kind + dtype.kind
+        alike = kinds == "ff" or (kinds in ("ii", "ui") and np.can_cast(value.dtype, dtype, "safe"))
+        return value.astype(dtype) if alike else value
 
-    return tuple(map(cast, sample, examples))
+    return tuple(map(cast, sample, dtypes))
 
 
 def _to_array(value: Any) -> NDArray[Any]:

@@ -49,6 +49,7 @@ class OnnxFile:
     model: the parsed model, including the changes so far.
     notes: the origin of the file, for an artifact's notes.
     changes: one phrase for each difference between ``model`` and ``data``.
+    stated: the sizes of inputs and outputs in ``data``, by name; a symbolic size is its name, None an open rank.
     """
 
     name: str
@@ -56,6 +57,7 @@ class OnnxFile:
     model: onnx.ModelProto
     notes: dict[str, JSON]
     changes: list[str] = field(default_factory=list)
+    stated: dict[str, list[int | str] | None] = field(default_factory=dict)
 
 
 def read_onnx(path: Path) -> OnnxFile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,13 +19,18 @@ from typing import Any
 import numpy as np
 
 from hnas.export.device.artifact import TensorSpec
+from hnas.export.device.dynamic import DynamicSize, resized
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.opening import limit_memory
 from hnas.export.device.records import encode
 from hnas.export.graph.samples import random_sample
+from hnas.export.graph.sizes import parse_dynamic
 from hnas.export.onnx.checks import OnnxFile, read_onnx
-from hnas.export.onnx.sizes import ShapeAndType, fix_inputs, fix_outputs
+from hnas.export.onnx.given import arrange
+from hnas.export.onnx.opening import open_size
+from hnas.export.onnx.single import in_single, same_values
+from hnas.export.onnx.sizes import ShapeAndType, fix_inputs, fix_outputs, open_axes
 from hnas.export.onnx.source import UNTOUCHED, OnnxSource
 
 _Run = Callable[[dict[str, Any]], Any]  # from inputs by name to a list of outputs
@@ -41,39 +46,81 @@ class Reader:
     def do_read(self, header: Header, arrays: Arrays) -> Frame:
         """Check the file at ``path`` within ``memory_mb``, write a clean copy to ``copy``, and run it.
 
-        ``arrays``: example inputs, which fix dynamic sizes. If there are none, the reply has random ones.
+        The reply has the example inputs in the order and the types of the file.
+
+        ``arrays``: example inputs, which fix dynamic sizes. If there are none, the examples are random.
+        ``names``: the name of each of ``arrays``; None: they are in the order of the file.
         ``shapes``: the shapes of the random inputs, which fix dynamic sizes; None: the shapes in the file.
+        ``dynamic``: the option of this name as pairs of input and (axis, text) pairs; None: all sizes are fixed.
         """
         limit_memory(header["memory_mb"])
         path, copy = Path(header["path"]), Path(header["copy"])
-        shapes = header["shapes"]
-        given: list[ShapeAndType] | None = [(tuple(shape), "") for shape in shapes] if shapes else None
-        given = [(value.shape, str(value.dtype)) for value in arrays] or given
+        asked = None if header["dynamic"] is None else {name: dict(axes) for name, axes in header["dynamic"]}
         try:
             file = read_onnx(path)
-            inputs = fix_inputs(file, given)
+            converted = in_single(file)
+            examples = arrange(file, arrays, header["names"]) if arrays else ()
+            inputs = fix_inputs(file, _given(examples, header["shapes"]), asked)
         except (AttributeError, TypeError) as error:  # a name that is not UTF-8 is parsed to bytes
             raise ValueError(f"{path.name} is not a valid ONNX file: a name in it is not UTF-8 text") from error
-        examples = arrays or random_sample(inputs)
+        size = None if asked is None else parse_dynamic(asked, [tensor.name for tensor in inputs], inputs)
+        examples = examples or random_sample(inputs)
         _write(file, copy)
         names = [value.name for value in file.model.graph.output]
         self._run, by = _runner(copy, path.name, names)
         notes = {**file.notes, "held_against": by, "passes": UNTOUCHED}
-        self._source = OnnxSource(str(copy), path.name, inputs, (), notes)
-        stated = _stated(path.name, names, self._outputs(examples, " on its example inputs"))
-        if fix_outputs(file, stated):
+        remarks = tuple(f"{name} parts are computed in float32" for name in converted)
+        self._source = OnnxSource(str(copy), path.name, inputs, (), notes, remarks=remarks)
+        outputs = _stated(path.name, names, seen := self._outputs(examples, " on its example inputs"))
+        if converted and not _as_before(path, copy, names, examples, seen):
+            raise ExportError(f"{path.name} computes other values in float32 than in {converted[0]}")
+        if size is not None:
+            size = self._open_size(file, size, examples)
+            open_axes(file, outputs, size, "output")
+        elif not fix_outputs(file, outputs):
+            return self._read(outputs, file, None), examples
+        _write(file, copy)
+        return self._read(outputs, file, size), examples
+
+    def _read(self, outputs: tuple[TensorSpec, ...], file: OnnxFile, size: DynamicSize | None) -> Header:
+        """Complete the record of the file, and return it as a reply."""
+        assert self._source is not None
+        notes = {**self._source.notes, "changes": file.changes}
+        self._source = replace(self._source, outputs=outputs, notes=notes, dynamic=size)
+        return {"source": encode(self._source)}
+
+    def _open_size(self, file: OnnxFile, size: DynamicSize, examples: Arrays) -> DynamicSize:
+        """Open a size of the file, run it from now on, and return the size with the axes of the outputs."""
+        assert self._source is not None
+        run, inputs = self._run, self._source.inputs
+        copy, names = Path(self._source.path), [value.name for value in file.model.graph.output]
+        stated = [file.stated[tensor.name] for tensor in inputs]
+        symbolic = all(
+            axis is None or sizes is None or isinstance(sizes[axis], str)
+            for sizes, axis in zip(stated, size.inputs, strict=True)
+        )
+
+        def opened() -> Callable[[Arrays], Arrays]:
             _write(file, copy)
-        self._source = replace(self._source, outputs=stated, notes={**notes, "changes": file.changes})
-        return {"source": encode(self._source)}, () if arrays else examples
+            self._run = _runner(copy, file.name, names)[0]
+            return self._outputs
+
+        closed = None if symbolic else lambda arrays: self._outputs(arrays, run=run)
+        return open_size(file, inputs, examples, size, opened, closed)
 
     def do_run(self, _: Header, arrays: Arrays) -> Frame:
-        """Return the outputs for ``arrays``. Raise ValueError if a shape differs from that on the example inputs."""
+        """Return the outputs for ``arrays``. Raise ValueError if a shape is none that the example inputs foretell."""
         assert self._source is not None
-        outputs, stated = self._outputs(arrays), self._source.outputs
-        for value, tensor in zip(outputs, stated, strict=True):
-            if value.shape != tensor.shape:
-                both = f"{list(tensor.shape)} on the example inputs, {list(value.shape)} on others"
-                raise ValueError(f"{tensor.name} of {self._source.name} is {both}; an artifact has fixed sizes")
+        source = self._source
+        outputs, shapes = self._outputs(arrays), [tensor.shape for tensor in source.outputs]
+        if source.dynamic is not None:
+            pairs = zip(arrays, source.dynamic.inputs, strict=True)
+            count = next(value.shape[axis] for value, axis in pairs if axis is not None)
+            shapes = resized(shapes, source.dynamic.outputs, count)
+        for value, tensor, shape in zip(outputs, source.outputs, shapes, strict=True):
+            if value.shape != shape:
+                both = f"{list(shape)} on the example inputs, {list(value.shape)} on others"
+                raise ValueError(f"{tensor.name} of {source.name} is {both}; an artifact has fixed sizes")
         return {}, outputs
 
     def do_nan(self, _: Header, arrays: Arrays) -> Frame:
@@ -111,6 +158,33 @@ def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[TensorSpec, .
         if value.dtype.kind == "f" and np.isnan(value).any():
             raise ExportError(f"output {name} of {file} holds NaN on its example inputs")
     return tuple(TensorSpec(name, value.shape, str(value.dtype)) for name, value in zip(names, outputs, strict=True))
+
+
+def _given(examples: Arrays, shapes: Sequence[Sequence[int]] | None) -> list[ShapeAndType] | None:
+    """Return shape and type of each example input, or the shapes of random ones; None where neither is given."""
+    given: list[ShapeAndType] = [(tuple(shape), "") for shape in shapes or ()]
+    return [(value.shape, str(value.dtype)) for value in examples] or given or None
+
+
+def _as_before(path: Path, copy: Path, names: list[str], examples: Arrays, seen: Arrays) -> bool:
+    """Return whether the file computes what it did before its floats became float32.
+
+    A file whose types the reference runtime does not have is not compared.
+    """
+    import onnx
+
+    model, before = read_onnx(path).model, copy.with_name("before.onnx")
+    onnx.save(model, before)
+    kinds = [value.type.tensor_type.elem_type for value in model.graph.input]
+    feed = {
+        value.name: array.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)) if array.dtype.kind == "f" else array
+        for value, kind, array in zip(model.graph.input, kinds, examples, strict=True)
+    }
+    try:
+        found = _runner(before, path.name, names)[0](feed)
+    except Exception:  # noqa: BLE001  # a runtime raises any type
+        return True
+    return same_values(found, seen)
 
 
 def _write(file: OnnxFile, copy: Path) -> None:

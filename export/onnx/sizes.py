@@ -1,17 +1,22 @@
-"""Fix the dynamic sizes of an ONNX file's inputs and outputs: ``fix_inputs(file, shapes)``, then ``fix_outputs``."""
+"""Fix the dynamic sizes of an ONNX file's inputs and outputs: ``fix_inputs(file, shapes)``, then ``fix_outputs``.
+
+`hnas.export.onnx.opening` opens one of them again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import one_line
+from hnas.export.graph.sizes import Asked, smallest
 from hnas.export.onnx.walk import shown
 
 if TYPE_CHECKING:
     import onnx
 
+    from hnas.export.device.dynamic import DynamicSize
     from hnas.export.onnx.checks import OnnxFile
 
 _Sizes: TypeAlias = list[int | str] | None  # a dynamic size is its name; None: the rank is dynamic too
@@ -19,10 +24,13 @@ _Stated: TypeAlias = tuple[_Sizes, str]  # sizes and dtype as the file states th
 ShapeAndType: TypeAlias = tuple[tuple[int, ...], str]  # of an example input; "" accepts the file's own dtype
 
 
-def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[TensorSpec, ...]:
+def fix_inputs(
+    file: OnnxFile, given: Sequence[ShapeAndType] | None, asked: Asked | None = None
+) -> tuple[TensorSpec, ...]:
     """Replace dynamic input sizes by those of ``given``, and return the specs of the inputs.
 
     given: shape and dtype of each example input; None where all sizes are static.
+    asked: the option ``dynamic``, which gives a size where ``given`` is None.
 
     Raises:
         ValueError: an input is not a tensor of numbers, ``given`` does not fit the file, or a size is dynamic and
@@ -31,19 +39,26 @@ def fix_inputs(file: OnnxFile, given: Sequence[ShapeAndType] | None) -> tuple[Te
     values = file.model.graph.input
     if not values:
         raise ValueError(f"{file.name} takes no inputs: it computes a constant")
+    file.stated = {value.name: _sizes(value) for value in (*values, *file.model.graph.output)}
     stated = [(_sizes(value), _tensor(file, value, ()).dtype) for value in values]
     if given is None:
-        given = _static(file, stated)
+        given = _static(file, stated, asked or {})
     if len(given) != len(stated) or not all(map(_fits, given, stated)):
         said = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in given)
         raise ValueError(f"{file.name} takes {_signature(file, stated)}; the example inputs are {said}")
-    for value, (shape, _), (sizes, _) in zip(values, given, stated, strict=True):
-        if _is_dynamic(sizes):
-            _set_sizes(value, shape)
-            file.changes.append(f"{shown(value.name)} has the fixed sizes {list(shape)}")
-    if any(_is_dynamic(sizes) for sizes, _ in stated):
-        del file.model.graph.value_info[:]  # these records repeat the dynamic sizes
+    dynamic = [(value, shape) for value, (shape, _) in zip(values, given, strict=True) if not _is_static(file, value)]
+    _write_sizes(file, dynamic, asked or {})
     return tuple(_tensor(file, value, shape) for value, (shape, _) in zip(values, given, strict=True))
+
+
+def _write_sizes(file: OnnxFile, found: Sequence[tuple[onnx.ValueInfoProto, tuple[int, ...]]], asked: Asked) -> None:
+    """Write sizes into the inputs that leave them open. Those of ``asked`` are no change: they are opened again."""
+    for value, shape in found:
+        _set_sizes(value, shape)
+        if value.name not in asked:
+            file.changes.append(f"{shown(value.name)} has the fixed sizes {list(shape)}")
+    if found:
+        del file.model.graph.value_info[:]  # these records repeat the dynamic sizes
 
 
 def fix_outputs(file: OnnxFile, outputs: Sequence[TensorSpec]) -> bool:
@@ -56,12 +71,29 @@ def fix_outputs(file: OnnxFile, outputs: Sequence[TensorSpec]) -> bool:
     return len(file.changes) > changes
 
 
-def _static(file: OnnxFile, stated: Sequence[_Stated]) -> list[ShapeAndType]:
-    """Return the stated shapes and types; raise ValueError where a size is dynamic."""
-    if any(_is_dynamic(sizes) for sizes, _ in stated):
+def open_axes(file: OnnxFile, specs: Sequence[TensorSpec], size: DynamicSize, side: Literal["input", "output"]) -> None:
+    """Write the sizes of the inputs or the outputs, with the open size by its name, where the file states others."""
+    axes = size.inputs if side == "input" else size.outputs
+    for value, spec, axis in zip(getattr(file.model.graph, side), specs, axes, strict=True):
+        wanted = [size.name if index == axis else each for index, each in enumerate(spec.shape)]
+        _set_sizes(value, spec.shape, axis, size.name)
+        if file.stated[value.name] != wanted:
+            file.changes.append(f"{shown(value.name)} has the sizes {_listed(wanted)}")
+
+
+def _static(file: OnnxFile, stated: Sequence[_Stated], asked: Asked) -> list[ShapeAndType]:
+    """Return the stated shapes and types, ``asked`` sizes at their smallest. Raise ValueError for a dynamic size."""
+    filled: list[_Stated] = []
+    for value, (sizes, dtype) in zip(file.model.graph.input, stated, strict=True):
+        known = [
+            size if isinstance(size, int) else smallest(asked, value.name, axis) or size
+            for axis, size in enumerate(sizes or ())
+        ]
+        filled.append((None if sizes is None else known, dtype))
+    if any(_is_dynamic(sizes) for sizes, _ in filled):
         mend = "give example inputs that fix them (--input 1x3x224x224 on the command line)"
         raise ValueError(f"{file.name} takes {_signature(file, stated)}, with dynamic sizes; {mend}")
-    return [(tuple(map(int, sizes or ())), dtype) for sizes, dtype in stated]
+    return [(tuple(map(int, sizes or ())), dtype) for sizes, dtype in filled]
 
 
 def _signature(file: OnnxFile, stated: Sequence[_Stated]) -> str:
@@ -97,16 +129,25 @@ def _sizes(value: onnx.ValueInfoProto) -> _Sizes:
     return [dim.dim_value if dim.dim_value > 0 else shown(dim.dim_param) or "?" for dim in kind.shape.dim]
 
 
+def _is_static(file: OnnxFile, value: onnx.ValueInfoProto) -> bool:
+    return not _is_dynamic(file.stated[value.name])
+
+
 def _is_dynamic(sizes: _Sizes) -> bool:
     return sizes is None or any(isinstance(size, str) for size in sizes)
 
 
-def _set_sizes(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+def _set_sizes(value: onnx.ValueInfoProto, shape: Sequence[int], axis: int | None = None, name: str = "") -> None:
+    """Write the sizes of a value; that of ``axis`` stays open and has the name ``name``."""
     kind = value.type.tensor_type
     kind.ClearField("shape")
     kind.shape.SetInParent()  # a scalar has a shape too
-    for size in shape:
-        kind.shape.dim.add().dim_value = size
+    for index, size in enumerate(shape):
+        dim = kind.shape.dim.add()
+        if index == axis:
+            dim.dim_param = name
+        else:
+            dim.dim_value = size
 
 
 def _fits(given: ShapeAndType, stated: _Stated) -> bool:

@@ -18,14 +18,17 @@ import numpy as np
 
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.disk import external_names
+from hnas.export.device.dynamic import DynamicSize
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON, decode
-from hnas.export.graph.samples import PROBES, noise
+from hnas.export.device.signature import leaves
+from hnas.export.graph.samples import PROBES, noise, to_sample
 from hnas.export.remote.process import ChildProcess
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
-    from hnas.export.graph.samples import Sample, Samples
+    from hnas.export.graph.samples import Sample, SampleLike, Samples
+    from hnas.export.graph.sizes import Asked
 
 SUFFIX = ".onnx"
 UNTOUCHED = "torch-level passes were not applied: an ONNX file goes straight to the backend"  # a note of artifacts
@@ -35,12 +38,14 @@ _MEMORY_MB = 2048  # memory limit of the reader, besides eight times the bytes o
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """Describe a checked ONNX file, which backends compile. Its input sizes are static; its weights are in the file.
+    """Describe a checked ONNX file, which backends compile. Its weights are in the file.
 
     path: the checked copy.
     name: the name of the original file.
     inputs, outputs: names, shapes and types.
     notes: origin of the file and changes in the copy, as JSON for an artifact's notes.
+    dynamic: the size that may differ from that of the examples; None: all sizes are fixed.
+    remarks: sentences on how the copy differs from the file, such as a float type that became float32.
     """
 
     path: str
@@ -48,8 +53,9 @@ class OnnxSource:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     notes: Mapping[str, JSON]
+    dynamic: DynamicSize | None = None
+    remarks: tuple[str, ...] = ()
     fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # an ONNX file has no passes; a program has
-    dynamic: ClassVar[None] = None  # its sizes are fixed
 
     @property
     def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -61,8 +67,9 @@ class Original(ChildProcess):
     """Open the ONNX file at ``path`` in a child process that runs it without optimisations. A context manager.
 
     path: the file.
-    examples: example inputs, which fix dynamic sizes; None: seeded noise (integers are 0).
+    examples: example inputs, which fix dynamic sizes; None: seeded noise (integers are 0). A dict goes by name.
     shapes: shapes of that noise, which fix dynamic sizes; None: the shapes in the file.
+    dynamic: the axis of each input whose size stays open, ``{"x": {0: "batch=1..32"}}``; None: all are fixed.
 
     The attribute ``source`` is the checked copy for backends; ``close`` deletes it. The attribute ``examples``
     holds the example inputs, given or random.
@@ -71,14 +78,19 @@ class Original(ChildProcess):
         FileNotFoundError: there is no file at ``path``.
         Unavailable: onnx is not installed.
         ValueError: the file is not ONNX, truncated, has weights outside its folder, is quantised, draws random numbers,
-            has dynamic sizes that nothing fixes, or holds NaN.
+            has dynamic sizes that nothing fixes, or holds NaN; or it does not run with another size of ``dynamic``.
         ExportError: the file does not run.
 
     Example: ``with Original(Path("net.onnx")) as original: outputs = original.outputs([original.examples])``.
     """
 
     def __init__(
-        self, path: Path, examples: Sample | None = None, *, shapes: Sequence[tuple[int, ...]] | None = None
+        self,
+        path: Path,
+        examples: SampleLike | None = None,
+        *,
+        shapes: Sequence[tuple[int, ...]] | None = None,
+        dynamic: Asked | None = None,
     ) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"no ONNX file at {path}")
@@ -97,14 +109,15 @@ class Original(ChildProcess):
         )
         request = {"path": str(path.absolute()), "copy": str(Path(self._folder.name) / "model.onnx")}
         try:
-            reply, drawn = self.ask(
-                {"do": "read", **request, "shapes": shapes, "memory_mb": memory}, () if examples is None else examples
-            )
+            names = [name for name, _ in leaves(examples)] if isinstance(examples, Mapping) else None
+            given = () if examples is None else to_sample(examples)
+            opened = None if dynamic is None else [(str(name), _axes(axes)) for name, axes in dynamic.items()]
+            more: dict[str, JSON] = {"shapes": shapes, "names": names, "dynamic": opened, "memory_mb": memory}
+            reply, self.examples = self.ask({"do": "read", **request, **more}, given)
         except BaseException:
             self.close()
             raise
         self.source: OnnxSource = decode(OnnxSource, reply["source"], path.name)
-        self.examples: Sample = drawn if examples is None else examples
 
     @property
     def name(self) -> str:
@@ -145,6 +158,11 @@ class Original(ChildProcess):
             if all(np.isfinite(value).all() for value in outputs if value.dtype.kind == "f"):
                 probes.append(probe)
         return probes
+
+
+def _axes(axes: Mapping[int, str]) -> list[tuple[JSON, str]]:
+    """Return the axes of an input as JSON. An axis that is no integer becomes text, which the reader refuses."""
+    return [(axis if type(axis) is int else repr(axis), str(text)) for axis, text in axes.items()]
 
 
 def describe_origin(source: JSON) -> str:

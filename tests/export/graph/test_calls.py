@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from hnas.export.device.signature import leaves
 from hnas.export.graph.calls import FlatModule, flat_module
 from hnas.export.graph.program import capture
+from hnas.export.graph.samples import to_samples
 from hnas.export.graph.wire import pack, unpack
 
 
@@ -135,3 +138,94 @@ def test_examples_without_a_tensor_are_one_line(given):
     with pytest.raises(ValueError, match="example inputs must be tensors, got") as caught:
         capture(net(), given)
     assert "\n" not in str(caught.value)
+
+
+class Layer:
+    """A layer of a cache: its tensors are attributes, and it is written in place."""
+
+    def __init__(self, keys=None):
+        self.keys, self.steps, self.used = keys, [0], False
+
+    def update(self, keys):
+        self.keys = keys if self.keys is None else torch.cat([self.keys, keys], 1)
+        self.used = True
+        self.steps.append(1)
+        return self.keys
+
+
+class Cache:
+    """A cache as libraries of text models have it: neither a container nor known to torch's pytree."""
+
+    def __init__(self, *keys):
+        self.layers, self.name = [Layer(key) for key in keys], "cache"
+
+    def __len__(self):  # of an object that is falsy where it is empty
+        return 0
+
+
+class Decoder(nn.Module):
+    """Writes into the cache that it takes, and returns it in a dataclass."""
+
+    def forward(self, x, cache=None):
+        cache = Cache(None) if cache is None else cache
+        assert len(cache.layers[0].steps) == 1, "the cache of another call"
+        return Result(cache.layers[0].update(x).sum(1), cache)
+
+
+def test_a_cache_is_taken_apart_and_never_shared_between_calls():
+    def cache():
+        return Cache(torch.ones(1, 2, 4))
+
+    x = torch.arange(4.0).reshape(1, 1, 4)
+    flat = flat_module(Decoder(), {"x": x, "cache": cache()})
+    assert flat.input_names == ("x", "cache.layers.0.keys")
+    program = capture(Decoder(), {"x": x, "cache": cache()})
+    assert program.output_names == ("logits", "past.layers.0.keys")
+    assert program.remarks == ("the output loss is None, no tensor: it is left out",)
+    expected = Decoder()(x, cache())
+    for _ in range(2):  # a second call starts from the same cache
+        torch.testing.assert_close(program(x, cache().layers[0].keys)[0], expected.logits)
+        torch.testing.assert_close(flat(x, torch.ones(1, 2, 4))[1], expected.past.layers[0].keys)
+
+
+def test_an_empty_cache_is_a_constant_that_no_call_changes():
+    x = torch.ones(1, 1, 4)
+    program = capture(Decoder(), {"x": x, "cache": Cache(None)})
+    assert program.input_names == ("x",)
+    assert program.output_names == ("logits", "past.layers.0.keys")
+    torch.testing.assert_close(program(x)[1], x)
+
+
+def test_samples_and_calls_may_hold_a_cache():
+    keys = np.ones((1, 2, 4), np.float32)
+    sample = {"x": np.zeros((1, 1, 4), np.float32), "cache": Cache(keys)}
+    names, examples = ("x", "cache.layers.0.keys"), (sample["x"], keys)
+    ((x, found),) = to_samples([sample], examples, "calibration", names)
+    assert found is keys or np.array_equal(found, keys)
+    assert x.shape == (1, 1, 4)
+    ring = Cache(keys)
+    ring.parent = ring  # an object that holds itself
+    assert [name for name, _ in leaves(ring)] == ["layers.0.keys"]
+    plain = Cache()
+    assert [value for _, value in leaves(plain)] == [plain]
+
+
+def test_a_type_that_torch_knows_keeps_its_names():
+    class Known:
+        def __init__(self, a, b):
+            self.a, self.b = a, b
+
+    keys = [pytree.GetAttrKey("a"), pytree.GetAttrKey("b")]
+    pytree.register_pytree_node(
+        Known,
+        lambda value: ([value.a, value.b], None),
+        lambda parts, _: Known(*parts),
+        flatten_with_keys_fn=lambda value: (list(zip(keys, [value.a, value.b], strict=True)), None),
+    )
+
+    class Net(nn.Module):
+        def forward(self, known):
+            return {"sum": known.a + known.b}
+
+    program = capture(Net(), {"known": Known(X, X)})
+    assert (program.input_names, program.output_names) == (("known.a", "known.b"), ("sum",))

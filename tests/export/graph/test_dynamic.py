@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from hnas.export.graph import fusion
-from hnas.export.graph.dynamic import has_open_sizes, keeps_size, parse_dynamic, with_size
+from hnas.export.graph.dynamic import has_open_sizes, keeps_size, with_size
 from hnas.export.graph.fusion import fuse, fuse_safely
 from hnas.export.graph.nodes import aten, edit
 from hnas.export.graph.program import capture
+from hnas.export.graph.sizes import parse_dynamic
 from hnas.export.graph.wire import pack, unpack
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
