@@ -68,14 +68,14 @@ $(STAMPS)/created:
 # them, since its builds for CPU and GPU have one version and different files.
 $(STAMPS)/all,dev: pyproject.toml constraints.txt requirements.lock | $(STAMPS)/created
 	@echo "installing hnas[all,dev] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch '$@'
 
 # One stamp file per set of extras: a second call installs nothing.
 $(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/created
 	@echo "installing hnas[$*] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch '$@'
 
 clean:

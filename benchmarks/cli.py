@@ -249,7 +249,7 @@ def _print_contrast(found: Contrast) -> None:
         (name, f"{side.path}: {side.backend}, {side.precision}, threads {side.threads}, median {side.median_ms:.3f} ms")
         for name, side in (("a", found.a), ("b", found.b))
     ]
-    _print_rows([*sides, ("b is faster", found.ratio.line()), ("outputs of b", found.difference.line())])
+    _print_rows([*sides, ("verdict", found.line()), ("outputs of b", found.difference.line())])
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -1,17 +1,22 @@
-"""Print progress bars while a command works, and tables when it is done. No progress is printed on a pipe."""
+"""Print progress while a command works, and tables when it is done. On a pipe, progress is a few lines."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+_NARROWEST = 17  # columns for the last column of a table, whose sentences are broken between words
+_LONG = 8  # steps of a stage whose quarters are worth a line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
 
 def visible(text: str) -> str:
@@ -22,11 +27,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else " " if c.isspace() else ascii(c)[1:-1] for c in text)
 
 
-def _console(*, stderr: bool = False) -> Console:
-    """Return a console. Results go to standard output, progress goes to standard error."""
+def _console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Return a console. Results go to standard output, progress goes to standard error.
+
+    width: in columns; None: that of the terminal or of COLUMNS, else 160.
+    """
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 160
+    if width is None and not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        width = 160
     # Markup is off: rich would remove the brackets of pip install 'hnas[search]'.
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
@@ -52,25 +61,38 @@ def _bars() -> Iterator[Progress | None]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=screen, transient=True) as bars:
         yield bars
 
 
 @contextmanager
-def show_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield ``on(stage, done, total)``, which moves the bar of a stage. A new stage completes the bars before it."""
+def show_stages(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield ``on(stage, done, total)``, which shows what is being done on standard error.
+
+    1. On a terminal: a bar for each stage. The first word names the bar, the rest is shown while it lasts.
+    2. Elsewhere: a line when a stage begins, and one for each quarter of a long stage. None if ``quiet``.
+    """
     with _bars() as bars:
         known: dict[str, Any] = {}
+        said: set[tuple[str, int]] = set()
 
         def on(stage: str, done: int, total: int) -> None:
-            if bars is None:
+            stage = visible(stage)
+            name = stage.partition(" ")[0]
+            if bars is None:  # case 2
+                mark = (stage, 4 * done // total if total >= _LONG else 0)
+                if not quiet and mark not in said:
+                    said.add(mark)
+                    count = f", {done} of {total}" if total >= _LONG else ""
+                    sys.stderr.write(f"[{stage}{count}]\n")
+                    sys.stderr.flush()
                 return
-            if stage not in known:
+            if name not in known:  # case 1
                 for task in bars.tasks:
                     bars.update(task.id, completed=task.total)
-                known[stage] = bars.add_task(stage, total=total or None)
-            bars.update(known[stage], completed=done)
+                known[name] = bars.add_task(stage, total=total or None)
+            bars.update(known[name], completed=done, description=stage)
 
         yield on
 
@@ -112,17 +134,59 @@ def print_plan(lines: Sequence[tuple[str, str]]) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    right: Sequence[str] = (),
+    *,
+    least: Sequence[str] = (),
+    wide: bool = False,
 ) -> None:
-    """Print a table. Columns named in ``right`` are aligned right, because they hold numbers."""
+    """Print a table that fits the screen. A line below it names the columns that were left out.
+
+    right: columns that are aligned right, because they hold numbers; their cells are never broken.
+    least: columns that may be left out, the least important first. With them, only the last column is broken.
+    wide: print every column without breaks, however wide the screen is.
+    """
+    shown = [tuple(map(visible, row)) for row in rows]
+    screen = _console(width=10**4 if wide else None)
+    gone = () if wide else _left_out(columns, shown, least, screen.width)
+    kept = [column for column in columns if column not in gone]
+    whole = [column for column in kept if column in right or (least and column != kept[-1])]
+    places = [columns.index(column) for column in kept]
+    made = _make_table(kept, [[row[place] for place in places] for row in shown], visible(title), right, whole)
+    screen.print(made)
+    if gone:
+        found = ", ".join(sorted(gone, key=list(columns).index))
+        print_lines([f"left out, as the screen has {screen.width} columns: {found}; --wide shows all"])
+
+
+def _make_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, right: Sequence[str], whole: Sequence[str]
+) -> Table:
+    """Return the table. Cells of the columns in ``whole`` are never broken."""
     from rich.table import Table
 
-    made = Table(title=visible(title) or None, title_justify="left")
+    made = Table(title=title or None, title_justify="left")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if column in right else "left"
+        made.add_column(column, justify=side, overflow="fold", no_wrap=column in whole)
     for row in rows:
-        made.add_row(*map(visible, row))
-    _console().print(made)
+        made.add_row(*row)
+    return made
+
+
+def _left_out(columns: Sequence[str], rows: Sequence[Sequence[str]], least: Sequence[str], width: int) -> Sequence[str]:
+    """Return the columns to leave out: the first few of ``least``, so that the last column keeps a readable width."""
+    from rich.cells import cell_len
+
+    cells = dict(zip(columns, zip(columns, *rows, strict=True), strict=True))
+    widths = {column: max(map(cell_len, own)) for column, own in cells.items()}
+    widths[columns[-1]] = min(widths[columns[-1]], _NARROWEST)
+    gone = 0
+    while gone < len(least) and 1 + sum(widths[c] + 3 for c in columns if c not in least[:gone]) > width:
+        gone += 1
+    return least[:gone]
 
 
 def print_lines(found: Sequence[str]) -> None:
@@ -143,29 +207,32 @@ def print_markdown(text: str) -> None:
     screen.print(Markdown(text))
 
 
-def print_deployment(found: Mapping[str, Any]) -> None:
+def print_deployment(found: Mapping[str, Any], *, wide: bool = False) -> None:
     """Print the final table: the baseline, then every precision that was tried, with its verdict.
 
     A network without labelled images has no accuracy. The table then shows the signal-to-noise ratio of the worst
-    slice of each artifact, and the grade.
+    slice of each artifact, and the grade. A predicted latency is shown only where none was measured.
+
+    wide: print every column, however wide the screen is.
     """
     judged = any(row["accuracy"] is not None for row in found["rows"])
-    quality = ("top-1 fp32", "top-1 artifact") if judged else ("SQNR, grade",)
-    figures = (*quality, "p50 ms [95 %]", "predicted ms", "speedup [95 %]", "size")
+    measured = any(row.get("latency_ms") for row in found["rows"])
+    latency = "p50 ms [95 %]" if measured else "predicted ms [band]"
+    figures = (*(("top-1 fp32", "top-1") if judged else ("SQNR, grade",)), latency, "speedup [95 %]", "size")
     rows = [
         (
             f"{row['subnet']}, {row['precision']}",
             *((f"{row['accuracy_fp32']:.2%}", f"{row['accuracy']:.2%}") if judged else (_quality(row),)),
-            _interval(row.get("latency_ms")) or "not run on a device here",
-            _interval(row["predicted_ms"]),
+            _interval(row.get("latency_ms") if measured else row["predicted_ms"]),
             _times(row),
             f"{row['size_bytes'] / 1e3:.0f} KB",
             row["verdict"],
         )
         for row in found["rows"]
     ]
-    first = "subnet" if judged else "network"
-    print_table((first, *figures, "verdict"), rows, f"{found['target']}: {found['name']}", figures)
+    columns = ("subnet" if judged else "network", *figures, "verdict")
+    least = (*(("top-1 fp32",) if judged else ()), "size", latency, *(() if judged else ("SQNR, grade",)))
+    print_table(columns, rows, f"{found['target']}: {found['name']}", figures, least=least, wide=wide)
     refused = [f"{each['precision']}: no artifact: {each['reason']}" for each in found["refused"]]
     print_lines([*refused, *found["notes"], found["footnote"], f"bundle: {found['bundle']}"])
 

@@ -94,7 +94,38 @@ def load(name: str) -> Device:
     for known in names():
         if name in _read(known).aliases:
             return _read(known)
-    raise ValueError(f"no device {name!r}; known: {', '.join(names())}")
+    raise ValueError(f"no device {name!r}{_suggestion(name)}; known: {', '.join(names())}")
+
+
+# Words for a group of devices -> the kinds and backends of the group.
+_GROUPS = {
+    "cpu": ("cpu",),
+    "gpu": ("gpu",),
+    "cuda": ("gpu",),
+    "nvidia": ("gpu",),
+    "phone": ("phone",),
+    "android": ("phone",),
+    "mobile": ("phone",),
+    "board": ("board",),
+    "raspberry-pi": ("board",),
+    "pi": ("board",),
+    "pixel": ("phone",),
+}
+
+
+def _suggestion(name: str) -> str:
+    """Return "; did you mean ...?" for a word that names a group of devices, or is close to a name; else ""."""
+    from difflib import get_close_matches
+
+    devices = [_read(known) for known in names()]
+    wanted = _GROUPS.get(name.lower(), (name.lower(),))
+    near = [each.name for each in devices if each.kind in wanted or each.backend in wanted]
+    if not near:
+        words = {word: each.name for each in devices for word in (each.name, *each.aliases)}
+        near = [words[word] for word in get_close_matches(name.lower(), words, n=1)]
+    if not near:
+        return ""
+    return f"; did you mean {near[0]}?" if len(near) == 1 else f"; did you mean one of {', '.join(near)}?"
 
 
 def local_devices() -> dict[str, Device]:

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnas.benchmarks.gate import session
 from hnas.benchmarks.gate.check import CheckOptions
@@ -70,9 +70,21 @@ class Contrast:
     seed: int
     seconds: float
 
+    @property
+    def outcome(self) -> Literal["faster", "slower", "no difference seen"]:
+        """Return whether b is faster or slower than a, as far as the interval of their ratio shows."""
+        if self.ratio.low > 1:
+            return "faster"
+        return "slower" if self.ratio.high < 1 else "no difference seen"
+
+    def line(self) -> str:
+        """Return the outcome in words, with the speedup of b over a and its interval."""
+        words = {"faster": "b is faster", "slower": "b is slower"}.get(self.outcome, self.outcome)
+        return f"{words}: speedup of b {self.ratio.line()}"
+
     def to_json(self) -> dict[str, object]:
         """Return the comparison as plain JSON values, with the raw times."""
-        return {"schema": 1, **asdict(self)}
+        return {"schema": 1, "outcome": self.outcome, **asdict(self)}
 
 
 def _open_artifact(path: Path) -> Artifact:

@@ -159,7 +159,8 @@ class Mixed:
     def line(self) -> str:
         """Return the record in one sentence."""
         found, blocks = ", ".join(self.blocks_in_float), len(self.sensitivity_db)
-        said = f" {found} in float, of {blocks} blocks, after {self.trials} trials;" if found else ""
+        share = f"{len(self.blocks_in_float)} of {blocks} blocks in float ({found})"
+        said = f" {share}, after {self.trials} trials;" if found else ""
         return f"mixed precision was tried because {self.why}:{said} {self.outcome}"
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from hnas.cli.nearest import did_you_mean
 
+WIDE = "print every column of the table, however wide the screen is"
 _METAVARS = {
     "target": "DEVICE",
     "max_latency": "TIME",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnas import report
-from hnas.cli.arguments import Parser
+from hnas.cli.arguments import WIDE, Parser
 
 if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact
@@ -18,6 +18,7 @@ _JSON = "print the result as JSON on standard output"
 def make_targets_parser() -> Parser:
     """Return the parser of ``hnas-deploy targets``."""
     parser = Parser("hnas-deploy targets", description="List the devices that --target takes.")
+    parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.add_argument("--json", action="store_true", help=_JSON)
     return parser
 
@@ -42,7 +43,9 @@ def run_targets(arguments: Sequence[str]) -> int:
         report.print_json(rows)
         return 0
     columns = ("target", "device", "backend", "precisions", "latency", "also called")
-    report.print_table(columns, [[_plain(value) for value in row.values()] for row in rows])
+    least = ("also called", "device", "precisions")
+    shown = [[_plain(value) for value in row.values()] for row in rows]
+    report.print_table(columns, shown, least=least, wide=parsed.wide)
     return 0
 
 

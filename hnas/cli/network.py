@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hnas import report
-from hnas.cli.arguments import Parser, add_flags
+from hnas.cli.arguments import WIDE, Parser, add_flags
 from hnas.deployment import deploy_network
 
 
@@ -19,6 +19,7 @@ def make_export_parser() -> Parser:
     )
     parser.add_argument("network", nargs="?", metavar="NETWORK", help="FILE.onnx, or as --model")
     add_flags(parser, deploy_network, optional=("model",))
+    parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     parser.add_config()
     return parser
@@ -28,18 +29,18 @@ def run_export(arguments: Sequence[str]) -> int:
     """Run ``hnas-deploy export``."""
     parser = make_export_parser()
     options = vars(parser.parse_args(arguments))
-    as_json, network = options.pop("json"), options.pop("network")
+    as_json, network, wide = options.pop("json"), options.pop("network"), options.pop("wide")
     if (network is None) == (options["model"] is None):
         parser.error("give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE")
     if network is not None:
         options["model"] = network
     _add_current_folder()
-    with report.show_stages() as on:
+    with report.show_stages(quiet=as_json) as on:
         found = deploy_network(**options, on=on).to_json()
     if as_json:
         report.print_json(found)
     else:
-        report.print_deployment(found)
+        report.print_deployment(found, wide=wide)
     return 0
 
 

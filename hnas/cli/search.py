@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from hnas.cli.arguments import Parser, add_flags
+from hnas.cli.arguments import WIDE, Parser, add_flags
 from hnas.deployment import deploy
 
 _EXAMPLES = """examples:
@@ -27,6 +27,7 @@ def make_deploy_parser(commands: Mapping[str, str]) -> Parser:
     )
     add_flags(parser, deploy)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
+    parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     parser.add_config()
     return parser
@@ -37,15 +38,15 @@ def run_deploy(parsed: argparse.Namespace) -> int:
     from hnas import report
 
     options = vars(parsed)
-    as_json, dry = options.pop("json"), options.pop("dry_run")
+    as_json, dry, wide = options.pop("json"), options.pop("dry_run"), options.pop("wide")
     if dry:
         return _print_plan(options, as_json=as_json)
-    with report.show_stages() as on:
+    with report.show_stages(quiet=as_json) as on:
         found = deploy(**options, on=on)
     if as_json:
         report.print_json(found.to_json())
     else:
-        report.print_deployment(found.to_json())
+        report.print_deployment(found.to_json(), wide=wide)
     return 0
 
 

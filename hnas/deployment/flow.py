@@ -88,7 +88,7 @@ class Proof:
 
 def build_baseline(run: Run, network: StaticNetwork, against: str, *, own: bool) -> Baseline:
     """Build the fp32 artifact of ``network`` as the baseline."""
-    run.notify("build", 0, len(wanted_precisions(run.plan, network)[0]) + 1)
+    run.notify(f"build {network.name} fp32", 0, len(wanted_precisions(run.plan, network)[0]) + 1)
     built = build_precision(run, network, "fp32")
     return Baseline(built, network.name, against, network.predict(run.plan.device, "fp32"), own)
 
@@ -138,10 +138,10 @@ def _prove(run: Run, baseline: Baseline, make: Callable[[], StaticNetwork]) -> P
     built, failed = build_each(
         wanted,
         lambda precision: build_precision(run, network, precision),
-        lambda done: run.notify("build", done, len(wanted) + 1),
+        lambda done: run.notify(f"build {network.name} {wanted[done - 1]}", done, len(wanted) + 1),
         spare=run.plan.mixes and network.record.mixable,
     )
-    run.notify("measure", 0, 1)
+    run.notify(f"measure {', '.join(each.label for each in built)}", 0, 1)
     predicted = {precision: network.predict(run.plan.device, precision) for precision in run.plan.precisions}
     return _judge(run, baseline, Proof(network.record, make, (), None, (*left_out, *failed), predicted), built)
 
@@ -215,7 +215,7 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
     why = mixing.reason_to_mix(run.plan, proof.rows, proof.refused, proof.slowdown, floor)
     if why is None:
         return proof
-    run.notify("mixed", 0, 1)
+    run.notify("mixed int8 with blocks in float", 0, 1)
     network = proof.make()
 
     def make() -> Built:

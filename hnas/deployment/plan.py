@@ -30,6 +30,14 @@ GUARD = 0.01
 ROUNDING = 1e-9  # tolerance: in floats 0.90 - 0.89 is more than 0.01
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "mixed", "w8")
 BF16 = frozenset({"avx512_bf16", "amx_bf16"})  # either of these instruction sets computes in bf16
+_PRECISION_WORDS = {
+    "float32": "fp32",
+    "float": "fp32",
+    "half": "fp16",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "i8": "int8",
+}
 _HOW = {"auto": " (the fastest that keeps its accuracy)", "mixed": ", and blocks in float where that is better"}
 
 
@@ -193,7 +201,11 @@ def _precisions_to_build(device: Device, wanted: str, site: Site | None = None) 
         ValueError: the precision is unknown or not offered, or "mixed" is asked for a device that is not this machine.
     """
     if wanted not in PRECISIONS:
-        raise ValueError(f"no precision {wanted!r}; known: {', '.join(PRECISIONS)}")
+        from difflib import get_close_matches
+
+        near = get_close_matches(_PRECISION_WORDS.get(wanted.lower(), wanted.lower()), PRECISIONS, n=1)
+        mend = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no precision {wanted!r}{mend}; known: {', '.join(PRECISIONS)}")
     backend = backends.load(device.backend)
     offered = tuple(precision for precision in backend.precisions if precision in device.precisions)
     if wanted == "auto":  # case 1

@@ -74,7 +74,7 @@ def test_the_check_sees_a_command() -> None:
 def test_every_way_to_print_escapes(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     stream = io.StringIO()
 
-    def screen(*, stderr: bool = False) -> Console:
+    def screen(*, stderr: bool = False, width: int | None = None) -> Console:
         return Console(file=stream, force_terminal=terminal, color_system=None, highlight=False, markup=False)
 
     monkeypatch.setattr(report, "_console", screen)

@@ -150,3 +150,29 @@ def test_devices_are_data_and_bring_neither_numpy_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("cuda", "did you mean one of jetson, jetson-agx-orin, jetson-xavier-nx?"),
+        ("GPU", "did you mean one of jetson, "),
+        ("tensorrt", "did you mean one of jetson, "),
+        ("phone", "did you mean one of pixel-3, pixel-8?"),
+        ("cpu", "did you mean one of onnxruntime-cpu, openvino-cpu, tflite-cpu?"),
+        ("raspberry", "did you mean "),
+        ("openvno-cpu", "did you mean openvino-cpu?"),
+        ("jetson-orin-nan", "did you mean jetson?"),
+    ],
+)
+def test_a_word_for_several_devices_or_a_slip_is_answered_with_names(word: str, line: str) -> None:
+    with pytest.raises(ValueError, match="no device ") as caught:
+        hw_profiles.load(word)
+    assert line in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("openvino", "openvino-cpu"), ("ort", "onnxruntime-cpu"), ("litert", "tflite-cpu")]
+)
+def test_a_runtime_names_this_machine_with_it(word: str, name: str) -> None:
+    assert hw_profiles.load(word).name == name

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hnas.benchmarks import cli
+from hnas.benchmarks.gate.contrast import Contrast
+from hnas.benchmarks.gate.records import Ratio
 from tests.benchmarks.bundles import bundle, network
 
 pytest.importorskip("onnxruntime")
@@ -45,7 +48,7 @@ def test_an_artifact_equals_itself(nets: tuple[Path, Path], capsys: pytest.Captu
 def test_a_bundle_against_a_folder(steady: None, root: Path, nets: tuple[Path, Path], capsys: Any) -> None:
     code, out, _ = run(capsys, bundle(root, "bundle"), nets[1])
     assert code == 0
-    assert "b is faster" in out
+    assert re.search(r"^verdict +(b is faster|b is slower|no difference seen): speedup of b ", out, re.MULTILINE)
     assert "max error" in out
 
 
@@ -85,3 +88,14 @@ def test_nets_of_other_sizes_are_timed_each_on_its_own(nets: tuple[Path, Path], 
 def test_nothing_there_is_one_line(tmp_path: Path, nets: tuple[Path, Path], capsys: Any) -> None:
     code, _, err = run(capsys, nets[0], tmp_path / "nowhere")
     assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.904, 1.034, "no difference seen"), (1.01, 1.2, "b is faster"), (0.8, 0.99, "b is slower")],
+)
+def test_the_interval_decides_what_is_said(low: float, high: float, says: str) -> None:
+    ratio = Ratio((low * high) ** 0.5, low, high, 0.95, (((1.0, 1.0),),), 1)
+    found = Contrast(None, None, ratio, None, 0, 1.0)  # type: ignore[arg-type]  # the sides are not used
+    assert found.line().startswith(f"{says}: speedup of b ")
+    assert says.endswith(found.outcome)

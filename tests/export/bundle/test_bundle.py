@@ -176,7 +176,7 @@ def test_why_int8_is_slow_and_which_blocks_are_in_float_stand_in_manifest_and_ca
     assert (bundle.manifest.slowdown, bundle.manifest.mixed) == (SLOW, MIXED)
     card = (bundle.path / "README.md").read_text("utf-8")
     assert "int8 is slower here than fp32 (x0.93): norm|1 (MVN): 0.003 ms in float, 0.09 ms in int8, with 2 C" in card
-    assert "stem, head in float, of 3 blocks, after 5 trials; kept" in card
+    assert "2 of 3 blocks in float (stem, head), after 5 trials; kept" in card
     assert "| grade: as float, close, or degraded | close |" in card
     assert "worst slice scores[:, 7] 24.0 dB" in card
 

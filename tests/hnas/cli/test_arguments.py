@@ -15,7 +15,15 @@ from hnas.cli.arguments import Parser, add_flags, parameter_texts
 from hnas.deployment import deploy, deploy_network
 from hnas.deployment.options import NetworkOptions, SearchOptions
 
-OWN = {"help", "==SUPPRESS==", "config", "print_config", "json", "dry_run"}  # flags that are the command's alone
+OWN = {
+    "help",
+    "==SUPPRESS==",
+    "config",
+    "print_config",
+    "json",
+    "wide",
+    "dry_run",
+}  # flags that are the command's alone
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

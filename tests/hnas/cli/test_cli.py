@@ -40,6 +40,7 @@ def refused(call, quick: Path, trained: Path) -> Callable[..., str]:
         before = photos.tree(quick)
         found, out, err = call(*arguments, main=main)
         assert (found, out) == (code, ""), err
+        err = re.sub(r"^\[.*\]\n", "", err, flags=re.MULTILINE)  # the stages before the failure
         assert err.endswith("\n")
         assert err.count("\n") == 1, err
         assert "Traceback" not in err
@@ -56,7 +57,7 @@ def refused(call, quick: Path, trained: Path) -> Callable[..., str]:
     ("wrong", "says"),
     [
         (("--target", "toaster"), "no device 'toaster'; known: "),
-        (("--precision", "int3"), "no precision 'int3'; known: auto, "),
+        (("--precision", "int3"), "no precision 'int3'; did you mean int8?; known: auto, "),
         (("--precision", "fp16"), "onnxruntime-cpu with onnxruntime has no fp16; offered: fp32, int8"),
         (("--precision", ""), "an argument is empty; leave it out or give a value"),
         (("--max-latency", "5"), "latency '5' is not understood; write for example 5ms"),

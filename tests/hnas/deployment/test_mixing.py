@@ -311,7 +311,7 @@ def test_a_manifest_says_why_and_what() -> None:
     kept = Mixed("int8 alone does not verify", "kept", ("stem", "head"), {"stem": 12.0, "body": 30.0, "head": 11.0}, 4)
     assert kept.line() == (
         "mixed precision was tried because int8 alone does not verify: "
-        "stem, head in float, of 3 blocks, after 4 trials; kept"
+        "2 of 3 blocks in float (stem, head), after 4 trials; kept"
     )
     refused = Mixed("it was asked for", "no block in float made it faster")
     assert refused.line() == "mixed precision was tried because it was asked for: no block in float made it faster"
