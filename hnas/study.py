@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ from hnas.training.checkpoint import ADAM, AdamOptions
 from hnas.training.loop import CheckpointOptions, Observer, Pick, Schedule, TrainingOptions, train
 
 CHUNK = 500  # images in one forward pass of calibration and scoring; limits the memory
+_PIXELS = CHUNK * 32 * 32  # of all inputs of such a pass
 
 
 @dataclass
@@ -98,6 +100,11 @@ class Study:
     def trained(self) -> int:
         """Return how often ``train`` was called, including calls that loaded a finished training."""
         return self._trained
+
+    @property
+    def steps(self) -> int:
+        """Return the steps of all finished trainings."""
+        return self._steps
 
     @torch.no_grad()
     def calibrate(self, arch: Arch) -> Stats:
@@ -189,7 +196,9 @@ class Study:
     def _inputs(self, arch: Arch, raw: Any) -> Iterator[tuple[Tensor, ...]]:
         """Yield the inputs in chunks, so that a large split is never in memory as floats."""
         shapes = self.supernet.space.example(arch)
-        return (self.task.inputs(raw[i : i + CHUNK], shapes) for i in range(0, len(raw), CHUNK))
+        largest = max(math.prod(shape[-2:]) for shape in shapes)
+        size = min(CHUNK, max(32, _PIXELS // largest))
+        return (self.task.inputs(raw[i : i + size], shapes) for i in range(0, len(raw), size))
 
 
 def _key(arch: Arch, metric: str) -> str:

@@ -33,6 +33,7 @@ def train(
     recipe: str = "images",
     skip_broken: bool = False,
     epochs: float | None = None,
+    minutes: float | None = None,
     pretrained: str | None = None,
     from_scratch: bool = False,
     alone: str | None = None,
@@ -43,6 +44,7 @@ def train(
     threads: int | None = None,
     device: str = "cpu",
     resume: bool = False,
+    tensorboard: bool = False,
     on_step: Callable[[int, int, float], None] | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> TrainedSupernet:
@@ -54,6 +56,7 @@ def train(
         recipe: the name of a shipped recipe, or the path of a .toml file
         skip_broken: leave out images that cannot be read, and count them
         epochs: total number of epochs; None: as in the recipe
+        minutes: choose resolution and epochs that fit into so many minutes on this machine
         pretrained: start from the weights of this network of timm or .safetensors file
         from_scratch: start from random weights where the recipe has pretrained ones
         alone: train one subnet by itself: smallest, largest, random:SEED or derived
@@ -64,6 +67,7 @@ def train(
         threads: threads of torch; None: all cores
         device: "cpu", or "cuda": one GPU for each process of torchrun
         resume: continue from the last checkpoint
+        tensorboard: write event files for TensorBoard into ``out``
         on_step: called after each step with (finished steps, steps of the run, loss)
         on_message: called with one line for a person
 

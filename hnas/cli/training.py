@@ -35,11 +35,8 @@ def make_train_parser() -> Parser:
     add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
     add("--skip-broken", action="store_true", help="leave out images that cannot be read, and count them")
     add("--epochs", type=float, metavar="N", help="total number of epochs (default: as in the recipe)")
-    add(
-        "--pretrained",
-        metavar="NAME",
-        help="start from the weights of this network of timm or .safetensors file",
-    )
+    add("--minutes", type=float, metavar="N", help="choose resolution and epochs that fit into N minutes here")
+    add("--pretrained", metavar="NAME", help="start from the weights of this network of timm or .safetensors file")
     add("--from-scratch", action="store_true", help="start from random weights where the recipe has pretrained ones")
     add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest, random:SEED or derived")
     add("--supernet", metavar="DIR", help="with --alone: find the subnet in the space of this trained supernet")
@@ -49,6 +46,7 @@ def make_train_parser() -> Parser:
     add("--threads", type=int, metavar="N", help="threads of torch (default: all cores)")
     add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
     add("--resume", action="store_true", help="continue from the last checkpoint")
+    add("--tensorboard", action="store_true", help="write event files for TensorBoard into --out")
     add("--json", action="store_true", help="print the result as JSON on standard output")
     parser.add_config()
     parser.add_completion(lambda shell: script_of(make_train_parser(), shell))
@@ -106,7 +104,18 @@ def train_parsed(
             recipe,
             Path(parsed.data),
             Path(parsed.out),
-            RunOptions(parsed.seed, parsed.epochs, alone, among, parsed.resume, parsed.pretrained, parsed.from_scratch),
+            RunOptions(
+                seed=parsed.seed,
+                epochs=parsed.epochs,
+                alone=alone,
+                among=among,
+                resume=parsed.resume,
+                pretrained=parsed.pretrained,
+                scratch=parsed.from_scratch,
+                minutes=parsed.minutes,
+                report=True,
+                tensorboard=parsed.tensorboard,
+            ),
             on_step=on_step if first else None,
             on_message=on_message if first else None,
         )
@@ -118,7 +127,7 @@ def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:
     if parsed.supernet is None:
         raise ValueError("--alone derived needs the supernet whose architecture parameters name the subnet: --supernet")
     from hnas.deployment.derived import derive_subnet
-    from hnas.recipes.run import open_task_of
+    from hnas.recipes.parts import open_task_of
     from hnas.recipes.schema import decode_recipe
     from hnas.training.folder import load_supernet
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import msgspec
 import torch
 from torch import nn
 
-from hnas import distributed, spaces, strategies, tasks
-from hnas.files import locked, read_json
+from hnas import distributed, strategies
+from hnas.files import locked, read_json, write_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
+from hnas.recipes.length import TrainingPlan, fit, is_in_memory, plan_training, time_step
+from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
+from hnas.recipes.progress import Progress, summarise
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs, shrink_space
@@ -36,8 +36,10 @@ from hnas.tasks import Task
 from hnas.training.checkpoint import AdamOptions
 from hnas.training.folder import save_supernet
 from hnas.training.loop import Observer, Pick, Schedule
+from hnas.training.pretrained import Pretrained
 
-_JOURNAL = "training.jsonl"
+_JOURNAL = "journal.jsonl"
+_LENGTH = "length.json"  # what was chosen for --minutes, so that a run continues with it
 _Logits = dict[str, dict[str, float]]  # slot -> type -> logit
 
 
@@ -54,6 +56,11 @@ class RunOptions:
     pretrained: the weights to begin with, as ``hnas.training.pretrained.find_pretrained`` names them; None (default):
         those that the recipe names, if they are installed.
     scratch: begin with random weights (False).
+    minutes: choose resolution and epochs that fit into so many minutes on this machine; None (default): those of the
+        recipe, or ``epochs``.
+    report: say the plan with two baselines before training, evaluate after each epoch, and write training.jsonl and
+        training.csv (False). Only for images in memory.
+    tensorboard: with ``report``: write event files for TensorBoard too (False).
     """
 
     seed: int = 0
@@ -63,6 +70,9 @@ class RunOptions:
     resume: bool = False
     pretrained: str | None = None
     scratch: bool = False
+    minutes: float | None = None
+    report: bool = False
+    tensorboard: bool = False
 
 
 def run_recipe(
@@ -90,31 +100,92 @@ def run_recipe(
         Diverged: too many steps were not finite.
     """
     options = options or RunOptions()
+    _check_length(options)
     recipe, found, line = begin(recipe, options.pretrained, scratch=options.scratch)
-    experiment = decode_recipe(recipe)
+    known = _known_length(out, options)
+    recipe, options = _with_length(recipe, options, known)
+    if (ended := _finished_record(out, _identity(recipe, options), options.resume)) is not None:
+        return ended
+    task = normalised_as(open_task_of(decode_recipe(recipe), data), found)
+    say = on_message or (lambda _: None)
+    with locked(out) if distributed.rank() == 0 else nullcontext():
+        for note in (*getattr(task, "notes", ()), *([line] if line else [])):
+            say(note)
+        if options.minutes is not None and known is None:
+            recipe, options = _choose_length(recipe, task, options, out, found)
+        run = _make_run(recipe, task, options, out, found)
+        plan = _make_plan(run, options, _step_seconds(recipe, task, options, found)) if _plans(options, task) else None
+        for note in plan.lines() if plan else ():
+            say(note)
+        return run.run(options, on_step, on_message, plan)
+
+
+def _check_length(options: RunOptions) -> None:
+    """Raise ValueError if the options say nonsense about the length of the training."""
     if options.epochs is not None and not 0 < options.epochs < math.inf:
         raise ValueError(f"epochs is {options.epochs}, expected a finite number above 0")
+    if options.epochs is not None and options.minutes is not None:
+        raise ValueError("epochs and minutes both say how long to train; give one of them")
+
+
+def _plans(options: RunOptions, task: Task) -> bool:
+    return options.report and is_in_memory(task)
+
+
+def _make_plan(run: _Run, options: RunOptions, seconds: float) -> TrainingPlan:
+    space = run.supernet.space
+    size = space.example(space.largest)[0][-1]
+    return plan_training(run.task, run.schedule, size, seconds, options.minutes)
+
+
+def _choose_length(
+    recipe: Recipe, task: Task, options: RunOptions, out: Path, found: Pretrained | None
+) -> tuple[Recipe, RunOptions]:
+    """Return recipe and options with a length that fits into the minutes of the options; store it in ``out``."""
+    assert options.minutes is not None
+    fitted, epochs = fit(recipe, task, options.minutes, lambda each: _step_seconds(each, task, options, found))
+    chosen = {"minutes": options.minutes, "space": fitted.space, "train": fitted.train, "epochs": epochs}
+    write_json(out / _LENGTH, chosen)
+    return _with_length(recipe, options, chosen)
+
+
+def _identity(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
+    """Return what identifies a run, as JSON."""
     alone = options.alone.to_json() if isinstance(options.alone, Arch) else options.alone
-    identity = {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed}
-    if (ended := _finished_record(out, identity, options.resume)) is not None:
-        return ended
-    task = normalised_as(open_task_of(experiment, data), found)
-    space = whole = _space(recipe, task)
+    return {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed}
+
+
+def _known_length(out: Path, options: RunOptions) -> dict[str, Any] | None:
+    """Return the length that the run in ``out`` chose for the same minutes, if it is continued."""
+    if options.minutes is None or not options.resume or not (out / _LENGTH).is_file():
+        return None
+    known = read_json(out / _LENGTH)
+    return known if known.get("minutes") == options.minutes else None
+
+
+def _with_length(recipe: Recipe, options: RunOptions, chosen: Mapping[str, Any] | None) -> tuple[Recipe, RunOptions]:
+    """Return recipe and options with a length that was chosen."""
+    if chosen is None:
+        return recipe, options
+    return replace(recipe, space=chosen["space"], train=chosen["train"]), replace(options, epochs=chosen["epochs"])
+
+
+def _make_run(recipe: Recipe, task: Task, options: RunOptions, out: Path, found: Pretrained | None) -> _Run:
+    """Return the run of a recipe with its untrained supernet."""
+    experiment = decode_recipe(recipe)
+    space = whole = make_space(recipe, task)
     if options.alone is not None:
         space = space.alone(named_arch(options.among or space, options.alone))
-    run = _Run(
-        experiment,
-        identity,
-        out,
-        make_started(space, options.seed, f"recipe {recipe.name}", found, whole),
-        task,
-        _schedule(experiment, task, options.epochs),
-    )
-    with locked(out) if distributed.rank() == 0 else nullcontext():
-        if on_message:
-            for note in (*getattr(task, "notes", ()), *([line] if line else [])):
-                on_message(note)
-        return run.run(run.observer(on_step, on_message))
+    supernet = make_started(space, options.seed, f"recipe {recipe.name}", found, whole)
+    schedule = make_schedule(experiment, task, options.epochs)
+    return _Run(experiment, _identity(recipe, options), out, supernet, task, schedule)
+
+
+def _step_seconds(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained | None) -> float:
+    """Return the seconds of a training step, measured on a copy of the run's supernet."""
+    run = _make_run(recipe, task, options, Path(), found)
+    pick, _ = run.make_pick()
+    return time_step(run.supernet, task, pick)
 
 
 @dataclass
@@ -136,22 +207,21 @@ class _Run:
     task: Task
     schedule: Schedule
 
-    def observer(
-        self, on_step: Callable[[int, int, float], None] | None, on_message: Callable[[str], None] | None
-    ) -> Observer:
-        """Return callbacks that count the steps of all trainings of the run."""
-        done, steps = count(1), self.schedule.steps
-        follow = (lambda _, loss: on_step(min(next(done), steps), steps, loss)) if on_step else None
-        return Observer(follow, on_message)
-
-    def run(self, observer: Observer) -> dict[str, Any]:
+    def run(
+        self,
+        options: RunOptions,
+        on_step: Callable[[int, int, float], None] | None,
+        on_message: Callable[[str], None] | None,
+        plan: TrainingPlan | None,
+    ) -> dict[str, Any]:
         """Train, evaluate and save; return the record, which is empty in all processes but the first."""
         started, first = time.monotonic(), distributed.rank() == 0
         with closing(Journal(self.out / _JOURNAL if first else None)) as journal:
             train, seed = self.experiment.train, self.identity["seed"]
             adam = AdamOptions(train.alpha_rate, train.alpha_decay)
             study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, train.precision, adam)
-            log, logits = self._train(study, observer)
+            progress = self._progress(study, options, on_message) if plan is not None and first else None
+            log, logits = self._train(study, _observer(study, self.schedule.steps, (on_step, progress), on_message))
         skipped = getattr(self.task, "left_out", 0) + distributed.total(getattr(self.task, "skipped", 0))
         if not first:
             return {}
@@ -167,16 +237,22 @@ class _Run:
             **({"edits": [edit.to_json() for edit in log]} if log else {}),
             **({"logits": logits, "derived": self._derived(logits)} if logits else {}),
         }
+        if plan is not None:
+            record |= {"plan": plan.to_json(), **summarise(study)}
         save_supernet(self.supernet, self.out, record)
         for trace in (*_checkpoints(self.out), self.out / _JOURNAL):
             trace.unlink(missing_ok=True)
         return record
 
+    def _progress(self, study: Study, options: RunOptions, say: Callable[[str], None] | None) -> Progress:
+        per_epoch = self.task.steps_per_epoch
+        return Progress(study, self.schedule.steps, per_epoch, self.out, say, tensorboard=options.tensorboard)
+
     def _train(self, study: Study, observer: Observer) -> tuple[list[Edit], _Logits]:
         """Train, and set the supernet's space to the space that shrinking leaves. Return edits and final logits."""
         train, shrink = self.experiment.train, self.experiment.shrink
         alone = self.identity["alone"] is not None
-        pick, extra = self._pick("alone" if alone else train.strategy)
+        pick, extra = self.make_pick()
         log: list[Edit] = []
         if alone or shrink is None:
             study.train(pick, self.schedule, combine=train.combine, extra=extra, observer=observer)
@@ -199,8 +275,9 @@ class _Run:
         values = {slot: torch.tensor(list(own.values())) for slot, own in logits.items()}
         return derive(self.supernet.space, values, skips).to_json()
 
-    def _pick(self, name: str) -> tuple[Pick, dict[str, nn.Parameter]]:
+    def make_pick(self) -> tuple[Pick, dict[str, nn.Parameter]]:
         """Return the training strategy with its options, and its architecture parameters."""
+        name = "alone" if self.identity["alone"] is not None else self.experiment.train.strategy
         strategy, space = strategies.load(name), self.supernet.space
         options = dict(self.experiment.options) if name != "alone" else {}
         extra: dict[str, nn.Parameter] = strategy.extra(space) if hasattr(strategy, "extra") else {}
@@ -215,55 +292,23 @@ class _Run:
         return partial(strategy.pick, **options), extra
 
 
-def open_task_of(experiment: Experiment, data: Path | None) -> Task:
-    """Return the task that [data] and [train] describe, over the images in ``data``.
+def _observer(
+    study: Study,
+    steps: int,
+    followers: tuple[Callable[[int, int, float], None] | None, Progress | None],
+    on_message: Callable[[str], None] | None,
+) -> Observer:
+    """Return callbacks that count the steps of all trainings of the run, also of those before a resume."""
+    on_step, progress = followers
 
-    Raises:
-        FileNotFoundError: ``data`` or a file in it is missing.
-        ValueError: the task does not take the options of the recipe, or the images cannot be read.
-    """
-    name, options = experiment.data.task, dict(experiment.data.options)
-    loss = {key: getattr(experiment.train, key) for key in ("smoothing", "distil", "divergence")}
-    options |= {key: value for key, value in loss.items() if value is not msgspec.UNSET}  # the task's default
-    try:
-        return tasks.load(name).open_task(data, batch_size=experiment.train.batch, **options)
-    except TypeError as error:
-        raise ValueError(f"the task {name!r} does not take the options of this recipe: {error}") from None
+    def follow(step: int, loss: float) -> None:
+        done = min(study.steps + step, steps)
+        if on_step is not None:
+            on_step(done, steps, loss)
+        if progress is not None:
+            progress(done, loss)
 
-
-def named_arch(space: Space, which: Arch | str) -> Arch:
-    """Return an architecture by name: "smallest", "largest", "random:SEED"; raise ValueError for any other name."""
-    if isinstance(which, Arch):
-        return space.arch(which)
-    if which in ("smallest", "largest"):
-        return space.smallest if which == "smallest" else space.largest
-    if which.startswith("random:") and which[7:].isdecimal():
-        return space.sample(Random(int(which[7:])))
-    raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
-
-
-def _schedule(experiment: Experiment, task: Task, epochs: float | None) -> Schedule:
-    """Return the recipe's cycles in steps. ``epochs`` scales the lengths of all cycles by the same factor."""
-    train = experiment.train
-    cycles = [(train.epochs, train.rate), *train.restarts]
-    share = 1.0 if epochs is None else epochs / sum(length for length, _ in cycles)
-    steps = tuple((max(1, round(length * share * task.steps_per_epoch)), rate) for length, rate in cycles)
-    return Schedule(steps, train.warmup, train.final, train.momentum, train.decay, train.clip)
-
-
-def _space(recipe: Recipe, task: Task) -> Space:
-    arguments = {**task.space_arguments, **recipe.space}
-    name = arguments.pop("name")
-    images = task.space_arguments.get("channels", arguments.get("channels"))
-    if arguments.get("channels") != images:
-        what = f"space.channels is {arguments['channels']}, and the images have {images}"
-        raise ValueError(f"recipe {recipe.name}: {what}; give data.channels and space.channels the same value")
-    make_space = spaces.load(name)
-    try:
-        spaces.check_arguments(arguments)
-        return make_space(**arguments)
-    except (TypeError, ArithmeticError) as error:
-        raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None
+    return Observer(follow if on_step or progress else None, on_message)
 
 
 def _finished_record(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from types import FrameType
 from typing import Any
 
 import torch
@@ -193,10 +196,13 @@ class _Run:
         start = record.restore(state, guard) if checkpoint and checkpoint.resume else 0
         distributed.begin(start, [*state.tensors().values(), *guard.tensors().values()])
         try:
-            for step in range(start, steps):
-                self._guarded_step(pick, step)
-                if distributed.rank() == 0:
-                    record.save(state, guard, step + 1, last=step + 1 == steps)
+            with _late_interrupt() as interrupted:
+                for step in range(start, steps):
+                    self._guarded_step(pick, step)
+                    if distributed.rank() == 0:
+                        record.save(state, guard, step + 1, last=step + 1 == steps or bool(interrupted))
+                    if interrupted:
+                        raise KeyboardInterrupt
         except Diverged:  # the guard has restored the newest kept state
             if distributed.rank() == 0:
                 record.save(state, guard, max(guard.kept), last=True)
@@ -246,6 +252,28 @@ class _Run:
             **({} if self.options.adam == ADAM else {"adam": asdict(self.options.adam)}),
         }
         return Checkpoint(options.file if options else None, identity)
+
+
+@contextmanager
+def _late_interrupt() -> Iterator[list[int]]:
+    """Yield a list that the first Ctrl-C fills, so that a step is finished and saved. The second one ends at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            signal.default_int_handler(number, frame)
+        received.append(number)
+
+    # Another handler is that of a program that uses hnas as a library; only the main thread may set one.
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    signal.signal(signal.SIGINT, receive)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

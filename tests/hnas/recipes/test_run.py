@@ -12,7 +12,8 @@ import hnas
 from hnas.files import locked
 from hnas.recipes import Recipe
 from hnas.recipes import load as load_recipe
-from hnas.recipes.run import RunOptions, named_arch, open_task_of, run_recipe
+from hnas.recipes.parts import named_arch, open_task_of
+from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.shrinking import predicted_costs
 from hnas.sampling.draws import slot_types

@@ -21,7 +21,8 @@ from hnas.data.held import Unread
 from hnas.files import read_json
 from hnas.recipes import Recipe
 from hnas.recipes import load as recipe_named
-from hnas.recipes.run import open_task_of, run_recipe
+from hnas.recipes.parts import open_task_of
+from hnas.recipes.run import run_recipe
 from hnas.recipes.schema import decode_recipe
 from hnas.tasks import stream
 from hnas.tasks.stream import Stream

@@ -9,7 +9,7 @@ import pytest
 
 from hnas import tasks
 from hnas.recipes import Recipe
-from hnas.recipes.run import open_task_of
+from hnas.recipes.parts import open_task_of
 from hnas.recipes.schema import decode_recipe
 
 

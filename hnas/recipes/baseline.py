@@ -1,0 +1,73 @@
+"""Two simple baselines, so that a person can judge the accuracy of a supernet.
+
+``majority(task)`` and ``train_plain_cnn(task, seconds=30)`` return the accuracy on the search images.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hnas.tasks import Task
+
+_WIDTHS = (32, 64, 128, 256)
+_RATE = 1e-3  # of Adam
+_CHUNK = 250  # images in one forward pass of the evaluation
+
+
+def majority(task: Task) -> float:
+    """Return the share of the most frequent class among the search images."""
+    _, labels = task.held("search")
+    return float(labels.bincount().max()) / len(labels)
+
+
+def _plain_cnn(channels: int, classes: int) -> nn.Sequential:
+    """Return a network of four 3 x 3 convolutions with batch norms and max pooling, as one would write it."""
+    layers: list[nn.Module] = []
+    for width in _WIDTHS:
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if width != _WIDTHS[-1] else []
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def train_plain_cnn(
+    task: Task, *, size: int, seconds: float | None = None, cpu_seconds: float | None = None, split: str = "search"
+) -> float:
+    """Train a plain CNN on the augmented batches of ``task``. Return its accuracy on a held-out split.
+
+    size: height and width of the input, in pixels.
+    seconds: how long to train, by the clock.
+    cpu_seconds: how long to train, by the processor time of this process; for comparisons on busy machines.
+    """
+    clock, length = (time.monotonic, seconds) if seconds is not None else (time.process_time, cpu_seconds)
+    assert length is not None
+    space = task.space_arguments
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = _plain_cnn(space["channels"], space["classes"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(net.parameters(), lr=_RATE)
+    start, step = clock(), 0
+    while step == 0 or clock() - start < length:
+        for group in optimiser.param_groups:  # to zero at the end
+            group["lr"] = _RATE * max(0.02, 1 - (clock() - start) / max(length, 1e-9))
+        raw, labels = task.batch(step)
+        loss = F.cross_entropy(net(_inputs(task, raw, size)), labels)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        step += 1
+    net.eval()
+    raw, labels = task.held(split)
+    with torch.no_grad():
+        outputs = [net(_inputs(task, raw[i : i + _CHUNK], size)) for i in range(0, len(raw), _CHUNK)]
+    return task.metric(torch.cat(outputs), labels)
+
+
+def _inputs(task: Task, raw: Any, size: int) -> torch.Tensor:
+    (x,) = task.inputs(raw, ((task.space_arguments["channels"], size, size),))
+    return x

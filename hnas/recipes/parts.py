@@ -1,0 +1,70 @@
+"""Make the parts of a run from its recipe: task, space, schedule and named architectures.
+
+``open_task_of(decode_recipe(recipe), Path("photos"))`` returns the task.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from hnas import spaces, tasks
+from hnas.recipes import Recipe
+from hnas.recipes.sections import Experiment
+from hnas.space import Arch, Space
+from hnas.tasks import Task
+from hnas.training.loop import Schedule
+
+
+def open_task_of(experiment: Experiment, data: Path | None) -> Task:
+    """Return the task that [data] and [train] describe, over the images in ``data``.
+
+    Raises:
+        FileNotFoundError: ``data`` or a file in it is missing.
+        ValueError: the task does not take the options of the recipe, or the images cannot be read.
+    """
+    name, options = experiment.data.task, dict(experiment.data.options)
+    loss = {key: getattr(experiment.train, key) for key in ("smoothing", "distil", "divergence")}
+    options |= {key: value for key, value in loss.items() if value is not msgspec.UNSET}  # the task's default
+    try:
+        return tasks.load(name).open_task(data, batch_size=experiment.train.batch, **options)
+    except TypeError as error:
+        raise ValueError(f"the task {name!r} does not take the options of this recipe: {error}") from None
+
+
+def named_arch(space: Space, which: Arch | str) -> Arch:
+    """Return an architecture by name: "smallest", "largest", "random:SEED"; raise ValueError for any other name."""
+    if isinstance(which, Arch):
+        return space.arch(which)
+    if which in ("smallest", "largest"):
+        return space.smallest if which == "smallest" else space.largest
+    if which.startswith("random:") and which[7:].isdecimal():
+        return space.sample(Random(int(which[7:])))
+    raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
+
+
+def make_schedule(experiment: Experiment, task: Task, epochs: float | None) -> Schedule:
+    """Return the recipe's cycles in steps. ``epochs`` scales the lengths of all cycles by the same factor."""
+    train = experiment.train
+    cycles = [(train.epochs, train.rate), *train.restarts]
+    share = 1.0 if epochs is None else epochs / sum(length for length, _ in cycles)
+    steps = tuple((max(1, round(length * share * task.steps_per_epoch)), rate) for length, rate in cycles)
+    return Schedule(steps, train.warmup, train.final, train.momentum, train.decay, train.clip)
+
+
+def make_space(recipe: Recipe, task: Task) -> Space:
+    """Return the space of a recipe for the classes and channels of ``task``. Raise ValueError for wrong arguments."""
+    arguments = {**task.space_arguments, **recipe.space}
+    name = arguments.pop("name")
+    images = task.space_arguments.get("channels", arguments.get("channels"))
+    if arguments.get("channels") != images:
+        what = f"space.channels is {arguments['channels']}, and the images have {images}"
+        raise ValueError(f"recipe {recipe.name}: {what}; give data.channels and space.channels the same value")
+    maker = spaces.load(name)
+    try:
+        spaces.check_arguments(arguments)
+        return maker(**arguments)
+    except (TypeError, ArithmeticError) as error:
+        raise ValueError(f"recipe {recipe.name}: the space {name!r} does not take these arguments: {error}") from None

@@ -1,0 +1,161 @@
+"""Follow a training: evaluate smallest and largest subnet after each epoch, and write what was seen.
+
+``Progress(study, steps, folder)`` is called after each step; it writes training.jsonl and training.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from hnas.cost.flops import macs
+from hnas.study import Study
+
+LOG, TABLE, EVENTS = "training.jsonl", "training.csv", "tensorboard"
+_SHOWN = 5  # confused classes
+_KEYS = ("epoch", "step", "loss", "smallest", "largest", "seconds")
+
+
+class _TensorBoardMissing(RuntimeError):
+    """The package tensorboard is not installed."""
+
+    code = 3
+
+
+class Progress:
+    """The log of a training: one record for each epoch.
+
+    study: the training; its search images give the accuracies.
+    steps: steps of the whole run.
+    per_epoch: steps of an epoch.
+    folder: where the files are written; those of an interrupted run are continued.
+    say: called with a line for each epoch.
+    tensorboard: write event files too.
+
+    Raises:
+        _TensorBoardMissing: ``tensorboard`` is set, and the package is not installed.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        steps: int,
+        per_epoch: int,
+        folder: Path,
+        say: Callable[[str], None] | None = None,
+        *,
+        tensorboard: bool = False,
+    ) -> None:
+        self.study = study
+        self.steps = steps
+        self.per_epoch = per_epoch
+        self.folder = folder
+        self.say = say
+        self.records: list[dict[str, Any]] = _read(folder / LOG)
+        self._writer = _open_writer(folder / EVENTS) if tensorboard else None
+        self._losses: list[float] = []
+        self._begun: tuple[float, int] | None = None  # when this process began, and after how many steps
+        self._spent = 0.0  # seconds of earlier processes
+
+    def __call__(self, done: int, loss: float) -> None:
+        """Take note of a finished step; at the end of an epoch evaluate and write.
+
+        done: number of finished steps of the run, from 1.
+        loss: of the largest subnet in this step.
+        """
+        if self._begun is None:
+            self._begun = time.monotonic(), done - 1
+            self.records = [record for record in self.records if record["step"] < done]  # repeated after a kill
+            self._spent = self.records[-1]["seconds"] if self.records else 0.0
+        self._losses.append(loss)
+        if done % self.per_epoch == 0 or done == self.steps:
+            self._record(done)
+
+    def _record(self, done: int) -> None:
+        assert self._begun is not None
+        space = self.study.supernet.space
+        record = {
+            "epoch": round(done / self.per_epoch, 2),
+            "step": done,
+            "loss": round(sum(self._losses) / len(self._losses), 4),
+            "smallest": round(self.study.accuracy(space.smallest), 4),
+            "largest": round(self.study.accuracy(space.largest), 4),
+            "seconds": round(self._spent + time.monotonic() - self._begun[0], 1),
+        }
+        self._losses.clear()
+        self.records.append(record)
+        self._write()
+        if self.say:
+            self.say(self._line(record))
+
+    def _line(self, record: dict[str, Any]) -> str:
+        assert self._begun is not None
+        began, first = self._begun
+        left = (time.monotonic() - began) / (record["step"] - first) * (self.steps - record["step"])
+        shares = f"smallest {record['smallest']:.1%}, largest {record['largest']:.1%} of the search images"
+        epochs = f"epoch {record['epoch']:g} of {self.steps / self.per_epoch:.3g}"
+        return f"{epochs}: loss {record['loss']:.3f}, {shares}, {left / 60:.1f} min left"
+
+    def _write(self) -> None:
+        (self.folder / LOG).write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        with (self.folder / TABLE).open("w", newline="") as file:
+            table = csv.DictWriter(file, _KEYS)
+            table.writeheader()
+            table.writerows(self.records)
+        if self._writer is not None:
+            for key in ("loss", "smallest", "largest"):
+                self._writer.add_scalar(key, self.records[-1][key], self.records[-1]["step"])
+            self._writer.flush()
+
+
+def summarise(study: Study) -> dict[str, Any]:
+    """Return the accuracies of five subnets on the test images, and the classes that the largest one confuses most."""
+    space = study.supernet.space
+    rng = Random(0)
+    archs = {"largest": space.largest, **{f"random {k}": space.sample(rng) for k in (1, 2, 3)}}
+    archs["smallest"] = space.smallest
+    outputs, labels = study.outputs(space.largest, "test")
+    pairs = Counter(zip(labels.tolist(), outputs.argmax(1).tolist(), strict=True))
+    wrong = [(pair, count) for pair, count in pairs.most_common() if pair[0] != pair[1]]
+    classes = study.task.to_json()["classes"]
+    subnets = {
+        name: {
+            "accuracy": round(study.accuracy(arch, "test"), 4),
+            "macs": macs(study.supernet.skeleton(arch), *space.example(arch)),
+        }
+        for name, arch in archs.items()
+    }
+    return {
+        "subnets": subnets,
+        "confusion": [[classes[true], classes[taken], count] for (true, taken), count in wrong[:_SHOWN]],
+    }
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """Return the records of an interrupted run; a line that a kill has cut is left out."""
+    if not file.is_file():
+        return []
+    found = []
+    for line in file.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(record, dict) or set(record) != set(_KEYS):
+            break
+        found.append(record)
+    return found
+
+
+def _open_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise _TensorBoardMissing("tensorboard is not installed; pip install 'hnas[tensorboard]'") from None
+    return SummaryWriter(str(folder))

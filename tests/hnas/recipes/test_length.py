@@ -1,0 +1,177 @@
+"""The length of a training fits into the given minutes, and a plan says what to expect."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hnas.recipes import length
+from hnas.recipes import load as load_recipe
+from hnas.recipes.baseline import majority, train_plain_cnn
+from hnas.recipes.length import TrainingPlan, fit
+from hnas.recipes.progress import Progress
+from hnas.recipes.run import RunOptions, run_recipe
+from hnas.strategies import sandwich
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.training.folder import load_supernet
+from tests.hnas import tiny
+from tests.hnas.recipes.test_run import recipe
+from tests.hnas.training.test_training import equal
+
+PER_EPOCH = 4  # steps of the data in ``source``
+
+
+@pytest.fixture(autouse=True)
+def timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes one second on every machine, and the plain CNN gets one step."""
+    monkeypatch.setattr("hnas.recipes.run.time_step", lambda *_: 1.0)
+    monkeypatch.setattr(length, "_BASELINE_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "resolutions", "paths", "epochs"),
+    [
+        (60, [48, 64], None, 57.6),  # all epochs of the recipe
+        (25, [48, 64], 1, 48.0),  # more than half of them, with one random subnet a step
+        (7, [40, 48], 1, 23.9),
+        (1, [24, 32], 1, 7.68),  # nothing smaller is left
+        (1e4, [48, 64], None, 100.0),  # never more
+    ],
+)
+def test_resolution_and_epochs_fit(minutes: float, resolutions: list[int], paths: int | None, epochs: float) -> None:
+
+    def seconds(each: object) -> float:
+        area = max(each.space["resolutions"]) ** 2 / 64**2  # type: ignore[attr-defined]
+        return area * (0.5 if "options" in each.train else 1.0)  # type: ignore[attr-defined]
+
+    chosen, found = fit(load_recipe("images"), SimpleNamespace(steps_per_epoch=50), minutes, seconds)  # type: ignore[arg-type]
+    assert chosen.space["resolutions"] == resolutions
+    assert chosen.train.get("options", {}).get("paths") == paths
+    assert found == pytest.approx(epochs, rel=0.02)
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
+def test_minutes_that_are_no_time_are_one_line(tmp_path: Path, source: Path, minutes: float) -> None:
+    with pytest.raises(ValueError, match=r"minutes is .*, expected a finite number above 0"):
+        run_recipe(recipe(), source, tmp_path / "out", RunOptions(minutes=minutes))
+
+
+def test_minutes_and_epochs_exclude_each_other(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ValueError, match="both say how long to train; give one of them"):
+        run_recipe(recipe(), source, tmp_path / "out", RunOptions(minutes=1, epochs=1))
+
+
+def test_a_plan_warns_of_few_images_and_short_training() -> None:
+    plan = TrainingPlan({"train": 60, "test": 9}, 3, 64, 4, 0.5, 1.0, 300, {"a coin": 0.5})
+    assert "60 train, 9 test; 3 classes" in plan.lines()[0]
+    assert [line.split()[1] for line in plan.lines() if line.startswith("warning")] == ["60", "0.5", "9"]
+    assert TrainingPlan({"train": 900, "test": 100}, 3, 64, 40, 9, 1.0, 300, {}).warnings() == []
+
+
+def test_baselines() -> None:
+    task = tiny.task()
+    _, labels = task.held("search")
+    assert majority(task) == float(labels.bincount().max()) / len(labels)
+    first = train_plain_cnn(task, size=12, seconds=0.0)
+    assert 0 <= first <= 1
+    assert train_plain_cnn(task, size=12, cpu_seconds=0.0) == first
+
+
+def test_a_run_of_minutes_keeps_its_length_when_it_resumes(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, said = tmp_path / "out", []
+    options = RunOptions(minutes=6 / 48, report=True)  # six steps in 80 % of the time
+    record = run_recipe(recipe(), source, out, options, on_message=said.append)
+    assert record["steps"] == 6
+    assert record["epochs"] == json.loads((out / "length.json").read_text())["epochs"] == 6 / PER_EPOCH
+    monkeypatch.setattr("hnas.recipes.run.time_step", lambda *_: 2.0)
+    again = run_recipe(recipe(), source, out, RunOptions(minutes=6 / 48, report=True, resume=True))
+    assert again["steps"] == 6
+    with pytest.raises(ValueError, match="holds the supernet of a run with other epochs"):
+        run_recipe(recipe(), source, out, RunOptions(minutes=1, resume=True))
+
+
+def test_a_report_has_the_plan_the_epochs_and_the_end(tmp_path: Path, source: Path) -> None:
+    out, said = tmp_path / "out", []
+    record = run_recipe(recipe(), source, out, RunOptions(epochs=2, report=True), on_message=said.append)
+    assert [line.split()[0] for line in said[:5]] == ["images", "training", "predicted", "baseline", "baseline"]
+    assert [line.split(":")[0] for line in said if line.startswith("epoch")] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert said[-1].endswith("0.0 min left")
+    records = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in records] == [PER_EPOCH, 2 * PER_EPOCH]
+    assert (out / "training.csv").read_text().splitlines()[0] == "epoch,step,loss,smallest,largest,seconds"
+    assert list(record["subnets"]) == ["largest", "random 1", "random 2", "random 3", "smallest"]
+    assert record["subnets"]["largest"]["accuracy"] == record["accuracy"]["largest"]
+    assert record["subnets"]["largest"]["macs"] > record["subnets"]["smallest"]["macs"]
+    assert all(count > 0 and true != taken for true, taken, count in record["confusion"])
+
+
+def test_a_report_changes_no_weight(tmp_path: Path, source: Path) -> None:
+    run_recipe(recipe(), source, tmp_path / "plain")
+    run_recipe(recipe(), source, tmp_path / "told", RunOptions(report=True))
+    assert equal(load_supernet(tmp_path / "plain")[0], load_supernet(tmp_path / "told")[0])
+
+
+def test_ctrl_c_saves_and_the_rest_is_counted_right(tmp_path: Path, source: Path) -> None:
+    """The interrupted step is finished and saved, long before a checkpoint is due."""
+    run_recipe(recipe(), source, tmp_path / "whole", RunOptions(epochs=2, report=True))
+    out, steps = tmp_path / "out", []
+
+    def interrupt(done: int, of: int, loss: float) -> None:
+        steps.append(done)
+        if done == PER_EPOCH + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe(), source, out, RunOptions(epochs=2, report=True), on_step=interrupt)
+    assert steps == [*range(1, PER_EPOCH + 2)]
+    steps.clear()
+    run_recipe(
+        recipe(),
+        source,
+        out,
+        RunOptions(epochs=2, report=True, resume=True),
+        on_step=lambda done, of, loss: steps.append(done),
+    )
+    assert steps == [*range(PER_EPOCH + 2, 2 * PER_EPOCH + 1)]
+    assert equal(load_supernet(tmp_path / "whole")[0], load_supernet(out)[0])
+    records = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in records] == [PER_EPOCH, 2 * PER_EPOCH]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_epochs_that_are_repeated_after_a_kill_are_logged_once(tmp_path: Path) -> None:
+    study = Study(Supernet(tiny.space()), tiny.task())
+    first = Progress(study, 6, 2, tmp_path)
+    for done in (1, 2, 3, 4):
+        first(done, 1.0)
+    (tmp_path / "training.jsonl").write_text((tmp_path / "training.jsonl").read_text() + '{"epoch": 3, "st')
+    second = Progress(study, 6, 2, tmp_path)
+    for done in (3, 4, 5, 6):
+        second(done, 0.5)
+    records = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert [(each["step"], each["loss"]) for each in records] == [(2, 1.0), (4, 0.5), (6, 0.5)]
+    assert [each["seconds"] for each in records] == sorted(each["seconds"] for each in records)
+
+
+def test_a_step_is_timed_without_a_change_of_weights() -> None:
+    supernet = Supernet(tiny.space())
+    before = {name: p.detach().clone() for name, p in supernet.union.named_parameters()}
+    assert length.time_step(supernet, tiny.task(), sandwich.pick) > 0
+    assert all((p - before[name]).abs().max() < 1e-6 for name, p in supernet.union.named_parameters())
+
+
+def test_tensorboard_is_named_where_it_is_missing(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(RuntimeError, match=r"tensorboard is not installed; pip install 'hnas\[tensorboard\]'"):
+        run_recipe(recipe(), source, tmp_path / "out", RunOptions(report=True, tensorboard=True))
