@@ -54,7 +54,8 @@ def parse_budget(text: str) -> tuple[int | None, float | None]:
 def parse_shape(text: str) -> tuple[int, ...]:
     """Return the shape that "1x3x224x224" means. Raise ValueError for other text."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
-        raise ValueError(f"--input {text!r} is not understood; write a shape, batch first: 1x3x224x224")
+        forms = "1x3x224x224, image=1x3x224x224, or a file (.npz, .npy, .pt)"
+        raise ValueError(f"--input {text!r} is not understood; write a shape, batch first: {forms}")
     return tuple(map(int, text.split("x")))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hnas.export.graph.samples import Sample, in_types
 from hnas.export.onnx.walk import shown
 
 if TYPE_CHECKING:
     from hnas.export.onnx.checks import OnnxFile
+
+T = TypeVar("T")
 
 
 def arrange(file: OnnxFile, arrays: Sample, names: Sequence[str] | None) -> Sample:
@@ -22,18 +24,28 @@ def arrange(file: OnnxFile, arrays: Sample, names: Sequence[str] | None) -> Samp
     """
     import onnx
 
-    values = file.model.graph.input
-    if names is not None:
-        taken = [value.name for value in values]
-        for word, odd in (("no input", set(names) - set(taken)), ("an input", set(taken) - set(names))):
-            if odd:
-                lacks = "" if word == "no input" else ", which the example inputs lack"
-                listed = f"{', '.join(map(shown, sorted(odd)))}{lacks}"
-                raise ValueError(f"{file.name} has {word} {listed}; it takes {', '.join(map(shown, taken))}")
-        given = dict(zip(names, arrays, strict=True))
-        arrays = tuple(given[name] for name in taken)
+    arrays = tuple(in_order(file, arrays, names))
+    kinds = [value.type.tensor_type.elem_type for value in file.model.graph.input]
     try:
-        dtypes = [onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in values]
-    except (KeyError, ValueError):  # refused with its name by the next check
+        return in_types(arrays, [onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds])
+    except (KeyError, ValueError):  # the next check refuses this type with the name of the input
         return arrays
-    return in_types(arrays, dtypes)
+
+
+def in_order(file: OnnxFile, values: Sequence[T], names: Sequence[str] | None) -> Sequence[T]:
+    """Return one value for each input in the order of the file, from values with ``names``.
+
+    Raises:
+        ValueError: a name is unknown or missing.
+    """
+    if names is None:
+        return values
+    taken = [value.name for value in file.model.graph.input]
+    takes = f"it takes {', '.join(map(shown, taken))}"
+    if unknown := sorted(set(names) - set(taken)):
+        raise ValueError(f"{file.name} has no input {', '.join(map(shown, unknown))}; {takes}")
+    if missing := sorted(set(taken) - set(names)):
+        listed = ", ".join(map(shown, missing))
+        raise ValueError(f"{file.name} has an input {listed}, which the example inputs lack; {takes}")
+    given = dict(zip(names, values, strict=True))
+    return [given[name] for name in taken]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ from hnas.export.device.records import encode
 from hnas.export.graph.samples import random_sample
 from hnas.export.graph.sizes import parse_dynamic
 from hnas.export.onnx.checks import OnnxFile, read_onnx
-from hnas.export.onnx.given import arrange
+from hnas.export.onnx.given import arrange, in_order
 from hnas.export.onnx.opening import open_size
 from hnas.export.onnx.single import in_single, same_values
 from hnas.export.onnx.sizes import ShapeAndType, fix_inputs, fix_outputs, open_axes
@@ -49,7 +49,7 @@ class Reader:
         The reply has the example inputs in the order and the types of the file.
 
         ``arrays``: example inputs, which fix dynamic sizes. If there are none, the examples are random.
-        ``names``: the name of each of ``arrays``; None: they are in the order of the file.
+        ``names``: the name of each of ``arrays`` or ``shapes``; None: they are in the order of the file.
         ``shapes``: the shapes of the random inputs, which fix dynamic sizes; None: the shapes in the file.
         ``dynamic``: the option of this name as pairs of input and (axis, text) pairs; None: all sizes are fixed.
         """
@@ -60,7 +60,7 @@ class Reader:
             file = read_onnx(path)
             converted = in_single(file)
             examples = arrange(file, arrays, header["names"]) if arrays else ()
-            inputs = fix_inputs(file, _given(examples, header["shapes"]), asked)
+            inputs = fix_inputs(file, _given(file, examples, header), asked)
         except (AttributeError, TypeError) as error:  # a name that is not UTF-8 is parsed to bytes
             raise ValueError(f"{path.name} is not a valid ONNX file: a name in it is not UTF-8 text") from error
         size = None if asked is None else parse_dynamic(asked, [tensor.name for tensor in inputs], inputs)
@@ -160,10 +160,12 @@ def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[TensorSpec, .
     return tuple(TensorSpec(name, value.shape, str(value.dtype)) for name, value in zip(names, outputs, strict=True))
 
 
-def _given(examples: Arrays, shapes: Sequence[Sequence[int]] | None) -> list[ShapeAndType] | None:
+def _given(file: OnnxFile, examples: Arrays, header: Header) -> list[ShapeAndType] | None:
     """Return shape and type of each example input, or the shapes of random ones; None where neither is given."""
-    given: list[ShapeAndType] = [(tuple(shape), "") for shape in shapes or ()]
-    return [(value.shape, str(value.dtype)) for value in examples] or given or None
+    if examples:
+        return [(value.shape, str(value.dtype)) for value in examples]
+    shapes = header["shapes"]
+    return [(tuple(shape), "") for shape in in_order(file, shapes, header["names"])] if shapes else None
 
 
 def _as_before(path: Path, copy: Path, names: list[str], examples: Arrays, seen: Arrays) -> bool:

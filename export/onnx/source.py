@@ -69,6 +69,7 @@ class Original(ChildProcess):
     path: the file.
     examples: example inputs, which fix dynamic sizes; None: seeded noise (integers are 0). A dict goes by name.
     shapes: shapes of that noise, which fix dynamic sizes; None: the shapes in the file.
+    names: the name of the input of each of ``shapes``; None: they are in order.
     dynamic: the axis of each input whose size stays open, ``{"x": {0: "batch=1..32"}}``; None: all are fixed.
 
     The attribute ``source`` is the checked copy for backends; ``close`` deletes it. The attribute ``examples``
@@ -90,6 +91,7 @@ class Original(ChildProcess):
         examples: SampleLike | None = None,
         *,
         shapes: Sequence[tuple[int, ...]] | None = None,
+        names: Sequence[str] | None = None,
         dynamic: Asked | None = None,
     ) -> None:
         if not path.is_file():
@@ -109,7 +111,7 @@ class Original(ChildProcess):
         )
         request = {"path": str(path.absolute()), "copy": str(Path(self._folder.name) / "model.onnx")}
         try:
-            names = [name for name, _ in leaves(examples)] if isinstance(examples, Mapping) else None
+            names = [name for name, _ in leaves(examples)] if isinstance(examples, Mapping) else names
             given = () if examples is None else to_sample(examples)
             opened = None if dynamic is None else [(str(name), _axes(axes)) for name, axes in dynamic.items()]
             more: dict[str, JSON] = {"shapes": shapes, "names": names, "dynamic": opened, "memory_mb": memory}

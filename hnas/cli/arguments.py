@@ -31,6 +31,7 @@ _METAVARS = {
     "out": "DIR",
     "model": "PACKAGE.MODULE:CALLABLE",
     "input": "1x3x64x64",
+    "dynamic": "INPUT:0=batch",
     "calibration": "FILE",
 }
 _ENTRY = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)  # of the section Args of a docstring

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,16 @@ _RECURRENT = ("LSTM", "GRU", "RNN")
 MOVES = ("Softmax", "LogSoftmax", "ReduceMean", "GlobalAveragePool", "LayerNormalization", "InstanceNormalization")
 
 
-def kernels(path: Path) -> list[Kernel]:
-    """Return the kernels of the file in order, as `roofline.trace` counts them. Unknown sizes count as 0."""
+def kernels(path: Path, inputs: Mapping[str, Sequence[int]] | None = None) -> list[Kernel]:
+    """Return the kernels of the file in order, as `roofline.trace` counts them. Unknown sizes count as 0.
+
+    inputs: shapes of inputs by name, for symbolic sizes.
+    """
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True).graph
+    model = onnx.load(path)
+    _fix_inputs(model, inputs or {})
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {value.name: _sizes(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     shapes |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
     held = [node for node in graph.node if node.op_type == "Constant"]
@@ -33,6 +38,12 @@ def kernels(path: Path) -> list[Kernel]:
             moved = [shapes[name] for name in (*node.input, *node.output) if name in shapes]
             found.append(Kernel(node.op_type, flops, sum(map(prod, moved))))
     return found
+
+
+def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    for value in model.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            dim.dim_value = size
 
 
 def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...]:

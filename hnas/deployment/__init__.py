@@ -101,6 +101,7 @@ def deploy_network(
     target: str,
     *,
     inputs: Sequence[str] | None = None,
+    dynamic: Sequence[str] | None = None,
     calibration: Path | str | None = None,
     precision: str | None = None,
     limit: str | None = None,
@@ -119,10 +120,13 @@ def deploy_network(
     artifact of the same network. The fastest artifact is kept. "auto" leaves out int8 without ``calibration``.
 
     Args:
-        model: FILE.onnx, or PACKAGE.MODULE:CALLABLE, which returns an nn.Module, or (module, example inputs)
+        model: FILE.onnx, or PACKAGE.MODULE:CALLABLE, which returns an nn.Module, or (module, example inputs); these may
+            be a dict or nested
         target: a device profile; hnas-deploy targets lists them
-        inputs: the shape of each input in order, batch first, e.g. 1x3x64x64
-        calibration: .npz or .npy file of real inputs [N, ...], needed for int8
+        inputs: the shape of each input in order, batch first, e.g. 1x3x64x64; by name, e.g. image=1x3x64x64; or one
+            file of inputs (.npz or .pt by name, past.0.key for nested ones, .npy)
+        dynamic: a size that stays open, INPUT:AXIS=SIZE, e.g. image:0=batch or image:0=batch=1..32; once for each input
+        calibration: .npz, .npy or .pt file of real inputs [N, ...], by the same names, needed for int8
         precision: auto, fp32, fp16, bf16, int8, mixed (int8 with blocks in float) or w8 (int8 weights only); default:
             the device's
         limit: what every artifact must reach, in dB and in top-1 agreement, e.g. "25dB|97%"; default: the limits of its
@@ -142,6 +146,7 @@ def deploy_network(
         model=model,
         target=target,
         inputs=tuple(inputs) if isinstance(inputs, list) else inputs,  # type: ignore[arg-type]  # it checks
+        dynamic=tuple(dynamic) if isinstance(dynamic, list) else dynamic,  # type: ignore[arg-type]  # it checks
         calibration=calibration,
         precision=precision,
         limit=limit,
@@ -149,13 +154,13 @@ def deploy_network(
         host=host,
         out=out,
     )
+    from hnas.deployment.examples import parse_dynamic, parse_inputs
     from hnas.deployment.plan import require_packages, resolve
     from hnas.export.proof.verification import Limits
-    from hnas.units import parse_shape
 
     plan = resolve(options.search())  # imports no torch, so that a wrong value is refused at once
-    for shape in options.inputs or ():
-        parse_shape(shape)
+    parse_inputs(options.inputs)
+    parse_dynamic(options.dynamic)
     limits = None if limit is None else Limits.parse(limit)
     require_packages(plan, search=False)
     from hnas.deployment.own import deploy_own_network

@@ -133,7 +133,13 @@ def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
         calibration=network.calibration,
         device=run.plan.device.name,
         threads=run.plan.threads,
-        options=export.MixedOptions(evidence=network.evidence, limits=run.limits, compiler=run.compiler, trials=TRIALS),
+        options=export.MixedOptions(
+            evidence=network.evidence,
+            limits=run.limits,
+            compiler=run.compiler,
+            dynamic=network.dynamic,
+            trials=TRIALS,
+        ),
     )
     path = run.folder / network.key / "int8-mixed"
     return build_once(run.journal, path, lambda path: verify_artifact(run, network, compile_mixed(path=path)))
@@ -158,6 +164,7 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
                 progress=run.notify if recover == "auto" else None,
                 open_worker=run.plan.open if run.plan.site and network.labelled is None else None,
                 compiler=run.compiler,
+                dynamic=network.dynamic,
             ),
         )
         return verify_artifact(run, network, artifact)

@@ -1,37 +1,36 @@
-"""Load a network of the user's own: a callable, the shapes of its inputs, and real inputs for int8."""
+"""Load a network of the user's own: a callable with its example inputs, and real inputs for int8."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from hnas.deployment.examples import GivenInputs, nest, read_file
 from hnas.export.device.errors import one_line
+from hnas.export.device.signature import leaves
+from hnas.export.graph.calls import FlatModule, flat_module
 from hnas.export.graph.program import module_of
-from hnas.export.graph.samples import Sample
-from hnas.files import check_plain
-from hnas.units import parse_shape
+from hnas.export.graph.samples import Sample, to_sample, to_samples
 
-_LARGEST = 2**32  # bytes of real inputs
-_NOT_IN_NUMPY = (torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
 SEED = 0  # seed of random weights and random inputs that the callable makes
 
 
-def load_network(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Return the network that "package.module:callable" makes, and its example inputs.
+def load_network(model: str, given: GivenInputs | None) -> FlatModule:
+    """Return the network that "package.module:callable" makes, with its example inputs, in flat form.
 
     The callable takes no arguments. It returns a network (nn.Module or ExportedProgram), or (network, example inputs).
-    The name may also be that of an nn.Module, which is then the network. Text that the user's code prints goes to
-    standard error.
+    Example inputs have any form that `hnas.export.compile` takes, such as a dict by name. The name may also be that of
+    an nn.Module, which is then the network. Text that the user's code prints goes to standard error.
 
-    shapes: the shapes of the inputs, such as "1x3x64x64". If given, seeded noise replaces the example inputs.
+    given: inputs that replace those of the callable. Shapes keep the names of the callable's inputs.
 
     Raises:
         ValueError: the callable cannot be imported or called, or returns something else. The message is one line.
@@ -42,68 +41,66 @@ def load_network(model: str, shapes: Sequence[str] | None) -> tuple[nn.Module, t
     if not isinstance(net, nn.Module | torch.export.ExportedProgram):
         raise ValueError(f"{model} returned {_describe_type(net)}; expected an nn.Module or (module, example inputs)")
     net = module_of(net)
-    if shapes:
-        return net, tuple(_noise(text) for text in shapes)
-    return net, _as_examples(examples, model)
+    if given is None:
+        return _flat(net, examples, f"{model} returned")
+    values = given.load()
+    if values is not None:
+        return _flat(net, nest(values) if isinstance(values, Mapping) else values, "--input holds")
+    noise = given.noise()
+    if isinstance(noise, dict) or examples is None:
+        return flat_module(net, noise)
+    flat = _flat(net, examples, f"{model} returned")
+    return flat_module(flat if len(flat.inputs) == len(noise) else net, noise)
 
 
-def _noise(text: str) -> Tensor:
-    """Return seeded noise of the shape ``text``. Raise ValueError where the memory does not hold it."""
-    shape = parse_shape(text)
+def _flat(net: nn.Module, examples: Any, who: str) -> FlatModule:
+    """Return the network with its examples. Raise ValueError unless they hold tensors of real numbers."""
+    if examples is None:
+        raise ValueError(f"{who} no example inputs; give the shape of each, --input 1x3x224x224")
     try:
-        return torch.randn(shape)
-    except (RuntimeError, TypeError):  # TypeError: a size that is no 64-bit integer
-        raise ValueError(f"--input {text!r} does not fit in memory; write a smaller shape") from None
+        flat = flat_module(net, examples)
+    except ValueError:
+        raise ValueError(f"{who} {_describe_type(examples)} as example inputs; expected tensors") from None
+    odd = next((value.dtype for value in flat.inputs if value.is_complex()), None)
+    if odd is not None:
+        dtype = str(odd).removeprefix("torch.")
+        raise ValueError(f"{who} example inputs of {dtype}; expected real numbers")
+    return flat
 
 
-def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> Sample:
-    """Return the arrays of a .npy or .npz file, one for each input, [N, ...].
+def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> list[Sample]:
+    """Return the real inputs in a .npy, .npz or .pt file as samples with the batch size of the ``example``.
 
-    The arrays are in the order of the file, or in that of the input ``names`` where the file has the same names.
+    names: the names of the inputs. Arrays go by name where the file has these names, else in order.
+
+    1. Arrays [N, ...], one for each input.
+    2. A list of samples, each in the form of the example inputs (.pt).
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file has pickled objects, NaN, infinity, or arrays that do not fit the ``example``.
     """
-    if not file.exists():
-        raise FileNotFoundError(f"no calibration file {file}")
-    check_plain(file, _LARGEST)
-    try:
-        arrays = _read_arrays(file, names)
-    except Exception as error:  # the decoder of a broken archive may raise any error
-        # numpy's own message would advise to unpickle the file.
-        raise ValueError(
-            f"{file} holds no plain arrays; write it with numpy.save or numpy.savez, no objects"
-        ) from error
-    if not _fits(arrays, example):
-        said = ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays) or "nothing"
-        need = ", ".join(f"{e.dtype}[{', '.join(map(str, ('N', *e.shape[1:])))}]" for e in example)
-        raise ValueError(f"{file} holds {said}; the network takes {need}")
-    if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
-        raise ValueError(f"{file} holds NaN or infinity")
-    return arrays
+    value = read_file(file, "calibration")
+    values = value if isinstance(value, list) else [value]
+    found: list[Sample] = []
+    for part in values:
+        arrays = _in_order(part, names)
+        if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
+            raise ValueError(f"{file} holds NaN or infinity")
+        try:
+            found += to_samples([arrays], example, "calibration")
+        except ValueError:
+            said = ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays) or "nothing"
+            need = ", ".join(f"{e.dtype}[{', '.join(map(str, ('N', *e.shape[1:])))}]" for e in example)
+            raise ValueError(f"{file} holds {said}; the network takes {need}") from None
+    return found
 
 
-def _read_arrays(file: Path, names: Sequence[str]) -> Sample:
-    with file.open("rb") as stream:
-        read = np.load(stream, allow_pickle=False)
-        if not isinstance(read, np.ndarray) and sum(each.file_size for each in read.zip.infolist()) > _LARGEST:
-            raise ValueError("the arrays are too large")
-        if isinstance(read, np.ndarray):
-            return (read,)
-        return tuple(read[name] for name in (names if set(names) == set(read.files) else read.files))
-
-
-def _fits(arrays: Sample, example: Sample) -> bool:
-    """Return whether each input has an array of its type and shape, all with the same whole number of batches."""
-    if len(arrays) != len(example):
-        return False
-    counts = set()
-    for array, each in zip(arrays, example, strict=True):
-        if not (array.ndim and each.ndim) or array.dtype != each.dtype or array.shape[1:] != each.shape[1:]:
-            return False
-        counts.add(divmod(len(array), len(each)))
-    return len(counts) == 1 and all(whole and not rest for whole, rest in counts)
+def _in_order(value: Any, names: Sequence[str]) -> Sample:
+    """Return the arrays in a value, those of ``names`` where it has all of them, else in its order."""
+    named = dict(leaves(value)) if isinstance(value, Mapping) else {}
+    chosen = [named[name] for name in names] if names and set(names) <= set(named) else value
+    return to_sample(chosen)
 
 
 def _call_model(model: str) -> Any:
@@ -119,20 +116,6 @@ def _call_model(model: str) -> Any:
             what = f"{name} holds {_describe_type(found)}, not a callable, as {attribute!r}"
             raise ValueError(f"{what}; --model takes package.module:callable")
         return found if isinstance(found, nn.Module) else _call(found, model)
-
-
-def _as_examples(given: Any, model: str) -> tuple[Tensor, ...]:
-    """Return the example inputs that the callable made. Raise ValueError unless they are tensors of real numbers."""
-    if given is None:
-        raise ValueError(f"{model} returned no example inputs; give the shape of each, --input 1x3x224x224")
-    examples = (given,) if isinstance(given, Tensor) else given
-    if not (isinstance(examples, tuple | list) and examples and all(isinstance(value, Tensor) for value in examples)):
-        raise ValueError(f"{model} returned {_describe_type(given)} as example inputs; expected tensors")
-    odd = next((value for value in examples if value.dtype in _NOT_IN_NUMPY), None)
-    if odd is not None:
-        dtype = str(odd.dtype).removeprefix("torch.")
-        raise ValueError(f"{model} returned example inputs of {dtype}; expected real numbers that numpy knows")
-    return tuple(examples)
 
 
 def _import_module(name: str) -> Any:

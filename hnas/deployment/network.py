@@ -13,6 +13,7 @@ from torch import nn
 from hnas.cost import Price
 from hnas.cost.roofline import Kernel, latency_ms
 from hnas.export.graph.samples import Sample
+from hnas.export.graph.sizes import Asked
 from hnas.export.onnx.source import Original
 from hnas.hw_profiles import Device
 from hnas.space import Arch
@@ -70,6 +71,7 @@ class StaticNetwork:
     labelled: labelled images; None: the accuracy cannot be known.
     arch: the architecture of a subnet; None for a user's own network.
     input_names: the names of the inputs; empty if they have no names.
+    dynamic: the sizes of a module that stay open; None: all are fixed. An open ONNX file has its own.
     """
 
     name: str
@@ -82,6 +84,7 @@ class StaticNetwork:
     labelled: HeldOutSamples | None = None
     arch: Arch | None = None
     input_names: tuple[str, ...] = ()
+    dynamic: Asked | None = None
 
     @property
     def editable(self) -> bool:

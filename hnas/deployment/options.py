@@ -76,6 +76,7 @@ class NetworkOptions:
     model: str
     target: str
     inputs: tuple[str, ...] | None = None
+    dynamic: tuple[str, ...] | None = None
     calibration: Path | str | None = None
     precision: str | None = None
     limit: str | None = None
@@ -95,6 +96,8 @@ class NetworkOptions:
         words = ["hnas-deploy", "export", "--model", self.model, "--target", self.target]
         for shape in self.inputs or ():
             words += ["--input", shape]
+        for size in self.dynamic or ():
+            words += ["--dynamic", size]
         for name in ("calibration", "precision", "limit", "threads", "host"):
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name}", str(value)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from hnas.cost.onnx_graph import kernels
 from hnas.cost.roofline import Kernel, trace
 from hnas.deployment.build import CALIBRATION, Run, limited_compiler
 from hnas.deployment.bundle import Deployment, bundle_result, describe_network
+from hnas.deployment.examples import GivenInputs, parse_dynamic, parse_inputs
 from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
 from hnas.deployment.folder import working_folder
 from hnas.deployment.loading import SEED, load_network, read_calibration
@@ -25,14 +26,15 @@ from hnas.deployment.options import NetworkOptions, Progress
 from hnas.deployment.plan import Plan
 from hnas.deployment.result import Result
 from hnas.export import backends
+from hnas.export.compiling.sizes import require_open
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
 from hnas.export.graph.samples import Sample, to_sample
+from hnas.export.graph.sizes import Asked
 from hnas.export.onnx.source import SUFFIX, Original
 from hnas.export.proof.verification import Limits
 from hnas.journal import Journal
-from hnas.units import parse_shape
 
 AGAINST = "the same network in fp32 on the same backend"
 _KEY = "network"  # the name of the folder of its artifacts
@@ -40,7 +42,11 @@ _KEY = "network"  # the name of the folder of its artifacts
 
 def deploy_own_network(plan: Plan, options: NetworkOptions, limits: Limits | None, notify: Progress) -> Deployment:
     """Deploy a network of the user's own, as `hnas.deployment.deploy_network` documents."""
-    with working_folder(plan.out) as work, open_network(options.model, options.inputs, plan) as network:
+    dynamic = parse_dynamic(options.dynamic)
+    if dynamic is not None:
+        require_open(plan.device.backend)
+    inputs = parse_inputs(options.inputs)
+    with working_folder(plan.out) as work, open_network(options.model, inputs, plan, dynamic) as network:
         if options.calibration is not None:
             network = _with_calibration(network, Path(options.calibration))
         wanted_precisions(plan, network)  # refuses int8 without real inputs before any work
@@ -53,43 +59,56 @@ def deploy_own_network(plan: Plan, options: NetworkOptions, limits: Limits | Non
 
 
 @contextmanager
-def open_network(model: str, shapes: Sequence[str] | None, plan: Plan | None = None) -> Iterator[StaticNetwork]:
+def open_network(
+    model: str, given: GivenInputs | None, plan: Plan | None = None, dynamic: Asked | None = None
+) -> Iterator[StaticNetwork]:
     """Open the network of ``model`` for the length of the block.
 
     model: "package.module:callable", or the path of an ONNX file.
-    shapes: the shapes of the inputs, such as "1x3x64x64", batch first.
+    given: example inputs; None: those of the callable, or random ones for the ONNX file.
     plan: if given, a network that the plan's backend cannot take is refused before any work.
+    dynamic: the sizes that stay open, as in `hnas.export.CompileOptions`; None: all are fixed.
 
     Raises:
         ValueError: the network cannot be exported; one line.
     """
     if not model.lower().endswith(SUFFIX):
-        module, examples = load_network(model, shapes)
-        example = to_sample(examples)
-        network = StaticNetwork(type(module).__name__, _KEY, module, example, partial(_count_kernels, module, example))
+        flat = load_network(model, given)
+        example = to_sample(flat.inputs)
+        network = StaticNetwork(
+            name=type(flat.net).__name__,
+            key=_KEY,
+            module=flat,
+            example=example,
+            count_kernels=partial(_count_kernels, flat, example),
+            input_names=flat.input_names,
+            dynamic=dynamic,
+        )
         if plan is not None:
             network.kernels  # noqa: B018 - counted now, so that a network that cannot be captured is refused here
         yield network
         return
     if plan is not None:
         _require_onnx(plan)
-    with Original(Path(model), shapes=None if shapes is None else [parse_shape(text) for text in shapes]) as original:
+    values, shapes = (None, ()) if given is None else (given.load(), given.shapes)
+    sizes = [shape for _, shape in shapes] or None
+    names = [name for name, _ in shapes if name] or None
+    with Original(Path(model), values, shapes=sizes, names=names, dynamic=dynamic) as original:
         source = original.source
         yield StaticNetwork(
             name=Path(source.name).stem,
             key=_KEY,
             module=original,
             example=tuple(original.examples),
-            count_kernels=partial(kernels, Path(source.path)),
+            count_kernels=partial(kernels, Path(source.path), {each.name: each.shape for each in source.inputs}),
             input_names=tuple(tensor.name for tensor in source.inputs),
         )
 
 
 def _with_calibration(network: StaticNetwork, file: Path) -> StaticNetwork:
     """Return the network with the real inputs in ``file``, for int8 ranges and for the verification."""
-    arrays = read_calibration(file, network.example, network.input_names)
-    first = tuple(array[: CALIBRATION * len(each)] for array, each in zip(arrays, network.example, strict=True))
-    return replace(network, calibration=[first], evidence=[first])
+    samples = read_calibration(file, network.example, network.input_names)[:CALIBRATION]
+    return replace(network, calibration=samples, evidence=samples)
 
 
 def _require_onnx(plan: Plan) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from hnas.deployment.examples import GivenInputs
 from hnas.deployment.loading import read_calibration
 from hnas.deployment.network import StaticNetwork
 from hnas.deployment.own import open_network
@@ -29,7 +29,7 @@ from hnas.export.diagnosis import reproduction
 from hnas.export.diagnosis.trial import Call, Setting, TrialBench, TrialVerdict
 from hnas.export.graph.fusion import noise_tensors
 from hnas.export.graph.program import capture
-from hnas.export.graph.samples import Sample
+from hnas.export.graph.samples import Sample, random_sample
 from hnas.export.onnx.source import SUFFIX, Original
 from hnas.export.proof.verification import Check
 from hnas.space import Arch
@@ -143,10 +143,7 @@ def _subnet(study: Study, name: str, artifact: Artifact, arch: Arch) -> _BundleM
 def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: ExitStack) -> list[_BundleMember]:
     """Return the artifacts of a bundle with the user's own network. ``stack`` keeps an ONNX file open."""
     artifact = bundle.artifact()
-    shapes = ["x".join(map(str, tensor.shape)) for tensor in artifact.inputs]
-    file = model.lower().endswith(SUFFIX)  # an ONNX file states its types; inputs of a module are drawn as floats
-    plain = all(tensor.shape and (file or tensor.dtype == "float32") for tensor in artifact.inputs)
-    network = stack.enter_context(open_network(model, shapes if plain else None))
+    network = stack.enter_context(open_network(model, _inputs_of(artifact, model)))
     found = [(value.shape, str(value.dtype)) for value in network.example]
     if found != [(tensor.shape, tensor.dtype) for tensor in artifact.inputs]:
         raise ValueError(f"{model} takes other inputs than {bundle.path}; name the network that it was made from")
@@ -157,16 +154,25 @@ def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: Ex
     return members
 
 
+def _inputs_of(artifact: Artifact, model: str) -> GivenInputs | None:
+    """Return inputs for the network of an artifact; None where those of the callable are the only ones that fit.
+
+    1. Floats without nested names: their shapes.
+    2. An ONNX file: values by name, because it states its types.
+    """
+    tensors = artifact.inputs
+    if model.lower().endswith(SUFFIX):  # case 2
+        return GivenInputs(values=dict(zip([tensor.name for tensor in tensors], random_sample(tensors), strict=True)))
+    plain = all(tensor.shape and tensor.dtype == "float32" for tensor in tensors)
+    return GivenInputs(shapes=tuple(("", tensor.shape) for tensor in tensors)) if plain else None  # case 1
+
+
 def _samples(network: StaticNetwork, calibration: Path | None) -> list[Sample]:
     """Return the samples in the file ``calibration``, else seeded noise like the example."""
     if calibration is None:
         tensors = tuple(map(torch.from_numpy, network.example))
         return [tuple(value.numpy() for value in noise_tensors(tensors, seed)) for seed in range(NOISE)]
-    arrays = read_calibration(calibration, network.example, network.input_names)
-    size = len(network.example[0])
-    count = min(COUNT, len(arrays[0]) // size)
-    parts = [np.split(array[: count * len(each)], count) for array, each in zip(arrays, network.example, strict=True)]
-    return list(zip(*parts, strict=True))
+    return read_calibration(calibration, network.example, network.input_names)[:COUNT]
 
 
 def _reduce(member: _BundleMember, folder: Path) -> dict[str, Any]:

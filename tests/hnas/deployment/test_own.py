@@ -69,8 +69,8 @@ def number():
 def words():
     return One(), ["a", "b"]
 
-def halves():
-    return One().bfloat16(), torch.zeros(1, 3, 12, 12, dtype=torch.bfloat16)
+def waves():
+    return One(), torch.zeros(1, 3, 12, 12, dtype=torch.complex64)
 """
 IMAGE = ("--input", "1x3x12x12")
 Run = Callable[..., tuple[int, str, str]]
@@ -265,7 +265,7 @@ BAD = {
     "callable exits": (("--model", "nets:leaves", *IMAGE), "SystemExit: 7"),
     "returns a number": (("--model", "nets:number", *IMAGE), "returned int; expected an nn.Module"),
     "returns words as inputs": (("--model", "nets:words"), "returned list of str, str as example inputs"),
-    "returns bfloat16 inputs": (("--model", "nets:halves"), "example inputs of bfloat16"),
+    "returns complex inputs": (("--model", "nets:waves"), "example inputs of complex64"),
     "missing input": (("--model", "nets:one"), "--input 1x3x224x224"),
     "unreadable shape": (("--model", "nets:one", "--input", "1x3x0x12"), "--input '1x3x0x12' is not understood"),
     "wrong shape": (("--model", "nets:one", "--input", "1x4x12x12"), "One does not take the example inputs"),
@@ -313,7 +313,7 @@ CALIBRATION = {
         lambda file: np.save(file, images(4, 3, 8, 8)),
         "[4, 3, 8, 8]; the network takes float32[N, 3, 12",
     ),
-    "other type": (lambda file: np.save(file, images(4).astype(np.float64)), "holds float64[4, 3, 12, 12]"),
+    "other type": (lambda file: np.save(file, images(4).astype(np.int64)), "holds int64[4, 3, 12, 12]"),
     "one number": (lambda file: np.save(file, np.float32(1)), "holds float32[]"),
     "empty": (lambda file: np.save(file, images(0)), "holds float32[0, 3, 12, 12]"),
     "infinite": (lambda file: np.save(file, images(4) / 0), "holds NaN or infinity"),
@@ -337,7 +337,8 @@ def test_calibration_comes_in_whole_batches_and_one_array_an_input(tmp_path: Pat
     file = tmp_path / "real.npz"
     examples = (np.zeros((2, 3, 12, 12), np.float32), np.zeros((2, 5), np.float32))
     np.savez(file, a=images(6), b=images(6, 5))
-    assert [array.shape for array in read_calibration(file, examples)] == [(6, 3, 12, 12), (6, 5)]
+    found = read_calibration(file, examples)
+    assert [[array.shape for array in sample] for sample in found] == [[(2, 3, 12, 12), (2, 5)]] * 3
     for first, second in ((5, 5), (6, 4)):
         np.savez(file, a=images(first), b=images(second, 5))
         with pytest.raises(ValueError, match=r"the network takes float32\[N, 3, 12, 12\], float32\[N, 5\]"):
