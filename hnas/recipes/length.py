@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 from hnas.recipes import Recipe
@@ -20,7 +19,7 @@ from hnas.tasks import Task
 from hnas.tasks.classification import Classification
 from hnas.training.loop import Observer, Pick, Schedule, train
 
-_TIMED = 4  # steps; the slow first one is not counted
+_TIMED = 6  # steps; the slow first one is not counted
 _SHARE = 0.8  # of the given time that training steps take; the plain CNN, evaluations and files take the rest
 _BASELINE_SECONDS, _BASELINE_SHARE = 30.0, 0.1  # of the training of the plain CNN: seconds, and share of all time
 _FEW_IMAGES, _FEW_EPOCHS, _FEW_TESTS = 200, 5, 100  # below these a result is hardly worth deploying
@@ -82,11 +81,14 @@ class TrainingPlan:
 
 
 def time_step(supernet: Supernet, task: Task, pick: Pick) -> float:
-    """Return the seconds of a training step. The weights of ``supernet`` change by a rate of 1e-9."""
+    """Return the mean seconds of training steps, spread over the progress of a training.
+
+    The weights of ``supernet`` change by a rate of 1e-9.
+    """
     marks: list[float] = []
     observer = Observer(lambda *_: marks.append(time.monotonic()))
     train(supernet, task, pick, Schedule(((_TIMED, 1e-9),), decay=0.0), observer=observer)
-    return min(after - before for before, after in pairwise(marks))
+    return (marks[-1] - marks[0]) / (len(marks) - 1)
 
 
 def fit(recipe: Recipe, task: Task, minutes: float, seconds_of: Callable[[Recipe], float]) -> tuple[Recipe, float]:
@@ -137,12 +139,12 @@ def plan_training(
         schedule.steps,
         schedule.steps / task.steps_per_epoch,
         predicted / 60,
-        _peak_memory(),
+        peak_memory(),
         baselines,
     )
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Return the largest memory of this process so far, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024  # of getrusage, in bytes
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)

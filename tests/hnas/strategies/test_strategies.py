@@ -263,6 +263,14 @@ def test_the_random_paths_of_a_sandwich_share_no_type():
             assert len(set(taken)) == min(len(taken), len(paths.slot_types(SPACE, slot)))
 
 
+def test_a_sandwich_trains_the_largest_alone_at_first():
+    pick = strategies.load("sandwich").pick
+    for progress, alone in ((0.0, True), (0.39, True), (0.4, False), (0.9, False)):
+        step = pick(SPACE, Random(0), progress, paths=1, first=0.4)
+        assert step[0].arch == SPACE.largest
+        assert (len(step) == 1) is alone
+
+
 def test_the_union_teaches_but_is_no_member_and_its_students_do_not_outweigh_it():
     for teacher, *students in steps_of("hybrid_union"):
         assert teacher.arch not in SPACE
