@@ -17,6 +17,7 @@ from hnas.recipes.baseline import majority, train_plain_cnn
 from hnas.supernet import Supernet
 from hnas.tasks import Task
 from hnas.tasks.classification import Classification
+from hnas.tasks.stream import Stream
 from hnas.training.loop import Observer, Pick, Schedule, train
 
 _TIMED = 6  # steps; the slow first one is not counted
@@ -164,4 +165,4 @@ def _epochs(minutes: float, seconds: float, task: Task) -> float:
 
 def is_in_memory(task: Task) -> bool:
     """Return whether a plan can be made: a task that streams its images would start its workers for it."""
-    return type(task) is Classification
+    return isinstance(task, Classification) and not isinstance(task, Stream)

@@ -24,7 +24,7 @@ from hnas.recipes.progress import Progress, summarise
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs, shrink_space
-from hnas.recipes.start import begin, make_started, normalised_as
+from hnas.recipes.start import begin, make_started, prepared_for
 from hnas.sampling.derive import derive
 from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit
@@ -37,8 +37,10 @@ from hnas.training.checkpoint import AdamOptions
 from hnas.training.folder import save_supernet
 from hnas.training.loop import Observer, Pick, Schedule
 from hnas.training.pretrained import Pretrained
+from hnas.training.teacher import SHARE, Taught, fine_tune, time_tuning
 
 _JOURNAL = "journal.jsonl"
+_TEACHER = "teacher.safetensors"
 _LENGTH = "length.json"  # what was chosen for --minutes, so that a run continues with it
 _Logits = dict[str, dict[str, float]]  # slot -> type -> logit
 
@@ -106,7 +108,7 @@ def run_recipe(
     recipe, options = _with_length(recipe, options, known)
     if (ended := _finished_record(out, _identity(recipe, options), options.resume)) is not None:
         return ended
-    task = normalised_as(open_task_of(decode_recipe(recipe), data), found)
+    task = prepared_for(open_task_of(decode_recipe(recipe), data), found, options.seed)
     say = on_message or (lambda _: None)
     with locked(out) if distributed.rank() == 0 else nullcontext():
         for note in (*getattr(task, "notes", ()), *([line] if line else [])):
@@ -117,6 +119,8 @@ def run_recipe(
         plan = _make_plan(run, options, _step_seconds(recipe, task, options, found)) if _plans(options, task) else None
         for note in plan.lines() if plan else ():
             say(note)
+        if isinstance(task, Taught):
+            fine_tune(task, max(1, round(SHARE * run.schedule.steps)), out / _TEACHER, say)
         return run.run(options, on_step, on_message, plan)
 
 
@@ -182,10 +186,11 @@ def _make_run(recipe: Recipe, task: Task, options: RunOptions, out: Path, found:
 
 
 def _step_seconds(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained | None) -> float:
-    """Return the seconds of a training step, measured on a copy of the run's supernet."""
+    """Return the seconds of a training step, measured on a copy of the run's supernet, with the teacher's share."""
     run = _make_run(recipe, task, options, Path(), found)
     pick, _ = run.make_pick()
-    return time_step(run.supernet, task, pick)
+    tuning = SHARE * time_tuning(task) if isinstance(task, Taught) else 0.0
+    return tuning + time_step(run.supernet, task, pick)
 
 
 @dataclass
@@ -240,7 +245,7 @@ class _Run:
         if plan is not None:
             record |= {"plan": plan.to_json(), **summarise(study)}
         save_supernet(self.supernet, self.out, record)
-        for trace in (*_checkpoints(self.out), self.out / _JOURNAL):
+        for trace in (*_checkpoints(self.out), self.out / _JOURNAL, self.out / _TEACHER):
             trace.unlink(missing_ok=True)
         return record
 

@@ -16,8 +16,10 @@ from hnas.recipes import Recipe
 from hnas.space import Space
 from hnas.supernet import Supernet
 from hnas.tasks import Task
+from hnas.tasks.classification import Classification
 from hnas.training.folder import make_supernet
 from hnas.training.pretrained import NoWeights, Pretrained, copy_weights, find_pretrained
+from hnas.training.teacher import taught
 
 _SECTIONS = ("space", "data", "train")
 
@@ -31,6 +33,8 @@ def begin(recipe: Recipe, name: str | None, *, scratch: bool) -> tuple[Recipe, P
     1. The weights are there: the keys of [pretrained] replace those of the recipe; ``pretrained`` says which weights.
     2. The recipe names weights and they are missing: train from scratch; the line says how to get them.
     3. ``scratch``, or neither the recipe nor ``name`` names weights: train from scratch.
+    4. The network does not consist of plain inverted residuals: the recipe is trained from scratch, with the network as
+       its teacher.
 
     Raises:
         FileNotFoundError, NoWeights, ValueError: the weights ``name`` cannot be used.
@@ -46,6 +50,9 @@ def begin(recipe: Recipe, name: str | None, *, scratch: bool) -> tuple[Recipe, P
         if name is not None:
             raise
         return plain, None, f"{error}; training from scratch"  # case 2
+    if found.net is not None:  # case 4
+        given = replace(plain, data={**plain.data, "channels": 3}, pretrained=found.to_json())
+        return given, found, f"{found.name} teaches: {found.origin}, licence {found.licence}"
     own = {section: {**getattr(recipe, section), **table.get(section, {})} for section in ("data", "train")}
     kept = {"resolutions": recipe.space["resolutions"]} if "resolutions" in recipe.space else {}
     space = {"name": "inverted_residuals", "channels": 3, **found.arguments, **kept, **table.get("space", {})}
@@ -54,13 +61,14 @@ def begin(recipe: Recipe, name: str | None, *, scratch: bool) -> tuple[Recipe, P
     return started, found, f"starting from {found.name}: {found.origin}, licence {found.licence}"  # case 1
 
 
-def normalised_as(task: Task, found: Pretrained | None) -> Task:
-    """Return the task with the mean and deviation that the pretrained weights expect."""
+def prepared_for(task: Task, found: Pretrained | None, seed: int) -> Task:
+    """Return the task with the mean and deviation that the pretrained weights expect, and with their teacher."""
     if found is None:
         return task
-    prepared = replace(task.preprocessing, mean=found.mean, std=found.std)  # type: ignore[attr-defined]
-    changed: Task = replace(task, preprocessing=prepared)  # type: ignore[type-var]
-    return changed
+    if not isinstance(task, Classification):
+        raise ValueError(f"{found.name} has weights for images; this recipe has other data: give --from-scratch")
+    changed = replace(task, preprocessing=replace(task.preprocessing, mean=found.mean, std=found.std))
+    return changed if found.net is None else taught(changed, found.net, max(task.preprocessing.base), seed)
 
 
 def make_started(space: Space, seed: int, origin: str, found: Pretrained | None, whole: Space) -> Supernet:
@@ -69,7 +77,7 @@ def make_started(space: Space, seed: int, origin: str, found: Pretrained | None,
     whole: the space of which ``space`` is all, or one member.
     """
     supernet = make_supernet(space, seed, origin)
-    if found is None:
+    if found is None or found.net is not None:
         return supernet
     if not space.lone:
         copy_weights(supernet, found)

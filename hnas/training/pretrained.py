@@ -7,8 +7,8 @@ of the space ``inverted_residuals``, whose largest member is that network.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +45,8 @@ class Pretrained:
     arguments: the arguments of the space ``inverted_residuals`` whose largest member is the network.
     weights: the weights in the order of the layers, without the classifier.
     mean, std: of the inputs by channel, in units of [0, 1].
+    net: a network of timm that can only be a teacher, because it does not consist of plain inverted residuals; None:
+        the weights are those of a supernet.
     """
 
     name: str
@@ -55,10 +57,12 @@ class Pretrained:
     weights: Sequence[Tensor]
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    net: Any = None
 
     def to_json(self) -> dict[str, str]:
-        """Return name, origin, licence and sha256."""
-        return {"name": self.name, "origin": self.origin, "licence": self.licence, "sha256": self.digest}
+        """Return name, origin, licence and sha256, and the role if the network is only a teacher."""
+        role = {} if self.net is None else {"role": "teacher"}
+        return {"name": self.name, "origin": self.origin, "licence": self.licence, "sha256": self.digest, **role}
 
 
 def find_pretrained(name: str = DEFAULT) -> Pretrained:
@@ -71,7 +75,7 @@ def find_pretrained(name: str = DEFAULT) -> Pretrained:
     Raises:
         FileNotFoundError: there is no such file.
         NoWeights: a package or the weights are missing.
-        ValueError: the network is unknown, or it does not consist of inverted residuals.
+        ValueError: the network is unknown, or the weights are of another network.
 
     Example: ``find_pretrained("mobilenetv2_100")``
     """
@@ -161,12 +165,18 @@ def _of_timm(net: Any, name: str, state: Mapping[str, Tensor], told: tuple[str, 
 
     told: origin and licence.
     """
-    arguments = _arguments(net, name)
-    if lacking := [key for key in net.state_dict() if _is_weight(key) and key not in state]:
+    arguments = _arguments(net)
+    own = net.state_dict()
+    last = str(net.pretrained_cfg.get("classifier", "classifier"))
+    kept = {key: state[key] for key in own if key in state and not key.startswith(f"{last}.")}
+    if lacking := [key for key in own if key not in kept and not key.startswith(f"{last}.") and not _is_count(key)]:
         raise ValueError(f"{name}: the weights lack {lacking[0]}; they are of another network")
-    given = net.pretrained_cfg
-    moments = (tuple(map(float, given[key])) for key in ("mean", "std"))
-    return _made(name, {key: state[key] for key in net.state_dict() if _is_weight(key)}, arguments, told, *moments)
+    moments = (tuple(map(float, net.pretrained_cfg[key])) for key in ("mean", "std"))
+    made = _made(name, kept, arguments or {}, told, *moments)
+    if arguments is not None:
+        return made
+    net.load_state_dict(kept, strict=False)
+    return replace(made, weights=[], net=net)
 
 
 def _made(
@@ -183,6 +193,10 @@ def _made(
     return Pretrained(name, *told, digest.hexdigest(), arguments, weights, *moments)
 
 
+def _is_count(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
 def _is_weight(key: str) -> bool:
     """Return whether a tensor is a weight of a layer before the classifier."""
     return not key.endswith(("running_mean", "running_var", "num_batches_tracked")) and not key.startswith(
@@ -190,44 +204,32 @@ def _is_weight(key: str) -> bool:
     )
 
 
-def _arguments(net: Any, name: str) -> dict[str, Any]:
-    """Return the arguments of the space whose largest member is ``net``."""
-    rows: list[list[list[int]]] = []
-    for block in _blocks(net, name):
-        row = _row(block, name)
-        if row[3] != 1 or not rows or rows[-1][0][2] != row[2]:
-            rows.append([])
-        rows[-1].append(row)
-    kinds = {type(norm.act).__name__ for norm in (net.bn1, net.bn2)}
-    if len(kinds) != 1 or (act := _ACTIVATIONS.get(kinds.pop())) is None:
-        raise _unfit(name, "its activations are others")
-    return {
-        "stages": rows,
-        "stem": net.conv_stem.out_channels,
-        "head": net.conv_head.out_channels,
-        "act": act,
-        "eps": net.bn1.eps,
-    }
-
-
-def _blocks(net: Any, name: str) -> Iterator[Any]:
+def _arguments(net: Any) -> dict[str, Any] | None:
+    """Return the arguments of the space whose largest member is ``net``; None if there is no such space."""
     if not all(hasattr(net, part) for part in ("conv_stem", "bn1", "blocks", "conv_head", "bn2")):
-        raise _unfit(name, f"it is a {type(net).__name__}")
+        return None
+    rows: list[list[list[int]]] = []
     for stage in net.blocks:
-        yield from stage
+        for block in stage:
+            if (row := _row(block)) is None:
+                return None
+            if row[3] != 1 or not rows or rows[-1][0][2] != row[2]:
+                rows.append([])
+            rows[-1].append(row)
+    kinds = {type(norm.act).__name__ for norm in (net.bn1, net.bn2)}
+    act = _ACTIVATIONS.get(kinds.pop()) if len(kinds) == 1 else None
+    if act is None:
+        return None
+    channels = {"stem": net.conv_stem.out_channels, "head": net.conv_head.out_channels}
+    return {"stages": rows, **channels, "act": act, "eps": net.bn1.eps}
 
 
-def _row(block: Any, name: str) -> list[int]:
-    """Return kernel, expanded channels, output channels and stride of a block of timm."""
+def _row(block: Any) -> list[int] | None:
+    """Return kernel, expanded channels, output channels and stride of a block of timm; None for another block."""
     kind = type(block).__name__
     if kind not in ("InvertedResidual", "DepthwiseSeparableConv") or not isinstance(block.se, nn.Identity):
-        raise _unfit(name, f"it has a block {kind}, or squeeze-excite")
+        return None
     expanded = kind == "InvertedResidual"
     last = block.conv_pwl if expanded else block.conv_pw
     hidden = block.conv_pw.out_channels if expanded else 0
     return [block.conv_dw.kernel_size[0], hidden, last.out_channels, block.conv_dw.stride[0]]
-
-
-def _unfit(name: str, reason: str) -> ValueError:
-    able = "efficientnet_lite0 ... lite4, mobilenetv2_100, mobilenetv2_140, mnasnet_100, fbnetc_100, spnasnet_100"
-    return ValueError(f"{name} does not consist of plain inverted residuals ({reason}); choose one of {able}")

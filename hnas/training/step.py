@@ -72,6 +72,8 @@ def compute_gradients(
     """
     watched = [path.imitates for path in paths if path.imitates is not None]
     passes = _StepPasses(state, task, batch[0], batch[1].to(distributed.device()), precision, watched)
+    if (teach := getattr(task, "teach", None)) is not None:  # a network outside the supernet
+        passes.teacher, passes.outside = teach(batch[0]).to(distributed.device()), True
     weights = state.optimiser.parameters.values()
     trained: list[tuple[float, Arch]] = []
     apart = None
@@ -131,6 +133,7 @@ class _StepPasses:
     raw, labels: the images and labels of this rank.
     watched: the slots whose outputs a path that teaches stores.
     teacher: the outputs of the path that teaches, or None before this path.
+    outside: a network outside the supernet teaches; the outputs of no path replace its outputs.
     shown: slot -> output of the slot in the path that teaches.
     """
 
@@ -141,6 +144,7 @@ class _StepPasses:
     precision: str
     watched: Sequence[str]
     teacher: Tensor | None = None
+    outside: bool = False
     shown: dict[str, Tensor] = field(default_factory=dict)
 
     def backward(self, path: SubnetPath) -> tuple[float, Arch]:
@@ -160,7 +164,7 @@ class _StepPasses:
             raise Diverged(f"the loss is {value}{self._where(arch, path)}")
         if loss.requires_grad:  # an architecture step on a member without a relaxed slot has no gradient
             torch.autograd.backward(loss)
-        if path.teaches:
+        if path.teaches and not self.outside:
             self.teacher = outputs.detach()
         return value, arch
 

@@ -54,7 +54,6 @@ class InvertedResidual(nn.Module):
 class EfficientNet(nn.Module):
     def __init__(self, squeeze: bool = False) -> None:
         super().__init__()
-        self.pretrained_cfg = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2), "license": "mit", "hf_hub_id": "x/tiny"}
         self.conv_stem = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
         self.bn1 = Norm(8)
         second = [InvertedResidual(16, 24, 2, 5, squeeze), InvertedResidual(24, 24, 1, 5, squeeze)]
@@ -68,15 +67,33 @@ class EfficientNet(nn.Module):
         return self.bn2(self.conv_head(self.blocks(self.bn1(self.conv_stem(x))))).mean((2, 3))
 
 
+class ResNet(nn.Module):
+    """A network that is no EfficientNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, 2)
+        self.bn = nn.BatchNorm2d(16)
+        self.fc = nn.Linear(16, 1000)
+
+    def reset_classifier(self, classes: int) -> None:
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.bn(self.conv(x)).relu().mean((2, 3)))
+
+
 def make(*, offline: bool = False) -> Any:
     """Return the module timm, which knows ``tiny`` and ``squeezed``, and ``resnet``, which is no EfficientNet."""
+
+    given = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2), "license": "mit", "hf_hub_id": "x/tiny"}
 
     def create_model(name: str, pretrained: bool) -> nn.Module:
         if pretrained and offline:
             raise OSError("no connection\nmore lines")
         torch.manual_seed(7)
-        net: Any = nn.Conv2d(3, 3, 1) if name == "resnet" else EfficientNet(name == "squeezed")
-        net.pretrained_cfg = EfficientNet().pretrained_cfg
+        net: Any = ResNet() if name == "resnet" else EfficientNet(name == "squeezed")
+        net.pretrained_cfg = {**given, "classifier": "fc" if name == "resnet" else "classifier"}
         return net  # type: ignore[no-any-return]
 
     known = ("tiny", "squeezed", "resnet")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from hnas.training.folder import load_supernet
 from hnas.training.pretrained import NoWeights
 from tests.hnas import photos, standin_timm
 from tests.hnas.recipes.test_run import recipe
+from tests.hnas.training.test_training import equal
 
 TABLE = {"name": "tiny", "space": {"resolutions": [12, 16]}, "train": {"rate": 0.01, "options": {"paths": 1}}}
 
@@ -69,6 +72,32 @@ def test_a_recipe_without_the_section_takes_named_weights(started: Recipe) -> No
     assert found is not None
     assert run.space["name"] == "inverted_residuals"
     assert run.train == started.train
+
+
+def test_a_network_of_another_kind_teaches(tmp_path: Path, started: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is fine-tuned once, also where the run is interrupted; it changes what the supernet learns."""
+    data, said = photos.write(tmp_path / "photos"), []
+    options = RunOptions(epochs=0.5, pretrained="resnet")
+
+    def stop(done: int, of: int, loss: float) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(started, data, tmp_path / "out", options, on_step=stop, on_message=said.append)
+    assert "resnet teaches: timm, x/tiny, licence mit" in said
+    assert any(line.startswith("the teacher classifies ") for line in said)
+    again: list[str] = []
+    record = run_recipe(started, data, tmp_path / "out", replace(options, resume=True), on_message=again.append)
+    assert not [line for line in again if line.startswith("fine-tuning")]
+    assert record["recipe"]["pretrained"]["role"] == "teacher"
+    assert record["recipe"]["space"]["name"] == "hybrid_vision"
+    whole = run_recipe(started, data, tmp_path / "whole", options)
+    plain = run_recipe(started, data, tmp_path / "plain", replace(options, pretrained=None, scratch=True))
+    assert whole["accuracy"] == record["accuracy"]
+    assert equal(load_supernet(tmp_path / "whole")[0], load_supernet(tmp_path / "out")[0])
+    assert not equal(load_supernet(tmp_path / "whole")[0], load_supernet(tmp_path / "plain")[0])
+    assert not plain["recipe"].get("pretrained")
+    assert not (tmp_path / "out" / "teacher.safetensors").exists()
 
 
 @pytest.mark.parametrize(
