@@ -51,12 +51,18 @@ def run_deploy(parsed: argparse.Namespace) -> int:
 
 
 def _print_plan(options: Mapping[str, object], *, as_json: bool) -> int:
+    """Print the plan and an estimate of its duration. Refuse what the deployment would refuse, and write nothing."""
     from hnas import report
     from hnas.deployment.options import SearchOptions
-    from hnas.deployment.plan import resolve
-    from hnas.deployment.search import estimate_search
+    from hnas.deployment.places import check_places, try_writing
+    from hnas.deployment.plan import require_packages, resolve
 
     plan = resolve(SearchOptions(**options))  # type: ignore[arg-type]  # the fields are the flags, as a test holds
+    check_places(plan, resume=bool(options["resume"]))
+    try_writing(plan.out)
+    require_packages(plan, search=True)
+    from hnas.deployment.search import estimate_search
+
     cost = estimate_search(plan)
     if as_json:
         report.print_json({"plan": plan.identity(), "out": str(plan.out), "cost": cost})

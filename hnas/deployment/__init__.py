@@ -62,11 +62,12 @@ def deploy(
 
     - The run was interrupted: finished evaluations, builds and measurements are read from its journal.
     - The run was finished: its bundle is checked byte for byte, and its records are returned. Nothing is repeated.
-    - There is no run in ``out``: a new run starts.
+    - There is no run in ``out``: FileNotFoundError.
     - Options, weights, images, CPU or version of hnas differ from those of the run: ValueError names them.
 
     Raises:
         ValueError: an option is not understood, or another process uses ``out``.
+        FileNotFoundError: a folder is missing, or there is nothing to resume.
         FileExistsError: ``out`` holds a run and ``resume`` is not set, or it holds other files.
         Unavailable: a runtime or the host is missing.
         Unreachable: no subnet meets every constraint. A subclass of ExportError.
@@ -87,9 +88,11 @@ def deploy(
         out=out,
         resume=resume,
     )
+    from hnas.deployment.places import check_places
     from hnas.deployment.plan import require_packages, resolve
 
     plan = resolve(options)  # imports no torch, so that a wrong value is refused at once
+    check_places(plan, resume=resume)
     require_packages(plan, search=True)
     from hnas.deployment.search import deploy_subnet
 

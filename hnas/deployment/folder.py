@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hnas.deployment.places import RUN, check_places, require_free
 from hnas.deployment.plan import Plan
 from hnas.deployment.source import SupernetSource
 from hnas.export.device.errors import ExportError
@@ -57,12 +58,11 @@ def working_folder(out: Path) -> Iterator[Path]:
         FileExistsError: ``out`` is neither new nor empty.
         ValueError: another process works in ``out``, or it cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} exists and is not a folder; choose another --out")
+    if not out.is_dir():
+        require_free(out)
     with locked(out):
         _sweep(out)
-        if any(out.glob("[!.]*")):
-            raise FileExistsError(f"{out} exists and is not empty; choose another --out")
+        require_free(out)
         try:
             (out / WORK).mkdir()
             yield out / WORK
@@ -78,17 +78,15 @@ def run_identity(plan: Plan, source: SupernetSource) -> dict[str, Any]:
 
 def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
     """Write the identity of a new run, or compare it with the one on disk. Return whether the run is new."""
-    file = plan.out / "plan.json"
+    file = plan.out / RUN
     if not file.exists():
-        if any(plan.out.glob("[!.]*")):
-            raise FileExistsError(f"{plan.out} is in use and holds no run; choose another --out")  # case 3
+        check_places(plan, resume=False)  # case 3
         try:
             write_json(file, wanted)
         except OSError as error:
             raise ValueError(f"cannot write to {plan.out}: {error.strerror or error}; choose another --out") from None
         return True
-    if not resume:  # case 2
-        raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
+    check_places(plan, resume=resume)  # case 2
     begun = _begun(file)
     differ = [key for key, value in wanted.items() if begun.get(key) != value]
     if others := [key for key in differ if key not in ("hnas", "cpu")]:
@@ -110,7 +108,7 @@ def _begun(file: Path) -> dict[str, Any]:
 def _forget(out: Path) -> None:
     """Remove a run that has nothing to resume from."""
     shutil.rmtree(out / "artifacts", ignore_errors=True)
-    for name in ("plan.json", "journal.jsonl"):
+    for name in (RUN, "journal.jsonl"):
         (out / name).unlink(missing_ok=True)
 
 
