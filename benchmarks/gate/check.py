@@ -151,6 +151,7 @@ def claim_of(manifest: Manifest) -> BundleClaim:
         accuracy=accuracy.artifact if accuracy else None,
         images=accuracy.n if accuracy else 0,
         versions=manifest.versions,
+        load=manifest.load.line() if manifest.load else "",
     )
 
 

@@ -73,6 +73,7 @@ class BundleClaim:
     against: the network that the speedup compares with.
     accuracy: top-1 of the artifact file over ``images`` images.
     versions: of the runtime and of the converters.
+    load: the load of the machine while the claim was measured, in words; empty if the bundle does not state it.
     """
 
     name: str
@@ -88,6 +89,7 @@ class BundleClaim:
     accuracy: float | None
     images: int
     versions: Mapping[str, str]
+    load: str = ""
 
     @property
     def hits(self) -> int | None:

@@ -70,6 +70,8 @@ def _figures(manifest: Manifest) -> str:
         row = f"{s.value:.2f}x ({_trust(s.confidence)} {s.low:.2f} to {s.high:.2f})"
         row += f"; {s.processes} process(es)" if s.kind == "measured" else ""
         rows.append((f"speedup, {s.kind}, against {s.against}", row))
+    if manifest.load is not None:
+        rows.append(("load while it was measured", manifest.load.line()))
     rows.append(("size of the model files", f"{manifest.size_bytes / 1e6:.3f} MB"))
     rows.append(("grade: as float, close, or degraded", manifest.verification.grade))
     rows.append(("verified against the module", manifest.verification.line()))

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from hnas.export.device.artifact import check_files, check_name
 from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
+from hnas.export.proof.load import Load
 from hnas.export.proof.slowdown import Slowdown
 from hnas.export.proof.verification import Check
 
@@ -170,6 +171,7 @@ class Manifest:
 
     ``arch``, ``space``: None for a network that no search found.
     ``input``: None for a network with no or several inputs.
+    ``load``: the load of the machine while the figures were measured; None: not known, or nothing was measured.
     ``slowdown``: why int8 is not faster than the chosen precision; None if it is faster or was not compared.
     ``mixed``: the record of int8 with blocks in float; None if it was not tried.
     ``source``: the note "source" of an artifact that was made from an ONNX file.
@@ -201,6 +203,7 @@ class Manifest:
     data: Data | None
     reproduce: str
     build: Mapping[str, JSON] | None = None
+    load: Load | None = None
     slowdown: Slowdown | None = None
     mixed: Mixed | None = None
     source: Mapping[str, JSON] | None = None

@@ -13,9 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from hnas.export.device.records import JSON, decode, encode
+from hnas.export.proof.load import Load
 from hnas.export.proof.statistics import median_interval, ratio_interval
 
 _NOISY, _VERY_NOISY = 0.10, 0.25  # IQR divided by the median
+_TAIL = 3.0  # p99 divided by the median
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,22 @@ class Measurement:
     @property
     def steady(self) -> bool:
         """Return True if the warm-up settled and the IQR is at most 10 % of the median."""
-        return self.settled and not self.noise
+        return self.settled and self.iqr_ms <= _NOISY * self.median_ms
 
     @property
     def noise(self) -> str:
-        """Return a warning if the IQR is above 10 % ("noisy") or 25 % ("very noisy") of the median, else empty."""
-        spread = self.iqr_ms / self.median_ms
-        if spread <= _NOISY:
-            return ""
-        return f"{'very noisy' if spread > _VERY_NOISY else 'noisy'}: IQR is {spread:.0%} of the median"
+        """Return the warnings about the times, or an empty text.
+
+        1. The IQR is above 10 % ("noisy") or 25 % ("very noisy") of the median.
+        2. The 99th percentile is above 3 times the median ("long tail").
+        """
+        spread, tail = self.iqr_ms / self.median_ms, self.p99_ms / self.median_ms
+        said = []
+        if spread > _NOISY:  # case 1
+            said.append(f"{'very noisy' if spread > _VERY_NOISY else 'noisy'}: IQR is {spread:.0%} of the median")
+        if tail > _TAIL:  # case 2
+            said.append(f"long tail: p99 is {tail:.0f} times the median")
+        return "; ".join(said)
 
     def interval_ms(self, confidence: float = 0.95) -> tuple[float, float]:
         """Return the interval of the median within this session, by a bootstrap of blocks of neighbouring times.
@@ -122,6 +131,9 @@ class Comparison:
     with 20 % trimmed at each end. The ratio need not be the quotient of the two medians.
 
     The interval is a bootstrap over processes and then pairs, widened by Student's t for the number of processes.
+    ``load`` is the load of the machine during the measurement; None: it is not known. ``widened`` is the factor by
+    which both ends of the intervals were widened because the machine was busy.
+
     One process gives the interval of that process, and ``line`` says so. Two give a wide interval: use five where a
     decision depends on it.
 
@@ -137,6 +149,8 @@ class Comparison:
     pairs: tuple[tuple[float, float], ...]
     processes: int = 1
     confidence: float = 0.95
+    load: Load | None = None
+    widened: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.ratio <= self.high:
@@ -151,7 +165,7 @@ class Comparison:
         seconds = np.array(self.pairs)[:, "ab".index(which)]
         centre, low, high = ratio_interval(np.log(seconds).reshape(self.processes, -1), self.confidence)
         median = (self.a if which == "a" else self.b).median_ms
-        return median * low / centre, median * high / centre
+        return median * low / centre / self.widened, median * high / centre * self.widened
 
     def line(self) -> str:
         """Return one line for a person: ratio, interval, processes and blocks.

@@ -100,6 +100,7 @@ def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
         latency=_latency_of(result.kept.comparison, result.proof.predicted[artifact.precision], artifact),
         speedup=speedup_of(result.kept, result.baseline, result.proof.predicted[artifact.precision]),
         machine=plan.machine,
+        load=None if result.kept.comparison is None else result.kept.comparison.load,
         versions={**artifact.versions, **plan.versions},
         seeds={"inputs" if source else "torch": seed},
         data=None,

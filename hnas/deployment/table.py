@@ -23,6 +23,7 @@ def summarise_deployment(result: Result, bundle: Bundle) -> dict[str, Any]:
         describe_origin(manifest.source),
         f"verified: {manifest.verification.line()}",
         *(each.line() for each in (proof.slowdown, proof.mixed) if each is not None),
+        *_doubts(result),
     ]
     found = {
         "target": result.plan.device.name,
@@ -97,6 +98,19 @@ def _row(name: str, built: Built, verdict: str, predicted: Price, fp32_accuracy:
     }
 
 
+def _doubts(result: Result) -> list[str]:
+    """Return what makes the measured figures uncertain: a noisy latency, and a machine that was busy."""
+    compared = [(each.built.label, each.comparison) for each in result.rows if each.comparison is not None]
+    if not compared:
+        return []
+    measured = {result.baseline.name: compared[0][1].a} | {label: comparison.b for label, comparison in compared}
+    found = [f"latency of {name}: {noise}" for name, each in measured.items() if (noise := each.noise)]
+    first = compared[0][1]
+    if first.load is not None and first.widened > 1:
+        found.append(f"{first.load.line()}: measured twice, intervals widened by {first.widened - 1:.0%}")
+    return found
+
+
 def _footnote(result: Result, tested: int) -> str:
     found = f"{_conditions(result.plan, result.kept.comparison)}; speedup against {result.baseline.against}"
     return f"top-1 on {tested} test images; {found}" if tested else found
@@ -107,7 +121,8 @@ def _conditions(plan: Plan, comparison: Comparison | None) -> str:
     if comparison is not None:
         calls = f"batch {comparison.b.batch}, {comparison.b.threads} thread(s), n={len(comparison.b.times)}"
         there = f" on {plan.site.where}" if plan.site else ""
-        return f"latency measured in interleaved blocks{there} over {comparison.processes} processes, {calls}"
+        load = f"; {comparison.load.line()}" if comparison.load else ""
+        return f"latency measured in interleaved blocks{there} over {comparison.processes} processes, {calls}{load}"
     low, high = plan.device.band
     profile = plan.device.power_mode or plan.device.title
     return f"latency predicted from the profile ({profile}), band x{low:g} to x{high:g}; not run on a device here"

@@ -29,6 +29,7 @@ from hnas.export.bundle.manifest import (
     Speedup,
 )
 from hnas.export.device.records import decode
+from hnas.export.proof.load import Load
 from hnas.export.proof.slices import OutputSlice
 from hnas.export.proof.slowdown import Slowdown, SlowerLayer
 from hnas.export.proof.verification import LIMITS, Check
@@ -179,6 +180,13 @@ def test_why_int8_is_slow_and_which_blocks_are_in_float_stand_in_manifest_and_ca
     assert "2 of 3 blocks in float (stem, head), after 5 trials; kept" in card
     assert "| grade: as float, close, or degraded | close |" in card
     assert "worst slice scores[:, 7] 24.0 dB" in card
+
+
+def test_the_load_of_the_machine_stands_in_manifest_and_card(tmp_path: Path) -> None:
+    bundle = a_bundle(tmp_path, load=Load(1.62, 2))
+    assert bundle.manifest.load == Load(1.62, 2)
+    card = (bundle.path / "README.md").read_text("utf-8")
+    assert "| load while it was measured | other programs used 1.6 of 2 cores |" in card
 
 
 def test_a_manifest_of_0_1_0_is_read(tmp_path: Path) -> None:

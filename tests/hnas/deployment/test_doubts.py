@@ -1,0 +1,34 @@
+"""What makes measured figures uncertain stands below the table: a noisy latency, and a machine that was busy."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hnas.deployment.table import _doubts
+from hnas.export.proof.load import Load
+from hnas.export.proof.measurement import Comparison, Measurement
+
+
+def compared(*, tail: float = 1.0, **changes: Any) -> Comparison:
+    times = tuple(each * 1e-3 for each in [1.0] * 97 + [tail] * 3)
+    pairs = ((1e-3, 1e-3),) * 4
+    return Comparison(Measurement((1e-3,) * 100), Measurement(times), 1.0, 0.9, 1.1, pairs, **changes)
+
+
+def result(**comparisons: Comparison | None) -> Any:
+    rows = [SimpleNamespace(built=SimpleNamespace(label=name), comparison=c) for name, c in comparisons.items()]
+    return SimpleNamespace(rows=rows, baseline=SimpleNamespace(name="largest"))
+
+
+def test_a_long_tail_and_a_busy_machine_are_named() -> None:
+    busy: dict[str, Any] = {"load": Load(1.6, 2), "widened": 1.15}
+    assert _doubts(result(fp32=compared(**busy), int8=compared(tail=50.0, **busy))) == [
+        "latency of int8: long tail: p99 is 50 times the median",
+        "other programs used 1.6 of 2 cores: measured twice, intervals widened by 15%",
+    ]
+
+
+def test_nothing_is_said_of_quiet_or_predicted_figures() -> None:
+    assert _doubts(result(fp32=compared(load=Load(0.2, 2)))) == []
+    assert _doubts(result(fp32=None)) == []
