@@ -81,15 +81,21 @@ def train(
         Unavailable: a package is missing.
     """
     from hnas.cli.training import train_parsed
-    from hnas.export.device.errors import needing
+    from hnas.export.device.errors import Unavailable, needing
 
     parsed = _parse_call({name: value for name, value in locals().items() if name not in _NO_FLAGS})
     with needing("search"):
-        record = train_parsed(parsed, on_step=on_step, on_message=on_message)
+        try:
+            record = train_parsed(parsed, on_step=on_step, on_message=on_message)
+        except RuntimeError as error:
+            if getattr(error, "code", None) != _MISSING:
+                raise
+            raise Unavailable(str(error)) from None
     return TrainedSupernet(Path(out), record or {})
 
 
-_NO_FLAGS = ("on_step", "on_message", "train_parsed", "needing")
+_NO_FLAGS = ("on_step", "on_message", "train_parsed", "needing", "Unavailable")
+_MISSING = 3  # the code of errors that say which package or which weights are missing
 
 
 def _parse_call(parameters: Mapping[str, Any]) -> Any:

@@ -102,11 +102,7 @@ def fit(recipe: Recipe, task: Task, minutes: float, seconds_of: Callable[[Recipe
     2. The sandwich strategy trains one random subnet in a step instead of three, where all epochs of the recipe do not
        fit.
 
-    Raises:
-        ValueError: ``minutes`` is not a positive number.
     """
-    if not 0 < minutes < float("inf"):
-        raise ValueError(f"minutes is {minutes}, expected a finite number above 0")
     wanted = float(recipe.train["epochs"]) + sum(length for length, _ in recipe.train.get("restarts", ()))
     for factor in _FACTORS:  # case 1
         chosen = _resized(recipe, factor)

@@ -126,8 +126,9 @@ def run_recipe(
 
 def _check_length(options: RunOptions) -> None:
     """Raise ValueError if the options say nonsense about the length of the training."""
-    if options.epochs is not None and not 0 < options.epochs < math.inf:
-        raise ValueError(f"epochs is {options.epochs}, expected a finite number above 0")
+    for name, given in (("epochs", options.epochs), ("minutes", options.minutes)):
+        if given is not None and not 0 < given < math.inf:
+            raise ValueError(f"{name} is {given}, expected a finite number above 0")
     if options.epochs is not None and options.minutes is not None:
         raise ValueError("epochs and minutes both say how long to train; give one of them")
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import hnas
 from hnas.cli.training import make_train_parser
+from hnas.export.device.errors import Unavailable
 from tests.benchmarks import bundles
 
 FUNCTIONS = ("train", "deploy", "deploy_network", "load", "check", "targets", "doctor")
@@ -130,6 +131,12 @@ def test_a_missing_package_is_unavailable() -> None:
     for call in ("hnas.deploy('onnxruntime-cpu')", "hnas.train('photos', 'out')"):
         shown = python(f"import hnas\ntry: {call}\nexcept hnas.Unavailable as error: print(error)", "torch")
         assert "torch is not installed; pip install 'hnas[search" in shown
+
+
+def test_missing_weights_are_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(Unavailable, match=r"resnet18 needs timm, which is not installed; pip install"):
+        hnas.train(tmp_path, tmp_path / "out", pretrained="resnet18")
 
 
 def test_the_parameters_of_train_are_the_flags_of_the_command() -> None:
