@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -84,18 +85,15 @@ def train_parsed(
     recipe = recipes.load(parsed.recipe)
     if parsed.skip_broken:
         recipe = replace(recipe, data={**recipe.data, "skip": True})
+    _check_values(parsed)  # before torch is imported, so that a wrong value is refused at once
     import torch
 
     from hnas import distributed
-    from hnas.export.device.artifact import check_threads
     from hnas.recipes.run import RunOptions, run_recipe
     from hnas.training.folder import load_supernet
 
     if parsed.threads is not None:
-        check_threads(parsed.threads)
         torch.set_num_threads(parsed.threads)
-    if parsed.supernet is not None and parsed.alone is None:
-        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     alone = _derived(parsed, recipe) if parsed.alone == "derived" else parsed.alone
     with distributed.group(parsed.device):
         first = distributed.rank() == 0
@@ -120,6 +118,26 @@ def train_parsed(
             on_message=on_message if first else None,
         )
     return record if first else None
+
+
+def _check_values(parsed: argparse.Namespace) -> None:
+    """Raise ValueError or FileNotFoundError for values that no training can have."""
+    from hnas.export.device.artifact import check_threads
+
+    if parsed.threads is not None:
+        check_threads(parsed.threads)
+    for name in ("epochs", "minutes"):
+        value = getattr(parsed, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}, expected a finite number above 0")
+    if parsed.seed < 0:
+        raise ValueError(f"seed is {parsed.seed}; it is 0 or more")
+    if parsed.supernet is not None and parsed.alone is None:
+        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
+    if not Path(parsed.data).exists():
+        raise FileNotFoundError(
+            f"no folder {parsed.data}; --data takes one sub-folder of images a class, or a CSV file"
+        )
 
 
 def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:

@@ -120,6 +120,11 @@ def test_wrong_values_are_refused_before_torch_is_imported() -> None:
         "hnas.deploy('openvino-cpu', out='nowhere', resume=True)",
         "hnas.deploy_network('a:b', 'openvino-cpu', threads='2')",
         "hnas.train('photos', 'out', recipe='soup')",
+        "hnas.train('nowhere', 'out')",
+        "hnas.train('.', 'out', epochs=-1)",
+        "hnas.train('.', 'out', minutes=0)",
+        "hnas.train('.', 'out', threads=0)",
+        "hnas.train('.', 'out', seed=-1)",
     )
     tried = "".join(f"try: {call}\nexcept (ValueError, OSError) as error: print(error)\n" for call in calls)
     shown = python(f"import hnas\n{tried}print('torch' in sys.modules)")
@@ -128,7 +133,7 @@ def test_wrong_values_are_refused_before_torch_is_imported() -> None:
 
 
 def test_a_missing_package_is_unavailable() -> None:
-    for call in ("hnas.deploy('onnxruntime-cpu')", "hnas.train('photos', 'out')"):
+    for call in ("hnas.deploy('onnxruntime-cpu')", "hnas.train('.', 'out')"):
         shown = python(f"import hnas\ntry: {call}\nexcept hnas.Unavailable as error: print(error)", "torch")
         assert "torch is not installed; pip install 'hnas[search" in shown
 
