@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from hnas.deployment.source import open_source
 from hnas.recipes import Recipe
@@ -17,7 +18,8 @@ from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.start import begin
 from hnas.training.folder import load_supernet
 from hnas.training.pretrained import NoWeights
-from tests.hnas import photos, standin_timm
+from hnas.training.teacher import taught
+from tests.hnas import photos, standin_timm, tiny
 from tests.hnas.recipes.test_run import recipe
 from tests.hnas.training.test_training import equal
 
@@ -98,6 +100,15 @@ def test_a_network_of_another_kind_teaches(tmp_path: Path, started: Recipe, monk
     assert not equal(load_supernet(tmp_path / "whole")[0], load_supernet(tmp_path / "plain")[0])
     assert not plain["recipe"].get("pretrained")
     assert not (tmp_path / "out" / "teacher.safetensors").exists()
+
+
+def test_a_teacher_of_another_size_is_one_line(started: Recipe) -> None:
+    class Fixed(standin_timm.ResNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError(f"Input height ({x.shape[2]}) doesn't match model (224).\nmore")
+
+    with pytest.raises(ValueError, match=r"Fixed does not read images of 12 x 12 pixels: Input height .12."):
+        taught(tiny.task(), Fixed(), 12, seed=0)
 
 
 @pytest.mark.parametrize(
