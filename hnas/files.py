@@ -10,9 +10,7 @@ import glob
 import json
 import math
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOCK = ".lock"
-SCRATCH = "hnas-"  # the names of temporary folders start with it
 _LARGEST_JSON = 2**24  # bytes
 _LARGEST_TENSORS = 2**33  # bytes
 
@@ -163,21 +160,6 @@ def locked(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Yield a temporary folder, which is removed after the block.
-
-    Folders that killed processes of this user have left are removed first.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        with suppress(OSError):
-            _remove_dead(left)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH) as name, _lock(Path(name, f"{LOCK}.part")):
-        # The file gets the name LOCK after it is locked, so that no other process removes this folder.
-        Path(name, f"{LOCK}.part").rename(Path(name, LOCK))
-        yield Path(name)
-
-
 def _lock(file: Path) -> IO[str]:
     """Lock ``file`` and write the number of this process into it. Raise ValueError if another process has the lock."""
     while True:
@@ -200,15 +182,3 @@ def _lock(file: Path) -> IO[str]:
             stream.flush()
             return stream
         stream.close()
-
-
-def _remove_dead(folder: Path) -> None:
-    """Remove a folder that ``scratch`` made for this user, if its process has ended."""
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        return
-    with (folder / LOCK).open("r") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # the process is alive, or the file system has no locks
-            return
-        shutil.rmtree(folder, ignore_errors=True)

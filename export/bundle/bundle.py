@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from hnas.export.bundle.card import CARD, MANIFEST, model_card
 from hnas.export.bundle.manifest import Manifest
 from hnas.export.device.artifact import RECORD, Artifact, digest_file, measure_files, verify_files
 from hnas.export.device.records import check_version, decode, encode, read_json
+from hnas.export.remote.scratch import Scratch
 
 SCHEMA = 1
 _BLANK = "0" * 64  # replaces the manifest's own digest while the digest is computed
@@ -95,31 +95,33 @@ def write_bundle(
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is not empty; choose another folder or remove it")
-    part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        part.chmod(0o755)
-        main = _copy(artifact, part / manifest.artifact)
-        if baseline is not None:
-            manifest = replace(manifest, baseline=manifest.baseline or "baseline")
-            assert manifest.baseline is not None
-            _copy(baseline, part / manifest.baseline)
-        manifest = replace(manifest, size_bytes=main.size_bytes)
-        manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK}, sizes={})  # the card lists all files
-        (part / CARD).write_text(model_card(manifest), "utf-8")
-        manifest = replace(manifest, files=_digests(part), sizes=measure_files(part, sorted(_names(part))))
-        value = {"schema": SCHEMA, **encode(manifest), "digest": _BLANK}
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        (part / MANIFEST).write_bytes(_seal(text, _BLANK, hashlib.sha256(text).hexdigest()))
-        read_bundle(part)
-        part.rename(path)
+        with Scratch(f".{path.name}.", path.parent) as folder:
+            _write(folder / path.name, manifest, artifact, baseline)
+            (folder / path.name).rename(path)
     except OSError as error:
         raise ValueError(f"cannot write the bundle {path}: {error.strerror or error}") from None
-    finally:
-        if part is not None and part.exists():
-            shutil.rmtree(part)
     return read_bundle(path)
+
+
+def _write(
+    part: Path, manifest: Manifest, artifact: Artifact | Path | str, baseline: Artifact | Path | str | None
+) -> None:
+    """Write a bundle to the new folder ``part``, and check it as a reader does."""
+    main = _copy(artifact, part / manifest.artifact)
+    if baseline is not None:
+        manifest = replace(manifest, baseline=manifest.baseline or "baseline")
+        assert manifest.baseline is not None
+        _copy(baseline, part / manifest.baseline)
+    manifest = replace(manifest, size_bytes=main.size_bytes)
+    manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK}, sizes={})  # the card lists all files
+    (part / CARD).write_text(model_card(manifest), "utf-8")
+    manifest = replace(manifest, files=_digests(part), sizes=measure_files(part, sorted(_names(part))))
+    value = {"schema": SCHEMA, **encode(manifest), "digest": _BLANK}
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    (part / MANIFEST).write_bytes(_seal(text, _BLANK, hashlib.sha256(text).hexdigest()))
+    read_bundle(part)
 
 
 def _copy(source: Artifact | Path | str, folder: Path) -> Artifact:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from hnas.export.device.records import JSON
 from hnas.export.graph.samples import to_samples
 from hnas.export.int8.mixed import Assignment, assign, sensitivities
 from hnas.export.proof.timing import compare
+from hnas.export.remote.scratch import Scratch
 
 if TYPE_CHECKING:
     from hnas.export.compiling.originals import Module
@@ -82,7 +82,7 @@ def compile_mixed(
     samples = to_samples(calibration, examples, "calibration", program.input_names)
     options = replace(options, evidence=None if options.evidence is None else list(options.evidence))
     levels = sensitivities(program, samples[:_SENSED])
-    with tempfile.TemporaryDirectory(prefix="hnas-mixed-") as folder:
+    with Scratch() as folder:
         built: dict[tuple[str, ...], Artifact] = {}
 
         def artifact(kept: tuple[str, ...]) -> Artifact:
@@ -90,7 +90,7 @@ def compile_mixed(
                 built[kept] = compile(
                     network,
                     example_inputs,
-                    path=Path(folder) / str(len(built)),
+                    path=folder / str(len(built)),
                     device=device,
                     precision="int8",
                     calibration=samples,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from hnas.export.device.errors import ExportError
 from hnas.export.device.records import JSON, encode
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.process import ChildProcess
+from hnas.export.remote.scratch import Scratch
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Compiler:
         self._timeout, self._memory_mb, self._transport = timeout, memory_mb, transport
         self._lock = threading.RLock()
         self._process: ChildProcess | None = None
+        self._scratch: Scratch | None = None
         self._served = 0  # conversions of this process
         self._held = ""  # the digest of the samples that the process has
 
@@ -73,6 +76,9 @@ class Compiler:
             if self._process is not None:
                 self._process.close()
                 self._process = None
+            if self._scratch is not None:
+                self._scratch.close()
+                self._scratch = None
 
     def __enter__(self) -> Self:
         return self
@@ -157,10 +163,11 @@ class Compiler:
         if self._process is None or not self._process.alive:
             self.close()
             self._served, self._held = 0, ""
+            self._scratch = Scratch()  # a converter that is killed cannot remove its temporary files
             self._process = ChildProcess(
                 "the compiler",
                 _MODULE,
-                environment={},
+                environment={"TMPDIR": str(self._scratch.path)},
                 timeout=self._timeout,
                 transport=self._transport,
                 memory_mb=self._memory_mb,
@@ -176,6 +183,12 @@ class Compiler:
         for index, sample in enumerate(samples):
             process.ask({"do": "sample", "first": index == 0}, sample)
         self._held = digest
+
+
+def limited_compiler() -> Compiler:
+    """Return a compiler, not started yet, with 15 minutes for each conversion and half of the machine's memory."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return Compiler(memory_mb=max(2048, total // 2))
 
 
 def _packed(program: Program | OnnxSource) -> tuple[JSON, Sequence[Array]]:

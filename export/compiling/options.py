@@ -36,7 +36,8 @@ class CompileOptions:
     ``dynamic``: the axis of each input whose size callers choose, ``{"x": {0: "batch"}}``, or ``{0: "batch=1..32"}``
     with a range. The artifact is verified at several sizes. Default: every size is fixed, which is fastest.
     ``open_worker``: opens the artifact on a device. The artifact is then verified there a second time.
-    ``compiler``: converts in its child process, within its limits, to the same bytes. Default: in this process.
+    ``compiler``: converts in its child process, within its limits, to the same bytes. Default: a module is converted
+    in this process; an ONNX file in a child process that has half of the machine's memory, and 15 minutes.
     """
 
     evidence: Iterable[SampleLike] | None = None

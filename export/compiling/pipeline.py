@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from hnas import hw_profiles
 from hnas.export import backends
 from hnas.export.compiling.attempts import Attempt, Attempts, Job
+from hnas.export.compiling.compiler import limited_compiler
 from hnas.export.compiling.evidence import gather
 from hnas.export.compiling.options import CompileOptions
 from hnas.export.compiling.originals import capture_network, run_eager
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from hnas.export.compiling.originals import Network
     from hnas.export.device.runtimes import Runner
+    from hnas.export.graph.program import Program
     from hnas.export.graph.samples import SampleLike, Samples
 
 
@@ -77,7 +80,7 @@ def compile(
     if options.dynamic is not None:
         require_open(job.backend)
     captured = capture_network(network, example_inputs, job.backend, options.keep_float, options.dynamic)
-    with captured as source, staging(target) as folder:
+    with captured as source, staging(target) as folder, _limited(job, source.program) as job:
         evidence = gather(source, calibration, precision, options)
         made = Attempts(job, evidence, folder, target.name).best()
         sizes = check_sizes(evidence, made.artifact)
@@ -145,6 +148,17 @@ def _check_request(device: str, precision: str, threads: int | None, options: Co
         raise ValueError(f"keep_float keeps blocks out of int8, got precision {precision}; leave it out")
     rungs = _rungs(options.recover, precision)
     return Job(name, profile, precision, profile.threads if threads is None else threads, rungs, options)
+
+
+@contextmanager
+def _limited(job: Job, program: Program | OnnxSource) -> Iterator[Job]:
+    """Yield a job that converts a file from elsewhere in a process with limits. A module stays in this process."""
+    if job.options.compiler is not None or not isinstance(program, OnnxSource):
+        yield job
+        return
+    with limited_compiler() as compiler:
+        compiler.start()  # it imports packages while the evidence is gathered
+        yield replace(job, options=replace(job.options, compiler=compiler))
 
 
 def _choose(profile: hw_profiles.Device, backend: str | None, precision: str) -> str:

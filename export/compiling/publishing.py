@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hnas.export.device.artifact import RECORD
+from hnas.export.remote.scratch import Scratch
+
+_OLDER = ".older"
 
 
 def free_path(path: Path) -> Path:
@@ -21,21 +23,29 @@ def free_path(path: Path) -> Path:
 
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside ``target``, and remove it after the block."""
+    """Yield a new temporary folder beside ``target``, and remove it after the block.
+
+    Folders that killed processes left beside ``target`` are removed first. A process that was killed while it replaced
+    an artifact has left the older one in such a folder: the older one is restored.
+    """
+
+    def restore(left: Path) -> None:
+        for older in left.rglob(f"{glob.escape(target.name)}{_OLDER}"):
+            if not target.exists():
+                older.rename(target)
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        scratch = Scratch(f".{target.name}.", target.parent, restore)
     except OSError as error:
         raise ValueError(f"cannot write to {target.parent}: {error.strerror}") from error
-    try:
+    with scratch as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(folder: Path, target: Path) -> None:
     """Move ``folder`` to ``target``, on the same file system. Restore an older artifact at ``target`` on failure."""
-    older = target.rename(folder.with_name(f"{folder.name}.older")) if target.exists() else None
+    older = target.rename(folder.with_name(folder.name + _OLDER)) if target.exists() else None
     try:
         folder.rename(target)
     except OSError:

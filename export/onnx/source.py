@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from hnas.export.device.records import JSON, decode
 from hnas.export.device.signature import leaves
 from hnas.export.graph.samples import PROBES, noise, to_sample
 from hnas.export.remote.process import ChildProcess
+from hnas.export.remote.scratch import Scratch
 from hnas.export.remote.transports import local
 
 if TYPE_CHECKING:
@@ -100,16 +100,16 @@ class Original(ChildProcess):
             raise Unavailable("onnx is not installed; pip install 'hnas[onnxruntime-convert]'")
         files = (path, *(path.parent / name for name in external_names(path)))
         memory = _MEMORY_MB + 8 * sum(file.stat().st_size for file in files if file.is_file()) // 2**20
-        self._folder = TemporaryDirectory(prefix="hnas-onnx-")
+        self._scratch = Scratch()
         super().__init__(
             f"the reader of {path.name}",
             "hnas.export.onnx.reader",
-            environment={},
+            environment={"TMPDIR": str(self._scratch.path)},
             timeout=_SECONDS,
             transport=local,
             memory_mb=memory,
         )
-        request = {"path": str(path.absolute()), "copy": str(Path(self._folder.name) / "model.onnx")}
+        request = {"path": str(path.absolute()), "copy": str(self._scratch.path / "model.onnx")}
         try:
             names = [name for name, _ in leaves(examples)] if isinstance(examples, Mapping) else names
             given = () if examples is None else to_sample(examples)
@@ -129,7 +129,7 @@ class Original(ChildProcess):
     def close(self) -> None:
         """End the process and delete the copy; a second call does nothing."""
         super().close()
-        self._folder.cleanup()
+        self._scratch.close()
 
     def outputs(self, samples: Samples) -> list[Sample]:
         """Return the outputs of the file for each sample."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +29,6 @@ from hnas.journal import Journal
 CALIBRATION = 256  # samples for int8 ranges; more samples do not change the accuracy by more than the guard
 EVIDENCE = 48  # samples of the first verification; the accuracy is measured later, on all search images
 TRIALS = 8  # artifacts that a search for blocks in float compiles in one run; each takes some seconds
-TIMEOUT = 900.0  # seconds for one conversion; int8 of a large network takes a minute or two on a small machine
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,6 @@ class Refused:
     precision: str
     reason: str
     unfaithful: bool = False
-
-
-def limited_compiler() -> Compiler:
-    """Return a compiler for a whole run, not started yet, with limits on time and memory."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    return Compiler(timeout=TIMEOUT, memory_mb=max(2048, total // 2))
 
 
 def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:

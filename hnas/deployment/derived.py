@@ -13,8 +13,8 @@ import torch
 from hnas import hw_profiles, strategies
 from hnas.cost.roofline import roofline
 from hnas.deployment.bounds import Bound
-from hnas.deployment.build import limited_compiler
 from hnas.deployment.pricing import MeasuredLatency
+from hnas.export.compiling.compiler import limited_compiler
 from hnas.hw_profiles import Device
 from hnas.sampling.derive import Derived, Logits, derive, derive_inside
 from hnas.sampling.draws import slot_types

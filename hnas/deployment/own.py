@@ -15,7 +15,7 @@ from torch import nn
 
 from hnas.cost.onnx_graph import kernels
 from hnas.cost.roofline import Kernel, trace
-from hnas.deployment.build import CALIBRATION, Run, limited_compiler
+from hnas.deployment.build import CALIBRATION, Run
 from hnas.deployment.bundle import Deployment, bundle_result, describe_network
 from hnas.deployment.examples import GivenInputs, parse_dynamic, parse_inputs
 from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
@@ -26,6 +26,7 @@ from hnas.deployment.options import NetworkOptions, Progress
 from hnas.deployment.plan import Plan
 from hnas.deployment.result import Result
 from hnas.export import backends
+from hnas.export.compiling.compiler import limited_compiler
 from hnas.export.compiling.sizes import require_open
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.fusion import fuse

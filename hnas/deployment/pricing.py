@@ -28,8 +28,8 @@ from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import Sample
 from hnas.export.proof.timing import compare, measure
+from hnas.export.remote.scratch import Scratch
 from hnas.export.remote.worker import Worker
-from hnas.files import scratch
 from hnas.hw_profiles import Device
 from hnas.journal import Journal
 from hnas.space import Arch, Shape
@@ -110,7 +110,7 @@ class MeasuredLatency:
         self._backend, self._site, self._compiler = backends.load(device.backend), site, compiler
         self._programs: dict[Arch, Program] = {}
         self._stack = ExitStack()
-        self.folder = self._stack.enter_context(scratch())
+        self.folder = self._stack.enter_context(Scratch())
         self._baseline: Worker | None = None
         self._candidate: Worker | None = None
         self._cache = _open_cache()

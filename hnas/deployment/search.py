@@ -13,7 +13,7 @@ import torch
 from hnas.cost import Cost, Price
 from hnas.cost.flops import parameters
 from hnas.cost.roofline import BYTES, roofline
-from hnas.deployment.build import Run, limited_compiler
+from hnas.deployment.build import Run
 from hnas.deployment.bundle import Deployment, bundle_result, describe_subnet
 from hnas.deployment.finalists import choose_finalists, subnet_network
 from hnas.deployment.flow import Baseline, NothingKept, Proof, build_baseline, try_networks
@@ -23,7 +23,7 @@ from hnas.deployment.plan import Plan
 from hnas.deployment.pricing import MeasuredLatency, timing_sample
 from hnas.deployment.result import Result
 from hnas.deployment.source import open_source
-from hnas.export.compiling.compiler import Compiler
+from hnas.export.compiling.compiler import Compiler, limited_compiler
 from hnas.export.device.errors import ExportError
 from hnas.memory import reuse_memory
 from hnas.pareto import Candidate, front

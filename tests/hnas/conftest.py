@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hnas.deployment.build import limited_compiler
-from hnas.export.compiling.compiler import Compiler
+from hnas.export.compiling.compiler import Compiler, limited_compiler
 from tests.hnas import photos
 
 

@@ -1,4 +1,4 @@
-"""Files that are complete or unchanged, folders that one process locks, and folders of killed processes."""
+"""Files that are complete or unchanged, and folders that one process locks."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ import fcntl
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hnas import files
-from hnas.files import locked, read_json, read_tensors, scratch, write_json, write_text
+from hnas.files import locked, read_json, read_tensors, write_json, write_text
 
 HOLD = """
 import sys
 from pathlib import Path
-from hnas.files import locked, scratch
-with {what} as folder:
-    print(folder, flush=True)
+from hnas.files import locked
+with locked(Path({folder!r})):
+    print(flush=True)
     sys.stdin.read()
 """
 
 
-def holder(what: str) -> subprocess.Popen[str]:
-    """Start a process that holds a lock until it is killed."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(what=what)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def holder(folder: Path) -> subprocess.Popen[str]:
+    """Start a process that locks ``folder`` until it is killed."""
+    command = [sys.executable, "-c", HOLD.format(folder=str(folder))]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -42,7 +40,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def test_case_1_a_folder_is_held_by_one_process_and_let_go_when_it_dies(tmp_path: Path) -> None:
-    process = holder(f"locked(Path({str(tmp_path / 'run')!r}))")
+    process = holder(tmp_path / "run")
     try:
         assert process.stdout is not None
         process.stdout.readline()
@@ -114,40 +112,6 @@ def test_case_4_an_empty_folder_goes_and_a_full_one_stays(tmp_path: Path) -> Non
     with locked(tmp_path / "full"):
         (tmp_path / "full" / "a").write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
-
-
-# --- scratch ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    return tmp_path
-
-
-def test_a_scratch_folder_goes_with_its_block(root: Path) -> None:
-    with scratch() as folder:
-        (folder / "a").write_text("")
-        assert folder.parent == root
-    assert list(root.iterdir()) == []
-
-
-def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(root: Path) -> None:
-    foreign = root / f"{files.SCRATCH}somebody-else"
-    foreign.mkdir()
-    process = holder("scratch()")
-    try:
-        assert process.stdout is not None
-        left = Path(process.stdout.readline().strip())
-        with scratch():
-            assert left.exists()
-    finally:
-        kill(process)
-    assert left.exists()
-    with scratch():
-        assert not left.exists()
-    assert list(root.iterdir()) == [foreign]
 
 
 # --- write_text -------------------------------------------------------------------------------------------------------

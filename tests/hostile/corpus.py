@@ -194,8 +194,9 @@ def _bomb(kind: str) -> bytes:
     """Return an ONNX file of a few hundred bytes whose values need gigabytes."""
     from onnx import TensorProto, helper
 
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1]), ("y", None)))
-    many = helper.make_tensor("n", TensorProto.INT64, [1], [950_000_000])
+    size = 950_000_000
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [n]) for name, n in (("x", 1), ("y", size)))
+    many = helper.make_tensor("n", TensorProto.INT64, [1], [size])
     if kind == "Tile":
         nodes = [helper.make_node("Tile", ["x", "n"], ["y"])]
     else:

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import time
 import weakref
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from hnas.export.device.errors import Disconnected, Unavailable
 from hnas.export.remote.bootstrap import install
 from hnas.export.remote.process import Tail
+from hnas.export.remote.scratch import Scratch
 from hnas.export.remote.upload import Sender
 
 _OPTIONS = {
@@ -57,11 +57,10 @@ class SshHost:
         self.where, self._target, self._python = _parse(address)
         if shutil.which("ssh") is None:
             raise Unavailable("ssh is not installed; install the OpenSSH client of this system")
-        self._folder = Path(tempfile.mkdtemp(prefix="hnas-", dir="/tmp"))  # the path of a socket must be short
+        self._scratch = Scratch(parent=Path("/tmp"))  # noqa: S108 - the path of a socket must be short
         self._line: _Line | None = None
         self._program: str | None = None
         self._sender = Sender(self)
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         try:
             self._install()
         except BaseException:
@@ -73,7 +72,7 @@ class SshHost:
         self._sender.close()
         if self._line is not None:
             self._line.close()
-        self._finalizer()
+        self._scratch.close()
 
     def start(self, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start ``python -m module`` on the device, with pipes."""
@@ -103,7 +102,7 @@ class SshHost:
             if before is not None:
                 before.close()
             try:
-                self._line = _Line(self.where, self._target, self._folder / "line")
+                self._line = _Line(self.where, self._target, self._scratch.path / "line")
             except Unavailable as error:
                 raise (Disconnected(str(error)) if before else error) from None
         return ["ssh", "-S", str(self._line.socket), *_words(), *self._target]
