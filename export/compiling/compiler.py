@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from hnas.export.compiling.conversion import EAGER as _EAGER
 from hnas.export.compiling.conversion import convert
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
@@ -66,9 +67,9 @@ class Compiler:
         self._held = ""  # the digest of the samples that the process has
 
     def start(self) -> None:
-        """Start the process if there is none. Do not wait until it is ready."""
+        """Start the process if there is none. Do not wait until it is ready. It imports torch, which modules need."""
         with self._lock:
-            self._living()
+            self._living({_EAGER: "torch"})
 
     def close(self) -> None:
         """End the process. A later conversion starts another."""
@@ -138,18 +139,17 @@ class Compiler:
 
     def _serve(self, request: Header, tensors: Sequence[Array], calibration: Samples | None) -> None:
         """Send the program and the samples, and let the process compile. Close the process if its memory ran out."""
-        import torch
-
         if self._served >= _MOST:
             self.close()
-        process = self._living()
+        torchless = "onnx" in request["program"]
+        process = self._living({} if torchless else {_EAGER: "torch"})
         self._served += 1
         try:
             for index, piece in enumerate(_pieces(tensors)):
                 process.ask({"do": "tensors", "first": index == 0}, piece)
             if calibration is not None:
                 self._send(process, calibration)
-            limits = {"memory_mb": self._memory_mb, "cores": torch.get_num_threads()}
+            limits = {"memory_mb": self._memory_mb, "cores": None if torchless else _torch_threads()}
             process.ask({"do": "compile", **request, **limits})
         except ExportError as error:
             if process.alive and "(memory limit" in str(error):  # too little memory is left for another conversion
@@ -159,7 +159,8 @@ class Compiler:
                 raise
             raise ExportError(f"{what} {request['called']} to {request['precision']}: {error}") from None
 
-    def _living(self) -> ChildProcess:
+    def _living(self, environment: Mapping[str, str]) -> ChildProcess:
+        """Return the process. ``environment`` is added to that of a process which has to be started."""
         if self._process is None or not self._process.alive:
             self.close()
             self._served, self._held = 0, ""
@@ -167,7 +168,7 @@ class Compiler:
             self._process = ChildProcess(
                 "the compiler",
                 _MODULE,
-                environment={"TMPDIR": str(self._scratch.path)},
+                environment={"TMPDIR": str(self._scratch.path), **environment},
                 timeout=self._timeout,
                 transport=self._transport,
                 memory_mb=self._memory_mb,
@@ -189,6 +190,12 @@ def limited_compiler() -> Compiler:
     """Return a compiler, not started yet, with 15 minutes for each conversion and half of the machine's memory."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
     return Compiler(memory_mb=max(2048, total // 2))
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _packed(program: Program | OnnxSource) -> tuple[JSON, Sequence[Array]]:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +67,9 @@ def _named(what: str, backend: Backend) -> Iterator[None]:
         raise ExportError(f"{what}: {one_line(error)}") from error
 
 
+EAGER = "HNAS_EAGER"  # the variable that names the packages to import at the start of the process
+
+
 class Compiling:
     """Hold the tensors of the next program and the last calibration samples, between requests."""
 
@@ -83,13 +88,17 @@ class Compiling:
         return {}, ()
 
     def do_compile(self, header: Header, _: Arrays) -> Frame:
-        """Convert the program of ``header`` into the folder ``path``, within ``memory_mb``, on ``cores`` threads."""
-        import torch
+        """Convert the program of ``header`` into the folder ``path``, within ``memory_mb``, on ``cores`` threads.
 
+        ``cores`` is None for an ONNX file, which needs no torch.
+        """
         if header["memory_mb"] is not None:
             limit_memory(header["memory_mb"])
-        if torch.get_num_threads() != header["cores"]:  # another number changes the order of sums, and so the bytes
-            torch.set_num_threads(header["cores"])
+        if header["cores"] is not None:
+            import torch
+
+            if torch.get_num_threads() != header["cores"]:  # another number changes the order of sums, and so the bytes
+                torch.set_num_threads(header["cores"])
         tensors, self._tensors = self._tensors, []
         convert(
             header["backend"],
@@ -114,6 +123,6 @@ def _received(packed: JSON, tensors: list[Any]) -> Program | OnnxSource:
 
 
 if __name__ == "__main__":
-    import torch  # noqa: F401 - imported before the first request, while the parent is busy
-
+    for name in os.environ.get(EAGER, "").split():
+        import_module(name)  # before the first request, while the parent is busy
     serve(dispatch(Compiling()))

@@ -157,7 +157,6 @@ def _limited(job: Job, program: Program | OnnxSource) -> Iterator[Job]:
         yield job
         return
     with limited_compiler() as compiler:
-        compiler.start()  # it imports packages while the evidence is gathered
         yield replace(job, options=replace(job.options, compiler=compiler))
 
 

@@ -124,7 +124,7 @@ def test_an_onnx_file_is_converted_in_a_process_with_limits(
     (header,) = [each for each in asked if each["do"] == "compile"]
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
     assert header["memory_mb"] == max(2048, machine // 2)
-    assert header["cores"] == 1
+    assert header["cores"] is None  # it imports no torch
     assert limited_compiler()._timeout == 900
 
 

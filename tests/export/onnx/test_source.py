@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hnas import export
 from hnas.export import backends
 from hnas.export.compiling import pipeline
 from hnas.export.compiling.compiler import Compiler
+from hnas.export.compiling.conversion import convert
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.samples import noise
@@ -34,6 +36,9 @@ onnx = pytest.importorskip("onnx")
 helper = onnx.helper
 
 DEVICES = {"onnxruntime-cpu": "onnxruntime", "openvino-cpu": "openvino", "jetson": "onnxruntime"}
+
+
+HERE = export.CompileOptions(compiler=SimpleNamespace(convert=convert))  # type: ignore[arg-type]  # in this process
 
 
 def needed(device: str) -> None:
@@ -177,7 +182,7 @@ def test_an_artifact_of_another_file_does_not_pass(
     with pytest.raises(
         ExportError, match=r"^onnxruntime does not compute what hand.onnx does: fp32 fails on 5 samples"
     ):
-        export.compile(by_hand, device="onnxruntime-cpu", path=tmp_path / "a")
+        export.compile(by_hand, device="onnxruntime-cpu", path=tmp_path / "a", options=HERE)
     assert left_behind(tmp_path) == ["hand.onnx", "other.onnx"]
 
 
