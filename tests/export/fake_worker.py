@@ -56,9 +56,10 @@ class FakeRunner:
             case "exit":
                 os._exit(7)
             case "hang":
-                time.sleep(60)
+                os.write(2, b"hanging\n")
+                signal.pause()
             case "slow":
-                time.sleep(0.1)
+                time.sleep(0.01)
             case "noise":
                 os.write(1, b"progress: 100 %\n" * 10_000)
                 sys.stdout.write("more of it\n")

@@ -58,6 +58,7 @@ class Link:
     sent: int = 0
     cut_at: int | None = None  # bytes from now on
     down: bool = False  # new connections are closed at once
+    down_when_cut: bool = False
     _open: list[socket.socket] = field(default_factory=list)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,11 +88,12 @@ class Link:
                     if source is client:
                         self.sent += len(data)
                         if self.cut_at is not None and self.sent >= self.cut_at:
-                            self.cut_at = None
+                            self.cut_at, self.down = None, self.down_when_cut
                             return
 
-    def cut_after(self, size: int) -> None:
-        self.cut_at = self.sent + size
+    def cut_after(self, size: int, *, down: bool = False) -> None:
+        """Break the connection after ``size`` more bytes. ``down``: and accept no other one."""
+        self.cut_at, self.down_when_cut = self.sent + size, down
 
     def cut(self) -> None:
         with self._turn:
@@ -115,6 +117,27 @@ class Loopback:
         return "ssh://board"
 
 
+def _listening(folder: Path, settings: dict[str, object]) -> tuple[subprocess.Popen[bytes], int]:
+    """Start sshd, wait until it accepts connections, and return its port. Another port where somebody took the first.
+
+    Raise TimeoutError after two minutes.
+    """
+    assert SSHD is not None
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        port = free_port()
+        (folder / "sshd").write_text(SERVER.format(port=port, **settings))
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd"], stderr=log)
+        while server.poll() is None and time.monotonic() < end:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return server, port
+            time.sleep(0.05)
+        server.kill()
+        server.wait()
+    raise TimeoutError(f"sshd accepts no connection: {(folder / 'log').read_text()[-500:]}")
+
+
 @contextmanager
 def loopback(folder: Path, **environment: str) -> Iterator[Loopback]:
     """Let ``ssh board`` work during the block, with ``bin`` first on PATH."""
@@ -123,20 +146,13 @@ def loopback(folder: Path, **environment: str) -> Iterator[Loopback]:
     for name in ("host", "client"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     (folder / "known").write_text(f"loopback {(folder / 'host.pub').read_text()}")
-    port = free_port()
     cache = folder / "cache"
     words = " ".join(f"{name}={value}" for name, value in environment.items())
-    (folder / "sshd").write_text(SERVER.format(port=port, folder=folder, cache=cache, environment=words))
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd needs it to drop the rights of root
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd"], stderr=log)
+    server, port = _listening(folder, {"folder": folder, "cache": cache, "environment": words})
     link = Link(port)
     try:
-        for _ in range(100):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.05)
         link.serve()
         (folder / "config").write_text(CLIENT.format(port=link.port, user=getpass.getuser(), folder=folder))
         (folder / "bin").mkdir()

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,10 @@ _STDIN, _STDOUT, _STDERR, _EXIT, _END_OF_STDIN = range(5)
 
 @dataclass
 class Phone:
-    """Serve a device on ``port``. ``cut_at``: bytes to shells after which the connection breaks; ``down``: for good."""
+    """Serve a device on ``port``. ``cut_at``: bytes to shells after which the connection breaks; ``down``: for good.
+
+    ``call_at``: bytes to shells after which ``call`` is called, before the next byte is taken.
+    """
 
     folder: Path
     environment: dict[str, str]
@@ -53,6 +56,8 @@ class Phone:
     sent: int = 0
     cut_at: int | None = None
     down: bool = False
+    call_at: int | None = None
+    call: Callable[[], object] = lambda: None
     _open: list[socket.socket] = field(default_factory=list)
 
     @property
@@ -106,6 +111,9 @@ class _Connection:
             if self.phone.cut_at is not None and self.phone.sent >= self.phone.cut_at:
                 self.phone.cut_at = None
                 raise EOFError
+            if self.phone.call_at is not None and self.phone.sent >= self.phone.call_at:
+                self.phone.call_at = None
+                self.phone.call()
             self.send(b"OKAY", second, first)
             self.shells[second].take(data)
         elif command == b"OKAY" and second in self.shells:

@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from hnas.benchmarks.papers import parts
 from hnas.benchmarks.papers.parts import StudyPart, StudyParts, part
+from tests.ending import wait_until_ended
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ from concurrent.futures import ProcessPoolExecutor
 from hnas.benchmarks.papers.parts import end_with_parent
 pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
 print(pool.submit(os.getpid).result(), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -83,14 +82,10 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
         [sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as parent:
         assert parent.stdout is not None
-        worker = Path("/proc", parent.stdout.readline().strip())
-        assert worker.exists()
+        worker = int(parent.stdout.readline())
+        assert Path(f"/proc/{worker}").exists()
         parent.kill()
-    end = time.monotonic() + 10
-    with suppress(OSError):  # the process is gone
-        while " Z " not in (worker / "stat").read_text():
-            assert time.monotonic() < end
-            time.sleep(0.05)
+    wait_until_ended(worker)
 
 
 def test_the_estimate_follows_the_pace_of_the_quick_part(tmp_path: Path) -> None:

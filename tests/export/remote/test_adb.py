@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,16 +142,12 @@ def test_an_adb_that_is_killed_while_it_sends_is_started_again_where_it_stopped(
     before, killed = device.sent, list[int]()
 
     def kill() -> None:
-        while device.sent < before + 1_000_000:
-            time.sleep(0.001)
         assert host._sender._process is not None
         killed.append(host._sender._process._process.pid)
         os.kill(killed[0], 9)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    device.call_at, device.call = before + 1_000_000, kill
     assert Artifact.read(host.place(large.path)).digest == large.digest
-    killer.join()
     assert host._sender._process is not None
     assert host._sender._process._process.pid != killed[0]
     assert device.sent - before < 3_000_000 + 2 * sending.PIECE + 300_000

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,23 +160,14 @@ def test_a_cut_transfer_goes_on_where_it_stopped(host: SshHost, board: Loopback)
 
 def test_a_link_that_stays_down_is_one_line_and_nothing_is_lost(host: SshHost, board: Loopback) -> None:
     large = relu(board.folder / "larger", rubbish=2_000_000)
-    board.link.cut_after(1_000_000)
-    watch = threading.Thread(target=lambda: _down_once_cut(board))
-    watch.start()
+    board.link.cut_after(1_000_000, down=True)
     with pytest.raises(Unavailable, match=r"connection to ssh://board") as caught:
         host.place(large.path)
     assert "\n" not in str(caught.value)
-    watch.join()
     board.link.down = False
     before = board.link.sent
     assert Artifact.read(host.place(large.path)).digest == large.digest  # the same host connects again
     assert board.link.sent - before < 1_700_000
-
-
-def _down_once_cut(board: Loopback) -> None:
-    while board.link.cut_at is not None:
-        time.sleep(0.001)
-    board.link.down = True
 
 
 def test_a_worker_whose_link_is_cut_is_one_line_and_the_next_one_works(

@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from hnas.export.device.frames import pack_frame, unpack_frame
 from hnas.export.device.serve_artifacts import time_calls
 from hnas.export.remote import transports
 from hnas.export.remote.worker import Worker
+from tests.ending import wait_until_ended
 from tests.export import fake_worker
 from tests.export.fake_worker import fake_artifact
 
@@ -96,9 +96,27 @@ def test_the_same_inputs_are_sent_once_and_new_ones_again(tmp_path: Path) -> Non
         assert int(worker(X)[0]) == 11
 
 
-def test_many_slow_calls_are_no_hang(tmp_path: Path) -> None:
-    with open_worker(tmp_path, "slow", timeout=0.8) as worker:
-        assert len(worker.time((X,), 12)) == 12
+def test_many_slow_calls_are_asked_for_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def five_at_most(header: Any, _: Any = ()) -> Any:
+        asked.append(header)
+        return {}, (np.full(min(5, header.get("runs", 0)), 0.01),)
+
+    with open_worker(tmp_path, timeout=100.0) as worker:
+        monkeypatch.setattr(worker, "ask", five_at_most)
+        assert len(worker.time((X,), 12, lead=2)) == 12
+    assert [(each["runs"], each["lead"], each["seconds"]) for each in asked[1:]] == [
+        (12, 2, 25),
+        (7, 0, 25),
+        (2, 0, 25),
+    ]
+
+
+def test_a_piece_ends_after_its_seconds(tmp_path: Path) -> None:
+    with open_worker(tmp_path, "slow") as worker:
+        worker.ask({"do": "bind"}, (X,))
+        assert len(worker.ask({"do": "time", "runs": 12, "lead": 0, "seconds": 0.0})[1][0]) == 1
 
 
 def test_a_crash_is_one_line_with_last_words(tmp_path: Path) -> None:
@@ -219,26 +237,26 @@ def test_no_process_stays_behind(tmp_path: Path) -> None:
 def test_a_dead_parent_ends_a_busy_worker(tmp_path: Path) -> None:
     artifact = fake_artifact(tmp_path / "a", "hang")
     code = (
-        "import sys, os, threading, time, numpy\n"
+        "import os, sys, threading, time, numpy\n"
         "from hnas.export.remote.worker import Worker\n"
         "from tests.export import fake_worker\n"
         "worker = Worker(sys.argv[1], transport=fake_worker)\n"
-        "threading.Timer(0.2, os._exit, (9,)).start()\n"
+        "def die():\n"
+        "    while b'hanging' not in worker._stderr._text:\n"
+        "        time.sleep(0.01)\n"
+        "    os._exit(9)\n"
         "print(worker._process.pid, flush=True)\n"
+        "threading.Thread(target=die).start()\n"
         "worker(numpy.zeros(3))\n"
     )
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", code, str(artifact.path)],
-        capture_output=True, text=True, cwd=root, timeout=30, check=False,
+        capture_output=True, text=True, cwd=root, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 9, done.stderr
     pid = int(done.stdout)
-    for _ in range(100):
-        if not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
-            return
-        time.sleep(0.05)
-    pytest.fail("the worker outlived its parent")
+    wait_until_ended(pid)
 
 
 def test_neither_end_imports_torch() -> None:

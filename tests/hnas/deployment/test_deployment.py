@@ -124,28 +124,31 @@ def test_the_reason_that_no_artifact_is_kept_is_said_and_nothing_stays(quick, op
 # --- to be continued --------------------------------------------------------------------------------------------------
 
 DRIVER = """
-import signal, sys, time
+import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+from pathlib import Path
 from hnas.deployment import flow, search
 from tests.hnas import photos
 
-class Slow(photos.Clockless):
+class Waiting(photos.Clockless):
     def __call__(self, arch):
-        time.sleep(0.2)
+        journal = Path("run/journal.jsonl")
+        while journal.exists() and journal.read_bytes().count(b"\\n") >= {lines}:
+            signal.pause()  # until the signal that ends the process
         return super().__call__(arch)
 
-search.MeasuredLatency = Slow
+search.MeasuredLatency = Waiting
 flow.PROCESSES, flow.BLOCKS = 1, 2
 from hnas.cli import deploy_main
 sys.exit(deploy_main(sys.argv[1:]))
 """
 
 
-def begin(options: dict[str, Any]) -> subprocess.Popen[str]:
-    """The command in a process group of its own, as a terminal starts it."""
+def begin(options: dict[str, Any], lines: int) -> subprocess.Popen[str]:
+    """The command in a process group of its own, as a terminal starts it. It waits after ``lines`` of its journal."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *words],
+        [sys.executable, "-c", DRIVER.format(lines=lines), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -155,7 +158,7 @@ def begin(options: dict[str, Any]) -> subprocess.Popen[str]:
 
 
 def wait_for(journal: Path, lines: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -163,7 +166,7 @@ def wait_for(journal: Path, lines: int, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_killed_run_continues_to_what_an_uninterrupted_one_finds(quick, options):
-    process = begin(options)
+    process = begin(options, 5)
     wait_for(Path("run/journal.jsonl"), 5, process)
     process.kill()
     process.communicate()
@@ -181,10 +184,10 @@ def test_a_killed_run_continues_to_what_an_uninterrupted_one_finds(quick, option
 
 
 def test_control_c_is_one_line_and_leaves_what_can_be_continued(quick, options):
-    process = begin(options)
+    process = begin(options, 4)
     wait_for(Path("run/journal.jsonl"), 4, process)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "hnas-deploy: interrupted; the same command with --resume continues"
     assert sorted(path.name for path in Path("run").iterdir()) == ["journal.jsonl", "plan.json"]

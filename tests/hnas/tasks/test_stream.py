@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from hnas.recipes.schema import decode_recipe
 from hnas.tasks import stream
 from hnas.tasks.stream import Stream
 from tests.conftest import need
+from tests.ending import wait_until_ended
 from tests.hnas import tiny
 from tests.hnas.imagenet import CLASSES, PER_CLASS, write_folder, write_shards
 
@@ -264,7 +264,7 @@ def test_a_worker_that_is_killed_is_one_line(folder):
     with pytest.raises(RuntimeError, match=r"a process that reads images has ended: ") as caught:
         go_on()
     assert one_line(caught)
-    time.sleep(0.2)  # and nothing is raised later
+    wait_until_ended(reader)  # and nothing is raised later
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_a_pipe_that_ends_before_the_signal_leaves_no_signal_behind(folder, monk
         reading.batch(1)
     with suppress(ProcessLookupError):  # it has ended
         os.kill(reader, signal.SIGKILL)
-    time.sleep(0.2)
+    wait_until_ended(reader)
 
 
 # --- from a recipe to a supernet --------------------------------------------------------------------------------------
