@@ -18,8 +18,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 # One process per core, at most four: each loads torch and every runtime. The tests of a file share fixtures, so one
-# process runs them all.
-PYTEST = HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# process runs them all. tests/conftest.py puts long files first; xdist's own order would start those of few long tests
+# last, where one process works and the others wait.
+PYTEST = HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	--no-loadscope-reorder
 
 # The profile names the backend NAME; the extra NAME-convert builds for it. For an unknown target only the packages of the
 # search are installed, and hnas-deploy refuses the target in one line.

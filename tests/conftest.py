@@ -24,6 +24,20 @@ def pytest_runtest_setup() -> None:
         torch.manual_seed(0)
 
 
+_SLOW, _QUICK = 10.0, 0.3  # seconds of a usual test with and without the mark "slow"
+_LONG = {"tests/test_readme.py": 200.0, "tests/privacy/test_search.py": 100.0}  # seconds, where marks say too little
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that no process starts a long file when the others have finished."""
+    seconds: dict[str, float] = {}
+    for item in items:
+        name = item.nodeid.partition("::")[0]
+        cost = _QUICK if item.get_closest_marker("slow") is None else _SLOW
+        seconds[name] = seconds.get(name, _LONG.get(name, 0.0)) + cost
+    items.sort(key=lambda item: -seconds[item.nodeid.partition("::")[0]])
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Torch computes on one thread, in tests that have loaded it."""
