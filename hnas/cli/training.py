@@ -136,8 +136,11 @@ def _check_values(parsed: argparse.Namespace) -> None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     if not Path(parsed.data).exists():
         raise FileNotFoundError(
-            f"no folder {parsed.data}; --data takes one sub-folder of images a class, or a CSV file"
+            f"no folder {parsed.data}; --data takes one sub-folder of images a class, or a CSV list"
         )
+    out = Path(parsed.out)
+    if parsed.resume and not (out.is_dir() and any(out.glob("[!.]*"))):
+        raise FileNotFoundError(f"{out} holds no training to continue; leave out --resume")
 
 
 def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:

@@ -121,6 +121,7 @@ def test_wrong_values_are_refused_before_torch_is_imported() -> None:
         "hnas.deploy_network('a:b', 'openvino-cpu', threads='2')",
         "hnas.train('photos', 'out', recipe='soup')",
         "hnas.train('nowhere', 'out')",
+        "hnas.train('.', 'gone', resume=True)",
         "hnas.train('.', 'out', epochs=-1)",
         "hnas.train('.', 'out', minutes=0)",
         "hnas.train('.', 'out', threads=0)",

@@ -268,6 +268,7 @@ def test_an_unreachable_accuracy_says_the_nearest(refused, deploy, trained, quic
         (("--seed", "-1"), "seed"),
         (("--out", "shapes.toml/below"), "shapes.toml/below"),
         (("--out", "shapes.toml"), "shapes.toml"),
+        (("--resume",), "net holds no training to continue; leave out --resume"),
     ],
 )
 def test_training_that_cannot_begin(refused, trained, wrong: tuple[str, ...], says: str):
