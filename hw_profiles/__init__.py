@@ -1,16 +1,17 @@
 """Read device profiles: one TOML file for each device, found by its name. Imports neither torch nor numpy.
 
-``hw_profiles.load("jetson").backend`` is "tensorrt".
+``hw_profiles.load("jetson", power="MAXN_SUPER").backend`` is "tensorrt".
 
 A profile states the backends, precisions and peak speed of a device, and the origin of these figures. It contains no
-measurements: measured times are in bundles.
+measurements: measured times are in bundles. Efficiencies that were fitted on published times are in ``fitted/``; the
+module ``calibration`` reads them.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,20 @@ class Override:
     ranges: str = ""
 
 
+@dataclass(frozen=True)
+class PowerMode:
+    """Describe the clocks of a device in one power mode.
+
+    mhz: clock of the GPU in MHz.
+    gpu: share of the GPU that is switched on, above 0 and at most 1.
+    bandwidth: memory bandwidth in GB/s.
+    """
+
+    mhz: float
+    gpu: float
+    bandwidth: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """Describe the backends, precisions and peak speed of a device, and the origin of these figures.
@@ -50,10 +65,13 @@ class Device:
     bandwidth: memory bandwidth in GB/s.
     memory: size of the memory in MB.
     launch_us: time of the smallest kernel, in microseconds.
-    band: two factors. A predicted latency times these factors is its error band.
+    band: two factors. A predicted latency times these factors is its error band where no published row covers it.
     local: True for this machine, whose latency is measured. The latency of other devices is predicted.
     aliases: other names of the profile.
-    power_mode: power mode that the figures assume.
+    power_mode: power mode that the figures assume, in words.
+    power: name of the power mode that the figures belong to; empty if the profile has no ``power_modes``.
+    power_modes: all power modes, by the name that the device uses.
+    calibration: name of the fitted efficiencies in ``fitted/``; empty if there are none.
     compute_capability: compute capability of the GPU, such as "8.7"; empty without an NVIDIA GPU.
     toolchain: versions of the software of the device, by name.
     quantisation: changes to the int8 policy, by backend.
@@ -76,6 +94,9 @@ class Device:
     local: bool = False
     aliases: tuple[str, ...] = ()
     power_mode: str = ""
+    power: str = ""
+    power_modes: Mapping[str, PowerMode] = field(default_factory=dict, hash=False)
+    calibration: str = ""
     compute_capability: str = ""
     toolchain: Mapping[str, str] = field(default_factory=dict, hash=False)
     quantisation: Mapping[str, Override] = field(default_factory=dict, hash=False)
@@ -87,14 +108,38 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
-def load(name: str) -> Device:
-    """Return the device with the name or alias ``name``. Raise ValueError for an unknown name."""
-    if name in names():
-        return _read(name)
-    for known in names():
-        if name in _read(known).aliases:
-            return _read(known)
-    raise ValueError(f"no device {name!r}{_suggestion(name)}; known: {', '.join(names())}")
+def load(name: str, power: str | None = None) -> Device:
+    """Return the device with the name or alias ``name``.
+
+    power: name of a power mode of the device; None: the default mode of the profile.
+
+    Raises:
+        ValueError: the name or the power mode is unknown.
+    """
+    device = next((found for found in map(_read, names()) if name == found.name or name in found.aliases), None)
+    if device is None:
+        raise ValueError(f"no device {name!r}{_suggestion(name)}; known: {', '.join(names())}")
+    return device if power is None else _in_power_mode(device, power)
+
+
+def _in_power_mode(device: Device, power: str) -> Device:
+    """Return the device with the peaks and the bandwidth of one power mode. MODE_30W and 30w are 30W."""
+    if not device.power_modes:
+        raise ValueError(f"{device.name} has no power modes; leave the power mode out")
+    wanted = power.upper().removeprefix("MODE_")
+    if wanted not in device.power_modes:
+        known = (f"{mode} (default)" if mode == device.power else mode for mode in device.power_modes)
+        raise ValueError(f"no power mode {power!r} of {device.name}; known: {', '.join(known)}")
+    mode, given = device.power_modes[wanted], device.power_modes[device.power]
+    faster = (mode.mhz * mode.gpu) / (given.mhz * given.gpu)
+    share = "" if mode.gpu == 1 else f", {mode.gpu:.3g} of it switched on"
+    return replace(
+        device,
+        peaks={precision: peak * faster for precision, peak in device.peaks.items()},
+        bandwidth=mode.bandwidth,
+        power=wanted,
+        power_mode=f"{wanted}, GPU at {mode.mhz:g} MHz{share}, memory {mode.bandwidth:g} GB/s",
+    )
 
 
 # Words for a group of devices -> the kinds and backends of the group.
@@ -177,6 +222,7 @@ _WORDS = {
     "Mapping[str, float]": "table of numbers",
     "Mapping[str, str]": "table of strings",
     "Mapping[str, Override]": "table of tables, one a backend",
+    "Mapping[str, PowerMode]": "table of tables, each with mhz, gpu and bandwidth",
 }
 
 
@@ -212,6 +258,8 @@ def _value(name: str, key: str, kind: str, value: Any) -> Any:
     """Return ``value`` as the type that ``Device`` declares for ``key``. Raise ValueError if it does not fit."""
     if kind == "Mapping[str, Override]" and isinstance(value, dict):
         return {item: _override(name, f"{key}.{item}", table) for item, table in value.items()}
+    if kind == "Mapping[str, PowerMode]" and isinstance(value, dict):
+        return {item: _power_mode(name, f"{key}.{item}", table) for item, table in value.items()}
     if kind in _FITS and _FITS[kind](value):
         return _CONVERTED.get(kind, lambda same: same)(value)
     raise ValueError(f"profile {name}: {key}={repr(value)[:60]} is not a {_WORDS[kind]}")
@@ -226,6 +274,14 @@ def _override(name: str, key: str, table: Any) -> Override:
         if item not in known:
             raise ValueError(f"profile {name}: unknown key {f'{key}.{item}'!r}; known: {', '.join(known)}")
     return Override(**{item: _value(name, f"{key}.{item}", known[item], value) for item, value in table.items()})
+
+
+def _power_mode(name: str, key: str, table: Any) -> PowerMode:
+    """Return the power mode that a table describes. Raise ValueError unless it has exactly the three numbers."""
+    known = [each.name for each in fields(PowerMode)]
+    if not isinstance(table, dict) or sorted(table) != sorted(known) or not all(map(_is_number, table.values())):
+        raise ValueError(f"profile {name}: {key}={repr(table)[:60]} is not a table with mhz, gpu and bandwidth")
+    return PowerMode(**{item: float(number) for item, number in table.items()})
 
 
 def _check_figures(device: Device) -> None:
@@ -245,6 +301,17 @@ def _check_figures(device: Device) -> None:
         (
             all(each.ranges in ("", *RANGES) for each in device.quantisation.values()),
             f"quantisation has ranges that are not one of {', '.join(RANGES)}",
+        ),
+        (device.power in (device.power_modes or ("",)), f"power={device.power!r} is not one of power_modes"),
+        (
+            all(each.mhz > 0 and 0 < each.gpu <= 1 and each.bandwidth > 0 for each in device.power_modes.values()),
+            "power_modes need mhz and bandwidth above 0, and gpu above 0 and at most 1",
+        ),
+        (
+            all(
+                each.bandwidth == device.bandwidth for name, each in device.power_modes.items() if name == device.power
+            ),
+            "bandwidth is not that of the default power mode",
         ),
         (bool(device.sources), "sources is empty; say where the figures come from"),
     )

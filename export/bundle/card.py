@@ -83,7 +83,10 @@ def _latency(manifest: Manifest) -> str:
     x = manifest.latency
     text = f"{x.value:.3g} {x.unit} ({_trust(x.confidence)} {x.low:.3g} to {x.high:.3g})"
     if x.kind == "predicted":
-        return f"{text}; predicted by a model of the device; nothing was run on it"
+        known = x.predicted
+        basis = "" if known is None or not known.basis else f"; {known.basis}"
+        mode = "" if known is None or not known.power else f" in power mode {known.power}"
+        return f"{text}; predicted by a model of the device{mode}; nothing was run on it{basis}"
     tails = "".join(f", {name} {value:.3g}" for name, value in (("p90", x.p90), ("p99", x.p99)) if value is not None)
     return f"{text}{tails}, n={x.n}, on {manifest.machine.cpu} ({manifest.machine.cores} cores, {manifest.machine.os})"
 

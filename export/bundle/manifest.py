@@ -63,12 +63,18 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Hold a latency in ms that is predicted from the device's profile, and its band from ``low`` to ``high``."""
+    """Hold a latency in ms that is predicted from the device's profile, and its band from ``low`` to ``high``.
+
+    ``basis``: what the band rests on: published rows, or an assumption.
+    ``power``: the power mode of the device.
+    """
 
     value: float
     low: float
     high: float
     kind: Literal["predicted"] = "predicted"
+    basis: str = ""
+    power: str = ""
 
     def __post_init__(self) -> None:
         _ordered("value", self.low, self.value, self.high)

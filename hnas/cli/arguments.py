@@ -17,6 +17,7 @@ from hnas.cli.nearest import did_you_mean
 WIDE = "print every column of the table, however wide the screen is"
 _METAVARS = {
     "target": "DEVICE",
+    "power": "MODE",
     "max_latency": "TIME",
     "min_accuracy": "SHARE",
     "max_size": "SIZE",

@@ -35,6 +35,7 @@ def run_targets(arguments: Sequence[str]) -> int:
             "backend": device.backend,
             "precisions": list(device.precisions),
             "latency": "measured" if device.local else "predicted",
+            "power_modes": list(device.power_modes),
             "aliases": list(device.aliases),
         }
         for device in targets()
@@ -42,8 +43,8 @@ def run_targets(arguments: Sequence[str]) -> int:
     if parsed.json:
         report.print_json(rows)
         return 0
-    columns = ("target", "device", "backend", "precisions", "latency", "also called")
-    least = ("also called", "device", "precisions")
+    columns = ("target", "device", "backend", "precisions", "latency", "power modes", "also called")
+    least = ("also called", "power modes", "device", "precisions")
     shown = [[_plain(value) for value in row.values()] for row in rows]
     report.print_table(columns, shown, least=least, wide=parsed.wide)
     return 0

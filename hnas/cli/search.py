@@ -10,7 +10,7 @@ from hnas.deployment import deploy
 
 _EXAMPLES = """examples:
   hnas-deploy --target openvino-cpu
-  hnas-deploy --target jetson --max-latency 5ms --out runs/robot
+  hnas-deploy --target jetson --power MAXN_SUPER --max-latency 5ms --out runs/robot
   hnas-deploy --target raspberry-pi-5 --host ssh://pi@raspberrypi
   hnas-deploy --target onnxruntime-cpu --supernet trained/ --data photos/ --min-accuracy 92%
 """

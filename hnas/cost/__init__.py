@@ -21,6 +21,7 @@ class Price:
     low: lower end of the interval of the value.
     high: upper end of the interval of the value.
     kind: "measured", "predicted" or "published".
+    basis: of a prediction: what the interval rests on, in words.
 
     Example: ``Price(1.2, "ms", 1.1, 1.4, "predicted")``
     """
@@ -30,6 +31,7 @@ class Price:
     low: float
     high: float
     kind: str
+    basis: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object whose keys are the fields."""

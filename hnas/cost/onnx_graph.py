@@ -7,14 +7,22 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnas.cost.roofline import Kernel
+from hnas.cost.kernels import Kernel, kind_of_convolution
 
 if TYPE_CHECKING:
     import onnx
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 # Kernels whose arithmetic is not counted; they read and write memory.
-MOVES = ("Softmax", "LogSoftmax", "ReduceMean", "GlobalAveragePool", "LayerNormalization", "InstanceNormalization")
+_KINDS = {
+    **dict.fromkeys(("Softmax", "LogSoftmax", "ReduceMean"), "reduction"),
+    **dict.fromkeys(("GlobalAveragePool", "AveragePool", "MaxPool"), "reduction"),
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), "reduction"),
+    **dict.fromkeys(("Concat", "Pad", "Resize"), "reformat"),
+    **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Gelu", "Mish", "Tanh", "Softplus", "Elu"), "elementwise"),
+    **dict.fromkeys(("Mul", "Div", "Sub", "Pow", "Exp", "Erf", "Sqrt", "Reciprocal"), "elementwise"),
+}
+_FUSED = ("Add", "Relu", "Clip", "LeakyRelu")
 
 
 def kernels(path: Path, inputs: Mapping[str, Sequence[int]] | None = None) -> list[Kernel]:
@@ -27,16 +35,22 @@ def kernels(path: Path, inputs: Mapping[str, Sequence[int]] | None = None) -> li
     model = onnx.load(path)
     _fix_inputs(model, inputs or {})
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {value.name: _sizes(value) for value in (*graph.input, *graph.value_info, *graph.output)}
-    shapes |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
     held = [node for node in graph.node if node.op_type == "Constant"]
-    shapes |= {node.output[0]: tuple(a.t.dims) for node in held for a in node.attribute if a.HasField("t")}
+    shapes = _shapes(graph, held)
+    constant = {weight.name for weight in graph.initializer} | {node.output[0] for node in held}
     found = []
+    passes: set[str] = set()  # results of element-wise passes over memory
     for node in graph.node:
         flops = _flops(node, shapes)
-        if flops or node.op_type in MOVES:
-            moved = [shapes[name] for name in (*node.input, *node.output) if name in shapes]
-            found.append(Kernel(node.op_type, flops, sum(map(prod, moved))))
+        kind = _kind(node, shapes, constant) if flops else _KINDS.get(node.op_type)
+        if kind == "elementwise" or node.op_type in _FUSED:
+            continued = not passes.isdisjoint(node.input)
+            if continued or kind:
+                passes |= set(node.output)
+            kind = None if continued else kind  # one pass computes a chain
+        if kind is not None:
+            moved = sum(prod(shapes.get(name, (0,))) for name in (*node.input, *node.output))
+            found.append(Kernel(node.op_type, flops, moved, kind))
     return found
 
 
@@ -46,8 +60,27 @@ def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
             dim.dim_value = size
 
 
+def _shapes(graph: onnx.GraphProto, held: Sequence[onnx.NodeProto]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that has a known one. ``held``: the nodes of type Constant."""
+    shapes = {value.name: _sizes(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    shapes |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    return shapes | {node.output[0]: tuple(a.t.dims) for node in held for a in node.attribute if a.HasField("t")}
+
+
 def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+
+
+def _kind(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], constant: set[str]) -> str:
+    """Return the kind of a kernel whose arithmetic is counted."""
+    if node.op_type in _RECURRENT:
+        return "recurrent"
+    if node.op_type == "Conv":
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        return kind_of_convolution(shapes[node.input[1]], groups)
+    if node.op_type == "ConvTranspose":
+        return "dense"
+    return "pointwise" if constant.intersection(node.input) else "attention"
 
 
 def _flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

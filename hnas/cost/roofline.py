@@ -1,13 +1,15 @@
 """Latency predicted from a device profile: the roofline (Williams et al. 2009) of every kernel plus a launch time.
 
-The kernels are traced on the meta device: nothing is executed, and no layer is known by name. Batch norm, activations
-and additions count as fused into the kernel before them, as in TensorRT.
+``roofline(space, supernet.skeleton, hw_profiles.load("jetson"), "fp16")(arch)`` returns a ``Price``.
+
+The kernels are traced on the meta device: nothing is executed, and no layer is known by name. Batch norm, ReLU and
+additions count as fused into the kernel before them, as in TensorRT. Where the profile names a calibration, the peaks
+and the bandwidth are multiplied by efficiencies that were fitted on published latencies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,70 +18,158 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hnas.cost import Cost, Price
-from hnas.hw_profiles import Device
+from hnas.cost.kernels import ELEMENTWISE, FLOATING, FUSED, REDUCTIONS, REFORMATS, TENSOR, Kernel, kind_of_convolution
+from hnas.hw_profiles import Device, calibration
+from hnas.hw_profiles.calibration import Calibration
 from hnas.space import Arch, Space
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8": 4}  # of an activation; w8 has int8 weights alone
-# Kernels whose arithmetic the counter does not know; they read and write memory.
-MOVES = ("softmax", "mean", "clone", "_adaptive_avg_pool2d", "native_layer_norm")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel launch.
-
-    flops: floating point operations; a multiply-accumulate is two.
-    elements: values that are read from and written to memory.
-    """
-
-    name: str
-    flops: int
-    elements: int
+_UNKNOWN = 0.05  # share of the time in kinds of kernel that no published row contains, above which the band is wide
 
 
 class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # a hook of torch
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[Kernel] = []
+        self.passes: dict[int, Tensor] = {}  # results of element-wise passes, kept alive so that an id stays unique
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
+        name = func._schema.name.removeprefix("aten::").removesuffix("_")
         count = flop_registry.get(func._overloadpacket)
-        if count is not None or any(move in name for move in MOVES):
+        inputs, outputs = [t for arg in args for t in _tensors(arg)], _tensors(out)
+        kind = self._fused(_kind(name, args, counted=count is not None), name, inputs, outputs)
+        if kind is not None:
             flops = int(count(*args, **(kwargs or {}), out_val=out)) if count else 0
-            tensors = [t for t in (*args, *(out if isinstance(out, tuple) else (out,))) if isinstance(t, Tensor)]
-            self.kernels.append(Kernel(name, flops, sum(t.numel() for t in tensors)))
+            self.kernels.append(Kernel(name, flops, sum(t.numel() for t in (*inputs, *outputs)), kind))
         return out
 
+    def _fused(self, kind: str | None, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> str | None:
+        """Return the kind, or None for an element-wise operation that continues a pass over memory."""
+        if kind != "elementwise" and name not in FUSED:
+            return kind
+        continued = any(id(tensor) in self.passes for tensor in inputs)
+        if continued or kind is not None:
+            self.passes |= {id(tensor): tensor for tensor in outputs}
+        return None if continued else kind
 
-def trace(net: nn.Module, *shapes: tuple[int, ...]) -> list[Kernel]:
-    """Return the kernels of ``net`` in order, for one example.
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in an argument or a result: the value itself, or the items of a list or tuple."""
+    items = value if isinstance(value, list | tuple) else (value,)
+    return [item for item in items if isinstance(item, Tensor)]
+
+
+def _kind(name: str, args: Sequence[Any], *, counted: bool) -> str | None:
+    """Return the kind of the kernel of a torch operation; None if it launches none."""
+    if name == "convolution":
+        return "dense" if args[6] else kind_of_convolution(tuple(args[1].shape), int(args[8]))
+    if counted:
+        return "attention" if name in ("bmm", "baddbmm") or "attention" in name else "pointwise"
+    for kind, words in (("reduction", REDUCTIONS), ("reformat", REFORMATS)):
+        if any(word in name for word in words):
+            return kind
+    return "elementwise" if name in ELEMENTWISE else None
+
+
+def trace(net: nn.Module, *shapes: tuple[int, ...], batch: int = 1, training: bool = True) -> list[Kernel]:
+    """Return the kernels of ``net`` in order, for one call.
 
     net: on the meta device.
     shapes: the shape of each input, without the batch axis.
+    batch: the number of examples in the call.
+    training: the mode of the network. True needs no running moments. False is for networks that drop paths in training.
     """
     mode = net.training
-    net.train()  # needs no running moments; the kernels are the same
+    net.train(training)
     try:
         with torch.no_grad(), torch.device("meta"), _Trace() as found:
-            net(*(torch.empty(1, *shape) for shape in shapes))
+            net(*(torch.empty(batch, *shape) for shape in shapes))
     finally:
         net.train(mode)
     kernels: list[Kernel] = found.kernels
     return kernels
 
 
-def latency_ms(kernels: list[Kernel], device: Device, precision: str) -> float:
+def latency_ms(kernels: Sequence[Kernel], device: Device, precision: str) -> float:
     """Return the sum over kernels of max(arithmetic, memory traffic) + launch time, in milliseconds."""
-    peak = device.peaks[precision] * 1e9
-    bandwidth = device.bandwidth * 1e9
-    floor = device.launch_us * 1e-6
-    return 1e3 * sum(floor + max(k.flops / peak, k.elements * BYTES[precision] / bandwidth) for k in kernels)
+    return calibrated_ms(kernels, device, precision, calibration.of(device))
+
+
+def calibrated_ms(kernels: Sequence[Kernel], device: Device, precision: str, fit: Calibration | None) -> float:
+    """Return `latency_ms` with the efficiencies ``fit`` instead of those that the profile names."""
+    return sum(_kernel_ms(kernel, device, precision, fit) for kernel in kernels)
+
+
+def _kernel_ms(kernel: Kernel, device: Device, precision: str, fit: Calibration | None) -> float:
+    """Return the time of one kernel.
+
+    On a GPU, tensor cores compute convolutions and products, in TF32 where the network is in fp32. The CUDA cores
+    compute the rest. In an int8 network, what is not quantised runs in fp16.
+    """
+    kept, gpu = precision, device.kind == "gpu"
+    if gpu and precision == "int8" and kernel.kind in FLOATING and "fp16" in device.peaks:
+        kept = "fp16"
+    peak = device.peaks[kept]
+    if gpu and kernel.kind in TENSOR:
+        peak = device.peaks.get("tf32", peak) if kept == "fp32" else peak
+    elif gpu:
+        peak = device.peaks["fp32"] * (1 if kept == "fp32" else 2)
+    compute, moved, launch = kernel.flops / peak, kernel.elements * BYTES[kept] / device.bandwidth, device.launch_us
+    share = 0.0
+    if fit is not None:
+        compute /= fit.compute.get(kept, 1.0)
+        moved /= fit.bandwidth * (fit.depthwise if kernel.kind == "depthwise" else 1.0)
+        launch, share = fit.launch_us, fit.elementwise
+    whole = 1e-6 * max(compute, moved) + 1e-3 * launch
+    return whole * (share if kernel.kind == "elementwise" else 1.0)
+
+
+def predict(kernels: Sequence[Kernel], device: Device, precision: str) -> Price:
+    """Return the predicted latency with its error band, and in ``basis`` what the band rests on.
+
+    1. Published rows cover the device, its power mode, the kinds of kernel and the size of the network: the band is the
+       range of errors on all rows of the calibration.
+    2. Otherwise: the wide band of the profile, and ``basis`` begins with "outside what I know".
+    """
+    value = latency_ms(kernels, device, precision)
+    (low, high), basis = _band(kernels, device, precision)
+    return Price(value, "ms", value * low, value * high, "predicted", basis)
+
+
+def _band(kernels: Sequence[Kernel], device: Device, precision: str) -> tuple[tuple[float, float], str]:
+    """Return two factors, and what they rest on."""
+    fit = calibration.of(device)
+    if fit is None and device.local:
+        return device.band, "a rough model that only orders candidates; the measurement replaces it"
+    known = None if fit is None else fit.evidence_of(device)
+    if fit is None or known is None:
+        of = f"{device.name} in {device.power}" if device.power else device.name
+        return device.band, f"outside what I know: no published row of {of}"  # case 2
+    if why := _outside(kernels, known.gflop, fit.kinds, lambda strange: calibrated_ms(strange, device, precision, fit)):
+        return device.band, f"outside what I know: {why}"  # case 2
+    low, high = min(each.low for each in fit.evidence), max(each.high for each in fit.evidence)
+    return (min(low, 1.0), max(high, 1.0)), known.line()  # case 1
+
+
+def _outside(
+    kernels: Sequence[Kernel],
+    sizes: tuple[float, float],
+    kinds: tuple[str, ...],
+    time: Callable[[list[Kernel]], float],
+) -> str:
+    """Return what makes a network unlike those of the published rows; empty if nothing does."""
+    gflop = sum(kernel.flops for kernel in kernels) / 1e9
+    if not sizes[0] <= gflop <= sizes[1]:
+        return f"{gflop:.3g} GFLOP a call; the rows have {sizes[0]:.3g} to {sizes[1]:.3g}"
+    strange = [kernel for kernel in kernels if kernel.kind not in kinds]
+    if strange and time(strange) > _UNKNOWN * time(list(kernels)):
+        return f"no published row has {', '.join(sorted({kernel.kind for kernel in strange}))} kernels"
+    return ""
 
 
 def roofline(space: Space, skeleton: Callable[[Arch], nn.Module], device: Device, precision: str) -> Cost:
-    """Return the cost that predicts the latency of a subnet on ``device``, with the error band of the profile.
+    """Return the cost that predicts the latency of a subnet on ``device``, with its error band.
 
     skeleton: returns the module of an architecture on the meta device, such as ``Supernet.skeleton``.
 
@@ -89,10 +179,4 @@ def roofline(space: Space, skeleton: Callable[[Arch], nn.Module], device: Device
     if precision not in device.peaks or precision not in BYTES:
         known = ", ".join(p for p in device.peaks if p in BYTES)
         raise ValueError(f"no peak for {precision!r} in the profile of {device.name}; known: {known}")
-
-    def cost(arch: Arch) -> Price:
-        value = latency_ms(trace(skeleton(arch), *space.example(arch)), device, precision)
-        low, high = device.band
-        return Price(value, "ms", value * low, value * high, "predicted")
-
-    return cost
+    return lambda arch: predict(trace(skeleton(arch), *space.example(arch)), device, precision)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def deploy(
     target: str,
     *,
+    power: str | None = None,
     max_latency: str | None = None,
     min_accuracy: str | None = None,
     max_size: str | None = None,
@@ -42,6 +43,7 @@ def deploy(
 
     Args:
         target: a device profile; hnas-deploy targets lists them
+        power: power mode of the device, e.g. MAXN_SUPER; default: that of the device profile
         max_latency: hard constraint on the median latency at batch 1, e.g. 5ms
         min_accuracy: hard constraint on top-1 on the search images, e.g. 92%
         max_size: hard constraint on the size of the model files, e.g. 300KB
@@ -75,6 +77,7 @@ def deploy(
     """
     options = SearchOptions(
         target=target,
+        power=power,
         max_latency=max_latency,
         min_accuracy=min_accuracy,
         max_size=max_size,
@@ -103,6 +106,7 @@ def deploy_network(
     model: str,
     target: str,
     *,
+    power: str | None = None,
     inputs: Sequence[str] | None = None,
     dynamic: Sequence[str] | None = None,
     calibration: Path | str | None = None,
@@ -126,6 +130,7 @@ def deploy_network(
         model: FILE.onnx, or PACKAGE.MODULE:CALLABLE, which returns an nn.Module, or (module, example inputs); these may
             be a dict or nested
         target: a device profile; hnas-deploy targets lists them
+        power: power mode of the device, e.g. MAXN_SUPER; default: that of the device profile
         inputs: the shape of each input in order, batch first, e.g. 1x3x64x64; by name, e.g. image=1x3x64x64; or one
             file of inputs (.npz or .pt by name, past.0.key for nested ones, .npy)
         dynamic: a size that stays open, INPUT:AXIS=SIZE, e.g. image:0=batch or image:0=batch=1..32; once for each input
@@ -148,6 +153,7 @@ def deploy_network(
     options = NetworkOptions(
         model=model,
         target=target,
+        power=power,
         inputs=tuple(inputs) if isinstance(inputs, list) else inputs,  # type: ignore[arg-type]  # it checks
         dynamic=tuple(dynamic) if isinstance(dynamic, list) else dynamic,  # type: ignore[arg-type]  # it checks
         calibration=calibration,

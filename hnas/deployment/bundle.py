@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hnas.cost import Price
 from hnas.deployment.build import Built
 from hnas.deployment.judge import wilson_interval
 from hnas.deployment.result import Result
@@ -16,7 +15,6 @@ from hnas.deployment.table import speedup_of, summarise_deployment
 from hnas.export.bundle.bundle import Bundle, read_bundle, write_bundle
 from hnas.export.bundle.manifest import Accuracy, Data, Input, Latency, Manifest, Prediction, SpaceRecord
 from hnas.export.device.artifact import Artifact
-from hnas.export.proof.measurement import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +95,7 @@ def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
         input=None if others else Input(first.shape, first.dtype, layout),
         accuracy=None,
         verification=built.check,
-        latency=_latency_of(result.kept.comparison, result.proof.predicted[artifact.precision], artifact),
+        latency=_latency_of(result, artifact),
         speedup=speedup_of(result.kept, result.baseline, result.proof.predicted[artifact.precision]),
         machine=plan.machine,
         load=None if result.kept.comparison is None else result.kept.comparison.load,
@@ -143,9 +141,11 @@ def describe_subnet(result: Result, source: SupernetSource, command: str) -> Man
     )
 
 
-def _latency_of(comparison: Comparison | None, predicted: Price, artifact: Artifact) -> Latency:
+def _latency_of(result: Result, artifact: Artifact) -> Latency:
     """Return the measured latency, or the predicted latency if nothing was measured."""
-    forecast = Prediction(predicted.value, predicted.low, predicted.high)
+    comparison, predicted = result.kept.comparison, result.proof.predicted[artifact.precision]
+    power = result.plan.device.power
+    forecast = Prediction(predicted.value, predicted.low, predicted.high, basis=predicted.basis, power=power)
     if comparison is None:
         shape = artifact.inputs[0].shape
         return Latency(

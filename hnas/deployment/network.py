@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hnas.cost import Price
-from hnas.cost.roofline import Kernel, latency_ms
+from hnas.cost.kernels import Kernel
+from hnas.cost.roofline import predict
 from hnas.export.graph.samples import Sample
 from hnas.export.graph.sizes import Asked
 from hnas.export.onnx.source import Original
@@ -108,7 +109,5 @@ class StaticNetwork:
         return NetworkRecord(self.name, self.key, self.arch, dict(self.accuracy), mixable)
 
     def predict(self, device: Device, precision: str) -> Price:
-        """Return the latency that the profile of ``device`` predicts, within the error band of the profile."""
-        value = latency_ms(self.kernels, device, precision)
-        low, high = device.band
-        return Price(value, "ms", value * low, value * high, "predicted")
+        """Return the latency that the profile of ``device`` predicts, with its error band."""
+        return predict(self.kernels, device, precision)

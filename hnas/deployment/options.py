@@ -29,7 +29,14 @@ _TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a list of text",
     ),
 }
-_EXAMPLES = {"max_latency": "5ms", "min_accuracy": "92%", "max_size": "300KB", "budget": "40evals", "limit": "25dB|97%"}
+_EXAMPLES = {
+    "power": "MAXN_SUPER",
+    "max_latency": "5ms",
+    "min_accuracy": "92%",
+    "max_size": "300KB",
+    "budget": "40evals",
+    "limit": "25dB|97%",
+}
 _READERS: Mapping[str, Callable[[str], object]] = {
     "max_latency": units.parse_latency_ms,
     "min_accuracy": units.parse_share,
@@ -43,6 +50,7 @@ class SearchOptions:
     """The parameters of `hnas.deployment.deploy`, which documents each of them."""
 
     target: str
+    power: str | None = None
     max_latency: str | None = None
     min_accuracy: str | None = None
     max_size: str | None = None
@@ -75,6 +83,7 @@ class NetworkOptions:
 
     model: str
     target: str
+    power: str | None = None
     inputs: tuple[str, ...] | None = None
     dynamic: tuple[str, ...] | None = None
     calibration: Path | str | None = None
@@ -89,7 +98,14 @@ class NetworkOptions:
 
     def search(self) -> SearchOptions:
         """Return the options that both kinds of deployment have."""
-        return SearchOptions(self.target, precision=self.precision, threads=self.threads, host=self.host, out=self.out)
+        return SearchOptions(
+            self.target,
+            power=self.power,
+            precision=self.precision,
+            threads=self.threads,
+            host=self.host,
+            out=self.out,
+        )
 
     def command(self) -> str:
         """Return the command that repeats this deployment."""
@@ -98,7 +114,7 @@ class NetworkOptions:
             words += ["--input", shape]
         for size in self.dynamic or ():
             words += ["--dynamic", size]
-        for name in ("calibration", "precision", "limit", "threads", "host"):
+        for name in ("power", "calibration", "precision", "limit", "threads", "host"):
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name}", str(value)]
         return shlex.join(words)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hnas.cost.kernels import Kernel
 from hnas.cost.onnx_graph import kernels
-from hnas.cost.roofline import Kernel, trace
+from hnas.cost.roofline import trace
 from hnas.deployment.build import CALIBRATION, Run
 from hnas.deployment.bundle import Deployment, bundle_result, describe_network
 from hnas.deployment.examples import GivenInputs, parse_dynamic, parse_inputs

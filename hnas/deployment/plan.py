@@ -51,6 +51,7 @@ class Plan:
     threads: number of threads of the runtime.
     supernet, data: folders; None for the supernet and the images that are shipped with hnas.
     site: the device behind ``--host``; None for this machine.
+    asked: the target as the user gave it, which may be an alias.
     """
 
     device: Device
@@ -65,6 +66,7 @@ class Plan:
     data: Path | None
     out: Path
     site: Site | None = None
+    asked: str = ""
 
     @property
     def searched(self) -> str:
@@ -125,6 +127,8 @@ class Plan:
             "supernet": None if self.supernet is None else str(self.supernet),
             "data": None if self.data is None else str(self.data),
         }
+        if self.device.power:
+            record["power"] = self.device.power
         return record if self.site is None else {**record, "host": self.site.where}
 
     def lines(self) -> list[tuple[str, str]]:
@@ -132,7 +136,8 @@ class Plan:
         goal = ", ".join(map(str, self.bounds)) or f"fastest within {GUARD:.0%} of the largest subnet's accuracy"
         budget = f"{self.evaluations} evaluations" if self.evaluations else f"{self.seconds:g} s"
         return [
-            ("target", f"{self.device.name} ({self.device.title})"),
+            ("target", f"{self._aliased()}{self.device.name} ({self.device.title})"),
+            *((("power mode", self.device.power_mode),) if self.device.power else ()),
             ("backend", self.device.backend),
             ("latency", self._latency()),
             ("precisions", f"{', '.join(self.precisions)}{_HOW.get(self.precision, '')}"),
@@ -143,6 +148,10 @@ class Plan:
             ("data", str(self.data or "shipped with hnas (a slice of Fashion-MNIST)")),
             ("out", str(self.out)),
         ]
+
+    def _aliased(self) -> str:
+        """Return the alias that the user gave, and that it stands for another name."""
+        return f"{self.asked} stands for " if self.asked not in ("", self.device.name) else ""
 
     def _latency(self) -> str:
         if self.site is not None:
@@ -157,7 +166,7 @@ def resolve(options: SearchOptions) -> Plan:
         ValueError: an option is not understood or does not fit the device.
         Unavailable: the host does not answer.
     """
-    device = hw_profiles.load(options.target)
+    device = hw_profiles.load(options.target, options.power)
     precision = device.precision if options.precision is None else options.precision
     evaluations, seconds = (EVALUATIONS, None) if options.budget is None else units.parse_budget(options.budget)
     if options.seed < 0:
@@ -174,8 +183,9 @@ def resolve(options: SearchOptions) -> Plan:
         seed=options.seed,
         supernet=_path(options.supernet),
         data=_path(options.data),
-        out=_path(options.out) or _run_folder(device.name, options.resume),
+        out=_path(options.out) or _run_folder(options.target, options.resume),
         site=site,
+        asked=options.target,
     )
 
 

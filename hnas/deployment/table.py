@@ -8,7 +8,6 @@ from hnas.cost import Price
 from hnas.deployment.build import Built
 from hnas.deployment.flow import Baseline
 from hnas.deployment.judge import JudgedArtifact
-from hnas.deployment.plan import Plan
 from hnas.deployment.result import Result
 from hnas.export.bundle.bundle import Bundle
 from hnas.export.bundle.manifest import Speedup
@@ -88,7 +87,12 @@ def _row(name: str, built: Built, verdict: str, predicted: Price, fp32_accuracy:
         "precision": built.label,
         "accuracy_fp32": fp32_accuracy,
         "accuracy": built.accuracy.get("test"),
-        "predicted_ms": {"value": predicted.value, "low": predicted.low, "high": predicted.high},
+        "predicted_ms": {
+            "value": predicted.value,
+            "low": predicted.low,
+            "high": predicted.high,
+            "basis": predicted.basis,
+        },
         "size_bytes": built.artifact.size_bytes,
         "agreement": built.check.agreement,
         "sqnr_db": built.check.lowest_db,
@@ -112,20 +116,21 @@ def _doubts(result: Result) -> list[str]:
 
 
 def _footnote(result: Result, tested: int) -> str:
-    found = f"{_conditions(result.plan, result.kept.comparison)}; speedup against {result.baseline.against}"
+    found = f"{_conditions(result)}; speedup against {result.baseline.against}"
     return f"top-1 on {tested} test images; {found}" if tested else found
 
 
-def _conditions(plan: Plan, comparison: Comparison | None) -> str:
+def _conditions(result: Result) -> str:
     """Return how the latencies of the table were obtained: measured on the plan's machine, or predicted."""
+    plan, comparison = result.plan, result.kept.comparison
     if comparison is not None:
         calls = f"batch {comparison.b.batch}, {comparison.b.threads} thread(s), n={len(comparison.b.times)}"
         there = f" on {plan.site.where}" if plan.site else ""
         load = f"; {comparison.load.line()}" if comparison.load else ""
         return f"latency measured in interleaved blocks{there} over {comparison.processes} processes, {calls}{load}"
-    low, high = plan.device.band
-    profile = plan.device.power_mode or plan.device.title
-    return f"latency predicted from the profile ({profile}), band x{low:g} to x{high:g}; not run on a device here"
+    device, basis = plan.device, result.proof.predicted[result.kept.built.artifact.precision].basis
+    profile = f"{device.title}, {device.power_mode}" if device.power_mode else device.title
+    return f"latency predicted from the profile ({profile}): {basis}; not run on a device here"
 
 
 def _median(comparison: Comparison, which: Literal["a", "b"]) -> dict[str, float]:

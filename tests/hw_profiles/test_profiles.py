@@ -15,8 +15,10 @@ PROMISED = {
     "onnxruntime-cpu",
     "openvino-cpu",
     "tflite-cpu",
-    "jetson",
+    "jetson-orin-nano",
+    "jetson-orin-nx",
     "jetson-agx-orin",
+    "jetson-agx-thor",
     "jetson-xavier-nx",
     "raspberry-pi-5",
     "raspberry-pi-4",
@@ -75,8 +77,8 @@ def test_a_device_is_frozen_hashable_and_plain_data(device: Device) -> None:
 @pytest.mark.parametrize("name", [name for name in hw_profiles.names() if name.startswith("jetson")])
 def test_a_jetson_states_its_toolchain(name: str) -> None:
     device = hw_profiles.load(name)
-    assert device.compute_capability == {"jetson-xavier-nx": "7.2"}.get(name, "8.7")
-    assert {"JetPack", "TensorRT", "opset"} <= set(device.toolchain)
+    assert device.compute_capability == {"jetson-xavier-nx": "7.2", "jetson-agx-thor": "11.0"}.get(name, "8.7")
+    assert {"JetPack", "TensorRT", "ships", "opset"} <= set(device.toolchain)
     assert device.precision == "fp16"
     assert not device.local
 
@@ -90,7 +92,7 @@ def test_only_cpus_of_the_machine_at_hand_are_measured() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^no device 'toaster'; known: .*\bjetson\b.*openvino-cpu"):
+    with pytest.raises(ValueError, match=r"^no device 'toaster'; known: .*\bjetson-orin-nano\b.*openvino-cpu"):
         hw_profiles.load("toaster")
 
 

@@ -102,8 +102,9 @@ def test_targets_lists_every_device() -> None:
     assert done.returncode == 0, done.stderr
     rows = {row["target"]: row for row in json.loads(done.stdout)}
     assert set(rows) == set(hw_profiles.names())
-    assert rows["jetson"]["latency"] == "predicted"
-    assert "jetson-orin-nano" in rows["jetson"]["aliases"]
+    assert rows["jetson-orin-nano"]["latency"] == "predicted"
+    assert "jetson" in rows["jetson-orin-nano"]["aliases"]
+    assert rows["jetson-orin-nano"]["power_modes"] == ["7W", "15W", "25W", "MAXN_SUPER"]
     shown = deploy("targets")
     assert shown.returncode == 0, shown.stderr
     assert all(name in shown.stdout for name in hw_profiles.names())

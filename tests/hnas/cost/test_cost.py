@@ -13,7 +13,8 @@ from torch import nn
 
 from hnas import hw_profiles
 from hnas.cost.flops import macs, parameters
-from hnas.cost.roofline import Kernel, latency_ms, roofline, trace
+from hnas.cost.kernels import Kernel
+from hnas.cost.roofline import latency_ms, roofline, trace
 from hnas.ops import load
 from hnas.supernet import Supernet
 from tests.hnas import tiny
@@ -66,7 +67,7 @@ def test_a_larger_architecture_costs_more():
 
 
 def test_a_kernel_is_bound_by_arithmetic_or_by_memory_and_never_below_its_launch():
-    device = replace(JETSON, peaks={"fp32": 1.0}, bandwidth=1.0, launch_us=10.0)
+    device = replace(JETSON, peaks={"fp32": 1.0}, bandwidth=1.0, launch_us=10.0, calibration="")
     assert latency_ms([Kernel("conv", 10**6, 1)], device, "fp32") == pytest.approx(1 + 0.01)
     assert latency_ms([Kernel("conv", 1, 10**6)], device, "fp32") == pytest.approx(4 + 0.01)
     assert latency_ms([Kernel("conv", 0, 0)] * 3, device, "fp32") == pytest.approx(0.03)
@@ -75,21 +76,27 @@ def test_a_kernel_is_bound_by_arithmetic_or_by_memory_and_never_below_its_launch
 factors = st.floats(1.0, 100.0)
 
 
-@given(seed=st.integers(0, 10**6), peak=factors, bandwidth=factors, launch=factors)
-def test_a_faster_device_is_never_predicted_slower(seed, peak, bandwidth, launch):
+calibrations = st.sampled_from(["", JETSON.calibration])
+kinds = ("dense", "pointwise", "depthwise", "attention", "reduction", "elementwise", "reformat")
+
+
+@given(seed=st.integers(0, 10**6), peak=factors, bandwidth=factors, launch=factors, calibrated=calibrations)
+def test_a_faster_device_is_never_predicted_slower(seed, peak, bandwidth, launch, calibrated):
     rng = Random(seed)
-    kernels = [Kernel("k", rng.randrange(10**8), rng.randrange(10**6)) for _ in range(5)]
+    kernels = [Kernel("k", rng.randrange(10**8), rng.randrange(10**6), rng.choice(kinds)) for _ in range(5)]
     faster = replace(
         JETSON,
         peaks={name: value * peak for name, value in JETSON.peaks.items()},
         bandwidth=JETSON.bandwidth * bandwidth,
         launch_us=JETSON.launch_us / launch,
+        calibration=calibrated,
     )
+    given = replace(JETSON, calibration=calibrated)
     for precision in ("fp32", "fp16", "int8"):
-        assert latency_ms(kernels, faster, precision) <= latency_ms(kernels, JETSON, precision)
-    assert latency_ms(kernels, JETSON, "int8") <= latency_ms(kernels, JETSON, "fp32")
+        assert latency_ms(kernels, faster, precision) <= latency_ms(kernels, given, precision)
+    assert latency_ms(kernels, given, "int8") <= latency_ms(kernels, given, "fp32")
 
 
 def test_an_unknown_precision_is_one_line():
-    with pytest.raises(ValueError, match="no peak for 'fp4' in the profile of jetson; known: fp32"):
+    with pytest.raises(ValueError, match="no peak for 'fp4' in the profile of jetson-orin-nano; known: fp32"):
         roofline(tiny.space(), lambda arch: nn.Identity(), JETSON, "fp4")

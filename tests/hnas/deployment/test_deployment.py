@@ -300,7 +300,7 @@ def test_what_is_predicted_says_so_everywhere(quick, options, capsys, precision:
     assert "not run on a device here" in out
     assert "latency predicted from the profile" in out
     manifest = read_bundle("run/bundle").manifest
-    assert (manifest.target, manifest.backend, manifest.precision) == ("jetson", "tensorrt", expected)
+    assert (manifest.target, manifest.backend, manifest.precision) == ("jetson-orin-nano", "tensorrt", expected)
     assert (manifest.latency.kind, manifest.latency.n) == ("predicted", 0)
     assert manifest.latency.low < manifest.latency.value < manifest.latency.high
     assert manifest.speedup is not None

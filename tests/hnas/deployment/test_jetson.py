@@ -93,7 +93,7 @@ def test_a_net_is_built_verified_and_measured_there(
     assert deploy_main([*words, "--host", f"{jetson.address}{sys.executable}"]) == 0, capsys.readouterr().err
     assert "measured in interleaved blocks on ssh://board" in json.loads(capsys.readouterr().out)["footnote"]
     manifest = read_bundle(tmp_path / "run" / "bundle").manifest
-    assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson", "fp16", "measured")
+    assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson-orin-nano", "fp16", "measured")
     assert manifest.latency.value == pytest.approx(0.5)
     assert manifest.versions["tensorrt"] == "8.6.2"
     assert manifest.build is not None

@@ -181,7 +181,7 @@ def test_a_device_elsewhere_is_predicted_with_several_inputs_and_outputs(run: Ru
     assert "predicted" in out
     bundle = read_bundle(tmp_path / "made" / "bundle")
     manifest = bundle.manifest
-    assert (manifest.target, manifest.precision, manifest.input) == ("jetson", "fp16", None)
+    assert (manifest.target, manifest.precision, manifest.input) == ("jetson-orin-nano", "fp16", None)
     assert (manifest.latency.kind, manifest.latency.batch, manifest.latency.n) == ("predicted", 2, 0)
     assert manifest.speedup is not None
     assert manifest.speedup.kind == "predicted"

@@ -88,7 +88,7 @@ def test_a_device_elsewhere_is_predicted(run: Run, tmp_path: Path) -> None:
     assert code == 0, err
     assert "not run on a device here" in out
     manifest = read_bundle(tmp_path / "made" / "bundle").manifest
-    assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson", "fp16", "predicted")
+    assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson-orin-nano", "fp16", "predicted")
     assert manifest.input is not None
     assert manifest.input.shape == (2, 3, 8, 8)
 

@@ -12,7 +12,7 @@ from hnas.export.backends.tflite.writer.model import FUSED, Model, Operator, Val
 
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 _CARRIERS = {*WEIGHTED, "ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"}  # can end with a fused activation
-MOVES = {"RESHAPE", "TRANSPOSE"}
+_MOVES = {"RESHAPE", "TRANSPOSE"}
 FUSION = "fusedActivationFunction"
 
 _Rewrite = Callable[[Model, Operator], bool]
@@ -78,7 +78,7 @@ def _path_to_weights(model: Model, value: Value, *, through_moves: bool) -> list
         maker = model.makers[value]
         if maker.kind in WEIGHTED:
             return path
-        if maker.kind not in MOVES or not through_moves:
+        if maker.kind not in _MOVES or not through_moves:
             break
         value = maker.activations[0]
     return []
@@ -137,7 +137,7 @@ def _merge_moves(model: Model, operator: Operator) -> bool:
     3. RESHAPE that drops the axes that a MEAN or SUM kept: the MEAN or SUM drops them.
     4. RESHAPE to two axes before FULLY_CONNECTED, which flattens its input: removed.
     """
-    if operator.kind not in MOVES:
+    if operator.kind not in _MOVES:
         return False
     source, result = operator.activations[0], operator.output[0]
     if result in model.outputs and source in (*model.inputs, *model.outputs):
