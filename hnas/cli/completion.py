@@ -62,6 +62,8 @@ def _offer(action: argparse.Action, shtab: Any) -> None:
 
     if action.dest == "target":
         action.choices = [*hw_profiles.names(), *(a for n in hw_profiles.names() for a in hw_profiles.load(n).aliases)]
+    elif action.dest == "power":
+        action.choices = sorted({mode for name in hw_profiles.names() for mode in hw_profiles.load(name).power_modes})
     elif action.dest == "precision":
         action.choices = list(PRECISIONS)
     elif str(action.metavar).startswith("FILE") or action.metavar in ("A", "B", "NETWORK"):

@@ -337,6 +337,14 @@ def test_the_card_labels_every_number(tmp_path: Path) -> None:
         assert piece in text
 
 
+def test_a_prediction_states_its_power_mode_and_what_its_band_rests_on() -> None:
+    forecast = Prediction(0.3, 0.15, 0.6, basis="outside what I know: 5 GFLOP", power="MAXN_SUPER")
+    latency = Latency("predicted", 0.3, 0.15, 0.6, 1, 1, 0, confidence=None, predicted=forecast)
+    text = model_card(a_manifest(latency=latency, speedup=None))
+    assert "predicted by a model of the device in power mode MAXN_SUPER; nothing was run on it" in text
+    assert "nothing was run on it; outside what I know: 5 GFLOP" in text
+
+
 def test_a_predicted_number_is_never_called_measured() -> None:
     predicted = Latency("predicted", 3, 1.5, 6, 1, 1, 0)
     speedup = Speedup(2, 1, 4, "the largest subnet", "predicted")

@@ -76,6 +76,9 @@ def test_every_command_has_its_help(command: str, capsys: pytest.CaptureFixture[
         (("run", "nowhere", "--image", "x.png"), "no bundle at nowhere"),
         (("export", "--target", "toaster", "--model", "a:b"), "no device 'toaster'"),
         (("--target", "toaster"), "no device 'toaster'"),
+        (("--target", "jetson", "--power", "60W"), "no power mode '60W' of jetson-orin-nano; known: 7W, 15W (default)"),
+        (("--target", "pixel-8", "--power", "15W"), "pixel-8 has no power modes"),
+        (("export", "--target", "jetson", "--power", "x", "--model", "a:b"), "no power mode 'x' of jetson-orin-nano"),
         (("targts",), "no command 'targts'; did you mean targets?"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from hnas.deployment import deploy, deploy_network
 from hnas.deployment.finalists import describe_nearest
-from hnas.deployment.options import SearchOptions
+from hnas.deployment.options import NetworkOptions, SearchOptions
 from hnas.deployment.plan import resolve
 from hnas.export import backends
 from hnas.export.bundle.manifest import Machine
@@ -22,6 +22,27 @@ def test_a_prediction_is_for_the_threads_of_the_profile(monkeypatch: pytest.Monk
     assert resolve(SearchOptions("raspberry-pi-5", threads=1)).threads == 1
     with pytest.raises(ValueError, match=r"raspberry-pi-5 is predicted for 1 thread\(s\); --threads needs a device"):
         resolve(SearchOptions("raspberry-pi-5", threads=4))
+
+
+def test_the_plan_says_what_an_alias_stands_for_and_in_which_power_mode() -> None:
+    lines = dict(resolve(SearchOptions("jetson", power="maxn_super")).lines())
+    assert lines["target"] == "jetson stands for jetson-orin-nano (NVIDIA Jetson Orin Nano 8 GB)"
+    assert lines["power mode"] == "MAXN_SUPER, GPU at 1020 MHz, memory 102.4 GB/s"
+    assert lines["out"].startswith("runs/jetson")
+    lines = dict(resolve(SearchOptions("jetson-orin-nano")).lines())
+    assert lines["target"] == "jetson-orin-nano (NVIDIA Jetson Orin Nano 8 GB)"
+    assert lines["power mode"].startswith("15W, ")
+    assert "power mode" not in dict(resolve(SearchOptions("pixel-8")).lines())
+
+
+def test_a_run_in_another_power_mode_is_another_run() -> None:
+    plans = [resolve(SearchOptions("jetson", power=power, out="run")) for power in (None, "15W", "25W")]
+    assert plans[0].identity() == plans[1].identity() != plans[2].identity()
+
+
+def test_the_command_that_repeats_a_run_names_the_power_mode() -> None:
+    assert "--power MAXN_SUPER" in SearchOptions("jetson", power="MAXN_SUPER").command("jetson-orin-nano")
+    assert "--power 25W" in NetworkOptions("a:b", "jetson", power="25W").command()
 
 
 @pytest.mark.parametrize(
