@@ -33,7 +33,7 @@ def kernels(path: Path, inputs: Mapping[str, Sequence[int]] | None = None) -> li
     import onnx
 
     model = onnx.load(path)
-    _fix_inputs(model, inputs or {})
+    _fix_inputs(model, inputs)
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     held = [node for node in graph.node if node.op_type == "Constant"]
     shapes = _shapes(graph, held)
@@ -54,7 +54,9 @@ def kernels(path: Path, inputs: Mapping[str, Sequence[int]] | None = None) -> li
     return found
 
 
-def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None) -> None:
+    if shapes is None:
+        return
     for value in model.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
             dim.dim_value = size
