@@ -157,14 +157,14 @@ def test_devices_are_data_and_bring_neither_numpy_nor_torch() -> None:
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("cuda", "did you mean one of jetson, jetson-agx-orin, jetson-xavier-nx?"),
-        ("GPU", "did you mean one of jetson, "),
-        ("tensorrt", "did you mean one of jetson, "),
+        ("cuda", "did you mean one of jetson-agx-orin, jetson-agx-thor, jetson-orin-nano, "),
+        ("GPU", "did you mean one of jetson-agx-orin, "),
+        ("tensorrt", "did you mean one of jetson-agx-orin, "),
         ("phone", "did you mean one of pixel-3, pixel-8?"),
         ("cpu", "did you mean one of onnxruntime-cpu, openvino-cpu, tflite-cpu?"),
         ("raspberry", "did you mean "),
         ("openvno-cpu", "did you mean openvino-cpu?"),
-        ("jetson-orin-nan", "did you mean jetson?"),
+        ("jetson-orin-nan", "did you mean jetson-orin-nano?"),
     ],
 )
 def test_a_word_for_several_devices_or_a_slip_is_answered_with_names(word: str, line: str) -> None:
