@@ -3,16 +3,18 @@
 #   make deploy [TARGET=openvino-cpu] [ARGS='--max-latency 1ms']   install what the target needs, and run it
 #   make test                                                      run lint, types, import contracts, every test
 #   make quick                                                     the same without the slow tests
+#   make matrix                                                    install and use both ends of the ranges; before a release
 #   make format                                                    apply the fixes and the layout that `make ruff` checks
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: deploy test quick lint ruff types imports limits rooms format clean
+.PHONY: deploy test quick lint ruff types imports limits rooms matrix format clean
 
 TARGET ?= openvino-cpu
 ARGS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHONS ?= $(PYTHON)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +57,9 @@ limits: $(STAMPS)/all,dev
 
 rooms: $(STAMPS)/all,dev
 	$(BIN)/python -m tests.house --write
+
+matrix: $(STAMPS)/all,dev
+	$(BIN)/python -m tests.matrix $(PYTHONS) $(ARGS)
 
 format: $(STAMPS)/all,dev
 	$(BIN)/ruff check --fix .

@@ -32,6 +32,7 @@ from hnas.benchmarks.papers import __main__ as papers
 from hnas.benchmarks.peers import command as race
 from hnas.cli import COMMANDS, deploy_main, train_main
 from hnas.export import backends
+from tests import matrix
 from tests.conftest import need
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,7 +199,7 @@ def known_flags(program: str, command: str = "") -> frozenset[str]:
 
 def every_flag() -> frozenset[str]:
     subs = [known_flags("hnas-deploy", command) for command in ("", *COMMANDS)]
-    helps = "".join(module.parser().format_help() for module in (arm64, fuzz, papers, race))
+    helps = "".join(module.parser().format_help() for module in (arm64, fuzz, matrix, papers, race))
     modules = frozenset(re.findall(r"--[a-z][a-z-]*", helps))
     return frozenset().union(*subs, known_flags("hnas-train"), known_flags("hnas-bench"), modules)
 

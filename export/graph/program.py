@@ -165,7 +165,7 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...], size: DynamicSize |
         inputs = with_size(inputs, size, 2)  # torch.export takes a size of 1 for fixed
         shapes = exported_shapes(size)
         shapes = (tuple(shapes),) if isinstance(module, FlatModule) else tuple(shapes)
-    program = torch.export.export(module, inputs, dynamic_shapes=shapes)
+    program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)  # strict before torch 2.8
     graph_module = _functional(_unlifted(program))
     if not _mutations(graph_module):
         masks_by_where(graph_module)

@@ -50,7 +50,7 @@ def write_program(
     with quiet():
         try:
             exported = torch.onnx.export(
-                torch.export.export(program.module, examples, dynamic_shapes=shapes),
+                torch.export.export(program.module, examples, dynamic_shapes=shapes, strict=False),
                 examples,
                 dynamo=True,
                 opset_version=max(opset, _TORCH_OPSETS[0]),

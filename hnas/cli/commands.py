@@ -58,7 +58,8 @@ def make_doctor_parser() -> Parser:
 
 
 def run_doctor(arguments: Sequence[str]) -> int:
-    """Print which backends run and build here, and how to install what is missing."""
+    """Print which backends run and build here, how to install what is missing, and versions that may not work."""
+    from hnas.deployment.installed import remarks
     from hnas.deployment.inventory import doctor
 
     parsed = make_doctor_parser().parse_args(arguments)
@@ -77,6 +78,7 @@ def run_doctor(arguments: Sequence[str]) -> int:
         for each in reports
     ]
     report.print_table(("backend", "runs here", "builds here", "precisions", "versions, or how to install"), rows)
+    report.print_lines(remarks())
     return 0
 
 
