@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("cpu", "gpu", "board", "phone")
-RANGES = ("minmax", "percentile", "entropy", "mse")
+RANGES = ("minmax", "percentile", "entropy", "mse", "unseen")
 _FOLDER = Path(__file__).parent
 _LARGEST = 1e12
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,8 @@ no_onnx = ""
 MODEL = "model.onnx"
 # With other activations than u8, convolutions are not fused, which is two to three times slower. The cheap operators
 # between convolutions are also quantised: in float, each would need a dequantise and a quantise operator. LayerNorm,
-# Softmax and GELU do not get faster in int8.
+# Softmax and GELU do not get faster in int8. The ranges gain 4 dB on photographs unlike the calibration's (ResNet-50),
+# and 0 to 0.2 dB on MobileNetV2 and EfficientNet-Lite0, against minmax.
 POLICY = QDQ(
     operators=(
         "Conv",
@@ -45,6 +47,7 @@ POLICY = QDQ(
     activations="u8",
     symmetric=False,
     bias=True,
+    ranges="unseen",
 )
 
 
@@ -63,7 +66,8 @@ def compile(
     inputs, outputs = program.signature
     notes: dict[str, JSON] = {}
     if precision == "int8":
-        policy = POLICY.on(device.quantisation.get("onnxruntime"))
+        given = replace(POLICY, ranges="minmax") if isinstance(program, OnnxSource) else POLICY
+        policy = given.on(device.quantisation.get("onnxruntime"))
         apart = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy)
         notes["quantisation"] = {**policy.to_json(), "samples": len(calibration), "apart": apart}
     else:

@@ -146,6 +146,26 @@ def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
     assert scales["percentile"] < 20 / 255
 
 
+def test_ranges_that_have_no_values_in_the_file_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("onnxruntime")
+    program = fuse(capture(*nets.build("mobilenet")))
+    inputs, outputs = program.signature
+    onnx_file.write_program(program, tmp_path / "float.onnx", inputs, outputs)
+    data = [(np.zeros((1, 3, 16, 16), np.float32),)]
+    monkeypatch.setattr("hnas.export.onnx.names.onnx_values", lambda *_: {})
+    with caplog.at_level("INFO", logger="hnas.export"):
+        quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", data, POLICY, program, {"x": (0.0, 1.0)})
+    assert "int8 ranges are the extremes" in caplog.text
+
+
+def test_onnxruntime_leaves_room_for_unseen_values_where_it_has_the_module() -> None:
+    from hnas.export.backends.onnxruntime import convert
+
+    assert convert.POLICY.ranges == "unseen"
+
+
 @pytest.mark.parametrize(("activation", "lowest"), [(torch.nn.ReLU, -3.0), (torch.nn.Hardswish, -1.0)])
 def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
     activation: type[torch.nn.Module], lowest: float, tmp_path: Path
