@@ -65,11 +65,8 @@ def activation_ranges(program: Program, samples: Samples, method: str = "minmax"
         low, high = _extremes(name, value)
         seen = ends.get(name, (math.inf, -math.inf))
         ends[name] = (min(low, seen[0]), max(high, seen[1]))
-        fixed = bounds.setdefault(name, [False, False])
-        bounds[name] = [
-            low == seen[0] or (fixed[0] and low > seen[0]),
-            high == seen[1] or (fixed[1] and high < seen[1]),
-        ]
+        below, above = bounds.get(name, (False, False))
+        bounds[name] = (low == seen[0] or (below and low > seen[0]), high == seen[1] or (above and high < seen[1]))
 
     observe(program, samples, widen)
     seen = {name: found if found[0] <= found[1] else (0.0, 0.0) for name, found in ends.items()}
