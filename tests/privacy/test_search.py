@@ -1,0 +1,54 @@
+"""Training and search talk to nobody; several processes under torchrun talk only with each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.privacy.tracing import TRAIN, deploy, entry, left_in, require_strace, sends, traced
+
+pytestmark = pytest.mark.slow
+
+HOSTS = "127.0.0.1 localhost {name}\n::1 localhost ip6-localhost ip6-loopback\n"
+
+
+def test_training_and_search_send_nothing(folder: Path) -> None:
+    require_strace()
+    data = ("--data", "photos")
+    commands = [
+        deploy("--target", "openvino-cpu", "--dry-run"),
+        entry("hnas.cli.train_main", *TRAIN, "--out", "net"),
+        deploy("--target", "openvino-cpu", "--supernet", "net", *data, "--budget", "2evals", "--out", "run"),
+        deploy("run", "run/bundle", "--image", "photos/cats/0.png"),
+        deploy("verify", "run/bundle", "--supernet", "net", *data),
+        entry("hnas.cli.train_main", *TRAIN, "--out", "alone", "--alone", "smallest", "--supernet", "net"),
+    ]
+    assert sends(folder, commands) == {}
+    assert left_in(folder) == [], "something wrote into the user's home"
+
+
+def usual_hosts(folder: Path) -> Sequence[str]:
+    """Return words that run a command with an /etc/hosts that names 127.0.0.1, ::1 and this machine, as Debian's does.
+
+    torch asks for the name of each address that it connects to. Where the file has it, the name server is not asked.
+    """
+    (folder / "hosts").write_text(HOSTS.format(name=os.uname().nodename))
+    words = ("unshare", "-m", "sh", "-c", f'mount --bind {folder}/hosts /etc/hosts && exec "$@"', "sh")
+    try:
+        usable = subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        usable = False
+    if not usable:
+        pytest.skip("no right to mount a file over /etc/hosts")
+    return words
+
+
+def test_two_processes_under_torchrun_ask_nobody(folder: Path) -> None:
+    require_strace()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--local-addr", "::1", "--nproc-per-node", "2")
+    words = (*launcher, "-m", "hnas.cli.train", *TRAIN, "--out", "both", "--threads", "1")
+    assert traced(folder, *words, before=usual_hosts(folder)) == []
