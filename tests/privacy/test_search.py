@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.privacy.tracing import TRAIN, deploy, entry, left_in, require_strace, sends, traced
+from tests.privacy.tracing import ROOT, TRAIN, deploy, entry, left_in, require_strace, sends, traced
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,6 @@ def test_training_and_search_send_nothing(folder: Path) -> None:
         deploy("--target", "openvino-cpu", "--supernet", "net", *data, "--budget", "2evals", "--out", "run"),
         deploy("run", "run/bundle", "--image", "photos/cats/0.png"),
         deploy("verify", "run/bundle", "--supernet", "net", *data),
-        entry("hnas.cli.train_main", *TRAIN, "--out", "alone", "--alone", "smallest", "--supernet", "net"),
     ]
     assert sends(folder, commands) == {}
     assert left_in(folder) == [], "something wrote into the user's home"
@@ -49,6 +49,9 @@ def usual_hosts(folder: Path) -> Sequence[str]:
 
 def test_two_processes_under_torchrun_ask_nobody(folder: Path) -> None:
     require_strace()
+    images = (ROOT / "hnas/recipes/images.toml").read_text()
+    (folder / "even.toml").write_text(re.sub(r"(?m)^batch = .*", "batch = 16", images))  # it divides by two
+    train = ("--recipe", "even.toml", "--data", "photos", "--epochs", "1")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--local-addr", "::1", "--nproc-per-node", "2")
-    words = (*launcher, "-m", "hnas.cli.train", *TRAIN, "--out", "both", "--threads", "1")
+    words = (*launcher, "-m", "hnas.cli.train", *train, "--out", "both", "--threads", "1")
     assert traced(folder, *words, before=usual_hosts(folder)) == []
