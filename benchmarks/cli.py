@@ -231,7 +231,7 @@ def _print_report(report: GateReport) -> None:
     if claim.speedup is not None and claim.speedup_value is not None:
         low, high = claim.speedup
         figures = f"{claim.speedup_value:.2f}x [{low:.2f}, {high:.2f}]"
-        load = f"; then {claim.load}" if claim.load else ""
+        load = f"; at that time {claim.load}" if claim.load else ""
         rows.append(("claimed", f"{figures} {claim.kind}, against {claim.against}{load}"))
     if verdict.threshold is not None:
         source = "--min-speedup" if evidence.min_speedup is not None else "from the claim"

@@ -231,7 +231,9 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
 
     if said := run.journal.call(f"mixed/{proof.network.key}", outcome):
         return replace(proof, mixed=Mixed(why, said))
-    found = _judge(run, baseline, proof, [*(row.built for row in proof.rows), make()])
+    made = make()
+    run.notify("measure all with mixed", 0, 1)
+    found = _judge(run, baseline, proof, [*(row.built for row in proof.rows), made])
     return replace(found, mixed=mixing.mixing_record(why, found.rows[-1]))
 
 
