@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hnas.benchmarks.jetson.errors import RowPrediction, evidence_of, hold_out, summary
+from hnas.benchmarks.jetson.errors import RowPrediction, hold_out, summary
 from hnas.benchmarks.jetson.fitting import Sample, fit, leave_one_model_out
 from hnas.benchmarks.jetson.networks import kernels_of
+from hnas.benchmarks.jetson.report import parameters, to_toml
 from hnas.benchmarks.jetson.rows import TIMINGS, Row, read_jetson
 from hnas.hw_profiles import load
-from hnas.hw_profiles.calibration import Calibration
 
 NAME = "tensorrt-orin"
 _HEAD = "# Efficiencies of TensorRT on Jetson Orin. Written by: python -m hnas.benchmarks.jetson TABLE --write FOLDER"
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = fit(fitted, NAME, said)
     left = [RowPrediction(sample, value) for sample, value in leave_one_model_out(fitted)]
     held = hold_out([sample for sample in samples if sample not in fitted], found)
-    _print("\n".join([*_tables(left, held), "", *_parameters(found), "", *_lines(left_out)]))
+    _print("\n".join([*_tables(left, held), "", *parameters(found, found.compute), "", *_lines(left_out)]))
     if options.write is not None:
-        (options.write / f"{NAME}.toml").write_text(to_toml(found, left, held), encoding="utf-8")
+        (options.write / f"{NAME}.toml").write_text(to_toml(_HEAD, found, left, held), encoding="utf-8")
     return 0
 
 
@@ -76,37 +76,9 @@ def _tables(left: Sequence[RowPrediction], held: Sequence[RowPrediction]) -> lis
     return lines
 
 
-def _parameters(found: Calibration) -> list[str]:
-    shares = ", ".join(f"{precision} {share:.3f}" for precision, share in found.compute.items())
-    return [
-        f"fitted {found.fitted}",
-        f"share of the peak: {shares}; fp32 is TF32 on the tensor cores, as TensorRT computes by default",
-        f"share of the bandwidth {found.bandwidth:.3f}, of it in depthwise convolutions {found.depthwise:.3f}",
-        f"share of an element-wise pass {found.elementwise:.3f}, launch {found.launch_us:.2f} us",
-    ]
-
-
 def _lines(left_out: Counter[str]) -> list[str]:
     total = sum(left_out.values())
     return [f"rows left out: {total}", *(f"  {count} x {reason}" for reason, count in left_out.most_common())]
-
-
-def to_toml(found: Calibration, left: Sequence[RowPrediction], held: Sequence[RowPrediction]) -> str:
-    """Return the text of the file that `hnas.hw_profiles.calibration` reads."""
-    kinds = ", ".join(f'"{kind}"' for kind in found.kinds)
-    lines = [_HEAD, f'fitted = "{found.fitted}"', f"kinds = [{kinds}]"]
-    lines += [f"{key} = {getattr(found, key):.3f}" for key in ("bandwidth", "depthwise", "elementwise", "launch_us")]
-    lines += ["", "[compute]", *(f"{precision} = {share:.3f}" for precision, share in found.compute.items())]
-    known = evidence_of(left, "leave-one-model-out")
-    fitted = {(each.device, each.power) for each in known}
-    others = [each for each in evidence_of(held, "held out") if (each.device, each.power) not in fitted]
-    for each in (*known, *others):
-        lines += ["", "[[evidence]]"]
-        lines += [f'{key} = "{getattr(each, key)}"' for key in ("device", "power", "method", "timing")]
-        lines += [f"{key} = {getattr(each, key)}" for key in ("rows", "models")]
-        lines += [f"{key} = {getattr(each, key):.3f}" for key in ("mean", "worst", "low", "high")]
-        lines += [f"gflop = [{each.gflop[0]:.3f}, {each.gflop[1]:.3f}]"]
-    return "\n".join(lines) + "\n"
 
 
 def _print(text: str) -> None:

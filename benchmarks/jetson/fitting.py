@@ -72,7 +72,7 @@ def _calibration(logs: _Vector, kinds: tuple[str, ...], name: str, said: str) ->
         fitted=said,
         compute={precision: value[precision] for precision in ("fp32", "fp16", "int8")},
         bandwidth=value["bandwidth"],
-        depthwise=value["depthwise"],
+        depthwise=min(1.0, value["depthwise"]),
         elementwise=min(1.0, value["elementwise"]),
         launch_us=value["launch_us"],
         kinds=kinds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -33,18 +34,18 @@ def _build(model: str, resolution: tuple[int, int]) -> nn.Module | None:
         return _yolo(model, resolution)
     models = import_module("torchvision.models")
     if model in models.list_models():
-        with torch.device("meta"):
-            net: nn.Module = models.get_model(model, weights=None)
-        return net
-    if model in import_module("timm").list_models():
-        with torch.device("meta"):
-            return _timm(model)
-    return None
+        return _made(lambda: models.get_model(model, weights=None))
+    timm = import_module("timm")
+    return _made(lambda: timm.create_model(model, pretrained=False)) if model in timm.list_models() else None
 
 
-def _timm(model: str) -> nn.Module:
-    net: nn.Module = import_module("timm").create_model(model, pretrained=False)
-    return net
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network without weights, or with random weights if its constructor computes with tensors."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except NotImplementedError:
+        return make()
 
 
 def _yolo(model: str, resolution: tuple[int, int]) -> nn.Module:

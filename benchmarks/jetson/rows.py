@@ -23,7 +23,7 @@ _TIMINGS = (
     ("end to end", "whole pipeline"),
     ("transfer", "with transfers"),
 )
-TIMINGS = ("GPU only", "with transfers", "whole pipeline")
+TIMINGS = ("GPU only", "with transfers", "whole pipeline", "inference only")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_jetson(path: Path) -> list[Row]:
         ValueError: the file is no such table.
     """
     rows = []
-    for line in _lines(path):
+    for line in read_lines(path):
         try:
             profile, power = _DEVICES.get((line["device"], line["power_mode"]), ("", ""))
             height, _, width = line["resolution"].partition("x")
@@ -87,7 +87,7 @@ def read_jetson(path: Path) -> list[Row]:
     return rows
 
 
-def _lines(path: Path) -> Iterator[dict[str, str]]:
+def read_lines(path: Path) -> Iterator[dict[str, str]]:
     """Yield the lines of a CSV file, which may be compressed, as column -> text."""
     if not path.is_file():
         raise FileNotFoundError(f"no table at {path}")

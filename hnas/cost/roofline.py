@@ -118,7 +118,7 @@ def _kernel_ms(kernel: Kernel, device: Device, precision: str, fit: Calibration 
     compute, moved, launch = kernel.flops / peak, kernel.elements * BYTES[kept] / device.bandwidth, device.launch_us
     share = 0.0
     if fit is not None:
-        compute /= fit.compute.get(kept, 1.0)
+        compute /= fit.compute.get(kept, min(fit.compute.values()))
         moved /= fit.bandwidth * (fit.depthwise if kernel.kind == "depthwise" else 1.0)
         launch, share = fit.launch_us, fit.elementwise
     whole = 1e-6 * max(compute, moved) + 1e-3 * launch
@@ -146,6 +146,8 @@ def _band(kernels: Sequence[Kernel], device: Device, precision: str) -> tuple[tu
     if fit is None or known is None:
         of = f"{device.name} in {device.power}" if device.power else device.name
         return device.band, f"outside what I know: no published row of {of}"  # case 2
+    if precision not in fit.compute:
+        return device.band, f"outside what I know: no published row of {device.name} in {precision}"  # case 2
     if why := _outside(kernels, known.gflop, fit.kinds, lambda strange: calibrated_ms(strange, device, precision, fit)):
         return device.band, f"outside what I know: {why}"  # case 2
     low, high = min(each.low for each in fit.evidence), max(each.high for each in fit.evidence)

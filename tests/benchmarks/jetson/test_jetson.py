@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,8 +12,10 @@ import pytest
 
 from hnas import hw_profiles
 from hnas.benchmarks.jetson import __main__ as command
+from hnas.benchmarks.jetson import phones
 from hnas.benchmarks.jetson.errors import RowPrediction, evidence_of, hold_out, summary
 from hnas.benchmarks.jetson.fitting import PRIOR, Sample, fit, leave_one_model_out
+from hnas.benchmarks.jetson.report import to_toml
 from hnas.benchmarks.jetson.rows import Row, read_jetson
 from hnas.cost.kernels import Kernel
 from hnas.cost.roofline import calibrated_ms
@@ -136,7 +139,7 @@ def test_the_lines_name_tf32_error_and_worst_row() -> None:
 def test_the_written_file_is_read_again() -> None:
     left = [RowPrediction(each, each.row.latency_ms) for each in SAMPLES]
     other = sample("mixed", "fp16", "whole pipeline", hw_profiles.load("jetson-orin-nx"))
-    text = command.to_toml(fit(SAMPLES, "mine", "today on 12 rows"), left, hold_out([other], TRUE))
+    text = to_toml("# mine", fit(SAMPLES, "mine", "today on 12 rows"), left, hold_out([other], TRUE))
     found = calibration.parse("mine", text)
     assert found.fitted == "today on 12 rows"
     assert [(each.device, each.method) for each in found.evidence] == [
@@ -156,6 +159,56 @@ def test_rows_without_profile_network_or_timing_are_counted(monkeypatch: pytest.
         "the kind of timing is not stated": 1,
         "lost: not there": 1,
     }
+
+
+AI_HUB = "model,component,precision,device,runtime,status,latency_ms,peak_mem_mb_max,primary_unit,layers,npu,gpu,cpu\n"
+BOARD = "Dragonwing RB3 Gen 2 Vision Kit"
+
+
+def ai_hub(path: Path, *rows: tuple[str, str, str, str, str, str]) -> Path:
+    """A table of rows of (model, precision, device, runtime, latency, unit)."""
+    lines = [f"{m},A,{p},{d},{r},Passed,{ms},9,{unit},5,,,5" for m, p, d, r, ms, unit in rows]
+    path.write_bytes(gzip.compress((AI_HUB + "\n".join(lines) + "\n").encode()))
+    return path
+
+
+def test_only_rows_of_the_cpu_of_a_known_board_in_int8_are_compared(tmp_path: Path) -> None:
+    table = ai_hub(
+        tmp_path / "t.csv.gz",
+        ("resnet18", "w8a8", BOARD, "onnx", "13.7", "CPU"),
+        ("resnet18", "w8a8", BOARD, "onnx", "1.7", "NPU"),
+        ("resnet18", "w8a8", "Some Phone", "onnx", "8.5", "CPU"),
+        ("resnet18", "float", BOARD, "tflite", "30", "CPU"),
+        ("yolov7", "w8a8", BOARD, "onnx", "80", "CPU"),
+    )
+    rows, left_out = phones.read_phones(table)
+    assert [(row.model, row.profile, row.precision, row.latency_ms) for row in rows] == [
+        ("resnet18", "rb3-gen2", "int8", 13.7)
+    ]
+    assert sum(left_out.values()) == 4
+    assert left_out["runs on NPU, for which there is no backend"] == 1
+
+
+def test_the_phones_are_fitted_printed_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(phones, "kernels_of", lambda *_: NETWORKS["mixed"])
+    rows = [(model, "w8a8", BOARD, "onnx", "10", "CPU") for model in ("resnet18", "resnet50")]
+    assert phones.main([str(ai_hub(tmp_path / "t.csv.gz", *rows)), "--write", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "leave-one-model-out: 2 rows of 2 networks" in said
+    assert "share of the peak: int8" in said
+    found = calibration.parse("again", (tmp_path / f"{phones.NAME}.toml").read_text())
+    assert set(found.compute) == {"int8"}  # the others are the prior's and no row supports them
+    assert [each.timing for each in found.evidence] == ["inference only"]
+
+
+def test_another_table_of_phones_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit):
+        phones.main([str(path)])
+    assert "is no table of AI Hub" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not find_spec("torchvision") or not find_spec("timm"), reason="needs torchvision and timm")

@@ -128,14 +128,25 @@ def test_inside_the_published_rows_the_band_is_their_error() -> None:
         (NANO, [Kernel("c", 10**6, 1)], "0.001 GFLOP a call; the rows have 0.602 to 65.4"),
         (NANO, [*USUAL, Kernel("LSTM", 10**9, 10**7, "recurrent")], "no published row has recurrent kernels"),
         (hw_profiles.load("raspberry-pi-5"), USUAL, "no published row of raspberry-pi-5"),
+        (
+            hw_profiles.load("rb3-gen2"),
+            [*USUAL, Kernel("bmm", 10**9, 10**7, "attention")],
+            "no published row has attention kernels",
+        ),
     ],
-    ids=["power", "device", "large", "small", "kind", "uncalibrated"],
+    ids=["power", "device", "large", "small", "kind", "uncalibrated", "board"],
 )
 def test_outside_of_the_published_rows_the_band_is_wide_and_says_so(device, found, said) -> None:
     price = predict(found, device, device.precisions[-1])
     assert price.basis.startswith("outside what I know: ")
     assert said in price.basis
     assert (price.low, price.high) == tuple(price.value * factor for factor in device.band)
+
+
+def test_a_precision_without_rows_is_outside() -> None:
+    board = hw_profiles.load("rb3-gen2")
+    assert predict(USUAL, board, "int8").basis.startswith("leave-one-model-out on 12 published rows")
+    assert predict(USUAL, board, "fp32").basis == "outside what I know: no published row of rb3-gen2 in fp32"
 
 
 def test_a_measured_device_needs_no_rows() -> None:
