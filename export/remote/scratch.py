@@ -10,6 +10,7 @@ import glob
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -42,25 +43,30 @@ class Scratch:
             if "." not in left.name[len(prefix) :]:  # else it belongs to a longer prefix
                 with suppress(OSError):
                     _remove_dead(left, rescue)
-        self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
-        self.path = Path(self._folder.name)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
         part = self.path / f"{_LOCK}.part"
-        self._lock = part.open("x")
+        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        self._finalizer = weakref.finalize(self, _remove, self.path, descriptor)
         with suppress(OSError):  # a file system without locks: nobody can remove the folder after a kill
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The name follows the lock, so that no other process takes the folder for a left one.
             part.rename(self.path / _LOCK)
 
     def close(self) -> None:
         """Remove the folder. A second call does nothing."""
-        self._folder.cleanup()
-        self._lock.close()
+        self._finalizer()
 
     def __enter__(self) -> Path:
         return self.path
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _remove(folder: Path, descriptor: int) -> None:
+    """Remove the folder, and then release its lock."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(descriptor)
 
 
 def _remove_dead(folder: Path, rescue: Callable[[Path], object]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import gc
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,17 @@ def test_a_folder_goes_with_a_process_that_ends_without_closing_it(root: Path) -
     assert list(root.iterdir()) == []
 
 
+def test_a_folder_that_nobody_closes_goes_without_a_warning(root: Path) -> None:
+    scratch, opened = Scratch(), len(list(Path("/proc/self/fd").iterdir()))
+    folder = scratch.path
+    del scratch
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gc.collect()
+    assert not folder.exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened - 1
+
+
 def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(root: Path) -> None:
     foreign = root / f"{PREFIX}somebody-else"
     foreign.mkdir()
@@ -102,8 +116,6 @@ def test_without_locks_nothing_is_swept(root: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_lock_that_is_a_link_or_a_pipe_is_left_alone(root: Path) -> None:
-    import os
-
     for name, make in (("link", lambda path: path.symlink_to("/dev/zero")), ("pipe", os.mkfifo)):
         (root / f"{PREFIX}{name}").mkdir()
         make(root / f"{PREFIX}{name}" / ".lock")
