@@ -240,6 +240,8 @@ def _print_report(report: GateReport) -> None:
         rows.append(("noise", f"baseline against itself {evidence.noise.line()}"))
     if evidence.speed:
         rows.append(("measured", evidence.speed.line()))
+    if report.load:
+        rows.append(("load", report.load.line()))
     rows += [(part.name, f"{part.outcome}: {part.line}") for part in verdict.parts]
     _print_rows([*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")])
 

@@ -74,6 +74,7 @@ def check_claim(path: Path, options: CheckOptions, progress: session.Progress) -
         report = check_claim(Path("bundle"), CheckOptions(max_time=30.0), lambda doing, fraction: None)
     """
     from hnas.export.bundle.bundle import read_bundle
+    from hnas.export.proof.load import Watch
 
     clock = session.Clock(options.max_time)
     bundle = read_bundle(path)
@@ -83,6 +84,7 @@ def check_claim(path: Path, options: CheckOptions, progress: session.Progress) -
     claim = claim_of(bundle.manifest)
     place = _find_place(options.host, artifact.backend)
     here = options.here or (options.host is not None and claim.kind == "predicted")
+    watch = Watch() if place.transport is None else None
     if claim.kind == "measured" or here:  # case 1
         timed, accuracy = _measure_claim(bundle, claim, place, options, clock, progress)
     else:  # case 2
@@ -100,6 +102,7 @@ def check_claim(path: Path, options: CheckOptions, progress: session.Progress) -
         seconds=clock.spent,
         machine=asdict(place.machine),
         versions=place.versions,
+        load=watch.load() if watch and speed else None,
     )
 
 

@@ -10,8 +10,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from hnas.export.proof.load import Load
 
 Outcome = Literal["holds", "fails", "inconclusive", "not checked"]
 
@@ -162,7 +165,10 @@ class GateVerdict:
 
 @dataclass(frozen=True)
 class GateReport:
-    """One finished check; its JSON holds enough to judge it again."""
+    """One finished check; its JSON holds enough to judge it again.
+
+    load: the load of this machine during the check; None on another machine, or where it is not known.
+    """
 
     bundle: str
     artifact_digest: str
@@ -172,6 +178,7 @@ class GateReport:
     seconds: float
     machine: Mapping[str, object]
     versions: Mapping[str, str]
+    load: Load | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -197,6 +204,7 @@ class GateReport:
             "seed": self.seed,
             "seconds": self.seconds,
             "machine": dict(self.machine),
+            "load": None if self.load is None else asdict(self.load),
             "versions": dict(self.versions),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,8 @@ from hnas.data import images
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.bundle.manifest import Accuracy, Machine, Manifest, Speedup
 from hnas.export.device.artifact import Artifact
+from hnas.export.proof import load
+from hnas.export.proof.load import Reading
 from tests.benchmarks.bundles import IMAGES, PREPROCESSING, bundle, hits, network
 
 pytest.importorskip("onnxruntime")
@@ -77,6 +80,13 @@ def test_holds(good: Path, root: Path, steady: None, capsys: pytest.CaptureFixtu
         "skipped": "0",
     }
     assert [case.get("name") for case in suite.iter("testcase")] == ["speedup", "accuracy"]
+
+
+def test_the_load_of_the_machine_is_stated(good: Path, steady: None, capsys: Any, monkeypatch: Any) -> None:
+    readings = iter([Reading(0.0, 0.0, 0.0), Reading(10.0, 25.0, 20.0)])
+    monkeypatch.setattr(load, "read_counters", lambda: next(readings))
+    _, out, _ = run(capsys, "check", good)
+    assert re.search(r"^load +other programs used 0\.5 of \d+ cores$", out, re.MULTILINE)
 
 
 def test_fails_when_more_is_asked(good: Path, root: Path, steady: None, capsys: Any, tmp_path: Path) -> None:
