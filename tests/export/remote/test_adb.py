@@ -168,7 +168,7 @@ def test_an_adb_that_is_killed_while_a_net_runs_loses_nothing(device: Phone, art
             subprocess.run(["adb", "kill-server"], check=True, capture_output=True)
         with pytest.raises(Disconnected, match=r"^the connection to adb://127\.0\.0\.1:\d+ was lost on '(run|bind)'"):
             measure(worker, [X], runs=20)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while left := serving(host) & before:
         assert time.monotonic() < end, f"the worker outlived its connection: {left}"
         time.sleep(0.05)

@@ -217,7 +217,7 @@ def test_errors_say_where_they_happened(board: Board) -> None:
     def ask(**header: Any) -> str:
         with (
             ChildProcess(
-                "worker", "hnas.export.device.serve_artifacts", environment={}, timeout=30, transport=board
+                "worker", "hnas.export.device.serve_artifacts", environment={}, timeout=300, transport=board
             ) as process,
             pytest.raises((ExportError, ValueError)) as caught,
         ):
@@ -229,7 +229,7 @@ def test_errors_say_where_they_happened(board: Board) -> None:
 
 
 def test_a_signal_behind_a_shell_has_its_name(board: Board) -> None:
-    process = ChildProcess("worker", "hnas.export.device.serve_artifacts", environment={}, timeout=30, transport=board)
+    process = ChildProcess("worker", "hnas.export.device.serve_artifacts", environment={}, timeout=300, transport=board)
     process._process.kill()
     process._process.wait()
     process._process.returncode = 139
