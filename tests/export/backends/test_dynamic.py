@@ -11,6 +11,7 @@ import torch
 from hnas import export, hw_profiles
 from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
+from hnas.export.compiling import sizes
 from hnas.export.device import trtexec
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.dynamic import DynamicSize
@@ -83,3 +84,52 @@ def test_tensorrt_gets_a_profile(tmp_path):
     assert trtexec.shape_flags(artifact.inputs, None) == []
     dims = onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["batch", 3, 8, 8]
+
+
+@pytest.mark.parametrize("kind", [Plain, Reader])
+@pytest.mark.parametrize("recover", ["none", "round"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_int8_is_right_at_three_sizes(backend, recover, kind, tmp_path):
+    need(backend, backends.load(backend).missing())
+    options = export.CompileOptions(dynamic={"x": {0: "batch=1..6"}}, recover=recover)
+    images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    artifact = export.compile(
+        kind(),
+        X,
+        device=f"{backend}-cpu",
+        precision="int8",
+        calibration=[images],
+        path=tmp_path / "net",
+        options=options,
+    )
+    assert artifact.notes["sizes"] == [1, 3, 6]
+    net, runner = kind().eval(), export.load(artifact)
+    for count in (1, 3, 6):
+        with torch.no_grad():
+            expected = net(images[:count])
+        want = (expected["scores"] if kind is Plain else expected[0]).numpy()
+        have = runner(images[:count].numpy())[0]
+        assert np.square(have - want).mean() < 0.01 * np.square(want).mean()  # 20 dB
+
+
+def test_int8_that_is_wrong_at_one_size_is_refused(tmp_path, monkeypatch):
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    outputs = sizes.Worker.outputs
+
+    def wrong(worker, samples):
+        found = outputs(worker, samples)
+        return [tuple(np.zeros_like(y) for y in each) for each in found] if len(samples[0][0]) == 6 else found
+
+    monkeypatch.setattr(sizes.Worker, "outputs", wrong)
+    options = export.CompileOptions(dynamic={"x": {0: "batch=1..6"}}, recover="none")
+    with pytest.raises(ExportError, match="onnxruntime is wrong for a batch of 6: int8 fails") as caught:
+        export.compile(
+            Plain(),
+            X,
+            device="onnxruntime-cpu",
+            precision="int8",
+            calibration=[torch.randn(16, 3, 8, 8)],
+            path=tmp_path / "net",
+            options=options,
+        )
+    assert "\n" not in str(caught.value)
