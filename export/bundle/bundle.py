@@ -86,7 +86,7 @@ def write_bundle(
 
     On failure, nothing is written.
 
-    ``manifest``: the manifest; its ``files``, ``size_bytes`` and ``baseline`` are filled in.
+    ``manifest``: the manifest; its ``grade``, ``files``, ``size_bytes`` and ``baseline`` are filled in.
     ``artifact``, ``baseline``: artifacts, or the paths of artifacts.
 
     Raises:
@@ -114,7 +114,7 @@ def _write(
         manifest = replace(manifest, baseline=manifest.baseline or "baseline")
         assert manifest.baseline is not None
         _copy(baseline, part / manifest.baseline)
-    manifest = replace(manifest, size_bytes=main.size_bytes)
+    manifest = replace(manifest, size_bytes=main.size_bytes, grade=manifest.verification.grade)
     manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK}, sizes={})  # the card lists all files
     (part / CARD).write_text(model_card(manifest), "utf-8")
     manifest = replace(manifest, files=_digests(part), sizes=measure_files(part, sorted(_names(part))))

@@ -181,7 +181,9 @@ class Manifest:
     ``slowdown``: why int8 is not faster than the chosen precision; None if it is faster or was not compared.
     ``mixed``: the record of int8 with blocks in float; None if it was not tried.
     ``source``: the note "source" of an artifact that was made from an ONNX file.
-    ``size_bytes``: the size of the artifact's files. `write_bundle` fills in this field and the next three.
+    ``grade``: the grade of the verification: "as float", "close" or "degraded"; empty in older bundles. `write_bundle`
+    fills in this field and the next four.
+    ``size_bytes``: the size of the artifact's files.
     ``baseline``: the folder of the baseline, if the bundle has it.
     ``files``, ``sizes``: the sha256 and the bytes of each file. Older bundles do not state the bytes.
 
@@ -215,6 +217,7 @@ class Manifest:
     source: Mapping[str, JSON] | None = None
     licence: str = ""
     artifact: str = "artifact"
+    grade: str = ""
     baseline: str | None = None
     size_bytes: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
@@ -231,6 +234,10 @@ class Manifest:
             raise ValueError(f"created is {self.created[:40]!r}, expected an ISO 8601 time with its zone")
         if not self.verification.passed:
             raise ValueError(f"verification did not pass: {self.verification.line()}")
+        if self.grade not in ("", self.verification.grade):
+            raise ValueError(
+                f"grade is {self.grade[:40]!r}, the figures of the verification are {self.verification.grade!r}"
+            )
         for folder in filter(None, (self.artifact, self.baseline)):
             check_name(folder)
         check_files(self.files, self.sizes)

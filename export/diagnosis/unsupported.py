@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._decomp import decomposition_table
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from hnas import hw_profiles
 from hnas.export import backends
@@ -31,8 +33,9 @@ def unsupported(program: Program, name: str, precision: str = "fp32", error: str
 
     Return None if the backend has no profile on this machine. Never raise an error.
 
-    1. The backend takes each kind of operator alone: the line says so.
-    2. Time is over, or the diagnosis itself fails: the line says what could not be tested. It has the operators that
+    1. The error names one kind of operator, by itself or by one that it is decomposed into: it is not tried again.
+    2. The backend takes each kind of operator alone: the line says so.
+    3. Time is over, or the diagnosis itself fails: the line says what could not be tested. It has the operators that
        the error names.
 
     error: the error of the compilation. Operators that it names are tried first.
@@ -42,10 +45,11 @@ def unsupported(program: Program, name: str, precision: str = "fp32", error: str
     try:
         return _diagnosis(program, name, precision, error, SECONDS)
     except Exception as failure:  # noqa: BLE001 - a failed diagnosis must not hide the error of the compilation
-        accused = f"which operator {name} refuses"
         with suppress(Exception):
-            accused = _accused(program, error) or accused
-        return f"{accused} could not be tested: {failure}"  # case 2
+            if accused := _accused(_kinds(program, error), program, error):
+                named = ", ".join(kind.line() for kind in accused)
+                return f"{name} refuses {named}; who takes it could not be tested: {failure}"  # case 3
+        return f"which operator {name} refuses could not be tested: {failure}"
 
 
 @dataclass(frozen=True)
@@ -66,29 +70,61 @@ class _Kind:
         return f"{self.name} in {places[0]}{more}"
 
 
-def _accused(program: Program, error: str) -> str:
-    """Return the operators that the error names with their namespace, such as "aten::index", and their places."""
-    named = set(re.findall(r"aten(?:::|\.)(\w+)", error))
-    kinds = [kind for kind in _kinds(program, error) if kind.name.split(".")[1] in named]
-    return ", ".join(kind.line() for kind in kinds)
+def _accused(kinds: Sequence[_Kind], program: Program, error: str) -> list[_Kind]:
+    """Return the kinds that the error names with their namespace, such as "aten::index".
+
+    A converter may decompose an operator, and name a part of it, such as "prims.lgamma".
+    """
+    named = set(re.findall(r"(?:aten|prims)(?:::|\.)(\w+)", error))
+    if not named:
+        return []
+    if direct := [kind for kind in kinds if kind.name.split(".")[1] in named]:
+        return direct
+    parts = isolate(program, [kind.nodes[0] for kind in kinds], monotonic() + SECONDS / 4)
+    return [kind for kind in kinds if kind.nodes[0] in parts and named & _decomposed(parts[kind.nodes[0]])]
+
+
+def _decomposed(part: Program) -> set[str]:
+    """Return the names of the operators that torch decomposes a program into; none if it does not."""
+    try:
+        traced = make_fx(part.module, decomposition_table=decomposition_table)(  # type: ignore[arg-type]
+            *part.inputs
+        )
+    except Exception:  # noqa: BLE001  # torch's decompositions may raise anything
+        return set()
+    calls = [str(node.target) for node in traced.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    return {name.split(".")[1] for name in calls}
 
 
 def _diagnosis(program: Program, name: str, precision: str, error: str, seconds: float) -> str:
     half, end = (monotonic() + part * seconds for part in (0.5, 1))
     kinds = _kinds(program, error)
+    accused = _accused(kinds, program, error)
+    if len(accused) == 1:  # case 1
+        parts = isolate(program, [accused[0].nodes[0]], half)
+        if not parts:
+            raise TimeoutError(_why_not(seconds, half))
+        return f"{name} refuses {accused[0].line()}; {_others(list(parts.values()), name, precision, end)}"
     with RefusalTest(end, name, precision) as test:
         parts = isolate(program, [kind.nodes[0] for kind in kinds], half)
         reasons = _search([kind for kind in kinds if kind.nodes[0] in parts], parts, error, test, half)
     if not reasons:
-        raise TimeoutError(f"{seconds:g} s are over" if monotonic() > half else "no operator can be run alone")
+        raise TimeoutError(_why_not(seconds, half))
     refused = {kind: reason for kind, reason in reasons.items() if reason is not None}
     if not refused:
-        scope = "each operator" if len(reasons) == len(kinds) else f"{len(reasons)} of {len(kinds)} kinds of operators"
-        return f"{name} takes {scope} alone"  # case 1
+        return f"{name} takes {_scope(len(reasons), len(kinds))} alone"  # case 2
     who = _others([parts[kind.nodes[0]] for kind in refused], name, precision, end)
     reason = next(iter(refused.values()))
     because = "" if reason.removesuffix("...") in error else f": {reason}"
     return f"{name} refuses {', '.join(kind.line() for kind in refused)}{because}; {who}"
+
+
+def _why_not(seconds: float, half: float) -> str:
+    return f"{seconds:g} s are over" if monotonic() > half else "no operator can be run alone"
+
+
+def _scope(tried: int, every: int) -> str:
+    return "each operator" if tried == every else f"{tried} of {every} kinds of operators"
 
 
 def _search(
@@ -130,7 +166,9 @@ def _others(parts: Sequence[Program], name: str, precision: str, end: float) -> 
     for verdict in ("supported", "refused"):
         if those := [other for other in here if found[other] == verdict]:
             lines.append(f"{verdict} by {' and '.join(those)}")
-    lines += [f"{other} {verdict}" for other, verdict in found.items() if verdict not in ("supported", "refused")]
+    for verdict in dict.fromkeys(found.values()):
+        if verdict not in ("supported", "refused"):
+            lines.append(f"{' and '.join(other for other in here if found[other] == verdict)} {verdict}")
     return "; ".join(lines) or "no other backend is here"
 
 

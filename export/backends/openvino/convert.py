@@ -23,6 +23,7 @@ from hnas.export.graph.marks import kept_float
 from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.names import openvino_nodes
 from hnas.export.onnx.source import OnnxSource
+from hnas.export.onnx.walk import shown
 from hnas.export.remote.quiet import quiet
 from hnas.hw_profiles import Override
 
@@ -159,13 +160,26 @@ def _read(source: OnnxSource) -> openvino.Model:
         model = front.convert(front.load(source.path))
     except Exception as error:  # its errors have no common type
         if lacking := re.search(r"No conversion rule found for operations: (.+)", str(error)):
-            raise ExportError(f"openvino has no {lacking[1]}; try onnxruntime") from error
+            raise ExportError(_lacking(source, lacking[1])) from error
         raise ExportError(f"openvino cannot convert {source.name}: {one_line(error)}") from error
     ends = [*zip(model.inputs, source.inputs, strict=False), *zip(model.outputs, source.outputs, strict=False)]
     if len(ends) != len(source.inputs + source.outputs) or any(t.name not in end.get_names() for end, t in ends):
         raise ExportError(f"openvino reads other inputs or outputs from {source.name} than it states")
     offline.apply_moc_transformations(model, cf=False)
     return model
+
+
+def _lacking(source: OnnxSource, operators: str) -> str:
+    """Return a line on operators of an ONNX file, such as "Det-17, Foo-1": their nodes, and who runs them."""
+    import onnx
+
+    kinds = re.findall(r"(\w+)-\d+", operators)
+    nodes = [node.name or node.output[0] for node in onnx.load(source.path).graph.node if node.op_type in kinds]
+    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    where = f" in node {shown(nodes[0])}{more}" if nodes else ""
+    runs = str(source.notes.get("held_against", "")).startswith("onnxruntime")
+    who = "supported by onnxruntime, which ran the file" if runs else "no other backend was tried"
+    return f"openvino refuses {operators}{where} of {source.name}: it has no such operator; {who}"
 
 
 def _flat(program: Program) -> Any:

@@ -102,7 +102,8 @@ def test_round_trip(tmp_path: Path) -> None:
     assert again.artifact().digest == artifact_in(tmp_path / "other").digest
     assert again.labels == ("shirt", "Schuh ß")
     assert again.manifest.size_bytes == 29
-    assert replace(again.manifest, files={}, sizes={}, size_bytes=0, baseline=None) == a_manifest()
+    assert replace(again.manifest, files={}, sizes={}, size_bytes=0, baseline=None, grade="") == a_manifest()
+    assert json.loads((tmp_path / "bundle/manifest.json").read_text())["grade"] == "close"
     assert sorted(again.manifest.files) == [
         "README.md",
         "artifact/artifact.json", "artifact/model.onnx", "artifact/weights/w.bin",
@@ -165,7 +166,9 @@ def test_any_figures_round_trip(
     folder = tmp_path_factory.mktemp("any")
     written = write_bundle(folder / "b", manifest, artifact=artifact_in(folder / "a"))
     files, sizes = written.manifest.files, written.manifest.sizes
-    assert read_bundle(written.path).manifest == replace(manifest, files=files, sizes=sizes, size_bytes=29)
+    assert read_bundle(written.path).manifest == replace(
+        manifest, files=files, sizes=sizes, size_bytes=29, grade="close"
+    )
 
 
 SLOW = Slowdown("fp32", 0.93, (SlowerLayer("norm|1", "MVN", 3.0, 90.0, ("2 Convert",)),), 0.8)
@@ -353,3 +356,12 @@ def test_a_predicted_number_is_never_called_measured() -> None:
     assert "measured" not in text
     assert "nothing was run on it" in text
     assert "trtexec" in text
+
+
+def test_a_grade_that_the_figures_do_not_have_is_refused(tmp_path: Path) -> None:
+    bundle = a_bundle(tmp_path)
+    assert bundle.manifest.grade == "close"
+    rewrite(bundle.path, lambda value: value.update(grade="as float"))
+    assert "grade is 'as float', the figures of the verification are 'close'" in refused(bundle.path)
+    rewrite(bundle.path, lambda value: value.pop("grade"))
+    assert read_bundle(bundle.path).manifest.grade == ""  # as older versions wrote it

@@ -1,6 +1,7 @@
 """Test that a refused operator is named, with its module in the user's network and the backends that take it."""
 
 import os
+import re
 import signal
 from time import monotonic
 
@@ -123,7 +124,7 @@ def test_the_diagnosis_itself_never_raises(error, monkeypatch):
     monkeypatch.setattr(RefusalTest, "refusal", refusal)
     said = diagnosis.unsupported(program, "openvino")
     assert said.startswith("openvino refuses aten.relu in ReLU: of a reason; ")
-    assert "onnxruntime could not be tested: " in said
+    assert re.search("onnxruntime( and .*)? could not be tested: ", said)
     monkeypatch.setattr(diagnosis, "_kinds", lambda program, error: {}[error])
     assert diagnosis.unsupported(program, "openvino").startswith(
         "which operator openvino refuses could not be tested: "
@@ -149,7 +150,7 @@ def test_no_time_is_said_and_takes_no_time(monkeypatch):
     said = diagnosis.unsupported(capture(nn.ReLU(), torch.rand(1, 3)), "openvino")
     assert said == "which operator openvino refuses could not be tested: 0 s are over"
     said = diagnosis.unsupported(capture(nn.ReLU(), torch.rand(1, 3)), "openvino", error="no rule for aten::relu")
-    assert said == "aten.relu in ReLU could not be tested: 0 s are over"
+    assert said == "openvino refuses aten.relu in ReLU; who takes it could not be tested: 0 s are over"
 
 
 def test_a_crash_is_a_refusal_and_the_next_program_is_tried():
