@@ -26,6 +26,8 @@ from hnas.space import Arch, Space
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8": 4}  # of an activation; w8 has int8 weights alone
 _UNKNOWN = 0.05  # share of the time in kinds of kernel that no published row contains, above which the band is wide
 
+_REACH = 1.5  # a network may have so many times fewer or more operations than those of the published rows
+
 
 class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # a hook of torch
     def __init__(self) -> None:
@@ -162,7 +164,7 @@ def _outside(
 ) -> str:
     """Return what makes a network unlike those of the published rows; empty if nothing does."""
     gflop = sum(kernel.flops for kernel in kernels) / 1e9
-    if not sizes[0] <= gflop <= sizes[1]:
+    if not sizes[0] / _REACH <= gflop <= sizes[1] * _REACH:
         return f"{gflop:.3g} GFLOP a call; the rows have {sizes[0]:.3g} to {sizes[1]:.3g}"
     strange = [kernel for kernel in kernels if kernel.kind not in kinds]
     if strange and time(strange) > _UNKNOWN * time(list(kernels)):

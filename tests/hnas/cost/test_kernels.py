@@ -143,6 +143,15 @@ def test_outside_of_the_published_rows_the_band_is_wide_and_says_so(device, foun
     assert (price.low, price.high) == tuple(price.value * factor for factor in device.band)
 
 
+def test_a_network_a_little_outside_the_sizes_of_the_rows_is_covered() -> None:
+    fit = calibration.of(NANO)
+    assert fit is not None
+    least, most = next(each.gflop for each in fit.evidence if each.device == NANO.name)
+    for gflop, inside in ((least / 1.4, True), (least / 1.6, False), (most * 1.4, True), (most * 1.6, False)):
+        basis = predict([Kernel("c", int(gflop * 1e9), 10**6)], NANO, "fp16").basis
+        assert basis.startswith("leave-one-model-out") is inside, (gflop, basis)
+
+
 def test_a_precision_without_rows_is_outside() -> None:
     board = hw_profiles.load("rb3-gen2")
     assert predict(USUAL, board, "int8").basis.startswith("leave-one-model-out on 12 published rows")
