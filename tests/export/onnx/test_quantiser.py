@@ -183,3 +183,30 @@ def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
     numbers = [op for op in operators if op.get_type_name() == "FakeQuantize"]
     (first,) = [op for op in numbers if op.input_value(0).get_node().get_type_name() == "Parameter"]
     assert first.input_value(1).get_node().get_data().item() == pytest.approx(lowest, rel=0.02)
+
+
+class Tied(torch.nn.Module):
+    """Share the table of an embedding with the last layer, as language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.middle = torch.nn.Embedding(100, 32), torch.nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(self.middle(self.table(x)).relu(), self.table.weight)
+
+
+def test_openvino_gives_a_shared_table_seven_bits_where_int8_sums_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ov = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(openvino, "_overflows", lambda: True)
+    data = [(np.random.default_rng(seed).integers(0, 100, (1, 16)),) for seed in range(8)]
+    program = capture(Tied().eval(), torch.from_numpy(data[0][0]))
+    device = hw_profiles.load("openvino-cpu")
+    made = make_artifact("openvino", program, tmp_path, precision="int8", device=device, calibration=data)
+    constants = [op for op in ov.Core().read_model(made.model).get_ops() if op.get_type_name() == "Constant"]
+    weights = [op.get_data() for op in constants if op.get_element_type().get_type_name() in ("i8", "u8")]
+    assert {value.shape for value in weights} >= {(100, 32), (32, 32)}
+    assert all(np.abs(value.astype(int)).max() <= 64 for value in weights if value.ndim == 2)
