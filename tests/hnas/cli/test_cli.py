@@ -5,50 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hnas.cli import deploy_main, train_main
+from hnas.cli import train_main
 from hnas.files import locked
 from tests.hnas import photos
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments: str, main: Callable[[Sequence[str]], int] = deploy_main) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            code = main(arguments)
-        except SystemExit as left:
-            code = int(left.code or 0)
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(call, quick: Path, trained: Path) -> Callable[..., str]:
-    """Return the one line of a command that fails and leaves the current folder unchanged."""
-
-    def run(*arguments: str, code: int = 2, main: Callable[[Sequence[str]], int] = deploy_main) -> str:
-        before = photos.tree(quick)
-        found, out, err = call(*arguments, main=main)
-        assert (found, out) == (code, ""), err
-        err = re.sub(r"^\[.*\]\n", "", err, flags=re.MULTILINE)  # the stages before the failure
-        assert err.endswith("\n")
-        assert err.count("\n") == 1, err
-        assert "Traceback" not in err
-        assert photos.tree(quick) == before
-        return err.strip()
-
-    return run
-
 
 # --- options ----------------------------------------------------------------------------------------------------------
 
@@ -323,37 +288,6 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(call, deploy,
     code, out, err = call(*deploy, "--dry-run", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["plan"]["evaluations"] == 3
-    assert photos.tree(quick) == set()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        (("--out", "/proc/x"), "cannot write to /proc/x: "),
-        (("--out", "file/below"), "cannot write to file/below: "),
-        (("--out", "full"), "full is in use and holds no run; choose another --out"),
-        (("--resume",), "run holds no run to continue; leave out --resume"),
-        (("--data", "nowhere"), "no folder nowhere; --data takes "),
-        (("--supernet", "nowhere"), "no folder nowhere; --supernet takes "),
-        (("--target", "toaster"), "no device 'toaster'"),
-    ],
-)
-@pytest.mark.parametrize("dry", [True, False])
-def test_a_dry_run_refuses_what_the_run_refuses(refused, deploy, quick, wrong: tuple[str, ...], says: str, dry: bool):
-    Path("file").write_text("")
-    Path("full").mkdir()
-    Path("full/thesis.tex").write_text("")
-    assert says in refused(*deploy, *wrong, *(["--dry-run"] if dry else []))
-
-
-def test_a_dry_run_builds_and_measures_nothing(call, deploy, quick, monkeypatch):
-    from hnas.deployment import search
-
-    for name in ("limited_compiler", "MeasuredLatency"):
-        monkeypatch.setattr(search, name, pytest.fail)
-    code, out, _ = call(*deploy, "--out", "deep/er/run", "--dry-run")
-    assert code == 0
-    assert "roughly " in out
     assert photos.tree(quick) == set()
 
 
