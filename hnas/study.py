@@ -147,13 +147,18 @@ class Study:
         """Return whether the journal holds the price of ``arch`` in ``metric``."""
         return _key(arch, metric) in self.journal
 
+    def scored(self, arch: Arch) -> bool:
+        """Return whether the journal holds the accuracy of ``arch`` on the search images."""
+        return self._accuracy_key(arch) in self.journal
+
     def score(self, arch: Arch) -> Candidate:
         """Return ``arch`` with its costs and its accuracy on the search images. Costs are measured first."""
         metrics = {metric: self.price(arch, metric).value for metric in self.costs}
-        # Training changes the accuracy, so the key holds the steps so far. A repeated run counts the same steps.
-        key = f"accuracy/{self._steps}/{arch.digest}"
-        metrics["accuracy"] = self.answer(key, lambda: self.accuracy(arch))
-        return Candidate(arch, metrics)
+        return Candidate(arch, {**metrics, "accuracy": self.search_accuracy(arch)})
+
+    def search_accuracy(self, arch: Arch) -> float:
+        """Return the accuracy of ``arch`` on the search images. It is computed once, and then read from the journal."""
+        return float(self.answer(self._accuracy_key(arch), lambda: self.accuracy(arch)))
 
     def weights(self, arch: Arch, at: str = "now") -> dict[str, Tensor]:
         """Return the weights of ``arch`` by name, as views.
@@ -188,6 +193,10 @@ class Study:
         work: returns a JSON value. If several processes train, only rank 0 calls it, and all ranks get its answer.
         """
         return distributed.agreed(lambda: self.journal.call(key, work))
+
+    def _accuracy_key(self, arch: Arch) -> str:
+        # Training changes the accuracy, so the key holds the steps so far. A repeated run counts the same steps.
+        return f"accuracy/{self._steps}/{arch.digest}"
 
     @cached_property
     def _initial(self) -> Supernet:

@@ -71,8 +71,17 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
         return [*best[: FINALISTS - 1], last]
     if plan.bounds:  # case 2
         return ahead[:FINALISTS]
-    goal = study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - ROUNDING
-    return _near_goal(ahead, goal, _SLACK if plan.precisions != ("fp32",) else 0.0)[:FINALISTS]  # case 3
+    slack = _slack(plan)
+    return _near_goal(ahead, goal_without_bounds(study, plan) - slack, slack)[:FINALISTS]  # case 3
+
+
+def goal_without_bounds(study: Study, plan: Plan) -> float:
+    """Return the accuracy that a subnet should have if the user gives no constraint, with the slack for int8."""
+    return study.score(study.supernet.space.largest).metrics["accuracy"] - GUARD - ROUNDING + _slack(plan)
+
+
+def _slack(plan: Plan) -> float:
+    return _SLACK if plan.precisions != ("fp32",) else 0.0
 
 
 def _near_goal(ahead: list[Candidate], goal: float, slack: float) -> list[Candidate]:

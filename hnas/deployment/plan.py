@@ -69,9 +69,9 @@ class Plan:
     asked: str = ""
 
     @property
-    def searched(self) -> str:
-        """Return the precision in which the search measures subnets."""
-        return "fp32" if self.precision == "auto" else self.precisions[0]
+    def searched(self) -> tuple[str, ...]:
+        """Return the precisions in which the search may measure subnets: the one that is fastest for the largest."""
+        return tuple(each for each in self.precisions if each in ("fp32", "int8")) or self.precisions[:1]
 
     @property
     def mixes(self) -> bool:
@@ -142,7 +142,7 @@ class Plan:
             ("latency", self._latency()),
             ("precisions", f"{', '.join(self.precisions)}{_HOW.get(self.precision, '')}"),
             ("goal", goal),
-            ("search", f"NSGA-II, {budget}, seed {self.seed}"),
+            ("search", f"with predictors, {budget}, seed {self.seed}"),
             ("threads", str(self.threads)),
             ("supernet", str(self.supernet or "shipped with hnas (Fashion-MNIST)")),
             ("data", str(self.data or "shipped with hnas (a slice of Fashion-MNIST)")),

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -25,6 +25,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.machine import Machine
 from hnas.export.graph.fusion import fuse
+from hnas.export.graph.marks import as_draft
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import Sample
 from hnas.export.proof.timing import compare, measure
@@ -35,7 +36,7 @@ from hnas.journal import Journal
 from hnas.space import Arch, Shape
 from hnas.study import Study
 
-QUANTISED = 32  # calibration images of a candidate, which is only timed
+QUANTISED = 8  # calibration images of a candidate, which is only timed
 FAILED = "failed/"  # prefix of the journal keys of subnets without a latency
 BLOCKS = 4  # interleaved blocks of a candidate and the largest subnet; the finalists get more
 
@@ -90,7 +91,7 @@ class MeasuredLatency:
     that decides a ratio: both networks, precision, device, CPU, threads, and the versions of the runtime and of hnas.
 
     threads: number of threads of the runtime.
-    precision: the precision of the subnets ("fp32").
+    precisions: the precision of the subnets is the one in which the largest subnet is fastest; the journal keeps it.
     site: the device that measures; None: this machine.
     compiler: converts each subnet in a separate process.
     """
@@ -100,12 +101,12 @@ class MeasuredLatency:
         study: Study,
         device: Device,
         threads: int,
-        precision: str = "fp32",
+        precisions: Sequence[str] = ("fp32",),
         site: Site | None = None,
         *,
         compiler: Compiler,
     ) -> None:
-        self.study, self.device, self.threads, self.precision = study, device, threads, precision
+        self.study, self.device, self.threads, self._precisions = study, device, threads, precisions
         self.largest = study.supernet.space.largest
         self._backend, self._site, self._compiler = backends.load(device.backend), site, compiler
         self._programs: dict[Arch, Program] = {}
@@ -129,7 +130,7 @@ class MeasuredLatency:
         if arch == self.largest and self.precision == "fp32":
             return Price(base, "ms", base, base, "measured")
         try:
-            ratio, low, high = self._cache.call(self._key(arch), lambda: self._ratio(arch))
+            ratio, low, high = self._cached_ratio(arch, self.precision)
         except Unavailable:
             raise
         except ExportError as error:
@@ -138,9 +139,30 @@ class MeasuredLatency:
             return Price(inf, "ms", inf, inf, "measured")
         return Price(base / ratio, "ms", base / high, base / low, "measured")
 
+    @cached_property
+    def precision(self) -> str:
+        """Return the precision in which subnets are measured. Raise ExportError if the largest runs in none."""
+        if len(self._precisions) == 1:
+            return self._precisions[0]
+        return str(self.study.journal.call("searched precision", self._fastest))
+
     def close(self) -> None:
         """Stop the workers and remove the files."""
         self._stack.close()
+
+    def _fastest(self) -> str:
+        """Return the precision in which the largest subnet is fastest. One that cannot be built is left out."""
+        ratios = {"fp32": 1.0} if "fp32" in self._precisions else {}
+        for precision in self._precisions:
+            with suppress(ExportError):
+                ratios.setdefault(precision, self._cached_ratio(self.largest, precision)[0])
+        if not ratios:
+            raise ExportError(f"the largest subnet runs in none of {', '.join(self._precisions)}")
+        return max(ratios, key=lambda precision: ratios[precision])
+
+    def _cached_ratio(self, arch: Arch, precision: str) -> tuple[float, float, float]:
+        ratio, low, high = self._cache.call(self._key(arch, precision), lambda: self._ratio(arch, precision))
+        return ratio, low, high
 
     def _measure_baseline(self) -> float:
         return float(measure(self._largest(), _sample(self.study, self.largest), runs=300).median_ms)
@@ -155,9 +177,9 @@ class MeasuredLatency:
             self._baseline = self._started(folder)
         return self._baseline
 
-    def _ratio(self, arch: Arch) -> tuple[float, float, float]:
+    def _ratio(self, arch: Arch, precision: str) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            worker = self._open(self._compile(arch, Path(folder), self.precision))
+            worker = self._open(self._compile(arch, Path(folder), precision))
             found = compare(self._largest(), worker, timing_sample(self.study), blocks=BLOCKS)
         return found.ratio, found.low, found.high
 
@@ -175,6 +197,7 @@ class MeasuredLatency:
     def _compile(self, arch: Arch, path: Path, precision: str) -> Path:
         found, images = self._program(arch), None
         if precision == "int8":
+            found = as_draft(found)
             images = held_out_samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
         self._compiler.convert(
             self.device.backend,
@@ -194,10 +217,10 @@ class MeasuredLatency:
             self._programs[arch] = subnet_program(self.study, arch)
         return self._programs[arch]
 
-    def _key(self, arch: Arch) -> str:
+    def _key(self, arch: Arch, precision: str) -> str:
         parts = {
             "networks": [self._program(each).digest for each in (self.largest, arch)],
-            "precision": self.precision,
+            "precision": precision,
             "device": self.device.name,
             "cpu": (Machine.here() if self._site is None else self._site.machine).processor,
             "versions": [dict(self._backend.versions()), *([dict(self._site.versions)] if self._site else [])],

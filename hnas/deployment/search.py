@@ -15,7 +15,7 @@ from hnas.cost.flops import parameters
 from hnas.cost.roofline import BYTES, roofline
 from hnas.deployment.build import Run
 from hnas.deployment.bundle import Deployment, bundle_result, describe_subnet
-from hnas.deployment.finalists import choose_finalists, subnet_network
+from hnas.deployment.finalists import choose_finalists, goal_without_bounds, subnet_network
 from hnas.deployment.flow import Baseline, NothingKept, Proof, build_baseline, try_networks
 from hnas.deployment.folder import Unreachable, open_run
 from hnas.deployment.options import Progress, SearchOptions
@@ -28,7 +28,8 @@ from hnas.export.device.errors import ExportError
 from hnas.memory import reuse_memory
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
-from hnas.strategies.evolution import EvolutionOptions, Window, search
+from hnas.strategies.evolution import Window
+from hnas.strategies.surrogate import SurrogateOptions, search
 from hnas.study import Study
 
 _BATCH = 64  # images that an estimate of the duration is made from
@@ -101,12 +102,24 @@ def _search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidat
     candidates: list[Candidate] = []
     total = plan.evaluations or 0
     notify("search", 0, total)
-    windows = {bound.metric: Window(bound.low, bound.high) for bound in plan.bounds}
-    options = EvolutionOptions(windows, evaluations=plan.evaluations, seconds=seconds, seed=plan.seed)
+    options = _search_options(study, plan, seconds)
     for candidate in search(study, study.supernet.space, options):
         candidates.append(candidate)
         notify("search", len(candidates), total)
     return candidates
+
+
+def _search_options(study: Study, plan: Plan, seconds: float | None) -> SurrogateOptions:
+    """Return what the search looks for; `hnas.deployment.finalists.choose_finalists` has the same cases.
+
+    A constraint on latency or size: the most accurate subnet inside. Otherwise the fastest one that is accurate enough:
+    as the constraint says, or as the largest subnet within the guard.
+    """
+    windows = {bound.metric: Window(bound.low, bound.high) for bound in plan.bounds}
+    accurate = bool(windows.keys() - {"accuracy"})
+    if not windows:
+        windows = {"accuracy": Window(low=goal_without_bounds(study, plan))}
+    return SurrogateOptions(windows, accurate=accurate, evaluations=plan.evaluations, seconds=seconds, seed=plan.seed)
 
 
 def _try_finalists(run: Run, study: Study, finalists: Sequence[Candidate]) -> tuple[Baseline, Proof]:

@@ -8,7 +8,7 @@ candidates.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Annotated, Any, NamedTuple
@@ -26,7 +26,7 @@ from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.problems.static import StaticProblem
 
 from hnas.pareto import Candidate
-from hnas.space import Arch, Space
+from hnas.space import Arch, Option, Space
 from hnas.study import Study
 
 _Genes = NDArray[np.int64]
@@ -89,7 +89,7 @@ def search(study: Study, space: Space, options: EvolutionOptions | None = None) 
     options = options or EvolutionOptions()
     if options.evaluations is None and options.seconds is None:
         raise ValueError("the search needs a budget; give evaluations or seconds")
-    _refuse_unknown_costs(study, options.windows, options.cost)
+    refuse_unknown_costs(study, options.windows, options.cost)
     inside = _Inside(study, options.windows) if options.reject else None
     if space.size > 1:
         yield from _evolve(study, space, options, inside)
@@ -101,7 +101,8 @@ def search(study: Study, space: Space, options: EvolutionOptions | None = None) 
 
 def _evolve(study: Study, space: Space, options: EvolutionOptions, inside: _Inside | None) -> Iterator[Candidate]:
     """Yield the candidates of NSGA-II; each architecture is scored once."""
-    budget, algorithm = _Budget(study, options), _algorithm(space, options, inside)
+    budget = Budget(study, options.cost, options.evaluations, options.seconds)
+    algorithm = _algorithm(space, options, inside)
     scored: dict[Arch, Candidate] = {}
     idle = 0
     while len(scored) < space.size and idle < _IDLE:
@@ -127,7 +128,7 @@ def find_member_inside(
     Raises:
         ValueError: none of ``16 * TRIES`` drawn members is inside, or a window bounds an unknown cost.
     """
-    _refuse_unknown_costs(study, windows, cost)
+    refuse_unknown_costs(study, windows, cost)
     inside, rng = _Inside(study, windows), Random(seed)
     for k in range(16 * TRIES):
         arch = (space.smallest, space.largest)[k] if k < 2 else space.sample(rng)
@@ -152,7 +153,8 @@ def _decode_genes(space: Space, genes: _Genes) -> Arch:
     return space.arch(wanted)
 
 
-def _refuse_unknown_costs(study: Study, windows: Mapping[str, Window], cost: str) -> None:
+def refuse_unknown_costs(study: Study, windows: Mapping[str, Window], cost: str) -> None:
+    """Raise ValueError if ``cost`` or the metric of a window is not a cost of the study."""
     for name in (cost, *windows):
         if name not in study.costs and (name != "accuracy" or name == cost):
             raise ValueError(f"no cost {name!r} in this study; known: {', '.join(study.costs) or 'none'}")
@@ -193,20 +195,19 @@ def _tell(algorithm: Any, asked: Any, candidates: list[Candidate], options: Evol
     algorithm.tell(infills=asked)
 
 
-class _Budget:
-    """The architectures and the seconds that a search may take."""
+class Budget:
+    """The architectures and the seconds that a search may take; None: no limit."""
 
-    def __init__(self, study: Study, options: EvolutionOptions) -> None:
-        self.study = study
-        self.options = options
+    def __init__(self, study: Study, cost: str, evaluations: int | None, seconds: float | None) -> None:
+        self.study, self.cost = study, cost
+        self.evaluations, self.seconds = evaluations, seconds
         self.begun = time.monotonic()
 
     def is_spent(self, priced: int, arch: Arch) -> bool:
-        """Return whether ``arch`` may not be priced after ``priced`` others."""
-        limits = self.options
-        late = limits.seconds is not None and time.monotonic() - self.begun >= limits.seconds
-        spent = limits.evaluations is not None and priced >= limits.evaluations
-        return spent or (late and not self.study.priced(arch, limits.cost))
+        """Return whether ``arch`` may not be tried after ``priced`` others. What the journal holds costs no time."""
+        late = self.seconds is not None and time.monotonic() - self.begun >= self.seconds
+        spent = self.evaluations is not None and priced >= self.evaluations
+        return spent or (late and not (self.study.priced(arch, self.cost) or self.study.scored(arch)))
 
 
 class _Inside:
@@ -231,12 +232,7 @@ class _Inside:
 
 
 class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
-    """The first generation: smallest, largest, variants of the largest, then random members.
-
-    A variant of the largest has one type in every slot, or one kind of choice at its smallest option. The kind is the
-    last part of a choice's name (resolution, width, depth, kernel, ...). The largest is trained most, so good cheaper
-    members are near it.
-    """
+    """The first generation: the members of ``planned_archs``, then random members."""
 
     def __init__(self, space: Space, inside: _Inside | None = None) -> None:
         super().__init__()
@@ -245,7 +241,8 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
 
     def _do(self, _: Any, n_samples: int, *__: Any, random_state: Any = None, **___: Any) -> _Genes:
         names = list(self.space.choices)
-        planned = self._planned()
+        choices = self.space.choices.items()
+        planned = [{n: c.options.index(genome[n]) for n, c in choices} for genome in planned_archs(self.space)]
         rng = Random(int(random_state.integers(2**32)))
         kept: list[list[int]] = []
         for tries in range(n_samples * (TRIES if self.inside else 1)):
@@ -260,22 +257,31 @@ class _Start(Sampling):  # type: ignore[misc]  # pymoo ships no types
             raise self.inside.nothing(n_samples * TRIES)
         return np.array(kept, np.int64)
 
-    def _planned(self) -> list[dict[str, int]]:
-        """Return the ends of the space and the variants of the largest: choice -> index of its option."""
-        choices = self.space.choices
-        largest = {name: len(choice.options) - 1 for name, choice in choices.items()}
-        slots = {name: choice.options for name, choice in choices.items() if name.endswith(".op")}
-        types = sorted({option for options in slots.values() for option in options}, key=str)
-        kinds = dict.fromkeys(_kind(name) for name in choices if _kind(name) != "op")
-        return [
-            dict.fromkeys(choices, 0),
-            largest,
-            *({**largest, **{n: o.index(kind) for n, o in slots.items() if kind in o}} for kind in types),
-            *({**largest, **{name: 0 for name in choices if _kind(name) == kind}} for kind in kinds),
-        ]
-
     def _random(self, rng: Random) -> dict[str, int]:
         return {name: rng.randrange(len(choice.options)) for name, choice in self.space.choices.items()}
+
+
+def planned_archs(space: Space) -> list[dict[str, Option]]:
+    """Return an option for every choice (also inactive ones) of the smallest, the largest, and variants of the largest.
+
+    A variant of the largest has one type in every slot, or one kind of choice at its smallest option. The kind is the
+    last part of a choice's name (resolution, width, depth, kernel, ...). The largest is trained most, so good cheaper
+    members are near it.
+    """
+    largest = {name: choice.options[-1] for name, choice in space.choices.items()}
+    slots = {name: choice.options for name, choice in space.choices.items() if name.endswith(".op")}
+    types = sorted({option for options in slots.values() for option in options}, key=str)
+    kinds = dict.fromkeys(_kind(name) for name in space.choices if _kind(name) != "op")
+    return [
+        _at_smallest(space, {}, space.choices),
+        largest,
+        *({**largest, **{name: kind for name, options in slots.items() if kind in options}} for kind in types),
+        *(_at_smallest(space, largest, [name for name in space.choices if _kind(name) == kind]) for kind in kinds),
+    ]
+
+
+def _at_smallest(space: Space, genome: Mapping[str, Option], names: Iterable[str]) -> dict[str, Option]:
+    return {**genome, **{name: space.choices[name].options[0] for name in names}}
 
 
 def _kind(name: str) -> str:

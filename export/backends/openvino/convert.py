@@ -19,7 +19,7 @@ from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
 from hnas.export.device.signals import signal_stack_kept
-from hnas.export.graph.marks import kept_float
+from hnas.export.graph.marks import is_draft, kept_float
 from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.names import openvino_nodes
 from hnas.export.onnx.source import OnnxSource
@@ -79,9 +79,8 @@ def compile(
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")
     if precision == "int8":
-        fitted = bool(_FITTED & {name for name, count in program.fired if count})
         override = device.quantisation.get("openvino", Override())
-        model, policy = _quantise(model, calibration, override, kept, fitted=fitted)
+        model, policy = _quantise(model, calibration, override, kept, fitted=_is_fitted(program))
         notes["quantisation"] = {**policy, "apart": apart}
         found["nncf"] = version("nncf")
     if precision == "w8":
@@ -89,6 +88,11 @@ def compile(
         found["nncf"] = version("nncf")
     openvino.save_model(model, path / MODEL, compress_to_fp16=False)
     return Written((MODEL, "model.bin"), found, notes)
+
+
+def _is_fitted(program: Program | OnnxSource) -> bool:
+    """Return whether the biases need no correction: they are fitted to int8, or the artifact is only timed."""
+    return is_draft(program.fired) or bool(_FITTED & {name for name, count in program.fired if count})
 
 
 def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:

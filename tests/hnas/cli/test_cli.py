@@ -283,7 +283,7 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(call, deploy,
     code, out, err = call(*deploy, "--max-latency", "5ms", "--dry-run")
     assert (code, err) == (0, "")
     assert "latency <= 5 ms" in out
-    assert "NSGA-II, 3 evaluations, seed 0" in out
+    assert "with predictors, 3 evaluations, seed 0" in out
     assert "s of search" in out
     code, out, err = call(*deploy, "--dry-run", "--json")
     assert (code, err) == (0, "")

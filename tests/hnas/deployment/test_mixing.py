@@ -154,7 +154,7 @@ def test_mixed_is_for_this_machine() -> None:
     with pytest.raises(ValueError, match=r"^mixed precision is chosen by times measured on this machine, and jet"):
         resolve(SearchOptions("jetson", precision="mixed"))
     found = plan("mixed")
-    assert (found.precisions, found.searched, found.mixes) == (("int8",), "int8", True)
+    assert (found.precisions, found.searched, found.mixes) == (("int8",), ("int8",), True)
     assert ("precisions", "int8, and blocks in float where that is better") in found.lines()
     assert not plan("fp32").mixes
 

@@ -18,44 +18,7 @@ from hnas.space import Arch, Choice, Space
 from hnas.strategies import evolution
 from hnas.strategies.evolution import EvolutionOptions, Window, search, violation
 from tests.hnas import tiny
-
-
-def plain(choices: dict[str, Choice]) -> Space:
-    return Space("plain", {}, choices, None, None, lambda _: (), lambda _: None)  # type: ignore[arg-type]
-
-
-SEPARABLE = plain({f"c{k}": Choice(tuple(range(4))) for k in range(12)})
-
-
-class FakeStudy:
-    """A study whose accuracy and cost are sums over choices: each option has its own share of both."""
-
-    def __init__(self, journal: Journal | None = None, seed: int = 0) -> None:
-        self.journal = journal or Journal()
-        self.costs = {"latency_ms": self._latency}
-        self.seed, self.asked, self.scored = seed, [], []
-
-    def _weight(self, name: str, option: object, what: str) -> float:
-        return Random(f"{self.seed}/{what}/{name}/{option}").random()
-
-    def _latency(self, arch: Arch) -> Price:
-        self.asked.append(arch)
-        value = 1 + sum(self._weight(name, option, "latency") for name, option in arch.items())
-        return Price(value, "ms", value, value, "predicted")
-
-    def price(self, arch: Arch, metric: str) -> Price:
-        return Price(**self.journal.call(f"cost/{metric}/{arch.digest}", lambda: self.costs[metric](arch).to_json()))
-
-    def priced(self, arch: Arch, metric: str) -> bool:
-        return f"cost/{metric}/{arch.digest}" in self.journal
-
-    def score(self, arch: Arch) -> Candidate:
-        def accuracy() -> float:
-            self.scored.append(arch)
-            return sum(self._weight(name, option, "accuracy") for name, option in arch.items()) / max(1, len(arch))
-
-        metrics = {"latency_ms": self.price(arch, "latency_ms").value}
-        return Candidate(arch, {**metrics, "accuracy": self.journal.call(f"accuracy/{arch.digest}", accuracy)})
+from tests.hnas.strategies.fake_study import SEPARABLE, FakeStudy, plain
 
 
 def found(study: FakeStudy | None = None, space: Space = SEPARABLE, **options) -> list[Candidate]:
@@ -90,7 +53,7 @@ def test_windows_are_hard():
     outside = [c for c in candidates if c.metrics["latency_ms"] > 6.0]
     assert outside, "the window must bite for this to be a test"
     assert not any("accuracy" in c.metrics for c in outside)
-    assert not {c.arch for c in outside} & set(study.scored)
+    assert not {c.arch for c in outside} & set(study.evaluated)
     inside = [c for c in candidates if violation(c, windows) == 0]
     assert inside
     for candidate in front(inside, "latency_ms"):
@@ -110,7 +73,7 @@ def test_the_search_moves_into_a_window_that_few_members_meet():
 def test_a_window_that_nothing_meets_scores_nothing_and_ends():
     study = FakeStudy()
     assert len(found(study, windows={"latency_ms": Window(high=0.5)}, evaluations=30)) == 30
-    assert study.scored == []
+    assert study.evaluated == []
 
 
 @pytest.mark.parametrize(
@@ -141,7 +104,7 @@ def test_what_has_no_latency_is_never_scored_and_the_search_goes_on(windows: dic
     assert len(seen) == 60
     assert 0 < len(failed) < 30
     assert not any("accuracy" in candidate.metrics or violation(candidate, windows) == 0 for candidate in failed)
-    assert not {candidate.arch for candidate in failed} & set(study.scored)
+    assert not {candidate.arch for candidate in failed} & set(study.evaluated)
     assert front(seen, "latency_ms")
 
 
@@ -160,7 +123,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_sequence(tmp_path: Path)
     study = FakeStudy(Journal(file))
     assert found(study) == whole
     assert len(study.asked) == 35
-    assert len(study.scored) == 36  # the one that was cut is asked again
+    assert len(study.evaluated) == 36  # the one that was cut is asked again
     study.journal.close()
 
 

@@ -1,0 +1,240 @@
+"""Search with predictors that are fitted during the run: Bayesian optimisation with constraints (Gardner et al. 2014).
+
+A few planned architectures are measured first. Then two Gaussian processes, one for the accuracy and one for each cost,
+predict every other architecture, and the next one to try is that with the largest expected improvement, weighted by the
+probability that it meets every constraint. ``search(study, space, SurrogateOptions(...))`` yields candidates.
+
+The evolution of ``hnas.strategies.evolution`` finds a whole front. This search goes for one point of it, and needs a
+tenth of the evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from hnas.pareto import Candidate
+from hnas.predictor import Predictor
+from hnas.space import Arch, Option, Space
+from hnas.strategies.evolution import Budget, Windows, planned_archs, refuse_unknown_costs, violation
+from hnas.study import Study
+
+_Floats = NDArray[np.float64]
+_Genome = Mapping[str, Option]  # an option for every choice of the space, also for choices that are not active
+PLANNED, DRAWN = 10, 6  # architectures before the first prediction: variants of the largest, and mutations of these
+_ROUNDS, _PARENTS, _CHILDREN = 4, 24, 200  # of the search on predictions
+_TUNE = 4  # new architectures after which the predictors learn again which choices count
+_LEAST = 0.02  # probability of meeting the constraints below which an architecture is not worth a measurement
+
+
+@dataclass(frozen=True)
+class SurrogateOptions:
+    """Options of ``search``.
+
+    windows: metric -> Window, for costs of the study and for "accuracy".
+    cost: the cost of the study that is minimised ("latency_ms").
+    accurate: True: find the most accurate architecture inside the windows. False (default): find the cheapest one.
+    evaluations: number of architectures to try (60); None: no limit.
+    seconds: seconds after which no further architecture is tried; None (default): no limit.
+    seed: seed of all random numbers (0).
+    """
+
+    windows: Windows = field(default_factory=dict)
+    cost: str = "latency_ms"
+    accurate: bool = False
+    evaluations: int | None = 60
+    seconds: float | None = None
+    seed: int = 0
+
+
+def search(study: Study, space: Space, options: SurrogateOptions) -> Iterator[Candidate]:
+    """Yield candidates as they are tried, the smallest architecture first.
+
+    A candidate outside a cost window has no accuracy. One outside the window of the accuracy may have infinite costs,
+    because it was not priced. The search ends when the budget is spent, or when nothing promises an improvement.
+
+        windows = {"accuracy": Window(low=0.92)}
+        for candidate in search(study, space, SurrogateOptions(windows, evaluations=40)):
+            print(candidate.arch, candidate.metrics)
+
+    Raises:
+        ValueError: no budget is given, or a cost is unknown.
+    """
+    if options.evaluations is None and options.seconds is None:
+        raise ValueError("the search needs a budget; give evaluations or seconds")
+    refuse_unknown_costs(study, options.windows, options.cost)
+    rng, budget = Random(options.seed), Budget(study, options.cost, options.evaluations, options.seconds)
+    belief = _Belief(study, space, options)
+    genomes: dict[Arch, _Genome] = {}
+    planned = iter(_first(space, rng))
+    while len(genomes) < space.size:
+        start = next(planned, None)
+        genome = start or _propose(space, rng, belief, genomes)
+        if genome is None:
+            return
+        arch = space.arch(genome)
+        if arch in genomes:
+            continue
+        if budget.is_spent(len(genomes), arch):
+            return
+        genomes[arch] = genome
+        yield belief.learn(arch, planned=start is not None)
+
+
+def _first(space: Space, rng: Random) -> Iterator[_Genome]:
+    """Yield the ends of the space, variants of the largest, and mutations of all of these."""
+    planned = planned_archs(space)[:PLANNED]
+    yield from planned
+    for _ in range(DRAWN):
+        yield _crossed(rng.choice(planned), _drawn(space, rng), rng, share=rng.choice((0.2, 0.4)))
+
+
+class _Belief:
+    """What was measured, and what the predictors make of it."""
+
+    def __init__(self, study: Study, space: Space, options: SurrogateOptions) -> None:
+        self.study, self.options = study, options
+        self.tried: list[Candidate] = []
+        self.bounded = dict(options.windows)
+        self.metrics = tuple(dict.fromkeys([options.cost, *(m for m in self.bounded if m != "accuracy"), "accuracy"]))
+        self._predictors = {metric: Predictor(space) for metric in self.metrics}
+        self._models: dict[str, Predictor] = {}  # those of metrics that are known for some architecture
+        self._fitted = 0
+
+    def learn(self, arch: Arch, *, planned: bool) -> Candidate:
+        """Try ``arch`` and return the candidate.
+
+        1. The cheapest architecture is sought, and the predictors exist: the accuracy comes first, because it costs
+           less than a price. An architecture outside the window of the accuracy is not priced: its cost is infinite.
+        2. Otherwise it is priced, and its accuracy is scored if every cost is inside its window.
+        """
+        window = self.bounded.get("accuracy")
+        if not (planned or self.options.accurate or window is None):  # case 1
+            accuracy = self.study.search_accuracy(arch)
+            if window.excess(accuracy) > 0:
+                return self._kept(Candidate(arch, {**dict.fromkeys(self.study.costs, math.inf), "accuracy": accuracy}))
+        costs = {metric: self.study.price(arch, metric).value for metric in self.study.costs}  # case 2
+        windows = {name: window for name, window in self.bounded.items() if name != "accuracy"}
+        priced = Candidate(arch, costs)
+        return self._kept(priced if violation(priced, windows) > 0 else self.study.score(arch))
+
+    def _kept(self, candidate: Candidate) -> Candidate:
+        self.tried.append(candidate)
+        return candidate
+
+    def fit(self) -> None:
+        """Fit every predictor to what was tried."""
+        tune = len(self.tried) >= self._fitted + _TUNE or not self._fitted
+        for metric, model in self._predictors.items():
+            known = [(each.arch, each.metrics[metric]) for each in self.tried if metric in each.metrics]
+            known = [(arch, _scaled(metric, value)) for arch, value in known if math.isfinite(value)]
+            if known:
+                archs, values = zip(*known, strict=True)
+                self._models[metric] = model.fit(archs, values, tune=tune)
+        self._fitted = len(self.tried) if tune else self._fitted
+
+    def ranked(self) -> list[Candidate]:
+        """Return what was tried, the best first: by violation, then by the objective."""
+        goal = "accuracy" if self.options.accurate else self.options.cost
+        sign = -1.0 if self.options.accurate else 1.0
+
+        def key(each: Candidate) -> tuple[float, float]:
+            return violation(each, self.bounded) + ("accuracy" not in each.metrics), sign * each.metrics.get(goal, 0.0)
+
+        return sorted(self.tried, key=key)
+
+    def worth(self, archs: Sequence[Arch]) -> _Floats:
+        """Return how much each architecture promises: the expected improvement times a weight for its risk.
+
+        The weight is the squared probability of meeting the windows. Without the square, the search is drawn to
+        networks that would be a large improvement but are hardly ever accurate enough.
+        """
+        goal, sign = ("accuracy", 1.0) if self.options.accurate else (self.options.cost, -1.0)
+        codes = self._predictors["accuracy"].encode(archs)
+        found = {metric: model.predict_codes(codes) for metric, model in self._models.items()}
+        chance = np.ones(len(archs))
+        for metric in self.bounded.keys() & found.keys():
+            window, (mean, deviation) = self.bounded[metric], found[metric]
+            chance *= _within(mean, deviation, _scaled(metric, window.low), _scaled(metric, window.high))
+        best = self.ranked()[0]
+        if violation(best, self.bounded) > 0 or "accuracy" not in best.metrics:
+            return chance  # nothing meets the windows yet
+        mean, deviation = found[goal]
+        gain = _expected_gain(sign * (mean - _scaled(goal, best.metrics[goal])), deviation)
+        return np.where(chance < _LEAST, 0.0, gain * chance**2)
+
+
+def _propose(space: Space, rng: Random, belief: _Belief, known: Mapping[Arch, _Genome]) -> _Genome | None:
+    """Return the untried architecture that promises most, found by evolution on predictions; None: none promises."""
+    belief.fit()
+    ranked = [known[each.arch] for each in belief.ranked()[:_PARENTS]]
+    pool: dict[Arch, _Genome] = _decoded(space, _flipped(space, ranked[0]))
+    parents: Sequence[_Genome] = ranked
+    best: tuple[float, _Genome | None] = (0.0, None)
+    for _ in range(_ROUNDS):
+        pool |= _decoded(space, (_child(space, rng, parents, ranked) for _ in range(_CHILDREN)))
+        fresh = [arch for arch in pool if arch not in known]
+        if not fresh:
+            return None
+        worth = belief.worth(fresh)
+        order = np.argsort(-worth)[:_PARENTS]
+        parents = [pool[fresh[k]] for k in order]
+        best = max(best, (float(worth[order[0]]), parents[0]), key=lambda pair: pair[0])
+        pool = {fresh[k]: pool[fresh[k]] for k in order}
+    return best[1]
+
+
+def _decoded(space: Space, genomes: Iterable[_Genome]) -> dict[Arch, _Genome]:
+    return {space.arch(genome): genome for genome in genomes}
+
+
+def _flipped(space: Space, genome: _Genome) -> Iterator[_Genome]:
+    """Yield the genome with each single gene changed to each other option."""
+    for name, choice in space.choices.items():
+        for option in choice.options:
+            if option != genome[name]:
+                yield {**genome, name: option}
+
+
+def _child(space: Space, rng: Random, parents: Sequence[_Genome], best: Sequence[_Genome]) -> _Genome:
+    """Return a parent, crossed with one of the best half of the times, with one to four genes drawn anew."""
+    genome = dict(rng.choice(parents))
+    if rng.random() < 0.5:
+        genome = _crossed(genome, rng.choice(best), rng, share=0.5)
+    for name in rng.sample(list(space.choices), min(len(space.choices), rng.randint(1, 4))):
+        genome[name] = rng.choice(space.choices[name].options)
+    return genome
+
+
+def _crossed(genome: _Genome, other: _Genome, rng: Random, share: float) -> dict[str, Option]:
+    """Return the genome with each gene taken from ``other`` with the probability ``share``."""
+    return {name: other[name] if rng.random() < share else option for name, option in genome.items()}
+
+
+def _drawn(space: Space, rng: Random) -> _Genome:
+    return {name: rng.choice(choice.options) for name, choice in space.choices.items()}
+
+
+def _scaled(metric: str, value: float) -> float:
+    """Return an accuracy unchanged, and the logarithm of a cost: costs of parts multiply more than they add."""
+    if metric == "accuracy" or value == math.inf:
+        return value
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _within(mean: _Floats, deviation: _Floats, low: float, high: float) -> _Floats:
+    inside: _Floats = norm.cdf((high - mean) / deviation) - norm.cdf((low - mean) / deviation)
+    return inside
+
+
+def _expected_gain(gain: _Floats, deviation: _Floats) -> _Floats:
+    """Return the expected improvement (Jones et al. 1998) of predictions with a mean gain over the best."""
+    z = gain / deviation
+    expected: _Floats = gain * norm.cdf(z) + deviation * norm.pdf(z)
+    return np.maximum(expected, 0.0)

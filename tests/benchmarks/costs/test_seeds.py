@@ -1,0 +1,51 @@
+"""The table of seeds: finished runs are kept, a failed run is a line, and the worst seed is shown."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from hnas.benchmarks.costs import seeds
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Replace the command: the speedup is 2 plus the seed, and tflite-cpu fails. Return the commands that ran."""
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        seed = int(command[command.index("--seed") + 1])
+        if "tflite-cpu" in command:
+            return SimpleNamespace(returncode=3, stdout="", stderr="a line\nlitert is missing\n")
+        rows = [
+            {"verdict": "baseline"},
+            {
+                "verdict": "kept: the fastest",
+                "precision": "int8",
+                "accuracy": 0.93 - seed / 100,
+                "speedup": {"value": 2.0 + seed, "low": 1.9 + seed, "high": 2.1 + seed, "kind": "measured"},
+            },
+        ]
+        return SimpleNamespace(returncode=0, stdout=json.dumps({"rows": rows}), stderr="")
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    return commands
+
+
+def test_a_row_has_the_best_and_the_worst_seed(ran, tmp_path, capsys):
+    arguments = ["--targets", "openvino-cpu", "--seeds", "3", "--out", str(tmp_path / "seeds.jsonl")]
+    assert seeds.main(arguments) == 0
+    found = capsys.readouterr()
+    assert "| openvino-cpu | 3 | 4.00x | 2.00x | 0.50 | 91.00% to 93.00% |" in found.out
+    assert "openvino-cpu seed 1: 3.00x [2.90, 3.10] int8, 92.00%" in found.err
+    assert seeds.main(arguments) == 0
+    assert capsys.readouterr().out == found.out
+    assert len(ran) == 3  # nothing ran twice
+
+
+def test_a_run_that_fails_is_a_line_and_the_exit_code(ran, tmp_path, capsys):
+    assert seeds.main(["--targets", "tflite-cpu", "--seeds", "1", "--out", str(tmp_path / "seeds.jsonl")]) == 1
+    assert "tflite-cpu seed 0: litert is missing" in capsys.readouterr().err

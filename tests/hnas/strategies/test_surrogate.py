@@ -1,0 +1,105 @@
+"""The search with predictors: nearer to the optimum than evolution at equal evaluations, inside hard windows."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from math import inf, isfinite
+from pathlib import Path
+
+import pytest
+
+from hnas.journal import Journal
+from hnas.pareto import Candidate
+from hnas.space import Choice
+from hnas.strategies import evolution
+from hnas.strategies.evolution import EvolutionOptions, Window
+from hnas.strategies.surrogate import SurrogateOptions, search
+from tests.hnas.strategies.fake_study import SEPARABLE, FakeStudy, plain
+
+ACCURATE = {"accuracy": Window(low=0.55)}
+
+
+def found(study=None, space=SEPARABLE, **options) -> list[Candidate]:
+    return list(search(study or FakeStudy(), space, SurrogateOptions(**options)))
+
+
+def _cheapest(candidates, windows):
+    inside = [c for c in candidates if evolution.violation(c, windows) == 0]
+    return min((c.metrics["latency_ms"] for c in inside), default=inf)
+
+
+def test_forty_evaluations_find_cheaper_networks_than_evolution_does():
+    ours, theirs = [], []
+    for seed in range(4):
+        study = FakeStudy(seed=seed)
+        ours.append(_cheapest(found(study, windows=ACCURATE, evaluations=40, seed=seed), ACCURATE))
+        options = EvolutionOptions(ACCURATE, evaluations=40, seed=seed)
+        theirs.append(_cheapest(evolution.search(study, SEPARABLE, options), ACCURATE))
+    assert all(a < b for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
+
+
+def test_inside_a_window_of_the_latency_it_finds_accurate_networks():
+    windows = {"latency_ms": Window(high=6.0)}
+    for seed in range(3):
+        study = FakeStudy(seed=seed)
+        ours = found(study, windows=windows, accurate=True, evaluations=40, seed=seed)
+        assert all("accuracy" not in c.metrics for c in ours if c.metrics["latency_ms"] > 6.0)
+        theirs = evolution.search(study, SEPARABLE, EvolutionOptions(windows, evaluations=40, seed=seed))
+        assert max(c.metrics.get("accuracy", 0) for c in ours) > max(c.metrics.get("accuracy", 0) for c in theirs)
+
+
+def test_it_tries_each_once_the_smallest_first_and_as_many_as_it_may():
+    candidates = found(evaluations=25)
+    assert len(candidates) == len({c.arch for c in candidates}) == 25
+    assert [c.arch for c in candidates[:2]] == [SEPARABLE.smallest, SEPARABLE.largest]
+    assert all(c.arch in SEPARABLE for c in candidates)
+
+
+def test_a_network_that_is_not_accurate_enough_is_not_priced():
+    study = FakeStudy()
+    candidates = found(study, windows=ACCURATE, evaluations=40)
+    skipped = [c for c in candidates if c.metrics["latency_ms"] == inf]
+    assert skipped
+    assert all(c.metrics["accuracy"] < 0.55 for c in skipped)
+    assert not {c.arch for c in skipped} & set(study.asked)
+    assert all(isfinite(c.metrics["latency_ms"]) for c in candidates if c.metrics["accuracy"] >= 0.55)
+
+
+def test_a_killed_search_continues_with_the_same_candidates(tmp_path: Path):
+    whole = found(windows=ACCURATE, evaluations=30)
+    file = tmp_path / "journal.jsonl"
+    with closing(Journal(file)) as journal:
+        part = found(FakeStudy(journal), windows=ACCURATE, evaluations=20)
+    with closing(Journal(file)) as journal:
+        study = FakeStudy(journal)
+        again = found(study, windows=ACCURATE, evaluations=30)
+    assert part == whole[:20]
+    assert again == whole
+    assert not {c.arch for c in part} & {*study.asked, *study.evaluated}
+
+
+def test_a_spent_time_reads_what_the_journal_has(tmp_path: Path):
+    file = tmp_path / "journal.jsonl"
+    with closing(Journal(file)) as journal:
+        part = found(FakeStudy(journal), windows=ACCURATE, evaluations=25)
+    with closing(Journal(file)) as journal:
+        assert found(FakeStudy(journal), windows=ACCURATE, evaluations=None, seconds=0.0) == part
+
+
+def test_a_small_space_is_tried_to_the_last():
+    space = plain({"a": Choice((1, 2, 3)), "b": Choice((1, 2))})
+    assert len(found(space=space, evaluations=50)) <= 6
+    assert found(space=plain({"a": Choice((1,))}), evaluations=5)[0].arch["a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"evaluations": None}, "needs a budget"),
+        ({"cost": "joules"}, "no cost 'joules'"),
+        ({"windows": {"watts": Window(high=3.0)}}, "no cost 'watts'"),
+    ],
+)
+def test_bad_options_are_one_line(options, said):
+    with pytest.raises(ValueError, match=said):
+        found(**options)
