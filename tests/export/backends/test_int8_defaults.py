@@ -10,6 +10,7 @@ from hnas import hw_profiles
 from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.graph.fusion import fuse
+from hnas.export.graph.marks import as_draft
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import Samples
 from hnas.export.proof.verification import check
@@ -57,3 +58,19 @@ def test_a_depthwise_convolution_does_not_clip_channels_that_calibration_hardly_
     faint = torch.where(torch.arange(8) < 4, 1.0, 0.2).reshape(8, 1, 1)
     known, other = ([(image.numpy(),) for image in images * scale] for scale in (faint, faint.flip(0)))
     assert level(backend, fuse(capture(net.eval(), images[0])), tmp_path, known, other) > 25
+
+
+def test_a_draft_has_the_kernels_of_the_whole_conversion_and_no_bias_correction(tmp_path: Path) -> None:
+    """A search only times its candidates. The correction takes most of NNCF's time, and changes no kernel."""
+    need("openvino", backends.load("openvino").missing())
+    program, device = large_sums(), hw_profiles.load("openvino-cpu")
+    calls = [(torch.rand(1, 16, 6, 6, generator=torch.Generator().manual_seed(k)).numpy(),) for k in range(4)]
+    found = {}
+    for name, each in (("whole", program), ("draft", as_draft(program))):
+        (tmp_path / name).mkdir()
+        made = make_artifact("openvino", each, tmp_path / name, precision="int8", device=device, calibration=calls)
+        layers = backends.inspector("openvino").layers(made, calls[0], 2)
+        found[name] = made.notes["quantisation"]["bias_correction"], sorted((x.kind, x.precision) for x in layers)
+    assert found["whole"][0] == "layer by layer"
+    assert found["draft"][0] == "before"
+    assert found["draft"][1] == found["whole"][1]

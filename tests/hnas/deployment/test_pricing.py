@@ -17,6 +17,7 @@ from hnas.export import backends
 from hnas.export.bundle.manifest import Machine
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import Disconnected, ExportError
+from hnas.export.graph.marks import is_draft
 from hnas.study import Study
 from hnas.supernet import Supernet
 from tests.conftest import need
@@ -56,12 +57,14 @@ class Fake:
     def __init__(self) -> None:
         self.compiled: list[str] = []
         self.failing: dict[str, ExportError] = {}
+        self.drafts: dict[str, bool] = {}
 
     def versions(self) -> dict[str, str]:
         return {"fake": "1"}
 
-    def convert(self, _: str, program: Any, path: Path, **__: object) -> None:
+    def convert(self, _: str, program: Any, path: Path, precision: str = "", **__: object) -> None:
         self.compiled.append(program.digest)
+        self.drafts[precision] = is_draft(program.fired)
         if program.digest in self.failing:
             raise self.failing[program.digest]
         (path / "model").write_text(program.digest)
@@ -95,15 +98,40 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     monkeypatch.setattr(pricing, "measure", lambda *_, **__: SimpleNamespace(median_ms=10.0))
     monkeypatch.setattr(pricing, "compare", lambda *_, **__: SimpleNamespace(ratio=2.0, low=1.9, high=2.1))
 
-    def make() -> tuple[MeasuredLatency, Fake]:
+    def make(*precisions: str) -> tuple[MeasuredLatency, Fake]:
         study, device = Study(Supernet(tiny.space()), tiny.task()), hw_profiles.load("tflite-cpu")
-        made.append(MeasuredLatency(study, device, 1, compiler=cast("Any", fake)))
+        made.append(MeasuredLatency(study, device, 1, precisions or ("fp32",), compiler=cast("Any", fake)))
         return made[-1], fake
 
     yield make
     for each in made:
         each.close()
     pricing.builder_versions.cache_clear()
+
+
+def test_subnets_are_measured_in_the_precision_in_which_the_largest_is_faster(table: Any, monkeypatch: Any) -> None:
+    made, fake = table("fp32", "int8")
+    assert made.precision == "int8"  # 2.0 times as fast as fp32
+    assert made(made.largest).value == 5.0
+    assert fake.drafts == {"fp32": False, "int8": True}
+    assert made.study.journal.entries["searched precision"] == "int8"
+    monkeypatch.setattr(pricing, "compare", lambda *_, **__: SimpleNamespace(ratio=0.9, low=0.8, high=1.0))
+    monkeypatch.setattr(pricing, "version", lambda _: "another")  # nothing is in the cache
+    pricing.builder_versions.cache_clear()
+    slower, _ = table("fp32", "int8")
+    assert slower.precision == "fp32"
+    assert slower(slower.largest).value == 10.0
+
+
+def test_a_precision_that_cannot_be_built_is_not_searched(table: Any) -> None:
+    made, fake = table("fp32", "int8")
+    fake.failing = {made._program(made.largest).digest: ExportError("no int8 here")}
+    made._largest = lambda: None
+    assert made.precision == "fp32"
+    only, _ = table("int8", "bf16")
+    only._largest = lambda: None
+    with pytest.raises(ExportError, match="runs in none of int8, bf16"):
+        _ = only.precision
 
 
 @pytest.mark.parametrize(
