@@ -134,7 +134,7 @@ def install(venv: Path, python: str, what: str, pins: Sequence[str], uv: str | N
     failed, _ = run(python, "-m", "venv", venv, folder=venv.parent)
     inside = venv / "bin" / "python"
     pip = (uv, "pip", "install", "--python", inside) if uv else (inside, "-m", "pip", "install")
-    if "git+file:" in what:  # a pip before 24 takes URLs without a host for paths
+    if "git+file:" in what:  # pip 23.2, of Python 3.11, takes URLs without a host for paths
         failed = failed or run(*pip, "-q", "--upgrade", "pip", folder=venv.parent)[0]
     return failed or run(*pip, "-q", "-c", constraints, what, folder=venv.parent)[0]
 
