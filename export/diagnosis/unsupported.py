@@ -73,8 +73,11 @@ class _Kind:
 def _accused(kinds: Sequence[_Kind], program: Program, error: str) -> list[_Kind]:
     """Return the kinds that the error names with their namespace, such as "aten::index".
 
-    A converter may decompose an operator, and name a part of it, such as "prims.lgamma".
+    A converter may decompose an operator, and name a part of it, such as "prims.lgamma". An error about complex numbers
+    accuses the operators that make complex numbers from real ones.
     """
+    if "complex" in error.lower():
+        return [kind for kind in kinds if _makes_complex(kind.nodes[0])]
     named = set(re.findall(r"(?:aten|prims)(?:::|\.)(\w+)", error))
     if not named:
         return []
@@ -82,6 +85,14 @@ def _accused(kinds: Sequence[_Kind], program: Program, error: str) -> list[_Kind
         return direct
     parts = isolate(program, [kind.nodes[0] for kind in kinds], monotonic() + SECONDS / 4)
     return [kind for kind in kinds if kind.nodes[0] in parts and named & _decomposed(parts[kind.nodes[0]])]
+
+
+def _makes_complex(node: fx.Node) -> bool:
+    def is_complex(each: fx.Node) -> bool:
+        value = each.meta.get("val")
+        return isinstance(value, Tensor) and value.is_complex()
+
+    return is_complex(node) and not any(map(is_complex, node.all_input_nodes))
 
 
 def _decomposed(part: Program) -> set[str]:

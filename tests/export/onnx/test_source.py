@@ -372,3 +372,23 @@ def test_a_weight_that_two_layers_share_opens_in_int8(tmp_path: Path) -> None:
     ]
     assert len([value for value in integers if list(value.dims) == [4, 4]]) == 2
     assert artifact.notes["verification"]["sqnr_db"] > 25
+
+
+def test_a_constant_of_three_axes_stays_float_in_int8(tmp_path: Path) -> None:
+    """ONNX Runtime does not run QLinearMatMul with one, as in DeBERTa's attention to positions."""
+    needed("onnxruntime-cpu")
+    nodes = [
+        helper.make_node("MatMul", ["x", "matrix"], ["a"]),
+        helper.make_node("MatMul", ["a", "positions"], ["y"]),
+    ]
+    weights = [onnx_files.weight("matrix", 8, 8), onnx_files.weight("positions", 2, 8, 6)]
+    made = onnx_files.model(nodes, {"x": [2, 5, 8]}, {"y": [2, 5, 6]}, weights)
+    path = onnx_files.save(made, tmp_path / "positions.onnx")
+    rng = np.random.default_rng(0)
+    samples = [(rng.normal(size=(2, 5, 8)).astype(np.float32),) for _ in range(16)]
+    options: dict[str, Any] = {"precision": "int8", "calibration": samples, "path": tmp_path / "a"}
+    artifact = export.compile(path, device="onnxruntime-cpu", **options)
+    graph = onnx.load(artifact.model).graph
+    kinds = {value.name: value.data_type for value in graph.initializer}
+    assert [kinds.get(value.name) for value in graph.initializer if len(value.dims) == 3] == [onnx.TensorProto.FLOAT]
+    assert artifact.notes["verification"]["sqnr_db"] > 25
