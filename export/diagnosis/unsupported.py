@@ -112,10 +112,8 @@ def _diagnosis(program: Program, name: str, precision: str, error: str, seconds:
     kinds = _kinds(program, error)
     accused = _accused(kinds, program, error)
     if len(accused) == 1:  # case 1
-        parts = isolate(program, [accused[0].nodes[0]], half)
-        if not parts:
-            raise TimeoutError(_why_not(seconds, half))
-        return f"{name} refuses {accused[0].line()}; {_others(list(parts.values()), name, precision, end)}"
+        part = _alone(program, accused[0], half, seconds)
+        return f"{name} refuses {accused[0].line()}; {_others([part], name, precision, end)}"
     with RefusalTest(end, name, precision) as test:
         parts = isolate(program, [kind.nodes[0] for kind in kinds], half)
         reasons = _search([kind for kind in kinds if kind.nodes[0] in parts], parts, error, test, half)
@@ -128,6 +126,15 @@ def _diagnosis(program: Program, name: str, precision: str, error: str, seconds:
     reason = next(iter(refused.values()))
     because = "" if reason.removesuffix("...") in error else f": {reason}"
     return f"{name} refuses {', '.join(kind.line() for kind in refused)}{because}; {who}"
+
+
+def _alone(program: Program, kind: _Kind, half: float, seconds: float) -> Program:
+    """Return the operator as a program. Raise ValueError for complex numbers, TimeoutError where it does not run."""
+    if _makes_complex(kind.nodes[0]):
+        raise ValueError("no file takes or returns complex numbers, so it cannot be run alone")
+    for part in isolate(program, [kind.nodes[0]], half).values():
+        return part
+    raise TimeoutError(_why_not(seconds, half))
 
 
 def _why_not(seconds: float, half: float) -> str:

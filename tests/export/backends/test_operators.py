@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hnas.export.backends.tflite import convert as tflite
 from hnas.export.backends.tflite import writer as emitter
 from hnas.export.backends.tflite.writer.int8 import quantise_operators
 from hnas.export.device.runtimes.tflite import indices, interpreter
+from hnas.export.graph.program import capture
 from hnas.export.int8.calibration import activation_ranges
 from tests.conftest import need
 from tests.export.backends.operators import OPERATORS, Operator
@@ -25,6 +27,7 @@ FALLBACK = [name for name in OPERATORS if name not in NATIVE]
 # One of seven is in the quick tests, and all have their turn in the slow ones.
 QUICK = set(NATIVE[::7])
 CHOSEN = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NATIVE]
+_MARKS = ("_assert_tensor_metadata", "detach", "lift_fresh_copy")  # torch.export writes them; they compute nothing
 Arrays = Sequence[NDArray[np.generic]]
 
 
@@ -101,15 +104,39 @@ def test_a_wrong_formula_would_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert level(wanted, outputs(content, operator, tmp_path, 1)) < 100
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch.export of recurrent layers, and of even padding
 def test_the_document_lists_every_operator() -> None:
-    """The table of docs/tflite.md has a row for each family: its operators, then those that fall back."""
+    """The table of docs/tflite.md has a row for each family: its ATen operators, then the forms that fall back.
+
+    ``python -m tests.export.backends.test_operators`` prints the rows.
+    """
     rows = re.findall(r"^\| ([a-z, ]+) \| ([^|]*) \| ([^|]*) \|$", DOCUMENT.read_text(), re.MULTILINE)
     assert {family: (native, fallback) for family, native, fallback in rows[1:]} == table()
 
 
 def table() -> dict[str, tuple[str, str]]:
-    """Return the rows of the table, by family."""
-    families: dict[str, tuple[list[str], list[str]]] = {}
-    for name, operator in OPERATORS.items():
-        families.setdefault(operator.family, ([], []))[not operator.native].append(name)
-    return {family: (", ".join(native), ", ".join(missing) or "-") for family, (native, missing) in families.items()}
+    """Return the rows of the table, by family. An operator is in the row of the smallest network that calls it."""
+    native: dict[str, str] = {}
+    fallback: dict[str, dict[str, None]] = {operator.family: {} for operator in OPERATORS.values()}
+    calls = {name: aten_operators(operator) for name, operator in OPERATORS.items()}
+    for name in sorted(NATIVE, key=lambda name: len(calls[name])):
+        for called in calls[name]:
+            native.setdefault(called, OPERATORS[name].family)
+    for name in FALLBACK:
+        new = [called for called in calls[name] if called not in native]
+        words = ", ".join(new) or f"{calls[name][0]} as in `{name}`"
+        fallback[OPERATORS[name].family][words] = None
+    found = {family: ", ".join(sorted(each for each in native if native[each] == family)) for family in fallback}
+    return {family: (found[family] or "-", ", ".join(fallback[family]) or "-") for family in fallback}
+
+
+def aten_operators(operator: Operator) -> list[str]:
+    """Return the names of the ATen operators that a network calls, without their overloads."""
+    program = capture(operator.module(), operator.values(0))
+    names = [name.split(".")[1] for name in program.operators() if name.startswith("aten.")]
+    return [name for name in dict.fromkeys(names) if name not in _MARKS]
+
+
+if __name__ == "__main__":
+    for family, (written, other) in table().items():
+        sys.stdout.write(f"| {family} | {written} | {other} |\n")
