@@ -52,7 +52,7 @@ def make_verify_parser() -> Parser:
     add("--supernet", type=Path, metavar="DIR", help="supernet of a searched bundle (default: the shipped supernet)")
     add("--data", type=Path, metavar="DIR", help="images for its subnets (default: the shipped slice)")
     add("--model", metavar="PACKAGE.MODULE:CALLABLE", help="the network of the bundle, if it is your own")
-    add("--calibration", type=Path, metavar="FILE", help="with --model: .npz or .npy of real inputs [N, ...]")
+    add("--calibration", type=Path, metavar="FILE", help="with --model: .npz, .npy or .pt of real inputs [N, ...]")
     add(
         "--reduce",
         action="store_true",
