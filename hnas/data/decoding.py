@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 LARGEST = 2**34  # bytes of all decoded images of a split, at most
+_NAMED = 5  # unreadable images that a message names
 
 
 def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
@@ -91,7 +92,8 @@ def decode_files(files: Sequence[Path], size: tuple[int, int], channels: int) ->
 
 
 def refuse_broken(reasons: Sequence[str]) -> None:
-    """Raise ValueError if images cannot be read. The message names them all."""
+    """Raise ValueError if images cannot be read. The message counts them, and names the first ones."""
     if reasons:
         first = f"{len(reasons)} images cannot be read: " if len(reasons) > 1 else ""
-        raise ValueError(f"{first}{'; '.join(reasons)}; remove them, or train with --skip-broken")
+        more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        raise ValueError(f"{first}{'; '.join(reasons[:_NAMED])}{more}; remove them, or train with --skip-broken")
