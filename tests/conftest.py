@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -23,6 +24,9 @@ def pytest_runtest_setup() -> None:
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
 
+
+# A folder for the PYTHONPATH of a process that shall not find the package of pretrained weights.
+NO_WEIGHTS = Path(__file__).parent / "no_weights"
 
 _SLOW, _QUICK = 10.0, 0.3  # seconds of a usual test with and without the mark "slow"
 _LONG = {"tests/test_readme.py": 200.0, "tests/privacy/test_search.py": 100.0}  # seconds, where marks say too little

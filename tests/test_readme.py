@@ -33,7 +33,7 @@ from hnas.benchmarks.peers import command as race
 from hnas.cli import COMMANDS, deploy_main, train_main
 from hnas.export import backends
 from tests import matrix
-from tests.conftest import need
+from tests.conftest import NO_WEIGHTS, need
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -121,7 +121,7 @@ def session(tmp_path: Path) -> Path:
 
 
 def run(words: list[str], folder: Path, allowed: tuple[int, ...] = (0,)) -> None:
-    own = {"XDG_CACHE_HOME": str(folder / ".cache"), "PYTHONPATH": ""}
+    own = {"XDG_CACHE_HOME": str(folder / ".cache"), "PYTHONPATH": str(NO_WEIGHTS)}
     done = subprocess.run(
         words, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, timeout=SECONDS, check=False
     )

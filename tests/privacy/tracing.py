@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hnas.export.device.privacy import SWITCHES
+from tests.conftest import NO_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 STRACE = ("strace", "-f", "--seccomp-bpf", "-s", "256", "-e", "trace=network", "-o")
@@ -45,7 +46,8 @@ def outside(folder: Path, home: str = "home", **more: str) -> dict[str, str]:
     """Return an environment without our switches and without signs of pytest or CI, with an empty home."""
     hidden = (*SWITCHES, "CI", "PYTEST_CURRENT_TEST", "PYTEST_VERSION", "XDG_CACHE_HOME")
     environment = {name: value for name, value in {**os.environ, **more}.items() if name not in hidden}
-    return environment | {"HOME": str(folder / home), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{folder}"}
+    path = os.pathsep.join(map(str, (ROOT / "src", folder, NO_WEIGHTS)))
+    return environment | {"HOME": str(folder / home), "PYTHONPATH": path}
 
 
 def traced(
