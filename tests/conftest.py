@@ -49,6 +49,12 @@ def one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deployments in the test's process see no load of other programs, which would make them measure twice."""
+    monkeypatch.setattr("hnas.export.proof.load.read_counters", lambda: None)
+
+
 def required(runtime: str) -> bool:
     """Whether HNAS_REQUIRE lists ``runtime``: there its absence is a failure, not a reason to skip."""
     return runtime in os.environ.get("HNAS_REQUIRE", "").split(",")
