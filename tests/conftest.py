@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# A shell without job control starts a command in the background with Ctrl-C ignored; tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every run, and no clock: a busy machine must not fail a property.
 settings.register_profile("hnas", deadline=None, derandomize=True, max_examples=25, database=None)

@@ -27,6 +27,8 @@ from hnas.supernet import Supernet
 EACH = 8  # cases of one network, which is captured once
 CALLS = 4  # calls of a case, at batch 1
 
+# Kernel, expanded channels, output channels and stride of the blocks of two stages.
+_BLOCKS = (((3, 0, 8, 1),), ((5, 16, 16, 2), (5, 32, 16, 1)))
 # Small members of every kind of space, with the options of the space switched on.
 SPACES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("hybrid_vision", {"resolutions": (12, 15, 20), "head": 32}),
@@ -42,6 +44,7 @@ SPACES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("nasbench201", {"resolution": 16, "channels": 3, "width": 4, "cells": 2}),
     ("tabular_digits", {}),
     ("mobilenetv3", {"resolution": 28, "width": 0.25}),
+    ("inverted_residuals", {"resolutions": (16, 20), "stem": 8, "head": 32, "stages": _BLOCKS}),
 )
 
 

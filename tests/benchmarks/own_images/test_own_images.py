@@ -61,6 +61,7 @@ def test_results_are_continued(
     assert set(record["accuracy"]) == {"largest", "smallest", "plain CNN"}
     assert record["epochs"] == 1
     monkeypatch.setattr(command, "measure", None)
+    monkeypatch.setenv("COLUMNS", "160")
     assert command.main(call) == 0
     assert "easy/scratch/0.0001" in capsys.readouterr().out
     with pytest.raises(FileExistsError):

@@ -65,7 +65,9 @@ def test_names_stay_and_values_are_right(tmp_path: Path, backend: str, kind: Any
     inputs, outputs = EXPECTED[kind]
     assert [tensor.name for tensor in artifact.inputs] == inputs
     names = [tensor.name for tensor in artifact.outputs]
-    assert [name.partition(".")[2] if "layers" in name else name for name in names] == outputs
+    # An output with the name of an input ends in _out; whether it has that name depends on the versions.
+    plain_names = [name.removesuffix("_out") for name in names]
+    assert [name.partition(".")[2] if "layers" in name else name for name in plain_names] == outputs
     run = export.load(artifact)
     cache = examples.pop("past_key_values", None)
     plain: dict[str, Any] = {name: value.numpy() for name, value in examples.items()}
@@ -79,7 +81,7 @@ def test_names_stay_and_values_are_right(tmp_path: Path, backend: str, kind: Any
     np.testing.assert_allclose(found[first], expected[first].numpy(), rtol=1e-3, atol=1e-4)
     if cache is not None:  # the module has written into it
         for name in names[1:]:
-            layer, part = name.split(".")[-2:]
+            layer, part = name.removesuffix("_out").split(".")[-2:]
             np.testing.assert_allclose(
                 found[name], getattr(cache.layers[int(layer)], part).numpy(), rtol=1e-3, atol=1e-4
             )

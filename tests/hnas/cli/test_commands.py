@@ -1,6 +1,7 @@
 """The commands of `hnas-deploy` that run on a device: without torch, with help that imports nothing heavy."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ def deploy(*arguments: object, unwanted: tuple[str, ...] = ()) -> subprocess.Com
     """`hnas-deploy` in a new process where the search side is not installed; ``unwanted`` must not be imported."""
     code = PROGRAM.format(blocked=HEAVY, unwanted=unwanted)
     command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    wide = {**os.environ, "COLUMNS": "160"}
+    return subprocess.run(command, env=wide, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +223,7 @@ def test_a_table_shows_accuracy_only_where_it_is_known(capsys: pytest.CaptureFix
     assert "120 dB, as float" in (out := capsys.readouterr().out)
     assert "\nnote\n" in out
     assert "top-1" not in out
-    report.print_deployment({**found, "rows": [{**row, "accuracy_fp32": 0.912, "accuracy": 0.905}]})
+    report.print_deployment({**found, "rows": [{**row, "accuracy_fp32": 0.912, "accuracy": 0.905}]}, wide=True)
     out = capsys.readouterr().out
     assert "91.20%" in out
     assert "90.50%" in out
