@@ -96,7 +96,7 @@ def _first(space: Space, rng: Random) -> Iterator[_Genome]:
 
 
 class _Belief:
-    """What was measured, and what the predictors make of it."""
+    """Hold what was tried, and predict the rest."""
 
     def __init__(self, study: Study, space: Space, options: SurrogateOptions) -> None:
         self.study, self.options = study, options
