@@ -65,7 +65,11 @@ def check(
         seed=seed,
         host=host,
     )
-    return check_claim(Path(folder), options, on or (lambda doing, fraction: None))  # noqa: ARG005
+    return check_claim(Path(folder), options, on or _silent)
+
+
+def _silent(_step: str, _fraction: float) -> None:
+    """Ignore the progress of a check."""
 
 
 def parse_seconds(value: str | float, name: str = "") -> float:

@@ -6,18 +6,16 @@ The efficiencies are fitted on the rows that state the time of the GPU alone. Ev
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from hnas.benchmarks.jetson.errors import RowPrediction, hold_out, summary
 from hnas.benchmarks.jetson.fitting import Sample, fit, leave_one_model_out
 from hnas.benchmarks.jetson.networks import kernels_of
 from hnas.benchmarks.jetson.report import parameters, to_toml
-from hnas.benchmarks.jetson.rows import TIMINGS, Row, read_jetson
+from hnas.benchmarks.jetson.rows import TIMINGS, Row, read_jetson, table_parser
 from hnas.hw_profiles import load
 
 NAME = "tensorrt-orin"
@@ -26,9 +24,7 @@ _HEAD = "# Efficiencies of TensorRT on Jetson Orin. Written by: python -m hnas.b
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit, print the tables and return 0."""
-    parser = argparse.ArgumentParser("python -m hnas.benchmarks.jetson", description=__doc__)
-    parser.add_argument("table", type=Path, metavar="FILE.csv", help="published latencies, one a line")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help=f"write the efficiencies to FOLDER/{NAME}.toml")
+    parser = table_parser("python -m hnas.benchmarks.jetson", __doc__, "published latencies as CSV, one a line", NAME)
     options = parser.parse_args(arguments)
     try:
         rows = read_jetson(options.table)

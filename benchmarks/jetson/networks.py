@@ -44,7 +44,7 @@ def _made(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except NotImplementedError:
+    except NotImplementedError:  # the meta device has no values to compute with
         return make()
 
 

@@ -6,7 +6,6 @@ NPU, for which hnas has no backend. Only rows whose layers all run on the CPU, i
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from hnas.benchmarks.jetson.errors import RowPrediction, summary
 from hnas.benchmarks.jetson.fitting import Sample, fit, leave_one_model_out
 from hnas.benchmarks.jetson.networks import kernels_of
 from hnas.benchmarks.jetson.report import parameters, to_toml
-from hnas.benchmarks.jetson.rows import TIMINGS, Row, read_lines
+from hnas.benchmarks.jetson.rows import TIMINGS, Row, read_lines, table_parser
 from hnas.hw_profiles import load
 
 NAME, PROFILE, DEVICE = "onnxruntime-rb3-gen2", "rb3-gen2", "Dragonwing RB3 Gen 2 Vision Kit"
@@ -37,9 +36,7 @@ _SIZE = (224, 224)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit, print the tables and return 0."""
-    parser = argparse.ArgumentParser("python -m hnas.benchmarks.jetson.phones", description=__doc__)
-    parser.add_argument("table", type=Path, metavar="FILE", help="AI Hub's table, .csv or .csv.gz")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help=f"write the efficiencies to FOLDER/{NAME}.toml")
+    parser = table_parser("python -m hnas.benchmarks.jetson.phones", __doc__, "AI Hub's table, .csv or .csv.gz", NAME)
     options = parser.parse_args(arguments)
     try:
         rows, left_out = read_phones(options.table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 from collections.abc import Iterator, Mapping
@@ -94,3 +95,11 @@ def read_lines(path: Path) -> Iterator[dict[str, str]]:
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     yield from csv.DictReader(text.splitlines())
+
+
+def table_parser(program: str, about: str | None, table: str, written: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that fits the efficiencies ``written`` to the published rows in a ``table``."""
+    made = argparse.ArgumentParser(program, description=about)
+    made.add_argument("table", type=Path, metavar="FILE", help=table)
+    made.add_argument("--write", type=Path, metavar="FOLDER", help=f"write the efficiencies to FOLDER/{written}.toml")
+    return made

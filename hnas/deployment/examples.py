@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile, is_zipfile
 
 from hnas.files import check_plain
 from hnas.units import parse_shape
@@ -106,6 +107,9 @@ def read_file(file: Path, purpose: str) -> Any:
 
     try:
         if file.suffix.lower() in (".pt", ".pth"):
+            if is_zipfile(file):  # a file of before torch 1.6 is no archive
+                with ZipFile(file) as archive:
+                    _require_room(archive)
             return torch.load(file, map_location="cpu", weights_only=True)
         with file.open("rb") as stream:
             return _arrays(np.load(stream, allow_pickle=False))
@@ -124,12 +128,17 @@ def _existing(file: Path, purpose: str) -> Path:
 def _arrays(read: Any) -> Any:
     if not hasattr(read, "files"):
         return read
-    if sum(each.file_size for each in read.zip.infolist()) > _LARGEST:
-        raise ValueError("the arrays are too large")
+    _require_room(read.zip)
     names = list(read.files)
     if names == [f"arr_{index}" for index in range(len(names))]:
         return tuple(read[name] for name in names)
     return {name: read[name] for name in names}
+
+
+def _require_room(archive: ZipFile) -> None:
+    """Raise ValueError if the files of an archive are too large when they are unpacked."""
+    if sum(each.file_size for each in archive.infolist()) > _LARGEST:
+        raise ValueError("the arrays are too large")
 
 
 def nest(named: Mapping[str, Any]) -> dict[str, Any]:

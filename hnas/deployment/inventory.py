@@ -12,7 +12,7 @@ from hnas.hw_profiles import Device
 
 @dataclass(frozen=True)
 class BackendReport:
-    """Whether a backend runs artifacts and builds them on this machine.
+    """State whether a backend runs artifacts and builds them on this machine.
 
     backend: the name of the backend.
     runs: whether its runtime is installed.

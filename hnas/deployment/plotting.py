@@ -33,7 +33,7 @@ def plot_deployment(table: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     if front := table.get("front", ()):
         points = [each["metrics"] for each in front if "accuracy" in each["metrics"]]
         spots = sorted((point["latency_ms"], 100 * point["accuracy"]) for point in points)
-        ax.plot(*_columns(spots), "o-", color="0.6", label="front of the search (fp32, search images)")
+        ax.plot(*_columns(spots), "o-", color="0.6", label=f"front of the search ({table['searched']}, search images)")
     for row in table["rows"]:
         _draw_artifact(ax, row, judged=judged)
     measured = any(row.get("latency_ms") for row in table["rows"])

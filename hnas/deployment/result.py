@@ -18,12 +18,14 @@ class Result:
 
     proof: the chosen network with its artifacts; one of them is kept.
     front: the Pareto front of the search, cheapest first; empty for a user's own network.
+    searched: the precision of the latencies in ``front``.
     """
 
     plan: Plan
     baseline: Baseline
     proof: Proof
     front: tuple[Candidate, ...] = ()
+    searched: str = ""
 
     @property
     def arch(self) -> Arch | None:

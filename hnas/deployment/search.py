@@ -50,7 +50,7 @@ def deploy_subnet(plan: Plan, options: SearchOptions, notify: Progress) -> Deplo
             run = Run(plan, journal, compiler, plan.out / "artifacts", timing_sample(study), notify)
             baseline, proof = _try_finalists(run, study, finalists)
             ahead = front([each for each in candidates if "accuracy" in each.metrics], "latency_ms")
-            result = Result(plan, baseline, proof, tuple(ahead))
+            result = Result(plan, baseline, proof, tuple(ahead), _searched(costs["latency_ms"], plan))
             notify("bundle", 0, 1)
             return bundle_result(result, describe_subnet(result, source, options.command(plan.device.name)))
 
@@ -92,6 +92,11 @@ def _costs_of(study: Study, plan: Plan, compiler: Compiler) -> Iterator[dict[str
         yield {"latency_ms": measured, "size_bytes": size}
     finally:
         measured.close()
+
+
+def _searched(latency: Cost, plan: Plan) -> str:
+    """Return the precision in which the search priced subnets."""
+    return latency.precision if isinstance(latency, MeasuredLatency) else plan.precisions[-1]
 
 
 def _search_subnets(study: Study, plan: Plan, notify: Progress) -> list[Candidate]:

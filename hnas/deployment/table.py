@@ -36,7 +36,7 @@ def summarise_deployment(result: Result, bundle: Bundle) -> dict[str, Any]:
     if result.arch is None:
         return found
     front = [{"arch": each.arch.to_json(), "metrics": dict(each.metrics)} for each in result.front]
-    return {**found, "arch": result.arch.to_json(), "front": front}
+    return {**found, "arch": result.arch.to_json(), "front": front, "searched": result.searched}
 
 
 def speedup_of(row: JudgedArtifact, baseline: Baseline, predicted: Price) -> Speedup | None:

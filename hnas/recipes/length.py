@@ -31,7 +31,7 @@ _ENOUGH = 0.5  # of the epochs of the recipe
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training takes.
+    """Hold the length, the predicted cost and the baselines of a training.
 
     images: split -> number of images.
     classes: number of classes.

@@ -30,7 +30,6 @@ _Genome = Mapping[str, Option]  # an option for every choice of the space, also 
 PLANNED, DRAWN = 10, 6  # architectures before the first prediction: variants of the largest, and mutations of these
 _ROUNDS, _PARENTS, _CHILDREN = 4, 24, 200  # of the search on predictions
 _TUNE = 4  # new architectures after which the predictors learn again which choices count
-_LEAST = 0.02  # probability of meeting the constraints below which an architecture is not worth a measurement
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,7 @@ class _Belief:
     def __init__(self, study: Study, space: Space, options: SurrogateOptions) -> None:
         self.study, self.options = study, options
         self.tried: list[Candidate] = []
-        self.bounded = dict(options.windows)
-        self.metrics = tuple(dict.fromkeys([options.cost, *(m for m in self.bounded if m != "accuracy"), "accuracy"]))
-        self._predictors = {metric: Predictor(space) for metric in self.metrics}
+        self._predictors = {metric: Predictor(space) for metric in (options.cost, *options.windows, "accuracy")}
         self._models: dict[str, Predictor] = {}  # those of metrics that are known for some architecture
         self._fitted = 0
 
@@ -114,13 +111,13 @@ class _Belief:
            less than a price. An architecture outside the window of the accuracy is not priced: its cost is infinite.
         2. Otherwise it is priced, and its accuracy is scored if every cost is inside its window.
         """
-        window = self.bounded.get("accuracy")
+        window = self.options.windows.get("accuracy")
         if not (planned or self.options.accurate or window is None):  # case 1
             accuracy = self.study.search_accuracy(arch)
             if window.excess(accuracy) > 0:
                 return self._kept(Candidate(arch, {**dict.fromkeys(self.study.costs, math.inf), "accuracy": accuracy}))
         costs = {metric: self.study.price(arch, metric).value for metric in self.study.costs}  # case 2
-        windows = {name: window for name, window in self.bounded.items() if name != "accuracy"}
+        windows = {name: window for name, window in self.options.windows.items() if name != "accuracy"}
         priced = Candidate(arch, costs)
         return self._kept(priced if violation(priced, windows) > 0 else self.study.score(arch))
 
@@ -145,7 +142,9 @@ class _Belief:
         sign = -1.0 if self.options.accurate else 1.0
 
         def key(each: Candidate) -> tuple[float, float]:
-            return violation(each, self.bounded) + ("accuracy" not in each.metrics), sign * each.metrics.get(goal, 0.0)
+            return violation(each, self.options.windows) + ("accuracy" not in each.metrics), sign * each.metrics.get(
+                goal, 0.0
+            )
 
         return sorted(self.tried, key=key)
 
@@ -159,15 +158,16 @@ class _Belief:
         codes = self._predictors["accuracy"].encode(archs)
         found = {metric: model.predict_codes(codes) for metric, model in self._models.items()}
         chance = np.ones(len(archs))
-        for metric in self.bounded.keys() & found.keys():
-            window, (mean, deviation) = self.bounded[metric], found[metric]
-            chance *= _within(mean, deviation, _scaled(metric, window.low), _scaled(metric, window.high))
+        for metric, window in self.options.windows.items():
+            if metric in found:
+                chance *= _within(*found[metric], _scaled(metric, window.low), _scaled(metric, window.high))
         best = self.ranked()[0]
-        if violation(best, self.bounded) > 0 or "accuracy" not in best.metrics:
+        if violation(best, self.options.windows) > 0 or "accuracy" not in best.metrics:
             return chance  # nothing meets the windows yet
         mean, deviation = found[goal]
         gain = _expected_gain(sign * (mean - _scaled(goal, best.metrics[goal])), deviation)
-        return np.where(chance < _LEAST, 0.0, gain * chance**2)
+        worth: _Floats = gain * chance**2
+        return worth
 
 
 def _propose(space: Space, rng: Random, belief: _Belief, known: Mapping[Arch, _Genome]) -> _Genome | None:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hnas.export.compiling.compiler import Compiler, limited_compiler
+from tests.benchmarks import bundles
 from tests.hnas import photos
 
 
@@ -26,6 +29,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = photos.write(folder / "photos")
     run_recipe(recipes.load(str(folder / "shapes.toml")), data, folder / "trained")
     return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that classifies images, made without a search."""
+    pytest.importorskip("onnxruntime")
+    return bundles.bundle(tmp_path_factory.mktemp("bundles"), "tiny", heavy=None)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of noise."""
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

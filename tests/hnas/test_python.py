@@ -15,7 +15,6 @@ from PIL import Image
 import hnas
 from hnas.cli.training import make_train_parser
 from hnas.export.device.errors import Unavailable
-from tests.benchmarks import bundles
 
 FUNCTIONS = ("train", "deploy", "deploy_network", "load", "check", "targets", "doctor")
 HEAVY = ("torch", "numpy", "rich", "PIL", "msgspec", "pymoo")
@@ -27,19 +26,6 @@ def python(code: str, *blocked: str) -> str:
     done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxruntime")
-    return bundles.bundle(tmp_path_factory.mktemp("bundles"), "tiny", heavy=None)
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photos") / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(path)
-    return path
 
 
 # --- the names --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from hnas import cli, hw_profiles, report
 from hnas.export import backends
@@ -36,19 +35,6 @@ def deploy(*arguments: object, unwanted: tuple[str, ...] = ()) -> subprocess.Com
     command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
     wide = {**os.environ, "COLUMNS": "160"}
     return subprocess.run(command, env=wide, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxruntime")
-    return bundles.bundle(tmp_path_factory.mktemp("bundles"), "tiny", heavy=None)
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photos") / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(path)
-    return path
 
 
 # --- help and slips ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What makes measured figures uncertain stands below the table: a noisy latency, and a machine that was busy."""
+"""Test the lines below the table that name uncertain figures: a noisy latency, and a busy machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What doctor says about versions: outside the range of hnas, or newer than any that it was run with."""
+"""Test the lines of doctor on versions: outside the range of hnas, or newer than any that it was run with."""
 
 from __future__ import annotations
 

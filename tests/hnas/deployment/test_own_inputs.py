@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
 import torch
 
 from hnas import export
+from hnas.deployment import examples
 from hnas.deployment.examples import GivenInputs, nest, parse_dynamic, parse_inputs, read_file
 from hnas.deployment.loading import read_calibration
 from hnas.export import backends
@@ -178,3 +180,23 @@ def test_calibration_may_be_a_list_of_samples(tmp_path: Path) -> None:
     torch.save(given, tmp_path / "real.pt")
     found = read_calibration(tmp_path / "real.pt", example, ("ids", "mask"))
     assert [(ids[0, 0], mask[0, 0]) for ids, mask in found] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("name", ["large.pt", "large.npz"])
+def test_a_file_that_is_large_when_unpacked_is_refused_before_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch inflates the members of an archive: 66 KB may become 64 MB, and 4 MB may become 4 GB."""
+    plain, small = tmp_path / "plain.pt", tmp_path / name
+    torch.save({"x": torch.zeros(2**19)}, plain)
+    if name.endswith(".npz"):
+        np.savez_compressed(small, x=np.zeros(2**19, np.float32))
+    else:
+        with ZipFile(plain) as source, ZipFile(small, "w", ZIP_DEFLATED) as target:
+            for part in source.infolist():
+                target.writestr(part.filename, source.read(part.filename))
+    assert read_file(small, "calibration")["x"].shape == (2**19,)
+    monkeypatch.setattr(examples, "_LARGEST", 2**20)
+    assert small.stat().st_size < 2**20
+    with pytest.raises(ValueError, match=r"holds no plain arrays"):
+        read_file(small, "calibration")

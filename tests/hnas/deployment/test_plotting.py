@@ -10,27 +10,22 @@ import pytest
 from hnas.deployment.plotting import plot_deployment
 from hnas.export.device.errors import Unavailable
 
+
+def artifact(subnet: str, precision: str, accuracy: float, latency: float, verdict: str) -> dict[str, Any]:
+    """Return a row of the table, predicted at four times the measured latency."""
+    measured, predicted = (
+        {"value": value, "low": 0.9 * value, "high": 1.1 * value} for value in (latency, 4 * latency)
+    )
+    figures = {"latency_ms": measured, "predicted_ms": predicted, "sqnr_db": 30.0}
+    return {"subnet": subnet, "precision": precision, "accuracy": accuracy, "verdict": verdict, **figures}
+
+
 TABLE: dict[str, Any] = {
     "target": "openvino-cpu",
+    "searched": "int8",
     "rows": [
-        {
-            "subnet": "largest",
-            "precision": "fp32",
-            "accuracy": 0.93,
-            "latency_ms": {"value": 2.0, "low": 1.9, "high": 2.2},
-            "predicted_ms": {"value": 9.0, "low": 8.0, "high": 10.0},
-            "sqnr_db": 120.0,
-            "verdict": "baseline",
-        },
-        {
-            "subnet": "abc",
-            "precision": "int8",
-            "accuracy": 0.92,
-            "latency_ms": {"value": 1.0, "low": 0.9, "high": 1.1},
-            "predicted_ms": {"value": 4.0, "low": 3.0, "high": 5.0},
-            "sqnr_db": 30.0,
-            "verdict": "kept",
-        },
+        artifact("largest", "fp32", 0.93, 2.0, "baseline"),
+        artifact("abc", "int8", 0.92, 1.0, "kept"),
     ],
     "front": [
         {"arch": {}, "metrics": {"latency_ms": 1.5, "accuracy": 0.91}},
@@ -46,7 +41,7 @@ def test_the_front_and_every_artifact_are_drawn() -> None:
     front = ax.get_lines()[0]
     assert (list(front.get_xdata()), list(front.get_ydata())) == ([0.5, 1.5], [80.0, 91.0])
     handles, names = ax.get_legend_handles_labels()
-    assert names == ["front of the search (fp32, search images)", "largest, fp32", "abc, int8 (kept)"]
+    assert names == ["front of the search (int8, search images)", "largest, fp32", "abc, int8 (kept)"]
     assert len(handles) == 3
     assert "measured latency" in ax.get_xlabel()
     assert "top-1" in ax.get_ylabel()

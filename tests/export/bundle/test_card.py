@@ -1,0 +1,51 @@
+"""Test that the card labels every figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hnas.export.bundle.card import model_card
+from hnas.export.bundle.manifest import (
+    Latency,
+    Prediction,
+    Speedup,
+)
+from tests.export.bundle.test_bundle import a_bundle, a_manifest
+
+
+def test_the_card_labels_every_number(tmp_path: Path) -> None:
+    text = (a_bundle(tmp_path).path / "README.md").read_text("utf-8")
+    for piece in (
+        "# hybrid_vision-7f3a",
+        "accuracy, top-1, test split, n=2000, of the artifact itself | 90.90% (95 % interval 89.60% to 92.10%)",
+        "latency, measured, p50, batch 1, 1 thread(s), int8 | 0.21 ms (95 % interval 0.2 to 0.23), p90 0.3, p99 0.4",
+        ", n=400, ",
+        "on A CPU \\| of 2026 (2 cores, Linux x86_64)",
+        "latency, predicted | 0.3 ms (band 0.15 to 0.6)",
+        "speedup, measured, against largest subnet, fp32, same backend | 2.40x (95 % interval 2.20 to 2.60); 5 proc",
+        "hnas-deploy --target onnxruntime-cpu --seed 0",
+        "hnas-bench check .",
+        "0 shirt, 1 Schuh ß",
+        "- `artifact/model.onnx`",
+        "- `manifest.json`",
+        "Apache-2.0 (weights)",
+    ):
+        assert piece in text
+
+
+def test_a_prediction_states_its_power_mode_and_what_its_band_rests_on() -> None:
+    forecast = Prediction(0.3, 0.15, 0.6, basis="outside what I know: 5 GFLOP", power="MAXN_SUPER")
+    latency = Latency("predicted", 0.3, 0.15, 0.6, 1, 1, 0, confidence=None, predicted=forecast)
+    text = model_card(a_manifest(latency=latency, speedup=None))
+    assert "predicted by a model of the device in power mode MAXN_SUPER; nothing was run on it" in text
+    assert "nothing was run on it; outside what I know: 5 GFLOP" in text
+
+
+def test_a_predicted_number_is_never_called_measured() -> None:
+    predicted = Latency("predicted", 3, 1.5, 6, 1, 1, 0)
+    speedup = Speedup(2, 1, 4, "the largest subnet", "predicted")
+    build = {"command": "trtexec --onnx=artifact/model.onnx", "tensorrt": "10.3"}
+    text = model_card(a_manifest(latency=predicted, speedup=speedup, build=build))
+    assert "measured" not in text
+    assert "nothing was run on it" in text
+    assert "trtexec" in text
