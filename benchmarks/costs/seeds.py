@@ -60,7 +60,8 @@ def table(records: Sequence[Record]) -> Iterator[str]:
 def _runs(targets: Sequence[str], seeds: int, budget: str | None, out: Path) -> Iterator[Record]:
     """Yield the record of every run, from the file or from a new run."""
     known = [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.is_file() else []
-    done = {(record["target"], record["seed"], record["budget"]): record for record in known}
+    whole = [record for record in known if "error" not in record]  # a failed run is tried again
+    done = {(record["target"], record["seed"], record["budget"]): record for record in whole}
     out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for target in targets:

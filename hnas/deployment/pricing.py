@@ -154,8 +154,13 @@ class MeasuredLatency:
         """Return the precision in which the largest subnet is fastest. One that cannot be built is left out."""
         ratios = {"fp32": 1.0} if "fp32" in self._precisions else {}
         for precision in self._precisions:
-            with suppress(ExportError):
+            try:
                 ratios.setdefault(precision, self._cached_ratio(self.largest, precision)[0])
+            except Unavailable:  # a lost connection decides nothing; the run can be continued
+                raise
+            except ExportError as error:
+                reason = f"the largest subnet in {precision}: {error}"
+                self.study.journal.call(f"{FAILED}{precision}", lambda reason=reason: reason)
         if not ratios:
             raise ExportError(f"the largest subnet runs in none of {', '.join(self._precisions)}")
         return max(ratios, key=lambda precision: ratios[precision])

@@ -60,6 +60,8 @@ def write(folder: Path, each: int = 60) -> Path:
 class Clockless:
     """In place of ``MeasuredLatency``: a latency computed from the number of weights, equal in every run."""
 
+    precision = "fp32"
+
     def __init__(self, study: Study, *_: object, compiler: object) -> None:
         self.study = study
 

@@ -190,12 +190,13 @@ def _compare(name: str, spoil: Callable[[Path], object]) -> Build:
     return build
 
 
-def _bomb(kind: str) -> bytes:
-    """Return an ONNX file of a few hundred bytes whose values need gigabytes."""
+def _bomb(kind: str, *, stated: bool = True) -> bytes:
+    """Return an ONNX file of a few hundred bytes whose values need gigabytes. ``stated``: it has the output's shape."""
     from onnx import TensorProto, helper
 
     size = 950_000_000
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [n]) for name, n in (("x", 1), ("y", size)))
+    shapes = {"x": [1], "y": [size] if stated else None}
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
     many = helper.make_tensor("n", TensorProto.INT64, [1], [size])
     if kind == "Tile":
         nodes = [helper.make_node("Tile", ["x", "n"], ["y"])]
@@ -234,6 +235,7 @@ EXPORTED: Mapping[str, Build] = {
     ),
     "onnx weights value first": _onnx(lambda _: b.onnx_with_external("/etc/passwd", value_first=True)),
     "onnx Tile bomb": _onnx(lambda _: _bomb("Tile")),
+    "onnx Tile bomb without a shape": _onnx(lambda _: _bomb("Tile", stated=False)),
     "onnx constant bomb": _onnx(lambda _: _bomb("ConstantOfShape")),
 }
 COMPARED: Mapping[str, Build] = {

@@ -54,9 +54,10 @@ def test_the_sender_of_openvino_and_nncf_is_seen_and_silenced(folder: Path) -> N
     require_strace()
     pytest.importorskip("nncf")
     (folder / "quantised.py").write_text(QUANTISED)
-    loud = (traced(folder, "quantised.py", "loud", seconds, home="loud") for seconds in PATIENCE)
-    assert any(loud), "if NNCF has become quiet, this test may go"
-    assert traced(folder, "quantised.py", "quiet", "2") == []
+    sent = (seconds for seconds in PATIENCE if traced(folder, "quantised.py", "loud", seconds, home="loud"))
+    needed = next(sent, None)
+    assert needed is not None, "if NNCF has become quiet, this test may go"
+    assert traced(folder, "quantised.py", "quiet", needed) == []  # it has the time that the loud one took to send
     assert not list((folder / "home").rglob("openvino_ga_cid"))
 
 

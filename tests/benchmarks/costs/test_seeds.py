@@ -49,3 +49,5 @@ def test_a_row_has_the_best_and_the_worst_seed(ran, tmp_path, capsys):
 def test_a_run_that_fails_is_a_line_and_the_exit_code(ran, tmp_path, capsys):
     assert seeds.main(["--targets", "tflite-cpu", "--seeds", "1", "--out", str(tmp_path / "seeds.jsonl")]) == 1
     assert "tflite-cpu seed 0: litert is missing" in capsys.readouterr().err
+    assert seeds.main(["--targets", "tflite-cpu", "--seeds", "1", "--out", str(tmp_path / "seeds.jsonl")]) == 1
+    assert len(ran) == 2  # a failed run is tried again

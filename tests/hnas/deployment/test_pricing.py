@@ -128,10 +128,20 @@ def test_a_precision_that_cannot_be_built_is_not_searched(table: Any) -> None:
     fake.failing = {made._program(made.largest).digest: ExportError("no int8 here")}
     made._largest = lambda: None
     assert made.precision == "fp32"
+    assert pricing.failures(made.study) == ["the largest subnet in int8: no int8 here"]
     only, _ = table("int8", "bf16")
     only._largest = lambda: None
     with pytest.raises(ExportError, match="runs in none of int8, bf16"):
         _ = only.precision
+
+
+def test_a_lost_connection_does_not_decide_the_precision(table: Any) -> None:
+    made, fake = table("fp32", "int8")
+    fake.failing = {made._program(made.largest).digest: Disconnected("the board is away")}
+    made._largest = lambda: None
+    with pytest.raises(Disconnected):
+        _ = made.precision
+    assert "searched precision" not in made.study.journal.entries
 
 
 @pytest.mark.parametrize(
