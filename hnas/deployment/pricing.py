@@ -152,10 +152,10 @@ class MeasuredLatency:
 
     def _fastest(self) -> str:
         """Return the precision in which the largest subnet is fastest. One that cannot be built is left out."""
-        ratios = {"fp32": 1.0} if "fp32" in self._precisions else {}
-        for precision in self._precisions:
+        ratios = {"fp32": 1.0} if "fp32" in self._precisions else {}  # the baseline itself is not compared
+        for precision in [each for each in self._precisions if each not in ratios]:
             try:
-                ratios.setdefault(precision, self._cached_ratio(self.largest, precision)[0])
+                ratios[precision] = self._cached_ratio(self.largest, precision)[0]
             except Unavailable:  # a lost connection decides nothing; the run can be continued
                 raise
             except ExportError as error:

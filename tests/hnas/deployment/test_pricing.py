@@ -113,7 +113,8 @@ def test_subnets_are_measured_in_the_precision_in_which_the_largest_is_faster(ta
     made, fake = table("fp32", "int8")
     assert made.precision == "int8"  # 2.0 times as fast as fp32
     assert made(made.largest).value == 5.0
-    assert fake.drafts == {"fp32": False, "int8": True}
+    assert fake.drafts == {"fp32": False, "int8": True}  # the baseline, and the largest in int8
+    assert len(fake.compiled) == 2
     assert made.study.journal.entries["searched precision"] == "int8"
     monkeypatch.setattr(pricing, "compare", lambda *_, **__: SimpleNamespace(ratio=0.9, low=0.8, high=1.0))
     monkeypatch.setattr(pricing, "version", lambda _: "another")  # nothing is in the cache
