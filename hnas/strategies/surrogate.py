@@ -1,11 +1,11 @@
 """Search with predictors that are fitted during the run: Bayesian optimisation with constraints (Gardner et al. 2014).
 
-A few planned architectures are measured first. Then two Gaussian processes, one for the accuracy and one for each cost,
-predict every other architecture, and the next one to try is that with the largest expected improvement, weighted by the
-probability that it meets every constraint. ``search(study, space, SurrogateOptions(...))`` yields candidates.
+A few planned architectures are measured first. Then Gaussian processes predict the accuracy and each cost of every other
+architecture. The next one to try has the largest expected improvement, weighted by the probability that it meets every
+constraint. ``search(study, space, SurrogateOptions(...))`` yields candidates.
 
-The evolution of ``hnas.strategies.evolution`` finds a whole front. This search goes for one point of it, and needs a
-tenth of the evaluations.
+The evolution of ``hnas.strategies.evolution`` finds a whole front. This search goes for one point of it, with fewer
+evaluations.
 """
 
 from __future__ import annotations
