@@ -211,6 +211,16 @@ def test_another_table_of_phones_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "is no table of AI Hub" in capsys.readouterr().err
 
 
+def test_the_page_states_the_errors_of_the_shipped_file() -> None:
+    shipped = calibration.of(NANO)
+    assert shipped is not None
+    evidence = shipped.evidence_of(NANO)
+    assert evidence is not None
+    page = (Path(__file__).parents[3] / "docs" / "devices.md").read_text(encoding="utf-8")
+    mean, worst = (f"{100 * value:.1f} %" for value in (evidence.mean, evidence.worst))
+    assert f"| {evidence.rows}, {evidence.models} | {mean} | {worst} |" in page
+
+
 @pytest.mark.skipif(not find_spec("torchvision") or not find_spec("timm"), reason="needs torchvision and timm")
 @pytest.mark.skipif("HNAS_TABLES" not in os.environ, reason="HNAS_TABLES names no folder of public tables")
 def test_the_shipped_efficiencies_keep_their_promise(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
