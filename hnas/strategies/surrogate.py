@@ -1,7 +1,7 @@
 """Search with predictors that are fitted during the run: Bayesian optimisation with constraints (Gardner et al. 2014).
 
-A few planned architectures are measured first. Then Gaussian processes predict the accuracy and each cost of every other
-architecture. The next one to try has the largest expected improvement, weighted by the probability that it meets every
+A few planned architectures are measured first. Then Gaussian processes predict the accuracy and each cost of all other
+architectures. The next one to try has the largest expected improvement, weighted by the probability that it meets every
 constraint. ``search(study, space, SurrogateOptions(...))`` yields candidates.
 
 The evolution of ``hnas.strategies.evolution`` finds a whole front. This search goes for one point of it, with fewer
