@@ -183,23 +183,74 @@ def load_split(
         FileNotFoundError: the folder or a file is missing.
         ValueError: a file is malformed, or the split is empty, unknown or too large.
     """
-    if split not in SPLITS:
-        raise ValueError(f"no split {split!r}; known: {', '.join(SPLITS)}")
-    if folder is None:  # case 1
-        if split == "train":
-            raise ValueError("the shipped images have no training split; give the whole data set with --data DIR")
-        with resources.as_file(resources.files("hnas") / "assets" / "fashion") as shipped:
-            images = read_idx(shipped / f"{split}-images-idx3-ubyte.gz")[..., None]
-            return ImageData(images, _labels(shipped, split), FASHION)
-    if not is_image_files(folder):  # case 2
-        return _from_idx(folder, split)
-    layout = Layout.read(folder)  # cases 3 to 5
-    files = layout.files(split)
-    check_memory(folder, len(files), (*size, channels))
-    pixels, broken = decode_files([file for file, _ in files], size, channels)
+    return load_splits(folder, (split,), size, channels, skip=skip)[split]
+
+
+def load_splits(
+    folder: Path | None, splits: Sequence[str], size: tuple[int, int], channels: int, *, skip: bool = False
+) -> dict[str, ImageData]:
+    """Return the images of several splits, which are listed and divided once.
+
+    folder, size, channels, skip and the errors: as for ``load_split``.
+
+    Example: ``load_splits(Path("photos"), ("search", "test"), (64, 64), 3)``
+    """
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise ValueError(f"no split {unknown[0]!r}; known: {', '.join(SPLITS)}")
+    if folder is not None and is_image_files(folder):  # cases 3 to 5
+        return decode_splits(folder, Layout.read(folder), splits, size, channels, skip=skip).data
+    return {split: _shipped(split) if folder is None else _from_idx(folder, split) for split in splits}
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """The image files of some splits that can be read.
+
+    data: split -> its images.
+    files: split -> the files of these images, in the same order.
+    broken: for each file that was left out, why it cannot be read.
+    """
+
+    data: dict[str, ImageData]
+    files: dict[str, list[Path]]
+    broken: list[str]
+
+
+def decode_splits(
+    folder: Path, layout: Layout, splits: Sequence[str], size: tuple[int, int], channels: int, *, skip: bool
+) -> _Decoded:
+    """Return the decoded images of ``splits``.
+
+    folder: the name of the data set in error messages.
+    layout: the files of the data set.
+    size, channels, skip: as for ``load_split``.
+
+    Raises:
+        ValueError: a split has no images, the images need too much memory, or images cannot be read and ``skip`` is not
+            set.
+    """
+    listed = {split: layout.files(split) for split in splits}
+    _check_memory(folder, sum(map(len, listed.values())), (*size, channels))
+    found = _Decoded({}, {}, [])
+    for split, pairs in listed.items():
+        files, labels = [file for file, _ in pairs], np.array([label for _, label in pairs], np.int64)
+        pixels, broken = decode_files(files, size, channels)
+        kept = [i for i in range(len(files)) if i not in broken]
+        found.data[split] = ImageData(pixels[kept] if broken else pixels, labels[kept], layout.classes)
+        found.files[split] = [files[i] for i in kept]
+        found.broken.extend(broken.values())
     if not skip:
-        refuse_broken(list(broken.values()))
-    return without_broken(pixels, [label for _, label in files], layout.classes, broken)
+        refuse_broken(found.broken)
+    return found
+
+
+def _shipped(split: str) -> ImageData:
+    """Return a split of the shipped images (case 1 of ``load_split``)."""
+    if split == "train":
+        raise ValueError("the shipped images have no training split; give the whole data set with --data DIR")
+    with resources.as_file(resources.files("hnas") / "assets" / "fashion") as shipped:
+        images = read_idx(shipped / f"{split}-images-idx3-ubyte.gz")[..., None]
+        return ImageData(images, _labels(shipped, split), FASHION)
 
 
 def is_image_files(folder: Path) -> bool:
@@ -271,16 +322,8 @@ def _from_idx(folder: Path, split: str) -> ImageData:
     return ImageData(images[..., None], labels, classes)
 
 
-def check_memory(folder: Path, images: int, shape: tuple[int, int, int]) -> None:
+def _check_memory(folder: Path, images: int, shape: tuple[int, int, int]) -> None:
     """Raise ValueError if so many decoded images need more than 16 GiB."""
     if (needed := images * math.prod(shape)) > LARGEST:
         what = f"{images} images of {' x '.join(map(str, shape))}"
         raise ValueError(f"{folder}: {what} need {needed / 1e9:.0f} GB; choose a smaller size or fewer images")
-
-
-def without_broken(
-    images: Pixels, labels: Sequence[int], classes: tuple[str, ...], broken: Mapping[int, str]
-) -> ImageData:
-    """Return the images whose places are not in ``broken``."""
-    kept = [i for i in range(len(images)) if i not in broken] if broken else slice(None)
-    return ImageData(images[kept], np.array(labels, np.int64)[kept], classes)

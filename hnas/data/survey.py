@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hnas.data.decoding import decode_files, refuse_broken
-from hnas.data.images import SPLITS, ImageData, check_memory, is_image_files, load_split, without_broken
+from hnas.data.images import SPLITS, ImageData, decode_splits, is_image_files, load_splits
 from hnas.data.layout import Layout
 
 FEW = 20  # training images of a class; below it a class is named
@@ -33,20 +33,17 @@ def read_splits(
             set; the message names all of them.
     """
     if folder is None or not is_image_files(folder):
-        return {split: load_split(folder, split, size, channels) for split in SPLITS}, (), 0
+        return load_splits(folder, SPLITS, size, channels), (), 0
     layout = Layout.read(folder)
-    check_memory(folder, sum(map(len, layout.parts.values())), (*size, channels))
-    data: dict[str, ImageData] = {}
-    reasons: list[str] = []
-    for split in SPLITS:
-        files = layout.files(split)
-        pixels, broken = decode_files([file for file, _ in files], size, channels)
-        reasons += broken.values()
-        data[split] = without_broken(pixels, [label for _, label in files], layout.classes, broken)
-    if not skip:
-        refuse_broken(reasons)
-    notes = [*_hidden(layout), *_broken(reasons), *_transparent(layout), *_few(folder, data), *_twice(layout)]
-    return data, tuple(notes), len(reasons)
+    found = decode_splits(folder, layout, SPLITS, size, channels, skip=skip)
+    notes = [
+        *_hidden(layout),
+        *_broken(found.broken),
+        *_transparent(found.files),
+        *_few(folder, found.data),
+        *_twice(layout.root, found.files),
+    ]
+    return found.data, tuple(notes), len(found.broken)
 
 
 def _hidden(layout: Layout) -> list[str]:
@@ -58,9 +55,9 @@ def _broken(reasons: list[str]) -> list[str]:
     return [f"{len(reasons)} images that cannot be read are left out: {_some(reasons)}"] if reasons else []
 
 
-def _transparent(layout: Layout) -> list[str]:
+def _transparent(parts: Mapping[str, Sequence[Path]]) -> list[str]:
     """Return a note if images have transparent pixels."""
-    found = [file for files in layout.parts.values() for file, _ in files if _has_transparency(file)]
+    found = [file for files in parts.values() for file in files if _has_transparency(file)]
     return [f"{len(found)} images may have transparent pixels; those become white"] if found else []
 
 
@@ -86,15 +83,18 @@ def _few(folder: Path, data: Mapping[str, ImageData]) -> list[str]:
     return notes + ([f"no test or search images of {_some(unseen)}: accuracy does not count them"] if unseen else [])
 
 
-def _twice(layout: Layout) -> list[str]:
-    """Return a note on files with equal bytes in different splits."""
+def _twice(root: Path, parts: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Return a note on files with equal bytes in different splits. Files of a size of their own are not read."""
+    listed = [(split, file, file.stat().st_size) for split, files in parts.items() for file in files]
+    sizes = Counter(size for *_, size in listed)
     seen: dict[bytes, tuple[str, Path]] = {}
     found = []
-    for split, files in layout.parts.items():
-        for file, _ in files:
-            first = seen.setdefault(_digest(file), (split, file))
-            if first[0] != split:
-                found.append(f"{_shown(first[1], layout)} ({first[0]}) = {_shown(file, layout)} ({split})")
+    for split, file, size in listed:
+        if sizes[size] == 1:
+            continue
+        first = seen.setdefault(_digest(file), (split, file))
+        if first[0] != split:
+            found.append(f"{_shown(first[1], root)} ({first[0]}) = {_shown(file, root)} ({split})")
     return [f"{len(found)} images are in two splits, so accuracies are too high: {_some(found)}"] if found else []
 
 
@@ -103,8 +103,8 @@ def _digest(file: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _shown(file: Path, layout: Layout) -> str:
-    return file.relative_to(layout.root).as_posix() if file.is_relative_to(layout.root) else str(file)
+def _shown(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
 def _some(names: list[str]) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hnas.data.decoding import Pixels
-from hnas.data.images import SPLITS, ImageData, Preprocessing, divide, load_split
+from hnas.data.images import SPLITS, ImageData, Preprocessing, divide, load_splits
 from hnas.data.survey import read_splits
 from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
@@ -188,7 +188,6 @@ def open_held_out(
     preprocessing: the one that the supernet was trained with.
     skip: leave out image files that cannot be read (False).
     """
-    held = (split for split in SPLITS if split != "train")
-    size, channels = preprocessing.base, preprocessing.channels
-    data = {split: load_split(folder, split, size, channels, skip=skip) for split in held}
+    held = [split for split in SPLITS if split != "train"]
+    data = load_splits(folder, held, preprocessing.base, preprocessing.channels, skip=skip)
     return Classification(data, preprocessing, name=name)
