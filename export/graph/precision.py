@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from torch.fx.node import map_aggregate
 
 _OTHERS = (torch.float16, torch.bfloat16, torch.float64)
 _CASTS = {torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten._to_copy.default}
-_LEAST_DB = 10.0  # of the graph in float32 against a module in half precision: less is an error of the conversion
 
 
 def in_float32(module: fx.GraphModule) -> tuple[str, ...]:
@@ -40,19 +37,6 @@ def in_float32(module: fx.GraphModule) -> tuple[str, ...]:
             module.graph.erase_node(node)
     module.recompile()
     return tuple(sorted(str(dtype).removeprefix("torch.") for dtype in found))
-
-
-def same_values(expected: Sequence[Tensor], got: Sequence[Tensor]) -> bool:
-    """Return whether a graph in float32 computes what a module in another precision does, as far as that can tell."""
-    for want, have in zip(expected, got, strict=True):
-        if want.shape != have.shape:
-            return False
-        finite = torch.isfinite(want) & torch.isfinite(have)  # half precision overflows
-        reference, difference = want[finite].double(), have[finite].double() - want[finite].double()
-        signal, noise = float(reference.square().sum()), float(difference.square().sum())
-        if noise > 0.0 and (signal == 0.0 or 10 * math.log10(signal / noise) < _LEAST_DB):
-            return noise < 1e-6 * have.numel()
-    return True
 
 
 def _tensors(module: fx.GraphModule) -> list[Tensor]:

@@ -17,10 +17,11 @@ from torch import Tensor, fx, nn
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.dynamic import DynamicSize
 from hnas.export.device.errors import ExportError, one_line
-from hnas.export.graph.calls import PREFIX, FlatModule, flat_module, output_names
+from hnas.export.graph.agreement import HALF_DB, same_values
+from hnas.export.graph.calls import PREFIX, FlatModule, flat_module, in_single, output_names
 from hnas.export.graph.dynamic import close_shapes, exported_shapes, outputs_of, with_size
 from hnas.export.graph.masks import masks_by_where
-from hnas.export.graph.precision import in_float32, same_values
+from hnas.export.graph.precision import in_float32
 from hnas.export.graph.regions import inline_regions
 from hnas.export.graph.sizes import parse_dynamic
 from hnas.export.graph.unbatched import add_batch_axes
@@ -136,8 +137,8 @@ def capture(module: nn.Module, inputs: Any, dynamic: Mapping[str, Mapping[int, s
     )
     if size is not None:
         program = replace(program, dynamic=outputs_of(program, flat.inputs, size))
-    values = [value for _, value in found if isinstance(value, Tensor)]
-    if converted and not same_values(values, program(*flat.inputs)):
+    values = [in_single(value.detach()).numpy() for _, value in found if isinstance(value, Tensor)]
+    if converted and not same_values(values, [value.detach().numpy() for value in program(*flat.inputs)], HALF_DB):
         raise ExportError(f"{type(flat.net).__name__} computes other values in float32 than in {converted[0]}")
     return program
 

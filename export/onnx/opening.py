@@ -14,9 +14,9 @@ import numpy as np
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.dynamic import DynamicSize
 from hnas.export.device.errors import ExportError
+from hnas.export.graph.agreement import SINGLE_DB, same_values
 from hnas.export.graph.samples import Sample, noise
 from hnas.export.graph.sizes import find_output_axes, sample_of_size
-from hnas.export.onnx.single import same_values
 from hnas.export.onnx.sizes import open_axes
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def open_size(
         ValueError: the file is wrong for another size; the message names the node.
     """
     model = file.model
-    fixed = type(model)()
-    fixed.CopyFrom(model)
+    ends = type(model.graph)(input=model.graph.input, output=model.graph.output, value_info=model.graph.value_info)
     del model.graph.value_info[:]  # these records repeat the sizes
     open_axes(file, inputs, size, "input")
     for value in model.graph.output:
@@ -57,7 +56,7 @@ def open_size(
         return _tested(opened(), examples, size, closed)
     except (ExportError, ValueError) as error:
         reason = error
-    if closed is not None and _free_reshapes(model, fixed):  # case 2
+    if closed is not None and _free_reshapes(model, ends):  # case 2
         file.changes.append(f"its reshapes take any {size.name}")
         try:
             return _tested(opened(), examples, size, closed)
@@ -80,19 +79,20 @@ def _tested(run: Run, examples: Sample, size: DynamicSize, closed: Run | None) -
     for half, sample in enumerate((examples, other)):
         rows = range(half * own, (half + 1) * own)
         got = [y if axis is None else np.take(y, rows, axis) for y, axis in zip(both, found.outputs, strict=True)]
-        if not same_values(closed(sample), got):
+        if not same_values(closed(sample), got, SINGLE_DB):
             raise ValueError(f"with a {size.name} of {2 * own} it does not compute what it does with {own}")
     return found
 
 
-def _free_reshapes(model: onnx.ModelProto, fixed: onnx.ModelProto) -> int:
+def _free_reshapes(model: onnx.ModelProto, ends: onnx.GraphProto) -> int:
     """Let the first size of each reshape to constant sizes follow from the others. Return the number of changes.
 
-    fixed: the model with fixed sizes. In it a size of -1 is known, and becomes a number.
+    ends: the inputs, outputs and values of the model with fixed sizes. With them a size of -1 may be known, and becomes
+        a number.
     """
     import onnx
 
-    graph, known, inferred = model.graph, _constants(model.graph), _inferred(fixed)
+    graph, known, inferred = model.graph, _constants(model.graph), _inferred(model, ends)
     changes = 0
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] not in known:
@@ -102,7 +102,7 @@ def _free_reshapes(model: onnx.ModelProto, fixed: onnx.ModelProto) -> int:
             continue
         if -1 in shape[1:]:
             there = inferred.get(node.output[0], [])
-            shape = [each if each == 0 else size for each, size in zip(shape, there, strict=False)]
+            shape = [(size or -1) if each == -1 else each for each, size in zip(shape, there, strict=False)]
         if shape and shape[0] >= 1 and -1 not in shape:
             name = f"{node.output[0]}_open_sizes"
             graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, *shape[1:]], np.int64), name))
@@ -120,10 +120,15 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return known
 
 
-def _inferred(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Return the sizes of the values of a model, as far as they follow from its inputs."""
+def _inferred(model: onnx.ModelProto, ends: onnx.GraphProto) -> dict[str, list[int]]:
+    """Return the sizes of the values of a model, as far as they follow from the inputs in ``ends``; 0 is unknown."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    fixed = type(model)()
+    fixed.CopyFrom(model)
+    for name in ("input", "output", "value_info"):
+        fixed.graph.ClearField(name)
+    fixed.graph.MergeFrom(ends)
+    graph = onnx.shape_inference.infer_shapes(fixed).graph
     values = (*graph.value_info, *graph.output)
     return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}

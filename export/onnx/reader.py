@@ -24,12 +24,13 @@ from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.opening import limit_memory
 from hnas.export.device.records import encode
+from hnas.export.graph.agreement import HALF_DB, same_values
 from hnas.export.graph.samples import random_sample
 from hnas.export.graph.sizes import parse_dynamic
 from hnas.export.onnx.checks import OnnxFile, read_onnx
 from hnas.export.onnx.given import arrange, in_order
 from hnas.export.onnx.opening import open_size
-from hnas.export.onnx.single import in_single, same_values
+from hnas.export.onnx.single import in_single
 from hnas.export.onnx.sizes import ShapeAndType, fix_inputs, fix_outputs, open_axes
 from hnas.export.onnx.source import UNTOUCHED, OnnxSource
 
@@ -102,7 +103,7 @@ class Reader:
         if before is None:
             said = f"the values were not compared with those in {kind}, which the reference runtime does not run"
             self._source = replace(self._source, remarks=(*self._source.remarks, said))
-        elif not same_values(before, seen):
+        elif not same_values(before, seen, HALF_DB):
             raise ExportError(f"{path.name} computes other values in float32 than in {kind}")
 
     def _open_size(self, file: OnnxFile, size: DynamicSize, examples: Arrays) -> DynamicSize:

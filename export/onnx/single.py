@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from hnas.export.onnx.walk import constants, graphs
 
 if TYPE_CHECKING:
     import onnx
-    from numpy.typing import NDArray
 
     from hnas.export.onnx.checks import OnnxFile
 
@@ -20,7 +18,6 @@ _OTHERS = {10: "float16", 11: "float64", 16: "bfloat16"}  # of onnx.TensorProto
 _SINGLE = 1
 # Attributes that state a type. LayerNormalization and RMSNormalization call it stash_type.
 _TYPES = frozenset({"to", "dtype", "output_datatype", "stash_type", "softmax_precision"})
-_LEAST_DB = 10.0  # of the file in float32 against itself in half precision: less is an error of the conversion
 
 
 def in_single(file: OnnxFile) -> tuple[str, ...]:
@@ -33,25 +30,6 @@ def in_single(file: OnnxFile) -> tuple[str, ...]:
     names = tuple(sorted(_OTHERS[kind] for kind in found))
     file.changes += [f"its {name} parts are computed in float32" for name in names]
     return names
-
-
-def same_values(expected: Sequence[Any], got: Sequence[Any]) -> bool:
-    """Return whether outputs in float32 are those in another precision, as far as that precision can tell."""
-    for want, have in zip(expected, got, strict=True):
-        if np.shape(want) != np.shape(have):
-            return False
-        exact, other = _plain(want), _plain(have)
-        finite = np.isfinite(exact) & np.isfinite(other)  # half precision overflows
-        signal = float(np.square(exact[finite]).sum())
-        noise = float(np.square(other[finite] - exact[finite]).sum())
-        poor = noise > 0.0 and (signal == 0.0 or 10 * math.log10(signal / noise) < _LEAST_DB)
-        if poor and noise >= 1e-6 * max(1, exact.size):
-            return False
-    return True
-
-
-def _plain(value: Any) -> NDArray[np.float64]:
-    return np.asarray(value).astype(np.float64)
 
 
 def _convert_graph(graph: onnx.GraphProto) -> Iterator[int]:

@@ -2,13 +2,15 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hnas.export.device.errors import ExportError
 from hnas.export.graph import program as capturing
-from hnas.export.graph.precision import in_float32, same_values
+from hnas.export.graph.agreement import HALF_DB, SINGLE_DB, same_values
+from hnas.export.graph.precision import in_float32
 from hnas.export.graph.program import capture
 
 
@@ -74,7 +76,38 @@ def test_a_wrong_conversion_is_caught(monkeypatch):
 
 
 def test_values_are_compared_where_both_are_finite():
-    half = torch.tensor([1.0, float("inf")], dtype=torch.float16)
-    assert same_values([half], [torch.tensor([1.001, 70000.0])])
-    assert not same_values([half], [torch.tensor([-1.0, 70000.0])])
-    assert not same_values([half], [torch.tensor([1.0])])
+    half = np.array([1.0, np.inf], np.float16)
+    assert same_values([half], [np.array([1.001, 70000.0])], HALF_DB)
+    assert not same_values([half], [np.array([-1.0, 70000.0])], HALF_DB)
+    assert not same_values([half], [np.array([1.0])], HALF_DB)
+    assert not same_values([np.ones(4)], [np.full(4, 1.01)], SINGLE_DB)  # 40 dB
+
+
+def test_an_output_of_rounding_errors_hides_no_later_output():
+    faint, sound = (np.zeros(4), np.full(4, 1e-5)), (np.ones(4), np.full(4, 1.001))
+    (zeros, errors), (ones, near) = faint, sound
+    assert same_values([zeros, ones], [errors, near], HALF_DB)
+    assert not same_values([zeros, ones], [errors, -near], HALF_DB)
+    assert not same_values([zeros], [errors], SINGLE_DB)
+
+
+def test_a_wrong_conversion_is_caught_in_every_output(monkeypatch):
+    """The first output is a sum of zero: rounding errors alone."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(6))
+
+        def forward(self, x):
+            y = x * self.scale
+            return (y - y.mean(-1, keepdim=True)).mean(-1), y
+
+    def wrong(module):
+        found = in_float32(module)
+        module.scale.data.neg_()
+        return found
+
+    monkeypatch.setattr(capturing, "in_float32", wrong)
+    with pytest.raises(ExportError, match="computes other values in float32 than in float16"):
+        capture(Two().half(), torch.linspace(-1, 2, 12).reshape(2, 6).half())
