@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hnas.export.compiling.conversion import convert
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.graph.samples import tell
-from hnas.export.int8.policy import scale_remarks
+from hnas.export.int8.policy import int8_remarks
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.worker import Worker
 
@@ -172,7 +172,7 @@ class Attempts:
         judged = judge(chosen)
         if judged.check.passed and options.open_worker is not None:
             judged = evidence.judge(artifact, options.open_worker)(chosen)
-        remarks = scale_remarks(artifact.notes.get("quantisation"))
+        remarks = int8_remarks(artifact.notes.get("quantisation"))
         if learned and not unseen:  # case 2
             remarks += ("verified on the samples that int8 was fitted to; give 16 or more calibration samples",)
         level = _level(judge(unseen).check if unseen else judged.check)

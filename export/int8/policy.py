@@ -16,10 +16,17 @@ def with_one_scale(apart: Sequence[JSON], why: str) -> list[JSON]:
     return [{**record, "how": f"{_ONE_SCALE}{why}"} for record in apart if isinstance(record, dict)]
 
 
-def scale_remarks(quantisation: object) -> tuple[str, ...]:
-    """Return a sentence for each value whose unlike parts share a scale, from ``notes["quantisation"]``."""
-    apart = quantisation.get("apart") if isinstance(quantisation, Mapping) else None
-    return tuple(
+def int8_remarks(quantisation: object) -> tuple[str, ...]:
+    """Return what ``notes["quantisation"]`` holds that the user did not ask for, as sentences.
+
+    1. The ranges are of another method than that of the policy.
+    2. The unlike parts of a value share a scale: a sentence for each such value.
+    """
+    notes = quantisation if isinstance(quantisation, Mapping) else {}
+    apart = notes.get("apart")
+    asked = notes.get("ranges_asked")
+    other = f"int8 ranges are {notes.get('ranges')} and not {asked}: the operators of the ONNX file do not match"
+    return (() if asked is None else (f"{other} those of the network",)) + tuple(
         f"{record['value']} has parts of unlike ranges on {record['how']}"
         for record in (apart if isinstance(apart, list) else [])
         if isinstance(record, Mapping) and str(record.get("how", "")).startswith(_ONE_SCALE)

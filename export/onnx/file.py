@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,10 +123,12 @@ def write_onnx_int8(
     samples: Samples,
     policy: QDQ,
     newest: int | None = None,
-) -> list[JSON]:
+) -> dict[str, JSON]:
     """Write the file like ``write_onnx``, with explicit int8 under ``policy`` and ranges over ``samples``.
 
-    Returns a record of each value whose parts are kept apart, see `hnas.export.int8.unlike`.
+    Returns the note "quantisation" of an artifact. "apart" is a record of each value whose parts are kept apart, see
+    `hnas.export.int8.unlike`. The ranges of the program have no place in a file whose values do not match those of the
+    program: then "ranges" is "minmax", and "ranges_asked" the method of ``policy``.
 
     Raises:
         ExportError: as ``write_onnx``; or the policy has a method other than minmax, and ``program`` is an ONNX file.
@@ -140,32 +143,42 @@ def write_onnx_int8(
             program = edited
         else:  # float marks cannot be placed in the file
             apart = with_one_scale(apart, "the operators of the ONNX file do not match those of the network")
-    if policy.ranges != "minmax":
-        if isinstance(program, OnnxSource):
-            raise ExportError(f"an ONNX file is calibrated by minmax; {policy.ranges} needs the torch module")
-        from hnas.export.int8.calibration import activation_ranges
-
-        ranges = activation_ranges(program, samples, policy.ranges)
+    asked = policy.ranges
+    if asked != "minmax" and isinstance(program, OnnxSource):
+        raise ExportError(f"an ONNX file is calibrated by minmax; {asked} needs the torch module")
     source = path.with_name("float.onnx")
     write_onnx(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
+    if asked != "minmax" and not isinstance(program, OnnxSource):
+        if _has_values(source, program):
+            from hnas.export.int8.calibration import activation_ranges
+
+            ranges = activation_ranges(program, samples, asked)
+        else:
+            policy = replace(policy, ranges="minmax")
     apart += quantise_onnx(source, path, samples, policy, program, ranges)
     source.unlink()
-    return apart
+    used = {} if policy.ranges == asked else {"ranges_asked": asked}
+    return {**policy.to_json(), **used, "samples": len(samples), "apart": apart}
 
 
 def _matches(
     program: Program, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], newest: int | None
 ) -> bool:
     """Return whether the values of the program can be found in its file."""
+    source = path.with_name("matched.onnx")
+    write_onnx(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
+    found = _has_values(source, program)
+    source.unlink()
+    return found
+
+
+def _has_values(source: Path, program: Program) -> bool:
+    """Return whether the values of the program can be found in the file ``source``, which was made from it."""
     import onnx
 
     from hnas.export.onnx.names import onnx_values
 
-    source = path.with_name("matched.onnx")
-    write_onnx(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
-    found = bool(onnx_values(program, onnx.load(source).graph))
-    source.unlink()
-    return found
+    return bool(onnx_values(program, onnx.load(source).graph))
 
 
 def convert_to_fp16(path: Path) -> None:

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from hnas.export.device.records import JSON
-from hnas.export.graph.samples import tell
 from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.quiet import quiet
@@ -196,8 +195,6 @@ def _overrides(
 
     values = onnx_values(program, onnx.load(source).graph)
     found = {name: ranges[value] for name, value in values.items() if value in ranges}
-    if not found:
-        tell("int8 ranges are the extremes: the operators of the ONNX file do not match those of the network")
     return {
         name: [{"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}]
         for name, (low, high) in found.items()

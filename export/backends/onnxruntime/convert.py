@@ -68,8 +68,8 @@ def compile(
     if precision == "int8":
         given = replace(POLICY, ranges="minmax") if isinstance(program, OnnxSource) else POLICY
         policy = given.on(device.quantisation.get("onnxruntime"))
-        apart = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy)
-        notes["quantisation"] = {**policy.to_json(), "samples": len(calibration), "apart": apart}
+        written = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy)
+        notes["quantisation"] = written
     else:
         onnx_file.write_onnx(program, path / MODEL, inputs, outputs)
     return Written((MODEL,), {**versions(), **onnx_file.writer_versions(program)}, notes)

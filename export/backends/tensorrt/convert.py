@@ -69,8 +69,8 @@ def compile(
         notes[NOTE] = size.to_json()
     if precision == "int8":
         policy = POLICY.on(device.quantisation.get("tensorrt"))
-        apart = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
-        notes["quantisation"] = {**policy.to_json(), "samples": len(calibration), "apart": apart}
+        written = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
+        notes["quantisation"] = written
     else:
         if precision == "fp16" and not isinstance(program, OnnxSource):
             program = _half(program)

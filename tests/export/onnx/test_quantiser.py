@@ -16,6 +16,7 @@ from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import require_samples, to_samples
 from hnas.export.int8.calibration import activation_ranges
+from hnas.export.int8.policy import int8_remarks
 from hnas.export.onnx import file as onnx_file
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
 from hnas.hw_profiles import Override
@@ -146,18 +147,26 @@ def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
     assert scales["percentile"] < 20 / 255
 
 
-def test_ranges_that_have_no_values_in_the_file_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+def test_ranges_that_have_no_place_in_the_file_are_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
+    """The ranges of the program are not computed either, since nothing would read them."""
     pytest.importorskip("onnxruntime")
     program = fuse(capture(*nets.build("mobilenet")))
-    inputs, outputs = program.signature
-    onnx_file.write_program(program, tmp_path / "float.onnx", inputs, outputs)
     data = [(np.zeros((1, 3, 16, 16), np.float32),)]
     monkeypatch.setattr("hnas.export.onnx.names.onnx_values", lambda *_: {})
-    with caplog.at_level("INFO", logger="hnas.export"):
-        quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", data, POLICY, program, {"x": (0.0, 1.0)})
-    assert "int8 ranges are the extremes" in caplog.text
+    monkeypatch.setattr("hnas.export.int8.calibration.activation_ranges", lambda *_: pytest.fail("computed"))
+    name = "jetson" if backend == "tensorrt" else "onnxruntime-cpu"
+    override = {backend: Override(ranges="mse")}
+    device = replace(hw_profiles.load(name), quantisation=override)
+    made = make_artifact(backend, program, tmp_path, precision="int8", device=device, calibration=data)
+    note = made.notes["quantisation"]
+    assert isinstance(note, dict)
+    assert (note["ranges"], note["ranges_asked"]) == ("minmax", "mse")
+    (remark,) = int8_remarks(note)
+    assert remark.startswith("int8 ranges are minmax and not mse: the operators of the ONNX file do not match")
+    assert int8_remarks({**note, "ranges_asked": None}) == ()
 
 
 def test_onnxruntime_leaves_room_for_unseen_values_where_it_has_the_module() -> None:
