@@ -117,8 +117,12 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         aside.unlink(missing_ok=True)
 
 
-def read_tensors(file: Path, largest: int = _LARGEST_TENSORS) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(
+    file: Path, largest: int = _LARGEST_TENSORS, *, only_metadata: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a safetensors file of at most ``largest`` bytes.
+
+    only_metadata: read no tensors (False).
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -129,7 +133,8 @@ def read_tensors(file: Path, largest: int = _LARGEST_TENSORS) -> tuple[dict[str,
     try:
         check_plain(file, largest)
         with safe_open(file, framework="pt") as reader:
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118  # not iterable
+            names = () if only_metadata else reader.keys()  # the reader itself is not iterable
+            tensors = {name: reader.get_tensor(name) for name in names}
             return tensors, dict(reader.metadata() or {})
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None

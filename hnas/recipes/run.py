@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from hnas import distributed, strategies
-from hnas.files import locked, read_json, write_json
+from hnas.files import locked, write_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
+from hnas.recipes.kept import LENGTH, checkpoints, finished_record, known_length
 from hnas.recipes.length import TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
 from hnas.recipes.progress import Progress, summarise
@@ -41,7 +42,6 @@ from hnas.training.teacher import SHARE, Taught, fine_tune, time_tuning
 
 _JOURNAL = "journal.jsonl"
 _TEACHER = "teacher.safetensors"
-_LENGTH = "length.json"  # what was chosen for --minutes, so that a run continues with it
 _Logits = dict[str, dict[str, float]]  # slot -> type -> logit
 
 
@@ -104,9 +104,9 @@ def run_recipe(
     options = options or RunOptions()
     _check_length(options)
     recipe, found, line = begin(recipe, options.pretrained, scratch=options.scratch)
-    known = _known_length(out, options)
+    known = known_length(out, options.minutes) if options.resume else None
     recipe, options = _with_length(recipe, options, known)
-    if (ended := _finished_record(out, _identity(recipe, options), options.resume)) is not None:
+    if (ended := finished_record(out, _identity(recipe, options), resume=options.resume)) is not None:
         return ended
     task = prepared_for(open_task_of(decode_recipe(recipe), data), found, options.seed)
     say = on_message or (lambda _: None)
@@ -150,7 +150,7 @@ def _choose_length(
     assert options.minutes is not None
     fitted, epochs = fit(recipe, task, options.minutes, lambda each: _step_seconds(each, task, options, found))
     chosen = {"minutes": options.minutes, "space": fitted.space, "train": fitted.train, "epochs": epochs}
-    write_json(out / _LENGTH, chosen)
+    write_json(out / LENGTH, chosen)
     return _with_length(recipe, options, chosen)
 
 
@@ -158,14 +158,6 @@ def _identity(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """Return what identifies a run, as JSON."""
     alone = options.alone.to_json() if isinstance(options.alone, Arch) else options.alone
     return {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed}
-
-
-def _known_length(out: Path, options: RunOptions) -> dict[str, Any] | None:
-    """Return the length that the run in ``out`` chose for the same minutes, if it is continued."""
-    if options.minutes is None or not options.resume or not (out / _LENGTH).is_file():
-        return None
-    known = read_json(out / _LENGTH)
-    return known if known.get("minutes") == options.minutes else None
 
 
 def _with_length(recipe: Recipe, options: RunOptions, chosen: Mapping[str, Any] | None) -> tuple[Recipe, RunOptions]:
@@ -246,7 +238,7 @@ class _Run:
         if plan is not None:
             record |= {"plan": plan.to_json(), **summarise(study)}
         save_supernet(self.supernet, self.out, record)
-        for trace in (*_checkpoints(self.out), self.out / _JOURNAL, self.out / _TEACHER):
+        for trace in (*checkpoints(self.out), self.out / _JOURNAL, self.out / _TEACHER):
             trace.unlink(missing_ok=True)
         return record
 
@@ -315,27 +307,3 @@ def _observer(
             progress(done, loss)
 
     return Observer(follow if on_step or progress else None, on_message)
-
-
-def _finished_record(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Return the record of the finished run in ``out``; None if the run must be started or continued.
-
-    Raises:
-        ValueError: the finished run had another recipe, epochs, alone or seed.
-        FileExistsError: there is a run, and ``resume`` is not set.
-    """
-    ended, begun = (out / "supernet.json").exists(), bool(_checkpoints(out))
-    if ended and not resume:
-        raise FileExistsError(f"{out} already holds a trained supernet; choose another --out or --resume")
-    if begun and not resume:
-        raise FileExistsError(f"{out} holds an interrupted training; continue it with --resume or choose another --out")
-    if not ended or begun:
-        return None
-    record = read_json(out / "supernet.json")
-    if differ := [key for key, value in identity.items() if record.get(key) != value]:
-        raise ValueError(f"{out} holds the supernet of a run with other {', '.join(differ)}; choose another --out")
-    return record
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    return sorted(out.glob("checkpoint-*.safetensors"))

@@ -282,3 +282,14 @@ class Checkpoint:
         state.restore(tensors)
         guard.from_json(told, tensors)
         return int(record["step"])
+
+
+def identity_of(file: Path) -> dict[str, Any]:
+    """Return the identity that ``CheckpointOptions`` gave the checkpoint ``file``; empty if it has none.
+
+    Raises:
+        ValueError: the file is malformed or incomplete.
+    """
+    told = json.loads(read_tensors(file, only_metadata=True)[1].get("identity", "{}"))
+    found = told.get("of") if isinstance(told, dict) else None
+    return found if isinstance(found, dict) else {}

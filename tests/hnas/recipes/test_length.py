@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,33 @@ def test_a_run_of_minutes_keeps_its_length_when_it_resumes(
     assert again["steps"] == 6
     with pytest.raises(ValueError, match="holds the supernet of a run with other epochs"):
         run_recipe(recipe(), source, out, RunOptions(minutes=1, resume=True))
+
+
+def interrupt_after_one_step(source: Path, out: Path, options: RunOptions) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe(), source, out, options, on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, source: Path) -> None:
+    out, options = tmp_path / "out", RunOptions(minutes=6 / 48)
+    interrupt_after_one_step(source, out, options)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(ValueError, match=r"holds a training of 0.125 minutes, got 1; continue it with --minutes 0.125"):
+        run_recipe(recipe(), source, out, RunOptions(minutes=1, resume=True))
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert run_recipe(recipe(), source, out, RunOptions(minutes=6 / 48, resume=True))["steps"] == 6
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"epochs": 3}, {"alone": "smallest"}, {"epochs": None, "minutes": 1}])
+def test_another_run_is_refused_before_it_opens_its_data(
+    tmp_path: Path, source: Path, other: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    interrupt_after_one_step(source, out, RunOptions(epochs=2))
+    monkeypatch.setattr("hnas.recipes.run.open_task_of", lambda *_: pytest.fail("the data were opened"))
+    with pytest.raises(ValueError, match=rf"belongs to another run \(other {min(other)}\); choose another --out"):
+        run_recipe(recipe(), source, out, replace(RunOptions(epochs=2, resume=True), **other))  # type: ignore[arg-type]
+    assert not (out / "length.json").exists()
 
 
 def test_a_report_has_the_plan_the_epochs_and_the_end(tmp_path: Path, source: Path) -> None:
