@@ -120,7 +120,7 @@ def run_recipe(
         for note in plan.lines() if plan else ():
             say(note)
         if isinstance(task, Taught):
-            fine_tune(task, max(1, round(SHARE * run.schedule.steps)), out / _TEACHER, say)
+            fine_tune(task, max(1, round(SHARE * run.schedule.steps)), out / _TEACHER, run.identity, say)
         return run.run(options, on_step, on_message, plan)
 
 

@@ -1,6 +1,6 @@
 """A pretrained network of any kind as the teacher of a supernet.
 
-``task = taught(task, net, size)`` adds the teacher to a task; ``fine_tune(task, steps, file)`` trains it on the images.
+``task = taught(task, net, size)`` adds the teacher to a task; ``fine_tune(task, steps, file, run)`` trains it.
 Every path of a training then learns from the outputs of the teacher.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hnas.files import read_tensors, write_tensors
+from hnas.journal import digest
 from hnas.tasks.classification import Classification
 
 SHARE = 0.25  # of the steps of the supernet that the teacher is fine-tuned for
@@ -67,18 +68,20 @@ def taught(task: Classification, net: Any, side: int, seed: int) -> Taught:
     return made
 
 
-def fine_tune(task: Taught, steps: int, file: Path, say: Callable[[str], None]) -> None:
+def fine_tune(task: Taught, steps: int, file: Path, run: Any, say: Callable[[str], None]) -> None:
     """Train the teacher on the training images, and leave it in evaluation mode; read it from ``file`` if it is there.
 
     steps: length of the training: SGD with a cosine.
     file: where the trained teacher is kept, so that a resumed run has the same one.
+    run: a JSON value that identifies the run with its network and seed. The file of another run, or of a run on other
+        images, is replaced.
     say: called with its accuracy on the search images.
     """
-    identity = f"{steps} steps at {task.side} pixels"
+    identity = digest([run, task.to_json(), steps, task.side])
     if file.is_file():
         tensors, notes = read_tensors(file, _LARGEST)
         if notes.get("identity") == identity:
-            task.teacher.load_state_dict(tensors)
+            _load(task.teacher, tensors, file)
             return
     say(f"fine-tuning the teacher for {steps} steps")
     optimiser = _optimiser(task)
@@ -93,6 +96,14 @@ def fine_tune(task: Taught, steps: int, file: Path, say: Callable[[str], None]) 
     raw, labels = task.held("search")
     scores = torch.cat([task.teach(raw[i : i + _CHUNK]) for i in range(0, len(raw), _CHUNK)])
     say(f"the teacher classifies {task.metric(scores, labels):.1%} of the search images")
+
+
+def _load(net: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Load a state into ``net``. Raise ValueError if it is that of another network."""
+    own = {name: value.shape for name, value in net.state_dict().items()}
+    if {name: value.shape for name, value in tensors.items()} != own:
+        raise ValueError(f"{file} holds another network than {type(net).__name__}; remove it, or choose another --out")
+    net.load_state_dict(tensors)
 
 
 def time_tuning(task: Taught) -> float:

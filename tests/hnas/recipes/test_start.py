@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from hnas.data.images import Preprocessing
 from hnas.deployment.source import open_source
 from hnas.recipes import Recipe
 from hnas.recipes import load as load_recipe
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.start import begin
+from hnas.tasks.classification import Classification
 from hnas.training.folder import load_supernet
 from hnas.training.pretrained import NoWeights
-from hnas.training.teacher import taught
+from hnas.training.teacher import fine_tune, taught
 from tests.hnas import photos, standin_timm, tiny
 from tests.hnas.recipes.test_run import recipe
 from tests.hnas.training.test_training import equal
@@ -100,6 +102,33 @@ def test_a_network_of_another_kind_teaches(tmp_path: Path, started: Recipe, monk
     assert not equal(load_supernet(tmp_path / "whole")[0], load_supernet(tmp_path / "plain")[0])
     assert not plain["recipe"].get("pretrained")
     assert not (tmp_path / "out" / "teacher.safetensors").exists()
+
+
+def test_the_teacher_of_another_run_is_not_taken(tmp_path: Path) -> None:
+    """Another seed, other images or another network: the teacher is fine-tuned anew."""
+
+    class Longer(standin_timm.ResNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.more = torch.nn.Linear(2, 2)
+
+    def tuned(run: object, first: int = 0, kind: type[standin_timm.ResNet] = standin_timm.ResNet) -> bool:
+        lines: list[str] = []
+        splits = {split: tiny.data(64, first + k) for k, split in enumerate(("train", "calibration", "search", "test"))}
+        coloured = {split: replace(each, images=each.images.repeat(3, -1)) for split, each in splits.items()}
+        like = Preprocessing((12, 12), (12, 12), (0.3,) * 3, (0.2,) * 3)
+        task = Classification(coloured, like, batch_size=16, flip=False, shift=1)
+        fine_tune(taught(task, kind(), 12, seed=0), 2, tmp_path / "teacher.safetensors", run, lines.append)
+        return any(line.startswith("fine-tuning") for line in lines)
+
+    assert tuned({"seed": 0})
+    assert not tuned({"seed": 0})
+    assert tuned({"seed": 1})
+    assert tuned({"seed": 1}, 9)
+    assert not tuned({"seed": 1}, 9)
+    with pytest.raises(ValueError, match=r"teacher.safetensors holds another network than Longer; remove it"):
+        tuned({"seed": 1}, 9, Longer)
+    assert tuned({"seed": 1, "sha256": "of Longer"}, 9, Longer)
 
 
 def test_a_teacher_of_another_size_is_one_line(started: Recipe) -> None:
