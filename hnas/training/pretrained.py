@@ -208,6 +208,8 @@ def _arguments(net: Any) -> dict[str, Any] | None:
     """Return the arguments of the space whose largest member is ``net``; None if there is no such space."""
     if not all(hasattr(net, part) for part in ("conv_stem", "bn1", "blocks", "conv_head", "bn2")):
         return None
+    if not _are_plain(net.conv_stem, net.conv_head):
+        return None
     rows: list[list[list[int]]] = []
     for stage in net.blocks:
         for block in stage:
@@ -230,6 +232,17 @@ def _row(block: Any) -> list[int] | None:
     if kind not in ("InvertedResidual", "DepthwiseSeparableConv") or not isinstance(block.se, nn.Identity):
         return None
     expanded = kind == "InvertedResidual"
+    if not _are_plain(block.conv_dw, block.conv_pw, *([block.conv_pwl] if expanded else [])):
+        return None
     last = block.conv_pwl if expanded else block.conv_pw
     hidden = block.conv_pw.out_channels if expanded else 0
     return [block.conv_dw.kernel_size[0], hidden, last.out_channels, block.conv_dw.stride[0]]
+
+
+def _are_plain(*layers: Any) -> bool:
+    """Return whether all layers are torch's own convolution, which pads both sides alike.
+
+    A subclass of timm pads as TensorFlow does (Conv2dSame), and another layer mixes kernels (MixedConv2d): with their
+    weights the space would compute something else.
+    """
+    return all(type(layer) is nn.Conv2d for layer in layers)

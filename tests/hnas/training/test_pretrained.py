@@ -118,6 +118,29 @@ def test_a_network_of_another_kind_can_only_teach(timm: None, name: str) -> None
     assert "role" not in find_pretrained("tiny").to_json()
 
 
+class Conv2dSame(torch.nn.Conv2d):
+    """The convolution with which timm pads as TensorFlow does."""
+
+
+class MixedConv2d(torch.nn.ModuleDict):
+    """The convolution of timm that mixes kernels; it has no kernel size."""
+
+
+@pytest.mark.parametrize("kind", [Conv2dSame, MixedConv2d])
+@pytest.mark.parametrize("where", ["conv_stem", "conv_head", "blocks.0.0.conv_pw", "blocks.1.0.conv_dw"])
+def test_a_network_whose_convolutions_pad_otherwise_can_only_teach(
+    monkeypatch: pytest.MonkeyPatch, where: str, kind: type
+) -> None:
+    timm = standin_timm.make()
+    net = timm.create_model("tiny", pretrained=False)
+    plain = net.get_submodule(where)
+    other = MixedConv2d({"0": plain}) if kind is MixedConv2d else Conv2dSame(plain.in_channels, plain.out_channels, 1)
+    net.set_submodule(where, other)
+    timm.__dict__["create_model"] = lambda name, pretrained: net
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    assert find_pretrained("tiny").to_json()["role"] == "teacher"
+
+
 def test_missing_packages_and_weights_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(NoWeights, match=r"tiny needs timm, which is not installed; pip install 'hnas\[pretrained\]'"):
