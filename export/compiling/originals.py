@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from hnas.export.device.errors import one_line
-from hnas.export.graph.samples import PROBES, tell, to_samples
+from hnas.export.device.signature import leaves
+from hnas.export.graph.samples import PROBES, in_words, tell, to_samples
 from hnas.export.onnx.source import OnnxSource, Original
 
 if TYPE_CHECKING:
@@ -87,7 +88,12 @@ def _from_file(original: Original, examples: SampleLike | None) -> Captured:
     given, source = original.examples, original.source
     if examples is not None:
         names = [tensor.name for tensor in source.inputs]
-        (given,) = to_samples([examples], given, "example", names)
+        pieces = to_samples([examples], given, "the given example", names)
+        if len(pieces) > 1:
+            shapes = ", ".join(str(list(part.shape)) for _, part in leaves(examples) if hasattr(part, "shape"))
+            said = f"the given example inputs have the shape {shapes}, those of {original.name} are {in_words(given)}"
+            raise ValueError(f"{said}; open the file with the examples, or give one of its own size")
+        (given,) = pieces
     for line in source.remarks:
         tell(line)
     return Captured(

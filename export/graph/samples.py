@@ -68,7 +68,7 @@ def to_samples(values: Iterable[SampleLike], examples: Sample, purpose: str, nam
         sample = in_types(tuple(map(_to_array, chosen)), [part.dtype for part in examples])
         pieces = _pieces(sample, examples)
         if not pieces or [part.dtype for part in sample] != [part.dtype for part in examples]:
-            raise ValueError(f"{purpose} inputs are {_words(sample)}, the example inputs {_words(examples)}")
+            raise ValueError(f"{purpose} inputs are {in_words(sample)}, the example inputs {in_words(examples)}")
         found.extend(pieces)
     _require_finite(found, purpose)
     return found
@@ -112,6 +112,11 @@ def noise(examples: Sample, seed: int) -> Sample:
 def tell(line: str) -> None:
     """Write a line for the user to the log ``hnas.export``, which goes to standard error by default."""
     logging.getLogger("hnas.export").warning("%s", line)
+
+
+def in_words(sample: Sample) -> str:
+    """Return types and shapes for an error: float32[1, 3, 8, 8], int64[1]."""
+    return ", ".join(f"{part.dtype}{list(part.shape)}" for part in sample)
 
 
 def _choose(value: Any, examples: Sample, names: Sequence[str], purpose: str) -> tuple[list[Any], str]:
@@ -190,8 +195,3 @@ def _noise_like(value: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     drawn = drawn * plain.std(axes, keepdims=True) + plain.mean(axes, keepdims=True)
     drawn = drawn.clip(plain.min(), plain.max())
     return drawn.astype(value.dtype)
-
-
-def _words(sample: Sample) -> str:
-    """Return types and shapes for an error: float32[1, 3, 8, 8], int64[1]."""
-    return ", ".join(f"{part.dtype}{list(part.shape)}" for part in sample)

@@ -220,7 +220,7 @@ def check(
     if {len(sample) for sample in (*expected, *got)} != {len(expected[0])}:
         raise ValueError("samples differ in their number of outputs")
     asked, used = _asked(precision, limits, sensitivity_db)
-    error, level, worst = _worst_output(expected, got, names, precision)  # case 1
+    error, level, worst = _worst_output(expected, got, names, precision, asked.sqnr_db)  # case 1
     scores, answers = [sample[0] for sample in expected], [sample[0] for sample in got]
     rows = sum(map(len, scores)) if _are_scores(scores) else len(expected)
     agreement, decisions = None, None
@@ -269,12 +269,15 @@ def _are_scores(outputs: Sequence[NDArray[Any]]) -> bool:
 
 
 def _worst_output(
-    expected: Outputs, got: Outputs, names: Sequence[str], precision: str
+    expected: Outputs, got: Outputs, names: Sequence[str], precision: str, limit_db: float
 ) -> tuple[float, float, OutputSlice | None]:
-    """Return the largest error, the lowest SQNR in dB, and the worst slice, each over all outputs."""
+    """Return the largest error, the lowest SQNR in dB, and the worst slice, each over all outputs.
+
+    limit_db: the SQNR that is asked for, below which a slice of an integer type is lost whatever its noise comes from.
+    """
     errors, levels, slices = [], [], []
     steps = _STEPS.get(precision, 0)
-    floor = LIMITS[precision].sqnr_db if steps else -math.inf
+    floor = limit_db if steps else -math.inf
     for index in range(len(expected[0])):
         want, have = [sample[index] for sample in expected], [sample[index] for sample in got]
         error, level = _noise(want, have)

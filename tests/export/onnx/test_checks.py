@@ -13,6 +13,7 @@ import torch
 
 from hnas import export
 from hnas.export import backends
+from hnas.export.compiling.originals import capture_network
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.onnx import checks as onnx_checks
@@ -74,6 +75,23 @@ def test_wrong_use_is_one_line(tmp_path: Path, by_hand: Path, options: dict[str,
         compile_flat(by_hand, **{"device": "onnxruntime-cpu", "path": tmp_path / "a", **options})
     assert "\n" not in str(caught.value)
     assert left_behind(tmp_path) == ["hand.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "says"),
+    [
+        (2, 8, r"have the shape \[2, 3, 8, 8\], those of hand.onnx are float32\[1, 3, 8, 8\]; open the file"),
+        (1, 9, r"^the given example inputs are float32\[1, 3, 9, 9\], the example inputs float32\[1, 3, 8, 8\]$"),
+    ],
+)
+def test_examples_of_another_shape_than_those_of_an_open_file(by_hand: Path, count: int, size: int, says: str) -> None:
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    with (
+        Original(by_hand) as original,
+        pytest.raises(ValueError, match=says),
+        capture_network(original, np.zeros((count, 3, size, size), np.float32), "onnxruntime"),
+    ):
+        pass
 
 
 def test_ranges_other_than_extremes_need_the_module(tmp_path: Path) -> None:

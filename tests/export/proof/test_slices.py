@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hnas.export.proof.slices import OutputSlice, worst_slice
-from hnas.export.proof.verification import LIMITS, check
+from hnas.export.proof.verification import LIMITS, Limits, check
 
 SEEDS = range(10)
 
@@ -203,3 +203,16 @@ def test_batches_of_other_sizes_are_one_output():
     for each in have:
         each[:, 3] = 0
     assert str(worst_slice("y", want, have)) == "y[:, 3]"
+
+
+def test_a_small_slice_must_reach_the_limit_that_the_user_asks_for():
+    """Noise that is equal in all slices: 53 dB of the whole output, 22 dB of a slice of a fortieth of its size."""
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        want = rng.uniform(-1, 1, size=(256, 8)) * np.where(np.arange(8) == 5, 0.026, 1.0)
+        have = want + 0.0012 * rng.normal(size=want.shape)
+        assert check(rows_of(want), rows_of(have), "int8").passed
+        asked = check(rows_of(want), rows_of(have), "int8", limits=Limits.parse("30dB"))
+        assert not asked.passed
+        assert str(asked.worst) == "output_0[:, 5]"
+        assert asked.worst.sqnr_db == pytest.approx(22, abs=1.5)
