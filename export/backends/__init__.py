@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-_SEARCH = ("safetensors", "pymoo", "msgspec")
+_SEARCH = ("safetensors", "pymoo", "scipy", "msgspec")
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -43,6 +43,7 @@ def without(blocked: Sequence[str], *arguments: str, main: str = "deploy_main") 
     [
         (("torch",), "torch is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
         (("pymoo",), "pymoo is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
+        (("scipy",), "scipy is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
         (("safetensors",), "safetensors is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
         (("onnxruntime",), "onnxruntime is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
         (("onnxscript",), "onnxscript is not installed; pip install 'hnas[search,onnxruntime-convert]'"),
