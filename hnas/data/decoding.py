@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 LARGEST = 2**34  # bytes of all decoded images of a split, at most
+# Modes that Pillow converts to grey only by another one: mode -> the other one.
+_BETWEEN = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
 _NAMED = 5  # unreadable images that a message names
 
 
@@ -31,25 +33,53 @@ def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -
     Raises:
         ValueError: the file cannot be read as an image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         if isinstance(file, Path):
             check_plain(file, LARGEST)
         with Image.open(file) as image:
-            upright = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
-            return upright.convert("L" if channels == 1 else "RGB")
+            return upright(image, channels, str(name or file))
     # Pillow raises any of these for a broken file; SyntaxError is for chunks of a PNG.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name or file} cannot be read as an image: {error}") from None
+
+
+def upright(image: Image, channels: int, name: str = "the image") -> Image:
+    """Return an open image in grey or RGB, rotated by its EXIF tag. Transparent pixels become white.
+
+    Its modes are all those of Pillow except I and F, whose scale is unknown. Of 16-bit values, the upper 8 bits are
+    used.
+
+    channels: 1 (grey) or 3 (RGB).
+    name: the name of the image in error messages.
+
+    Raises:
+        ValueError: the image cannot be read.
+
+    Example: ``upright(Image.new("CMYK", (4, 3)), channels=3)``
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        turned = ImageOps.exif_transpose(image)
+        colours = _on_white(_eight_bits(turned.convert(_BETWEEN.get(turned.mode, turned.mode))))
+        return colours.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None
 
 
 def decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: str | None = None) -> Pixels:
     """Return an image file as uint8 [H, W, C], resized."""
+    return resized(open_image(file, channels, name), size)
+
+
+def resized(image: Image, size: tuple[int, int]) -> Pixels:
+    """Return an image in grey or RGB as uint8 [H, W, C] of this (H, W), with a bilinear filter."""
     from PIL.Image import Resampling
 
-    ready = open_image(file, channels, name).resize((size[1], size[0]), Resampling.BILINEAR)
-    return np.asarray(ready, np.uint8).reshape(size[0], size[1], channels)
+    ready = image.resize((size[1], size[0]), Resampling.BILINEAR)
+    return np.asarray(ready, np.uint8).reshape(*size, len(image.getbands()))
 
 
 def _on_white(image: Image) -> Image:

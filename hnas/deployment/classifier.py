@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +56,9 @@ class Classifier:
         """Return the classes of an image with their probabilities, the likeliest first.
 
         Args:
-            images: one image, or a list of them. An image is the path of a file, a PIL image, or an array uint8
-                [H, W], [H, W, 1] or [H, W, 3] of any size. An array [N, H, W, C] is a list of N images.
+            images: one image, or a list of them. An image is the path of a file, a PIL image in any mode but I and F,
+                or an array uint8 [H, W], [H, W, 1] or [H, W, 3] of any size. An array [N, H, W, C] is a list of N
+                images.
             top: the number of classes to return; None: all.
 
         Return one ranking for an image, and a list of rankings for a list of images.
@@ -121,7 +121,7 @@ def _read_pixels(image: Any, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return an image as uint8 [H, W, C] in the size of ``preprocessing``.
 
     1. A path: the file.
-    2. A PIL image, with any mode and orientation.
+    2. A PIL image, with any orientation and any mode but I and F.
     3. An array uint8 [H, W], [H, W, 1] or [H, W, 3].
 
     Raises:
@@ -129,23 +129,22 @@ def _read_pixels(image: Any, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """
     import numpy as np
 
+    from hnas.data.decoding import resized, upright
+
     if isinstance(image, str | os.PathLike):  # case 1
         file = Path(image)
         if not file.is_file():
             raise FileNotFoundError(f"no image file {file}")
         return preprocessing.read(file)
     if isinstance(image, np.ndarray):  # case 3
-        return preprocessing.read(_encoded(image), "the array")
-    if hasattr(image, "save") and hasattr(image, "mode"):  # case 2
-        stream = io.BytesIO()
-        image.save(stream, "PNG" if image.mode != "CMYK" else "TIFF", exif=image.getexif())
-        stream.seek(0)
-        return preprocessing.read(stream, "the image")
+        return resized(upright(_from_array(image), preprocessing.channels, "the array"), preprocessing.base)
+    if hasattr(image, "getexif") and hasattr(image, "mode"):  # case 2
+        return resized(upright(image, preprocessing.channels), preprocessing.base)
     raise ValueError(f"an image is a path, a PIL image or an array uint8 [H, W, 3]; got {type(image).__name__}")
 
 
-def _encoded(array: NDArray[Any]) -> io.BytesIO:
-    """Return an array as an image file, so that one decoder reads all images."""
+def _from_array(array: NDArray[Any]) -> Image:
+    """Return an array as a PIL image. Raise ValueError for an array of another type or shape."""
     from PIL import Image
 
     plain = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
@@ -153,7 +152,4 @@ def _encoded(array: NDArray[Any]) -> io.BytesIO:
         raise ValueError(f"an array is uint8 [H, W], [H, W, 1] or [H, W, 3]; got {array.dtype} {list(array.shape)}")
     if 0 in plain.shape:
         raise ValueError(f"the array {list(array.shape)} has no pixels")
-    stream = io.BytesIO()
-    Image.fromarray(plain).save(stream, "BMP")
-    stream.seek(0)
-    return stream
+    return Image.fromarray(plain)

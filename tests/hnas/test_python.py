@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import hnas
 from hnas.cli.training import make_train_parser
+from hnas.data.images import Preprocessing
+from hnas.deployment import classifier
 from hnas.export.device.errors import Unavailable
 
 FUNCTIONS = ("train", "deploy", "deploy_network", "load", "check", "targets", "doctor")
@@ -160,9 +162,66 @@ def test_load_classifies_files_images_arrays_and_lists(bundle: Path, photo: Path
     assert net.predict(pixels[..., 0]) == net.predict(pixels[..., :1]) == net.predict(Image.fromarray(pixels[..., 0]))
 
 
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+def in_mode(photo: Path, mode: str) -> Image.Image:
+    """Return the photo in a mode of Pillow."""
+    image = Image.open(photo)
+    if mode == "LAB":
+        both = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+        return ImageCms.applyTransform(image, ImageCms.buildTransform(*both, "RGB", "LAB"))  # type: ignore[return-value]
+    between = {"La": ["LA"], "RGBa": ["RGBA"], "PA": ["P"]}.get(mode, [])
+    for each in (*between, mode):
+        image = image.convert(each)
+    return image
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_every_mode_are_read(photo: Path, mode: str, channels: int) -> None:
+    image = in_mode(photo, mode)
+    prepare = Preprocessing(image.size[::-1], image.size[::-1], (0.5,) * channels, (0.5,) * channels)
+    base = {"1": "1", "L": "L", "LA": "L", "La": "L", "P": "P", "PA": "P"}.get(mode, "RGB")
+    expected = np.asarray(Image.open(photo).convert(base).convert("L" if channels == 1 else "RGB"))
+    found = classifier._read_pixels(image, prepare).reshape(expected.shape)
+    coarse = mode in ("YCbCr", "HSV", "LAB")  # their 8 bits do not tell all colours of RGB apart
+    assert np.abs(found.astype(int) - expected).mean() <= (2 if coarse else 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        *(("RGB", ending) for ending in ("png", "jpg", "tif", "webp")),
+        *(("RGBA", "png"), ("RGBA", "tif"), ("CMYK", "jpg"), ("CMYK", "tif"), ("I;16", "png"), ("I;16", "tif")),
+        *(("P", "png"), ("P", "gif"), ("1", "png")),
+    ],
+)
+def test_an_open_image_is_read_as_its_file(photo: Path, tmp_path: Path, mode: str, ending: str) -> None:
+    name = f"a.{ending}"
+    image = Image.open(photo)
+    grey = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    (grey if mode == "I;16" else image.convert(mode)).save(tmp_path / name, exif=exif)
+    prepare = Preprocessing((8, 8), (8, 8), (0.5,) * 3, (0.5,) * 3)
+    with Image.open(tmp_path / name) as opened:
+        found = classifier._read_pixels(opened, prepare)
+    assert np.array_equal(found, classifier._read_pixels(tmp_path / name, prepare))
+
+
+def test_a_truncated_image_is_one_line(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:-99])
+    prepare = Preprocessing((8, 8), (8, 8), (0.5,), (0.5,))
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(ValueError, match="the image cannot be read as an"):
+        classifier._read_pixels(image, prepare)
+
+
 @pytest.mark.parametrize(
     ("image", "line"),
     [
+        (Image.new("F", (4, 4)), "the image cannot be read as an image: its pixels have 32 bits (mode F)"),
+        (Image.new("I", (4, 4)), "the image cannot be read as an image: its pixels have 32 bits (mode I)"),
         (3, "an image is a path, a PIL image or an array uint8 [H, W, 3]; got int"),
         (np.zeros((4, 4, 3)), "an array is uint8 [H, W], [H, W, 1] or [H, W, 3]; got float64 [4, 4, 3]"),
         (np.zeros((3, 4, 4), np.uint8), "got uint8 [3, 4, 4]"),
