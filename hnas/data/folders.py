@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnas.data.images import Labels
-from hnas.data.layout import SHARES, assign, check_classes, class_name, is_hidden, split_folders, walk_images
+from hnas.data.layout import SHARES, Listing, list_folders
 from hnas.data.sources import Example
 
 
@@ -84,31 +84,18 @@ def find_files(root: Path) -> tuple[Files, dict[str, Files]]:
     The files are divided as in the cases 3 and 4 of ``hnas.data.images.load_split``.
 
     Raises:
-        ValueError: a split would be empty, or train and val have different classes.
+        ValueError: there are no classes or images, a split would be empty, or train and val have different classes.
     """
-    own = split_folders(root)
-    train = own.pop("train", root)
-    listing = _listing(train)
-    places = assign([name.decode("utf-8", "surrogateescape") for name in listing.names.tolist()], own)
-    parts = {split: listing.among([place == split for place in places]) for split in ("train", *SHARES)}
-    for split, folder in own.items():
-        parts[split] = _listing(folder)
-        check_classes(root, train, folder, (listing.classes, parts[split].classes))
-    for split, found in parts.items():
-        if not len(found):
+    found = list_folders(root)
+    listing = _files(found.train)
+    parts = {split: listing.among([place == split for place in found.places]) for split in ("train", *SHARES)}
+    parts |= {split: _files(held) for split, held in found.held.items()}
+    for split, part in parts.items():
+        if not len(part):
             raise ValueError(f"{root}: none of its {len(listing)} images falls into the split {split!r}; add images")
     return parts.pop("train"), parts
 
 
-def _listing(root: Path) -> Files:
-    """List the images of every sub-folder of ``root``; a sub-folder is a class."""
-    folders = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not is_hidden(f.name)))
-    names, labels = [], []
-    for label, name in enumerate(folders):
-        inside, _ = walk_images(root, name)
-        names += [inner.encode("utf-8", "surrogateescape") for inner in inside]
-        labels += [label] * len(inside)
-    if len(folders) < 2 or not names:
-        found = f"{len(folders)} sub-folders with {len(names)} images"
-        raise ValueError(f"{root} needs two or more sub-folders of images; found {found}")
-    return Files(str(root), np.array(names), np.array(labels, np.int64), tuple(map(class_name, folders)))
+def _files(listing: Listing) -> Files:
+    names = np.array([name.encode("utf-8", "surrogateescape") for name in listing.names])
+    return Files(str(listing.root), names, np.array(listing.labels, np.int64), listing.classes)

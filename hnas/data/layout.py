@@ -51,19 +51,12 @@ class Layout:
         """
         if folder.is_file():  # case 5
             return _read_csv(folder)
-        folder, skipped = _unwrapped(folder)
-        own = split_folders(folder)
-        root = own.pop("train", folder)
-        classes, files, hidden = _list_files(root)
-        places = assign([_relative_name(f, root) for f, _ in files], own)  # cases 3 and 4
+        found = list_folders(folder)  # cases 3 and 4
         parts: dict[str, Labelled] = {split: [] for split in ("train", *SHARES)}
-        for pair, place in zip(files, places, strict=True):
+        for pair, place in zip(found.train.files(), found.places, strict=True):
             parts[place].append(pair)
-        for split, held in own.items():
-            named, parts[split], more = _list_files(held)
-            check_classes(folder, root, held, (classes, named))
-            hidden += more
-        return cls(folder, classes, parts, hidden + skipped)
+        parts |= {split: listing.files() for split, listing in found.held.items()}
+        return cls(found.root, found.train.classes, parts, found.hidden)
 
     def files(self, split: str) -> Labelled:
         """Return the files of a split. Raise ValueError if there are none."""
@@ -71,6 +64,63 @@ class Layout:
             count = sum(map(len, self.parts.values()))
             raise ValueError(f"{self.root}: none of its {count} images falls into the split {split!r}; add images")
         return self.parts[split]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a folder whose sub-folders are the classes.
+
+    names: paths relative to ``root``; text, because a million objects of pathlib take minutes.
+    labels: of each file, indices into ``classes``.
+    hidden: the number of hidden files and folders that were skipped.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: list[int]
+    hidden: int = 0
+
+    def files(self) -> Labelled:
+        """Return the files with their labels."""
+        return [(self.root / name, label) for name, label in zip(self.names, self.labels, strict=True)]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The listings of a data set.
+
+    root: the folder, without those that an archive puts around it.
+    train: the training set.
+    places: the split of each file of ``train``.
+    held: the listings of the splits that have a folder of their own.
+    """
+
+    root: Path
+    train: Listing
+    places: list[str]
+    held: dict[str, Listing]
+    hidden: int
+
+
+def list_folders(folder: Path) -> Folders:
+    """Return the image files of a folder and their splits: the cases 3 and 4 of ``hnas.data.images.load_split``.
+
+    Raises:
+        ValueError: there are no classes or no images, or two split folders have different classes.
+
+    Example: ``list_folders(Path("photos")).train.names``
+    """
+    root, skipped = _unwrapped(folder)
+    own = _split_folders(root)
+    train = _list_classes(own.pop("train", root))
+    held = {split: _list_classes(each) for split, each in own.items()}
+    for each in held.values():
+        if odd := set(train.classes) ^ set(each.classes):
+            only = f"{min(odd)} is in only one of them"
+            raise ValueError(f"{root}: {train.root.name} and {each.root.name} have different classes; {only}")
+    hidden = skipped + sum(each.hidden for each in (train, *held.values()))
+    return Folders(root, train, assign(train.names, own), held, hidden)
 
 
 def assign(names: Sequence[str], own: Collection[str] = ()) -> list[str]:
@@ -88,20 +138,10 @@ def assign(names: Sequence[str], own: Collection[str] = ()) -> list[str]:
     return found
 
 
-def split_of(name: str) -> str:
-    """Return the split of a file, chosen by a hash of ``name``: the file name relative to the data folder."""
-    return _split(_hash(name))
-
-
 def _hash(name: str) -> float:
     # macOS stores decomposed letters: the same folder on Linux has the same splits.
     text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
-
-
-def _relative_name(file: Path, root: Path) -> str:
-    """Return the name of a file relative to ``root``, as it is hashed."""
-    return file.relative_to(root).as_posix()
 
 
 def _split(share: float) -> str:
@@ -112,7 +152,7 @@ def _split(share: float) -> str:
     return "train"
 
 
-def split_folders(folder: Path) -> dict[str, Path]:
+def _split_folders(folder: Path) -> dict[str, Path]:
     """Return split -> folder where ``folder`` has a folder of classes for training; empty for another layout.
 
     If there are both a test and a validation folder, validation is the split "search".
@@ -125,65 +165,60 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return {"train": train, **dict(zip(("test", "search"), held, strict=False))}
 
 
-def check_classes(folder: Path, train: Path, other: Path, classes: Sequence[tuple[str, ...]]) -> None:
-    """Raise ValueError unless the folders ``train`` and ``other`` have the same classes."""
-    if odd := set(classes[0]) ^ set(classes[1]):
-        only = f"{min(odd)} is in only one of them"
-        raise ValueError(f"{folder}: {train.name} and {other.name} have different classes; {only}")
-
-
-def is_hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Return whether a name is not the user's data: a hidden file or folder, or the metadata folder of macOS."""
     return name.startswith(".") or name == "__MACOSX"
 
 
-def class_name(folder: str) -> str:
-    """Return the name of a class folder as text; bytes that are not UTF-8 become replacement characters."""
-    return folder.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def walk_images(root: Path, name: str) -> tuple[list[str], int]:
+def _walk_images(root: Path, name: str) -> tuple[list[str], int]:
     """Return the images below ``root/name`` as paths relative to ``root``, and the number of hidden entries.
 
     The images are in the order of the parts of their paths.
     """
     found, hidden = [], 0
     for folder, folders, files in os.walk(root / name):  # pathlib takes minutes for a million files
-        hidden += sum(map(is_hidden, (*folders, *files)))
-        folders[:] = [each for each in folders if not is_hidden(each)]
-        within, shown = folder[len(str(root)) + 1 :], [file for file in files if not is_hidden(file)]
+        hidden += sum(map(_is_hidden, (*folders, *files)))
+        folders[:] = [each for each in folders if not _is_hidden(each)]
+        within, shown = folder[len(str(root)) + 1 :], [file for file in files if not _is_hidden(file)]
         found += [f"{within}/{file}" for file in shown if f".{file.rpartition('.')[2].lower()}" in SUFFIXES]
     return sorted(found, key=lambda each: each.split("/")), hidden
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted((f for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name)), key=lambda f: f.name)
+    return sorted((f for f in folder.iterdir() if f.is_dir() and not _is_hidden(f.name)), key=lambda f: f.name)
 
 
 def _unwrapped(folder: Path) -> tuple[Path, int]:
     """Return the folder with the classes: archives often hold one folder around everything. Count hidden entries."""
-    inner, hidden = _folders(folder), sum(is_hidden(f.name) for f in folder.iterdir())
+    inner, hidden = _folders(folder), sum(_is_hidden(f.name) for f in folder.iterdir())
     if len(inner) == 1 and _folders(inner[0]):
-        if inner[0].name.lower() in _TRAIN:  # split_folders reads it
+        if inner[0].name.lower() in _TRAIN:  # _split_folders reads it
             return folder, hidden
         within, more = _unwrapped(inner[0])
         return within, hidden + more
     return folder, hidden
 
 
-def _list_files(folder: Path) -> tuple[tuple[str, ...], Labelled, int]:
-    """Return the classes, which are the sub-folders, each image file with its label, and the number of hidden ones."""
-    names = [f.name for f in _folders(folder)]
-    files: Labelled = []
+def _list_classes(root: Path) -> Listing:
+    """Return the images of a folder whose sub-folders are the classes."""
+    folders = [f.name for f in _folders(root)]
+    names: list[str] = []
+    labels: list[int] = []
     hidden = 0
-    for label, name in enumerate(names):
-        inside, more = walk_images(folder, name)
-        files += [(folder / inner, label) for inner in inside]
+    for label, name in enumerate(folders):
+        inside, more = _walk_images(root, name)
+        names += inside
+        labels += [label] * len(inside)
         hidden += more
-    if len(names) < 2 or not files:
-        found = f"{len(names)} sub-folders with {len(files)} images"
-        raise ValueError(f"{folder} contains neither IDX files nor two sub-folders of images; found {found}")
-    return tuple(map(class_name, names)), files, hidden
+    if len(folders) < 2 or not names:
+        found = f"{len(folders)} sub-folders with {len(names)} images"
+        raise ValueError(f"{root} contains neither IDX files nor two sub-folders of images; found {found}")
+    return Listing(root, tuple(map(_class_name, folders)), names, labels, hidden)
+
+
+def _class_name(folder: str) -> str:
+    """Return the name of a class folder as text; bytes that are not UTF-8 become replacement characters."""
+    return folder.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _read_csv(file: Path) -> Layout:

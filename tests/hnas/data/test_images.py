@@ -158,15 +158,15 @@ def test_a_folder_is_split_in_the_same_way_on_every_run_and_wherever_it_lies(pho
 
 def test_an_image_more_leaves_the_others_where_they_were(photographs):
     names = [f.relative_to(photographs).as_posix() for f in photographs.rglob("*.png")]
-    before = {name: layout.split_of(name) for name in names}
+    before = dict(zip(names, layout.assign(names), strict=True))
     Image.new("L", (8, 8)).save(photographs / "cat" / "new.png")
-    assert {name: layout.split_of(name) for name in names} == before
+    assert dict(zip(names, layout.assign(names), strict=True)) == before
     assert set(before.values()) == set(images.SPLITS)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "truncated", "broken chunk"])
 def test_an_unreadable_image_is_one_line(photographs, content):
-    file = next(f for f in sorted(photographs.rglob("*.png")) if layout.split_of(f"cat/{f.name}") == "train")
+    file = next(f for f in sorted(photographs.rglob("*.png")) if layout.assign([f"cat/{f.name}"]) == ["train"])
     whole = file.read_bytes()
     damaged = {"truncated": whole[:-40], "broken chunk": whole[:20] + b"\xff\xff" + whole[22:]}
     file.write_bytes(damaged[content] if isinstance(content, str) else content)
@@ -179,7 +179,7 @@ def test_too_few_images_for_a_split_are_one_line(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
-    taken = {layout.split_of(f"{name}/1.png") for name in ("cat", "dog")}
+    taken = {*layout.assign([f"{name}/1.png" for name in ("cat", "dog")])}
     for split in set(images.SPLITS) - taken:
         with pytest.raises(ValueError, match=f"none of its 2 images falls into the split '{split}'; add images"):
             load_split(tmp_path, split, (8, 8), 1)
