@@ -176,8 +176,9 @@ def load_split(
     3. One sub-folder for each class: a hash of each relative file name chooses the split, the same on every run.
     4. Sub-folders train and val (or validation, or test), each with one sub-folder for each class: val is the test
        split. If there are both test and val, val is the search split. The other splits come from train, as in case 3.
-    5. A CSV file with the columns path (relative to the file) and label, and optionally split. Images without a split
-       are divided as in case 3.
+    5. A CSV file with the columns path (relative to the file) and label, and optionally split, with the names of case 4
+       or of ``SPLITS``. Images without a split are divided as in case 3 over the splits that no image names. Images of
+       train stay there, except for splits that would be empty.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.

@@ -228,10 +228,8 @@ def _read_csv(file: Path) -> Layout:
     if len(classes) < 2:
         raise ValueError(f"{file} needs two or more labels; found {len(classes)}")
     parts: dict[str, Labelled] = {split: [] for split in ("train", *SHARES)}
-    given = [_split_name(file, row.get("split") or "train") for row in rows]
-    hashed = iter(assign([row["path"] for row, own in zip(rows, given, strict=True) if own == "train"], {*given}))
-    for row, own in zip(rows, given, strict=True):
-        place = next(hashed) if own == "train" else own
+    places = _divided([row["path"] for row in rows], _splits(file, rows))
+    for row, place in zip(rows, places, strict=True):
         parts[place].append((file.parent / row["path"], classes.index(row["label"])))
     return Layout(file.parent, classes, parts)
 
@@ -251,9 +249,30 @@ def _rows(file: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _split_name(file: Path, name: str) -> str:
-    names = {"train": _TRAIN, "test": _TESTS[:2], "search": (*_TESTS[2:], "search"), "calibration": ("calibration",)}
-    known = {each: split for split, listed in names.items() for each in listed}
-    if (lower := name.strip().lower()) not in known:
-        raise ValueError(f"{file} has the split {name!r}; known: {', '.join(known)}")
-    return known[lower]
+def _splits(file: Path, rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the split that each line of a CSV file names, "" for none. Raise ValueError for an unknown name.
+
+    As of folders, validation is the split "search" if there is a test split, else it is the test split.
+    """
+    names = [(row.get("split") or "").strip().lower() for row in rows]
+    validation = "search" if {*_TESTS[:2]} & {*names} else "test"
+    known = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(_TESTS[:2], "test")
+    known |= dict.fromkeys(_TESTS[2:], validation) | {"search": "search", "calibration": "calibration"}
+    for row, name in zip(rows, names, strict=True):
+        if name and name not in known:
+            raise ValueError(f"{file} has the split {row['split']!r}; known: {', '.join(known)}")
+    return [known.get(name, "") for name in names]
+
+
+def _divided(names: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Return a split for each file.
+
+    1. Files without a split are divided over the splits that have no files.
+    2. Files of the training set give those splits that still have none.
+    """
+    places = list(splits)
+    for waiting in ("", "train"):
+        chosen = [i for i, place in enumerate(places) if place == waiting]
+        for i, place in zip(chosen, assign([names[i] for i in chosen], {*places}), strict=True):
+            places[i] = place
+    return places

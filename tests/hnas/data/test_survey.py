@@ -11,7 +11,7 @@ from hnas.data.images import Preprocessing
 from hnas.data.layout import Layout
 from hnas.data.survey import read_splits
 from hnas.tasks.classification import open_held_out
-from tests.hnas.data.test_layout import fill, notes
+from tests.hnas.data.test_layout import fill, levels, notes
 
 
 def labels_of(folder: Path) -> Path:
@@ -28,6 +28,39 @@ def test_a_csv_file_that_names_a_missing_file_is_read_without_it(tmp_path: Path)
     data, said, left_out = read_splits(file, (8, 8), 1, skip=True)
     assert (sum(map(len, data.values())), left_out) == (120, 1)
     assert "1 images that cannot be read are left out" in said[0]
+
+
+def named(folder: Path, splits: dict[str, range]) -> Path:
+    """Write a CSV file that names the split of some of 120 images, whose grey values are their numbers."""
+    place = {number: split for split, numbers in splits.items() for number in numbers}
+    own = [("cat" if i < 60 else "dog", i) for i in range(120)]
+    rows = [f"{name}/{i % 60}.png,{name},{place.get(i, '')}" for name, i in own]
+    (folder / "labels.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    return folder / "labels.csv"
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+def test_validation_of_a_csv_file_is_read_as_a_validation_folder(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, 60)
+    alone = named(tmp_path, {"train": range(50, 120), name: range(50)})
+    assert levels(alone, "test") == {*range(50)}
+    assert levels(alone, "search") | levels(alone, "calibration") | levels(alone, "train") == {*range(50, 120)}
+    both = named(tmp_path, {"train": range(50, 120), name: range(25), "test": range(25, 50)})
+    assert (levels(both, "search"), levels(both, "test")) == ({*range(25)}, {*range(25, 50)})
+
+
+def test_images_that_a_csv_file_puts_into_train_stay_there(tmp_path: Path) -> None:
+    file = named(fill(tmp_path, 60), {"train": range(60)})
+    assert {*range(60)} < levels(file, "train")
+    for split in ("test", "search", "calibration"):
+        assert levels(file, split) < {*range(60, 120)}
+
+
+def test_images_of_train_give_only_the_splits_that_would_be_empty(tmp_path: Path) -> None:
+    file = named(fill(tmp_path, 60), {"train": range(100), "search": range(100, 110), "calibration": range(110, 120)})
+    assert (levels(file, "search"), levels(file, "calibration")) == ({*range(100, 110)}, {*range(110, 120)})
+    assert levels(file, "test")
+    assert levels(file, "test") | levels(file, "train") == {*range(100)}
 
 
 def test_broken_copies_are_in_no_split(tmp_path: Path) -> None:
