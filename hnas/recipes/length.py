@@ -27,6 +27,7 @@ _FEW_IMAGES, _FEW_EPOCHS, _FEW_TESTS = 200, 5, 100  # below these a result is ha
 _MOST_EPOCHS = 100.0
 _FACTORS = (1.0, 0.75, 0.5)  # of the resolutions of a recipe; the largest one that leaves enough epochs is taken
 _ENOUGH = 0.5  # of the epochs of the recipe
+_Fitted = tuple[Recipe, float, float]  # recipe, epochs, and seconds of a step
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def time_step(supernet: Supernet, task: Task, pick: Pick) -> float:
     return (marks[-1] - marks[0]) / (len(marks) - 1)
 
 
-def fit(recipe: Recipe, task: Task, minutes: float, seconds_of: Callable[[Recipe], float]) -> tuple[Recipe, float]:
-    """Return the recipe and the number of epochs that fit into ``minutes``.
+def fit(recipe: Recipe, task: Task, minutes: float, seconds_of: Callable[[Recipe], float]) -> _Fitted:
+    """Return the recipe and the number of epochs that fit into ``minutes``, and the seconds of a step of that recipe.
 
     seconds_of: returns the seconds of a training step of a recipe.
 
@@ -106,13 +107,15 @@ def fit(recipe: Recipe, task: Task, minutes: float, seconds_of: Callable[[Recipe
     wanted = float(recipe.train["epochs"]) + sum(length for length, _ in recipe.train.get("restarts", ()))
     for factor in _FACTORS:  # case 1
         chosen = _resized(recipe, factor)
-        epochs = _epochs(minutes, seconds_of(chosen), task)
+        seconds = seconds_of(chosen)
+        epochs = _epochs(minutes, seconds, task)
         if epochs < wanted and recipe.train["strategy"] == "sandwich" and "options" not in recipe.train:  # case 2
             chosen = replace(chosen, train={**recipe.train, "options": {"paths": 1}})
-            epochs = _epochs(minutes, seconds_of(chosen), task)
+            seconds = seconds_of(chosen)
+            epochs = _epochs(minutes, seconds, task)
         if epochs >= _ENOUGH * wanted or "resolutions" not in recipe.space:
             break
-    return chosen, round(min(epochs, _MOST_EPOCHS), 3)
+    return chosen, round(min(epochs, _MOST_EPOCHS), 3), seconds
 
 
 def plan_training(

@@ -9,12 +9,14 @@ import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from hnas.cost.flops import macs
+from hnas.files import write_text
 from hnas.study import Study
 
 LOG, TABLE, EVENTS = "training.jsonl", "training.csv", "tensorboard"
@@ -103,11 +105,12 @@ class Progress:
         return f"{epochs}: loss {record['loss']:.3f}, {shares}, {left / 60:.1f} min left"
 
     def _write(self) -> None:
-        (self.folder / LOG).write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        with (self.folder / TABLE).open("w", newline="") as file:
-            table = csv.DictWriter(file, _KEYS)
-            table.writeheader()
-            table.writerows(self.records)
+        write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.records))
+        text = StringIO()
+        table = csv.DictWriter(text, _KEYS)
+        table.writeheader()
+        table.writerows(self.records)
+        write_text(self.folder / TABLE, text.getvalue())
         if self._writer is not None:
             for key in ("loss", "smallest", "largest"):
                 self._writer.add_scalar(key, self.records[-1][key], self.records[-1]["step"])
@@ -121,12 +124,14 @@ def summarise(study: Study) -> dict[str, Any]:
     archs = {"largest": space.largest, **{f"random {k}": space.sample(rng) for k in (1, 2, 3)}}
     archs["smallest"] = space.smallest
     outputs, labels = study.outputs(space.largest, "test")
+    scores = {space.largest: study.task.metric(outputs, labels)}
+    scores |= {arch: study.accuracy(arch, "test") for arch in {*archs.values()} - {space.largest}}
     pairs = Counter(zip(labels.tolist(), outputs.argmax(1).tolist(), strict=True))
     wrong = [(pair, count) for pair, count in pairs.most_common() if pair[0] != pair[1]]
     classes = study.task.to_json()["classes"]
     subnets = {
         name: {
-            "accuracy": round(study.accuracy(arch, "test"), 4),
+            "accuracy": round(scores[arch], 4),
             "macs": macs(study.supernet.skeleton(arch), *space.example(arch)),
         }
         for name, arch in archs.items()
@@ -135,6 +140,15 @@ def summarise(study: Study) -> dict[str, Any]:
         "subnets": subnets,
         "confusion": [[classes[true], classes[taken], count] for (true, taken), count in wrong[:_SHOWN]],
     }
+
+
+def accuracy_of_ends(study: Study, summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the accuracies of largest and smallest subnet on the test images, from the summary where it has them."""
+    if summary:
+        return {name: summary["subnets"][name]["accuracy"] for name in ("largest", "smallest")}
+    space = study.supernet.space
+    scores = {arch: study.accuracy(arch, "test") for arch in {space.largest, space.smallest}}
+    return {"largest": round(scores[space.largest], 4), "smallest": round(scores[space.smallest], 4)}
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

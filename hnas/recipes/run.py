@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from torch import nn
 
 from hnas import distributed, strategies
 from hnas.files import locked, write_json
-from hnas.journal import Journal
+from hnas.journal import Journal, digest
 from hnas.recipes import Recipe
 from hnas.recipes.kept import LENGTH, checkpoints, finished_record, known_length
 from hnas.recipes.length import TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
-from hnas.recipes.progress import Progress, summarise
+from hnas.recipes.progress import Progress, accuracy_of_ends, summarise
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs, shrink_space
@@ -114,9 +114,11 @@ def run_recipe(
         for note in (*getattr(task, "notes", ()), *([line] if line else [])):
             say(note)
         if options.minutes is not None and known is None:
-            recipe, options = _choose_length(recipe, task, options, out, found)
+            known = _choose_length(recipe, task, options, out, found)
+            recipe, options = _with_length(recipe, options, known)
         run = _make_run(recipe, task, options, out, found)
-        plan = _make_plan(run, options, _step_seconds(recipe, task, options, found)) if _plans(options, task) else None
+        timed = (known or {}).get("seconds") or partial(_step_seconds, recipe, task, options, found)
+        plan = _make_plan(run, options, timed) if options.report and is_in_memory(task) else None
         for note in plan.lines() if plan else ():
             say(note)
         if isinstance(task, Taught):
@@ -133,25 +135,34 @@ def _check_length(options: RunOptions) -> None:
         raise ValueError("epochs and minutes both say how long to train; give one of them")
 
 
-def _plans(options: RunOptions, task: Task) -> bool:
-    return options.report and is_in_memory(task)
+def _make_plan(run: _Run, options: RunOptions, timed: float | Callable[[], float]) -> TrainingPlan | None:
+    """Return the plan on rank 0, and None on the others. It is kept in the journal, for a run that is continued.
 
-
-def _make_plan(run: _Run, options: RunOptions, seconds: float) -> TrainingPlan:
-    space = run.supernet.space
+    timed: seconds of a training step, or what measures them on all ranks together.
+    """
+    space, first = run.supernet.space, distributed.rank() == 0
     size = space.example(space.largest)[0][-1]
-    return plan_training(run.task, run.schedule, size, seconds, options.minutes)
+    key = f"plan/{digest([run.identity, run.task.to_json(), options.minutes])}"
+    with closing(Journal(run.out / _JOURNAL if first else None)) as journal:
+        kept = distributed.agreed(lambda: key in journal)
+        seconds = 0.0 if kept else timed() if callable(timed) else timed
+        if not first:
+            return None
+        make = partial(plan_training, run.task, run.schedule, size, seconds, options.minutes)
+        return TrainingPlan(**journal.call(key, lambda: asdict(make())))
 
 
 def _choose_length(
     recipe: Recipe, task: Task, options: RunOptions, out: Path, found: Pretrained | None
-) -> tuple[Recipe, RunOptions]:
-    """Return recipe and options with a length that fits into the minutes of the options; store it in ``out``."""
+) -> dict[str, Any]:
+    """Return a length that fits into the minutes of the options, the same on all ranks; rank 0 writes it to ``out``."""
     assert options.minutes is not None
-    fitted, epochs = fit(recipe, task, options.minutes, lambda each: _step_seconds(each, task, options, found))
-    chosen = {"minutes": options.minutes, "space": fitted.space, "train": fitted.train, "epochs": epochs}
-    write_json(out / LENGTH, chosen)
-    return _with_length(recipe, options, chosen)
+    fitted, epochs, seconds = fit(recipe, task, options.minutes, lambda each: _step_seconds(each, task, options, found))
+    chosen = {"minutes": options.minutes, "space": fitted.space, "train": fitted.train}
+    chosen |= {"epochs": epochs, "seconds": seconds}
+    if distributed.rank() == 0:
+        write_json(out / LENGTH, chosen)
+    return chosen
 
 
 def _identity(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
@@ -179,11 +190,15 @@ def _make_run(recipe: Recipe, task: Task, options: RunOptions, out: Path, found:
 
 
 def _step_seconds(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained | None) -> float:
-    """Return the seconds of a training step, measured on a copy of the run's supernet, with the teacher's share."""
+    """Return the seconds of a training step, measured on a copy of the run's supernet, with the teacher's share.
+
+    All ranks take the steps together, and all get the seconds of rank 0.
+    """
     run = _make_run(recipe, task, options, Path(), found)
     pick, _ = run.make_pick()
     tuning = SHARE * time_tuning(task) if isinstance(task, Taught) else 0.0
-    return tuning + time_step(run.supernet, task, pick)
+    seconds = tuning + time_step(run.supernet, task, pick)
+    return float(distributed.agreed(lambda: seconds))
 
 
 @dataclass
@@ -223,20 +238,21 @@ class _Run:
         skipped = getattr(self.task, "left_out", 0) + distributed.total(getattr(self.task, "skipped", 0))
         if not first:
             return {}
-        ends = {"largest": self.supernet.space.largest, "smallest": self.supernet.space.smallest}
+        seconds = round(time.monotonic() - started, 1)
+        summary = summarise(study) if plan is not None else {}
         record = {
             **self.identity,
             "task": self.task.to_json(),
             "steps": self.schedule.steps,
-            "seconds": round(time.monotonic() - started, 1),
-            "accuracy": {name: round(study.accuracy(arch, "test"), 4) for name, arch in ends.items()},
+            "seconds": seconds,
+            "accuracy": accuracy_of_ends(study, summary),
             "images": {split: len(held) for split, held in self.task.splits.items()},
             **({"skipped": skipped} if self.experiment.data.options.get("skip") else {}),
             **({"edits": [edit.to_json() for edit in log]} if log else {}),
             **({"logits": logits, "derived": self._derived(logits)} if logits else {}),
         }
         if plan is not None:
-            record |= {"plan": plan.to_json(), **summarise(study)}
+            record |= {"plan": plan.to_json(), **summary}
         save_supernet(self.supernet, self.out, record)
         for trace in (*checkpoints(self.out), self.out / _JOURNAL, self.out / _TEACHER):
             trace.unlink(missing_ok=True)

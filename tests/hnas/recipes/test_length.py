@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from hnas.recipes.baseline import majority, train_plain_cnn
 from hnas.recipes.length import TrainingPlan, fit
 from hnas.recipes.progress import Progress
 from hnas.recipes.run import RunOptions, run_recipe
+from hnas.space import Arch
 from hnas.strategies import sandwich
 from hnas.study import Study
 from hnas.supernet import Supernet
@@ -52,10 +54,11 @@ def test_resolution_and_epochs_fit(minutes: float, resolutions: list[int], paths
         area = max(each.space["resolutions"]) ** 2 / 64**2  # type: ignore[attr-defined]
         return area * (0.5 if "options" in each.train else 1.0)  # type: ignore[attr-defined]
 
-    chosen, found = fit(load_recipe("images"), SimpleNamespace(steps_per_epoch=50), minutes, seconds)  # type: ignore[arg-type]
+    chosen, found, step = fit(load_recipe("images"), SimpleNamespace(steps_per_epoch=50), minutes, seconds)  # type: ignore[arg-type]
     assert chosen.space["resolutions"] == resolutions
     assert chosen.train.get("options", {}).get("paths") == paths
     assert found == pytest.approx(epochs, rel=0.02)
+    assert step == seconds(chosen)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
@@ -127,6 +130,64 @@ def test_another_run_is_refused_before_it_opens_its_data(
     assert not (out / "length.json").exists()
 
 
+def test_a_step_is_timed_once_and_the_plan_is_made_once(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For another run in the same folder, killed before its first checkpoint, the plan is made anew."""
+    out, options, calls = tmp_path / "out", RunOptions(minutes=6 / 48, report=True), []
+    plain = length.train_plain_cnn
+    monkeypatch.setattr("hnas.recipes.run.time_step", lambda *_: calls.append("step") or 1.0)
+    monkeypatch.setattr(length, "train_plain_cnn", lambda *a, **b: calls.append("CNN") or plain(*a, **b))
+    interrupt_after_one_step(source, out, options)
+    tried = calls.count("step")  # the recipe's options, and fewer paths; for one resolution or more
+    assert calls == ["step"] * tried + ["CNN"]
+    said: list[str] = []
+    run_recipe(recipe(), source, out, replace(options, resume=True), on_message=said.append)
+    assert calls == ["step"] * tried + ["CNN"]
+    assert said[2].startswith("predicted 0.1 minutes")
+    monkeypatch.setattr("hnas.recipes.run._Run.run", lambda *_: {})
+    for seed, made in ((0, ["step", "CNN"]), (0, []), (1, ["step", "CNN"])):
+        calls.clear()
+        run_recipe(recipe(), source, tmp_path / "killed", RunOptions(epochs=1, seed=seed, report=True))
+        assert calls == made
+
+
+def test_ranks_agree_on_the_length_and_the_first_alone_writes_it(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two ranks, whose clock says that a step takes 1000 seconds."""
+    steps, out = [], tmp_path / "out"
+    out.mkdir()
+
+    def agreed(make: Callable[[], object]) -> object:
+        return 1.0 if isinstance(make(), float) else make()
+
+    monkeypatch.setattr("hnas.distributed.rank", lambda: 1)
+    monkeypatch.setattr("hnas.distributed.agreed", agreed)
+    monkeypatch.setattr("hnas.recipes.run.time_step", lambda *_: 1000.0)
+    monkeypatch.setattr(length, "train_plain_cnn", lambda *_, **__: pytest.fail("the second rank makes a plan"))
+    options = RunOptions(minutes=6 / 48, report=True)
+    assert run_recipe(recipe(), source, out, options, on_step=lambda done, of, _: steps.append((done, of))) == {}
+    assert steps == [(k, 6) for k in range(1, 7)]
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("alone", [None, "smallest"])
+@pytest.mark.parametrize("report", [True, False])
+def test_the_test_images_are_evaluated_once_for_a_subnet(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, report: bool, alone: str | None
+) -> None:
+    evaluated, plain = [], Study.outputs
+
+    def outputs(study: Study, arch: Arch, split: str) -> object:
+        evaluated.extend([arch] if split == "test" else [])
+        return plain(study, arch, split)
+
+    monkeypatch.setattr(Study, "outputs", outputs)
+    run_recipe(recipe(), source, tmp_path / "out", RunOptions(report=report, alone=alone))
+    assert len(evaluated) == len(set(evaluated)) == (1 if alone else 5 if report else 2)
+
+
 def test_a_report_has_the_plan_the_epochs_and_the_end(tmp_path: Path, source: Path) -> None:
     out, said = tmp_path / "out", []
     record = run_recipe(recipe(), source, out, RunOptions(epochs=2, report=True), on_message=said.append)
@@ -174,6 +235,18 @@ def test_ctrl_c_saves_and_the_rest_is_counted_right(tmp_path: Path, source: Path
     records = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
     assert [each["step"] for each in records] == [PER_EPOCH, 2 * PER_EPOCH]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_log_is_replaced_and_never_half_written(tmp_path: Path) -> None:
+    progress = Progress(Study(Supernet(tiny.space()), tiny.task()), 2, 1, tmp_path)
+    progress(1, 1.0)
+    files = [tmp_path / name for name in ("training.jsonl", "training.csv")]
+    before = [file.read_text() for file in files]
+    for file in files:
+        os.link(file, file.with_name(f"{file.name}.link"))
+    progress(2, 1.0)
+    assert [file.with_name(f"{file.name}.link").read_text() for file in files] == before
+    assert [len(file.read_text().splitlines()) for file in files] == [2, 3]
 
 
 def test_epochs_that_are_repeated_after_a_kill_are_logged_once(tmp_path: Path) -> None:
