@@ -109,7 +109,7 @@ def hybrid_vision(
         ValueError: arguments contradict each other or name something unknown.
     """
     _check(types, widths, depths, strides, activations, norm)
-    arguments = {name: _plain(value) for name, value in locals().items() if name != "divisions" or value}
+    arguments = {name: as_lists(value) for name, value in locals().items() if name != "divisions" or value}
     shared = _shared(divisions, types)
     sizes: dict[str, dict[str, Sequence[Option]]] = {
         **{kind: {} for kind in ("identity", "skip")},
@@ -319,6 +319,6 @@ def _check(
         activation(name)
 
 
-def _plain(value: Any) -> Any:
+def as_lists(value: Any) -> Any:
     """Return tuples as lists, so that arguments are equal after JSON."""
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+    return [as_lists(v) for v in value] if isinstance(value, tuple | list) else value

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hnas.ops.conv import BatchNorm, Conv2d, ConvNorm, activation, round8
 from hnas.space import Arch, Choice, Shape, Space
-from hnas.spaces.hybrid_vision import HybridVision, Stage, initialise
+from hnas.spaces.hybrid_vision import HybridVision, Stage, as_lists, initialise
 
 # Kernel, expanded channels (0: no expansion), output channels and stride of each block, by stage: EfficientNet-Lite0.
 LITE0 = (
@@ -77,7 +77,7 @@ def inverted_residuals(
     Raises:
         ValueError: a block after the first of its stage changes the shape, or the last share is not 1.
     """
-    arguments = {name: _plain(value) for name, value in locals().items()}
+    arguments = {name: as_lists(value) for name, value in locals().items()}
     activation(act)
     _check(stages, expansions)
     choices = {"resolution": Choice(tuple(resolutions))}
@@ -132,8 +132,3 @@ def _check(stages: Sequence[Sequence[Sequence[int]]], expansions: Sequence[float
         raise ValueError("a block after the first one of its stage changes the shape; begin a new stage with it")
     if list(expansions) != sorted(expansions) or expansions[-1] != 1 or expansions[0] <= 0:
         raise ValueError(f"expansions are shares from smallest to 1; got {list(expansions)}")
-
-
-def _plain(value: Any) -> Any:
-    """Return tuples as lists, so that arguments are equal after JSON."""
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
