@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,13 +122,11 @@ def train_parsed(
 def _check_values(parsed: argparse.Namespace) -> None:
     """Raise ValueError or FileNotFoundError for values that no training can have."""
     from hnas.export.device.artifact import check_threads
+    from hnas.recipes import check_length
 
     if parsed.threads is not None:
         check_threads(parsed.threads)
-    for name in ("epochs", "minutes"):
-        value = getattr(parsed, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}, expected a finite number above 0")
+    check_length(parsed.epochs, parsed.minutes)
     if parsed.seed < 0:
         raise ValueError(f"seed is {parsed.seed}; it is 0 or more")
     if parsed.supernet is not None and parsed.alone is None:

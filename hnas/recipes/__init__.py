@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -65,6 +66,15 @@ def load(name: str) -> Recipe:
     if name not in names():
         raise ValueError(f"no recipe {name!r}; known: {', '.join(names())}, or the path of a .toml file")
     return _parse(name, (resources.files("hnas.recipes") / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def check_length(epochs: float | None, minutes: float | None) -> None:
+    """Raise ValueError if epochs and minutes say nonsense about the length of a training. None: not given."""
+    for name, given in (("epochs", epochs), ("minutes", minutes)):
+        if given is not None and not 0 < given < math.inf:
+            raise ValueError(f"{name} is {given}, expected a finite number above 0")
+    if epochs is not None and minutes is not None:
+        raise ValueError("epochs and minutes both say how long to train; give one of them")
 
 
 def _parse(name: str, text: str) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
@@ -17,7 +16,7 @@ from torch import nn
 from hnas import distributed, strategies
 from hnas.files import locked, write_json
 from hnas.journal import Journal, digest
-from hnas.recipes import Recipe
+from hnas.recipes import Recipe, check_length
 from hnas.recipes.kept import LENGTH, checkpoints, finished_record, known_length
 from hnas.recipes.length import TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
@@ -102,7 +101,7 @@ def run_recipe(
         Diverged: too many steps were not finite.
     """
     options = options or RunOptions()
-    _check_length(options)
+    check_length(options.epochs, options.minutes)
     recipe, found, line = begin(recipe, options.pretrained, scratch=options.scratch)
     known = known_length(out, options.minutes) if options.resume else None
     recipe, options = _with_length(recipe, options, known)
@@ -124,15 +123,6 @@ def run_recipe(
         if isinstance(task, Taught):
             fine_tune(task, max(1, round(SHARE * run.schedule.steps)), out / _TEACHER, run.identity, say)
         return run.run(options, on_step, on_message, plan)
-
-
-def _check_length(options: RunOptions) -> None:
-    """Raise ValueError if the options say nonsense about the length of the training."""
-    for name, given in (("epochs", options.epochs), ("minutes", options.minutes)):
-        if given is not None and not 0 < given < math.inf:
-            raise ValueError(f"{name} is {given}, expected a finite number above 0")
-    if options.epochs is not None and options.minutes is not None:
-        raise ValueError("epochs and minutes both say how long to train; give one of them")
 
 
 def _make_plan(run: _Run, options: RunOptions, timed: float | Callable[[], float]) -> TrainingPlan | None:

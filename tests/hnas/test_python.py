@@ -112,6 +112,7 @@ def test_wrong_values_are_refused_before_torch_is_imported() -> None:
         "hnas.train('.', 'gone', resume=True)",
         "hnas.train('.', 'out', epochs=-1)",
         "hnas.train('.', 'out', minutes=0)",
+        "hnas.train('.', 'out', minutes=1, epochs=1)",
         "hnas.train('.', 'out', threads=0)",
         "hnas.train('.', 'out', seed=-1)",
     )
