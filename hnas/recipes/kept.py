@@ -11,29 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from hnas.files import read_json
+from hnas.journal import digest
+from hnas.recipes import Recipe
 from hnas.training.checkpoint import identity_of
 
 LENGTH = "length.json"  # what was chosen for --minutes, so that a run continues with it
 _RECORD = "supernet.json"
 
 
-def known_length(out: Path, minutes: float | None) -> dict[str, Any] | None:
+def known_length(out: Path, minutes: float | None, recipe: Recipe) -> dict[str, Any] | None:
     """Return the length that the run in ``out`` chose for ``minutes``; None if it chose none, or has finished.
 
+    recipe: the recipe without this length.
+
     Raises:
-        ValueError: it chose its length for other minutes.
+        ValueError: it chose its length for other minutes, or another recipe.
     """
     if minutes is None or not (out / LENGTH).is_file():
         return None
-    known = read_json(out / LENGTH)
-    if known.get("minutes") == minutes:
+    known, own = read_json(out / LENGTH), digest_of(recipe)
+    if known.get("minutes") == minutes and known.get("recipe", own) == own:
         return known
+    if known.get("minutes") == minutes:  # space and [train] of the recipe would be replaced by those that were chosen
+        raise ValueError(f"{out} holds a training with another recipe; choose another --out")
     if _has_finished(out):  # its record says what differs
         return None
     raise ValueError(
         f"{out} holds a training of {known.get('minutes')} minutes, got {minutes:g}; "
         f"continue it with --minutes {known.get('minutes')} or choose another --out"
     )
+
+
+def digest_of(recipe: Recipe) -> str:
+    """Return a digest of the recipe, which need not be valid."""
+    return digest(json.loads(json.dumps(recipe.to_json(), default=str)))
 
 
 def finished_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:

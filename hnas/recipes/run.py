@@ -17,7 +17,7 @@ from hnas import distributed, strategies
 from hnas.files import locked, write_json
 from hnas.journal import Journal, digest
 from hnas.recipes import Recipe, check_length
-from hnas.recipes.kept import LENGTH, checkpoints, finished_record, known_length
+from hnas.recipes.kept import LENGTH, checkpoints, digest_of, finished_record, known_length
 from hnas.recipes.length import TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
 from hnas.recipes.progress import Progress, accuracy_of_ends, summarise
@@ -103,7 +103,7 @@ def run_recipe(
     options = options or RunOptions()
     check_length(options.epochs, options.minutes)
     recipe, found, line = begin(recipe, options.pretrained, scratch=options.scratch)
-    known = known_length(out, options.minutes) if options.resume else None
+    known = known_length(out, options.minutes, recipe) if options.resume else None
     recipe, options = _with_length(recipe, options, known)
     if (ended := finished_record(out, _identity(recipe, options), resume=options.resume)) is not None:
         return ended
@@ -117,19 +117,21 @@ def run_recipe(
             recipe, options = _with_length(recipe, options, known)
         run = _make_run(recipe, task, options, out, found)
         timed = (known or {}).get("seconds") or partial(_step_seconds, recipe, task, options, found)
-        plan = _make_plan(run, options, timed) if options.report and is_in_memory(task) else None
-        for note in plan.lines() if plan else ():
-            say(note)
+        plan = _make_plan(run, options, timed, say)
         if isinstance(task, Taught):
             fine_tune(task, max(1, round(SHARE * run.schedule.steps)), out / _TEACHER, run.identity, say)
         return run.run(options, on_step, on_message, plan)
 
 
-def _make_plan(run: _Run, options: RunOptions, timed: float | Callable[[], float]) -> TrainingPlan | None:
-    """Return the plan on rank 0, and None on the others. It is kept in the journal, for a run that is continued.
+def _make_plan(
+    run: _Run, options: RunOptions, timed: float | Callable[[], float], say: Callable[[str], None]
+) -> TrainingPlan | None:
+    """Return the plan and say it, on rank 0; the others get None. It stays in the journal, for a run that is continued.
 
     timed: seconds of a training step, or what measures them on all ranks together.
     """
+    if not (options.report and is_in_memory(run.task)):
+        return None
     space, first = run.supernet.space, distributed.rank() == 0
     size = space.example(space.largest)[0][-1]
     key = f"plan/{digest([run.identity, run.task.to_json(), options.minutes])}"
@@ -139,7 +141,10 @@ def _make_plan(run: _Run, options: RunOptions, timed: float | Callable[[], float
         if not first:
             return None
         make = partial(plan_training, run.task, run.schedule, size, seconds, options.minutes)
-        return TrainingPlan(**journal.call(key, lambda: asdict(make())))
+        plan = TrainingPlan(**journal.call(key, lambda: asdict(make())))
+    for note in plan.lines():
+        say(note)
+    return plan
 
 
 def _choose_length(
@@ -149,7 +154,7 @@ def _choose_length(
     assert options.minutes is not None
     fitted, epochs, seconds = fit(recipe, task, options.minutes, lambda each: _step_seconds(each, task, options, found))
     chosen = {"minutes": options.minutes, "space": fitted.space, "train": fitted.train}
-    chosen |= {"epochs": epochs, "seconds": seconds}
+    chosen |= {"epochs": epochs, "seconds": seconds, "recipe": digest_of(recipe)}
     if distributed.rank() == 0:
         write_json(out / LENGTH, chosen)
     return chosen

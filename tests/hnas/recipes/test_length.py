@@ -114,6 +114,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, source: Path)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     with pytest.raises(ValueError, match=r"holds a training of 0.125 minutes, got 1; continue it with --minutes 0.125"):
         run_recipe(recipe(), source, out, RunOptions(minutes=1, resume=True))
+    with pytest.raises(ValueError, match="holds a training with another recipe; choose another --out"):
+        run_recipe(recipe(rate=0.2), source, out, RunOptions(minutes=6 / 48, resume=True))
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert run_recipe(recipe(), source, out, RunOptions(minutes=6 / 48, resume=True))["steps"] == 6
 
