@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return deploy_main(rest) if name == "deploy" else train_main(rest)
     from hnas.cli.arguments import Parser
-    from hnas.cli.nearest import did_you_mean
+    from hnas.nearest import did_you_mean
 
     listed = "\n".join(f"  python -m hnas {name:<7} {what}" for name, what in _PROGRAMS.items())
     parser = Parser(

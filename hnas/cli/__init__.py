@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hnas.cli.ending import guarded
-from hnas.cli.nearest import did_you_mean
+from hnas.nearest import did_you_mean
 
 COMMANDS = {
     "export": "deploy a network of your own",

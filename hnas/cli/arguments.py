@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
-from hnas.cli.nearest import did_you_mean
+from hnas.nearest import did_you_mean
 
 WIDE = "print every column of the table, however wide the screen is"
 _METAVARS = {

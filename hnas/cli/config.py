@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnas.cli.nearest import did_you_mean
+from hnas.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from hnas.cli.arguments import Parser
 
 _LARGEST = 2**20  # bytes of a file
-_OWN = ("help", argparse.SUPPRESS, "config", "print_config", "print_completion")
+_OWN = ("help", argparse.SUPPRESS, "config", "print_config")
 
 
 def find_file(words: Sequence[str]) -> str | None:

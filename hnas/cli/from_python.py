@@ -80,10 +80,11 @@ def train(
         FileNotFoundError, FileExistsError: ``data`` is missing, or ``out`` holds a run and ``resume`` is not set.
         Unavailable: a package is missing.
     """
+    given = dict(locals())  # the parameters: no other name is local yet
     from hnas.cli.training import train_parsed
     from hnas.export.device.errors import Unavailable, needing
 
-    parsed = _parse_call({name: value for name, value in locals().items() if name not in _NO_FLAGS})
+    parsed = _parse_call({name: value for name, value in given.items() if not name.startswith("on_")})
     with needing("search"):
         try:
             record = train_parsed(parsed, on_step=on_step, on_message=on_message)
@@ -94,7 +95,6 @@ def train(
     return TrainedSupernet(Path(out), record or {})
 
 
-_NO_FLAGS = ("on_step", "on_message", "train_parsed", "needing", "Unavailable")
 _MISSING = 3  # the code of errors that say which package or which weights are missing
 
 

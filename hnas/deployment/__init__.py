@@ -168,10 +168,9 @@ def deploy_network(
     from hnas.export.proof.verification import Limits
 
     plan = resolve(options.search())  # imports no torch, so that a wrong value is refused at once
-    parse_inputs(options.inputs)
-    parse_dynamic(options.dynamic)
+    given, sizes = parse_inputs(options.inputs), parse_dynamic(options.dynamic)
     limits = None if limit is None else Limits.parse(limit)
     require_packages(plan, search=False)
     from hnas.deployment.own import deploy_own_network
 
-    return deploy_own_network(plan, options, limits, on)
+    return deploy_own_network(plan, options, given, sizes, limits, on)

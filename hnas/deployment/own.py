@@ -18,7 +18,7 @@ from hnas.cost.onnx_graph import kernels
 from hnas.cost.roofline import trace
 from hnas.deployment.build import CALIBRATION, Run
 from hnas.deployment.bundle import Deployment, bundle_result, describe_network
-from hnas.deployment.examples import GivenInputs, parse_dynamic, parse_inputs
+from hnas.deployment.examples import GivenInputs
 from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
 from hnas.deployment.folder import working_folder
 from hnas.deployment.loading import SEED, load_network, read_calibration
@@ -42,12 +42,20 @@ AGAINST = "the same network in fp32 on the same backend"
 _KEY = "network"  # the name of the folder of its artifacts
 
 
-def deploy_own_network(plan: Plan, options: NetworkOptions, limits: Limits | None, notify: Progress) -> Deployment:
-    """Deploy a network of the user's own, as `hnas.deployment.deploy_network` documents."""
-    dynamic = parse_dynamic(options.dynamic)
+def deploy_own_network(
+    plan: Plan,
+    options: NetworkOptions,
+    inputs: GivenInputs | None,
+    dynamic: Asked | None,
+    limits: Limits | None,
+    notify: Progress,
+) -> Deployment:
+    """Deploy a network of the user's own, as `hnas.deployment.deploy_network` documents.
+
+    inputs, dynamic, limits: the options of these names, parsed.
+    """
     if dynamic is not None:
         require_open(plan.device.backend)
-    inputs = parse_inputs(options.inputs)
     with working_folder(plan.out) as work, open_network(options.model, inputs, plan, dynamic) as network:
         if options.calibration is not None:
             network = _with_calibration(network, Path(options.calibration))

@@ -22,6 +22,7 @@ from hnas.export.device.machine import Machine
 from hnas.export.remote.transports import Transport, local
 from hnas.export.remote.worker import Worker
 from hnas.hw_profiles import Device
+from hnas.nearest import did_you_mean
 
 EVALUATIONS = 32
 # Largest allowed loss of top-1 on the search images: of a lower precision against fp32. Without a constraint, also of
@@ -211,10 +212,7 @@ def _precisions_to_build(device: Device, wanted: str, site: Site | None = None) 
         ValueError: the precision is unknown or not offered, or "mixed" is asked for a device that is not this machine.
     """
     if wanted not in PRECISIONS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(_PRECISION_WORDS.get(wanted.lower(), wanted.lower()), PRECISIONS, n=1)
-        mend = f"; did you mean {near[0]}?" if near else ""
+        mend = did_you_mean(_PRECISION_WORDS.get(wanted.lower(), wanted.lower()), PRECISIONS)
         raise ValueError(f"no precision {wanted!r}{mend}; known: {', '.join(PRECISIONS)}")
     backend = backends.load(device.backend)
     offered = tuple(precision for precision in backend.precisions if precision in device.precisions)

@@ -157,7 +157,7 @@ def _own_network(bundle: Bundle, model: str, calibration: Path | None, stack: Ex
 def _inputs_of(artifact: Artifact, model: str) -> GivenInputs | None:
     """Return inputs for the network of an artifact; None where those of the callable are the only ones that fit.
 
-    1. Floats without nested names: their shapes.
+    1. Floats with axes: their shapes.
     2. An ONNX file: values by name, because it states its types.
     """
     tensors = artifact.inputs
