@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from hnas.cli import deploy_main
+from hnas.deployment import flow
 from hnas.deployment.table import _doubts
+from hnas.export.bundle.bundle import read_bundle
 from hnas.export.proof.load import Load
 from hnas.export.proof.measurement import Comparison, Measurement
 
@@ -32,3 +40,16 @@ def test_a_long_tail_and_a_busy_machine_are_named() -> None:
 def test_nothing_is_said_of_quiet_or_predicted_figures() -> None:
     assert _doubts(result(fp32=compared(load=Load(0.2, 2)))) == []
     assert _doubts(result(fp32=None)) == []
+
+
+@pytest.mark.slow  # it deploys
+def test_a_deployment_on_a_busy_machine_says_so(
+    quick: Path, deploy: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def busy(compare: Callable[[int], list[Comparison]], seed: int) -> list[Comparison]:
+        return [replace(each, load=Load(1.6, 2), widened=1.15) for each in compare(seed)]
+
+    monkeypatch.setattr(flow, "compare_again_if_busy", busy)
+    assert deploy_main(deploy) == 0
+    assert read_bundle(quick / "run" / "bundle").manifest.load == Load(1.6, 2)
+    assert "other programs used 1.6 of 2 cores: measured twice, intervals widened by 15%" in capsys.readouterr().out
