@@ -152,14 +152,15 @@ _GROUPS = {
     "android": ("phone",),
     "mobile": ("phone",),
     "board": ("board",),
-    "raspberry-pi": ("board",),
-    "pi": ("board",),
-    "pixel": ("phone",),
 }
 
 
 def _suggestion(name: str) -> str:
-    """Return "; did you mean ...?" for a word that names a group of devices, or is close to a name; else ""."""
+    """Return "; did you mean ...?" for a word that names a group, begins a name, or is close to a name; else "".
+
+    A word begins a name if a hyphen or a digit follows: pi begins pi5, and not pixel-8.
+    """
+    import re
     from difflib import get_close_matches
 
     devices = [_read(known) for known in names()]
@@ -167,6 +168,9 @@ def _suggestion(name: str) -> str:
     near = [each.name for each in devices if each.kind in wanted or each.backend in wanted]
     if not near:
         words = {word: each.name for each in devices for word in (each.name, *each.aliases)}
+        begin = re.compile(re.escape(name.lower()) + r"[-\d]")
+        near = list(dict.fromkeys(words[word] for word in words if begin.match(word)))
+    if not near:
         near = [words[word] for word in get_close_matches(name.lower(), words, n=1)]
     if not near:
         return ""

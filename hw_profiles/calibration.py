@@ -97,10 +97,11 @@ def of(device: Device) -> Calibration | None:
     """
     if not device.calibration:
         return None
-    if device.calibration not in names():
+    try:
+        return _read(device.calibration)
+    except FileNotFoundError:
         known = ", ".join(names())
-        raise ValueError(f"profile {device.name}: no calibration {device.calibration!r}; known: {known}")
-    return _read(device.calibration)
+        raise ValueError(f"profile {device.name}: no calibration {device.calibration!r}; known: {known}") from None
 
 
 @cache

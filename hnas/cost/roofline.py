@@ -134,14 +134,16 @@ def predict(kernels: Sequence[Kernel], device: Device, precision: str) -> Price:
        range of errors on all rows of the calibration.
     2. Otherwise: the wide band of the profile, and ``basis`` begins with "outside what I know".
     """
-    value = latency_ms(kernels, device, precision)
-    (low, high), basis = _band(kernels, device, precision)
+    fit = calibration.of(device)
+    value = calibrated_ms(kernels, device, precision, fit)
+    (low, high), basis = _band(kernels, device, precision, fit)
     return Price(value, "ms", value * low, value * high, "predicted", basis)
 
 
-def _band(kernels: Sequence[Kernel], device: Device, precision: str) -> tuple[tuple[float, float], str]:
+def _band(
+    kernels: Sequence[Kernel], device: Device, precision: str, fit: Calibration | None
+) -> tuple[tuple[float, float], str]:
     """Return two factors, and what they rest on."""
-    fit = calibration.of(device)
     if fit is None and device.local:
         return device.band, "a rough model that only orders candidates; the measurement replaces it"
     known = None if fit is None else fit.evidence_of(device)

@@ -160,3 +160,13 @@ def test_a_precision_without_rows_is_outside() -> None:
 
 def test_a_measured_device_needs_no_rows() -> None:
     assert predict(USUAL, hw_profiles.load("openvino-cpu"), "fp32").basis.startswith("a rough model")
+
+
+def test_a_prediction_looks_its_calibration_up_once_and_lists_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search predicts thousands of candidates."""
+    asked: list[str] = []
+    of = calibration.of
+    monkeypatch.setattr(calibration, "names", lambda: pytest.fail("the folder is listed"))
+    monkeypatch.setattr(calibration, "of", lambda device: asked.append(device.name) or of(device))
+    predict([Kernel("dense", 10**9, 10**6)], NANO, "fp16")
+    assert asked == [NANO.name]
