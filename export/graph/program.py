@@ -39,6 +39,7 @@ class Program:
     input_names, output_names: dotted names, such as past.0.key; empty for those of the graph.
     halved: whether the module has parts in half precision, which the program computes in float32.
     dynamic: the size that may differ from that of the examples; None: all sizes are fixed.
+    draft: whether the artifact is only timed: converters leave out what changes values but not speed.
     remarks: sentences on how the program differs from the module, such as inputs that became constants.
 
     Example: ``(output,) = program(*program.inputs)``.
@@ -52,6 +53,7 @@ class Program:
     remarks: tuple[str, ...] = ()
     halved: bool = False
     dynamic: DynamicSize | None = None
+    draft: bool = False
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs as a flat tuple, without gradients."""

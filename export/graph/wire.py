@@ -25,7 +25,7 @@ def pack(program: Program) -> tuple[Header, Arrays]:
     """Return the program as a JSON header, and the bytes of every tensor. A shared tensor is packed once.
 
     Kept: names, order, arguments, types and shapes of values, memory order, tied tensors, marks of ``keep_float``, the
-    passes that fired. Not kept: the source lines of a node, and the remarks.
+    passes that fired, the mark of a draft. Not kept: the source lines of a node, and the remarks.
 
     Raises:
         ExportError: a node has no JSON form; the message names the node.
@@ -58,6 +58,7 @@ def pack(program: Program) -> tuple[Header, Arrays]:
         "tensors": [described for described, _ in laid],
         "fired": [list(pair) for pair in program.fired],
         "names": [list(program.input_names), list(program.output_names)],
+        "draft": program.draft,
         "dynamic": None if program.dynamic is None else program.dynamic.to_json(),
         "training": program.module.training,
     }
@@ -94,7 +95,8 @@ def unpack(header: Header, arrays: Sequence[np.ndarray[Any, Any]]) -> Program:
     fired = tuple((str(name), int(count)) for name, count in header["fired"])
     inputs = tuple(tensors[index] for index in header["inputs"])
     names, results = map(tuple, header["names"])
-    return Program(fx.GraphModule(root, graph), inputs, fired, names, results, dynamic=_size(header["dynamic"]))
+    module, size = fx.GraphModule(root, graph), _size(header["dynamic"])
+    return Program(module, inputs, fired, names, results, dynamic=size, draft=header["draft"])
 
 
 def _size(note: Any) -> DynamicSize | None:

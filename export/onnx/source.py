@@ -56,6 +56,7 @@ class OnnxSource:
     dynamic: DynamicSize | None = None
     remarks: tuple[str, ...] = ()
     fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # an ONNX file has no passes; a program has
+    draft: ClassVar[bool] = False  # nor is it only timed
 
     @property
     def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from math import inf
@@ -25,7 +26,6 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.machine import Machine
 from hnas.export.graph.fusion import fuse
-from hnas.export.graph.marks import as_draft
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import Sample
 from hnas.export.proof.timing import compare, measure
@@ -202,7 +202,7 @@ class MeasuredLatency:
     def _compile(self, arch: Arch, path: Path, precision: str) -> Path:
         found, images = self._program(arch), None
         if precision == "int8":
-            found = as_draft(found)
+            found = replace(found, draft=True)
             images = held_out_samples(self.study, "calibration", self.study.supernet.space.example(arch), QUANTISED)
         self._compiler.convert(
             self.device.backend,

@@ -19,7 +19,7 @@ from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
 from hnas.export.device.signals import signal_stack_kept
-from hnas.export.graph.marks import is_draft, kept_float
+from hnas.export.graph.marks import kept_float
 from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.names import openvino_nodes
 from hnas.export.onnx.source import OnnxSource
@@ -92,7 +92,7 @@ def compile(
 
 def _is_fitted(program: Program | OnnxSource) -> bool:
     """Return whether the biases need no correction: they are fitted to int8, or the artifact is only timed."""
-    return is_draft(program.fired) or bool(_FITTED & {name for name, count in program.fired if count})
+    return program.draft or bool(_FITTED & {name for name, count in program.fired if count})
 
 
 def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:

@@ -1,6 +1,6 @@
 """Test that any arguments and results become flat tensors with dotted names, and that nothing is lost silently."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from hnas.export.device.signature import leaves
 from hnas.export.graph.calls import FlatModule, flat_module
+from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import capture
 from hnas.export.graph.samples import to_samples
 from hnas.export.graph.wire import pack, unpack
@@ -131,6 +132,16 @@ def test_flat_inputs_of_a_flat_module_replace_its_examples():
 def test_the_names_go_to_other_processes():
     program = capture(net(), (X, [{"key": KEY}], 2.0))
     assert unpack(*pack(program)).signature == program.signature
+
+
+def test_a_draft_is_one_in_other_processes_and_after_passes():
+    """It is a field, and no pass: the passes of an artifact are those that changed its graph."""
+    program = capture(net(), (X, [{"key": KEY}], 2.0))
+    draft = replace(program, draft=True)
+    assert not unpack(*pack(program)).draft
+    assert unpack(*pack(draft)).draft
+    assert fuse(draft).draft
+    assert unpack(*pack(draft)).fired == program.fired
 
 
 @pytest.mark.parametrize("given", [(), {}, (3, None), "text"])

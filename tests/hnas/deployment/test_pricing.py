@@ -17,7 +17,6 @@ from hnas.export import backends
 from hnas.export.bundle.manifest import Machine
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.errors import Disconnected, ExportError
-from hnas.export.graph.marks import is_draft
 from hnas.study import Study
 from hnas.supernet import Supernet
 from tests.conftest import need
@@ -64,7 +63,7 @@ class Fake:
 
     def convert(self, _: str, program: Any, path: Path, precision: str = "", **__: object) -> None:
         self.compiled.append(program.digest)
-        self.drafts[precision] = is_draft(program.fired)
+        self.drafts[precision] = program.draft
         if program.digest in self.failing:
             raise self.failing[program.digest]
         (path / "model").write_text(program.digest)
