@@ -42,11 +42,13 @@ def unsupported(program: Program, name: str, precision: str = "fp32", error: str
     """
     if name not in hw_profiles.local_devices():
         return None
+    began = monotonic()
+    alone = _Alone(program, began + SECONDS / 2)
     try:
-        return _diagnosis(program, name, precision, error, SECONDS)
+        return _diagnosis(alone, name, precision, error, began + SECONDS)
     except Exception as failure:  # noqa: BLE001 - a failed diagnosis must not hide the error of the compilation
         with suppress(Exception):
-            if accused := _accused(_kinds(program, error), program, error):
+            if accused := _accused(_kinds(program, error), alone, error):
                 named = ", ".join(kind.line() for kind in accused)
                 return f"{name} refuses {named}; who takes it could not be tested: {failure}"  # case 3
         return f"which operator {name} refuses could not be tested: {failure}"
@@ -70,7 +72,28 @@ class _Kind:
         return f"{self.name} in {places[0]}{more}"
 
 
-def _accused(kinds: Sequence[_Kind], program: Program, error: str) -> list[_Kind]:
+class _Alone:
+    """Hold operators of ``program`` as programs of their own. The first call makes them, before ``end``.
+
+    The whole network runs for them, and its values are copied, so this is done once in a diagnosis.
+    """
+
+    def __init__(self, program: Program, end: float) -> None:
+        self.program, self.end = program, end
+        self._parts: Mapping[fx.Node, Program] | None = None
+
+    def parts(self, kinds: Sequence[_Kind]) -> Mapping[fx.Node, Program]:
+        """Return the first operator of each of ``kinds`` by its node, as far as there was time."""
+        if self._parts is None:
+            self._parts = isolate(self.program, [kind.nodes[0] for kind in kinds], self.end)
+        return self._parts
+
+    def why_not(self) -> str:
+        """Return why there is no part."""
+        return f"{SECONDS:g} s are over" if monotonic() > self.end else "no operator can be run alone"
+
+
+def _accused(kinds: Sequence[_Kind], alone: _Alone, error: str) -> list[_Kind]:
     """Return the kinds that the error names with their namespace, such as "aten::index".
 
     A converter may decompose an operator, and name a part of it, such as "prims.lgamma". An error about complex numbers
@@ -83,7 +106,7 @@ def _accused(kinds: Sequence[_Kind], program: Program, error: str) -> list[_Kind
         return []
     if direct := [kind for kind in kinds if kind.name.split(".")[1] in named]:
         return direct
-    parts = isolate(program, [kind.nodes[0] for kind in kinds], monotonic() + SECONDS / 4)
+    parts = alone.parts(kinds)
     return [kind for kind in kinds if kind.nodes[0] in parts and named & _decomposed(parts[kind.nodes[0]])]
 
 
@@ -98,27 +121,25 @@ def _makes_complex(node: fx.Node) -> bool:
 def _decomposed(part: Program) -> set[str]:
     """Return the names of the operators that torch decomposes a program into; none if it does not."""
     try:
-        traced = make_fx(part.module, decomposition_table=decomposition_table)(  # type: ignore[arg-type]
-            *part.inputs
-        )
+        table = {each: rule for each, rule in decomposition_table.items() if isinstance(each, torch._ops.OpOverload)}
+        traced = make_fx(part.module, decomposition_table=table)(*part.inputs)
     except Exception:  # noqa: BLE001  # torch's decompositions may raise anything
         return set()
     calls = [str(node.target) for node in traced.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     return {name.split(".")[1] for name in calls}
 
 
-def _diagnosis(program: Program, name: str, precision: str, error: str, seconds: float) -> str:
-    half, end = (monotonic() + part * seconds for part in (0.5, 1))
-    kinds = _kinds(program, error)
-    accused = _accused(kinds, program, error)
+def _diagnosis(alone: _Alone, name: str, precision: str, error: str, end: float) -> str:
+    kinds = _kinds(alone.program, error)
+    accused = _accused(kinds, alone, error)
     if len(accused) == 1:  # case 1
-        part = _alone(program, accused[0], half, seconds)
+        part = _part_of(accused[0], alone)
         return f"{name} refuses {accused[0].line()}; {_others([part], name, precision, end)}"
     with RefusalTest(end, name, precision) as test:
-        parts = isolate(program, [kind.nodes[0] for kind in kinds], half)
-        reasons = _search([kind for kind in kinds if kind.nodes[0] in parts], parts, error, test, half)
+        parts = alone.parts(kinds)
+        reasons = _search([kind for kind in kinds if kind.nodes[0] in parts], parts, error, test, alone.end)
     if not reasons:
-        raise TimeoutError(_why_not(seconds, half))
+        raise TimeoutError(alone.why_not())
     refused = {kind: reason for kind, reason in reasons.items() if reason is not None}
     if not refused:
         return f"{name} takes {_scope(len(reasons), len(kinds))} alone"  # case 2
@@ -128,17 +149,14 @@ def _diagnosis(program: Program, name: str, precision: str, error: str, seconds:
     return f"{name} refuses {', '.join(kind.line() for kind in refused)}{because}; {who}"
 
 
-def _alone(program: Program, kind: _Kind, half: float, seconds: float) -> Program:
+def _part_of(kind: _Kind, alone: _Alone) -> Program:
     """Return the operator as a program. Raise ValueError for complex numbers, TimeoutError where it does not run."""
     if _makes_complex(kind.nodes[0]):
         raise ValueError("no file takes or returns complex numbers, so it cannot be run alone")
-    for part in isolate(program, [kind.nodes[0]], half).values():
-        return part
-    raise TimeoutError(_why_not(seconds, half))
-
-
-def _why_not(seconds: float, half: float) -> str:
-    return f"{seconds:g} s are over" if monotonic() > half else "no operator can be run alone"
+    part = alone.parts([kind]).get(kind.nodes[0])
+    if part is None:
+        raise TimeoutError(alone.why_not())
+    return part
 
 
 def _scope(tried: int, every: int) -> str:

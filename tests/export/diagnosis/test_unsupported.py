@@ -17,6 +17,7 @@ from hnas.export.diagnosis import unsupported as diagnosis
 from hnas.export.diagnosis.refusals import RefusalTest
 from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.program import capture
+from hnas.export.graph.subgraph import isolate
 from hnas.export.graph.wire import pack
 from tests.conftest import need
 
@@ -143,6 +144,26 @@ def test_an_operator_that_cannot_be_run_alone_is_passed_over(monkeypatch, patien
     monkeypatch.setattr(RefusalTest, "refusal", refusal)
     said = diagnosis.unsupported(capture(Spectrum(), torch.rand(1, 4)), "openvino")
     assert said.startswith("openvino refuses aten.exp in Spectrum: of a reason; ")
+
+
+@pytest.mark.parametrize("refusal", [lambda *_: None, _failing(OSError("broken"))], ids=["works", "fails"])
+@pytest.mark.parametrize("error", ["", "no rule for prims::exp", "no rule for aten::silu", "aten::silu, aten::relu"])
+def test_the_network_is_taken_apart_once(refusal, error, monkeypatch, patient):
+    """silu is decomposed into exp, so each operator is needed alone before any is tried."""
+    limits = []
+
+    def counted(program, nodes, end):
+        limits.append(end)
+        return isolate(program, nodes, end)
+
+    monkeypatch.setattr(diagnosis, "isolate", counted)
+    monkeypatch.setattr(RefusalTest, "refusal", refusal)
+    program = capture(nn.Sequential(nn.SiLU(), nn.ReLU()), torch.rand(1, 3))
+    began = monotonic()
+    said = diagnosis.unsupported(program, "openvino", error=error)
+    assert said.startswith("openvino refuses aten.silu in 0") or "relu" in error or not error
+    (limit,) = limits
+    assert limit - began == pytest.approx(diagnosis.SECONDS / 2, abs=100)
 
 
 def test_no_time_is_said_and_takes_no_time(monkeypatch):
