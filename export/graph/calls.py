@@ -23,7 +23,6 @@ from hnas.export.device.errors import ExportError
 from hnas.export.device.signature import attributes, children
 
 _IMMUTABLE = (type(None), str, bytes, int, float, torch.dtype, torch.device)
-_OBJECTS: set[type] = set()  # the types of case 3 of ``flat_module`` that torch's pytree learned here
 PREFIX = "net."  # of the names of weights and modules in a FlatModule
 
 
@@ -167,8 +166,6 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _children(value: Any) -> list[tuple[str, Any]] | None:
     """Return what a container holds, in the order of torch's pytree, which also knows types of other libraries."""
-    if type(value) in _OBJECTS:
-        return attributes(value)
     known = pytree.SUPPORTED_NODES.get(type(value))
     if known is None or isinstance(value, Mapping | tuple | list) or is_dataclass(value):
         return children(value)
@@ -186,8 +183,8 @@ def _register(part: Any) -> None:
     if is_dataclass(part):
         torch.export.register_dataclass(kind)
     elif not isinstance(part, Mapping | tuple | list) and attributes(part):
-        pytree.register_pytree_node(kind, _taken_apart, partial(_put_together, kind))
-        _OBJECTS.add(kind)
+        together = partial(_put_together, kind)
+        pytree.register_pytree_node(kind, _taken_apart, together, flatten_with_keys_fn=_taken_apart_by_name)
 
 
 def _taken_apart(value: Any) -> tuple[list[Any], tuple[tuple[str, ...], dict[str, Any]]]:
@@ -195,6 +192,12 @@ def _taken_apart(value: Any) -> tuple[list[Any], tuple[tuple[str, ...], dict[str
     parts = dict(attributes(value))
     rest = {name: part for name, part in vars(value).items() if name not in parts}
     return list(parts.values()), (tuple(parts), rest)
+
+
+def _taken_apart_by_name(value: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return what ``_taken_apart`` does, with the name of each attribute as torch's pytree writes it."""
+    parts, context = _taken_apart(value)
+    return [(pytree.GetAttrKey(name), part) for name, part in zip(context[0], parts, strict=True)], context
 
 
 def _put_together(kind: type, parts: Iterable[Any], context: tuple[tuple[str, ...], dict[str, Any]]) -> Any:

@@ -23,7 +23,7 @@ from hnas.export.graph.marks import kept_float
 from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.names import openvino_nodes
 from hnas.export.onnx.source import OnnxSource
-from hnas.export.onnx.walk import shown
+from hnas.export.onnx.walk import nodes, shown
 from hnas.export.remote.quiet import quiet
 from hnas.hw_profiles import Override
 
@@ -178,9 +178,9 @@ def _lacking(source: OnnxSource, operators: str) -> str:
     import onnx
 
     kinds = re.findall(r"(\w+)-\d+", operators)
-    nodes = [node.name or node.output[0] for node in onnx.load(source.path).graph.node if node.op_type in kinds]
-    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-    where = f" in node {shown(nodes[0])}{more}" if nodes else ""
+    found = [node.name or node.output[0] for node in nodes(onnx.load(source.path)) if node.op_type in kinds]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    where = f" in node {shown(found[0])}{more}" if found else ""
     runs = str(source.notes.get("held_against", "")).startswith("onnxruntime")
     who = "supported by onnxruntime, which ran the file" if runs else "no other backend was tried"
     return f"openvino refuses {operators}{where} of {source.name}: it has no such operator; {who}"

@@ -199,6 +199,14 @@ def test_a_cache_is_taken_apart_and_never_shared_between_calls():
         torch.testing.assert_close(flat(x, torch.ones(1, 2, 4))[1], expected.past.layers[0].keys)
 
 
+def test_torch_too_knows_the_parts_of_a_cache_by_name():
+    cache = Cache(torch.ones(1, 2, 4))
+    flat = flat_module(Decoder(), {"x": torch.ones(1, 1, 4), "cache": cache})
+    known = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(cache)[0]]
+    assert known == [".layers[0].keys"]
+    assert flat.input_names == ("x", "cache.layers.0.keys")
+
+
 def test_an_empty_cache_is_a_constant_that_no_call_changes():
     x = torch.ones(1, 1, 4)
     program = capture(Decoder(), {"x": x, "cache": Cache(None)})

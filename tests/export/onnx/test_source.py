@@ -176,6 +176,26 @@ def test_a_compiler_of_its_own_writes_the_same_bytes_and_says_the_same(tmp_path:
     assert here.digest == there.digest
 
 
+def test_an_operator_inside_a_branch_has_a_place(tmp_path: Path) -> None:
+    needed("openvino-cpu")
+    value = helper.make_tensor_value_info
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(kind, ["x"], [name], name=f"the_{name}")], name, [], [value(name, 1, sizes)]
+        )
+        for name, kind, sizes in (("then", "Det", [1]), ("else", "ReduceSum", None))
+    }
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["flag"], to=9),
+        helper.make_node("If", ["flag"], ["y"], **branches),
+    ]
+    made = onnx_files.model(nodes, {"x": [1, 3, 3]}, {"y": [1]})
+    path = onnx_files.save(made, tmp_path / "branch.onnx")
+    with pytest.raises(ExportError, match=r"^openvino refuses Det-17 in node the_then of branch.onnx: "):
+        export.compile(path, device="openvino-cpu", path=tmp_path / "a")
+
+
 def test_an_artifact_of_another_file_does_not_pass(
     tmp_path: Path, by_hand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
