@@ -134,8 +134,7 @@ class MeasuredLatency:
         except Unavailable:
             raise
         except ExportError as error:
-            reason = str(error)
-            self.study.journal.call(f"{FAILED}{arch.digest}", lambda: reason)
+            self._note_failure(arch.digest, str(error))
             return Price(inf, "ms", inf, inf, "measured")
         return Price(base / ratio, "ms", base / high, base / low, "measured")
 
@@ -159,11 +158,13 @@ class MeasuredLatency:
             except Unavailable:  # a lost connection decides nothing; the run can be continued
                 raise
             except ExportError as error:
-                reason = f"the largest subnet in {precision}: {error}"
-                self.study.journal.call(f"{FAILED}{precision}", lambda reason=reason: reason)
+                self._note_failure(precision, f"the largest subnet in {precision}: {error}")
         if not ratios:
             raise ExportError(f"the largest subnet runs in none of {', '.join(self._precisions)}")
         return max(ratios, key=lambda precision: ratios[precision])
+
+    def _note_failure(self, key: str, reason: str) -> None:
+        self.study.journal.call(f"{FAILED}{key}", lambda: reason)
 
     def _cached_ratio(self, arch: Arch, precision: str) -> tuple[float, float, float]:
         ratio, low, high = self._cache.call(self._key(arch, precision), lambda: self._ratio(arch, precision))
