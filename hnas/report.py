@@ -112,7 +112,7 @@ def show_training(title: str) -> Iterator[tuple[Callable[[int, int, float], None
             if bars is not None and task is not None:
                 bars.update(task, completed=step, total=steps, description=f"{title}, loss {loss:.3f}")
 
-        yield advance, lambda line: screen.print(visible(line))
+        yield advance, lambda line: screen.print(visible(line), soft_wrap=True)  # a line of a log is one line
 
 
 def print_training(out: Path, record: Mapping[str, Any]) -> None:

@@ -49,7 +49,8 @@ def shell(home: Path, line: str, codes: tuple[int, ...] = (0,)) -> subprocess.Co
 
 
 @pytest.mark.slow
-def test_photographs_become_a_bundle_that_is_checked_and_used(home: Path):
+def test_photographs_become_a_bundle_that_is_checked_and_used(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
     trained = shell(home, "hnas-train --recipe shapes.toml --data photos --out trained --threads 1 --json")
     record = json.loads(trained.stdout)
     stages = {line.split()[0] for line in trained.stderr.splitlines()}

@@ -269,7 +269,8 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     assert len(manifest.mixed.blocks_in_float) >= 2
     assert set(manifest.mixed.blocks_in_float) < set(manifest.mixed.sensitivity_db)
     said = found.to_json()
-    assert said["notes"] == [f"verified: {manifest.verification.line()}", manifest.mixed.line()]
+    assert said["notes"][:2] == [f"verified: {manifest.verification.line()}", manifest.mixed.line()]
+    assert all(note.startswith("latency of ") for note in said["notes"][2:]), said["notes"]  # noise, as it happens
     assert said["rows"][-1]["precision"] == "mixed"
     assert manifest.mixed.line() in model_card(manifest)
     for name in ("compile", "compile_mixed"):
