@@ -221,28 +221,25 @@ def pool_moments(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, 
     chunks: for each chunk the inputs of the network, each [N, *shape].
     images: the number of images in all chunks; only recorded in the result.
     """
-    net = supernet.skeleton(arch)
+    own = norms(supernet.skeleton(arch))
     sums: dict[str, tuple[float, Tensor, Tensor]] = {}
 
-    def record(name: str) -> Callable[..., None]:
-        def hook(_: Any, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
-            count = x.numel() / x.shape[1]
-            mean = x.mean((0, 2, 3))
-            spread = (x - mean[:, None, None]).square().mean((0, 2, 3)).double()
-            mean = mean.double()
+    def recorder(name: str) -> Callable[[int, Tensor, Tensor], None]:
+        def record(count: int, mean: Tensor, variance: Tensor) -> None:
+            mean, spread = mean.double(), variance.double() * (count - 1) / count
             n, total, squares = sums.get(name, (0.0, torch.zeros_like(mean), torch.zeros_like(mean)))
             sums[name] = (n + count, total + count * mean, squares + count * (spread + mean.square()))
 
-        return hook
+        return record
 
-    hooks = [norm.register_forward_pre_hook(record(name)) for name, norm in norms(net).items()]
     try:
+        for name, norm in own.items():
+            norm.record = recorder(name)
         for inputs in chunks:
             supernet(arch, *inputs)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for norm in own.values():
+            norm.record = None
     moments: dict[str, Tensor] = {}
     for name, (n, total, squares) in sums.items():
         mean = total / n

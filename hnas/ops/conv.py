@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,10 +45,14 @@ class BatchNorm(nn.BatchNorm2d):
 
     Only evaluation uses running moments; ``Study.calibrate`` computes them for each architecture. If several processes
     train together, batch moments are those of the images of all processes.
+
+    record: called in each pass of training with the values per channel, the batch mean and the unbiased variance [C];
+        None (default): nothing is called.
     """
 
     running_mean: Tensor
     running_var: Tensor
+    record: Callable[[int, Tensor, Tensor], None] | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -58,6 +65,11 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` [N, C, H, W] normalised by batch moments in training, by running moments otherwise."""
+        if self.training and self.record is not None:
+            mean, variance = torch.zeros_like(self.bias), torch.zeros_like(self.bias)
+            y = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)  # 1: takes these moments
+            self.record(x.numel() // x.shape[1], mean, variance)
+            return y
         if self.training and distributed.is_together():
             return distributed.batch_norm(x, self.weight, self.bias, self.eps)
         if self.training:
