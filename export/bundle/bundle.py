@@ -1,7 +1,7 @@
 """Write and read bundles: folders with an artifact, optionally its baseline, a model card and the manifest.
 
 ``read_bundle("runs/openvino-cpu/bundle").artifact()``. ``manifest.json`` has the hash of every other file, and a digest
-of itself. The hashes detect accidental changes. They do not prove who wrote the bundle.
+of itself. The hashes detect accidental changes. They do not prove who wrote the bundle: `hnas.export.zoo.signing` does.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ from hnas.export.device.records import check_version, decode, encode, read_json
 from hnas.export.remote.scratch import Scratch
 
 SCHEMA = 1
+SIGNATURE = "model.sig"  # of the whole folder, in the format of OpenSSF model signing; the manifest cannot list it
+LARGEST_SIGNATURE = 2**22  # bytes
 _BLANK = "0" * 64  # replaces the manifest's own digest while the digest is computed
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Hold a bundle whose files have been checked against their hashes."""
+    """Hold a bundle whose files have been checked against their hashes.
+
+    ``digest``: the sha256 of the manifest with its own digest left blank. It covers the content of every file, so two
+    bundles with one digest are equal.
+    """
 
     path: Path
     manifest: Manifest
+    digest: str
 
     def artifact(self) -> Artifact:
         """Return the artifact of the network."""
@@ -59,20 +66,33 @@ def read_bundle(path: Path | str) -> Bundle:
     where = path / MANIFEST
     if not where.exists() and (path / "bundle" / MANIFEST).exists():
         raise ValueError(f"{path} is the folder of a run; its bundle is {path / 'bundle'}")
+    manifest, digest = read_manifest(path)
+    extra = next((name for name in _names(path) if name not in {*manifest.files, MANIFEST, SIGNATURE}), None)
+    if extra is not None:
+        raise ValueError(f"{path / extra} is not in the manifest; move it out of the bundle")
+    if os.path.lexists(path / SIGNATURE):
+        _check_signature_file(path)
+    verify_files(path, manifest.files, manifest.sizes)
+    bundle = Bundle(path, manifest, digest)
+    _check_artifacts(bundle)
+    return bundle
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """Return the manifest in ``folder`` and its digest, after a check of its types. The other files are not looked at.
+
+    Raises:
+        ValueError: the schema is unknown, a field has a wrong type, or the digest is not the stated one.
+    """
+    where = folder / MANIFEST
     value = read_json(where)
-    digest_file(path, MANIFEST)  # no link out of the folder
+    digest_file(folder, MANIFEST)  # no link out of the folder
     check_version(value, str(where), SCHEMA)
     stated = value.pop("digest", None)
     manifest = decode(Manifest, value, str(where))
     if not isinstance(stated, str) or stated != hashlib.sha256(_seal(where.read_bytes(), stated, _BLANK)).hexdigest():
         raise ValueError(f"{where} was changed after it was written: it does not have the digest that it states")
-    extra = next((name for name in _names(path) if name not in manifest.files and name != MANIFEST), None)
-    if extra is not None:
-        raise ValueError(f"{path / extra} is not in the manifest; move it out of the bundle")
-    verify_files(path, manifest.files, manifest.sizes)
-    bundle = Bundle(path, manifest)
-    _check_artifacts(bundle)
-    return bundle
+    return manifest, stated
 
 
 def write_bundle(
@@ -133,6 +153,14 @@ def _copy(source: Artifact | Path | str, folder: Path) -> Artifact:
     copied = replace(artifact, path=folder)
     copied.write()
     return copied
+
+
+def _check_signature_file(folder: Path) -> None:
+    """Raise ValueError unless the signature is a small plain file in the folder. What it says is not checked here."""
+    digest_file(folder, SIGNATURE)
+    size = measure_files(folder, [SIGNATURE])[SIGNATURE]
+    if size > LARGEST_SIGNATURE:
+        raise ValueError(f"{folder / SIGNATURE} has {size} bytes, a signature has at most {LARGEST_SIGNATURE}")
 
 
 def _check_artifacts(bundle: Bundle) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from hnas.export.bundle.front_matter import front_matter
 from hnas.export.bundle.manifest import Manifest
 from hnas.export.device.records import JSON
 from hnas.export.onnx.source import describe_origin
@@ -12,7 +13,12 @@ MANIFEST, CARD = "manifest.json", "README.md"
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return the model card. It states how each figure was determined."""
+    """Return the model card: metadata for the Hugging Face Hub, then the text that `describe` returns."""
+    return f"{front_matter(manifest)}\n\n{describe(manifest)}"
+
+
+def describe(manifest: Manifest) -> str:
+    """Return what a bundle holds, in Markdown. It states how each figure was determined."""
     sections = [f"# {manifest.name}", _what(manifest), "## Figures", _figures(manifest), "## Use", _use(manifest)]
     found = [each.line() for each in (manifest.slowdown, manifest.mixed) if each is not None]
     if found:

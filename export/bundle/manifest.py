@@ -6,6 +6,7 @@ Every figure is stored with its conditions: kind, unit, percentile, batch, threa
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -181,6 +182,7 @@ class Manifest:
     ``slowdown``: why int8 is not faster than the chosen precision; None if it is faster or was not compared.
     ``mixed``: the record of int8 with blocks in float; None if it was not tried.
     ``source``: the note "source" of an artifact that was made from an ONNX file.
+    ``base_model``: the model on the Hugging Face Hub that training started from, as OWNER/NAME; empty: none.
     ``grade``: the grade of the verification: "as float", "close" or "degraded"; empty in older bundles. `write_bundle`
     fills in this field and the next four.
     ``size_bytes``: the size of the artifact's files.
@@ -216,6 +218,7 @@ class Manifest:
     mixed: Mixed | None = None
     source: Mapping[str, JSON] | None = None
     licence: str = ""
+    base_model: str = ""
     artifact: str = "artifact"
     grade: str = ""
     baseline: str | None = None
@@ -238,6 +241,8 @@ class Manifest:
             raise ValueError(
                 f"grade is {self.grade[:40]!r}, the figures of the verification are {self.verification.grade!r}"
             )
+        if self.base_model and not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", self.base_model, re.ASCII):
+            raise ValueError(f"base_model is {self.base_model[:80]!r}, expected OWNER/NAME")
         for folder in filter(None, (self.artifact, self.baseline)):
             check_name(folder)
         check_files(self.files, self.sizes)

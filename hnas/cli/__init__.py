@@ -19,6 +19,11 @@ COMMANDS = {
     "show": "print what a bundle holds, after a check of every byte",
     "run": "classify an image file with a bundle",
     "verify": "compare a bundle's files with the network in torch; reduce what fails",
+    "sign": "sign a bundle with a key of your own",
+    "pack": "write a bundle into one file",
+    "push": "publish a bundle: in a folder, S3, the Hugging Face Hub or an OCI registry",
+    "pull": "fetch a bundle, verified before anything in it is opened",
+    "zoo": "list the bundles of a store with their figures",
 }
 
 
@@ -55,7 +60,7 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    from hnas.cli import commands, network
+    from hnas.cli import commands, network, zoo
 
     return {
         "export": network.run_export,
@@ -64,4 +69,9 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
         "show": commands.run_show,
         "run": commands.run_bundle,
         "verify": network.run_verify,
+        "sign": zoo.run_sign,
+        "pack": zoo.run_pack,
+        "push": zoo.run_push,
+        "pull": zoo.run_pull,
+        "zoo": zoo.run_zoo,
     }[name]

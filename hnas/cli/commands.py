@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hnas import report
 from hnas.cli.arguments import WIDE, Parser
+from hnas.cli.zoo import add_source, open_bundle
 
 if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact
@@ -89,7 +90,7 @@ def _plain(value: str | list[str]) -> str:
 def make_show_parser() -> Parser:
     """Return the parser of ``hnas-deploy show``."""
     parser = Parser("hnas-deploy show", description="Check every byte of a bundle and print its card.")
-    parser.add_argument("bundle", type=Path, metavar="DIR")
+    add_source(parser)
     parser.add_argument(
         "--layers", action="store_true", help="run it here: its kernels, their times, what did not fuse"
     )
@@ -100,24 +101,23 @@ def make_show_parser() -> Parser:
 def run_show(arguments: Sequence[str]) -> int:
     """Check every byte of a bundle, then print its card, its manifest or its layers."""
     parsed = make_show_parser().parse_args(arguments)
-    from hnas.export.bundle.bundle import read_bundle
-    from hnas.export.bundle.card import MANIFEST, model_card
+    from hnas.export.bundle.card import MANIFEST, describe
     from hnas.export.device.records import read_json
 
-    bundle = read_bundle(parsed.bundle)
+    bundle = open_bundle(parsed)
     if parsed.layers:
         return _show_layers(bundle.artifact(), as_json=parsed.json)
     if parsed.json:
         report.print_json(read_json(bundle.path / MANIFEST))
     else:
-        report.print_markdown(model_card(bundle.manifest))
+        report.print_markdown(describe(bundle.manifest))
     return 0
 
 
 def make_run_parser() -> Parser:
     """Return the parser of ``hnas-deploy run``."""
     parser = Parser("hnas-deploy run", description="Classify an image file with a bundle.")
-    parser.add_argument("bundle", type=Path, metavar="DIR")
+    add_source(parser)
     parser.add_argument("--image", type=Path, required=True, metavar="FILE")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to print (default 3)")
     parser.add_argument("--json", action="store_true", help=_JSON)
@@ -128,10 +128,9 @@ def run_bundle(arguments: Sequence[str]) -> int:
     """Classify an image file with a bundle."""
     parsed = make_run_parser().parse_args(arguments)
     from hnas.deployment.classifier import Classifier
-    from hnas.export.bundle.bundle import read_bundle
     from hnas.export.remote.worker import Worker
 
-    bundle = read_bundle(parsed.bundle)
+    bundle = open_bundle(parsed)
     with Worker(bundle.artifact()) as worker:
         best = Classifier(bundle, worker).predict(parsed.image, top=max(1, parsed.top))
     if parsed.json:

@@ -14,7 +14,7 @@ def complete_deploy(listed_commands: Mapping[str, str], shell: str) -> str:
 
     listed_commands: name -> help of each command.
     """
-    from hnas.cli import commands, network, search
+    from hnas.cli import commands, network, search, zoo
 
     makers = {
         "export": network.make_export_parser,
@@ -23,6 +23,11 @@ def complete_deploy(listed_commands: Mapping[str, str], shell: str) -> str:
         "show": commands.make_show_parser,
         "run": commands.make_run_parser,
         "verify": network.make_verify_parser,
+        "sign": zoo.make_sign_parser,
+        "pack": zoo.make_pack_parser,
+        "push": zoo.make_push_parser,
+        "pull": zoo.make_pull_parser,
+        "zoo": zoo.make_zoo_parser,
     }
     parser = search.make_deploy_parser(listed_commands)
     listed = parser.add_subparsers(metavar="COMMAND")

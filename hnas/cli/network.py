@@ -9,6 +9,7 @@ from typing import Any
 
 from hnas import report
 from hnas.cli.arguments import WIDE, Parser, add_flags
+from hnas.cli.zoo import add_signature
 from hnas.deployment import deploy_network
 
 
@@ -59,21 +60,26 @@ def make_verify_parser() -> Parser:
         help="shrink a failing network to its smallest failing part, and save it",
     )
     add("--out", type=Path, metavar="DIR", help="where --reduce saves (default: DIR-failing)")
+    add_signature(parser)
     add("--json", action="store_true", help="print the result as JSON on standard output")
     return parser
 
 
 def run_verify(arguments: Sequence[str]) -> int:
     """Run ``hnas-deploy verify``. Return 0 if all files pass, else 1."""
-    options = vars(make_verify_parser().parse_args(arguments))
-    as_json = options.pop("json")
+    parsed = make_verify_parser().parse_args(arguments)
+    options = {name: value for name, value in vars(parsed).items() if name not in ("json", "require_signature")}
     if not options["path"].is_dir():
         raise FileNotFoundError(f"no bundle at {options['path']}; give the folder that hnas-deploy wrote")
+    if parsed.require_signature is not None:
+        from hnas.export.zoo.signing import check_signature
+
+        check_signature(parsed.path, parsed.require_signature)
     from hnas.deployment.verify import verify_bundle
 
     _add_current_folder()
     found = verify_bundle(**options)
-    if as_json:
+    if parsed.json:
         report.print_json(found)
     else:
         report.print_lines(_verification_lines(found))

@@ -138,6 +138,7 @@ def describe_subnet(result: Result, source: SupernetSource, command: str) -> Man
         seeds={"search": plan.seed, "supernet": source.supernet.seed},
         data=Data(task.name, source.digests),
         licence=source.licence,
+        base_model=source.base_model,
     )
 
 

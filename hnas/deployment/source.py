@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class SupernetSource:
     record: the content of supernet.json.
     digest: sha256 of the weights file.
     licence: the licence of the shipped data; empty for a user's own data.
+    base_model: the model on the Hugging Face Hub that training started from; empty: none, or it is not there.
     """
 
     supernet: Supernet
@@ -30,6 +32,7 @@ class SupernetSource:
     record: Mapping[str, Any]
     digest: str
     licence: str = ""
+    base_model: str = ""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -68,7 +71,19 @@ def open_source(folder: Path | None, data: Path | None) -> SupernetSource:
             "give the data that it was trained on with --data DIR"
         )
     licence = _licence(record) if data else "Fashion-MNIST (Zalando SE) is under the MIT licence."
-    return SupernetSource(supernet, task, record, digest, licence)
+    return SupernetSource(supernet, task, record, digest, licence, _base_model(record) if data else "")
+
+
+def _base_model(record: Mapping[str, Any]) -> str:
+    """Return OWNER/NAME of pretrained weights that timm took from the Hugging Face Hub; empty for other weights."""
+    recipe = record.get("recipe")
+    given = recipe.get("pretrained") if isinstance(recipe, dict) else None
+    found = (
+        re.fullmatch(r"timm, ([\w.-]+/[\w.-]+)", str(given.get("origin")), re.ASCII)
+        if isinstance(given, dict)
+        else None
+    )
+    return found[1] if found else ""
 
 
 def _licence(record: Mapping[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from hnas.export.bundle.card import model_card
 from hnas.export.bundle.manifest import (
@@ -49,3 +52,45 @@ def test_a_predicted_number_is_never_called_measured() -> None:
     assert "measured" not in text
     assert "nothing was run on it" in text
     assert "trtexec" in text
+
+
+def metadata(text: str) -> dict[str, object]:
+    """Return the metadata of a card as YAML reads it."""
+    yaml = pytest.importorskip("yaml")
+    _, front, _ = text.split("---\n", 2)
+    found: dict[str, object] = yaml.safe_load(front)
+    return found
+
+
+def test_the_metadata_is_what_the_hub_reads() -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    card = hub.ModelCard(model_card(a_manifest(licence="Apache-2.0", base_model="timm/tf_efficientnet_lite0.in1k")))
+    data = card.data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "hnas", "image-classification")
+    assert data.tags == ["hnas", "onnxruntime", "int8", "onnxruntime-cpu"]
+    assert data.base_model == "timm/tf_efficientnet_lite0.in1k"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("accuracy", 0.909, "test")
+    assert card.text.strip().startswith("# hybrid_vision-7f3a")
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    found = metadata(model_card(a_manifest(accuracy=None, task="a task of its own", licence="")))
+    assert found["license"] == "unknown"
+    assert not {"pipeline_tag", "metrics", "model-index", "base_model"} & found.keys()
+    assert metadata(model_card(a_manifest()))["license"] == "other"  # a sentence is no identifier of the Hub
+
+
+def test_no_text_of_a_manifest_adds_a_key() -> None:
+    evil = 'x"\nlicense: mit\n---\n# owned\n- a: &a [*a]\u2028\x85'
+    text = model_card(a_manifest(target=evil, data=replace(a_manifest().data, name=evil)))
+    found = metadata(text)
+    assert found["license"] == "other"
+    assert evil in found["tags"]  # type: ignore[operator]
+    assert set(found) == set(metadata(model_card(a_manifest())))
+
+
+@pytest.mark.parametrize("name", ["x", "a/b/c", "a b/c", "../../x y", "a/" + "b" * 97])
+def test_a_base_model_is_a_name_of_the_hub(name: str) -> None:
+    with pytest.raises(ValueError, match="expected OWNER/NAME"):
+        a_manifest(base_model=name)

@@ -118,7 +118,9 @@ def test_doctor_says_what_runs_and_what_to_install() -> None:
 
 def test_show_prints_the_card_or_the_manifest(bundle: Path) -> None:
     done = deploy("show", bundle)
-    assert (done.returncode, done.stdout) == (0, (bundle / "README.md").read_text()), done.stderr
+    front, _, text = (bundle / "README.md").read_text().partition("---\n\n")  # the metadata is for the Hub
+    assert front.startswith("---\n")
+    assert (done.returncode, done.stdout) == (0, text), done.stderr
     found = deploy("show", bundle, "--json")
     assert json.loads(found.stdout) == json.loads((bundle / "manifest.json").read_text())
 

@@ -1,0 +1,65 @@
+"""A store in a bucket of S3, or of a server that speaks its protocol: ``connect("bucket/prefix", ())``.
+
+s3fs finds credentials, region and address as every client of AWS does: AWS_PROFILE, AWS_ENDPOINT_URL and so on.
+It lists, uploads and signs addresses. What is downloaded goes through `Session`, whose sizes and times are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hnas.export.bundle.card import MANIFEST
+from hnas.export.device.errors import Unavailable, needing, one_line
+from hnas.export.zoo.arrival import Incoming
+
+_VALID = 600  # seconds that a signed address works
+
+
+class _Bucket:
+    def __init__(self, place: str, hosts: Sequence[str]) -> None:
+        with needing("zoo"):
+            import s3fs
+        self._place, self._hosts = place, tuple(hosts)
+        with _one_line(place):
+            self._files: Any = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+
+    def names(self) -> list[str]:
+        with _one_line(self._place):
+            found = self._files.glob(f"{self._place}/*/{MANIFEST}")
+        return sorted(str(each).split("/")[-2] for each in found)
+
+    def open(self, name: str, file: str) -> Incoming:
+        with needing("zoo"):
+            from hnas.export.zoo.web import Session
+        with _one_line(self._place):
+            url = str(self._files.sign(f"{self._place}/{name}/{file}", expiration=_VALID))
+        return Session((urlsplit(url).netloc.lower(), *self._hosts)).open(url)
+
+    def put(self, name: str, folder: Path, files: Sequence[str]) -> None:
+        where = f"{self._place}/{name}"
+        with _one_line(self._place):
+            old = set(self._files.find(where)) if self._files.exists(f"{where}/{MANIFEST}") else set()
+            for file in files:
+                self._files.put_file(str(folder / file), f"{where}/{file}")
+            if left := sorted(old - {f"{where}/{file}" for file in files}):
+                self._files.rm(left)
+
+
+@contextmanager
+def _one_line(place: str) -> Iterator[None]:
+    """Turn an error of the client into Unavailable."""
+    try:
+        yield
+    except Exception as error:  # botocore and s3fs raise errors of many types
+        raise Unavailable(f"s3://{place} refuses or cannot be reached: {one_line(error)}") from error
+
+
+def connect(place: str, hosts: Sequence[str]) -> _Bucket:
+    """Return the store below BUCKET/PREFIX. Raise ValueError without a bucket."""
+    if not place.partition("/")[0]:
+        raise ValueError("s3:// has no bucket, expected s3://BUCKET or s3://BUCKET/PREFIX")
+    return _Bucket(place, hosts)
