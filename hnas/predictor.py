@@ -6,11 +6,16 @@ Two architectures are alike where they take the same options. The kernel is a su
 (resolution, width, depth, operation, kernel size, ...), in which every choice counts by itself, and one term for all
 choices together. The terms by kind let a few dozen architectures teach the effect of some eighty choices; the common
 term takes what is not a sum.
+
+Every option of a choice is a point, and the squared distance of two points is how unlike the options are. So the
+similarities of many architectures are products of matrices.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +26,6 @@ from scipy.optimize import minimize
 from hnas.space import Arch, Space
 
 Values = NDArray[np.float64]
-_ABSENT = -1.0  # the code of a choice that is not active
 _JITTER = 1e-6
 _SPREAD = 1.5  # standard deviation of the prior of every logarithm below
 _NOISE = 0.02  # prior of the share of the variance that no option explains
@@ -36,14 +40,18 @@ class Predictor:
     """
 
     def __init__(self, space: Space) -> None:
-        self._names = tuple(name for name, choice in space.choices.items() if len(choice.options) > 1)
-        choices = [space.choices[name] for name in self._names]
-        self._codes = [_code(choice.options) for choice in choices]
-        self._ordered = np.array([isinstance(choice.options[0], int | float) for choice in choices])
-        kinds = [name.rpartition(".")[2] for name in self._names]
-        self._groups = [np.array([kind == each for each in kinds]) for kind in dict.fromkeys(kinds)]
+        several = {name: choice for name, choice in space.choices.items() if len(choice.options) > 1}
+        kinds = {name: name.rpartition(".")[2] for name in several}
+        self._names = [name for kind in dict.fromkeys(kinds.values()) for name in several if kinds[name] == kind]
+        self._points = [_points(several[name].options) for name in self._names]
+        sizes = Counter(kinds[name] for name in self._names)
+        self._counts = np.array(list(sizes.values()))
+        widths = Counter[str]()  # coordinates of each kind
+        for name, points in zip(self._names, self._points, strict=True):
+            widths[kinds[name]] += len(points[None])
+        self._edges = np.cumsum([0, *widths.values()])
         self._logs = self._prior()
-        self._seen = np.zeros((0, len(self._names)))
+        self._seen = np.zeros((0, int(self._edges[-1])))
 
     def fit(self, archs: Sequence[Arch], values: Sequence[float], *, tune: bool = True) -> Self:
         """Learn from ``values`` of ``archs``, and return this predictor.
@@ -68,34 +76,32 @@ class Predictor:
         return self.predict_codes(self.encode(archs))
 
     def predict_codes(self, codes: Values) -> tuple[Values, Values]:
-        """Return the same for architectures that ``encode`` has encoded, [N, choices]."""
+        """Return the same for architectures that ``encode`` has encoded."""
         across = self._kernel(self._parts(codes, self._seen), self._logs)
         explained = solve_triangular(self._factor[0], across.T, lower=True)
         variance = np.exp(self._logs[:-2]).sum() - np.square(explained).sum(0)
         return self._mean + self._scale * (across @ self._weights), self._scale * np.sqrt(np.maximum(variance, 1e-12))
 
     def encode(self, archs: Sequence[Arch]) -> Values:
-        """Return the options of each architecture as numbers, [N, choices]. Numbers are evenly spaced from 0 to 1."""
+        """Return the points of the options that each architecture takes, one after the other, [N, coordinates]."""
         rows = [
-            [
-                codes[arch[name]] if name in arch else _ABSENT
-                for name, codes in zip(self._names, self._codes, strict=True)
-            ]
+            np.concatenate([points[arch.get(name)] for name, points in zip(self._names, self._points, strict=True)])
             for arch in archs
         ]
-        return np.array(rows, np.float64).reshape(len(archs), len(self._names))
+        return np.array(rows, np.float64).reshape(len(archs), int(self._edges[-1]))
 
     def _prior(self) -> Values:
         """Return the prior of the logarithms: the variance of each kind, of the common term, its decay, the noise."""
-        share = 0.8 / max(1, len(self._groups))
-        return np.log([*[share] * len(self._groups), 0.2, 4.0, _NOISE])
+        share = 0.8 / max(1, len(self._counts))
+        return np.log([*[share] * len(self._counts), 0.2, 4.0, _NOISE])
 
     def _parts(self, a: Values, b: Values) -> Values:
         """Return the mean similarity of the choices of each kind, and of all choices, [kinds + 1, len(a), len(b)]."""
-        left, right = a[:, None, :], b[None, :, :]
-        both = (left != _ABSENT) & (right != _ABSENT)
-        far = np.where(both & self._ordered, np.abs(left - right), left != right)
-        return np.stack([1 - far[:, :, group].mean(2) for group in self._groups] + [1 - far.mean(2)])
+        kinds = [slice(*edges) for edges in pairwise(self._edges)]
+        far = np.stack([_squared_distances(a[:, kind], b[:, kind]) for kind in kinds])
+        together = far.sum(0) / self._counts.sum()
+        parts: Values = 1 - np.concatenate([far / self._counts[:, None, None], together[None]])
+        return parts
 
     def _kernel(self, parts: Values, logs: Values) -> Values:
         *variances, decay = np.exp(logs[:-1])
@@ -126,7 +132,20 @@ class Predictor:
         return float(loss), gradient
 
 
-def _code(options: Sequence[Any]) -> dict[Any, float]:
-    """Return option -> number: its rank among numbers as a share, its place among texts."""
-    steps = max(1, len(options) - 1) if isinstance(options[0], int | float) else 1
-    return {option: place / steps for place, option in enumerate(options)}
+def _points(options: Sequence[Any]) -> dict[Any, Values]:
+    """Return option -> point. The key None is for a choice that is not active.
+
+    1. Numbers are evenly spaced: from the smallest to the largest the squared distance is 1.
+    2. Others, and a choice that is not active, have the squared distance 1 from every option.
+    """
+    if not isinstance(options[0], int | float):  # case 2
+        return dict(zip((*options, None), np.sqrt(0.5) * np.eye(len(options) + 1), strict=True))
+    steps = len(options) - 1
+    ranks = np.tri(len(options), steps, -1) / np.sqrt(steps)
+    absent = np.array([*[0.5 / np.sqrt(steps)] * steps, np.sqrt(0.75)])
+    return {**dict(zip(options, np.pad(ranks, ((0, 0), (0, 1))), strict=True)), None: absent}
+
+
+def _squared_distances(a: Values, b: Values) -> Values:
+    found: Values = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * a @ b.T
+    return np.maximum(found, 0.0)

@@ -68,7 +68,20 @@ def test_options_that_are_not_active_count_as_absent():
     between = NESTED.arch({"op": "conv", "conv.kernel": 5, "width": 16, "fixed": 1})
     assert predictor.predict(archs)[0] == pytest.approx(values, abs=0.15)
     assert 1.0 < predictor.predict([between])[0][0] < 2.4
-    assert predictor.encode([archs[-1]]).tolist() == [[1.0, -1.0, 1.0]]
+
+
+def test_unlike_options_are_far_apart():
+    def far(*options):
+        points = Predictor(NESTED).encode(
+            [NESTED.arch(dict(zip(("op", "conv.kernel", "width", "fixed"), (*each, 1), strict=True))) for each in options]
+        )
+        return round(float(np.square(points[0] - points[1]).sum()), 6)
+
+    conv = ("conv", 3, 8)
+    assert far(conv, conv) == 0
+    assert far(conv, ("conv", 5, 8)) == 0.5
+    assert far(conv, ("conv", 7, 8)) == far(conv, ("conv", 3, 32)) == 1
+    assert far(conv, ("attention", 3, 8)) == far(("conv", 5, 8), ("attention", 3, 8)) == 2  # the kernel is absent too
 
 
 def test_values_that_are_all_equal_are_predicted():
