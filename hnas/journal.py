@@ -80,24 +80,42 @@ class Journal:
 
     def _open(self, file: Path) -> IO[bytes]:
         content = read_plain(file, _LARGEST) if file.exists() else b""
-        good = 0
-        for line in content.split(b"\n")[:-1]:
-            entry = _entry(line)
-            if entry is None:
-                break
-            key, answer, seconds = entry
+        entries, good = _read(content, file)
+        for key, answer, seconds in entries:
             self.entries[key] = answer
             self.spent += seconds
-            good += len(line) + 1
-        rest = content[good:]
-        if rest and not _torn(rest):
-            number = content.count(b"\n", 0, good) + 1
-            raise ValueError(f"{file}, line {number} is not a journal entry, or is damaged; choose another --out")
-        if rest:
+        if content[good:]:
             with file.open("r+b") as stream:
                 stream.truncate(good)
             _LOG.warning("%s ended in an incomplete line, which is removed; that call is repeated", file)
         return file.open("ab")
+
+
+def read_entries(file: Path) -> dict[str, Any]:
+    """Return key -> answer of a journal without opening it for writing. An incomplete end is left out.
+
+    Raises:
+        ValueError: the file is not a journal, or a line before the last one is damaged.
+    """
+    entries, _ = _read(read_plain(file, _LARGEST), file)
+    return {key: answer for key, answer, _ in entries}
+
+
+def _read(content: bytes, file: Path) -> tuple[list[tuple[str, Any, float]], int]:
+    """Return the entries of a journal, and the number of bytes that they have."""
+    found: list[tuple[str, Any, float]] = []
+    good = 0
+    for line in content.split(b"\n")[:-1]:
+        entry = _entry(line)
+        if entry is None:
+            break
+        found.append(entry)
+        good += len(line) + 1
+    rest = content[good:]
+    if rest and not _torn(rest):
+        number = content.count(b"\n", 0, good) + 1
+        raise ValueError(f"{file}, line {number} is not a journal entry, or is damaged; choose another --out")
+    return found, good
 
 
 def _line(key: str, answer: Any, seconds: float) -> bytes:

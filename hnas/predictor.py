@@ -53,15 +53,17 @@ class Predictor:
         self._logs = self._prior()
         self._seen = np.zeros((0, int(self._edges[-1])))
 
-    def fit(self, archs: Sequence[Arch], values: Sequence[float], *, tune: bool = True) -> Self:
+    def fit(self, archs: Sequence[Arch], values: Sequence[float], *, variance: float = 0.0, tune: bool = True) -> Self:
         """Learn from ``values`` of ``archs``, and return this predictor.
 
+        variance: of each value, if it were measured again on other data; what it explains is not learned.
         tune: also learn how much each kind of choice counts; otherwise keep what was learned before.
         """
         y = np.asarray(values, np.float64)
         self._mean, self._scale = float(y.mean()), float(y.std()) or 1.0
         self._seen = self.encode(archs)
         self._y = (y - self._mean) / self._scale
+        self._noise = variance / self._scale**2
         parts = self._parts(self._seen, self._seen)
         if tune:
             start = self._logs
@@ -110,7 +112,7 @@ class Predictor:
         return added
 
     def _covariance(self, parts: Values, logs: Values) -> Values:
-        noisy: Values = self._kernel(parts, logs) + (np.exp(logs[-1]) + _JITTER) * np.eye(len(self._y))
+        noisy: Values = self._kernel(parts, logs) + (np.exp(logs[-1]) + self._noise + _JITTER) * np.eye(len(self._y))
         return noisy
 
     def _loss(self, logs: Values, parts: Values) -> tuple[float, Values]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "targets": "list the devices that --target takes",
     "doctor": "list the backends that run here, and how to install the others",
     "show": "print what a bundle holds, after a check of every byte",
+    "score": "evaluate subnets of a supernet once, for better searches",
     "run": "classify an image file with a bundle",
     "verify": "compare a bundle's files with the network in torch; reduce what fails",
     "sign": "sign a bundle with a key of your own",
@@ -60,13 +61,14 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    from hnas.cli import commands, network, zoo
+    from hnas.cli import commands, network, scoring, zoo
 
     return {
         "export": network.run_export,
         "targets": commands.run_targets,
         "doctor": commands.run_doctor,
         "show": commands.run_show,
+        "score": scoring.run_score,
         "run": commands.run_bundle,
         "verify": network.run_verify,
         "sign": zoo.run_sign,

@@ -14,13 +14,14 @@ def complete_deploy(listed_commands: Mapping[str, str], shell: str) -> str:
 
     listed_commands: name -> help of each command.
     """
-    from hnas.cli import commands, network, search, zoo
+    from hnas.cli import commands, network, scoring, search, zoo
 
     makers = {
         "export": network.make_export_parser,
         "targets": commands.make_targets_parser,
         "doctor": commands.make_doctor_parser,
         "show": commands.make_show_parser,
+        "score": scoring.make_score_parser,
         "run": commands.make_run_parser,
         "verify": network.make_verify_parser,
         "sign": zoo.make_sign_parser,

@@ -13,6 +13,7 @@ from hnas.deployment.pricing import failures, held_out_samples
 from hnas.export.device.errors import ExportError
 from hnas.pareto import Candidate, front
 from hnas.space import Arch
+from hnas.strategies.surrogate import estimated_accuracies
 from hnas.study import Study
 
 FINALISTS = 3  # subnets that are built, one after the other, until the artifact of one meets every constraint
@@ -55,6 +56,9 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
        The artifact must reach this accuracy too. If a lower precision will be tried, subnets with ``_SLACK`` more
        accuracy come first.
 
+    A candidate counts as accurate as the lower of two values: what was measured, and what a predictor estimates from
+    all candidates. Otherwise those with the most luck on the search images would be chosen.
+
     Raises:
         Unreachable: no candidate meets all constraints. The message states the nearest values.
         ExportError: no candidate could be compiled and run.
@@ -63,16 +67,22 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
     inside = [each for each in scored if all(bound.admits(each.metrics[bound.metric]) for bound in plan.bounds)]
     if not inside:
         raise _nothing_inside(study, plan, candidates)
-    ahead = front(inside, "latency_ms")
+    estimates = estimated_accuracies(study, study.supernet.space, scored)
+    lowered = [_with_accuracy(each, min(each.metrics["accuracy"], estimates[each.arch])) for each in inside]
+    ahead = front(lowered, "latency_ms")
     costs = [bound.metric for bound in plan.bounds if bound.metric != "accuracy"]
     if costs:  # case 1
-        last = min(inside, key=lambda each: each.metrics[costs[-1]])
+        last = min(lowered, key=lambda each: each.metrics[costs[-1]])
         best = [each for each in ahead[::-1] if each.arch != last.arch]
         return [*best[: FINALISTS - 1], last]
     if plan.bounds:  # case 2
-        return ahead[:FINALISTS]
+        return sorted(ahead, key=lambda each: not plan.bounds[0].admits(each.metrics["accuracy"]))[:FINALISTS]
     slack = _slack(plan)
     return _near_goal(ahead, goal_without_bounds(study, plan) - slack, slack)[:FINALISTS]  # case 3
+
+
+def _with_accuracy(candidate: Candidate, accuracy: float) -> Candidate:
+    return Candidate(candidate.arch, {**candidate.metrics, "accuracy": accuracy})
 
 
 def goal_without_bounds(study: Study, plan: Plan) -> float:

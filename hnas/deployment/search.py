@@ -42,7 +42,7 @@ def deploy_subnet(plan: Plan, options: SearchOptions, notify: Progress) -> Deplo
     reuse_memory()
     source = open_source(plan.supernet, plan.data)
     with open_run(plan, source, options.resume) as journal:
-        study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
+        study = Study(source.supernet, source.task, journal=journal, seed=plan.seed, known=source.scores)
         with limited_compiler() as compiler, _costs_of(study, plan, compiler) as costs:
             study.costs = costs
             candidates = _search_subnets(study, plan, notify)

@@ -6,15 +6,18 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from hnas.data.images import Preprocessing
+from hnas.journal import digest as digest_of
+from hnas.space import Arch
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, open_held_out
 from hnas.training.folder import load_supernet
+from hnas.training.scores import SCORES, read_scores, scores_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class SupernetSource:
     digest: sha256 of the weights file.
     licence: the licence of the shipped data; empty for a user's own data.
     base_model: the model on the Hugging Face Hub that training started from; empty: none, or it is not there.
+    scores: accuracies on the search images that ``hnas-deploy score`` has left in the folder.
     """
 
     supernet: Supernet
@@ -33,6 +37,13 @@ class SupernetSource:
     digest: str
     licence: str = ""
     base_model: str = ""
+    scores: Mapping[Arch, float] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Return what identifies the weights and the images that the scores come from."""
+        judges = {split: self.digests[split] for split in ("calibration", "search")}
+        return digest_of([self.digest, judges])
 
     @property
     def digests(self) -> dict[str, str]:
@@ -55,6 +66,7 @@ def open_source(folder: Path | None, data: Path | None) -> SupernetSource:
             folder = stack.enter_context(resources.as_file(resources.files("hnas") / "assets" / "fashion"))
         supernet, record = load_supernet(folder)
         digest = hashlib.sha256((folder / "supernet.safetensors").read_bytes()).hexdigest()
+        entries = read_scores(folder / SCORES)
     said = record.get("task")
     if not isinstance(said, dict) or not isinstance(said.get("preprocessing"), dict):
         raise ValueError(f"{folder / 'supernet.json'} does not say what task the supernet was trained for")
@@ -71,7 +83,8 @@ def open_source(folder: Path | None, data: Path | None) -> SupernetSource:
             "give the data that it was trained on with --data DIR"
         )
     licence = _licence(record) if data else "Fashion-MNIST (Zalando SE) is under the MIT licence."
-    return SupernetSource(supernet, task, record, digest, licence, _base_model(record) if data else "")
+    source = SupernetSource(supernet, task, record, digest, licence, _base_model(record) if data else "")
+    return replace(source, scores=scores_of(entries, supernet.space, source.identity))
 
 
 def _base_model(record: Mapping[str, Any]) -> str:

@@ -73,7 +73,10 @@ def test_options_that_are_not_active_count_as_absent():
 def test_unlike_options_are_far_apart():
     def far(*options):
         points = Predictor(NESTED).encode(
-            [NESTED.arch(dict(zip(("op", "conv.kernel", "width", "fixed"), (*each, 1), strict=True))) for each in options]
+            [
+                NESTED.arch(dict(zip(("op", "conv.kernel", "width", "fixed"), (*each, 1), strict=True)))
+                for each in options
+            ]
         )
         return round(float(np.square(points[0] - points[1]).sum()), 6)
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 
+from hnas.deployment import finalists
 from hnas.deployment.finalists import FINALISTS, choose_finalists
 from hnas.deployment.folder import Unreachable
 from hnas.deployment.options import SearchOptions
@@ -26,15 +27,25 @@ def tried(*points: tuple[float, float]) -> list[Candidate]:
     ]
 
 
-def order(candidates: list[Candidate], failed: int = 0, **options: Any) -> list[float]:
-    """The latencies of the finalists, in their order."""
+def order(
+    candidates: list[Candidate], failed: int = 0, estimates: dict[float, float] | None = None, **options: Any
+) -> list[float]:
+    """The latencies of the finalists, in their order. estimates: latency -> accuracy; else an accuracy is its own."""
     study: Any = SimpleNamespace(
         supernet=SimpleNamespace(space=SPACE),
         journal=SimpleNamespace(entries={f"failed/{k}": "the compiler died" for k in range(failed)}),
         score=lambda _arch: SimpleNamespace(metrics={"accuracy": LARGEST}),
     )
     plan = resolve(SearchOptions("onnxruntime-cpu", **options))
-    return [c.metrics["latency_ms"] for c in choose_finalists(study, plan, candidates)]
+
+    def estimated(_study: Any, _space: Any, scored: list[Candidate]) -> dict[Any, float]:
+        found = {each.arch: (each.metrics["latency_ms"], each.metrics["accuracy"]) for each in scored}
+        return {arch: (estimates or {}).get(ms, accuracy) for arch, (ms, accuracy) in found.items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finalists, "estimated_accuracies", estimated)
+        found = choose_finalists(study, plan, candidates)
+    return [c.metrics["latency_ms"] for c in found]
 
 
 POINTS = ((0.1, 0.91), (0.2, 0.922), (0.3, 0.924), (0.4, 0.926), (0.5, 0.93), (0.6, 0.929))
@@ -57,6 +68,13 @@ def test_the_default_goal_puts_those_first_that_int8_may_take_from(tmp_path: Any
 
 def test_where_nothing_is_near_the_largest_the_most_accurate_is_built(tmp_path: Any) -> None:
     assert order(tried((0.1, 0.8), (0.2, 0.9)), out=tmp_path) == [0.2]
+
+
+def test_what_was_only_lucky_on_the_search_images_comes_last(tmp_path: Any) -> None:
+    lucky = {0.2: 0.915, 0.3: 0.92}
+    assert order(tried(*POINTS), estimates=lucky, precision="fp32", out=tmp_path) == [0.4, 0.5]
+    assert order(tried(*POINTS), estimates=lucky, min_accuracy="92.2%", out=tmp_path) == [0.4, 0.5, 0.2]
+    assert order(tried(*POINTS), estimates={0.4: 0.9}, max_latency="0.45ms", out=tmp_path) == [0.3, 0.2, 0.1]
 
 
 def test_never_more_than_a_few(tmp_path: Any) -> None:

@@ -23,6 +23,8 @@ class FakeStudy:
     def __init__(self, journal: Journal | None = None, seed: int = 0) -> None:
         self.journal = journal or Journal()
         self.costs = {"latency_ms": self._latency}
+        self.search_images = 10**9
+        self.known: dict[Arch, float] = {}
         self.seed, self.asked, self.evaluated = seed, list[Arch](), list[Arch]()
 
     def _weight(self, name: str, option: object, what: str) -> float:
@@ -47,6 +49,8 @@ class FakeStudy:
             self.evaluated.append(arch)
             return sum(self._weight(name, option, "accuracy") for name, option in arch.items()) / max(1, len(arch))
 
+        if arch in self.known:
+            return self.known[arch]
         return float(self.journal.call(f"accuracy/{arch.digest}", accuracy))
 
     def score(self, arch: Arch) -> Candidate:

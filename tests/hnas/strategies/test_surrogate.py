@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from math import inf, isfinite
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -13,7 +14,7 @@ from hnas.pareto import Candidate
 from hnas.space import Choice
 from hnas.strategies import evolution
 from hnas.strategies.evolution import EvolutionOptions, Window
-from hnas.strategies.surrogate import SurrogateOptions, search
+from hnas.strategies.surrogate import SurrogateOptions, estimated_accuracies, search
 from tests.hnas.strategies.fake_study import SEPARABLE, FakeStudy, plain
 
 ACCURATE = {"accuracy": Window(low=0.55)}
@@ -103,3 +104,35 @@ def test_a_small_space_is_tried_to_the_last():
 def test_bad_options_are_one_line(options, said):
     with pytest.raises(ValueError, match=said):
         found(**options)
+
+
+def test_known_accuracies_leave_the_budget_for_latencies():
+    rng = Random(1)
+    for seed in range(2):
+        study = FakeStudy(seed=seed)
+        without = _cheapest(found(study, windows=ACCURATE, evaluations=30, seed=seed), ACCURATE)
+        study = FakeStudy(seed=seed)
+        archs = [SEPARABLE.sample(rng) for _ in range(100)]
+        study.known = {arch: study.search_accuracy(arch) for arch in archs}
+        study.evaluated.clear()
+        candidates = found(study, windows=ACCURATE, evaluations=30, seed=seed)
+        assert not {*study.evaluated} & {*archs}
+        assert all(study.known.get(c.arch, 1.0) >= 0.55 for c in candidates[16:])  # after the planned ones
+        assert _cheapest(candidates, ACCURATE) < without
+
+
+def test_the_lucky_are_estimated_near_their_likes():
+    """Sixty accuracies on few images, one with luck of four deviations. The more images, the more it is believed."""
+    study, rng = FakeStudy(), Random(2)
+    archs = [SEPARABLE.largest, *(SEPARABLE.sample(rng) for _ in range(60))]
+    true = [study.search_accuracy(arch) for arch in archs]
+    noisy = [Candidate(arch, {"accuracy": value + rng.gauss(0, 0.02)}) for arch, value in zip(archs, true, strict=True)]
+    noisy[30] = Candidate(archs[30], {"accuracy": true[30] + 0.08})
+    largest, lucky = (noisy[k].metrics["accuracy"] for k in (0, 30))
+    kept = []
+    for images in (20, 10**9):
+        study.search_images = images
+        estimates = estimated_accuracies(study, SEPARABLE, noisy)
+        assert estimates[SEPARABLE.largest] == pytest.approx(largest)
+        kept.append((estimates[archs[30]] - largest) / (lucky - largest))
+    assert kept[0] < 0.9 < 0.95 < kept[1], kept

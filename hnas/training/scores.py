@@ -1,0 +1,107 @@
+"""Accuracies of subnets that were evaluated once and are kept in the folder of a supernet, in ``scores.jsonl``.
+
+``score_subnets(study, file, identity, 300)`` evaluates and writes; ``scores_of(read_scores(file), space, identity)``
+reads. A later search predicts from them: it needs fewer evaluations and depends less on luck.
+
+The subnets are those that NSGA-II tries on accuracy and multiply-accumulates: good ones of every size, for any device.
+A score belongs to weights and images: those of others are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hnas.cost import Price
+from hnas.cost.flops import macs
+from hnas.journal import Journal, read_entries
+from hnas.space import Arch, Option, Space
+from hnas.strategies.evolution import EvolutionOptions, search
+from hnas.study import Study
+
+SCORES = "scores.jsonl"
+_COST = "macs"
+_POPULATION = 32
+
+
+def score_subnets(
+    study: Study, file: Path, identity: str, count: int, notify: Callable[[int], None] = lambda _: None
+) -> dict[Arch, float]:
+    """Return the accuracies of ``count`` subnets on the search images. Those that ``file`` has are not evaluated again.
+
+    file: each accuracy is written when it is known, so that a killed run continues.
+    identity: of weights and images.
+    notify: called with the number of finished subnets.
+
+        score_subnets(Study(supernet, task), Path("trained/scores.jsonl"), source.identity, 300)
+
+    Raises:
+        ValueError: ``file`` is damaged or cannot be written.
+    """
+    space = study.supernet.space
+
+    def cost(arch: Arch) -> Price:
+        value = float(macs(study.supernet.skeleton(arch), *space.example(arch)))
+        return Price(value, "MACs", value, value, "predicted")
+
+    found: dict[Arch, float] = {}
+    with closing(Journal(file)) as journal:
+        own = replace(study, costs={_COST: cost}, known=scores_of(journal.entries, space, identity), journal=Journal())
+        options = EvolutionOptions(cost=_COST, evaluations=count, population=_POPULATION, seed=study.seed)
+        for candidate in search(own, space, options):
+            found[candidate.arch] = candidate.metrics["accuracy"]
+            journal.call(_key(identity, space, candidate.arch), partial(found.__getitem__, candidate.arch))
+            notify(len(found))
+    return found
+
+
+def read_scores(file: Path) -> dict[str, Any]:
+    """Return the lines of ``file`` for ``scores_of``; none if there is no file.
+
+    Raises:
+        ValueError: ``file`` is damaged.
+    """
+    try:
+        return read_entries(file) if file.exists() else {}
+    except ValueError:
+        raise ValueError(f"{file} is damaged; delete it, or write it again with hnas-deploy score") from None
+
+
+def _key(identity: str, space: Space, arch: Arch) -> str:
+    """Return the identity and the number of the option of every choice; ``-`` for a choice that is not active."""
+    places = [str(choice.options.index(arch[name])) if name in arch else "-" for name, choice in space.choices.items()]
+    return f"{identity}/{','.join(places)}"
+
+
+def scores_of(entries: Mapping[str, Any], space: Space, identity: str) -> dict[Arch, float]:
+    """Return the accuracies of members of ``space`` for these weights and images. Other lines are left out."""
+    found: dict[Arch, float] = {}
+    for key, value in entries.items():
+        owner, _, places = key.rpartition("/")
+        if owner == identity and isinstance(value, float) and 0 <= value <= 1:
+            arch = _member(space, places.split(","))
+            if arch is not None:
+                found[arch] = value
+    return found
+
+
+def _member(space: Space, places: list[str]) -> Arch | None:
+    if len(places) != len(space.choices):
+        return None
+    options = {
+        name: options[place]
+        for (name, options), place in zip(_numbered(space).items(), places, strict=True)
+        if place in options
+    }
+    try:
+        return space.arch(options)
+    except ValueError:
+        return None
+
+
+def _numbered(space: Space) -> dict[str, dict[str, Option]]:
+    return {name: {str(k): option for k, option in enumerate(choice.options)} for name, choice in space.choices.items()}

@@ -1,0 +1,86 @@
+"""Scores in the folder of a supernet: evaluated once, kept through a kill, read for the same weights and images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.training.scores import read_scores, score_subnets, scores_of
+from tests.hnas import tiny
+
+SPACE = tiny.space()
+
+
+class _Killed(Exception):
+    pass
+
+
+def _scores(file: Path, count: int, notify: Any = lambda _: None) -> dict[Any, float]:
+    return score_subnets(Study(Supernet(SPACE), tiny.task()), file, "mine", count, notify)
+
+
+def test_scores_are_the_accuracies_of_the_subnets_and_are_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "scores.jsonl"
+    found = _scores(file, 12)
+    assert len(found) == 12
+    assert {SPACE.smallest, SPACE.largest} <= set(found)
+    study = Study(Supernet(SPACE), tiny.task())
+    assert all(study.accuracy(arch) == accuracy for arch, accuracy in list(found.items())[:4])
+    entries = read_scores(file)
+    assert scores_of(entries, SPACE, "mine") == found
+    assert scores_of(entries, SPACE, "of other weights") == {}
+    assert scores_of(entries, tiny.space(kernels=(3,)), "mine").keys() < found.keys()
+    assert read_scores(tmp_path / "missing.jsonl") == {}
+
+
+def test_a_killed_scoring_evaluates_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "scores.jsonl"
+    evaluated: list[Any] = []
+    accuracy = Study.accuracy
+    monkeypatch.setattr(Study, "accuracy", lambda study, arch: evaluated.append(arch) or accuracy(study, arch))
+
+    def kill(done: int) -> None:
+        if done == 6:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        _scores(file, 10, kill)
+    found = _scores(file, 10)
+    assert evaluated == list(found)
+    assert len(evaluated) == 10
+
+
+def test_a_study_takes_known_accuracies_for_its_own() -> None:
+    study = Study(Supernet(SPACE), tiny.task(), known={SPACE.smallest: 0.125})
+    assert study.search_accuracy(SPACE.smallest) == study.score(SPACE.smallest).metrics["accuracy"] == 0.125
+    assert study.scored(SPACE.smallest)
+    assert not study.scored(SPACE.largest)
+
+
+@pytest.mark.parametrize(
+    "answer", [1.5, -0.1, "0.5", None, True, [0.5], 1], ids=["above", "below", "text", "null", "true", "list", "whole"]
+)
+def test_no_other_value_is_an_accuracy(answer: Any) -> None:
+    places = ",".join("0" for _ in SPACE.choices)
+    assert scores_of({f"mine/{places}": 0.5}, SPACE, "mine") == {SPACE.smallest: 0.5}
+    assert scores_of({f"mine/{places}": answer}, SPACE, "mine") == {}
+
+
+@pytest.mark.parametrize("places", ["", "0", "9", "-1", "x", "0,0,0", "²", "0" * 5000])
+def test_what_is_no_member_is_left_out(places: str) -> None:
+    whole = ",".join([places, *("0" for _ in list(SPACE.choices)[1:])])
+    for key in (places, whole):
+        if key != ",".join("0" for _ in SPACE.choices):
+            assert scores_of({f"mine/{key}": 0.5}, SPACE, "mine") == {}
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "scores.jsonl"
+    file.write_text(json.dumps(["mine/0", 0.5, 0.0]) + "\nno line\n" + json.dumps(["mine/1", 0.5, 0.0]) + "\n")
+    with pytest.raises(ValueError, match="is damaged; delete it"):
+        read_scores(file)
