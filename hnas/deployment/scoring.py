@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hnas.deployment.options import Progress
+from hnas.deployment.scores import SCORES, score_subnets
 from hnas.deployment.source import open_source
 from hnas.files import locked
 from hnas.study import Study
-from hnas.training.scores import SCORES, score_subnets
 
 
 def score(

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hnas.data.images import Preprocessing
+from hnas.deployment.scores import SCORES, read_scores, scores_of
 from hnas.journal import digest as digest_of
 from hnas.space import Arch
 from hnas.supernet import Supernet
 from hnas.tasks.classification import Classification, open_held_out
 from hnas.training.folder import load_supernet
-from hnas.training.scores import SCORES, read_scores, scores_of
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from hnas.deployment.scores import read_scores, score_subnets, scores_of
 from hnas.study import Study
 from hnas.supernet import Supernet
-from hnas.training.scores import read_scores, score_subnets, scores_of
 from tests.hnas import tiny
 
 SPACE = tiny.space()
