@@ -62,6 +62,10 @@ class Arch(Mapping[str, Option]):
     def __getitem__(self, name: str) -> Option:
         return self._chosen[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the option of the choice ``name``; ``default`` if it is not active. Quicker than that of Mapping."""
+        return self._chosen.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._chosen)
 
@@ -127,17 +131,17 @@ class Space:
         Raises:
             ValueError: an active choice has no option or an unknown one, or a choice is unknown.
         """
+        chosen = dict(chosen)
         kept: dict[str, Option] = {}
-        for name in self.choices:
-            if not self._active(name, chosen):
-                continue
-            if name not in chosen:
-                raise ValueError(f"no option for {name!r}; options: {_listed(self.choices[name].options)}")
+        for name in self._active(chosen):
             options = self.choices[name].options
-            if _option(chosen[name]) not in options:
+            if name not in chosen:
+                raise ValueError(f"no option for {name!r}; options: {_listed(options)}")
+            option = _option(chosen[name])
+            if option not in options:
                 raise ValueError(f"{name}={chosen[name]!r} is not an option of this space; options: {_listed(options)}")
             # Keep the option of the space, not the given value: 1 and 1.0 are equal and must have the same digest.
-            kept[name] = options[options.index(_option(chosen[name]))]
+            kept[name] = options[options.index(option)]
         unknown = [name for name in chosen if name not in self.choices]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not a choice of space {self.name!r}; known: {_listed(self.choices)}")
@@ -237,9 +241,17 @@ class Space:
         when = self.choices[name].when
         return when[1] if when else ()
 
-    def _active(self, name: str, chosen: Mapping[str, Any]) -> bool:
-        when = self.choices[name].when
-        return when is None or (self._active(when[0], chosen) and chosen.get(when[0]) in when[1])
+    def _active(self, chosen: Mapping[str, Any]) -> list[str]:
+        """Return the names of the active choices in their order."""
+        known: dict[str, bool] = {}
+
+        def active(name: str) -> bool:
+            if name not in known:
+                when = self.choices[name].when
+                known[name] = when is None or (active(when[0]) and chosen.get(when[0]) in when[1])
+            return known[name]
+
+        return [name for name in self.choices if active(name)]
 
     def _fill(self, pick: Callable[[str, Choice], Option]) -> Arch:
         """Return a member with options from ``pick``. A choice is decided after the choice that it depends on."""

@@ -74,7 +74,7 @@ def search(study: Study, space: Space, options: SurrogateOptions) -> Iterator[Ca
     rng, budget = Random(options.seed), Budget(study, options.cost, options.evaluations, options.seconds)
     belief = _Belief(study, space, options)
     genomes: dict[Arch, _Genome] = {}
-    planned = iter(_first(study, space, rng))
+    planned = iter(_first(belief, space, rng))
     while len(genomes) < space.size:
         start = next(planned, None)
         genome = start or _propose(space, rng, belief, genomes)
@@ -117,11 +117,12 @@ def _estimates(model: Predictor, space: Space, known: Mapping[Arch, float], arch
     return dict(zip(archs, (means[:-1] + shift).tolist(), strict=True))
 
 
-def _first(study: Study, space: Space, rng: Random) -> Iterator[_Genome]:
+def _first(belief: _Belief, space: Space, rng: Random) -> Iterator[_Genome]:
     """Yield the ends of the space and variants of the largest; then accurate known members, or mutations of these."""
     planned = planned_archs(space)[:PLANNED]
     yield from planned
-    accurate = sorted(study.known, key=lambda arch: study.known[arch])[-len(study.known) // 4 :]
+    known = belief.known
+    accurate = sorted(known, key=lambda arch: known[arch])[-len(known) // 4 :]
     if len(accurate) >= DRAWN:
         yield from (_completed(space, arch) for arch in rng.sample(accurate, DRAWN))
         return
@@ -134,6 +135,7 @@ class _Belief:
 
     def __init__(self, study: Study, space: Space, options: SurrogateOptions) -> None:
         self.study, self.space, self.options = study, space, options
+        self.known = {arch: accuracy for arch, accuracy in study.known.items() if arch in space}
         self.tried: list[Candidate] = []
         self._predictors = {metric: Predictor(space) for metric in (options.cost, *options.windows, "accuracy")}
         self._models: dict[str, Predictor] = {}  # those of metrics that are known for some architecture
@@ -166,7 +168,7 @@ class _Belief:
         for metric, model in self._predictors.items():
             known = {each.arch: each.metrics[metric] for each in self.tried if metric in each.metrics}
             if metric == "accuracy":
-                known = {**self.study.known, **known}
+                known = {**self.known, **known}
             scaled = {arch: _scaled(metric, value) for arch, value in known.items()}
             finite = {arch: value for arch, value in scaled.items() if math.isfinite(value)}
             if finite:
@@ -177,13 +179,13 @@ class _Belief:
                 self._models[metric] = model.fit(list(finite), list(finite.values()), variance=luck, tune=tune)
         if "accuracy" in self._models:
             own = {each.arch: each.metrics["accuracy"] for each in self.tried if "accuracy" in each.metrics}
-            known = {**self.study.known, **own}
+            known = {**self.known, **own}
             self._estimated = _estimates(self._models["accuracy"], self.space, known, list(own))
 
     def excluded(self, arch: Arch) -> bool:
         """Return whether the accuracy of ``arch`` is known, and outside its window."""
         window = self.options.windows.get("accuracy")
-        return window is not None and arch in self.study.known and window.excess(self.study.known[arch]) > 0
+        return window is not None and arch in self.known and window.excess(self.known[arch]) > 0
 
     def ranked(self) -> list[Candidate]:
         """Return what was tried, the best first: by violation, then by the objective. Accuracies are the lower ones."""
@@ -229,7 +231,7 @@ def _propose(space: Space, rng: Random, belief: _Belief, known: Mapping[Arch, _G
     belief.fit()
     ranked = [known[each.arch] for each in belief.ranked()[:_PARENTS]]
     pool: dict[Arch, _Genome] = _decoded(space, _flipped(space, ranked[0]))
-    pool |= {arch: _completed(space, arch) for arch in belief.study.known if arch in space}
+    pool |= {arch: _completed(space, arch) for arch in belief.known}
     parents: Sequence[_Genome] = ranked
     best: tuple[float, _Genome | None] = (0.0, None)
     for _ in range(_ROUNDS):
