@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,6 +41,21 @@ def imitation(output: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared difference of two feature maps of one shape, as a share of the target's mean square."""
     output, target = output.float(), target.detach().float()
     return F.mse_loss(output, target) / target.square().mean().clamp_min(1e-12)
+
+
+def feature_distance(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the mean of ``imitation`` over pairs of feature maps of a student and its teacher, each [N, C, H, W].
+
+    The larger of two maps is pooled to the height and width of the smaller one, because the inputs of the networks may
+    have different resolutions. Pairs with different numbers of channels are left out; 0 without any pair.
+    """
+    found = []
+    for own, target in pairs:
+        if own.shape[1] == target.shape[1]:
+            size = (min(own.shape[2], target.shape[2]), min(own.shape[3], target.shape[3]))
+            pooled = [x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (own, target)]
+            found.append(imitation(*pooled))
+    return torch.stack(found).mean() if found else torch.zeros(())
 
 
 Divergence = Literal["kl", "alpha"]  # the keys of DIVERGENCES, which a recipe may name

@@ -22,6 +22,17 @@ def reuse_memory() -> None:
         mallopt(-2, 64 << 20)  # M_TOP_PAD
 
 
+def return_memory() -> None:
+    """Return free pages between used blocks to the system (glibc alone).
+
+    Steps through subnets of many sizes leave free blocks of many sizes. Without this call a training grows by 2 to 8 MB
+    a step.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """Return ``x`` [N, C, H, W] channels-last in memory and in its strides.
 

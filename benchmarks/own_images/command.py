@@ -1,7 +1,8 @@
 """Train on the folders of ``folders.py`` and write one line of results for each part, so that a stopped run continues.
 
-Every part gets the same processor time, not the same time by the clock: so a busy machine favours none. A probe of one
-epoch says how many epochs fit. The plain CNN trains for as long as the supernet took, evaluations included.
+Every part gets the same processor time, not the same time by the clock: so a busy machine favours none. A training is
+that of ``hnas-train --recipe images --minutes N``, in processor minutes. The plain CNN then trains for as long as the
+supernet took, evaluations included; it is the goal of the start from scratch alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ from hnas.benchmarks.own_images.folders import write_folders
 
 _RESULTS = "results.jsonl"
 _STARTS = ("pretrained", "scratch")
-_SHARE = 0.9  # of the processor time for training steps; the rest is for the evaluations at the end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stamps", type=Path, help="/usr/share/tuxpaint/stamps of tuxpaint-stamps-default")
     parser.add_argument("--minutes", type=float, default=3.0, help="processor minutes of a training (default 3)")
     parser.add_argument("--starts", nargs="+", choices=_STARTS, default=_STARTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0,), help="seeds of the trainings (default 0)")
+    parser.add_argument("--kinds", nargs="+", choices=("easy", "hard"), default=("easy", "hard"))
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     given = parser.parse_args(arguments)
     import torch
@@ -37,18 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = write_folders(given.out, given.stamps)
     known = _read(given.out / _RESULTS)
     for kind, folder in folders.items():
-        for start in given.starts:
-            key = f"{kind}/{start}/{given.minutes:g}"
+        for start, seed in product(given.starts, given.seeds if kind in given.kinds else ()):
+            key = f"{kind}/{start}/{given.minutes:g}/{seed}"
             if key not in known:
-                known[key] = measure(folder, given.out / key.replace("/", "-"), start, given.minutes * 60)
+                known[key] = measure(folder, given.out / key.replace("/", "-"), start, given.minutes, seed)
                 with (given.out / _RESULTS).open("a") as file:
                     file.write(json.dumps({"key": key, **known[key]}) + "\n")
     _print(known)
     return 0
 
 
-def measure(folder: Path, out: Path, start: str, seconds: float) -> dict[str, Any]:
-    """Train a supernet and a plain CNN on ``folder`` for ``seconds`` of processor time; return what was seen."""
+def measure(folder: Path, out: Path, start: str, minutes: float, seed: int) -> dict[str, Any]:
+    """Train on ``folder`` for ``minutes`` of processor time, from scratch also a plain CNN; return what was seen."""
     from hnas import recipes
     from hnas.recipes.baseline import train_plain_cnn
     from hnas.recipes.length import peak_memory
@@ -56,26 +60,23 @@ def measure(folder: Path, out: Path, start: str, seconds: float) -> dict[str, An
     from hnas.recipes.run import RunOptions, run_recipe
     from hnas.recipes.schema import decode_recipe
 
-    recipe = recipes.load("images")
-    scratch = start == "scratch"
-
-    def train(epochs: float) -> tuple[dict[str, Any], float]:
-        shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped
-        options = RunOptions(epochs=epochs, scratch=scratch)
-        return _timed(lambda: run_recipe(recipe, folder, out, options))
-
-    _, one = train(1.0)
-    epochs = max(1.0, _SHARE * seconds / one)
-    record, spent = train(epochs)
-    task = open_task_of(decode_recipe(recipes.Recipe("images", recipe.space, recipe.data, recipe.train)), folder)
-    size = max(record["recipe"]["space"]["resolutions"])
-    cnn, _ = _timed(lambda: train_plain_cnn(task, size=size, cpu_seconds=spent, split="test"))
+    recipe, scratch = recipes.load("images"), start == "scratch"
+    shutil.rmtree(out, ignore_errors=True)  # of a run that was stopped
+    options = RunOptions(minutes=minutes, scratch=scratch, seed=seed, clock=time.process_time)
+    record, spent = _timed(lambda: run_recipe(recipe, folder, out, options))
+    memory, accuracy = peak_memory(), record["accuracy"]
+    if scratch:
+        task = open_task_of(decode_recipe(replace(recipe, pretrained={})), folder)
+        size = max(recipe.space["resolutions"])
+        cnn, _ = _timed(lambda: train_plain_cnn(task, size=size, cpu_seconds=spent, split="test"))
+        accuracy = {**accuracy, "plain CNN": round(cnn, 4)}
     return {
-        "accuracy": {**record["accuracy"], "plain CNN": round(cnn, 4)},
-        "epochs": round(epochs, 2),
+        "accuracy": accuracy,
+        "epochs": record["epochs"],
+        "space": {key: record["recipe"]["space"][key] for key in ("name", "resolutions")},
         "cpu_seconds": round(spent, 1),
         "wall_seconds": record["seconds"],
-        "memory_mb": peak_memory(),
+        "memory_mb": memory,
         "test_images": record["images"]["test"],
         "pretrained": record["recipe"].get("pretrained", {}).get("name"),
     }
@@ -96,11 +97,11 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 def _print(known: dict[str, dict[str, Any]]) -> None:
     names = ("largest", "smallest", "plain CNN")
-    columns = ("folder, start, minutes", *names, "processor s", "by the clock, s", "MB")
+    columns = ("folder, start, minutes, seed", *names, "processor s", "by the clock, s", "MB")
     rows = [
         (
             key,
-            *(f"{found['accuracy'][name]:.1%}" for name in names),
+            *(f"{found['accuracy'][name]:.1%}" if name in found["accuracy"] else "-" for name in names),
             *(f"{found[name]:.0f}" for name in ("cpu_seconds", "wall_seconds", "memory_mb")),
         )
         for key, found in known.items()

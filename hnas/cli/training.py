@@ -35,7 +35,7 @@ def make_train_parser() -> Parser:
     add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
     add("--skip-broken", action="store_true", help="leave out images that cannot be read, and count them")
     add("--epochs", type=float, metavar="N", help="total number of epochs (default: as in the recipe)")
-    add("--minutes", type=float, metavar="N", help="choose resolution and epochs that fit into N minutes here")
+    add("--minutes", type=float, metavar="N", help="choose space, resolution and epochs that fit into N minutes here")
     add("--pretrained", metavar="NAME", help="start from the weights of this network of timm or .safetensors file")
     add("--from-scratch", action="store_true", help="start from random weights where the recipe has pretrained ones")
     add("--alone", metavar="ARCH", help="train one subnet by itself: smallest, largest, random:SEED or derived")

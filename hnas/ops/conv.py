@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,21 @@ class Conv2d(nn.Conv2d):
         """Draw new weights."""
         if not self.weight.is_meta:
             super().reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, cin, H, W] -> [N, cout, H/stride, W/stride].
+
+        1. In training, a depthwise kernel that is larger than its input: pad the input first. The gradient of the
+           weight is 3 to 4 times as fast on CPUs, because oneDNN has a slow path for such padding.
+        2. Otherwise: torch's convolution.
+        """
+        large = self.groups > 1 and max(self.kernel_size) > min(x.shape[2:])
+        if not (large and self.training and torch.is_grad_enabled()):  # case 2
+            return super().forward(x)
+        assert not isinstance(self.padding, str)
+        down, right = self.padding
+        padded = F.pad(x, (right, right, down, down))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -77,6 +93,34 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
+class _ClampInPlace(torch.autograd.Function):
+    """ReLU6 in place. It keeps its result for the gradient; torch's own one keeps a copy of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return ``x`` between 0 and 6."""
+        ctx.mark_dirty(x.clamp_(0, 6))
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the gradient of the input."""
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, result, 0.0, 6.0)  # type: ignore[no-any-return]
+
+
+def _activate_in_place(act: nn.Module, x: Tensor) -> Tensor:
+    """Return ``act`` of the output of a batch norm, in place where possible: two thirds of the memory in training.
+
+    The gradient of a batch norm does not need its output.
+    """
+    if isinstance(act, nn.ReLU6):
+        clamped: Tensor = _ClampInPlace.apply(x)  # type: ignore[no-untyped-call]
+        return clamped
+    return F.relu_(x) if isinstance(act, nn.ReLU) else act(x)
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer norm over the channels of [N, C, H, W]; not the default, because it is slow in several CPU runtimes."""
 
@@ -102,7 +146,9 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, cin, H, W] -> [N, cout, H/stride, W/stride]."""
         x = self.norm(self.conv(x))
-        return x if self.act is None else self.act(x)
+        if self.act is None:
+            return x
+        return _activate_in_place(self.act, x) if self.training else self.act(x)
 
 
 def pooled(x: Tensor, *, training: bool) -> Tensor:

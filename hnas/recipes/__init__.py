@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from hnas.files import read_plain
 
 _LARGEST = 2**20  # bytes of a recipe
-_SECTIONS = ("space", "data", "train", "shrink", "pretrained")
+_SECTIONS = ("space", "data", "train", "shrink", "pretrained", "short")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Recipe:
     shrink: an evidence and its rules, or a published method; empty: the space does not shrink.
     pretrained: the network whose weights a run begins with, and keys that replace those of the other sections; empty:
         random weights (``hnas.recipes.start``).
+    short: keys that replace those of space and train if the epochs do not fit into the minutes that are given
+        (``hnas.recipes.length``); empty: none.
     """
 
     name: str
@@ -34,11 +36,12 @@ class Recipe:
     train: Mapping[str, Any] = field(default_factory=dict)
     shrink: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, Any] = field(default_factory=dict)
+    short: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object whose keys are the fields, without an empty ``pretrained``."""
+        """Return a JSON object whose keys are the fields, without an empty ``pretrained`` or ``short``."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return found if self.pretrained else {key: value for key, value in found.items() if key != "pretrained"}
+        return {key: value for key, value in found.items() if value or key not in ("pretrained", "short")}
 
 
 def names() -> tuple[str, ...]:
@@ -88,4 +91,16 @@ def _parse(name: str, text: str) -> Recipe:
     if unknown or not isinstance(record.get("space", {}).get("name"), str):
         wrong = f"unknown section [{unknown[0]}]" if unknown else "no name in [space]"
         raise ValueError(f"recipe {name}: {wrong}; sections are {', '.join(_SECTIONS)}")
+    check_tables(name, "short", record.get("short", {}), ("space", "train"))
     return Recipe(name, record["space"], *(record.get(key, {}) for key in _SECTIONS[1:]))
+
+
+def check_tables(name: str, section: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise ValueError unless the keys of ``section`` are among ``known`` and its values are tables.
+
+    name: of the recipe.
+    """
+    if unknown := [key for key in table if key not in known]:
+        raise ValueError(f"recipe {name}: [{section}] has no key {unknown[0]!r}; known: {', '.join(known)}")
+    if wrong := [key for key, value in table.items() if not isinstance(value, dict)]:
+        raise ValueError(f"recipe {name}: {section}.{wrong[0]} is no table of keys")

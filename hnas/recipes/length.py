@@ -82,13 +82,13 @@ class TrainingPlan:
         return {"minutes": round(self.minutes, 2), "memory_mb": self.memory_mb, "baselines": shares}
 
 
-def time_step(supernet: Supernet, task: Task, pick: Pick) -> float:
+def time_step(supernet: Supernet, task: Task, pick: Pick, clock: Callable[[], float] = time.monotonic) -> float:
     """Return the mean seconds of training steps, spread over the progress of a training.
 
     The weights of ``supernet`` change by a rate of 1e-9.
     """
     marks: list[float] = []
-    observer = Observer(lambda *_: marks.append(time.monotonic()))
+    observer = Observer(lambda *_: marks.append(clock()))
     train(supernet, task, pick, Schedule(((_TIMED, 1e-9),), decay=0.0), observer=observer)
     return (marks[-1] - marks[0]) / (len(marks) - 1)
 
@@ -98,22 +98,22 @@ def fit(recipe: Recipe, task: Task, minutes: float, seconds_of: Callable[[Recipe
 
     seconds_of: returns the seconds of a training step of a recipe.
 
-    1. The resolutions are those of the recipe, or else 0.75 or 0.5 of them: the first that leave half of the epochs of
-       the recipe.
-    2. The sandwich strategy trains one random subnet in a step instead of three, where all epochs of the recipe do not
-       fit.
-
+    1. All epochs of the recipe fit: the recipe as it is.
+    2. They do not, and the recipe has [short]: its keys replace those of [space] and [train]. For instance the space
+       has fewer sizes, so that each is trained more.
+    3. The resolutions are those of the recipe, or else 0.75 or 0.5 of them: the first that leave half of the epochs.
     """
-    wanted = float(recipe.train["epochs"]) + sum(length for length, _ in recipe.train.get("restarts", ()))
-    for factor in _FACTORS:  # case 1
-        chosen = _resized(recipe, factor)
-        seconds = seconds_of(chosen)
+    seconds = seconds_of(recipe)
+    if (epochs := _epochs(minutes, seconds, task)) >= _wanted(recipe):  # case 1
+        return recipe, round(min(epochs, _MOST_EPOCHS), 3), seconds
+    short = recipe.short  # case 2
+    space, keys = {**recipe.space, **short.get("space", {})}, {**recipe.train, **short.get("train", {})}
+    whole = replace(recipe, space=space, train=keys)
+    for factor in _FACTORS:  # case 3
+        chosen = _resized(whole, factor)
+        seconds = seconds if chosen == recipe else seconds_of(chosen)
         epochs = _epochs(minutes, seconds, task)
-        if epochs < wanted and recipe.train["strategy"] == "sandwich" and "options" not in recipe.train:  # case 2
-            chosen = replace(chosen, train={**recipe.train, "options": {"paths": 1}})
-            seconds = seconds_of(chosen)
-            epochs = _epochs(minutes, seconds, task)
-        if epochs >= _ENOUGH * wanted or "resolutions" not in recipe.space:
+        if epochs >= _ENOUGH * _wanted(whole) or "resolutions" not in recipe.space:
             break
     return chosen, round(min(epochs, _MOST_EPOCHS), 3), seconds
 
@@ -142,6 +142,10 @@ def plan_training(
         peak_memory(),
         baselines,
     )
+
+
+def _wanted(recipe: Recipe) -> float:
+    return float(recipe.train["epochs"]) + sum(float(length) for length, _ in recipe.train.get("restarts", ()))
 
 
 def peak_memory() -> int:

@@ -18,8 +18,10 @@ from hnas.tasks import Task
 from hnas.training.loop import Schedule
 
 
-def open_task_of(experiment: Experiment, data: Path | None) -> Task:
+def open_task_of(experiment: Experiment, data: Path | None, seed: int = 0) -> Task:
     """Return the task that [data] and [train] describe, over the images in ``data``.
+
+    seed: of the order of the images and of their augmentation (0).
 
     Raises:
         FileNotFoundError: ``data`` or a file in it is missing.
@@ -28,6 +30,7 @@ def open_task_of(experiment: Experiment, data: Path | None) -> Task:
     name, options = experiment.data.task, dict(experiment.data.options)
     loss = {key: getattr(experiment.train, key) for key in ("smoothing", "distil", "divergence")}
     options |= {key: value for key, value in loss.items() if value is not msgspec.UNSET}  # the task's default
+    options["seed"] = seed
     try:
         return tasks.load(name).open_task(data, batch_size=experiment.train.batch, **options)
     except TypeError as error:

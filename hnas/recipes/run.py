@@ -24,7 +24,7 @@ from hnas.recipes.progress import Progress, accuracy_of_ends, summarise
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs, shrink_space
-from hnas.recipes.start import begin, make_started, prepared_for
+from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for
 from hnas.sampling.derive import derive
 from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit
@@ -57,8 +57,10 @@ class RunOptions:
     pretrained: the weights to begin with, as ``hnas.training.pretrained.find_pretrained`` names them; None (default):
         those that the recipe names, if they are installed.
     scratch: begin with random weights (False).
-    minutes: choose resolution and epochs that fit into so many minutes on this machine; None (default): those of the
-        recipe, or ``epochs``.
+    minutes: choose space, resolution and epochs that fit into so many minutes on this machine; None (default): those of
+        the recipe, or ``epochs``.
+    clock: returns the seconds of which ``minutes`` speaks (``time.monotonic``); ``time.process_time`` for comparisons
+        on a busy machine.
     report: say the plan with two baselines before training, evaluate after each epoch, and write training.jsonl and
         training.csv (False). Only for images in memory.
     tensorboard: with ``report``: write event files for TensorBoard too (False).
@@ -72,6 +74,7 @@ class RunOptions:
     pretrained: str | None = None
     scratch: bool = False
     minutes: float | None = None
+    clock: Callable[[], float] = time.monotonic
     report: bool = False
     tensorboard: bool = False
 
@@ -107,7 +110,7 @@ def run_recipe(
     recipe, options = _with_length(recipe, options, known)
     if (ended := finished_record(out, _identity(recipe, options), resume=options.resume)) is not None:
         return ended
-    task = prepared_for(open_task_of(decode_recipe(recipe), data), found, options.seed)
+    task = prepared_for(open_task_of(decode_recipe(recipe), data, options.seed), found, options.seed)
     say = on_message or (lambda _: None)
     with locked(out) if distributed.rank() == 0 else nullcontext():
         for note in (*getattr(task, "notes", ()), *([line] if line else [])):
@@ -192,7 +195,7 @@ def _step_seconds(recipe: Recipe, task: Task, options: RunOptions, found: Pretra
     run = _make_run(recipe, task, options, Path(), found)
     pick, _ = run.make_pick()
     tuning = SHARE * time_tuning(task) if isinstance(task, Taught) else 0.0
-    seconds = tuning + time_step(run.supernet, task, pick)
+    seconds = tuning + time_step(run.supernet, task, pick, options.clock)
     return float(distributed.agreed(lambda: seconds))
 
 
@@ -253,6 +256,11 @@ class _Run:
             trace.unlink(missing_ok=True)
         return record
 
+    def _has_weights(self) -> bool:
+        """Return whether the supernet begins with pretrained weights, and its images are in memory."""
+        pretrained = self.identity["recipe"].get("pretrained", {})
+        return is_in_memory(self.task) and bool(pretrained) and "role" not in pretrained
+
     def _progress(self, study: Study, options: RunOptions, say: Callable[[str], None] | None) -> Progress:
         per_epoch = self.task.steps_per_epoch
         return Progress(study, self.schedule.steps, per_epoch, self.out, say, tensorboard=options.tensorboard)
@@ -263,6 +271,8 @@ class _Run:
         alone = self.identity["alone"] is not None
         pick, extra = self.make_pick()
         log: list[Edit] = []
+        if self._has_weights() and not checkpoints(self.out):
+            fit_classifier(study)
         if alone or shrink is None:
             study.train(pick, self.schedule, combine=train.combine, extra=extra, observer=observer)
         else:

@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from hnas.recipes import Recipe
+from hnas.recipes import Recipe, check_tables
 from hnas.space import Space
+from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
 from hnas.tasks.classification import Classification
@@ -21,7 +23,7 @@ from hnas.training.folder import make_supernet
 from hnas.training.pretrained import NoWeights, Pretrained, copy_weights, find_pretrained
 from hnas.training.teacher import taught
 
-_SECTIONS = ("space", "data", "train")
+_ITERATIONS, _DECAY, _CHUNK = 40, 5e-4, 64  # of L-BFGS; of its weights; images in a forward pass
 
 
 def begin(recipe: Recipe, name: str | None, *, scratch: bool) -> tuple[Recipe, Pretrained | None, str]:
@@ -57,7 +59,7 @@ def begin(recipe: Recipe, name: str | None, *, scratch: bool) -> tuple[Recipe, P
     kept = {"resolutions": recipe.space["resolutions"]} if "resolutions" in recipe.space else {}
     space = {"name": "inverted_residuals", "channels": 3, **found.arguments, **kept, **table.get("space", {})}
     data = {**own["data"], "channels": 3}
-    started = Recipe(recipe.name, space, data, own["train"], {}, found.to_json())
+    started = Recipe(recipe.name, space, data, own["train"], {}, found.to_json(), table.get("short", {}))
     return started, found, f"starting from {found.name}: {found.origin}, licence {found.licence}"  # case 1
 
 
@@ -91,13 +93,41 @@ def make_started(space: Space, seed: int, origin: str, found: Pretrained | None,
     return supernet
 
 
+def fit_classifier(study: Study) -> None:
+    """Fit the classifier to the features that the largest subnet has of the training images; no other weight changes.
+
+    This is multinomial logistic regression by L-BFGS. Training that begins with a random classifier would first damage
+    the pretrained features.
+    """
+    space, task = study.supernet.space, study.task
+    net = study.supernet.extract(space.largest, study.calibrate(space.largest))
+    classifier, net.classifier = net.get_submodule("classifier"), nn.Identity()
+    assert isinstance(classifier, nn.Linear)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    raw, labels = task.held("train")
+    with torch.no_grad():
+        shapes = space.example(space.largest)
+        features = torch.cat([net(*task.inputs(raw[i : i + _CHUNK], shapes)) for i in range(0, len(raw), _CHUNK)])
+    torch.nn.init.zeros_(classifier.weight)
+    optimiser = torch.optim.LBFGS(classifier.parameters(), max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        loss = task.loss(classifier(features), labels) + _DECAY * classifier.weight.square().sum()
+        torch.autograd.backward(loss)
+        return float(loss.detach())
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for name, value in classifier.named_parameters():
+            study.supernet.union.get_parameter(f"classifier.{name}").copy_(value)
+    study.supernet.changed()
+
+
 def _check(recipe: Recipe) -> None:
     table = recipe.pretrained
-    if unknown := [key for key in table if key not in ("name", *_SECTIONS)]:
-        raise ValueError(
-            f"recipe {recipe.name}: [pretrained] has no key {unknown[0]!r}; known: name, space, data, train"
-        )
     if table and "name" not in table:
         raise ValueError(f"recipe {recipe.name}: [pretrained] lacks 'name'")
-    if wrong := [key for key in _SECTIONS if not isinstance(table.get(key, {}), dict)]:
-        raise ValueError(f"recipe {recipe.name}: pretrained.{wrong[0]} is no table of keys")
+    tables = {key: value for key, value in table.items() if key != "name"}
+    check_tables(recipe.name, "pretrained", tables, ("space", "data", "train", "short"))
+    check_tables(recipe.name, "pretrained.short", table.get("short", {}), ("space", "train"))

@@ -49,6 +49,7 @@ class Classification:
     batch_size: int = 128
     flip: bool = True
     shift: int = 2
+    zoom: float = 1.0
     smoothing: float = 0.1
     distil: float = 0.5
     divergence: str = "kl"
@@ -120,6 +121,8 @@ class Classification:
         n, height, width, _ = images.shape
         if self.flip:
             images = np.where(rng.random((n, 1, 1, 1)) < 0.5, images[:, :, ::-1], images)
+        if self.zoom < 1:
+            images = _zoomed(images, rng.uniform(self.zoom, 1, (n, 2)), rng.random((n, 2)))
         if not self.shift:
             return images
         rows = _translated(height, rng.integers(-self.shift, self.shift + 1, n))
@@ -132,10 +135,38 @@ def _translated(length: int, by: Any) -> Any:
     return np.clip(np.arange(length)[None] + by[:, None], 0, length - 1)
 
 
+def _zoomed(images: Pixels, shares: Any, corners: Any) -> Pixels:
+    """Return parts of images, resized (bilinear) to the size of the images.
+
+    images: uint8 [N, H, W, C].
+    shares: [N, 2], height and width of the parts as shares of those of the images.
+    corners: [N, 2], where the parts are: 0 for the first rows or columns, 1 for the last ones.
+    """
+    n, height, width, _ = images.shape
+    some = np.arange(n)[:, None]
+    x = images.astype(np.float32)
+    for axis, length in ((0, height), (1, width)):
+        kept = shares[:, axis, None] * length
+        at = (length - kept) * corners[:, axis, None] + (np.arange(length) + 0.5) * kept / length - 0.5
+        at = at.clip(0, length - 1)
+        low = np.minimum(at.astype(np.int64), length - 2)
+        part = (at - low).astype(np.float32)
+        if axis == 0:
+            x = x[some, low] + (x[some, low + 1] - x[some, low]) * part[:, :, None, None]
+        else:
+            rows = np.arange(height)[None, :, None]
+            a, b = x[some[:, :, None], rows, low[:, None]], x[some[:, :, None], rows, low[:, None] + 1]
+            x = a + (b - a) * part[:, None, :, None]
+    return np.rint(x).astype(np.uint8)
+
+
 def _statistics(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    pixels = data.images.reshape(-1, data.images.shape[3]).astype(np.float64) / 255
-    mean, std = pixels.mean(0), pixels.std(0)
-    return tuple(round(float(m), 4) for m in mean), tuple(round(max(float(s), 1e-3), 4) for s in std)
+    # From the number of pixels of each value: floats of all pixels would take eight times the memory of the images.
+    values = np.arange(256) / 255
+    shares = [np.bincount(data.images[..., c].ravel(), minlength=256) for c in range(data.images.shape[3])]
+    means = [float(np.average(values, weights=share)) for share in shares]
+    stds = [float(np.average((values - m) ** 2, weights=own)) ** 0.5 for m, own in zip(means, shares, strict=True)]
+    return tuple(round(m, 4) for m in means), tuple(round(max(s, 1e-3), 4) for s in stds)
 
 
 def open_task(
@@ -145,6 +176,7 @@ def open_task(
     channels: Channels = 1,
     flip: bool = True,
     shift: Count = 2,
+    zoom: Share = 1.0,
     alpha: Share = 0.0,
     skip: bool = False,
     **options: Any,
@@ -167,7 +199,13 @@ def open_task(
     data, notes, skipped = read_splits(folder, (size, size), channels, skip=skip)
     mean, std = _statistics(data["train"])
     preprocessing = Preprocessing((size, size), (size, size), mean, std)
-    given: dict[str, Any] = {"flip": flip, "shift": shift, "name": folder.name if folder else "images", **options}
+    given: dict[str, Any] = {
+        "flip": flip,
+        "shift": shift,
+        "zoom": zoom,
+        "name": folder.name if folder else "images",
+        **options,
+    }
     given |= {"notes": notes, "left_out": skipped}
     return Classification(keep_for_alpha(data, alpha), preprocessing, **given)
 

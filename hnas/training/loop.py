@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from hnas import distributed
-from hnas.memory import reuse_memory
+from hnas.memory import return_memory, reuse_memory
 from hnas.space import Space
 from hnas.supernet import Supernet
 from hnas.tasks import Task
@@ -30,6 +30,9 @@ from hnas.training.step import TRAIN, SubnetPath, compute_gradients, step_archit
 
 # (space, random numbers of the step, share of the schedule that is done, in [0, 1)) -> the passes of one step
 Pick = Callable[[Space, Random, float], Sequence[SubnetPath]]
+
+
+_TRIM = 20  # steps after which free memory is returned
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,8 @@ class _Run:
             with _late_interrupt() as interrupted:
                 for step in range(start, steps):
                     self._guarded_step(pick, step)
+                    if (step + 1) % _TRIM == 0:
+                        return_memory()
                     if distributed.rank() == 0:
                         record.save(state, guard, step + 1, last=step + 1 == steps or bool(interrupted))
                     if interrupted:

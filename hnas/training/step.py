@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hnas import distributed
-from hnas.distillation import imitation
+from hnas.distillation import feature_distance, imitation
 from hnas.ops.skip import DropBlock, dropping
 from hnas.space import Arch
+from hnas.supernet import Supernet
 from hnas.tasks import Task
 from hnas.training.checkpoint import TrainingState
 from hnas.training.optimiser import Diverged, project_gradients
@@ -37,6 +38,8 @@ class SubnetPath:
     weight: factor of the loss of this path in the sum of the losses (1).
     imitates: a slot. The loss is the distance of the slot's output from the output of the path that teaches; the two
         paths differ in that slot alone. No gradient passes into the slot's input (``hnas.distillation.imitation``).
+    features: factor of the distance of the outputs of all stages from those of the path that teaches, added to the loss
+        (0; ``hnas.distillation.feature_distance``). It needs a network with the module list ``stages``.
     penalty: added to the loss; a cost of the architecture parameters, such as the expected latency.
     trains: False for a forward pass without gradients, whose outputs only teach (True).
     drop: the rate at which identity branches drop blocks of their input (``hnas.ops.skip``); None: no drop.
@@ -53,6 +56,7 @@ class SubnetPath:
     rivals: tuple[Arch, ...] = ()
     weight: float = 1.0
     imitates: str | None = None
+    features: float = 0.0
     penalty: Tensor | None = None
     trains: bool = True
     drop: DropBlock | None = None
@@ -70,7 +74,7 @@ def compute_gradients(
     Raises:
         Diverged: a loss, or a gradient of the architecture parameters, is not finite.
     """
-    watched = [path.imitates for path in paths if path.imitates is not None]
+    watched = _watched(state.supernet, paths)
     passes = _StepPasses(state, task, batch[0], batch[1].to(distributed.device()), precision, watched)
     if (teach := getattr(task, "teach", None)) is not None:  # a network outside the supernet
         passes.teacher, passes.outside = teach(batch[0]).to(distributed.device()), True
@@ -88,6 +92,16 @@ def compute_gradients(
         project_gradients(apart)
     state.check()
     return trained[0][0], [arch for _, arch in trained]
+
+
+def _watched(supernet: Supernet, paths: Sequence[SubnetPath]) -> list[str]:
+    """Return the slots and stages of the path that teaches, from whose outputs other paths learn."""
+    slots = [path.imitates for path in paths if path.imitates is not None]
+    return slots + (_stages(supernet.skeleton(paths[0].arch)) if any(path.features for path in paths) else [])
+
+
+def _stages(net: nn.Module) -> list[str]:
+    return [f"stages.{name}" for name, _ in net.get_submodule("stages").named_children()]
 
 
 def _take_gradients(weights: Iterable[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
@@ -131,10 +145,10 @@ class _StepPasses:
     """Run the passes of one step. They share the images, the teacher's outputs and the outputs of imitated slots.
 
     raw, labels: the images and labels of this rank.
-    watched: the slots whose outputs a path that teaches stores.
+    watched: the slots and stages whose outputs a path that teaches stores.
     teacher: the outputs of the path that teaches, or None before this path.
     outside: a network outside the supernet teaches; the outputs of no path replace its outputs.
-    shown: slot -> output of the slot in the path that teaches.
+    shown: slot or stage -> its output in the path that teaches.
     """
 
     state: TrainingState
@@ -177,10 +191,15 @@ class _StepPasses:
         slot = path.imitates
         if slot is not None and slot not in self.shown:
             raise ValueError(f"a path imitates {slot!r}, and none that teaches comes before it; put a teacher first")
-        watched = self.watched if path.teaches else [slot] if slot else []
-        with outputs_of(self._net(arch), watched, slot) as seen, self._computing(), dropping(path.drop):
+        net = self._net(arch)
+        stages = _stages(net) if path.features and self.shown else []
+        watched = self.watched if path.teaches else [slot] if slot else stages
+        with outputs_of(net, watched, slot) as seen, self._computing(), dropping(path.drop):
             outputs = self._run(arch, path).float()
             loss = self._loss(outputs) if slot is None else imitation(seen[slot], self.shown[slot])
+            if stages:
+                pairs = [(seen[stage], self.shown[stage]) for stage in stages]
+                loss = loss + path.features * feature_distance(pairs)
             loss = path.weight * loss + (0.0 if path.penalty is None else path.penalty)
         if path.teaches:
             self.shown.update({slot: output.detach() for slot, output in seen.items()})

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hnas.distillation import DIVERGENCES, _divergence, alpha_divergence, distil, kl_divergence
+from hnas.distillation import (
+    DIVERGENCES,
+    _divergence,
+    alpha_divergence,
+    distil,
+    feature_distance,
+    imitation,
+    kl_divergence,
+)
 from tests.hnas import tiny
 
 CLIP = 1e9  # no value reaches it
@@ -99,3 +107,16 @@ def test_a_task_takes_the_divergence_by_name():
     torch.testing.assert_close(losses["alpha"], alpha_divergence(outputs, teacher))
     with pytest.raises(ValueError, match="no divergence 'js'; known: kl, alpha"):
         tiny.task(divergence="js")
+
+
+def test_features_are_compared_at_the_smaller_size_where_their_channels_agree():
+    own, target = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 8, 8, requires_grad=True)
+    pooled = F.avg_pool2d(target, 2)
+    alone = feature_distance([(own, target), (torch.randn(2, 5, 4, 4), target)])
+    torch.testing.assert_close(alone, imitation(own, pooled))
+    torch.testing.assert_close(feature_distance([(target, own)]), imitation(pooled, own))
+    assert float(feature_distance([(target, target)]).detach()) == 0
+    assert float(feature_distance([(torch.randn(2, 5, 4, 4), target)])) == 0
+    (reached,) = torch.autograd.grad(alone, own, retain_graph=True)
+    assert float(reached.abs().sum()) > 0
+    assert torch.autograd.grad(alone, target, allow_unused=True) == (None,)

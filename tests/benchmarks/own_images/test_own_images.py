@@ -57,12 +57,12 @@ def test_results_are_continued(
     assert command.main(call) == 0
     (line,) = (out / "results.jsonl").read_text().splitlines()
     record = json.loads(line)
-    assert record["key"] == "easy/scratch/0.0001"
+    assert record["key"] == "easy/scratch/0.0001/0"
     assert set(record["accuracy"]) == {"largest", "smallest", "plain CNN"}
-    assert record["epochs"] == 1
+    assert record["epochs"] == 0.25  # one step of four
     monkeypatch.setattr(command, "measure", None)
     monkeypatch.setenv("COLUMNS", "160")
     assert command.main(call) == 0
-    assert "easy/scratch/0.0001" in capsys.readouterr().out
+    assert "easy/scratch/0.0001/0" in capsys.readouterr().out
     with pytest.raises(FileExistsError):
-        run_recipe(small, out / "easy", out / "easy-scratch-0.0001", RunOptions())
+        run_recipe(small, out / "easy", out / "easy-scratch-0.0001-0", RunOptions())

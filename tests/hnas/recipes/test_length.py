@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hnas.recipes import length
+from hnas.recipes import Recipe, length
 from hnas.recipes import load as load_recipe
 from hnas.recipes.baseline import majority, train_plain_cnn
 from hnas.recipes.length import TrainingPlan, fit
@@ -39,26 +39,55 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "resolutions", "paths", "epochs"),
+    ("minutes", "resolutions", "short", "epochs"),
     [
-        (60, [48, 64], None, 57.6),  # all epochs of the recipe
-        (25, [48, 64], 1, 48.0),  # more than half of them, with one random subnet a step
-        (7, [40, 48], 1, 23.9),
-        (1, [24, 32], 1, 7.68),  # nothing smaller is left
-        (1e4, [48, 64], None, 100.0),  # never more
+        (60, [48, 64], False, 57.6),  # case 1: all epochs of the recipe
+        (25, [48, 64], True, 48.0),  # case 2: in the smaller space
+        (7, [40, 48], True, 23.9),  # case 3
+        (1, [24, 32], True, 7.68),  # nothing smaller is left
+        (1e4, [48, 64], False, 100.0),  # never more
     ],
 )
-def test_resolution_and_epochs_fit(minutes: float, resolutions: list[int], paths: int | None, epochs: float) -> None:
+def test_space_resolution_and_epochs_fit(minutes: float, resolutions: list[int], short: bool, epochs: float) -> None:
+    smaller = {"space": {"types": ["mbconv"]}, "train": {"options": {"paths": 1}}}
+    space = {"name": "hybrid_vision", "resolutions": [48, 64]}
+    given = Recipe("x", space, {}, {"strategy": "sandwich", "epochs": 30}, short=smaller)
 
-    def seconds(each: object) -> float:
-        area = max(each.space["resolutions"]) ** 2 / 64**2  # type: ignore[attr-defined]
-        return area * (0.5 if "options" in each.train else 1.0)  # type: ignore[attr-defined]
+    def seconds(each: Recipe) -> float:
+        area = max(each.space["resolutions"]) ** 2 / 64**2
+        return float(area * (0.5 if "options" in each.train else 1.0))
 
-    chosen, found, step = fit(load_recipe("images"), SimpleNamespace(steps_per_epoch=50), minutes, seconds)  # type: ignore[arg-type]
+    chosen, found, step = fit(given, SimpleNamespace(steps_per_epoch=50), minutes, seconds)  # type: ignore[arg-type]
     assert chosen.space["resolutions"] == resolutions
-    assert chosen.train.get("options", {}).get("paths") == paths
+    assert chosen.space.get("types") == (["mbconv"] if short else None)
+    assert chosen.train.get("options") == ({"paths": 1} if short else None)
     assert found == pytest.approx(epochs, rel=0.02)
     assert step == seconds(chosen)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[short.data]\nsize = 3", r"recipe x: \[short\] has no key 'data'; known: space, train"),
+        ("[short]\nspace = 3", r"recipe x: short.space is no table of keys"),
+    ],
+)
+def test_a_section_for_short_trainings_that_makes_no_sense_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.toml").write_text(f'[space]\nname = "hybrid_vision"\n{text}\n')
+    with pytest.raises(ValueError, match=message):
+        load_recipe(str(tmp_path / "x.toml"))
+
+
+def test_the_space_that_was_chosen_is_kept(tmp_path: Path, source: Path) -> None:
+    """Six steps fit, the recipe has more: the run takes the smaller space, also where it is continued."""
+    out, options = tmp_path / "out", RunOptions(minutes=6 / 48)
+    given = replace(recipe(epochs=3), short={"space": {"types": ["mbconv"]}})
+    interrupt_after_one_step(source, out, options, given)
+    record = run_recipe(given, source, out, replace(options, resume=True))
+    assert record["recipe"]["space"]["types"] == ["mbconv"]
+    assert load_supernet(out)[0].space.arguments["types"] == ["mbconv"]
+    whole = run_recipe(given, source, tmp_path / "whole", RunOptions(minutes=12 / 48))
+    assert whole["recipe"]["space"] == recipe().space
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
@@ -103,9 +132,9 @@ def test_a_run_of_minutes_keeps_its_length_when_it_resumes(
         run_recipe(recipe(), source, out, RunOptions(minutes=1, resume=True))
 
 
-def interrupt_after_one_step(source: Path, out: Path, options: RunOptions) -> None:
+def interrupt_after_one_step(source: Path, out: Path, options: RunOptions, given: Recipe | None = None) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe(), source, out, options, on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        run_recipe(given or recipe(), source, out, options, on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
 
 
 def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path, source: Path) -> None:

@@ -15,8 +15,11 @@ from hnas.data.images import Preprocessing
 from hnas.deployment.source import open_source
 from hnas.recipes import Recipe
 from hnas.recipes import load as load_recipe
+from hnas.recipes.parts import make_space, open_task_of
 from hnas.recipes.run import RunOptions, run_recipe
-from hnas.recipes.start import begin
+from hnas.recipes.schema import decode_recipe
+from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for
+from hnas.study import Study
 from hnas.tasks.classification import Classification
 from hnas.training.folder import load_supernet
 from hnas.training.pretrained import NoWeights
@@ -57,6 +60,35 @@ def test_one_subnet_alone_starts_from_its_slices(tmp_path: Path, started: Recipe
     alone, _ = load_supernet(tmp_path / "out")
     names = dict(alone.union.named_parameters())
     assert names["stages.1.blocks.0.expand.conv.weight"].shape[0] == 32
+
+
+def test_the_classifier_is_fitted_before_training_and_once(tmp_path: Path, started: Recipe) -> None:
+    """Nothing else changes, it tells the classes apart, and a run that is continued does not fit it again."""
+    data = photos.write(tmp_path / "photos")
+    recipe, found, _ = begin(started, None, scratch=False)
+    task = prepared_for(open_task_of(decode_recipe(recipe), data), found, 0)
+    space = make_space(recipe, task)
+    study = Study(make_started(space, 0, "x", found, space), task)
+    before, guessed = study.snapshot(), study.accuracy(space.largest, "train")
+    fit_classifier(study)
+    after = study.snapshot()
+    assert {name for name in after if not after[name].equal(before[name])} == {"classifier.weight", "classifier.bias"}
+    assert study.accuracy(space.largest, "train") > guessed + 0.2
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_fits_the_classifier_once(
+    tmp_path: Path, started: Recipe, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    data, fitted = photos.write(tmp_path / "photos"), []
+    monkeypatch.setattr("hnas.recipes.run.fit_classifier", lambda study: fitted.append(study) or fit_classifier(study))
+    if interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(started, data, tmp_path / "out", on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    run_recipe(started, data, tmp_path / "out", RunOptions(resume=interrupted))
+    assert len(fitted) == 1
+    run_recipe(started, data, tmp_path / "scratch", RunOptions(scratch=True))
+    assert len(fitted) == 1
 
 
 def test_without_the_weights_training_is_from_scratch_and_says_how_to_get_them(
@@ -143,7 +175,8 @@ def test_a_teacher_of_another_size_is_one_line(started: Recipe) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"name": "tiny", "network": "x"}, r"\[pretrained\] has no key 'network'; known: name, space, data, train"),
+        ({"name": "tiny", "network": {}}, r"\[pretrained\] has no key 'network'; known: space, data, train, short"),
+        ({"name": "tiny", "short": {"data": {}}}, r"\[pretrained.short\] has no key 'data'; known: space, train"),
         ({"name": "tiny", "train": 3}, "pretrained.train is no table of keys"),
         ({"train": {}}, r"\[pretrained\] lacks 'name'"),
     ],

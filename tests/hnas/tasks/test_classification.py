@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hnas.data.images import ImageData
+from hnas.tasks.classification import _statistics, _zoomed
 from tests.hnas import tiny
 
 
@@ -30,3 +32,27 @@ def test_augmentation_flips_and_shifts_with_edges_repeated():
     }
     assert {image.tobytes() for image in moved} <= possible
     assert len({image.tobytes() for image in moved}) > 20
+
+
+def test_zoom_takes_parts_of_at_least_its_share():
+    ramp = np.broadcast_to(np.arange(0, 240, 10, dtype=np.uint8)[:, None], (24, 24))
+    pixels = np.stack([ramp, ramp.T], 2)[None].repeat(64, 0)
+    zoomed = tiny.task(flip=False, shift=0, zoom=0.5)._augment(pixels, np.random.default_rng(0))
+    assert zoomed.shape == pixels.shape
+    assert zoomed.dtype == np.uint8
+    spans = zoomed.astype(int).max((1, 2)) - zoomed.astype(int).min((1, 2))  # of rows and columns
+    assert spans.min() >= 0.5 * 230 - 10
+    assert spans.max() <= 230
+    assert len({tuple(span) for span in spans}) > 40
+    assert all((np.diff(image[:, 0, 0].astype(int)) >= 0).all() for image in zoomed)
+    assert np.array_equal(tiny.task(flip=False, shift=0)._augment(pixels, np.random.default_rng(0)), pixels)
+    whole = _zoomed(pixels, np.ones((64, 2)), np.zeros((64, 2)))
+    assert np.array_equal(whole, pixels)
+
+
+def test_mean_and_deviation_are_those_of_the_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
+    pixels = images.reshape(-1, 3) / 255
+    means, stds = _statistics(ImageData(images, np.zeros(5, np.int64), ("a",)))
+    assert means == tuple(np.round(pixels.mean(0), 4))
+    assert stds == tuple(np.round(pixels.std(0), 4))

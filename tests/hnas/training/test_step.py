@@ -108,6 +108,36 @@ def test_a_step_projects_the_sum_of_its_students():
     assert any(not torch.allclose(both[name], gradient) for name, gradient in found(*steps).items())
 
 
+# --- distillation of features -----------------------------------------------------------------------------------------
+
+
+def test_a_student_learns_from_the_stages_of_the_path_that_teaches():
+    """The part of the loss does not depend on the labels, reaches no teacher, and is 0 for the teacher's own arch."""
+    at = member("mbconv")  # of the widths of the largest
+
+    def found(*given: SubnetPath, shuffle: bool = False) -> dict[str, Tensor]:
+        supernet = filled(SPACE)
+        state = TrainingState(supernet, MaskedSGD(dict(supernet.union.named_parameters())), {})
+        task = tiny.task(distil=0.0, smoothing=0.0)
+        raw, labels = task.batch(0)
+        compute_gradients(state, task, (raw, labels.flip(0) if shuffle else labels), given, "sum", "fp32")
+        return {name: p.grad for name, p in supernet.union.named_parameters() if p.grad is not None}
+
+    def part(arch: Arch, *, shuffle: bool = False) -> dict[str, Tensor]:
+        first = SubnetPath(SPACE.largest, teaches=True)
+        more = found(first, SubnetPath(arch, features=2.0), shuffle=shuffle)
+        less = found(first, SubnetPath(arch), shuffle=shuffle)
+        return {name: more[name] - less[name] for name in more}
+
+    student = part(at)
+    touched = {name for name, gradient in student.items() if float(gradient.abs().max()) > 1e-5}
+    assert any(name.startswith("stages.0") for name in touched)
+    assert not any(name.startswith(("head", "classifier")) for name in touched)  # they come after the stages
+    for name, gradient in part(at, shuffle=True).items():
+        torch.testing.assert_close(gradient, student[name], rtol=1e-3, atol=1e-5)
+    assert all(float(gradient.abs().max()) < 1e-6 for gradient in part(SPACE.largest).values())
+
+
 # --- norms of branches ------------------------------------------------------------------------------------------------
 
 
