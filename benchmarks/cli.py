@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.check import CheckOptions
     from hnas.benchmarks.gate.contrast import Contrast
-    from hnas.benchmarks.gate.records import GateReport
+    from hnas.benchmarks.gate.records import GateReport, Ratio
     from hnas.benchmarks.gate.session import Progress
     from hnas.cli.arguments import Parser
 
@@ -100,6 +100,7 @@ def _add_measuring_options(command: Parser) -> None:
         "--seed", type=int, default=0, metavar="N", help="seed of inputs, order and bootstrap (default 0)"
     )
     command.add_argument("--json", action="store_true", help="print the whole record as JSON and nothing else")
+    command.add_argument("--report", type=Path, metavar="FILE.html", help="also write verdict and blocks as a page")
     command.add_config()
 
 
@@ -171,17 +172,20 @@ def _run_check(arguments: argparse.Namespace) -> int:
     from hnas.benchmarks.gate.check import check_claim
     from hnas.files import write_text
 
-    if arguments.junit:
-        records.require_writable(arguments.junit)  # fail before the measurement, not after it
+    for file in filter(None, (arguments.junit, arguments.report)):
+        records.require_writable(file)  # fail before the measurement, not after it
     with _progress() as show:
         report = check_claim(arguments.bundle, _options(arguments), show)
     if arguments.junit:
         name = report.evidence.claim.name
         write_text(arguments.junit, records.junit(name, report.verdict.parts, report.seconds))
+    if arguments.report:
+        speed = report.evidence.speed
+        _write_page(arguments.report, "hnas-bench check", _rows_of(report), speed, report.to_json())
     if arguments.json:
         write_line(records.to_text(report.to_json()))
     else:
-        _print_report(report)
+        _print_rows(_rows_of(report))
     return report.verdict.exit_code
 
 
@@ -190,12 +194,16 @@ def _run_compare(arguments: argparse.Namespace) -> int:
     from hnas.benchmarks.gate import records
     from hnas.benchmarks.gate.contrast import compare_artifacts
 
+    if arguments.report:
+        records.require_writable(arguments.report)
     with _progress() as show:
         found = compare_artifacts((arguments.a, arguments.b), arguments.input_shape, _options(arguments), show)
+    if arguments.report:
+        _write_page(arguments.report, "hnas-bench compare", _rows_compared(found), found.ratio, found.to_json())
     if arguments.json:
         write_line(records.to_text(found.to_json()))
     else:
-        _print_contrast(found)
+        _print_rows(_rows_compared(found))
     return 0
 
 
@@ -224,8 +232,19 @@ def write_line(text: str) -> None:
     print(visible(text))  # noqa: T201 - the output
 
 
-def _print_report(report: GateReport) -> None:
-    """Print a check: the claim, the measurements, and the verdict last."""
+def _write_page(
+    file: Path, title: str, rows: Sequence[tuple[str, str]], ratio: Ratio | None, record: Mapping[str, object]
+) -> None:
+    """Write the report of a check or of a comparison."""
+    from hnas.benchmarks.gate.records import to_text
+    from hnas.files import write_text
+    from hnas.pages.bench import bench_page
+
+    write_text(file, bench_page(title, rows, () if ratio is None else ratio.rounds, to_text(record)))
+
+
+def _rows_of(report: GateReport) -> list[tuple[str, str]]:
+    """Return a check as rows: the claim, the measurements, and the verdict last."""
     claim, verdict, evidence = report.evidence.claim, report.verdict, report.evidence
     rows = [("bundle", f"{claim.name}: {claim.target}, {claim.backend}, {claim.precision}")]
     if claim.speedup is not None and claim.speedup_value is not None:
@@ -243,16 +262,16 @@ def _print_report(report: GateReport) -> None:
     if report.load:
         rows.append(("load", report.load.line()))
     rows += [(part.name, f"{part.outcome}: {part.line}") for part in verdict.parts]
-    _print_rows([*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")])
+    return [*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")]
 
 
-def _print_contrast(found: Contrast) -> None:
-    """Print a comparison."""
+def _rows_compared(found: Contrast) -> list[tuple[str, str]]:
+    """Return a comparison as rows."""
     sides = [
         (name, f"{side.path}: {side.backend}, {side.precision}, threads {side.threads}, median {side.median_ms:.3f} ms")
         for name, side in (("a", found.a), ("b", found.b))
     ]
-    _print_rows([*sides, ("verdict", found.line()), ("outputs of b", found.difference.line())])
+    return [*sides, ("verdict", found.line()), ("outputs of b", found.difference.line())]
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

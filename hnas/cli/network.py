@@ -9,6 +9,7 @@ from typing import Any
 
 from hnas import report
 from hnas.cli.arguments import WIDE, Parser, add_flags
+from hnas.cli.pages import add_picture, check_picture, write_pages
 from hnas.cli.zoo import add_signature
 from hnas.deployment import deploy_network
 
@@ -20,6 +21,7 @@ def make_export_parser() -> Parser:
     )
     parser.add_argument("network", nargs="?", metavar="NETWORK", help="FILE.onnx, or as --model")
     add_flags(parser, deploy_network, optional=("model",))
+    add_picture(parser)
     parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     parser.add_config()
@@ -31,17 +33,20 @@ def run_export(arguments: Sequence[str]) -> int:
     parser = make_export_parser()
     options = vars(parser.parse_args(arguments))
     as_json, network, wide = options.pop("json"), options.pop("network"), options.pop("wide")
+    picture = check_picture(options.pop("png"))
     if (network is None) == (options["model"] is None):
         parser.error("give one network: FILE.onnx or PACKAGE.MODULE:CALLABLE")
     if network is not None:
         options["model"] = network
     _add_current_folder()
     with report.show_stages(quiet=as_json) as on:
-        found = deploy_network(**options, on=on).to_json()
+        found = deploy_network(**options, on=on)
+        said = write_pages(found, picture)
     if as_json:
-        report.print_json(found)
+        report.print_json(found.to_json())
     else:
-        report.print_deployment(found, wide=wide)
+        report.print_deployment(found.to_json(), wide=wide)
+        report.print_lines(said)
     return 0
 
 

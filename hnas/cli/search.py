@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from hnas.cli.arguments import WIDE, Parser, add_flags
+from hnas.cli.pages import add_picture, check_picture, write_pages
 from hnas.deployment import deploy
 
 _EXAMPLES = """examples:
@@ -26,6 +27,7 @@ def make_deploy_parser(commands: Mapping[str, str]) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_flags(parser, deploy)
+    add_picture(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
     parser.add_argument("--wide", action="store_true", help=WIDE)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
@@ -39,14 +41,17 @@ def run_deploy(parsed: argparse.Namespace) -> int:
 
     options = vars(parsed)
     as_json, dry, wide = options.pop("json"), options.pop("dry_run"), options.pop("wide")
+    picture = check_picture(options.pop("png"))
     if dry:
         return _print_plan(options, as_json=as_json)
     with report.show_stages(quiet=as_json) as on:
         found = deploy(**options, on=on)
+        said = write_pages(found, picture)
     if as_json:
         report.print_json(found.to_json())
     else:
         report.print_deployment(found.to_json(), wide=wide)
+        report.print_lines(said)
     return 0
 
 

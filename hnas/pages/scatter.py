@@ -24,6 +24,7 @@ class Mark:
     ``key``: identifies the point on the page. ``said``: what a screen reader and a pointer get.
     ``kind``: 0 to 3; the kinds differ in colour and in shape.
     ``name``: text beside the point, if any. ``kept``: the point is drawn larger.
+    ``group``: what a filter of the page hides together.
     """
 
     x: tuple[float, float, float]
@@ -33,6 +34,7 @@ class Mark:
     kind: int = 0
     name: str = ""
     kept: bool = False
+    group: str = ""
 
 
 class _Axis:
@@ -113,9 +115,10 @@ def _draw(mark: Mark, x: _Axis, y: _Axis) -> str:
         lines += f'<line x1="{a:.1f}" x2="{a:.1f}" y1="{y.at(mark.y[1]):.1f}" y2="{y.at(mark.y[2]):.1f}"/>'
     right = a < _WIDTH * 0.7
     name = f'<text x="{a + (12 if right else -12):.1f}" y="{b - 8:.1f}"{"" if right else _END}>{text(mark.name)}</text>'
+    attributes = f'data-key="{text(mark.key)}" data-group="{text(mark.group)}" aria-label="{text(mark.said)}"'
     return (
-        f'<g class="mark {COLOURS[mark.kind]}" tabindex="0" role="button" data-key="{text(mark.key)}"'
-        f' aria-label="{text(mark.said)}"><title>{text(mark.said)}</title>{lines}'
+        f'<g class="mark {COLOURS[mark.kind]}" tabindex="0" role="button" {attributes}>'
+        f"<title>{text(mark.said)}</title>{lines}"
         f'<circle class="hit" cx="{a:.1f}" cy="{b:.1f}" r="14"/>{_shape(mark, a, b)}{name if mark.name else ""}</g>'
     )
 

@@ -1,7 +1,7 @@
 """The frame of every page: style, title, and a policy that lets a browser load nothing: ``page("title", "<p>...")``.
 
-The charts are SVG that is written here. altair with its vega scripts adds 1 MB to each page and 40 MB to the
-environment, plotly 4 MB to each page, for two kinds of charts of a hundred points.
+The charts are SVG that is written here: two kinds of charts of a hundred points. altair with vl-convert is 34 MB of
+packages, and the script of plotly alone is larger than a page may be.
 """
 
 from __future__ import annotations
@@ -27,19 +27,46 @@ tr:target, tr.chosen { background: var(--tint); }
 code, pre { font: .85em/1.45 ui-monospace, monospace; background: var(--tint); border-radius: 4px; }
 code { padding: .1em .3em; overflow-wrap: anywhere; } pre { padding: .7rem; overflow-x: auto; }
 .soft { color: var(--soft); font-size: .9rem; }
-svg { max-width: 100%; height: auto; } svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+figure { margin: 0; } svg { max-width: 100%; height: auto; }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .path { fill: none; stroke: var(--soft); stroke-width: 1.5; }
 svg .mark { fill: currentColor; stroke: currentColor; cursor: pointer; }
 svg .mark .hit { fill: transparent; stroke: none; }
 svg .mark line { stroke-width: 1.5; opacity: .55; } svg .mark text { fill: currentColor; stroke: none; }
 svg .mark:focus-visible .shape, svg .mark:hover .shape, svg .mark.chosen .shape { stroke-width: 5; }
-svg .bar { fill: var(--one); }
+svg .bar { fill: var(--one); } svg .bar.two { fill: var(--two); opacity: .6; }
+.flow { display: flex; flex-wrap: wrap; gap: .4rem; align-items: stretch; }
+.flow > div { border: 1px solid var(--line); border-radius: 4px; padding: .3rem .6rem; font-size: .85rem; }
+.flow > div:not(:first-child)::before { content: "\\2192  "; color: var(--soft); }
+details { border-bottom: 1px solid var(--line); padding: .3rem 0; } summary { cursor: pointer; }
 .one { color: var(--one); } .two { color: var(--two); } .three { color: var(--three); } .four { color: var(--four); }
 .hidden { display: none; }
 fieldset { border: 1px solid var(--line); border-radius: 4px; margin: .5rem 0; } label { margin-right: 1rem; }
 button { font: inherit; color: inherit; background: var(--tint); border: 1px solid var(--line); border-radius: 4px; }
 @media print { body { max-width: none; } fieldset, button { display: none; } .wide { overflow: visible; }
   pre { white-space: pre-wrap; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+"""
+
+# Points open what they stand for, boxes hide groups of points, and paper shows everything.
+SCRIPT = """
+const all = (s) => document.querySelectorAll(s);
+function choose(key) {
+  all('.chosen').forEach((e) => e.classList.remove('chosen'));
+  all('[data-key]').forEach((e) => { if (e.dataset.key === key) e.classList.add('chosen'); });
+  const found = document.getElementById(key);
+  if (found) { found.open = true; found.scrollIntoView({block: 'nearest'}); found.querySelector('summary').focus(); }
+}
+all('.mark').forEach((mark) => {
+  mark.addEventListener('click', () => choose(mark.dataset.key));
+  mark.addEventListener('keydown', (event) => {
+    if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); choose(mark.dataset.key); }
+  });
+});
+all('input[data-filter]').forEach((box) => box.addEventListener('change', () => {
+  all('[data-group]').forEach((e) => { if (e.dataset.group === box.dataset.filter)
+    e.classList.toggle('hidden', !box.checked); });
+}));
+addEventListener('beforeprint', () => all('details').forEach((e) => { e.open = true; }));
 """
 
 

@@ -23,6 +23,7 @@ OWN = {
     "json",
     "wide",
     "dry_run",
+    "png",
 }  # flags that are the command's alone
 
 

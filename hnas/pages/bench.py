@@ -1,0 +1,61 @@
+"""The report of ``hnas-bench check`` and ``compare``: the verdict, every block that was measured, and the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hnas.pages.bars import histogram
+from hnas.pages.scatter import COLOURS, Mark, scatter
+from hnas.pages.shell import SCRIPT, page, table, text
+
+_MOST_MARKS = 600
+_Round = Sequence[tuple[float, float]]
+
+
+def bench_page(title: str, rows: Sequence[tuple[str, str]], rounds: Sequence[_Round], record: str) -> str:
+    """Return the page.
+
+    rows: (name, line) of the claim, the measurements and the verdict, as the command prints them.
+    rounds: for each process, (seconds of the first, seconds of the second) of each block; empty: nothing was measured.
+    record: the record of the command, as JSON.
+    """
+    parts = [table(("what", "result"), [(text(name), text(line)) for name, line in rows])]
+    pairs = [pair for each in rounds for pair in each]
+    if pairs:
+        parts += ["<h2>Every block</h2>", _blocks(rounds)]
+        times = {side: [1000 * pair[at] for pair in pairs] for at, side in enumerate(("first", "second"))}
+        named = '<span class="one">the first</span> and <span class="two">the second</span>'
+        parts += ["<h2>Times</h2>", f"<p>Medians of blocks of {named}.</p>", histogram(times, "ms", "times of both")]
+    parts += [f"<h2>Record</h2><details><summary>as JSON</summary><pre>{text(record)}</pre></details>"]
+    return page(title, "\n".join(parts), SCRIPT)
+
+
+def _blocks(rounds: Sequence[_Round]) -> str:
+    """Return how many times faster the second was in each block, by process. Of many blocks, some are shown."""
+    numbered = [
+        (process, at, first / second) for process, each in enumerate(rounds) for at, (first, second) in enumerate(each)
+    ]
+    step = -(-len(numbered) // _MOST_MARKS)
+    marks = [
+        Mark(
+            (at + 1, at + 1, at + 1),
+            (ratio, ratio, ratio),
+            f"block-{process}-{at}",
+            f"process {process + 1}, block {at + 1}: {ratio:.3f}x",
+            kind=process % len(COLOURS),
+            group=f"process {process + 1}",
+        )
+        for process, at, ratio in numbered[::step]
+    ]
+    boxes = "".join(
+        f'<label class="{COLOURS[process % len(COLOURS)]}"><input type="checkbox" checked '
+        f'data-filter="process {process + 1}"> process {process + 1}</label>'
+        for process in range(len(rounds))
+    )
+    axes = ("block", "times that the second is faster")
+    told = "Processes are fresh. A difference between them is not seen within one." + (
+        f" Every {step}th block is shown." if step > 1 else ""
+    )
+    shown = f"<fieldset><legend>Show</legend>{boxes}</fieldset>"
+    chart = scatter(marks, axes, title="blocks")
+    return f'{shown}<figure>{chart}<figcaption class="soft">{told}</figcaption></figure>'

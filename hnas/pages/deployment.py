@@ -1,0 +1,227 @@
+"""The report of a deployment: one page with its front, artifacts, layers, noise and provenance.
+
+``deployment_page(table, facts)``. Everything is in the page as text; the script filters, and opens what is clicked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hnas.pages.bars import bars, histogram
+from hnas.pages.scatter import COLOURS, Mark, scatter
+from hnas.pages.shell import SCRIPT, page, table, text
+
+_FRONT, _ARTIFACT, _BASELINE = "front of the search", "artifact", "baseline"
+_MOST_LAYERS = 60
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """What a report says besides the table of a deployment.
+
+    command: the command that makes the bundle again.
+    provenance: (name, value) of versions, machine, seeds, digests.
+    n: number of test images, for the intervals of accuracies; 0: no labelled images.
+    times: name -> measured times in ms, of the baseline and of the artifact that was kept; empty: nothing was measured.
+    layers: (name, microseconds, kind and precision) of the artifact that was kept, in their order.
+    findings: sentences on the layers, or why there are none.
+    """
+
+    command: str
+    provenance: Sequence[tuple[str, str]]
+    n: int = 0
+    times: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    layers: Sequence[tuple[str, float, str]] = ()
+    findings: Sequence[str] = ()
+
+
+def deployment_page(found: Mapping[str, Any], facts: ReportFacts) -> str:
+    """Return the page.
+
+    found: the table of a deployment, as its ``to_json`` returns it.
+    """
+    judged = any(row["accuracy"] is not None for row in found["rows"])
+    marks = [*_front_marks(found), *(_mark(i, row, judged, facts.n) for i, row in enumerate(found["rows"]))]
+    parts = [
+        f'<p class="soft">{text(found["footnote"])}</p>',
+        _chart(marks, found, judged=judged),
+        "<h2>Networks</h2>",
+        *_details(found, facts.command),
+        "<h2>Predicted and measured</h2>",
+        _predictions(found["rows"]),
+        "<h2>Verification: the worst slice of the outputs</h2>",
+        _verification(found),
+        *_layers(facts),
+        *_noise(facts, found["notes"]),
+        "<h2>Provenance</h2>",
+        table(("what", "value"), [(text(name), text(value)) for name, value in facts.provenance]),
+    ]
+    return page(f"{found['name']} on {found['target']}", "\n".join(parts), SCRIPT)
+
+
+def _chart(marks: Sequence[Mark], found: Mapping[str, Any], *, judged: bool) -> str:
+    """Return the chart with its filters: by kind of point and by precision."""
+    front = sorted((m.x[0], m.y[0]) for m in marks if m.group == _FRONT)
+    height = "top-1, %" if judged else "signal-to-noise ratio of the worst slice, dB"
+    measured = any(row.get("latency_ms") for row in found["rows"])
+    across = "measured latency, ms" if measured else "predicted latency, ms"
+    chart = scatter(marks, (across, height), joined=front, title=f"Networks for {found['target']}")
+    kinds = {mark.group: COLOURS[mark.kind] for mark in marks}
+    boxes = "".join(
+        f'<label class="{colour}"><input type="checkbox" checked data-filter="{text(group)}"> {text(group)}</label>'
+        for group, colour in kinds.items()
+    )
+    told = "Bars are 95 % intervals, or the band of a prediction. Click a point, or reach it with Tab and press Enter."
+    if front:
+        searched = found.get("searched", "")
+        told += f" The line is the front of the search, in {searched}, judged on search images without intervals."
+    shown = f"<fieldset><legend>Show</legend>{boxes}</fieldset>"
+    return f'{shown}<figure>{chart}<figcaption class="soft">{text(told)}</figcaption></figure>'
+
+
+def _front_marks(found: Mapping[str, Any]) -> list[Mark]:
+    marks = []
+    for index, each in enumerate(found.get("front", ())):
+        metrics = each["metrics"]
+        if "accuracy" not in metrics or "latency_ms" not in metrics:
+            continue
+        x, y = float(metrics["latency_ms"]), 100 * float(metrics["accuracy"])
+        said = f"subnet of the front, {x:.3g} ms, {y:.2f} % of the search images"
+        marks.append(Mark((x, x, x), (y, y, y), f"front-{index}", said, kind=0, group=_FRONT))
+    return marks
+
+
+def _mark(index: int, row: Mapping[str, Any], judged: bool, n: int) -> Mark:
+    """Return the point of one row of the table, with the intervals of its latency and its accuracy."""
+    latency = row.get("latency_ms") or row["predicted_ms"]
+    baseline, kept = row["verdict"].startswith("baseline"), row["verdict"].startswith("kept")
+    value = 100 * row["accuracy"] if judged and row["accuracy"] is not None else row["sqnr_db"]
+    spread = (value, value)
+    if judged and row["accuracy"] is not None and n:
+        spread = tuple(100 * each for each in _wilson(row["accuracy"], n))  # type: ignore[assignment]
+    said = f"{row['subnet']}, {row['precision']}, {latency['value']:.3g} ms, {value:.4g}, {row['verdict']}"
+    return Mark(
+        (latency["value"], latency["low"], latency["high"]),
+        (value, *spread),
+        f"row-{index}",
+        said,
+        kind=2 if baseline else 1,
+        name=f"{row['precision']}{', kept' if kept else ''}{', baseline' if baseline else ''}",
+        kept=kept,
+        group=_BASELINE if baseline else f"{_ARTIFACT}, {row['precision']}",
+    )
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    z = 1.959964
+    middle, spread = share + z * z / (2 * n), z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
+
+
+def _details(found: Mapping[str, Any], command: str) -> list[str]:
+    """Return a section that opens for each point: its figures, its architecture, the command that deploys it."""
+    said = []
+    for index, row in enumerate(found["rows"]):
+        arch = found.get("arch") if not row["verdict"].startswith("baseline") else None
+        deploys = f"{command} --precision {row['precision']}" if " --precision" not in command else command
+        how = command if row["verdict"].startswith("kept") else deploys
+        figures = f"{row['size_bytes'] / 1e6:.3f} MB; {row['grade']}; {row['verdict']}"
+        body = f"<p>{text(figures)}</p>{_flow(arch)}<pre><code>{text(how)}</code></pre>"
+        said.append(_opening(f"row-{index}", f"{row['subnet']}, {row['precision']}", body))
+    for index, each in enumerate(found.get("front", ())):
+        metrics = each["metrics"]
+        if "latency_ms" not in metrics:
+            continue
+        limit = f"{command} --max-latency {metrics['latency_ms'] * 1.01:.4g}ms"
+        told = "<p>This search has its latency as the limit. It measures again, so it may find another subnet:</p>"
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        body = f"<p>{text(listed)}</p>{_flow(each['arch'])}{told}<pre><code>{text(limit)}</code></pre>"
+        said.append(_opening(f"front-{index}", f"front of the search, {metrics['latency_ms']:.3g} ms", body))
+    return said
+
+
+def _opening(key: str, title: str, body: str) -> str:
+    return f'<details id="{key}" data-key="{key}"><summary>{text(title)}</summary>{body}</details>'
+
+
+def _flow(arch: Mapping[str, Any] | None) -> str:
+    """Return an architecture as boxes in the order of the network: the choices of each stage in one box."""
+    if not arch:
+        return ""
+    stages: dict[str, list[str]] = defaultdict(list)
+    for name, option in arch.items():
+        words = name.split(".")
+        cut = 2 if len(words) > 2 and words[1].isdecimal() else 1
+        stages[".".join(words[:cut])].append(f"{'.'.join(words[cut:]) or name}: {option}")
+    boxes = "".join(
+        f"<div><b>{text(stage)}</b><br>{'<br>'.join(text(each) for each in choices)}</div>"
+        for stage, choices in stages.items()
+    )
+    return f'<div class="flow" role="img" aria-label="architecture">{boxes}</div>'
+
+
+def _predictions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return predicted and measured latencies side by side."""
+    said = []
+    for row in rows:
+        predicted, measured = row["predicted_ms"], row.get("latency_ms")
+        inside = measured and predicted["low"] <= measured["value"] <= predicted["high"]
+        said.append(
+            (
+                text(f"{row['subnet']}, {row['precision']}"),
+                text(_interval(predicted)),
+                text(_interval(measured) if measured else "not measured"),
+                "" if not measured else "in the band" if inside else "outside of the band",
+                text(predicted.get("basis", "")),
+            )
+        )
+    return table(("network", "predicted (band)", "measured (95 %)", "", "the prediction rests on"), said, (1, 2))
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return f"{value['value']:.3g} ms ({value['low']:.3g} to {value['high']:.3g})"
+
+
+def _verification(found: Mapping[str, Any]) -> str:
+    """Return how close each artifact is to its network, and the precisions that were refused."""
+    said = [
+        (
+            text(f"{row['subnet']}, {row['precision']}"),
+            text(row["worst"] or "no slice carries information"),
+            f"{row['sqnr_db']:.1f} dB",
+            "" if row["agreement"] is None else f"{row['agreement']:.2%}",
+            text(row["grade"]),
+        )
+        for row in found["rows"]
+    ]
+    said += [(text(each["precision"]), "refused", "", "", text(each["reason"])) for each in found["refused"]]
+    return table(("network", "worst slice", "its SQNR", "agreement", "grade"), said, (2, 3))
+
+
+def _layers(facts: ReportFacts) -> list[str]:
+    """Return the time of each layer, the slowest 60 of them."""
+    listed = "".join(f"<li>{text(each)}</li>" for each in facts.findings)
+    parts = ["<h2>Layers as the runtime executes them</h2>", f"<ul>{listed}</ul>" if listed else ""]
+    if facts.layers:
+        least = sorted((us for _, us, _ in facts.layers), reverse=True)[:_MOST_LAYERS][-1]
+        rows = [(name, us, f"{us:.3g} us {kind}") for name, us, kind in facts.layers if us >= least]
+        parts.append(bars(rows[:_MOST_LAYERS], "time of each layer"))
+        parts.append('<p class="soft">A profiler adds time itself: these compare layers and are no latency.</p>')
+    return parts
+
+
+def _noise(facts: ReportFacts, notes: Sequence[str]) -> list[str]:
+    """Return the measured times as histograms, and every doubt about them."""
+    listed = "".join(f"<li>{text(note)}</li>" for note in notes)
+    parts = ["<h2>Noise</h2>", f"<ul>{listed}</ul>"]
+    if facts.times:
+        names = " and ".join(
+            f'<span class="{"two" if index else "one"}">{text(name)} ({len(each)} calls)</span>'
+            for index, (name, each) in enumerate(facts.times.items())
+        )
+        parts += [f"<p>{names}</p>", histogram(facts.times, "ms", "measured times")]
+    return parts

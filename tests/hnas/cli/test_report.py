@@ -1,0 +1,60 @@
+"""Every deployment and every check writes its page, and a picture where one is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hnas.benchmarks.cli import main as bench_main
+
+Call = Callable[..., tuple[int, str, str]]
+NETWORK = "import torch\ndef build():\n    torch.manual_seed(0)\n    return torch.nn.Linear(4, 3)\n"
+
+
+@pytest.mark.slow
+def test_an_export_writes_its_report_and_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("reported_network.py").write_text(NETWORK)
+    flags = ("--input", "1x4", "--target", "onnxruntime-cpu", "--out", "run", "--precision", "fp32")
+    code, said, failed = call("export", "reported_network:build", *flags, "--png", "front.png")
+    assert code == 0, failed
+    assert "report: run/report.html\npicture: front.png\n" in said
+    assert Path("front.png").read_bytes().startswith(b"\x89PNG")
+    text = Path("run/report.html").read_text()
+    manifest = json.loads(Path("run/bundle/manifest.json").read_text())
+    assert manifest["digest"] in text
+    assert f"{manifest['latency']['value']:.3g} ms" in text
+    assert "Gemm" in text, "no layer was timed"
+    assert "calls)" in text, "no times"
+
+
+@pytest.mark.parametrize(("file", "reason"), [("x.jpg", "ends with .png"), ("nowhere/x.png", "no folder nowhere")])
+def test_a_picture_that_cannot_be_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call, file: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (("--target", "onnxruntime-cpu"), ("export", "a:b", "--target", "onnxruntime-cpu")):
+        code, said, failed = call(*words, "--png", file)
+        assert (code, said, failed.count("\n")) == (2, "", 1)
+        assert reason in failed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_check_and_compare_write_their_reports(bundle: Path, tmp_path: Path, call: Call) -> None:
+    quick = ("--processes", "1", "--max-time", "5s")
+    for words in (("check", str(bundle), "--here"), ("compare", str(bundle), str(bundle))):
+        page = tmp_path / f"{words[0]}.html"
+        code, said, failed = call(*words, *quick, "--report", str(page), main=bench_main)
+        assert code in (0, 1, 4), failed
+        verdict = said.strip().splitlines()[-1].split("  ")[-1].strip()
+        assert verdict.split(" (")[0] in page.read_text()
+    code, _, failed = call("compare", str(bundle), str(bundle), "--report", "/proc/x.html", main=bench_main)
+    assert (code, failed.count("\n")) == (2, 1)
