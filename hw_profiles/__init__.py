@@ -114,12 +114,22 @@ def load(name: str, power: str | None = None) -> Device:
     power: name of a power mode of the device; None: the default mode of the profile.
 
     Raises:
-        ValueError: the name or the power mode is unknown.
+        ValueError: the name or the power mode is unknown; "cuda", the GPU of this machine, and there is none.
     """
-    device = next((found for found in map(_read, names()) if name == found.name or name in found.aliases), None)
+    device = (
+        _at_hand()
+        if name == "cuda"
+        else next((found for found in map(_read, names()) if name == found.name or name in found.aliases), None)
+    )
     if device is None:
         raise ValueError(f"no device {name!r}{_suggestion(name)}; known: {', '.join(names())}")
     return device if power is None else _in_power_mode(device, power)
+
+
+def _at_hand() -> Device:
+    from hnas.hw_profiles.at_hand import gpu_at_hand  # the module imports this one
+
+    return gpu_at_hand()
 
 
 def _in_power_mode(device: Device, power: str) -> Device:
@@ -146,7 +156,6 @@ def _in_power_mode(device: Device, power: str) -> Device:
 _GROUPS = {
     "cpu": ("cpu",),
     "gpu": ("gpu",),
-    "cuda": ("gpu",),
     "nvidia": ("gpu",),
     "phone": ("phone",),
     "android": ("phone",),

@@ -57,7 +57,8 @@ class Backend(Protocol):
 
         ``program``: an ONNX file only if ``no_onnx`` is empty.
         ``precision``: one of ``precisions``.
-        ``calibration``: samples in the shapes and types of the program's inputs; at least one for int8, else empty.
+        ``calibration``: samples in the shapes and types of the program's inputs; at least one for
+            int8, some or none for fp16, else empty.
         """
 
     def load(self, artifact: "Artifact") -> "Runner":

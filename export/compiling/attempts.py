@@ -190,7 +190,7 @@ class Attempts:
                 precision=job.precision,
                 device=job.device,
                 threads=job.threads,
-                calibration=self._evidence.calibration if job.precision == "int8" else None,
+                calibration=self._evidence.fitting(job.precision),
                 called=self._source.name,
             )
 

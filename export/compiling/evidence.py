@@ -120,6 +120,10 @@ class EvidenceSet:
             raise Unfaithful(f"{found} example inputs; calibrate on inputs like the examples")
         return (f"{found} example inputs, which seem to be noise; pass real ones",)
 
+    def fitting(self, precision: str) -> Samples | None:
+        """Return the samples that ``precision`` is fitted to: int8 its ranges, fp16 what must stay in fp32."""
+        return {"int8": self.calibration, "fp16": self.calibration or self.samples}.get(precision)
+
     def unseen(self, fitted: Samples) -> list[int]:
         """Return the indices of the samples that are not among ``fitted``."""
         known = {_digest(sample) for sample in fitted}

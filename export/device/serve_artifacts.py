@@ -14,6 +14,7 @@ import numpy as np
 
 from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact
+from hnas.export.device.ends import time_ends
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.frames import PROTOCOL, Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.machine import Machine
@@ -74,6 +75,11 @@ class Served:
             return {}, (np.array(self._runner.times(self._bound, header["runs"])),)
         times = time_calls(self._call, header["runs"], lead=header["lead"], seconds=header["seconds"])
         return {}, (np.array(times),)
+
+    def do_ends(self, header: Header, arrays: Arrays) -> Frame:
+        """Return the seconds of the parts of calls from end to end, [runs, 3]."""
+        times = time_ends(self._runner, arrays, runs=header["runs"], pixels=header["pixels"], seconds=header["seconds"])
+        return {}, (times,)
 
 
 def time_calls(call: Callable[[], object], runs: int, *, lead: int = 0, seconds: float = float("inf")) -> list[float]:

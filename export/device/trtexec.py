@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact, TensorSpec
 
 _USUAL = "/usr/src/tensorrt/bin"  # of JetPack and the Debian packages
-FLAGS = {"fp32": ["--noTF32"], "fp16": ["--fp16", "--noTF32"], "int8": ["--int8", "--fp16", "--noTF32"]}
 
 
 def find_trtexec() -> str | None:
@@ -94,23 +93,17 @@ def _by_x(shape: Tuple[int, ...]) -> str:
 
 
 def build_engine(
-    artifact: Artifact, engine: Path, timing: Path, layers: Path, workspace_mb: int, *, old: bool = False
+    artifact: Artifact, model: Path, engine: Path, timing: Path, layers: Path, arguments: Sequence[str]
 ) -> None:
-    """Build ``engine`` from the ONNX file of ``artifact``.
+    """Build ``engine`` from the ONNX file ``model`` of ``artifact``.
 
     ``timing``: the timing cache, read and written.
     ``layers``: the file for the layer information.
-    ``old``: True before TensorRT 8.6, which renamed the option that builds without running.
+    ``arguments``: more options of the tool.
     """
-    files = [
-        f"--onnx={artifact.model}",
-        f"--saveEngine={engine}",
-        f"--timingCacheFile={timing}",
-        f"--exportLayerInfo={layers}",
-    ]
-    how = ["--profilingVerbosity=detailed", f"--memPoolSize=workspace:{workspace_mb}", *FLAGS[artifact.precision]]
-    how += shape_flags(artifact.inputs, DynamicSize.of(artifact))
-    run_trtexec(*files, *how, "--buildOnly" if old else "--skipInference")
+    files = [f"--onnx={model}", f"--saveEngine={engine}", f"--timingCacheFile={timing}", f"--exportLayerInfo={layers}"]
+    shapes = shape_flags(artifact.inputs, DynamicSize.of(artifact))
+    run_trtexec(*files, "--profilingVerbosity=detailed", *arguments, *shapes)
 
 
 def read_gpu_times(text: str) -> list[float]:

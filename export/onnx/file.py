@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.records import JSON
 from hnas.export.graph.samples import Samples
+from hnas.export.onnx.casts import write_types
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
 from hnas.export.onnx.source import OnnxSource
-from hnas.export.onnx.walk import constants
 from hnas.export.remote.quiet import quiet
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def write_program(
     if program.dynamic is not None:
         _name_size(path, program.dynamic)
     if opset < _TORCH_OPSETS[0]:
-        _convert_opset(path, opset)
+        convert_opset(path, opset)
 
 
 def _name_size(path: Path, size: DynamicSize) -> None:
@@ -112,7 +110,7 @@ def write_onnx(
     opset = max(oldest, own if newest is None else min(own, newest))
     shutil.copyfile(program.path, path)
     if opset != own:
-        _convert_opset(path, opset)
+        convert_opset(path, opset)
 
 
 def write_onnx_int8(
@@ -123,8 +121,11 @@ def write_onnx_int8(
     samples: Samples,
     policy: QDQ,
     newest: int | None = None,
+    spare: Callable[[Path], Collection[str]] | None = None,
 ) -> dict[str, JSON]:
     """Write the file like ``write_onnx``, with explicit int8 under ``policy`` and ranges over ``samples``.
+
+    ``spare``: returns nodes of the file that stay in float, see `quantise_onnx`.
 
     Returns the note "quantisation" of an artifact. "apart" is a record of each value whose parts are kept apart, see
     `hnas.export.int8.unlike`. The ranges of the program have no place in a file whose values do not match those of the
@@ -155,7 +156,7 @@ def write_onnx_int8(
             ranges = activation_ranges(program, samples, asked)
         else:
             policy = replace(policy, ranges="minmax")
-    apart += quantise_onnx(source, path, samples, policy, program, ranges)
+    apart += quantise_onnx(source, path, samples, policy, program, ranges, spare)
     source.unlink()
     used = {} if policy.ranges == asked else {"ranges_asked": asked}
     return {**policy.to_json(), **used, "samples": len(samples), "apart": apart}
@@ -181,22 +182,11 @@ def _has_values(source: Path, program: Program) -> bool:
     return bool(onnx_values(program, onnx.load(source).graph))
 
 
-def convert_to_fp16(path: Path) -> None:
-    """Convert the file to fp16 except for its inputs and outputs, by ONNX Runtime's tool.
-
-    Raises:
-        ExportError: a constant is out of the range of fp16.
-    """
+def convert_to_fp16(path: Path, kept: Collection[str]) -> None:
+    """Write the types of fp16 into the fp32 file, see `write_types`. A quantised file must be of opset 19 or newer."""
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = onnx.load(path)
-    for constant in constants(model.graph):
-        if constant.data_type == onnx.TensorProto.FLOAT:
-            values = onnx.numpy_helper.to_array(constant)
-            if (np.abs(values) > np.finfo(np.float16).max).any():
-                raise ExportError(f"weight {constant.name} is out of the range of fp16; choose fp32 or int8")
-    onnx.save(convert_float_to_float16(model, keep_io_types=True), path)
+    onnx.save(write_types(onnx.load(path), kept), path)
 
 
 def writer_versions(program: Program | OnnxSource) -> dict[str, str]:
@@ -223,7 +213,7 @@ def _drop_origins(model: Any) -> None:
             value.metadata_props.clear()
 
 
-def _convert_opset(path: Path, opset: int) -> None:
+def convert_opset(path: Path, opset: int) -> None:
     """Convert the file to another opset with ONNX's converter, and check it."""
     import onnx
     from onnx import checker, version_converter

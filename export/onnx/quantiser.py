@@ -6,7 +6,7 @@ the samples before this step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +34,8 @@ class QDQ:
     activations: type of activations: "u8" or "s8".
     symmetric: True fixes the zero point of every activation at 0.
     bias: True quantises biases to int32.
+    outputs: False quantises only the inputs of layers, and the shortcut of a residual addition where a layer reads it
+        too. TensorRT's documentation asks for this: its fused layers write int8 only for a reader that wants int8.
     ranges: calibration method. ONNX Runtime's quantiser does minmax; `hnas.export.int8.calibration` does the others.
     """
 
@@ -42,6 +44,7 @@ class QDQ:
     symmetric: bool
     bias: bool
     ranges: str = "minmax"
+    outputs: bool = True
 
     def on(self, override: Override | None) -> QDQ:
         """Return the policy with a device's override applied."""
@@ -62,6 +65,7 @@ def quantise_onnx(
     policy: QDQ,
     program: Program | OnnxSource,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    spare: Callable[[Path], Collection[str]] | None = None,
 ) -> list[JSON]:
     """Quantise the float file ``source`` under ``policy``, and write it to ``target``.
 
@@ -71,6 +75,7 @@ def quantise_onnx(
     program: the program or the user's ONNX file that ``source`` was made from. An ONNX file has no float marks, and
         only minmax ranges.
     ranges: range of each value of ``program``, by name; None: minmax over ``samples``.
+    spare: returns nodes that stay in float, by their names in the prepared file at the path that it is given.
 
     1. An operator of the policy with a constant weight, or without weights: quantised.
     2. MatMul of two activations: float. ONNX Runtime 1.31 fuses its quantised form into a kernel with wrong results
@@ -78,8 +83,8 @@ def quantise_onnx(
        constant of three or more axes: float. ONNX Runtime 1.31 does not run it with a scale per channel.
     3. Additions that only float operators read, such as residuals before a layer norm: float. This gains 5 dB on a
        small ViT.
-    4. Nodes that the program marks to stay in float, and all other operators: float. In an ONNX file, nodes around a
-       value with unlike parts.
+    4. Nodes that the program marks to stay in float, those of ``spare``, and all other operators: float. In an ONNX
+       file, nodes around a value with unlike parts.
     5. ``ranges`` has the value: used; otherwise the extremes over ``samples``.
     """
     import onnx
@@ -91,6 +96,8 @@ def quantise_onnx(
     kept, overrides, apart = set[str](), dict[str, list[dict[str, Any]]](), list[JSON]()
     if not isinstance(program, OnnxSource):
         kept, overrides = _kept(source, program), _overrides(source, program, ranges)
+    if not policy.outputs:
+        options["OpTypesToExcludeOutputQuantization"] = list(policy.operators)
     options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": overrides}
     with quiet(), TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
@@ -103,6 +110,7 @@ def quantise_onnx(
             for node in graph.node  # cases 2 and 4
             if (node.op_type == "MatMul" and not constants & set(node.input)) or node.name.partition("/")[0] in kept
         ]
+        free += sorted(set(spare(prepared)) - set(free)) if spare is not None else []
         if isinstance(program, OnnxSource):
             spared, apart = float_nodes(prepared, samples)
             free += sorted(spared - set(free))
@@ -119,7 +127,58 @@ def quantise_onnx(
             nodes_to_exclude=free,
             extra_options=options,
         )
+    if not policy.outputs:
+        _quantise_shortcuts(target)
     return apart
+
+
+def _quantise_shortcuts(path: Path) -> None:
+    """Let a residual addition read the dequantised shortcut, if the shortcut has a quantiser for another reader.
+
+    TensorRT fuses the addition with the layer that makes its other input then, and the result can be int8.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    again: dict[str, str] = {}  # value -> its dequantised form
+    for node in model.graph.node:
+        source = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if source is not None and source.op_type == "QuantizeLinear":
+            again[source.input[0]] = node.output[0]
+    for add in [node for node in model.graph.node if node.op_type == "Add"]:
+        layers = [name in makers and makers[name].op_type in ("Conv", "Gemm", "MatMul") for name in add.input]
+        if sum(layers) == 1:
+            shortcut = layers.index(False)
+            add.input[shortcut] = again.get(add.input[shortcut], add.input[shortcut])
+    _sort(model.graph)
+    onnx.save(model, path)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put every node behind those whose outputs it reads."""
+    waiting = {name for node in graph.node for name in node.output}
+    left = list(graph.node)
+    del graph.node[:]
+    while left:
+        later = []
+        for node in left:
+            if waiting.isdisjoint(node.input):
+                graph.node.append(node)
+                waiting -= set(node.output)
+            else:
+                later.append(node)
+        assert len(later) < len(left), "the graph has a circle"
+        left = later
+
+
+def quantised_nodes(path: Path) -> list[str]:
+    """Return the layers of a quantised file that read int8."""
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    made = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    return [node.name for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul") and made & set(node.input[:1])]
 
 
 def _prepare(path: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+_TIMEOUTS = {"tensorrt": 1800.0}  # seconds until an artifact is open: TensorRT builds an engine first
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -48,7 +49,7 @@ class Worker(ChildProcess):
 
     ``artifact``: an artifact, or the path of one.
     ``threads``: the number of threads of the runtime. Default: the artifact's.
-    ``timeout``: seconds for each request.
+    ``timeout``: seconds for each request. Default: 120; 1800 for TensorRT, which builds an engine first.
     ``transport``: the machine, see `hnas.export.remote.transports.connect`. Default: this machine.
     ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: as
         `hnas.export.device.opening.memory_limit`.
@@ -62,7 +63,7 @@ class Worker(ChildProcess):
         artifact: Artifact | Path | str,
         *,
         threads: int | None = None,
-        timeout: float = 120.0,
+        timeout: float | None = None,
         transport: Transport = local,
         memory_mb: int | None = None,
         backend: str | None = None,
@@ -76,7 +77,7 @@ class Worker(ChildProcess):
             self._called(artifact),
             "hnas.export.device.serve_artifacts",
             environment=dict.fromkeys(_THREADS, str(self.threads)),
-            timeout=timeout,
+            timeout=_TIMEOUTS.get(self.backend, 120.0) if timeout is None else timeout,
             transport=transport,
             memory_mb=memory_mb or memory_limit(artifact, self.backend),
         )
@@ -145,6 +146,11 @@ class Worker(ChildProcess):
             times += self.ask(request)[1][0].tolist()
             lead = 0
         return times
+
+    def time_ends(self, arrays: Sequence[Array], runs: int, *, pixels: bool) -> Array:
+        """Return the seconds of the parts of ``runs`` calls, see `hnas.export.device.ends.time_ends`."""
+        request = {"do": "ends", "runs": runs, "pixels": pixels, "seconds": self._timeout / 4}
+        return self.ask(request, arrays)[1][0]
 
 
 def describe_machine(backend: str, transport: Transport = local) -> tuple[Machine, dict[str, str]]:

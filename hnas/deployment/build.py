@@ -20,7 +20,7 @@ from hnas.export import backends
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Disconnected, ExportError, Unfaithful
-from hnas.export.graph.samples import Sample
+from hnas.export.graph.samples import Sample, tell
 from hnas.export.int8.policy import LADDER
 from hnas.export.proof.verification import LIMITS, Check, Limits, check
 from hnas.export.remote.worker import Worker
@@ -146,7 +146,7 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
             network.example,
             device=run.plan.device.name,
             precision=precision,
-            calibration=network.calibration if precision == "int8" else None,
+            calibration=network.calibration if precision in ("int8", "fp16") else None,
             threads=run.plan.threads,
             path=path,
             options=export.CompileOptions(
@@ -200,8 +200,16 @@ def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def _engine_of(worker: Worker) -> dict[str, Any]:
-    """Return measurements of the engine that the worker's runtime built; empty if it built none."""
-    return dict(backends.load(worker.backend).engine_figures(worker.report)) if worker.report else {}  # type: ignore[attr-defined]
+    """Return measurements of the engine that the worker's runtime built; empty if it built none.
+
+    Tell the user about layers that run above their stated precision.
+    """
+    if not worker.report:
+        return {}
+    figures: dict[str, Any] = backends.load(worker.backend).engine_figures(worker.report)  # type: ignore[attr-defined]
+    for line in figures.get("above", []):
+        tell(f"engine: {line}")
+    return dict(figures)
 
 
 def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> Built:

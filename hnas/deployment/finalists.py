@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hnas.cost.roofline import trace
+from hnas.data.images import Preprocessing
 from hnas.deployment.build import CALIBRATION, EVIDENCE
 from hnas.deployment.folder import Unreachable
 from hnas.deployment.network import SPLITS, HeldOutSamples, StaticNetwork
@@ -42,7 +43,14 @@ def subnet_network(study: Study, arch: Arch, name: str = "") -> StaticNetwork:
             expected={split: outputs.numpy() for split, (outputs, _) in answers.items()},
         ),
         arch=arch,
+        preprocessing=_preprocessing(study, search[0][0].shape),
     )
+
+
+def _preprocessing(study: Study, shape: tuple[int, ...]) -> Preprocessing | None:
+    """Return the preprocessing of the task at the size of an input; None for a task without images."""
+    found = getattr(study.task, "preprocessing", None)
+    return found.at((shape[2], shape[3])) if isinstance(found, Preprocessing) and len(shape) == 4 else None
 
 
 def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> list[Candidate]:

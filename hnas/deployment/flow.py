@@ -13,6 +13,7 @@ from typing import Any
 from hnas.cost import Price
 from hnas.deployment import mixing
 from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision
+from hnas.deployment.ends import EndToEnd, measure_ends, preprocessing_arrays
 from hnas.deployment.judge import JudgedArtifact, judge_artifacts, objection_of
 from hnas.deployment.network import NetworkRecord, StaticNetwork
 from hnas.deployment.plan import GUARD, Plan
@@ -58,6 +59,7 @@ class Proof:
     refused: the precisions without an artifact.
     predicted: precision -> latency that the device profile predicts.
     slowdown, mixed: as in the manifest.
+    ends: a call of the kept artifact from end to end; None without ``--host``.
     """
 
     network: NetworkRecord
@@ -68,6 +70,7 @@ class Proof:
     predicted: Mapping[str, Price]
     slowdown: Slowdown | None = None
     mixed: Mixed | None = None
+    ends: EndToEnd | None = None
 
     @property
     def kept(self) -> JudgedArtifact | None:
@@ -123,7 +126,7 @@ def try_networks(run: Run, baseline: Baseline, networks: Sequence[Callable[[], S
         chosen = max(proofs, key=lambda proof: proof.speed)  # case 2
         final = _with_mixed(run, baseline, _with_slowdown(run, chosen))  # case 3
         if final.best is not None:
-            return final
+            return _with_ends(run, final)
         objections += [said for proof in proofs for said in (final if proof is chosen else proof).objections]
     raise NothingKept("; ".join(dict.fromkeys(objections)))
 
@@ -165,7 +168,10 @@ def _judge(run: Run, baseline: Baseline, proof: Proof, built: Sequence[Built]) -
     """Return the proof with these artifacts, measured interleaved with the baseline."""
     comparisons = _compare(run, baseline, proof.network, built)
     objection = objection_of(run.plan, proof.predicted, _default_goal(run.plan, baseline))
-    best, rows = judge_artifacts(built, comparisons, proof.network.accuracy.get("search", 0.0), GUARD, objection)
+    on_gpu = run.plan.device.kind == "gpu" and {"fp16", "int8"} <= set(proof.predicted)
+    predicted = {name: price.value for name, price in proof.predicted.items()} if on_gpu else None
+    accuracy = proof.network.accuracy.get("search", 0.0)
+    best, rows = judge_artifacts(built, comparisons, accuracy, GUARD, objection, predicted)
     return replace(proof, rows=tuple(rows), best=best)
 
 
@@ -209,6 +215,23 @@ def _with_slowdown(run: Run, proof: Proof) -> Proof:
 
     found = run.journal.call(f"slowdown/{proof.network.key}", profile)
     return proof if found is None else replace(proof, slowdown=decode(Slowdown, found, "journal"))
+
+
+def _with_ends(run: Run, proof: Proof) -> Proof:
+    """Return the proof. With ``--host``, add what a call of the kept artifact takes there from end to end."""
+    if run.plan.site is None or proof.kept is None:
+        return proof
+    artifact = proof.kept.built.artifact
+
+    def measure() -> Any:
+        network = proof.make()
+        pixels = network.preprocessing is not None
+        arrays = preprocessing_arrays(network.preprocessing) if network.preprocessing else run.sample_of(artifact)
+        with run.plan.open(artifact) as worker:
+            return encode(measure_ends(worker, arrays, pixels=pixels))
+
+    found = run.journal.call(f"ends/{proof.network.key}/{artifact.digest[:12]}", measure)
+    return proof if found is None else replace(proof, ends=decode(EndToEnd, found, "journal"))
 
 
 def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:

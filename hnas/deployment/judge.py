@@ -30,6 +30,8 @@ class JudgedArtifact:
         return f"{self.built.label}: {self.verdict.removeprefix('not taken: ')}"
 
 
+_INT8_GAIN = 1.15  # on a GPU, int8 must be this many times faster than fp16: less is not worth its loss of accuracy
+
 _Objection = Callable[[Built, Comparison | None], str | None]
 
 
@@ -39,8 +41,11 @@ def judge_artifacts(
     fp32_accuracy: float,
     guard: float,
     objection: _Objection = lambda _built, _comparison: None,
+    predicted: Mapping[str, float] | None = None,
 ) -> tuple[int | None, list[JudgedArtifact]]:
     """Return the index of the artifact to keep, and each artifact with its verdict.
+
+    predicted: precision -> predicted latency on a GPU; None for any other device.
 
     1. The accuracy on the search images is more than ``guard`` below ``fp32_accuracy``: the artifact is refused.
     2. ``objection`` returns a reason, such as a constraint that the artifact misses: the artifact is refused.
@@ -48,10 +53,14 @@ def judge_artifacts(
        one, which has the lowest precision.
     4. All artifacts are refused: the index is None.
     5. The accuracy is not known, because there are no labelled images: case 1 refuses no artifact.
+    6. int8 on a GPU is less than ``_INT8_GAIN`` times faster than fp16, which is allowed: int8 is refused. The times
+       are measured, or predicted if nothing is measured.
     """
     reasons = []
     for each, comparison in zip(built, comparisons, strict=True):
         reasons.append(_lost(each, fp32_accuracy, guard) or objection(each, comparison))  # cases 1 and 2
+    if predicted is not None:
+        reasons = _without_slow_int8(built, comparisons, reasons, predicted)  # case 6
     speeds = [c.ratio if c is not None else float(i) for i, c in enumerate(comparisons)]
     allowed = [i for i, reason in enumerate(reasons) if reason is None]
     best = max(allowed, key=lambda i: speeds[i], default=None)  # cases 3 and 4
@@ -62,6 +71,27 @@ def judge_artifacts(
             reason = _slower(comparison, comparisons[best], built[best].label)
         rows.append(JudgedArtifact(each, comparison, "kept" if reason is None else f"not taken: {reason}"))
     return best, rows
+
+
+def _without_slow_int8(
+    built: Sequence[Built],
+    comparisons: Sequence[Comparison | None],
+    reasons: Sequence[str | None],
+    predicted: Mapping[str, float],
+) -> list[str | None]:
+    """Return the reasons of case 6 with those of the other cases."""
+    allowed = [i for i, each in enumerate(built) if each.artifact.precision == "fp16" and reasons[i] is None]
+    found = list(reasons)
+    for i, each in enumerate(built):
+        if each.artifact.precision != "int8" or found[i] is not None or not allowed:
+            continue
+        half, own = comparisons[allowed[0]], comparisons[i]
+        measured = half is not None and own is not None
+        gain = own.ratio / half.ratio if half and own else predicted["fp16"] / predicted["int8"]
+        if gain < _INT8_GAIN:
+            how = "measured" if measured else "predicted"
+            found[i] = f"int8 is hardly faster here: {gain:.2f}x of fp16, {how} ({_INT8_GAIN:g}x is worth it)"
+    return found
 
 
 def _lost(built: Built, fp32_accuracy: float, guard: float) -> str | None:

@@ -13,6 +13,7 @@ from torch import nn
 from hnas.cost import Price
 from hnas.cost.kernels import Kernel
 from hnas.cost.roofline import predict
+from hnas.data.images import Preprocessing
 from hnas.export.graph.samples import Sample
 from hnas.export.graph.sizes import Asked
 from hnas.export.onnx.source import Original
@@ -73,6 +74,7 @@ class StaticNetwork:
     arch: the architecture of a subnet; None for a user's own network.
     input_names: the names of the inputs; empty if they have no names.
     dynamic: the sizes of a module that stay open; None: all are fixed. An open ONNX file has its own.
+    preprocessing: from pixels to the input; None: not known.
     """
 
     name: str
@@ -86,6 +88,7 @@ class StaticNetwork:
     arch: Arch | None = None
     input_names: tuple[str, ...] = ()
     dynamic: Asked | None = None
+    preprocessing: Preprocessing | None = None
 
     @property
     def editable(self) -> bool:

@@ -172,7 +172,7 @@ def resolve(options: SearchOptions) -> Plan:
     evaluations, seconds = (EVALUATIONS, None) if options.budget is None else units.parse_budget(options.budget)
     if options.seed < 0:
         raise ValueError(f"seed is {options.seed}; it is 0 or more")
-    site = None if options.host is None else visit(options.host, device.backend)
+    site = None if options.host is None else visit(options.host, device)
     return Plan(
         device=device,
         threads=_threads(options.threads, device, site),

@@ -21,7 +21,7 @@ def summarise_deployment(result: Result, bundle: Bundle) -> dict[str, Any]:
     notes = [
         describe_origin(manifest.source),
         f"verified: {manifest.verification.line()}",
-        *(each.line() for each in (proof.slowdown, proof.mixed) if each is not None),
+        *(each.line() for each in (proof.slowdown, proof.mixed, proof.ends) if each is not None),
         *_doubts(result),
     ]
     found = {

@@ -157,8 +157,7 @@ def test_devices_are_data_and_bring_neither_numpy_nor_torch() -> None:
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("cuda", "did you mean one of jetson-agx-orin, jetson-agx-thor, jetson-orin-nano, "),
-        ("GPU", "did you mean one of jetson-agx-orin, "),
+        ("GPU", "did you mean one of jetson-agx-orin, jetson-agx-thor, jetson-orin-nano, "),
         ("tensorrt", "did you mean one of jetson-agx-orin, "),
         ("phone", "did you mean one of pixel-3, pixel-8?"),
         ("cpu", "did you mean one of onnxruntime-cpu, openvino-cpu, tflite-cpu?"),

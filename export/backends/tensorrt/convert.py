@@ -1,14 +1,16 @@
 """Compile for TensorRT: model.onnx in fp32, fp16 or explicit int8, from which the device builds its engine.
 
-An engine fits one GPU architecture and one TensorRT version, so the device builds it. The ONNX file is verified in ONNX
-Runtime, and the notes say how to build the engine and what it fits.
+An engine fits one GPU architecture and one TensorRT version, so the device builds it. The file states the type of every
+value, because TensorRT 11 knows only strongly typed networks. The ONNX file is verified in ONNX Runtime, and the notes
+say how to build the engine and what it fits.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,19 +18,23 @@ from typing import TYPE_CHECKING
 
 from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
 from hnas.export.backends.tensorrt import rules as tensorrt_rules
-from hnas.export.backends.tensorrt.inspector import from_json
+from hnas.export.backends.tensorrt.inspector import from_json, layers_above
 from hnas.export.device.artifact import Written
 from hnas.export.device.dynamic import NOTE, DynamicSize
+from hnas.export.device.engine_types import OLD_MODEL, TYPED, TYPES, precision_flags
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tensorrt import ENGINE, load, missing, versions
-from hnas.export.device.trtexec import FLAGS, shape_flags
-from hnas.export.onnx.quantiser import QDQ
+from hnas.export.device.trtexec import shape_flags
+from hnas.export.graph.samples import random_sample
+from hnas.export.onnx.quantiser import QDQ, quantised_nodes
 from hnas.export.onnx.source import OnnxSource
+from hnas.export.proof.verification import LIMITS
 
 if TYPE_CHECKING:
     from hnas.export.graph.program import Program
     from hnas.export.graph.samples import Samples
+    from hnas.export.onnx.halving import HalfPlan
     from hnas.hw_profiles import Device
 
 __all__ = ("compile", "converters", "load", "missing", "no_onnx", "precisions", "requires", "versions")
@@ -40,22 +46,30 @@ no_onnx = ""
 
 MODEL = "model.onnx"
 _TIMES = 8  # the largest dynamic size, in sizes of the examples, where the caller gives none
-OPSET = 17  # TensorRT 8.5 to 10 parse it; opset 20 needs TensorRT 10 (JetPack 6.1)
+OPSET = 17  # TensorRT 8.5 to 11 parse it
+_TYPED_OPSET = 19  # the first one whose quantisers can have scales in fp16; TensorRT 10 and 11 parse it
 _RULE = "build the engine on the device that runs it; an engine of another SM or TensorRT version is refused"
-# TensorRT supports only the zero point 0, so s8 is symmetric. It refuses int32 dequantise, so biases stay float.
-POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=True, bias=False)
+# TensorRT supports only the zero point 0, so s8 is symmetric. It refuses int32 dequantise, so biases stay float. In
+# attention only the linear layers are int8: products of two activations are never quantised, see quantise_onnx.
+POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="s8", symmetric=True, bias=False, outputs=False)
 
 
 def compile(
     program: Program | OnnxSource, path: Path, *, precision: str, device: Device, calibration: Samples
 ) -> Written:
-    """Write model.onnx in opset 17, or in the older opset of an ONNX file, with float32 inputs and outputs.
+    """Write model.onnx with float32 inputs and outputs. TensorRT need not be installed.
 
-    TensorRT need not be installed.
+    1. fp32: opset 17, or the older opset of an ONNX file.
+    2. fp16: the same in fp16, with the nodes in fp32 that `choose_kept` finds on the samples.
+    3. int8: the graph of case 2 in opset 19, with quantisers in fp16.
+    4. int8, and the device may have TensorRT 8, which knows no types: also model-trt8.onnx, the graph of case 3 in
+       fp32 and opset 17.
+
+    calibration: samples for int8 and fp16; none for fp16: noise.
 
     Raises:
         Unavailable: onnx or onnxscript is not installed.
-        ExportError: the TensorRT of the device does not support the graph, or fp16 cannot hold a weight.
+        ExportError: the TensorRT of the device does not support the graph, or fp16 cannot hold its values.
     """
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise Unavailable("onnx and onnxscript are not installed; pip install 'hnas[tensorrt-convert]'")
@@ -64,24 +78,57 @@ def compile(
     inputs, outputs = program.signature
     size = _bounded(program)
     build = _build_note(precision, device, shape_flags(inputs, size))
-    notes: dict[str, JSON] = {"verify_with": "onnxruntime", "build": build}
+    notes: dict[str, JSON] = {"build": build} if device.local else {"verify_with": "onnxruntime", "build": build}
     if size is not None:
         notes[NOTE] = size.to_json()
+    files: tuple[str, ...] = (MODEL,)
     if precision == "int8":
-        policy = POLICY.on(device.quantisation.get("tensorrt"))
-        written = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy, OPSET)
-        notes["quantisation"] = written
+        files = _write_int8(program, path, device, calibration, notes)
     else:
-        if precision == "fp16" and not isinstance(program, OnnxSource):
-            program = _half(program)
         onnx_file.write_onnx(program, path / MODEL, inputs, outputs, newest=OPSET)
-        if precision == "fp16" and isinstance(program, OnnxSource):
-            onnx_file.convert_to_fp16(path / MODEL)
+        if precision == "fp16":
+            plan = _plan(path / MODEL, calibration or (random_sample(inputs),))
+            onnx_file.convert_to_fp16(path / MODEL, plan.kept)
+            notes[TYPES] = plan.to_json()
     build["opset"] = onnx_file.read_opset(path / MODEL)
     if slow := _check(path / MODEL, precision, device.toolchain, "" if size is None else size.name):
         notes["slow"] = slow
     build.update(tensorrt_rtx.rtx_note(path / MODEL))
-    return Written((MODEL,), onnx_file.writer_versions(program), notes)
+    return Written(files, onnx_file.writer_versions(program), notes)
+
+
+def _plan(path: Path, samples: Samples) -> HalfPlan:
+    import onnx
+
+    from hnas.export.onnx.halving import choose_kept
+
+    return choose_kept(onnx.load(path), samples, LIMITS["fp16"].sqnr_db)
+
+
+def _write_int8(
+    program: Program | OnnxSource, path: Path, device: Device, samples: Samples, notes: dict[str, JSON]
+) -> tuple[str, ...]:
+    """Write the files of int8: cases 3 and 4 of ``compile``. Return their names, and add to ``notes``."""
+    from hnas.export.onnx import file as onnx_file
+
+    plans: list[HalfPlan] = []
+
+    def spare(prepared: Path) -> Collection[str]:
+        plans.append(_plan(prepared, samples))
+        return plans[0].kept
+
+    inputs, outputs = program.signature
+    policy = POLICY.on(device.quantisation.get("tensorrt"))
+    notes["quantisation"] = onnx_file.write_onnx_int8(
+        program, path / MODEL, inputs, outputs, samples, policy, OPSET, spare
+    )
+    notes[TYPES] = {**plans[0].to_json(), "int8": quantised_nodes(path / MODEL)}
+    old = any(version < TYPED for version in _tensorrt_versions(device.toolchain))
+    if old:  # case 4
+        shutil.copyfile(path / MODEL, path / OLD_MODEL)
+    onnx_file.convert_opset(path / MODEL, _TYPED_OPSET)
+    onnx_file.convert_to_fp16(path / MODEL, plans[0].kept)
+    return (MODEL, OLD_MODEL) if old else (MODEL,)
 
 
 def _bounded(program: Program | OnnxSource) -> DynamicSize | None:
@@ -95,28 +142,43 @@ def _bounded(program: Program | OnnxSource) -> DynamicSize | None:
 
 
 def _build_note(precision: str, device: Device, shapes: Sequence[str]) -> dict[str, JSON]:
-    """Return the command that builds the engine on the device, and the versions of the device's profile."""
+    """Return the commands that build the engine on the device, and the versions of the device's profile.
+
+    ``command`` is for TensorRT 10 and newer, ``command_trt8`` for TensorRT 8, if the device may have it.
+    """
     known = {name: str(device.toolchain[name]) for name in ("JetPack", "TensorRT") if name in device.toolchain}
-    return {
-        "command": f"trtexec --onnx={MODEL} --saveEngine={ENGINE} {' '.join([*FLAGS[precision], *shapes])}",
-        "compute_capability": device.compute_capability,
-        "rule": _RULE,
-        **known,
-    }
+    versions = _tensorrt_versions(device.toolchain) or [TYPED]
+    for name, version in (("command_trt8", min(versions)), ("command", max(versions))):
+        if name == "command" or version < TYPED:
+            model = OLD_MODEL if precision == "int8" and version < TYPED else MODEL
+            flags = [*precision_flags(precision, version), *shapes]
+            known[name] = f"trtexec --onnx={model} --saveEngine={ENGINE} {' '.join(flags)}"
+    return {"compute_capability": device.compute_capability, "rule": _RULE, **known}
+
+
+def _tensorrt_versions(toolchain: Mapping[str, str]) -> list[tuple[int, ...]]:
+    """Return the oldest and the newest version of TensorRT in the profile of a device; empty if there is none."""
+    return [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
 
 
 def _check(path: Path, precision: str, toolchain: Mapping[str, str], open_size: str) -> list[str]:
     """Return sentences on parts that run slowly. Raise ExportError if the device's newest TensorRT refuses the file."""
-    found = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)\.(\d+)", str(toolchain.get("TensorRT", "")))]
-    refused, slow = tensorrt_rules.check_model(path, precision, max(found, default=None), open_size)
+    newest = max(_tensorrt_versions(toolchain), default=None)
+    refused, slow = tensorrt_rules.check_model(path, precision, newest, open_size)
     if refused:
         raise ExportError("; ".join(refused))
     return list(slow)
 
 
 def engine_figures(report: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return the figures of a device's report on its engine: builds, precisions of the layers, reformats."""
-    layers = from_json(report["layers"])
+    """Return the figures of a device's report on its engine: builds, precisions of the layers, reformats.
+
+    "above" has a sentence on each layer that runs above its stated precision. A provider of ONNX Runtime tells only its
+    name.
+    """
+    if "layers" not in report:
+        return {"built_by": report["by"]}
+    layers, types = from_json(report["layers"]), report.get(TYPES, {})
     medians = [float(build["median_ms"]) for build in report["builds"]]
     moved = sum(layer.role == "layout" for layer in layers)
     computing = Counter(layer.precision or "unknown" for layer in layers if layer.role != "layout")
@@ -130,35 +192,5 @@ def engine_figures(report: Mapping[str, JSON]) -> dict[str, JSON]:
         "layers": len(layers),
         "reformats": moved,
         "precisions": dict(computing),
+        "above": layers_above(report["layers"], report["precision"], types.get("fp32", ()), types.get("int8", ())),
     }
-
-
-def _half(program: Program) -> Program:
-    """Return the program in fp16 with float32 inputs and outputs. Raise ExportError if fp16 cannot hold a weight."""
-    import torch
-    from torch import fx
-    from torch.fx.node import map_aggregate
-
-    from hnas.export.graph.program import rebuild
-
-    aten, half, single = torch.ops.aten, torch.float16, torch.float32
-    graph = fx.Graph()
-    nodes: dict[fx.Node, fx.Node] = {}
-    for node in program.module.graph.nodes:
-        if node.op == "output":
-            (found,) = node.args
-            values = [nodes[value] for value in (found if isinstance(found, tuple | list) else [found])]
-            ends = [graph.call_function(aten.to.dtype, (value, single)) for value in values]
-            graph.output(tuple(ends) if isinstance(found, tuple | list) else ends[0])
-            continue
-        nodes[node] = copy = graph.node_copy(node, lambda value: nodes[value])
-        copy.args = map_aggregate(copy.args, lambda value: half if value is single else value)
-        copy.kwargs = map_aggregate(copy.kwargs, lambda value: half if value is single else value)
-        if node.op == "placeholder" and node.meta["val"].dtype == single:
-            nodes[node] = graph.call_function(aten.to.dtype, (copy, half))
-    module = fx.GraphModule(dict(program.module.state_dict()), graph)
-    module = rebuild(module, graph).half()
-    for name, value in module.state_dict().items():
-        if not bool(torch.isfinite(value).all()):
-            raise ExportError(f"weight {name} is out of the range of fp16; choose fp32 or int8")
-    return replace(program, module=module)

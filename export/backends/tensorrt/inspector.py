@@ -7,7 +7,9 @@ engine was built with detailed profiling verbosity.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hnas.export.device.errors import ExportError
@@ -26,6 +28,8 @@ _TYPES = {"fp32": "f32", "float": "f32", "fp16": "f16", "half": "f16", "bf16": "
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
     """Return the layers of the engine on this machine, without times. The engine is built if there is none."""
+    if find_spec("tensorrt") is None:
+        raise ExportError("the layers of an engine need TensorRT's Python bindings, which are not installed here")
     import tensorrt
 
     from hnas.export.device import runtimes
@@ -43,12 +47,45 @@ def from_json(information: JSON, profile: JSON = None) -> list[Layer]:
     1. {"Layers": [{"Name", "LayerType", "Inputs", "Outputs", "TacticName", "Metadata"}, ...]}: detailed verbosity.
     2. {"Layers": ["name", ...]}: default verbosity; names only, and reformats are recognised by their names.
     3. Anything else: ExportError in one line.
+
+    TensorRT 8 and 10 list the names of inputs and outputs in "Bindings", 11 describes them in "I/O Tensors". Neither is
+    read. A tensor of a layer has "Format/Datatype" until TensorRT 10, and "Format" and "Datatype" since 11.
     """
+    times = _times(profile)
+    return [_layer(entry, times) for entry in _entries(information)]
+
+
+def layers_above(information: JSON, precision: str, single: Collection[str], quantised: Collection[str]) -> list[str]:
+    """Return a sentence on each layer of an engine that computes in a higher precision than the artifact states.
+
+    information: as for ``from_json``. Layers without types are passed over.
+    single: nodes of the file that are stated as fp32.
+    quantised: nodes of the file that are stated as int8.
+
+    1. A layer of ``quantised`` that reads no int8.
+    2. In fp16 or int8, any other layer that reads and writes only fp32, and is none of ``single``. Reformats and casts
+       are no layers that compute.
+    """
+    found: list[str] = []
+    for entry in _entries(information):
+        layer = _layer(entry, {})
+        reads, writes = ([_precision(end) for end in _ends(entry, side)] for side in ("Inputs", "Outputs"))
+        if layer.role in ("layout", "quantise") or not any(reads):
+            continue
+        parts = set(layer.parts or (layer.name,))
+        if parts & set(quantised):
+            if "i8" not in reads:  # case 1
+                found.append(f"{layer.name} runs in {reads[0]}, the artifact states int8")
+        elif precision in ("fp16", "int8") and {*reads, *writes} == {"f32"} and not parts & set(single):  # case 2
+            found.append(f"{layer.name} runs in f32, the artifact states fp16")
+    return found
+
+
+def _entries(information: JSON) -> list[dict[str, Any]]:
     listed = information.get("Layers") if isinstance(information, dict) else None
     if not isinstance(listed, list) or not all(isinstance(entry, dict | str) for entry in listed):  # case 3
         raise ExportError("layer information has no list 'Layers'; it is what trtexec --exportLayerInfo writes")
-    times = _times(profile)
-    return [_layer(entry if isinstance(entry, dict) else {"Name": entry}, times) for entry in listed]  # cases 1, 2
+    return [entry if isinstance(entry, dict) else {"Name": entry} for entry in listed]  # cases 1, 2
 
 
 def _times(profile: JSON) -> dict[str, float]:
@@ -65,7 +102,10 @@ def _layer(entry: Mapping[str, Any], times: Mapping[str, float]) -> Layer:
     name, kind = str(entry.get("Name", "")), str(entry.get("LayerType", ""))
     types = [_precision(end) for side in ("Inputs", "Outputs") for end in _ends(entry, side)]
     tactic = str(entry.get("TacticName", entry.get("TacticValue", "")))
-    parts = [part.strip() for part in name.split(" + ")] if " + " in name else []
+    told = re.findall(
+        r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", ""))
+    )  # names of fused kernels tell nothing
+    parts = told or ([part.strip() for part in name.split(" + ")] if " + " in name else [])
     precision = next(filter(None, types), "")
     return Layer(name, kind or "unknown", _role(name, kind), precision, times.get(name), tactic, tuple(parts))
 
@@ -76,9 +116,13 @@ def _ends(entry: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
 
 
 def _precision(end: Mapping[str, Any]) -> str:
-    """Return the precision of a tensor: from "Format/Datatype" in TensorRT 8 and 9, else from "Datatype"."""
-    said = " ".join(str(end.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format")).lower()
-    return next((short for word, short in _TYPES.items() if word in said), "")
+    """Return the precision of a tensor. The type is more exact than a format such as "Channel major FP16 format"."""
+    for key in ("Datatype", "DataType", "Format/Datatype", "Format"):
+        said = str(end.get(key, "")).lower()
+        known = next((short for word, short in _TYPES.items() if word in said), "")
+        if known:
+            return known
+    return ""
 
 
 def _role(name: str, kind: str) -> Role:

@@ -28,7 +28,9 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON, decode, encode
 
-_TARGETS = ("80", "86", "89", "120")  # without SM75: it has no FP32 GEMM, so most fp32 files are refused
+_TARGETS = ("80", "86", "89", "120", "121")  # without SM75: it has no FP32 GEMM, so most fp32 files are refused
+_MOVING = ("CAST", "CONSTANT", "SHUFFLE", "QUANTIZE", "DEQUANTIZE", "IDENTITY", "SLICE", "CONCATENATION", "GATHER")
+_NEAREST = ("86", "121")  # to the GPUs of Orin and Thor; they check every export, the command checks all targets
 _TIMEOUT = 600.0  # seconds for all targets of one file
 _MODULE = "tensorrt_rtx_bindings"
 _ROOT = str(Path(__file__).absolute().parents[4])  # the folder that hnas was imported from
@@ -41,12 +43,15 @@ class RtxVerdict:
     parse: why the parser refused the file; empty if it accepted the file.
     built: duration of each build in seconds, by SM.
     refused: why the build failed, by SM.
+    precisions: layer -> precision in which the typed network computes it: f32, f16 or i8. Layers that only move,
+        quantise or cast data are left out.
     """
 
     version: str
     parse: str = ""
     built: Mapping[str, float] = field(default_factory=dict)  # seconds
     refused: Mapping[str, str] = field(default_factory=dict)
+    precisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -103,7 +108,7 @@ def rtx_note(model: Path) -> dict[str, JSON]:
     if missing() is not None:
         return {}
     try:
-        return {"tensorrt_rtx": check_with_rtx(model).line()}
+        return {"tensorrt_rtx": check_with_rtx(model, _NEAREST).line()}
     except ExportError as error:  # a second opinion: a failure here does not fail the export
         return {"tensorrt_rtx": str(error)}
 
@@ -140,7 +145,26 @@ def _build_targets(model: Path, targets: Sequence[str]) -> RtxVerdict:
             refused[sm] = _reason(errors[0]) if errors else "no reason given"
         else:
             built[sm] = round(perf_counter() - start, 3)
-    return RtxVerdict(trt.__version__, "", built, refused)
+    return RtxVerdict(trt.__version__, "", built, refused, _typed_layers(trt, network))
+
+
+def _typed_layers(trt: Any, network: Any) -> dict[str, str]:
+    """Return the precision of each layer of a parsed network that computes. A network of RTX is strongly typed.
+
+    A layer that reads the output of a dequantiser computes in int8: the builder fuses the two, or quantises nothing.
+    """
+    kinds = {trt.float32: "f32", trt.float16: "f16", trt.bfloat16: "bf16"}
+    every = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantised = {layer.get_output(0).name for layer in every if layer.type.name == "DEQUANTIZE"}
+    found: dict[str, str] = {}
+    for layer in every:
+        ends = [layer.get_input(index) for index in range(layer.num_inputs)]
+        first = next((end for end in ends if end is not None and end.dtype in kinds), None)
+        if layer.type.name in _MOVING or first is None or layer.get_output(0).dtype not in kinds:
+            continue
+        layers = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+        found[layer.name] = "i8" if layer.type.name in layers and first.name in dequantised else kinds[first.dtype]
+    return found
 
 
 def _parser_error(error: Any) -> str:

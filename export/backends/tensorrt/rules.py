@@ -65,7 +65,7 @@ def check_model(path: Path, precision: str, newest: tuple[int, ...] | None, open
     Slow:
 
     7. Channels that do not fill the vectors of the tensor cores in this precision.
-    8. A residual addition with one quantised and one float input: it is not fused with the convolution.
+    8. An addition with one quantised input, and one float input that no layer makes: it is not fused with a layer.
 
     newest: the newest TensorRT version of the device; None if unknown.
     """
@@ -152,10 +152,9 @@ def _vectors(graph: onnx.GraphProto, precision: str) -> Iterator[str]:
 def _half_quantised(graph: onnx.GraphProto) -> Iterator[str]:
     made = {name: node for node in graph.node for name in node.output}
     constants = {value.name for value in graph.initializer}
-    for node in graph.node:
-        ends = [made.get(name) for name in node.input if name not in constants] if node.op_type == "Add" else []
-        quantised = [end is not None and end.op_type == "DequantizeLinear" for end in ends]
-        if len(ends) == 2 and any(quantised) and not all(quantised):
+    for node in [each for each in graph.node if each.op_type == "Add"]:
+        kinds = [made[name].op_type if name in made else "" for name in node.input if name not in constants]
+        if len(kinds) == 2 and kinds.count("DequantizeLinear") == 1 and not set(kinds) & set(LAYERS):
             # case 8
             yield f"{node.name or 'an addition'} has one quantised input and one float one: it stays a separate kernel"
 

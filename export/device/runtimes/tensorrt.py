@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 import numpy as np
 
-from hnas.export.device import cudart, trtexec
+from hnas.export.device import cudart, gpu_providers, trtexec
 from hnas.export.device.dynamic import DynamicSize, resized
+from hnas.export.device.engine_types import TYPES, is_typed, kept_single, model_for, parse_version, type_flags
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import read_json
 from hnas.export.device.serve_files import cache_folder
@@ -39,7 +40,13 @@ _CALLS = 30  # timed calls of each new engine
 
 
 def missing() -> str | None:
-    """Return None if TensorRT can run here, else a line that says how to install it."""
+    """Return None if TensorRT can run here, or ONNX Runtime on a GPU, else a line that says how to install it."""
+    if gpu_providers.gpu_provider() is not None:
+        return None
+    return _lacking()
+
+
+def _lacking() -> str | None:
     if not (find_spec("tensorrt") or trtexec.find_trtexec()):
         return "tensorrt is not installed; on a Jetson it comes with JetPack, or deploy with --host ssh://USER@DEVICE"
     if cudart.library() is None:
@@ -49,7 +56,9 @@ def missing() -> str | None:
 
 def versions() -> dict[str, str]:
     """Return the version of tensorrt, if it is installed."""
-    return {"tensorrt": _here()["tensorrt"]} if missing() is None else {}
+    if _lacking() is None:
+        return {"tensorrt": _here()["tensorrt"]}
+    return {} if missing() is not None else gpu_providers.provider_versions()
 
 
 def engine_folder(artifact: Artifact) -> Path:
@@ -60,6 +69,8 @@ def engine_folder(artifact: Artifact) -> Path:
 def load(artifact: Artifact) -> Any:
     """Open the engine of ``artifact``. Build the engine first if there is none.
 
+    Without TensorRT, ONNX Runtime runs the file on the GPU, if it was built for one.
+
     Raises:
         Unavailable: TensorRT or libcudart is not installed.
         ExportError: the cached engine is for another model, GPU or TensorRT version, or cannot be built.
@@ -67,12 +78,15 @@ def load(artifact: Artifact) -> Any:
     message = missing()
     if message is not None:
         raise Unavailable(message)
+    if _lacking() is not None:
+        return gpu_providers.ProviderRunner(artifact, engine_folder(artifact))
     folder, here = engine_folder(artifact), _here()
     if (folder / ENGINE).is_file():
         check_engine(read_json(folder / SIDECAR), {"model": artifact.digest, **here})
     else:
         _build_engines(artifact, here)
     report = {**read_json(folder / SIDECAR), "layers": json.loads((folder / LAYERS).read_text("utf-8"))}
+    report[TYPES] = artifact.notes.get(TYPES, {})
     opened = _TensorRt if find_spec("tensorrt") else trtexec.TrtExec
     return opened(artifact, folder / ENGINE, report)
 
@@ -122,22 +136,19 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
     """Build one engine with the Python bindings, and return TensorRT's layer information as JSON."""
     import tensorrt as trt
 
-    logger = _Logger.create(trt)
-    builder = trt.Builder(logger)
-    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # TensorRT 10 implies it
-    network = builder.create_network(0 if explicit is None else 1 << int(explicit))
+    logger, version = _Logger.create(trt), parse_version(here["tensorrt"])
+    builder, model = trt.Builder(logger), model_for(artifact, version)
+    typed = is_typed(artifact, version)
+    network = builder.create_network(_creation_flags(trt, typed))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(artifact.model.read_bytes()):
-        said = parser.get_error(0).desc()
-        raise ExportError(f"TensorRT {here['tensorrt']} cannot parse {artifact.model.name}: {said}")
+    if not parser.parse(model.read_bytes()):
+        raise ExportError(f"TensorRT {here['tensorrt']} refuses {model.name}: {_refusal(parser.get_error(0))}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_MB * 2**20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # TF32 would round the inputs of fp32 products
-    if artifact.precision in ("fp16", "int8"):
-        config.set_flag(trt.BuilderFlag.FP16)
-    if artifact.precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)
+    if not typed:
+        _set_precisions(trt, config, network, artifact)
     if shapes := trtexec.profile_shapes(artifact.inputs, DynamicSize.of(artifact)):
         profile = builder.create_optimization_profile()
         for name, three in shapes.items():
@@ -146,17 +157,48 @@ def _build(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, st
     config.set_timing_cache(config.create_timing_cache(timing.read_bytes() if timing.is_file() else b""), False)
     made = builder.build_serialized_network(network, config)
     if made is None:
-        raise ExportError(f"TensorRT {here['tensorrt']} cannot build {artifact.model.name}: {logger.last}")
+        raise ExportError(f"TensorRT {here['tensorrt']} cannot build {model.name}: {logger.last}")
     engine.write_bytes(bytes(made))
     timing.write_bytes(bytes(config.get_timing_cache().serialize()))
     inspector = trt.Runtime(logger).deserialize_cuda_engine(engine.read_bytes()).create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
+def _creation_flags(trt: Any, typed: bool) -> int:
+    """Return the flags of a network: explicit batch, which TensorRT 10 implies, and strong typing, which 11 implies."""
+    names = ("EXPLICIT_BATCH", *(("STRONGLY_TYPED",) if typed else ()))
+    found = [getattr(trt.NetworkDefinitionCreationFlag, name, None) for name in names]
+    return sum(1 << int(flag) for flag in found if flag is not None)
+
+
+def _set_precisions(trt: Any, config: Any, network: Any, artifact: Artifact) -> None:
+    """Allow the precisions of the artifact, and hold the layers that it keeps in fp32: weak typing, TensorRT 8."""
+    if artifact.precision == "fp32":
+        return
+    config.set_flag(trt.BuilderFlag.FP16)
+    if artifact.precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    single = set(kept_single(artifact))
+    if single:
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for index in range(network.num_layers if single else 0):
+        layer = network.get_layer(index)
+        if layer.name in single:
+            layer.precision = trt.float32
+
+
+def _refusal(error: Any) -> str:
+    """Return a parser's error in one line, with the operator and the name of its node where TensorRT tells them."""
+    parts = [getattr(error, name, str)() for name in ("node_operator", "node_name")]
+    where = " ".join(part for part in parts if isinstance(part, str) and part)
+    return f"{where}: {error.desc()}" if where else str(error.desc())
+
+
 def _build_by_tool(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
-    layers = engine.with_name(f".{LAYERS}")
-    old = tuple(map(int, here["tensorrt"].split(".")[:2])) < (8, 6)
-    trtexec.build_engine(artifact, engine, timing, layers, _WORKSPACE_MB, old=old)
+    layers, version = engine.with_name(f".{LAYERS}"), parse_version(here["tensorrt"])
+    without_run = "--buildOnly" if version < (8, 6) else "--skipInference"
+    how = [f"--memPoolSize=workspace:{_WORKSPACE_MB}", *type_flags(artifact, version), without_run]
+    trtexec.build_engine(artifact, model_for(artifact, version), engine, timing, layers, how)
     return layers.read_text()
 
 

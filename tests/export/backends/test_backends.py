@@ -31,6 +31,7 @@ from tests.export import nets
 Arrays = tuple[NDArray[Any], ...]
 DEVICES = {"onnxruntime": "onnxruntime-cpu", "openvino": "openvino-cpu", "tflite": "tflite-cpu", "tensorrt": "jetson"}
 FOLDERS: list[TemporaryDirectory[str]] = []  # of the cached artifacts
+HYBRID_ATTENTIONS = 1  # each has two products of activations, which stay in fp16
 INT8_FLOOR_DB = 30.0  # measured: 33 to 43; known faults of the runtimes result in 2 to 21
 NETS = [
     name if name in ("hybrid", "two_by_two") else pytest.param(name, marks=pytest.mark.slow) for name in nets.SHAPES
@@ -155,7 +156,8 @@ def test_tflite_graph_is_one_piece(name: str, precision: str) -> None:
 
 @pytest.mark.parametrize("backend", DEVICES)
 def test_int8_file_is_smaller(backend: str) -> None:
-    assert artifact(backend, "wide", "int8").size_bytes < artifact(backend, "wide", "fp32").size_bytes / 2
+    sizes = [artifact(backend, "wide", precision).model.stat().st_size for precision in ("int8", "fp32")]
+    assert sizes[0] < sizes[1] / 2
 
 
 @pytest.mark.parametrize("backend", DEVICES)
@@ -287,18 +289,60 @@ def test_tensorrt_fp16_computes_in_fp16_between_float_ends() -> None:
     assert [domain.version for domain in model.opset_import if domain.domain == ""] == [tensorrt_backend.OPSET]
 
 
-def test_tensorrt_refuses_a_weight_beyond_fp16(tmp_path: Path) -> None:
+def test_tensorrt_fp16_keeps_a_weight_beyond_its_range_in_fp32(tmp_path: Path) -> None:
+    need("tensorrt")
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    nn.init.constant_(module[0].weight, 1e8)
+    nn.init.constant_(module[1].weight, 1e-8)
+    program = capture(module.eval(), torch.rand(1, 2))
+    made = compiled("tensorrt", program, "fp16", tmp_path)
+    types = made.notes["types"]
+    assert set(types["fp32"].values()) == {"its values overflow fp16"}
+    assert (types["kept_layers"], types["layers"]) == (2, 3)  # the one that writes the large values, and their reader
+
+
+def test_tensorrt_refuses_a_network_that_overflows_everywhere(tmp_path: Path) -> None:
     need("tensorrt")
     module = nn.Linear(2, 2)
     nn.init.constant_(module.weight, 1e6)
-    with pytest.raises(ExportError, match=r"^weight \S+ is out of the range of fp16"):
+    with pytest.raises(ExportError, match=r"^fp16 cannot hold this network: all 1 layers overflow.*; choose fp32$"):
         compiled("tensorrt", capture(module.eval(), torch.zeros(1, 2)), "fp16", tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_tensorrt_files_state_the_type_of_every_layer(precision: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    made = artifact("tensorrt", "hybrid", precision)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(made.model), strict_mode=True).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    wide = {name for node in graph.node for name in node.output if kinds.get(name) == 1}
+    assert {node.op_type for node in graph.node if wide & set(node.output)} <= {"Cast"}  # nothing had to stay in fp32
+    quantised = made.notes["types"].get("int8", [])
+    assert bool(quantised) == (precision == "int8")
+    layers = [node.name for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    assert len(layers) == made.notes["types"]["layers"]
+    assert len(layers) - len(quantised) == (len(layers) if precision == "fp16" else 2 * HYBRID_ATTENTIONS)
+
+
+def test_tensorrt_8_gets_the_same_int8_graph_without_types() -> None:
+    onnx = pytest.importorskip("onnx")
+    made = artifact("tensorrt", "hybrid", "int8")
+    typed, plain = (onnx.load(made.path / name) for name in ("model.onnx", "model-trt8.onnx"))
+    assert [each.version for model in (typed, plain) for each in model.opset_import if each.domain == ""] == [19, 17]
+    names = [{n.name for n in m.graph.node if n.op_type not in ("Cast", "Constant")} for m in (typed, plain)]
+    assert names[0] == names[1]
+    ours = replace(made, files={"model-trt8.onnx": made.files["model-trt8.onnx"]})
+    samples = images(program("hybrid"), 2, 4)
+    got, expected = ([runtimes.load("onnxruntime").load(each)(*x) for x in samples] for each in (ours, made))
+    found = check([tuple(x) for x in expected], [tuple(x) for x in got], "int8")
+    assert found.sqnr_db >= 25, found.line()
 
 
 def test_tensorrt_notes_say_how_to_build() -> None:
     build = artifact("tensorrt", "two_by_two", "fp16").notes["build"]
     assert isinstance(build, dict)
-    assert build["command"] == "trtexec --onnx=model.onnx --saveEngine=model.engine --fp16 --noTF32"
+    assert build["command"] == "trtexec --onnx=model.onnx --saveEngine=model.engine --stronglyTyped --noTF32"
+    assert build["command_trt8"] == "trtexec --onnx=model.onnx --saveEngine=model.engine --fp16 --noTF32"
     assert {"JetPack", "TensorRT", "opset", "compute_capability", "rule"} <= set(build)
 
 

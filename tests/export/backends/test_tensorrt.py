@@ -22,6 +22,7 @@ from hnas.export.device import cudart, trtexec
 from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.runtimes import tensorrt as runtime
+from tests.export import fake_trtexec
 
 X = np.array([[-1, 0.5, 2]], np.float32)
 LAYERS = {
@@ -35,35 +36,6 @@ LAYERS = {
         },
     ]
 }
-# A fake trtexec: same options, same files, max(x, 0) as the engine. It records every call.
-TOOL = """#!{python}
-import json, os, sys
-folder = {folder!r}
-options = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:])
-with open(os.path.join(folder, "calls"), "a") as file:
-    file.write(" ".join(sorted(options)) + "\\n")
-print("&&&& RUNNING TensorRT.trtexec [TensorRT v{version}] # trtexec")
-if "onnx" in options:
-    if open(options["onnx"], "rb").read() == b"bad":
-        print("[11/22/2026-10:00:00] [E] Error[4]: cannot build this\\n[11/22/2026-10:00:00] [E] more")
-        print("&&&& FAILED TensorRT.trtexec [TensorRT v{version}]")
-        sys.exit(1)
-    open(options["saveEngine"], "w").write("engine")
-    open(options["timingCacheFile"], "w").write("tactics")
-    open(options["exportLayerInfo"], "w").write({layers!r})
-if "loadEngine" in options:
-    import numpy
-    name, _, path = options["loadInputs"].partition(":")
-    x = numpy.fromfile(path, numpy.float32)
-    if "exportOutput" in options:
-        values = ", ".join(map(str, numpy.maximum(x, 0)))
-        out = '[ {{ "name" : "y"\\n, "dimensions" : "1x3"\\n, "values" : [ %s ]\\n}} ]' % values
-        open(options["exportOutput"], "w").write(out)
-    if "exportTimes" in options:
-        runs = [dict(startH2dMs=i, startComputeMs=i + .25, endComputeMs=i + .75, computeMs=.5)
-                for i in range(int(options["iterations"]) + 5)]
-        json.dump(runs, open(options["exportTimes"], "w"))
-"""
 
 
 @pytest.fixture
@@ -83,13 +55,8 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
     """Return a function that puts a fake trtexec of some version on PATH, and returns the file of its calls."""
 
     def install(version: str) -> Path:
-        script = tmp_path / "bin" / "trtexec"
-        script.parent.mkdir(exist_ok=True)
-        text = TOOL.format(python=sys.executable, folder=str(tmp_path), version=version, layers=json.dumps(LAYERS))
-        script.write_text(text)
-        script.chmod(0o755)
-        monkeypatch.setenv("PATH", str(script.parent), prepend=":")
-        return tmp_path / "calls"
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+        return fake_trtexec.install(tmp_path, version, LAYERS)
 
     return install
 
@@ -116,7 +83,7 @@ def test_trtexec_builds_runs_and_times(net: Artifact, tool: Callable[[str], Path
     assert len(builds) == runtime.BUILDS
     assert "skipInference" in builds[0]
     assert "timingCacheFile" in builds[0]
-    assert "fp16" in builds[0]
+    assert "--fp16" in builds[0]
     kept = runtime.engine_folder(net)
     assert sorted(path.name for path in kept.iterdir()) == ["layers.json", "model.engine", "model.engine.json"]
     assert (kept.parent / "timing-87-10.3.0.cache").read_text() == "tactics"

@@ -18,7 +18,7 @@ from hnas.export.graph.samples import require_samples, to_samples
 from hnas.export.int8.calibration import activation_ranges
 from hnas.export.int8.policy import int8_remarks
 from hnas.export.onnx import file as onnx_file
-from hnas.export.onnx.quantiser import QDQ, quantise_onnx
+from hnas.export.onnx.quantiser import QDQ, quantise_onnx, quantised_nodes
 from hnas.hw_profiles import Override
 from tests.conftest import need
 from tests.export import nets
@@ -115,6 +115,7 @@ def test_policy_says_everything_that_decides_the_numbers() -> None:
         "symmetric": False,
         "bias": True,
         "ranges": "minmax",
+        "outputs": True,
         "weights": "s8 per channel",
     }
 
@@ -219,3 +220,33 @@ def test_openvino_gives_a_shared_table_seven_bits_where_int8_sums_overflow(
     weights = [op.get_data() for op in constants if op.get_element_type().get_type_name() in ("i8", "u8")]
     assert {value.shape for value in weights} >= {(100, 32), (32, 32)}
     assert all(np.abs(value.astype(int)).max() <= 64 for value in weights if value.ndim == 2)
+
+
+def test_layers_that_write_float_and_a_shortcut_that_is_int8(tmp_path: Path) -> None:
+    """TensorRT's placement: inputs of layers, and the shortcut that a layer reads too; no outputs of layers."""
+    onnx, nn = pytest.importorskip("onnx"), torch.nn
+    torch.manual_seed(0)
+
+    class Residual(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.one(x))
+            return self.three(torch.relu(self.two(x) + x))
+
+    x = torch.randn(1, 4, 8, 8)
+    program = capture(Residual().eval(), x)
+    onnx_file.write_onnx(program, tmp_path / "float.onnx", *program.signature)
+    policy = replace(POLICY, activations="s8", symmetric=True, bias=False, outputs=False)
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [(x.numpy(),)], policy, program)
+    model = onnx.load(tmp_path / "int8.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    nodes = {name: node for node in model.graph.node for name in node.output}
+    readers = [[node.op_type for node in model.graph.node if name in node.input] for name in nodes]
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert not any("QuantizeLinear" in readers[list(nodes).index(node.output[0])] for node in convolutions)
+    (add,) = (node for node in model.graph.node if node.op_type == "Add")
+    assert sorted(nodes[name].op_type for name in add.input) == ["Conv", "DequantizeLinear"]
+    assert len(quantised_nodes(tmp_path / "int8.onnx")) == 3

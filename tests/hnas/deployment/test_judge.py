@@ -91,6 +91,29 @@ def test_case_2_an_artifact_that_misses_a_bound_is_refused_with_the_reason():
     assert rows[0].verdict == "not taken: its file has 9 KB (asked: 5)"
 
 
+@pytest.mark.parametrize(
+    ("half", "int8", "predicted", "best", "said"),
+    [
+        (2.0, 2.2, 3.0, 0, "not taken: int8 is hardly faster here: 1.10x of fp16, measured (1.15x is worth it)"),
+        (2.0, 2.4, 1.0, 1, "kept"),  # a measurement counts more than the prediction
+        (None, None, 1.09, 0, "not taken: int8 is hardly faster here: 1.09x of fp16, predicted (1.15x is worth it)"),
+        (None, None, 1.52, 1, "kept"),
+    ],
+)
+def test_case_6_int8_on_a_gpu_must_be_clearly_faster(half, int8, predicted: float, best: int, said: str):
+    tried = [built("fp16", 0.9), built("int8", 0.9)]
+    comparisons = [None if ratio is None else compared(ratio) for ratio in (half, int8)]
+    latencies = {"fp16": predicted, "int8": 1.0}
+    found, rows = judge_artifacts(tried, comparisons, 0.9, 0.01, predicted=latencies)
+    assert (found, rows[1].verdict) == (best, said)
+
+
+def test_case_6_int8_stays_where_fp16_is_refused_or_missing():
+    latencies = {"fp16": 1.0, "int8": 1.0}
+    assert judge_artifacts([built("fp16", 0.5), built("int8", 0.9)], [None] * 2, 0.9, 0.01, predicted=latencies)[0] == 1
+    assert judge_artifacts([built("int8", 0.9)], [None], 0.9, 0.01, predicted=latencies)[0] == 0
+
+
 # --- build_each, build_once -------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,75 @@
+"""Test that TensorRT-RTX parses and builds the typed files of real networks at the precision that they state.
+
+No GPU is needed, and nothing is executed by TensorRT: the files are compared with the modules in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hnas import hw_profiles
+from hnas.export.backends.artifacts import make_artifact
+from hnas.export.backends.tensorrt import rtx
+from hnas.export.device import runtimes
+from hnas.export.graph.fusion import fuse, passes_for
+from hnas.export.graph.program import capture
+from hnas.export.proof.verification import LIMITS, check
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+peers = pytest.importorskip("hnas.benchmarks.peers.nets")
+
+installed = pytest.mark.skipif(rtx.missing() is not None, reason=f"{rtx.missing()}")
+NAMES = [name for name in peers.names() if not name.startswith("timm_")]
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_is_built_typed_at_its_stated_precision(name: str, tmp_path: Path) -> None:
+    if missing := peers.missing(name):
+        pytest.skip(missing)
+    net = peers.load(name)
+    program = fuse(capture(net.module, net.examples), passes_for("tensorrt"))
+    with torch.no_grad():
+        expected = [(net.module(*map(torch.from_numpy, sample)).numpy(),) for sample in net.evidence[:4]]
+    for precision in ("fp16", "int8"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        jetson = hw_profiles.load("jetson")
+        made = make_artifact(
+            "tensorrt", program, folder, precision=precision, device=jetson, calibration=net.calibration[:4]
+        )
+        verdict = rtx.check_with_rtx(made.model)
+        assert verdict.passed, verdict.line()
+        assert list(verdict.built) == list(rtx._TARGETS)
+        types = made.notes["types"]
+        wide = {layer for layer, found in verdict.precisions.items() if found == "f32"}
+        assert wide <= set(types["fp32"]), "layers above the stated precision"
+        assert {verdict.precisions[layer] for layer in types.get("int8", [])} <= {"i8"}
+        assert bool(types.get("int8")) == (precision == "int8")
+        if precision == "fp16":
+            runner = runtimes.load("onnxruntime").load(made)
+            found = check(expected, [tuple(runner(*sample)) for sample in net.evidence[:4]], "fp16")
+            assert min(found.sqnr_db, types["sqnr_db"]) >= LIMITS["fp16"].sqnr_db, found.line()
+
+
+@installed
+@pytest.mark.slow
+def test_a_layer_above_its_stated_precision_is_seen(tmp_path: Path) -> None:
+    """Plant what the test above must catch: quantisers in fp32 leave the other layers in fp32."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GELU(), torch.nn.Conv2d(8, 8, 3)).eval()
+    program = capture(net, torch.randn(1, 3, 16, 16))
+    samples = [(torch.randn(1, 3, 16, 16).numpy(),)]
+    made = make_artifact(
+        "tensorrt", program, tmp_path, precision="int8", device=hw_profiles.load("jetson"), calibration=samples
+    )
+    typed = rtx.check_with_rtx(made.model, ("86",))
+    plain = rtx.check_with_rtx(made.path / "model-trt8.onnx", ("86",))
+    assert typed.passed
+    assert plain.passed
+    assert "f32" not in typed.precisions.values()
+    assert "f32" in plain.precisions.values()
