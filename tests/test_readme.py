@@ -227,7 +227,7 @@ def test_every_flag_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_target_exists(page: Path) -> None:
-    for name in targets(page.read_text(encoding="utf-8")):
+    for name in set(targets(page.read_text(encoding="utf-8"))) - {"cuda"}:  # the GPU of a machine that has one
         hw_profiles.load(name)
 
 

@@ -1,0 +1,78 @@
+"""Time a network on the NVIDIA GPU of this machine in PyTorch: eager, torch.compile, and a CUDA graph, in fp16.
+
+``python -m hnas.benchmarks.cuda [--net resnet18] [--runs 200]`` prints one line for each: the baselines of the target
+``cuda``, whose artifacts hnas-deploy measures itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from hnas import hw_profiles
+from hnas.benchmarks.peers import nets
+
+_LEAD = 30  # untimed calls
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Return 0, or 3 without a GPU that PyTorch can use."""
+    parser = argparse.ArgumentParser(prog="python -m hnas.benchmarks.cuda", description=__doc__.splitlines()[0])
+    parser.add_argument("--net", default="resnet18", choices=nets.names(), help="default: resnet18")
+    parser.add_argument("--runs", type=int, default=200, metavar="N", help="timed calls of each; default: 200")
+    options = parser.parse_args(arguments)
+    try:
+        device = hw_profiles.load("cuda")
+    except ValueError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a command
+        return 3
+    if not torch.cuda.is_available():
+        line = f"torch {torch.__version__} has no CUDA: not run on a device here; install a build for CUDA"
+        print(line, file=sys.stderr)  # noqa: T201 - a command
+        return 3
+    net = nets.load(options.net)
+    inputs = [value.cuda().half() if value.is_floating_point() else value.cuda() for value in net.examples]
+    for name, call in _baselines(net.module.cuda().half().eval(), inputs):
+        times = time_on_gpu(call, options.runs)
+        print(f"{device.title}, {options.net}, fp16, batch 1, {name}: {median(times):.3f} ms (median, n={len(times)})")  # noqa: T201
+    return 0
+
+
+def _baselines(module: nn.Module, inputs: Sequence[Tensor]) -> list[tuple[str, Callable[[], object]]]:
+    """Return the ways to run the module, by name. Inputs stay in the GPU's memory."""
+    compiled = torch.compile(module)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode():
+        module(*inputs)  # libraries set themselves up outside of the graph
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            module(*inputs)
+    return [
+        ("eager", torch.inference_mode()(lambda: module(*inputs))),
+        ("torch.compile", torch.inference_mode()(lambda: compiled(*inputs))),
+        ("CUDA graph", graph.replay),
+    ]
+
+
+def time_on_gpu(call: Callable[[], object], runs: int) -> list[float]:
+    """Return the milliseconds of each of ``runs`` calls, by events of the GPU, after 30 untimed ones."""
+    for _ in range(_LEAD):
+        call()
+    times = []
+    for _ in range(runs):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return times
+
+
+if __name__ == "__main__":
+    sys.exit(main())
