@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hnas.hw_profiles.at_hand import gpu_figures
+
 KINDS = ("cpu", "gpu", "board", "phone")
 RANGES = ("minmax", "percentile", "entropy", "mse", "unseen")
 _FOLDER = Path(__file__).parent
@@ -117,19 +119,13 @@ def load(name: str, power: str | None = None) -> Device:
         ValueError: the name or the power mode is unknown; "cuda", the GPU of this machine, and there is none.
     """
     device = (
-        _at_hand()
+        Device(**gpu_figures())
         if name == "cuda"
         else next((found for found in map(_read, names()) if name == found.name or name in found.aliases), None)
     )
     if device is None:
         raise ValueError(f"no device {name!r}{_suggestion(name)}; known: {', '.join(names())}")
     return device if power is None else _in_power_mode(device, power)
-
-
-def _at_hand() -> Device:
-    from hnas.hw_profiles.at_hand import gpu_at_hand  # the module imports this one
-
-    return gpu_at_hand()
 
 
 def _in_power_mode(device: Device, power: str) -> Device:

@@ -1,4 +1,4 @@
-"""Describe the NVIDIA GPU of this machine as a device: ``gpu_at_hand()``.
+"""Describe the NVIDIA GPU of this machine: ``hw_profiles.Device(**gpu_figures())``.
 
 The figures come from NVIDIA's driver and from tables of what a streaming multiprocessor (SM) does in one cycle.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from typing import Any
-
-from hnas.hw_profiles import Device
 
 NAME = "cuda"
 _DRIVER = "libcuda.so.1"
@@ -33,8 +31,8 @@ _PER_CYCLE = {
 
 
 @cache
-def gpu_at_hand() -> Device:
-    """Return the profile of the first GPU. Its latency is measured; the figures serve predictions only.
+def gpu_figures() -> dict[str, Any]:
+    """Return the fields of the profile of the first GPU. Its latency is measured; the figures serve predictions only.
 
     Raises:
         ValueError: there is no NVIDIA driver, or no GPU, or one that is older than Volta.
@@ -61,7 +59,7 @@ def gpu_at_hand() -> Device:
     cycles = attribute(_SMS) * attribute(_CLOCK_KHZ) * 1e3 * 2 / 1e9
     tf32 = {"tf32": tensor / 2 * cycles} if capability >= (8, 0) else {}
     int8 = {"int8": 2.0 * tensor * cycles} if capability >= (7, 5) else {}
-    return Device(
+    return dict(
         name=NAME,
         title=name.value.decode("utf-8", "replace"),
         kind="gpu",

@@ -45,7 +45,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
         library = tmp_path / f"cuda{len(list(tmp_path.iterdir()))}.so"  # a name that is open already is not read again
         subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
         monkeypatch.setattr(at_hand, "_DRIVER", str(library))
-        at_hand.gpu_at_hand.cache_clear()
+        at_hand.gpu_figures.cache_clear()
 
     return planted
 
@@ -87,7 +87,7 @@ def test_no_usable_gpu_is_one_line(plant: Callable[..., None], figures: dict[str
 
 def test_no_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_hand, "_DRIVER", "libnowhere.so.1")
-    at_hand.gpu_at_hand.cache_clear()
+    at_hand.gpu_figures.cache_clear()
     with pytest.raises(
         ValueError, match=r"libnowhere\.so\.1 is not installed: not run on a device here; run hnas on"
     ) as caught:
