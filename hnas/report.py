@@ -117,6 +117,9 @@ def show_training(title: str) -> Iterator[tuple[Callable[[int, int, float], None
 
 def print_training(out: Path, record: Mapping[str, Any]) -> None:
     """Print the accuracy of a trained supernet and the next command."""
+    if "score" in record:
+        _print_sequence(out, record)
+        return
     tested = record["images"]["test"]
     lines = [f"{name} subnet: {share:.2%} top-1 on {tested} test images" for name, share in record["accuracy"].items()]
     if "subnets" in record:
@@ -134,6 +137,22 @@ def print_training(out: Path, record: Mapping[str, Any]) -> None:
     else:
         lines.append(f"next: hnas-deploy --target openvino-cpu --supernet {out} --data DIR")
     print_lines(lines)
+
+
+def _print_sequence(out: Path, record: Mapping[str, Any]) -> None:
+    """Print the score of networks of sequences beside the scores of the baselines, and the next command."""
+    score = record["score"]
+    sign, what = 1 if score["higher"] else -1, f"{score['name']} on the test rows"
+    found = {**{f"{name} subnet": value for name, value in record["accuracy"].items()}, **record["baselines"]}
+    print_table(
+        ("network", what), [(name, format(sign * x, score["form"])) for name, x in found.items()], right=(what,)
+    )
+    print_lines(
+        [
+            f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}",
+            f"next: hnas-deploy --target openvino-cpu --supernet {out}",
+        ]
+    )
 
 
 def _advice(record: Mapping[str, Any]) -> list[str]:

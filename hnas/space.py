@@ -104,6 +104,8 @@ class Space:
     example: returns the shapes of the inputs of a member, without the batch axis.
     initialise: sets the weights of a union, or of a member that is trained alone, in place.
     lone: true for a space from ``alone``: the only member is also the union.
+    deployed: returns what is deployed of a member, and the shapes of its inputs: one step of a recurrent network, with
+        the state as input and output. None (default): the member itself.
 
     Raises:
         ValueError: a choice depends on a choice that does not exist.
@@ -119,6 +121,7 @@ class Space:
     example: Callable[[Arch], tuple[Shape, ...]]
     initialise: Callable[[nn.Module], None]
     lone: bool = False
+    deployed: Callable[[nn.Module], tuple[nn.Module, tuple[Shape, ...]]] | None = None
 
     def __post_init__(self) -> None:
         for name, choice in self.choices.items():

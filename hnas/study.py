@@ -224,11 +224,18 @@ def _key(arch: Arch, metric: str) -> str:
 
 
 @torch.no_grad()
-def pool_moments(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, ...]], images: int) -> Stats:
+def pool_moments(
+    supernet: Supernet,
+    arch: Arch,
+    chunks: Iterable[tuple[Tensor, ...]],
+    images: int,
+    gates: Mapping[str, Tensor] | None = None,
+) -> Stats:
     """Return the moments of the input of every batch norm of ``arch``, pooled over ``chunks`` in float64.
 
     chunks: for each chunk the inputs of the network, each [N, *shape].
     images: the number of images in all chunks; only recorded in the result.
+    gates: as in ``Supernet.forward``.
     """
     own = norms(supernet.skeleton(arch))
     sums: dict[str, tuple[float, Tensor, Tensor]] = {}
@@ -245,7 +252,7 @@ def pool_moments(supernet: Supernet, arch: Arch, chunks: Iterable[tuple[Tensor, 
         for name, norm in own.items():
             norm.record = recorder(name)
         for inputs in chunks:
-            supernet(arch, *inputs)
+            supernet(arch, *inputs, gates=gates)
     finally:
         for norm in own.values():
             norm.record = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 _TIME_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
@@ -64,3 +65,24 @@ def path_text(value: object, name: str) -> str:
     if isinstance(value, str | os.PathLike):
         return str(os.fspath(value))
     raise ValueError(f"{name} is {' '.join(repr(value).split())[:60]}, expected the path of a folder")
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a task's metric is called and written for a person.
+
+    name: such as "top-1" or "mean squared error".
+    higher: whether a higher score is better. A task's metric is always higher for a better network: if the score is an
+        error, the metric is the negative error.
+    form: the format of the score, such as ".2%".
+
+    Example: ``Score("mean squared error", False, ".4f").text(-0.25)`` is "0.2500".
+    """
+
+    name: str
+    higher: bool
+    form: str
+
+    def text(self, metric: float) -> str:
+        """Return the score that belongs to a metric, as text."""
+        return format(metric if self.higher else -metric, self.form)

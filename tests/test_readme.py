@@ -190,7 +190,7 @@ def _flags_of_help(entry: Callable[[list[str]], int], *words: str) -> frozenset[
 def known_flags(program: str, command: str = "") -> frozenset[str]:
     """Return the flags of a program, or of one of its sub-commands."""
     if program == "hnas-train":
-        return _flags_of_help(train_main)
+        return _flags_of_help(train_main, *(["grow"] if command == "grow" else []))
     if program == "hnas-bench":
         subs = [command] if command in ("check", "compare") else ["check", "compare"]
         return frozenset().union(*(_flags_of_help(bench_main, sub) for sub in subs))
@@ -201,7 +201,9 @@ def every_flag() -> frozenset[str]:
     subs = [known_flags("hnas-deploy", command) for command in ("", *COMMANDS)]
     helps = "".join(module.parser().format_help() for module in (arm64, fuzz, matrix, papers, race))
     modules = frozenset(re.findall(r"--[a-z][a-z-]*", helps))
-    return frozenset().union(*subs, known_flags("hnas-train"), known_flags("hnas-bench"), modules)
+    return frozenset().union(
+        *subs, *(known_flags("hnas-train", each) for each in ("", "grow")), known_flags("hnas-bench"), modules
+    )
 
 
 def invocations(page: Path) -> Iterator[tuple[str, list[str]]]:

@@ -18,7 +18,7 @@ COMMANDS = {
     "doctor": "list the backends that run here, and how to install the others",
     "show": "print what a bundle holds, after a check of every byte",
     "score": "evaluate subnets of a supernet once, for better searches",
-    "run": "classify an image file with a bundle",
+    "run": "classify an image, forecast a series or continue a text with a bundle",
     "verify": "compare a bundle's files with the network in torch; reduce what fails",
     "sign": "sign a bundle with a key of your own",
     "pack": "write a bundle into one file",
@@ -54,9 +54,12 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
     Return the exit code. 0: success. 1: the training diverged or a process ended. 2: wrong use. 3: a package is
     missing. 70: an internal error. 130: interrupted.
     """
-    from hnas.cli import training
+    from hnas.cli import growing, training
 
-    options = training.make_train_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["grow"]:
+        return guarded("hnas-train", lambda: growing.run_grow(given[1:]), resumes=True)
+    options = training.make_train_parser().parse_args(given)
     return guarded("hnas-train", lambda: training.run_train(options), resumes=True)
 
 

@@ -11,7 +11,11 @@ from hnas.cli.arguments import WIDE, Parser
 from hnas.cli.zoo import add_source, open_bundle
 
 if TYPE_CHECKING:
+    import argparse
+
+    from hnas.export.bundle.bundle import Bundle
     from hnas.export.device.artifact import Artifact
+    from hnas.export.remote.worker import Worker
 
 _JSON = "print the result as JSON on standard output"
 
@@ -116,28 +120,71 @@ def run_show(arguments: Sequence[str]) -> int:
 
 def make_run_parser() -> Parser:
     """Return the parser of ``hnas-deploy run``."""
-    parser = Parser("hnas-deploy run", description="Classify an image file with a bundle.")
+    parser = Parser("hnas-deploy run", description="Classify an image, forecast a series, or continue a text.")
+    add = parser.add_argument
     add_source(parser)
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to print (default 3)")
-    parser.add_argument("--json", action="store_true", help=_JSON)
+    add("--image", type=Path, metavar="FILE", help="the image to classify")
+    add("--csv", type=Path, metavar="FILE", help="the series to forecast: all known rows, in time order")
+    add("--text", metavar="TEXT", help="the text to continue")
+    add("--top", type=int, default=3, metavar="N", help="how many classes to print (default 3)")
+    add("--steps", type=int, metavar="N", help="rows to forecast (default: the horizon), or characters (default 200)")
+    add("--plot", type=Path, metavar="FILE", help="with --csv: draw the forecast into this image file")
+    add("--json", action="store_true", help=_JSON)
     return parser
 
 
 def run_bundle(arguments: Sequence[str]) -> int:
-    """Classify an image file with a bundle."""
-    parsed = make_run_parser().parse_args(arguments)
-    from hnas.deployment.classifier import Classifier
+    """Classify an image, forecast a series, or continue a text with a bundle."""
+    parser = make_run_parser()
+    parsed = parser.parse_args(arguments)
+    given = [name for name in ("image", "csv", "text") if getattr(parsed, name) is not None]
+    if len(given) != 1:
+        parser.error("give one of --image FILE, --csv FILE and --text TEXT, as the bundle takes it")
+    from hnas.deployment.forecaster import is_sequence_bundle
     from hnas.export.remote.worker import Worker
 
     bundle = open_bundle(parsed)
+    if is_sequence_bundle(bundle) is (given == ["image"]):
+        raise ValueError(f"{bundle.path} is for {bundle.manifest.task}; --{given[0]} is for another kind of bundle")
     with Worker(bundle.artifact()) as worker:
-        best = Classifier(bundle, worker).predict(parsed.image, top=max(1, parsed.top))
+        if given == ["image"]:
+            _classify(bundle, worker, parsed)
+        else:
+            _continue(bundle, worker, parsed)
+    return 0
+
+
+def _classify(bundle: Bundle, worker: Worker, parsed: argparse.Namespace) -> None:
+    from hnas.deployment.classifier import Classifier
+
+    best = Classifier(bundle, worker).predict(parsed.image, top=max(1, parsed.top))
     if parsed.json:
         report.print_json([{"label": label, "probability": share} for label, share in best])
     else:
         report.print_table(("label", "probability"), [(label, f"{share:.1%}") for label, share in best])
-    return 0
+
+
+def _continue(bundle: Bundle, worker: Worker, parsed: argparse.Namespace) -> None:
+    from hnas.data.series import read_csv
+    from hnas.deployment.forecaster import Forecaster, plot_forecast
+
+    forecaster = Forecaster(bundle, worker)
+    if (forecaster.kind == "series") is (parsed.csv is None):
+        flag = "--csv FILE" if forecaster.kind == "series" else "--text TEXT"
+        raise ValueError(f"{bundle.path} is for {bundle.manifest.task}; give {flag}")
+    if parsed.csv is None:
+        found = forecaster.continue_text(parsed.text, 200 if parsed.steps is None else parsed.steps)
+        report.print_json({"text": found}) if parsed.json else report.print_lines([parsed.text + found])
+        return
+    table = read_csv(parsed.csv)
+    targets, values = forecaster.forecast(table, parsed.steps)
+    if parsed.plot is not None:
+        plot_forecast(table, targets, values, parsed.plot)
+    if parsed.json:
+        report.print_json([dict(zip(targets, map(float, row), strict=True)) for row in values])
+    else:
+        rows = [(f"+{k}", *(f"{value:.6g}" for value in row)) for k, row in enumerate(values, 1)]
+        report.print_table(("row", *targets), rows, right=targets)
 
 
 def _show_layers(artifact: Artifact, *, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""The command ``hnas-train``: train a supernet from a recipe and a folder of images."""
+"""The command ``hnas-train``: train a supernet from a recipe and data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_train_parser() -> Parser:
     """Return the parser."""
     parser = Parser(
         "hnas-train",
-        description="Train a supernet from a recipe and a folder of images.",
+        description="Train a supernet from a recipe and a folder of images, a series or a text.",
         epilog="The section [shrink] of a recipe makes the space smaller during training, by evidence or by method = "
         "padnas, pwsnas or pdarts. hnas-deploy --supernet then searches the smaller space.",
     )
@@ -28,9 +28,9 @@ def make_train_parser() -> Parser:
     add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")
     add(
         "--data",
-        required=True,
-        metavar="DIR",
-        help="folder with one sub-folder of images a class (or of IDX files), or a CSV file with path,label",
+        metavar="PATH",
+        help="folder with one sub-folder of images a class (or of IDX files), or a CSV file with path,label; the CSV "
+        "file of a series; a text file",
     )
     add("--out", required=True, metavar="DIR", help="folder of the supernet; hnas-deploy --supernet takes it")
     add("--skip-broken", action="store_true", help="leave out images that cannot be read, and count them")
@@ -82,6 +82,8 @@ def train_parsed(
     from hnas import recipes
 
     recipe = recipes.load(parsed.recipe)
+    if parsed.data is None and not {"source", "task"} <= recipe.data.keys():
+        raise ValueError(f"recipe {recipe.name} needs data: --data DIR, one sub-folder of images a class, or a file")
     if parsed.skip_broken:
         recipe = replace(recipe, data={**recipe.data, "skip": True})
     _check_values(parsed)  # before torch is imported, so that a wrong value is refused at once
@@ -99,7 +101,7 @@ def train_parsed(
         among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet is not None else None
         record = run_recipe(
             recipe,
-            Path(parsed.data),
+            _data(parsed),
             Path(parsed.out),
             RunOptions(
                 seed=parsed.seed,
@@ -119,6 +121,10 @@ def train_parsed(
     return record if first else None
 
 
+def _data(parsed: argparse.Namespace) -> Path | None:
+    return None if parsed.data is None else Path(parsed.data)
+
+
 def _check_values(parsed: argparse.Namespace) -> None:
     """Raise ValueError or FileNotFoundError for values that no training can have."""
     from hnas.export.device.artifact import check_threads
@@ -131,7 +137,7 @@ def _check_values(parsed: argparse.Namespace) -> None:
         raise ValueError(f"seed is {parsed.seed}; it is 0 or more")
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
-    if not Path(parsed.data).exists():
+    if parsed.data is not None and not Path(parsed.data).exists():
         raise FileNotFoundError(
             f"no folder {parsed.data}; --data takes one sub-folder of images a class, or a CSV list"
         )
@@ -150,5 +156,5 @@ def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:
     from hnas.training.folder import load_supernet
 
     supernet, record = load_supernet(Path(parsed.supernet))
-    task = open_task_of(decode_recipe(recipe), Path(parsed.data))
+    task = open_task_of(decode_recipe(recipe), _data(parsed))
     return derive_subnet(supernet, record, task, parsed.target, parsed.max_latency)

@@ -185,4 +185,11 @@ def roofline(space: Space, skeleton: Callable[[Arch], nn.Module], device: Device
     if precision not in device.peaks or precision not in BYTES:
         known = ", ".join(p for p in device.peaks if p in BYTES)
         raise ValueError(f"no peak for {precision!r} in the profile of {device.name}; known: {known}")
-    return lambda arch: predict(trace(skeleton(arch), *space.example(arch)), device, precision)
+
+    def price(arch: Arch) -> Price:
+        net, shapes = skeleton(arch), space.example(arch)
+        if space.deployed is not None:
+            net, shapes = space.deployed(net)
+        return predict(trace(net, *shapes), device, precision)
+
+    return price

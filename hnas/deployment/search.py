@@ -22,6 +22,7 @@ from hnas.deployment.options import Progress, SearchOptions
 from hnas.deployment.plan import Plan
 from hnas.deployment.pricing import MeasuredLatency, timing_sample
 from hnas.deployment.result import Result
+from hnas.deployment.sequence import deploy_step, is_sequence
 from hnas.deployment.source import open_source
 from hnas.export.compiling.compiler import Compiler, limited_compiler
 from hnas.export.device.errors import ExportError
@@ -40,6 +41,8 @@ AGAINST = "the largest subnet in fp32 on the same backend"
 def deploy_subnet(plan: Plan, options: SearchOptions, notify: Progress) -> Deployment:
     """Deploy a subnet of a supernet, as `hnas.deployment.deploy` documents. ``plan`` is that of the options."""
     reuse_memory()
+    if is_sequence(plan.supernet):
+        return deploy_step(plan, options, notify)
     source = open_source(plan.supernet, plan.data)
     with open_run(plan, source, options.resume) as journal:
         study = Study(source.supernet, source.task, journal=journal, seed=plan.seed, known=source.scores)
@@ -57,6 +60,8 @@ def deploy_subnet(plan: Plan, options: SearchOptions, notify: Progress) -> Deplo
 
 def estimate_search(plan: Plan) -> str:
     """Return an estimate of the duration of the search, in words. One batch of images is timed; nothing is built."""
+    if is_sequence(plan.supernet):
+        return "a minute of building and measuring"
     source = open_source(plan.supernet, plan.data)
     if plan.seconds is not None:
         return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"

@@ -13,7 +13,7 @@ from typing import Any
 from hnas.files import read_plain
 
 _LARGEST = 2**20  # bytes of a recipe
-_SECTIONS = ("space", "data", "train", "shrink", "pretrained", "short")
+_SECTIONS = ("space", "data", "train", "shrink", "pretrained", "short", "grow")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Recipe:
         random weights (``hnas.recipes.start``).
     short: keys that replace those of space and train if the epochs do not fit into the minutes that are given
         (``hnas.recipes.length``); empty: none.
+    grow: the rules by which a network grows (``hnas.growth.loop.GrowthRules``); empty: it does not.
     """
 
     name: str
@@ -37,11 +38,12 @@ class Recipe:
     shrink: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, Any] = field(default_factory=dict)
     short: Mapping[str, Any] = field(default_factory=dict)
+    grow: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object whose keys are the fields, without an empty ``pretrained`` or ``short``."""
+        """Return a JSON object whose keys are the fields, without an empty ``pretrained``, ``short`` or ``grow``."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {key: value for key, value in found.items() if value or key not in ("pretrained", "short")}
+        return {key: value for key, value in found.items() if value or key not in ("pretrained", "short", "grow")}
 
 
 def names() -> tuple[str, ...]:

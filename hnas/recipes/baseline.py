@@ -1,6 +1,7 @@
-"""Two simple baselines, so that a person can judge the accuracy of a supernet.
+"""Simple baselines, so that a person can judge the accuracy of a supernet.
 
-``majority(task)`` and ``train_plain_cnn(task, seconds=30)`` return the accuracy on the search images.
+``majority(task)`` and ``train_plain_cnn(task, seconds=30)`` return the accuracy on the search images;
+``train_plain_recurrent(task, "lstm", steps=400, weights=2000)`` returns the metric of a sequence task.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hnas.tasks import Task
 
 _WIDTHS = (32, 64, 128, 256)
 _RATE = 1e-3  # of Adam
+_RECURRENT_RATE = 1e-2  # of Adam, for LSTM and GRU
 _CHUNK = 250  # images in one forward pass of the evaluation
 
 
@@ -65,6 +67,53 @@ def train_plain_cnn(
     raw, labels = task.held(split)
     with torch.no_grad():
         outputs = [net(_inputs(task, raw[i : i + _CHUNK], size)) for i in range(0, len(raw), _CHUNK)]
+    return task.metric(torch.cat(outputs), labels)
+
+
+class _PlainRecurrent(nn.Module):
+    """torch's LSTM or GRU with a linear readout: [N, T, features] -> [N, T, outputs]."""
+
+    def __init__(self, kind: str, features: int, outputs: int, hidden: int) -> None:
+        super().__init__()
+        self.layer = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](features, hidden, batch_first=True)
+        self.readout = nn.Linear(hidden, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs at every row."""
+        found: torch.Tensor = self.readout(self.layer(x)[0])
+        return found
+
+
+def train_plain_recurrent(task: Task, kind: str, *, steps: int, weights: int, split: str = "test") -> float:
+    """Train torch's LSTM or GRU with Adam on the batches of a sequence task. Return its metric on a held-out split.
+
+    kind: "lstm" or "gru".
+    steps: number of batches.
+    weights: the hidden size is the one whose number of weights is nearest to this number.
+    """
+    shape = task.space_arguments["features"], task.space_arguments["outputs"]
+
+    def distance(hidden: int) -> int:
+        with torch.device("meta"):
+            net = _PlainRecurrent(kind, *shape, hidden)
+        return abs(sum(each.numel() for each in net.parameters()) - weights)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = _PlainRecurrent(kind, *shape, min(range(1, 513), key=distance))
+    optimiser = torch.optim.Adam(net.parameters(), lr=_RECURRENT_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
+    for step in range(steps):
+        raw, labels = task.batch(step)
+        loss = task.loss(net(*task.inputs(raw, ())), labels)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    raw, labels = task.held(split)
+    with torch.no_grad():
+        outputs = [net(*task.inputs(raw[i : i + _CHUNK], ())) for i in range(0, len(raw), _CHUNK)]
     return task.metric(torch.cat(outputs), labels)
 
 

@@ -10,13 +10,15 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from hnas.cost.flops import macs
+from hnas.cost.flops import macs, parameters
 from hnas.files import write_text
+from hnas.recipes.baseline import train_plain_recurrent
 from hnas.study import Study
 
 LOG, TABLE, EVENTS = "training.jsonl", "training.csv", "tensorboard"
@@ -149,6 +151,24 @@ def accuracy_of_ends(study: Study, summary: Mapping[str, Any]) -> dict[str, floa
     space = study.supernet.space
     scores = {arch: study.accuracy(arch, "test") for arch in {space.largest, space.smallest}}
     return {"largest": round(scores[space.largest], 4), "smallest": round(scores[space.smallest], 4)}
+
+
+def judge_sequence(study: Study, steps: int) -> dict[str, Any]:
+    """Return how the metric of a task of sequences is called, and the metric of its baselines on the test split.
+
+    steps: length of the training of an LSTM and a GRU with as many weights as the largest member has.
+    Empty for a task without ``baselines``: images have a plan with baselines of their own.
+    """
+    task = study.task
+    if not hasattr(task, "baselines"):
+        return {}
+    space = study.supernet.space
+    count = parameters(study.supernet.skeleton(space.largest))
+    found = dict(task.baselines("test"))
+    for kind, name in (("lstm", "LSTM"), ("gru", "GRU")):
+        value = train_plain_recurrent(task, kind, steps=steps, weights=count)
+        found[f"{name} of as many weights ({count}), trained for {steps} steps"] = value
+    return {"score": asdict(task.score), "baselines": {name: round(value, 4) for name, value in found.items()}}
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

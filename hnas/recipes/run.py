@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ from torch import nn
 
 from hnas import distributed, strategies
 from hnas.files import locked, write_json
+from hnas.growth.loop import GrowthRules, grow
 from hnas.journal import Journal, digest
 from hnas.recipes import Recipe, check_length
 from hnas.recipes.kept import LENGTH, checkpoints, digest_of, finished_record, known_length
 from hnas.recipes.length import TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
-from hnas.recipes.progress import Progress, accuracy_of_ends, summarise
+from hnas.recipes.progress import Progress, accuracy_of_ends, judge_sequence, summarise
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs, shrink_space
-from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for
+from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for, read_grown
 from hnas.sampling.derive import derive
 from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit
@@ -64,6 +65,8 @@ class RunOptions:
     report: say the plan with two baselines before training, evaluate after each epoch, and write training.jsonl and
         training.csv (False). Only for images in memory.
     tensorboard: with ``report``: write event files for TensorBoard too (False).
+    grown_from: the folder of a trained supernet whose smallest member grows, as [grow] of the recipe says; None
+        (default): training begins anew.
     """
 
     seed: int = 0
@@ -77,11 +80,12 @@ class RunOptions:
     clock: Callable[[], float] = time.monotonic
     report: bool = False
     tensorboard: bool = False
+    grown_from: Path | None = None
 
 
 def run_recipe(
     recipe: Recipe,
-    data: Path,
+    data: Path | None,
     out: Path,
     options: RunOptions | None = None,
     *,
@@ -90,10 +94,12 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Train what ``recipe`` describes on the images in ``data`` and write the supernet's folder ``out``.
 
+    data: the folder of images, or the file of a series or a text; None: a recipe whose task makes its own data.
     on_step: called after each step with (finished steps, steps of the run, loss).
     on_message: called with one line for a person.
 
-    Returns the record that is also written. Accuracies are top-1 on the test split, after batch-norm recalibration.
+    Returns the record that is also written. Accuracies are the task's metric on the test split, after batch-norm
+    recalibration: top-1 for images.
 
         record = run_recipe(recipes.load("images"), Path("photos"), Path("trained"))
 
@@ -166,7 +172,8 @@ def _choose_length(
 def _identity(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """Return what identifies a run, as JSON."""
     alone = options.alone.to_json() if isinstance(options.alone, Arch) else options.alone
-    return {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed}
+    grown = {} if options.grown_from is None else {"grown_from": str(options.grown_from)}
+    return {"recipe": recipe.to_json(), "epochs": options.epochs, "alone": alone, "seed": options.seed, **grown}
 
 
 def _with_length(recipe: Recipe, options: RunOptions, chosen: Mapping[str, Any] | None) -> tuple[Recipe, RunOptions]:
@@ -182,9 +189,12 @@ def _make_run(recipe: Recipe, task: Task, options: RunOptions, out: Path, found:
     space = whole = make_space(recipe, task)
     if options.alone is not None:
         space = space.alone(named_arch(options.among or space, options.alone))
-    supernet = make_started(space, options.seed, f"recipe {recipe.name}", found, whole)
-    schedule = make_schedule(experiment, task, options.epochs)
-    return _Run(experiment, _identity(recipe, options), out, supernet, task, schedule)
+    schedule, start = make_schedule(experiment, task, options.epochs), None
+    if options.grown_from is not None:
+        supernet, start = read_grown(options.grown_from, space, options.seed)
+    else:
+        supernet = make_started(space, options.seed, f"recipe {recipe.name}", found, whole)
+    return _Run(experiment, _identity(recipe, options), out, supernet, task, schedule, start)
 
 
 def _step_seconds(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained | None) -> float:
@@ -209,6 +219,8 @@ class _Run:
     supernet: the supernet to train.
     task: the training and held-out images.
     schedule: the steps of all cycles.
+    start: a trained member of the supernet to grow from; None: nothing is trained yet.
+    proofs: receives the proof of every edit that grows the network.
     """
 
     experiment: Experiment
@@ -217,6 +229,8 @@ class _Run:
     supernet: Supernet
     task: Task
     schedule: Schedule
+    start: Arch | None = None
+    proofs: list[dict[str, Any]] = field(default_factory=list)
 
     def run(
         self,
@@ -247,7 +261,9 @@ class _Run:
             "images": {split: len(held) for split, held in self.task.splits.items()},
             **({"skipped": skipped} if self.experiment.data.options.get("skip") else {}),
             **({"edits": [edit.to_json() for edit in log]} if log else {}),
+            **({"growth": self.proofs} if self.proofs else {}),
             **({"logits": logits, "derived": self._derived(logits)} if logits else {}),
+            **judge_sequence(study, self.schedule.steps),
         }
         if plan is not None:
             record |= {"plan": plan.to_json(), **summary}
@@ -269,6 +285,9 @@ class _Run:
         """Train, and set the supernet's space to the space that shrinking leaves. Return edits and final logits."""
         train, shrink = self.experiment.train, self.experiment.shrink
         alone = self.identity["alone"] is not None
+        if self.experiment.grow is not None and not alone:
+            self.supernet.space = self._grow(study, self.experiment.grow, observer)
+            return [], {}
         pick, extra = self.make_pick()
         log: list[Edit] = []
         if self._has_weights() and not checkpoints(self.out):
@@ -287,6 +306,12 @@ class _Run:
             slot: dict(zip(slot_types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()
         }
         return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
+
+    def _grow(self, study: Study, rules: GrowthRules, observer: Observer) -> Space:
+        """Train and grow; return the space of the grown member."""
+        cost = predicted_costs(self.supernet, rules.device).get("latency_ms")
+        price = None if cost is None else lambda arch: cost(arch).value
+        return grow(study, rules, self.schedule, start=self.start, price=price, observer=observer, log=self.proofs)
 
     def _derived(self, logits: _Logits) -> dict[str, Any]:
         """Return the most likely architecture as JSON, with at most as many identities as the strategy allows."""

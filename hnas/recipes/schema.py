@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct, defstruct
 
 from hnas import hw_profiles, strategies, tasks
+from hnas.growth.loop import GrowthRules
 from hnas.recipes import Recipe
 from hnas.recipes.sections import DataSection, Experiment, ShrinkByEvidence, ShrinkByMethod, TrainSection
 from hnas.recipes.wording import describe, is_toml
@@ -42,7 +43,8 @@ def decode_recipe(recipe: Recipe) -> Experiment:
     shrink = _decode_shrink(recipe) if recipe.shrink else None
     if shrink and train.combine != "sum":
         raise ValueError(f"recipe {recipe.name}: with [shrink] gradients add up; leave combine out of [train]")
-    return Experiment(data, train, _decode_strategy(recipe, train), shrink)
+    grow = _decode_grow(recipe) if recipe.grow else None
+    return Experiment(data, train, _decode_strategy(recipe, train), shrink, grow)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -65,6 +67,18 @@ def _decode_data(recipe: Recipe) -> DataSection:
     options = {key: kind for key, kind in options_of(tasks.load(name).open_task).items() if key not in _ELSEWHERE}
     given = _decode_given(recipe, "data", recipe.data, {**chosen, **options, "task": str})
     return DataSection(name, {key: given[key] for key in options if key in given})
+
+
+def _decode_grow(recipe: Recipe) -> GrowthRules:
+    if recipe.shrink:
+        raise ValueError(f"recipe {recipe.name}: a network grows or a space shrinks; give [grow] or [shrink]")
+    given = _decode_given(recipe, "grow", recipe.grow, _fields_of(GrowthRules))
+    if (device := given.get("device")) is not None:
+        hw_profiles.load(device)
+    try:
+        return GrowthRules(**given)
+    except ValueError as error:
+        raise ValueError(f"recipe {recipe.name}: {error}") from None
 
 
 def _decode_strategy(recipe: Recipe, train: TrainSection) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hnas.distillation import Divergence
+from hnas.growth.loop import GrowthRules
 from hnas.ranges import NonNegative, Positive, PositiveInt, Share
 from hnas.shrinking.edits import ShrinkRules
 from hnas.training.checkpoint import AdamOptions
@@ -86,9 +87,10 @@ class ShrinkByMethod:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A decoded recipe: data, training, the options of the training strategy, and how the space is shrunk."""
+    """A decoded recipe: data, training, the options of the training strategy, and how the space shrinks or grows."""
 
     data: DataSection
     train: TrainSection
     options: Mapping[str, Any]
     shrink: ShrinkByEvidence | ShrinkByMethod | None
+    grow: GrowthRules | None = None

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from hnas.recipes import Recipe, check_tables
-from hnas.space import Space
+from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
 from hnas.tasks.classification import Classification
-from hnas.training.folder import make_supernet
+from hnas.training.folder import load_supernet, make_supernet
 from hnas.training.pretrained import NoWeights, Pretrained, copy_weights, find_pretrained
 from hnas.training.teacher import taught
 
@@ -131,3 +132,29 @@ def _check(recipe: Recipe) -> None:
     tables = {key: value for key, value in table.items() if key != "name"}
     check_tables(recipe.name, "pretrained", tables, ("space", "data", "train", "short"))
     check_tables(recipe.name, "pretrained.short", table.get("short", {}), ("space", "train"))
+
+
+def read_grown(folder: Path, space: Space, seed: int) -> tuple[Supernet, Arch]:
+    """Return the supernet of ``space`` with the weights of the one in ``folder``, and its smallest member.
+
+    space: the declared space, in which the member grows.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: the supernet is not of this space, or its branches are split.
+    """
+    trained, _ = load_supernet(folder)
+    if trained.space.name != space.name or dict(trained.space.arguments) != dict(space.arguments):
+        raise ValueError(f"{folder} holds a supernet of another space; grow it with the recipe that trained it")
+    if trained.splits:
+        raise ValueError(f"{folder} holds a supernet with split branches, which cannot grow; train it without [shrink]")
+    member = space.arch(trained.space.smallest)
+    supernet = make_supernet(space, seed, str(folder))
+    with torch.no_grad():
+        for name, value in trained.union.named_parameters():
+            if not trained.space.lone:
+                supernet.union.get_parameter(name).copy_(value)
+        for name, part in supernet.view(member).items():
+            part.copy_(trained.view(trained.space.smallest)[name])
+    supernet.changed()
+    return supernet, member

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hnas.space import Shape
+    from hnas.units import Score
 
 
 class Task(Protocol):
@@ -32,6 +33,11 @@ class Task(Protocol):
     @property
     def splits(self) -> Mapping[str, Sized]:
         """Return the examples of each split by name: "train", "calibration", "search", "test"."""
+        ...
+
+    @property
+    def score(self) -> Score:
+        """Return how the metric is called and written."""
         ...
 
     @property

@@ -21,6 +21,7 @@ from hnas.distillation import DIVERGENCES, distil
 from hnas.memory import channels_last
 from hnas.ranges import Channels, Count, PositiveInt, Share
 from hnas.space import Shape
+from hnas.units import Score
 
 
 class PackageMissing(RuntimeError):
@@ -72,6 +73,11 @@ class Classification:
     def space_arguments(self) -> Mapping[str, int]:
         """Return the number of classes and of channels."""
         return {"classes": len(self.classes), "channels": self.preprocessing.channels}
+
+    @property
+    def score(self) -> Score:
+        """Return that the metric is the top-1 accuracy."""
+        return Score("top-1", True, ".2%")
 
     @property
     def steps_per_epoch(self) -> int:

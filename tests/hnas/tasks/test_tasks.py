@@ -15,7 +15,7 @@ from hnas.recipes.schema import decode_recipe
 
 def test_every_file_of_the_folder_is_a_task():
     files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - {"__init__"}
-    assert set(tasks.names()) == files == {"classification", "digits", "stream"}
+    assert set(tasks.names()) == files == {"classification", "digits", "series", "stream", "text"}
 
 
 @pytest.mark.parametrize("name", tasks.names())
@@ -47,7 +47,7 @@ def test_a_recipe_names_a_task_or_a_reader(data, task):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"task": "weather"}, "no task 'weather'; known: classification, digits, stream"),
+        ({"task": "weather"}, "no task 'weather'; known: classification, digits, series, stream, text"),
         ({"task": "digits", "size": 8}, r"\[data\] has no key 'size'; known: flip, shift, alpha, task"),
         ({"task": "digits", "batch_size": 8}, r"\[data\] has no key 'batch_size'"),
     ],

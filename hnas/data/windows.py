@@ -1,0 +1,92 @@
+"""Windows of one long sequence, in time order: which rows train a network, and which rows judge it.
+
+``Windows.divide(rows=1000, window=32, burn=8, horizon=1)`` returns the windows of every split. Numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+SHARES = {"train": 0.65, "calibration": 0.05, "search": 0.15, "test": 0.15}  # of the rows, in time order
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a sequence. A network reads the rows of a window from a zero state, one after another.
+
+    spans: split -> (first, last + 1) row whose label belongs to the split. The spans do not overlap.
+    window: rows of a window.
+    burn: the first rows of a window, whose outputs are not judged: the state is still filling.
+    horizon: the label of row t is in row t + horizon.
+
+    A window of a held-out split may begin in the rows before its split. These rows are inputs only, and no label of
+    another split is in it.
+
+        windows = Windows.divide(rows=1000, window=32, burn=8, horizon=1)
+        windows.starts("search")    # the first row of each window
+    """
+
+    spans: Mapping[str, tuple[int, int]]
+    window: int
+    burn: int
+    horizon: int
+    _orders: dict[int, Rows] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def divide(cls, rows: int, window: int, burn: int, horizon: int, alpha: float = 0.0) -> Windows:
+        """Return the windows of ``rows`` rows: 65 % train, then calibration (5 %), search (15 %) and test (15 %).
+
+        alpha: share of the training rows, the last of them, that trains architecture parameters: the split "alpha".
+
+        Raises:
+            ValueError: the burn-in takes the whole window, or the rows do not hold a window of every split.
+        """
+        if not 0 <= burn < window:
+            raise ValueError(f"burn is {burn}, and a window has {window} rows; burn is from 0 to {window - 1}")
+        shares = {**SHARES, "train": SHARES["train"] * (1 - alpha)}
+        if alpha:
+            shares = {"train": shares["train"], "alpha": SHARES["train"] * alpha, **shares}
+        edges = np.round(np.cumsum([0.0, *shares.values()]) * rows).astype(int).tolist()
+        spans = dict(zip(shares, pairwise(edges), strict=True))
+        found = cls(spans, window, burn, horizon)
+        for split in spans:
+            if not len(found.starts(split)):
+                need = f"a window of {window} rows and a horizon of {horizon}"
+                raise ValueError(f"{rows} rows are too few for {need}: the split {split!r} would be empty")
+        return found
+
+    def starts(self, split: str) -> Rows:
+        """Return the first row of every window of a split.
+
+        "train": every window. Other splits: windows whose judged rows do not overlap, so that each label counts once.
+        """
+        begin, end = self.spans[split]
+        first = max(0, begin - self.horizon - self.burn)
+        last = end - self.horizon - self.window
+        stride = 1 if split == "train" else self.window - self.burn
+        return np.arange(first, last + 1, stride, dtype=np.int64)
+
+    def per_epoch(self, batch: int) -> int:
+        """Return the number of batches in which every training row is judged about once; at least 1."""
+        return max(1, len(self.starts("train")) // (batch * (self.window - self.burn)))
+
+    def batch(self, step: int, size: int, seed: int) -> Rows:
+        """Return the first rows of ``size`` random training windows; they depend on seed and step alone."""
+        starts = self.starts("train")
+        return starts[np.random.default_rng([seed, 3, step]).integers(0, len(starts), size)]
+
+    def cut(self, values: NDArray[Any], starts: Rows, shift: int = 0) -> NDArray[Any]:
+        """Return the rows of the windows: [rows, ...] -> [N, window, ...].
+
+        shift: added to every row; the horizon for labels.
+        """
+        found: NDArray[Any] = values[starts[:, None] + np.arange(shift, shift + self.window)]
+        return found

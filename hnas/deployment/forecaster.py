@@ -1,0 +1,154 @@
+"""Forecast a series or continue a text with a bundle, without torch: ``Forecaster(bundle, run).forecast(table)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hnas.data.series import Floats, Table
+from hnas.data.text import encode
+from hnas.export.bundle.bundle import Bundle
+
+KINDS = {"series-forecasting": "series", "text-modelling": "text"}
+_MOST = 100_000  # rows or characters of an answer
+
+_Run = Callable[..., tuple[NDArray[Any], ...]]
+
+
+class Forecaster:
+    """A bundle of a recurrent network, run from step to step.
+
+    bundle: the bundle; its manifest says how a row becomes an input.
+    run: the artifact: (x [1, F], h [1, M]) -> (y [1, D], h [1, M]).
+
+    Raises:
+        ValueError: the bundle holds no step of a recurrent network.
+    """
+
+    def __init__(self, bundle: Bundle, run: _Run) -> None:
+        taken, inputs = bundle.manifest.input, bundle.artifact().inputs
+        if not is_sequence_bundle(bundle) or taken is None or taken.preprocessing is None or len(inputs) != 2:
+            raise ValueError(f"{bundle.path} holds no step of a recurrent network; it is for {bundle.manifest.task}")
+        self.bundle = bundle
+        self.kind = KINDS[bundle.manifest.task]
+        self._said: Mapping[str, Any] = taken.preprocessing
+        self._run = run
+        self._state = inputs[1].shape
+
+    def forecast(self, table: Table, steps: int | None = None) -> tuple[tuple[str, ...], Floats]:
+        """Return the names of the targets, and their values in the rows after the last one: [steps, targets].
+
+        table: all known rows, in time order; its columns include the features of the network.
+        steps: number of rows; None: as many as the network forecasts at once, at least 1. With more rows the network
+            reads its own forecasts, which needs every feature to be a target.
+
+        Raises:
+            ValueError: a column is missing, there are too few rows, or the forecast cannot be so long.
+        """
+        features, targets = tuple(self._text("features")), tuple(self._text("targets"))
+        horizon = int(self._said["horizon"])
+        count, closed = steps or max(horizon, 1), set(features) <= set(targets)
+        if not 1 <= count <= _MOST:
+            raise ValueError(f"steps is {steps}; it is 1 to {_MOST}")
+        if count > max(horizon, 1) and not (closed and horizon):
+            why = "it does not forecast all of its features" if horizon else "it needs the features of the same row"
+            raise ValueError(f"the network forecasts {max(horizon, 1)} rows; {steps} are too many, because {why}")
+        values = table.take(features)
+        if len(values) < max(horizon, 1):
+            raise ValueError(f"{len(values)} rows are too few for a forecast {horizon} rows ahead")
+        h = np.zeros(self._state, np.float32)
+        known: list[NDArray[Any]] = []
+        for row in values:
+            y, h = self._step(self._scaled(row, features), h)
+            known.append(self._unscaled(y, targets))
+        found = known[len(known) - max(horizon, 1) :]  # the output of row t is about row t + horizon
+        for k in range(count - len(found)):
+            row = np.asarray([found[k][targets.index(name)] for name in features])
+            y, h = self._step(self._scaled(row, features), h)
+            found.append(self._unscaled(y, targets))
+        return targets, np.asarray(found[:count], np.float32)
+
+    def continue_text(self, text: str, characters: int = 200, temperature: float = 0.7, seed: int = 0) -> str:
+        """Return the characters that follow ``text``, drawn one after another.
+
+        temperature: the scores are divided by it; 0: the likeliest character.
+
+        Raises:
+            ValueError: the text is empty, or has a character that was not in the training text.
+        """
+        alphabet = str(self._said["alphabet"])
+        if not text:
+            raise ValueError("the text to continue is empty; give at least one character")
+        if not (1 <= characters <= _MOST and 0 <= temperature <= 100):
+            raise ValueError(f"characters is 1 to {_MOST}, temperature 0 to 100; got {characters} and {temperature}")
+        rng, h, said = np.random.default_rng(seed), np.zeros(self._state, np.float32), []
+        pending = encode(text, alphabet).tolist()
+        for _ in range(characters):
+            for token in pending:
+                y, h = self._step(np.eye(len(alphabet), dtype=np.float32)[token], h)
+            pending = [_draw(y, temperature, rng)]
+            said.append(alphabet[pending[0]])
+        return "".join(said)
+
+    def _step(self, row: NDArray[Any], h: Floats) -> tuple[NDArray[Any], Floats]:
+        y, h = self._run(row[None].astype(np.float32), h)
+        if h.shape != self._state:
+            raise ValueError(f"{self.bundle.path} returned a state of {list(h.shape)}, expected {list(self._state)}")
+        return y[0], h
+
+    def _text(self, key: str) -> list[str]:
+        return [str(name) for name in self._said[key]]
+
+    def _scaled(self, row: NDArray[Any], names: tuple[str, ...]) -> NDArray[Any]:
+        mean, deviation = self._scaling(names)
+        found: NDArray[Any] = (row - mean) / deviation
+        return found
+
+    def _unscaled(self, y: NDArray[Any], names: tuple[str, ...]) -> NDArray[Any]:
+        mean, deviation = self._scaling(names)
+        found: NDArray[Any] = y * deviation + mean
+        return found
+
+    def _scaling(self, names: tuple[str, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+        rows = np.asarray([self._said["scaling"][name] for name in names], np.float64)
+        return rows[:, 0], rows[:, 1]
+
+
+def is_sequence_bundle(bundle: Bundle) -> bool:
+    """Return whether a bundle holds the step of a recurrent network."""
+    return bundle.manifest.task in KINDS
+
+
+def plot_forecast(table: Table, targets: tuple[str, ...], values: Floats, file: Path) -> None:
+    """Draw the last known rows and the forecast of every target into an image file. Needs the extra "plot".
+
+    Raises:
+        Unavailable: matplotlib is not installed.
+    """
+    from hnas.export.device.errors import Unavailable
+
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise Unavailable("matplotlib is not installed; pip install 'hnas[plot]'") from None
+    figure = Figure(figsize=(8, 2.2 * len(targets)), layout="constrained")
+    shown = min(len(table.values), max(4 * len(values), 50))
+    for k, name in enumerate(targets):
+        axes = figure.add_subplot(len(targets), 1, k + 1)
+        if name in table.columns:
+            axes.plot(range(1 - shown, 1), table.take([name])[-shown:, 0], label="known")
+        axes.plot(range(1, len(values) + 1), values[:, k], marker=".", label="forecast")
+        axes.set_ylabel(name)
+        axes.legend(loc="upper left")
+    figure.savefig(file)
+
+
+def _draw(scores: NDArray[Any], temperature: float, rng: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(scores.argmax())
+    odds = np.exp((scores.astype(np.float64) - scores.max()) / temperature)
+    return int(rng.choice(len(odds), p=odds / odds.sum()))

@@ -1,0 +1,274 @@
+"""Deploy a recurrent network: its step, with the state as input and output, is what a device runs.
+
+``deploy_step(plan, options, notify)`` is called by ``hnas.deployment.search`` for the supernet of a series or a text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hnas.cost.roofline import trace
+from hnas.deployment.build import CALIBRATION, EVIDENCE, Run
+from hnas.deployment.bundle import Deployment, bundle_result, describe_network
+from hnas.deployment.flow import Proof, build_baseline, try_networks
+from hnas.deployment.folder import working_folder
+from hnas.deployment.forecaster import KINDS
+from hnas.deployment.network import StaticNetwork
+from hnas.deployment.options import Progress, SearchOptions
+from hnas.deployment.own import AGAINST
+from hnas.deployment.plan import Plan
+from hnas.deployment.result import Result
+from hnas.export.bundle.manifest import Data, Input, SpaceRecord
+from hnas.export.compiling.compiler import limited_compiler
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import ExportError
+from hnas.export.graph.samples import Sample, to_sample
+from hnas.export.remote.transports import local
+from hnas.export.remote.worker import Worker
+from hnas.files import read_json
+from hnas.journal import Journal
+from hnas.recipes import Recipe
+from hnas.recipes.parts import open_task_of
+from hnas.recipes.schema import decode_recipe
+from hnas.space import Arch
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.tasks import Task
+from hnas.training.folder import load_supernet
+
+_TASKS = {kind: task for task, kind in KINDS.items()}  # kind in the record of a task -> task of a manifest
+_MARKS = (1, 10, 50, 100, 200)  # steps after which the error of the outputs is reported
+_LOST = 0.02  # of the score: an artifact that loses more is not taken
+_SLOWER = ("x the time of ", "a lower precision is kept")  # verdicts on artifacts that could be kept as well
+_MEMBERS = 32  # members that are scored where several are left, unless --budget gives a number
+
+Runner = Callable[..., tuple[NDArray[Any], ...]]
+
+
+@dataclass(frozen=True)
+class _StepFigures:
+    """What an artifact does over many steps.
+
+    metric: the task's metric on the test split, by the artifact from step to step.
+    drift: step -> largest error of an output so far, relative to the largest output of the network in torch.
+    """
+
+    metric: float
+    drift: Mapping[int, float]
+
+
+def is_sequence(supernet: Path | None) -> bool:
+    """Return whether a folder holds the supernet of a series or a text."""
+    if supernet is None or not (supernet / "supernet.json").is_file():
+        return False
+    said = read_json(supernet / "supernet.json").get("task")
+    return isinstance(said, dict) and said.get("kind") in tuple(_TASKS)
+
+
+def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deployment:
+    """Deploy the step of a recurrent network, as `hnas.deployment.deploy` documents.
+
+    The artifact maps (x [1, F], h [1, M]) to (y [1, D], h [1, M]). The fastest artifact is taken that keeps the score
+    of the network in torch on the test split, from step to step.
+
+    Raises:
+        ValueError: the data is not that of the training, or a constraint other than the latency is given.
+        ExportError: no artifact keeps the score.
+    """
+    assert plan.supernet is not None
+    if others := [bound.metric for bound in plan.bounds if bound.metric == "accuracy"]:
+        raise ValueError(f"a network of series or text has no {others[0]} in [0, 1]; leave out --min-accuracy")
+    supernet, record = load_supernet(plan.supernet)
+    task = _open_task(record, plan)
+    study = Study(supernet, task, seed=plan.seed)
+    arch = _best_member(study, plan)
+    step, shapes = _step_of(supernet, arch, study)
+    samples = _samples(step, task, shapes[1])
+    network = StaticNetwork(
+        name=f"step of {task.to_json()['name']}",
+        key="step",
+        module=step,
+        example=samples[0],
+        count_kernels=partial(trace, _step_of(supernet, arch, None)[0], *shapes),
+        calibration=samples[:CALIBRATION],
+        evidence=samples[:EVIDENCE],
+        arch=arch,
+        input_names=("x", "h"),
+    )
+    with working_folder(plan.out) as work, limited_compiler() as compiler:
+        run = Run(plan, Journal(), compiler, work, lambda _: network.example, notify, None)
+        baseline = build_baseline(run, network, AGAINST, own=True)
+        proof = try_networks(run, baseline, [lambda: network])
+        notify("run step by step", 0, 1)
+        proof, figures, metric = _faithful(proof, step, task, shapes[1], plan)
+        result = Result(plan, baseline, proof)
+        manifest = _manifest(result, supernet, task, options, (metric, figures))
+        notify("bundle", 0, 1)
+        found = bundle_result(result, manifest)
+    return replace(found, table={**found.table, "notes": [*found.table["notes"], *_lines(task, metric, figures)]})
+
+
+def _open_task(record: Mapping[str, Any], plan: Plan) -> Task:
+    """Return the task of the training. Raise ValueError if the data is another."""
+    try:
+        recipe = Recipe(**record["recipe"])
+    except (KeyError, TypeError):
+        raise ValueError(f"{plan.supernet} does not say which recipe trained it; train it again") from None
+    if plan.data is None and not recipe.data.get("source"):
+        raise ValueError("the scores of a step need the data of the training: give --data FILE")
+    task = open_task_of(decode_recipe(recipe), plan.data)
+    if task.to_json().get("digests") != record["task"].get("digests"):
+        raise ValueError(f"{plan.data} is not the data that {plan.supernet} was trained on; give that file")
+    return task
+
+
+def _best_member(study: Study, plan: Plan) -> Arch:
+    """Return the only member of a grown or derived space, or the best of some members on the search split."""
+    space = study.supernet.space
+    if space.size == 1:
+        return space.largest
+    rng = Random(plan.seed)
+    members = {space.smallest, space.largest, *(space.sample(rng) for _ in range(plan.evaluations or _MEMBERS))}
+    return max(sorted(members, key=lambda arch: arch.digest), key=study.search_accuracy)
+
+
+def _step_of(supernet: Supernet, arch: Arch, study: Study | None) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
+    """Return the step of a member and the shapes of its inputs; without a study, on the meta device."""
+    deployed = supernet.space.deployed
+    if deployed is None:
+        raise ValueError(f"the space {supernet.space.name!r} has no step to deploy")
+    net = supernet.skeleton(arch) if study is None else supernet.extract(arch, study.calibrate(arch))
+    return deployed(net)
+
+
+@torch.no_grad()
+def _samples(step: nn.Module, task: Task, state: tuple[int, ...]) -> list[Sample]:
+    """Return the inputs of steps in windows of the calibration split, spread over the steps of a window."""
+    (x,) = task.inputs(task.held("calibration")[0][:CALIBRATION], ())
+    h, found = torch.zeros(len(x), *state), []
+    for row in x.unbind(1):
+        found.append([to_sample([row[k : k + 1], h[k : k + 1]]) for k in range(len(x))])
+        _, h = step(row, h)
+    return [sample for k in range(len(x)) for sample in (steps[k] for steps in found[k % 3 :: 3])][: 2 * CALIBRATION]
+
+
+def _faithful(
+    proof: Proof, step: nn.Module, task: Task, state: tuple[int, ...], plan: Plan
+) -> tuple[Proof, _StepFigures, float]:
+    """Return the proof whose best row keeps the score, its figures, and the metric of the network in torch.
+
+    Rows are tried from the fastest on. Raise ExportError if none keeps the score.
+    """
+    metric = run_windows(_torch_runner(step), task, state)
+    taken = [
+        k for k, row in enumerate(proof.rows) if k == proof.best or "slower" in row.verdict or row.verdict == "kept"
+    ]
+    rows, lost = list(proof.rows), []
+    for k in sorted(taken, key=lambda k: -proof.rows[k].speed):
+        figures = step_figures(rows[k].built.artifact, step, task, state, plan)
+        if figures.metric >= metric - _LOST * abs(metric):
+            rows[k] = replace(rows[k], verdict="kept")
+            return replace(proof, rows=tuple(rows), best=k), figures, metric
+        score = task.score
+        said = f"{score.name} {score.text(figures.metric)} from step to step, in torch {score.text(metric)}"
+        rows[k] = replace(rows[k], verdict=f"not taken: {said}")
+        lost.append(rows[k].reason)
+    raise ExportError(f"no artifact keeps the score over many steps: {'; '.join(lost)}")
+
+
+def step_figures(
+    artifact: Artifact, step: nn.Module, task: Task, state: tuple[int, ...], plan: Plan | None = None
+) -> _StepFigures:
+    """Run an artifact from step to step in a process of its own, and compare it with the network in torch.
+
+    The error grows with the steps, because each of the two networks reads its own state.
+    """
+    with Worker(artifact, transport=local if plan is None else plan.transport) as worker:
+        drift = _drift(worker, _torch_runner(step), task, state)
+        return _StepFigures(run_windows(worker, task, state), drift)
+
+
+def run_windows(run: Runner, task: Task, state: tuple[int, ...], split: str = "test") -> float:
+    """Return the task's metric on a split, by a step (x [1, F], h [1, M]) -> (y [1, D], h [1, M])."""
+    raw, labels = task.held(split)
+    (x,) = task.inputs(raw, ())
+    outputs = [_run(run, window.numpy(), state) for window in x]
+    return task.metric(torch.from_numpy(np.stack(outputs)), labels)
+
+
+def _run(run: Runner, rows: NDArray[np.float32], state: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the outputs [rows, D] of a step that reads rows [rows, F] from a zero state."""
+    h, found = np.zeros((1, *state), np.float32), []
+    for k in range(len(rows)):
+        y, h = run(rows[k : k + 1], h)
+        found.append(y[0])
+    return np.stack(found)
+
+
+def _drift(run: Runner, exact: Runner, task: Task, state: tuple[int, ...]) -> dict[int, float]:
+    """Return the largest error of an output up to each of ``_MARKS``, over successive windows without a reset."""
+    (x,) = task.inputs(task.held("test")[0], ())
+    rows = x.flatten(0, 1).numpy()
+    rows = np.concatenate([rows] * -(-_MARKS[-1] // len(rows)))[: _MARKS[-1]]
+    found, wanted = _run(run, rows, state), _run(exact, rows, state)
+    errors = np.abs(found - wanted).max(1) / max(float(np.abs(wanted).max()), 1e-12)
+    return {mark: float(errors[:mark].max()) for mark in _MARKS}
+
+
+def _torch_runner(step: nn.Module) -> Runner:
+    @torch.no_grad()
+    def run(*inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        outputs: tuple[Tensor, ...] = step(*map(torch.from_numpy, inputs))
+        return tuple(each.numpy() for each in outputs)
+
+    return run
+
+
+def _manifest(
+    result: Result, supernet: Supernet, task: Task, options: SearchOptions, found: tuple[float, _StepFigures]
+) -> Any:
+    """Return the manifest: ``input.preprocessing`` holds all that a forecast needs, and the scores."""
+    metric, figures = found
+    said, plan, built, arch = task.to_json(), result.plan, result.kept.built, result.arch
+    assert arch is not None
+    assert plan.supernet is not None
+    (first, _), space, score = built.artifact.inputs, supernet.space.to_json(), task.score
+    sign = 1 if score.higher else -1
+    scores = {"name": score.name, "artifact": sign * figures.metric, "network": sign * metric}
+    scores |= {"baselines": {name: sign * value for name, value in _baselines(task).items()}}
+    drift = {str(mark): error for mark, error in figures.drift.items()}
+    digest = hashlib.sha256((plan.supernet / "supernet.safetensors").read_bytes()).hexdigest()
+    return replace(
+        describe_network(result, options.command(plan.device.name), seed=plan.seed),
+        name=f"{said['name']}-{plan.device.name}-{built.label}-{arch.digest}",
+        task=_TASKS[said["kind"]],
+        arch=arch.to_json(),
+        space=SpaceRecord(space["name"], space["arguments"], digest),
+        input=Input(first.shape, first.dtype, "a row, then the state", {**said, "score": scores, "drift": drift}),
+        seeds={"search": plan.seed, "supernet": supernet.seed},
+        data=Data(said["name"], said["digests"]),
+    )
+
+
+def _baselines(task: Task) -> dict[str, float]:
+    found: dict[str, float] = task.baselines("test") if hasattr(task, "baselines") else {}
+    return found
+
+
+def _lines(task: Task, metric: float, figures: _StepFigures) -> list[str]:
+    score = task.score
+    found = [f"{score.text(figures.metric)} by the artifact from step to step", f"{score.text(metric)} in torch"]
+    found += [f"{score.text(value)} {name}" for name, value in _baselines(task).items()]
+    drift = ", ".join(f"{error:.1e} in {mark}" for mark, error in figures.drift.items())
+    return [f"{score.name} on the test rows: {', '.join(found)}", f"largest error of an output, by steps: {drift}"]

@@ -1,0 +1,128 @@
+"""Edits of a recurrent cell that make one node more from an old one: ``NodeInsertion(1)`` and ``NodeCopy(0)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hnas.growth.edits import Opening
+from hnas.growth.network import GrowingNetwork
+from hnas.sampling.draws import slot_types
+
+_SHARES = (0.6, 0.4)  # of the output weight of a copied node: unequal, so that the copies get different gradients
+_PARTS = ("a", "f", "b", "g", "join")
+
+
+def _count(net: GrowingNetwork) -> int:
+    return int(str(net.arch.get("nodes", 0)))
+
+
+def _is_cell(net: GrowingNetwork, node: int) -> bool:
+    """Return whether the network is a cell with node ``node``, and can have one more."""
+    choices = net.space.choices
+    return "nodes" in choices and 0 <= node < _count(net) and _count(net) + 1 in choices["nodes"].options
+
+
+@dataclass(frozen=True)
+class NodeCopy:
+    """Append a copy of a node. The two share its output weight (G3).
+
+    node: the number of the node, from 0.
+    """
+
+    node: int
+    exact = False
+
+    def possible(self, net: GrowingNetwork) -> bool:
+        """Return whether the network is a cell with this node, and can have one more."""
+        return _is_cell(net, self.node)
+
+    def edit(self, net: GrowingNetwork) -> None:
+        """Open a node, and copy weights and mixing weights into it."""
+        last = _count(net)
+        Opening("nodes", last + 1).edit(net)
+        _move(net, self.node, last)
+        for weights in (tensors["weights"] for tensors in net.sets()):
+            weights[last] = weights[self.node] * _SHARES[1]
+            weights[self.node] *= _SHARES[0]
+        for part in _PARTS:
+            _mix(net, last, part, dict(_mixed(net, self.node, part)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the edit as a JSON object."""
+        return {"edit": "copy", "node": self.node}
+
+
+@dataclass(frozen=True)
+class NodeInsertion:
+    """Insert a node behind a node; it passes the state of that node on (G2, deepen).
+
+    node: the number of the node, from 0. Later nodes move up by one, and take half of the state of this node from the
+        new one.
+
+    The new node computes W a with W = 1, the activation "linear" and the join "add". Its other mixing weights are zero.
+    """
+
+    node: int
+    exact = False
+
+    def possible(self, net: GrowingNetwork) -> bool:
+        """Return whether the network is a cell with this node, can have one more, and offers linear and add."""
+        known = {"f": "linear", "g": "linear", "join": "add"}
+        slots = {part: f"nodes.{self.node}.{part}" for part in known}
+        return _is_cell(net, self.node) and all(
+            known[part] in slot_types(net.space, slot) for part, slot in slots.items()
+        )
+
+    def edit(self, net: GrowingNetwork) -> None:
+        """Move the later nodes up, make the new one, and share its state among the readers of the old one."""
+        count, new = _count(net), self.node + 1
+        Opening("nodes", count + 1).edit(net)
+        for old in range(count - 1, self.node, -1):
+            _move(net, old, old + 1)
+            for part in _PARTS:
+                _mix(net, old + 1, part, _renamed(dict(_mixed(net, old, part)), new, part))
+        for k, tensors in enumerate(net.sets()):
+            tensors["weights"][new + 1 :] = tensors["weights"][new:-1].clone()
+            tensors["weights"][new] = 0.0
+            for side in ("left", "right"):
+                tensors[f"nodes.{new}.{side}.bias"].zero_()
+            # The initial weights and the momentum of the new node begin with it.
+            matrix = tensors[f"nodes.{new}.left.weight"]
+            matrix.copy_(torch.eye(len(matrix)) if k == 0 else torch.zeros_like(matrix))
+        known = {"a": {f"s{new}": 1.0}, "b": {f"s{new}": 0.0}, "f": {"linear": 1.0}, "g": {}, "join": {"add": 1.0}}
+        for part, weights in known.items():
+            _mix(net, new, part, weights)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the edit as a JSON object."""
+        return {"edit": "insert", "node": self.node}
+
+
+def _renamed(mixed: dict[str, float], new: int, part: str) -> dict[str, float]:
+    """Return the mixing weights of a node that moved up: state ``new`` shares with the state that is inserted."""
+    if part not in ("a", "b"):
+        return mixed
+    moved = {f"s{int(s[1:]) + (int(s[1:]) > new)}": weight for s, weight in mixed.items()}
+    half = mixed.get(f"s{new}", 0.0) / 2
+    return {**moved, f"s{new}": half, f"s{new + 1}": half}
+
+
+def _move(net: GrowingNetwork, old: int, new: int) -> None:
+    """Copy the matrices of a node to another one, in the weights and in the followers."""
+    for tensors in net.sets():
+        for name in (f"{side}.{leaf}" for side in ("left", "right") for leaf in ("weight", "bias")):
+            tensors[f"nodes.{new}.{name}"].copy_(tensors[f"nodes.{old}.{name}"])
+
+
+def _mixed(net: GrowingNetwork, node: int, part: str) -> list[tuple[str, float]]:
+    slot = f"nodes.{node}.{part}"
+    return list(zip(slot_types(net.space, slot), net.mixing[slot].tolist(), strict=True))
+
+
+def _mix(net: GrowingNetwork, node: int, part: str, weights: dict[str, float]) -> None:
+    """Set the mixing weights of a node; those that are not given become zero."""
+    slot = f"nodes.{node}.{part}"
+    net.mixing[slot].copy_(torch.tensor([weights.get(kind, 0.0) for kind in slot_types(net.space, slot)]))

@@ -1,0 +1,223 @@
+"""Forecasting of a multivariate series, at every row of a window: ``open_task(Path("power.csv"), horizon=24)``.
+
+A network reads [N, window, features] and returns [N, window, targets]: at every row the targets ``horizon`` rows later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hnas.data.series import SYNTHETIC, Floats, Table, read_csv, season_of
+from hnas.data.windows import Rows, Windows
+from hnas.ranges import Count, PositiveInt, Share
+from hnas.space import Shape
+from hnas.units import Score
+
+_WORST = -1e9  # the metric of outputs that are not finite
+_FLAT = 1e-6  # smallest deviation of a column; a constant column is not scaled up
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series in the units of its training rows: every column minus its mean, divided by its deviation.
+
+    features: float32 [rows, F], the inputs.
+    targets: float32 [rows, D].
+    windows: which rows train and which judge.
+    season: rows of a season, for the seasonal naive forecast.
+    scaling: column -> (mean, deviation) over the training rows.
+    names: the columns of the features, and those of the targets.
+    digest: of the unscaled table.
+    distil: the weight of the teacher's outputs in the loss; the labels have the rest.
+    """
+
+    features: Floats
+    targets: Floats
+    windows: Windows
+    season: int
+    scaling: Mapping[str, tuple[float, float]]
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+    digest: str
+    batch_size: int = 32
+    seed: int = 0
+    distil: float = 0.5
+    name: str = "series"
+
+    @property
+    def score(self) -> Score:
+        """Return that the metric is the mean squared error, in units of the variance of the training rows."""
+        return Score("mean squared error", False, ".4f")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return the error of the simple forecasts, a line each."""
+        found = self.baselines("search").items()
+        return tuple(f"baseline  {self.score.text(value)} {self.score.name} of {name}" for name, value in found)
+
+    @property
+    def splits(self) -> Mapping[str, Rows]:
+        """Return the first row of every window of each split."""
+        return {split: self.windows.starts(split) for split in self.windows.spans}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of batches in which every training row is judged about once."""
+        return self.windows.per_epoch(self.batch_size)
+
+    @property
+    def space_arguments(self) -> Mapping[str, int]:
+        """Return the numbers of features, outputs and rows of a window."""
+        return {"features": len(self.names[0]), "outputs": len(self.names[1]), "window": self.windows.window}
+
+    def batch(self, step: int) -> tuple[Floats, Tensor]:
+        """Return random training windows: features [B, window, F] and labels [B, window, D]."""
+        return self._cut(self.windows.batch(step, self.batch_size, self.seed))
+
+    def inputs(self, raw: Any, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        """Return windows as the one input [N, window, F] of a network."""
+        del shapes
+        return (torch.from_numpy(raw),)
+
+    def held(self, split: str) -> tuple[Floats, Tensor]:
+        """Return all windows of a held-out split."""
+        return self._cut(self.windows.starts(split))
+
+    def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        """Return the mean squared error after the burn-in, mixed with the distance from a teacher if there is one."""
+        burn = self.windows.burn
+        error = (outputs - labels)[:, burn:].square().mean()
+        if teacher is None:
+            return error
+        return (1 - self.distil) * error + self.distil * (outputs - teacher)[:, burn:].square().mean()
+
+    def metric(self, outputs: Tensor, labels: Tensor) -> float:
+        """Return the negative mean squared error after the burn-in."""
+        error = float((outputs - labels)[:, self.windows.burn :].double().square().mean())
+        return -error if error < -_WORST else _WORST
+
+    def baselines(self, split: str) -> dict[str, float]:
+        """Return the metric of persistence and of the seasonal naive forecast on a split.
+
+        1. Persistence repeats the newest known value of the target: that of the row itself, or of the row before it if
+           the horizon is 0.
+        2. The seasonal naive forecast repeats the newest known value that is whole seasons before.
+        """
+        ahead = max(self.windows.horizon, 1)
+        lags = {"persistence": ahead}
+        if self.season > 1:
+            lags[f"seasonal naive, {self.season} rows"] = -(-ahead // self.season) * self.season
+        starts, burn = self.windows.starts(split), self.windows.burn
+        judged = (starts[:, None] + np.arange(burn, self.windows.window) + self.windows.horizon).ravel()
+        return {name: self._naive(judged, lag) for name, lag in lags.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a forecast needs, and the digest of the data."""
+        return {
+            "kind": "series",
+            "name": self.name,
+            "features": list(self.names[0]),
+            "targets": list(self.names[1]),
+            "scaling": {column: list(each) for column, each in self.scaling.items()},
+            "horizon": self.windows.horizon,
+            "window": self.windows.window,
+            "burn": self.windows.burn,
+            "season": self.season,
+            "digests": {"series": self.digest},
+        }
+
+    def _cut(self, starts: Rows) -> tuple[Floats, Tensor]:
+        labels = self.windows.cut(self.targets, starts, self.windows.horizon)
+        return self.windows.cut(self.features, starts), torch.from_numpy(labels)
+
+    def _naive(self, judged: Rows, lag: int) -> float:
+        known = judged[judged >= lag]
+        if not len(known):
+            return _WORST
+        return -float(np.square(self.targets[known] - self.targets[known - lag], dtype=np.float64).mean())
+
+
+def open_task(
+    folder: Path | None,
+    *,
+    source: str = "",
+    length: PositiveInt = 4000,
+    targets: tuple[str, ...] = (),
+    time: str = "",
+    horizon: Count = 1,
+    window: PositiveInt = 32,
+    burn: Count = 8,
+    season: Count = 0,
+    alpha: Share = 0.0,
+    batch_size: int = 32,
+    seed: int = 0,
+    distil: float = 0.5,
+) -> Series:
+    """Return the task of forecasting a series; mean and deviation of each column are those of its training rows.
+
+    folder: a CSV file with a header line; None with ``source``.
+    source: a synthetic series in place of a file: "lorenz" or "gated_recall".
+    length: rows of a synthetic series.
+    targets: the columns to forecast; default: all, or the column "target" where there is one.
+    time: the column of timestamps (``hnas.data.series.read_csv``).
+    horizon: how many rows ahead to forecast; 0: a target of the same row, which is then no feature.
+    window: rows that a network reads in a training step.
+    burn: the first rows of a window, whose outputs are not judged.
+    season: rows of a season; 0 (default): the lag of the highest autocorrelation in the training rows.
+    alpha: share of the training rows that trains architecture parameters and no weights: the split "alpha" (0).
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the series has gaps, is too short, or lacks a column; or file and source are not exactly one.
+
+    Example: ``open_task(Path("power.csv"), targets=("load",), horizon=24, window=96)``
+    """
+    table = _table(folder, source, length, seed, time)
+    aims = targets or (("target",) if "target" in table.columns else table.columns)
+    inputs = tuple(name for name in table.columns if horizon or name not in aims)
+    if not inputs:
+        raise ValueError("horizon = 0 forecasts columns from the others of the same row; leave a column out of targets")
+    windows = Windows.divide(len(table.values), window, burn, horizon, alpha)
+    known = table.values[: windows.spans["train"][1]].astype(np.float64)
+    scaling = {
+        name: (float(mean), float(max(deviation, _FLAT)))
+        for name, mean, deviation in zip(table.columns, known.mean(0), known.std(0), strict=True)
+    }
+    features, wanted = (scaled(table.take(names), names, scaling) for names in (inputs, aims))
+    lag = season or season_of(wanted[: len(known)], window)
+    return Series(
+        features,
+        wanted,
+        windows,
+        lag,
+        scaling,
+        (inputs, aims),
+        table.digest,
+        batch_size,
+        seed,
+        distil,
+        source or (folder.stem if folder else "series"),
+    )
+
+
+def scaled(values: Floats, names: Sequence[str], scaling: Mapping[str, Sequence[float]]) -> Floats:
+    """Return the columns ``names`` of unscaled values [rows, columns] minus their mean, divided by their deviation."""
+    mean, deviation = (np.asarray([scaling[name][k] for name in names]) for k in (0, 1))
+    return np.asarray((values - mean) / deviation, np.float32)
+
+
+def _table(folder: Path | None, source: str, length: int, seed: int, time: str) -> Table:
+    if (folder is None) == (not source):
+        given = "neither" if folder is None else "both"
+        raise ValueError(f"a series is a CSV file (--data FILE) or a source ({', '.join(SYNTHETIC)}); {given} is given")
+    if folder is not None:
+        return read_csv(folder, time)
+    if source not in SYNTHETIC:
+        raise ValueError(f"no source {source!r} of a series; known: {', '.join(SYNTHETIC)}, or give a CSV file")
+    return SYNTHETIC[source](length, seed)

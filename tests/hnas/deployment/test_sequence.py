@@ -1,0 +1,215 @@
+"""The step of a recurrent network on every runtime: verified over many steps, bundled, and run without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hnas import recipes, spaces, tasks
+from hnas.cli import deploy_main
+from hnas.data.series import Table, lorenz
+from hnas.deployment.forecaster import Forecaster
+from hnas.deployment.sequence import is_sequence, run_windows, step_figures
+from hnas.export import compile as compile_artifact
+from hnas.recipes.run import RunOptions, run_recipe
+from hnas.supernet import Stats, Supernet
+
+RECIPE = replace(
+    recipes.load("lorenz"),
+    space={"name": "recurrent_cell", "widths": [6, 8], "nodes": [1, 2, 3]},
+    data={"task": "series", "source": "lorenz", "length": 600, "window": 10, "burn": 3, "horizon": 2},
+    grow={"stages": 2, "finish": 0.3},
+)
+
+
+def series():
+    return tasks.load("series").open_task(None, source="lorenz", length=600, window=10, burn=3, horizon=2)
+
+
+def step(seed: int = 0):
+    """Return a task, the step of a member with all kinds of activations and joins, and the shape of the state."""
+    task = series()
+    space = spaces.load("recurrent_cell")(**task.space_arguments, widths=[8], nodes=[3])
+    kinds = [("tanh", "sigmoid", "product"), ("relu", "linear", "add"), ("sigmoid", "tanh", "product")]
+    chosen = {"width": 8, "nodes": 3}
+    for i, (f, g, join) in enumerate(kinds):
+        own = {"a": f"s{i}", "f": f, "b": "s0", "g": g, "join": join}
+        chosen |= {f"nodes.{i}.{part}.op": kind for part, kind in own.items()}
+    net = Supernet(space, seed).extract(space.arch(chosen), Stats({}, 0))
+    module, (_, state) = space.deployed(net)
+    return task, module.eval(), state
+
+
+def test_windows_run_step_by_step_have_the_metric_of_the_whole_network():
+    task, module, state = step()
+    raw, labels = task.held("test")
+    with torch.no_grad():
+        whole = task.metric(module.net(*task.inputs(raw, ())), labels)
+
+        def run(*inputs):
+            return tuple(each.numpy() for each in module(*map(torch.from_numpy, inputs)))
+
+        assert run_windows(run, task, state) == pytest.approx(whole, rel=1e-4)
+
+        def forgetful(x, h):  # planted: the state is lost
+            return run(x, np.zeros_like(h))
+
+        assert abs(run_windows(forgetful, task, state) / whole - 1) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["onnxruntime-cpu", "openvino-cpu", "tflite-cpu"])
+def test_an_artifact_follows_the_network_for_two_hundred_steps(tmp_path, device):
+    task, module, state = step()
+    x, h = torch.randn(1, 3), torch.randn(1, *state)
+    artifact = compile_artifact(module, (x, h), device=device, path=tmp_path / "step")
+    figures = step_figures(artifact, module, task, state)
+    assert list(figures.drift) == [1, 10, 50, 100, 200]
+    assert 0 <= figures.drift[1] <= figures.drift[200] < 1e-3
+    with torch.no_grad():
+        module.net.readout.weight.add_(0.05)  # planted: the artifact is that of other weights
+    assert step_figures(artifact, module, task, state).drift[200] > 1e-2
+
+
+@pytest.mark.slow
+def test_a_grown_network_ends_in_a_bundle_that_forecasts(tmp_path, capsys):
+    run_recipe(RECIPE, None, tmp_path / "net", RunOptions(epochs=60))
+    assert is_sequence(tmp_path / "net")
+    words = ["--target", "openvino-cpu", "--supernet", str(tmp_path / "net"), "--out", str(tmp_path / "run"), "--json"]
+    assert deploy_main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert any("mean squared error on the test rows" in note for note in said["notes"])
+    bundle = tmp_path / "run" / "bundle"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["task"] == "series-forecasting"
+    scores = manifest["input"]["preprocessing"]["score"]
+    assert scores["artifact"] == pytest.approx(scores["network"], rel=0.03)
+    assert scores["artifact"] < scores["baselines"]["persistence"]
+
+    table, file = lorenz(600), tmp_path / "known.csv"
+    rows = [",".join(map(str, row)) for row in table.values[:580].tolist()]
+    file.write_text("\n".join(["x,y,z", *rows]) + "\n")
+    assert deploy_main(["run", str(bundle), "--csv", str(file), "--json", "--plot", str(tmp_path / "out.png")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 2
+    errors = np.abs(np.asarray([[row[name] for name in "xyz"] for row in found]) - table.values[580:582])
+    assert (errors < 2 * table.values.std(0)).all()
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    assert deploy_main(["run", str(bundle), "--csv", str(file), "--steps", "5", "--json"]) == 0
+    longer = json.loads(capsys.readouterr().out)
+    assert longer[:2] == found
+    assert len(longer) == 5
+
+    file.write_text("x,y\n1,2\n3,4\n")
+    for wrong, message in (
+        (["--csv", str(file)], "no column 'z'"),
+        (["--text", "abc"], "give --csv FILE"),
+        (["--image", "cat.png"], "is for series-forecasting"),
+        (["--csv", str(file), "--text", "a"], "give one of --image FILE"),
+    ):
+        try:
+            code = deploy_main(["run", str(bundle), *wrong])
+        except SystemExit as error:
+            code = error.code
+        assert code == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_network_of_text_continues_a_text(tmp_path, capsys):
+    (tmp_path / "book.txt").write_text("the cat sat on the mat. " * 60)
+    recipe = replace(
+        recipes.load("text"),
+        space={"name": "recurrent_cell", "widths": [24], "nodes": [1, 2]},
+        data={"task": "text", "window": 24, "burn": 4},
+        grow={"stages": 1},
+    )
+    run_recipe(recipe, tmp_path / "book.txt", tmp_path / "net", RunOptions(epochs=100))
+    words = ["--target", "onnxruntime-cpu", "--supernet", str(tmp_path / "net"), "--out", str(tmp_path / "run")]
+    assert deploy_main(words) == 2  # the scores need the text
+    assert "give --data FILE" in capsys.readouterr().err
+    other = tmp_path / "other.txt"
+    other.write_text("the mat sat on the cat. " * 60)
+    assert deploy_main([*words, "--data", str(other)]) == 2
+    assert "is not the data" in capsys.readouterr().err
+    assert deploy_main([*words, "--data", str(tmp_path / "book.txt"), "--precision", "fp32", "--json"]) == 0
+    capsys.readouterr()
+    bundle = str(tmp_path / "run" / "bundle")
+    assert deploy_main(["run", bundle, "--text", "the cat sat", "--steps", "30", "--json"]) == 0
+    text = json.loads(capsys.readouterr().out)["text"]
+    assert len(text) == 30
+    assert sum(word in ("the", "cat", "sat", "on", "mat.") for word in text.split()[1:-1]) >= 3
+    assert deploy_main(["run", bundle, "--text", "THE"]) == 2
+    assert "'T', which was not in the training text" in capsys.readouterr().err
+
+
+# --- without a runtime ------------------------------------------------------------------------------------------------
+
+
+def forecaster(run, **said):
+    """Return a forecaster over a function in place of an artifact."""
+    made = object.__new__(Forecaster)
+    made.bundle = SimpleNamespace(path="bundle")
+    made.kind, made._run, made._state = "series", run, (1, 2)
+    made._said = {"features": ["a", "b"], "targets": ["a", "b"], "horizon": 2, **said}
+    made._said.setdefault("scaling", {"a": [10.0, 2.0], "b": [0.0, 1.0]})
+    return made
+
+
+def test_a_forecast_longer_than_the_horizon_reads_itself():
+    """The stand-in network adds 2 to the row: it is exact for a series that rises by 1 a row, with a horizon of 2."""
+
+    def run(x, h):
+        return x * np.float32([2.0, 1.0]) / np.float32([2.0, 1.0]) + np.float32([1.0, 2.0]), h
+
+    rows = np.arange(20, dtype=np.float32)
+    table = Table(("b", "a"), np.stack([rows + 5, rows], 1))
+    for steps, expected in ((None, 2), (1, 1), (7, 7)):
+        targets, values = forecaster(run).forecast(table, steps)
+        assert targets == ("a", "b")
+        assert values.shape == (expected, 2)
+        np.testing.assert_allclose(values[:, 0], 20 + np.arange(expected), rtol=1e-5)
+        np.testing.assert_allclose(values[:, 1], 25 + np.arange(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "steps", "message"),
+    [
+        ({"targets": ["a"]}, 3, "because it does not forecast all of its features"),
+        ({"horizon": 0}, 3, "because it needs the features of the same row"),
+        ({}, 0, "steps is 0"),
+        ({"horizon": 50}, None, "20 rows are too few for a forecast 50 rows ahead"),
+        ({"features": ["a", "c"]}, None, "no column 'c'"),
+    ],
+)
+def test_a_forecast_that_cannot_be_is_one_line(said, steps, message):
+    table = Table(("a", "b"), np.zeros((20, 2), np.float32))
+    with pytest.raises(ValueError, match=message):
+        forecaster(lambda x, h: (x, h), **said).forecast(table, steps)
+
+
+def test_a_state_of_another_shape_is_one_line():
+    table = Table(("a", "b"), np.zeros((20, 2), np.float32))
+    with pytest.raises(ValueError, match=r"returned a state of \[1, 3\], expected \[1, 2\]"):
+        forecaster(lambda x, h: (x, np.zeros((1, 3), np.float32))).forecast(table)
+
+
+def test_a_text_is_continued_by_the_likeliest_character():
+    made = forecaster(lambda x, h: (np.roll(x, 1, 1) * 9, h), alphabet="abc")
+    assert made.continue_text("ab", 5, temperature=0) == "cabca"
+    assert made.continue_text("ab", 5, seed=1) == made.continue_text("ab", 5, seed=1)
+    for wrong, message in ((("", 5), "is empty"), (("ab", 0), "characters is 1"), (("xy", 5), "'x'")):
+        with pytest.raises(ValueError, match=message):
+            made.continue_text(*wrong)
+
+
+def test_a_supernet_of_images_is_no_sequence(tmp_path):
+    assert not is_sequence(None)
+    assert not is_sequence(tmp_path)
+    (tmp_path / "supernet.json").write_text('{"task": {"name": "photos"}}')
+    assert not is_sequence(tmp_path)

@@ -1,0 +1,181 @@
+"""Every edit keeps the function of a network, and an edit that does not is undone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hnas import spaces
+from hnas.growth.edits import FunctionChanged, Opening, TypeOpening, apply
+from hnas.growth.network import GrowingNetwork
+from hnas.growth.nodes import NodeCopy, NodeInsertion
+from hnas.space import Arch
+from hnas.supernet import Supernet
+from tests.hnas import tiny
+
+
+def cell(nodes=(1, 2, 3, 4)) -> GrowingNetwork:
+    space = spaces.load("recurrent_cell")(features=2, outputs=2, window=7, widths=[8, 12], nodes=list(nodes))
+    supernet = Supernet(space)
+    moments = {name: torch.randn_like(p) for name, p in supernet.union.named_parameters()}
+    net = GrowingNetwork.begin(supernet)
+    net.followers = (moments,)
+    return shaken(net)
+
+
+def vision(**changes) -> GrowingNetwork:
+    space = tiny.space(**changes)
+    return shaken(GrowingNetwork.begin(Supernet(space), space.smallest))
+
+
+def shaken(net: GrowingNetwork) -> GrowingNetwork:
+    """Return the network with weights that a training could have left: no zeros hide an edit's mistake."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in net.supernet.union.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_((0.3 if parameter.ndim < 2 else 0.1) * noise)
+        for slot, mixing in net.mixing.items():
+            if len(net.open_types(slot)) > 1:
+                mixing.mul_(0.5 + torch.rand(mixing.shape, generator=generator))
+    return net
+
+
+def probe(net: GrowingNetwork) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(5)
+    return tuple(torch.randn(6, *shape, generator=generator) for shape in net.space.example(net.space.largest))
+
+
+def test_a_cell_grows_by_every_edit_without_a_change_of_its_function():
+    net = cell()
+    x = probe(net)
+    first = net(*x)
+    proofs = [
+        apply(net, edit, x) for edit in (Opening("nodes", 2), NodeCopy(0), NodeInsertion(0), Opening("width", 12))
+    ]
+    assert proofs[0].exact
+    assert all(max(proof.train, proof.evaluation) <= 1e-5 for proof in proofs)
+    assert net.arch["nodes"] == 4
+    assert net.arch["width"] == 12
+    assert net.weights == proofs[-1].after > proofs[-1].before > proofs[0].before
+    torch.testing.assert_close(net(*x), first, rtol=1e-5, atol=1e-5)
+    assert "bit-equal" in proofs[0].line()
+
+
+@pytest.mark.parametrize("edit", [Opening("nodes", 2), NodeCopy(0), NodeInsertion(0), Opening("width", 12)])
+def test_what_an_edit_opens_has_a_gradient(edit):
+    net = cell()
+    x = probe(net)
+    before = {name: p.detach().clone() for name, p in net.supernet.union.named_parameters()}
+    old = net.supernet.where(net.arch)
+    apply(net, edit, x)
+    net(*x).square().sum().backward()
+    fresh = set()
+    for name, (parameter, index) in net.supernet.where(net.arch).items():
+        own = torch.zeros_like(parameter, dtype=torch.bool)
+        own[... if index is None else index] = True
+        if name in old:
+            own[... if old[name][1] is None else old[name][1]] = False
+        if bool((parameter.grad[own] != 0).any()):
+            fresh.add(name)
+    assert fresh
+    assert before.keys() >= fresh
+
+
+@pytest.mark.parametrize("node", [0, 1, 2])
+def test_a_node_is_inserted_between_others_and_read_by_them(node):
+    net = cell()
+    x = probe(net)
+    for count in (2, 3):
+        apply(net, Opening("nodes", count), x)
+    with torch.no_grad():
+        net.supernet.union.weights.copy_(torch.tensor([0.3, -0.7, 0.5, 9.0]))
+    net.supernet.changed()
+    apply(net, NodeInsertion(node), x)
+    kept = [w for k, w in enumerate(net.supernet.union.weights.tolist()) if k != node + 1]
+    assert kept == pytest.approx([0.3, -0.7, 0.5])
+    if node < 2:
+        shares = net.mixing[f"nodes.{node + 2}.a"].detach()
+        assert float(shares[node + 1]) == float(shares[node + 2]) != 0
+
+
+def test_moments_follow_their_weights():
+    net = cell()
+    x, (moments,) = probe(net), net.followers
+    old = {name: tensor.clone() for name, tensor in moments.items()}
+    apply(net, NodeCopy(0), x)
+    assert torch.equal(moments["nodes.1.left.weight"], old["nodes.0.left.weight"])
+    assert float(moments["weights"][1]) == pytest.approx(0.4 * float(old["weights"][0]))
+    apply(net, NodeInsertion(0), x)
+    assert torch.equal(moments["nodes.2.left.weight"], old["nodes.0.left.weight"])  # the copy moved up
+    assert not moments["nodes.1.left.weight"].any()
+    apply(net, Opening("width", 12), x)
+    assert not moments["recur.weight"][:8, 8:].any()
+    assert torch.equal(moments["recur.weight"][:8, :8], old["recur.weight"][:8, :8])
+
+
+EDITS = [
+    Opening("stages.0.depth", 2),
+    Opening("stages.0.width", 16),
+    TypeOpening("stages.0.blocks.0", "fusedconv"),
+    TypeOpening("stages.1.blocks.1", "mbconv"),
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=str)
+def test_a_vision_network_grows_without_a_change_of_its_function(edit):
+    net = vision()
+    x = probe(net)
+    if not edit.possible(net):
+        pytest.skip(f"the tiny space has no {edit}")
+    proof = apply(net, edit, x)
+    assert proof.exact or not edit.exact
+    assert proof.after > proof.before
+
+
+def test_several_edits_of_a_vision_network_follow_each_other():
+    net = vision()
+    x, done = probe(net), []
+    first = net(*x)
+    for name, choice in net.space.choices.items():
+        if not name.endswith((".op", "resolution", "activation")) and len(choice.options) > 1:
+            edit = Opening(name, choice.options[-1])
+            if edit.possible(net):
+                done.append(apply(net, edit, x))
+    assert len(done) >= 4
+    torch.testing.assert_close(net(*x), first, rtol=1e-4, atol=1e-4)
+
+
+def test_an_edit_that_changes_the_function_is_undone():
+    class Wrong(Opening):
+        def edit(self, net):
+            super().edit(net)
+            with torch.no_grad():
+                net.supernet.union.weights[-1] = 0.01  # planted: the new node is read at once
+
+    net = cell()
+    x, arch = probe(net), net.arch
+    weights = {name: p.detach().clone() for name, p in net.supernet.union.named_parameters()}
+    with torch.no_grad():
+        before = net(*x)
+    with pytest.raises(FunctionChanged, match="changed an output by"):
+        apply(net, Wrong("nodes", 4), x)
+    assert net.arch == arch
+    assert all(torch.equal(p, weights[name]) for name, p in net.supernet.union.named_parameters())
+    assert torch.equal(net(*x), before)
+
+
+@pytest.mark.parametrize(
+    "edit", [Opening("nodes", 1), Opening("rooms", 2), NodeCopy(3), NodeInsertion(-1), TypeOpening("nodes.0.f", "tanh")]
+)
+def test_an_edit_that_is_not_possible_is_one_line(edit):
+    net = cell()
+    with pytest.raises(ValueError, match="cannot be edited so") as caught:
+        apply(net, edit, probe(net))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_start_is_a_member():
+    net = cell()
+    with pytest.raises(ValueError, match="no option"):
+        GrowingNetwork.begin(net.supernet, Arch({"width": 8}))
