@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from hnas import recipes, spaces, strategies
+from hnas import recipes, spaces, strategies, tasks
 from hnas.ops.cell import ACTIVATIONS, LIMIT, Recurrent
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.sampling.draws import relax, slot_types
 from hnas.space import Arch
+from hnas.study import Study
 from hnas.supernet import Stats, Supernet
+from hnas.training.loop import Schedule
 
 FEATURES, HIDDEN = 3, 5
 
@@ -172,3 +174,22 @@ def test_a_recipe_trains_a_series_that_beats_persistence(tmp_path):
 def _one_node() -> dict:
     kinds = {"a": "s0", "f": "tanh", "b": "s0", "g": "linear", "join": "add"}
     return {"width": 16, "nodes": 1, **{f"nodes.0.{part}.op": kind for part, kind in kinds.items()}}
+
+
+@pytest.mark.slow
+def test_where_a_product_is_necessary_the_cell_with_a_product_wins():
+    """Gated recall: target[t] = signal[t - 2] * gate[t]. Equal numbers of weights, steps and seeds."""
+    options = {"source": "gated_recall", "targets": ("target",), "horizon": 0, "window": 12, "burn": 3, "length": 1500}
+    errors = {}
+    for name, kinds in (("product", ("linear", "linear", "product")), ("add", ("tanh", "sigmoid", "add"))):
+        task = tasks.load("series").open_task(None, batch_size=32, **options)
+        space = spaces.load("recurrent_cell")(**task.space_arguments, widths=[8], nodes=[2])
+        chosen = {"width": 8, "nodes": 2}
+        for i, own in enumerate((("linear", "linear", "add"), kinds)):
+            parts = dict(zip(["f", "g", "join"], own, strict=True)) | {"a": "s0", "b": "s0"}
+            chosen |= {f"nodes.{i}.{part}.op": kind for part, kind in parts.items()}
+        arch = space.arch(chosen)
+        study = Study(Supernet(space.alone(arch)), task)
+        study.train(strategies.load("alone").pick, Schedule(((400, 0.1),), decay=0.0, clip=1.0))
+        errors[name] = -study.accuracy(arch, "test")
+    assert errors["product"] < 0.3 * errors["add"], errors
