@@ -51,7 +51,7 @@ class Forecaster:
         """
         features, targets = tuple(self._text("features")), tuple(self._text("targets"))
         horizon = int(self._said["horizon"])
-        count, closed = steps or max(horizon, 1), set(features) <= set(targets)
+        count, closed = max(horizon, 1) if steps is None else steps, set(features) <= set(targets)
         if not 1 <= count <= _MOST:
             raise ValueError(f"steps is {steps}; it is 1 to {_MOST}")
         if count > max(horizon, 1) and not (closed and horizon):
