@@ -15,7 +15,6 @@ from torch import nn
 
 from hnas import distributed, strategies
 from hnas.files import locked, write_json
-from hnas.growth.loop import GrowthRules, grow
 from hnas.journal import Journal, digest
 from hnas.recipes import Recipe, check_length
 from hnas.recipes.kept import LENGTH, checkpoints, digest_of, finished_record, known_length
@@ -24,7 +23,7 @@ from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_
 from hnas.recipes.progress import Progress, accuracy_of_ends, judge_sequence, summarise
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
-from hnas.recipes.shrinking import predicted_costs, shrink_space
+from hnas.recipes.shrinking import grow_network, predicted_costs, shrink_space
 from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for, read_grown
 from hnas.sampling.derive import derive
 from hnas.sampling.draws import slot_types
@@ -286,7 +285,8 @@ class _Run:
         train, shrink = self.experiment.train, self.experiment.shrink
         alone = self.identity["alone"] is not None
         if self.experiment.grow is not None and not alone:
-            self.supernet.space = self._grow(study, self.experiment.grow, observer)
+            rules = self.experiment.grow
+            self.supernet.space = grow_network(study, rules, self.schedule, self.start, observer, self.proofs)
             return [], {}
         pick, extra = self.make_pick()
         log: list[Edit] = []
@@ -306,12 +306,6 @@ class _Run:
             slot: dict(zip(slot_types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()
         }
         return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
-
-    def _grow(self, study: Study, rules: GrowthRules, observer: Observer) -> Space:
-        """Train and grow; return the space of the grown member."""
-        cost = predicted_costs(self.supernet, rules.device).get("latency_ms")
-        price = None if cost is None else lambda arch: cost(arch).value
-        return grow(study, rules, self.schedule, start=self.start, price=price, observer=observer, log=self.proofs)
 
     def _derived(self, logits: _Logits) -> dict[str, Any]:
         """Return the most likely architecture as JSON, with at most as many identities as the strategy allows."""

@@ -1,4 +1,4 @@
-"""Shrink the space of a run as the [shrink] section of its recipe says: ``shrink_space(study, shrink, ...)``."""
+"""Shrink or grow as the sections [shrink] and [grow] of a recipe say: ``shrink_space(...)``, ``grow_network(...)``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hnas import hw_profiles, strategies
 from hnas.cost import Cost, Price
 from hnas.cost.flops import macs
 from hnas.cost.roofline import roofline
+from hnas.growth.loop import GrowthRules, grow
 from hnas.recipes.sections import ShrinkByEvidence, ShrinkByMethod
 from hnas.shrinking import evidence
 from hnas.shrinking import loop as shrinking
@@ -22,6 +23,7 @@ from hnas.shrinking.loop import StageTraining
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
+from hnas.training.loop import Observer, Schedule
 
 
 def shrink_space(
@@ -81,3 +83,17 @@ def predicted_costs(supernet: Supernet, device: str | None) -> dict[str, Cost]:
     if device is None:
         return {"macs": counted}
     return {"latency_ms": roofline(supernet.space, supernet.skeleton, hw_profiles.load(device), "fp32")}
+
+
+def grow_network(
+    study: Study,
+    rules: GrowthRules,
+    schedule: Schedule,
+    start: Arch | None,
+    observer: Observer,
+    log: list[dict[str, Any]],
+) -> Space:
+    """Train and grow as [grow] says; return the space of the grown member. The arguments are those of ``grow``."""
+    cost = predicted_costs(study.supernet, rules.device).get("latency_ms")
+    price = None if cost is None else lambda arch: cost(arch).value
+    return grow(study, rules, schedule, start=start, price=price, observer=observer, log=log)
