@@ -136,7 +136,7 @@ def _write(
         _copy(baseline, part / manifest.baseline)
     manifest = replace(manifest, size_bytes=main.size_bytes, grade=manifest.verification.grade)
     manifest = replace(manifest, files=_digests(part) | {CARD: _BLANK}, sizes={})  # the card lists all files
-    (part / CARD).write_text(model_card(manifest), "utf-8")
+    (part / CARD).write_text(model_card(manifest, main), "utf-8")
     manifest = replace(manifest, files=_digests(part), sizes=measure_files(part, sorted(_names(part))))
     value = {"schema": SCHEMA, **encode(manifest), "digest": _BLANK}
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"

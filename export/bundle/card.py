@@ -6,20 +6,26 @@ import json
 
 from hnas.export.bundle.front_matter import front_matter
 from hnas.export.bundle.manifest import Manifest
+from hnas.export.bundle.snippets import runtime_snippet, triton_config
+from hnas.export.device.artifact import Artifact
 from hnas.export.device.records import JSON
 from hnas.export.onnx.source import describe_origin
 
 MANIFEST, CARD = "manifest.json", "README.md"
 
 
-def model_card(manifest: Manifest) -> str:
+def model_card(manifest: Manifest, artifact: Artifact | None = None) -> str:
     """Return the model card: metadata for the Hugging Face Hub, then the text that `describe` returns."""
-    return f"{front_matter(manifest)}\n\n{describe(manifest)}"
+    return f"{front_matter(manifest)}\n\n{describe(manifest, artifact)}"
 
 
-def describe(manifest: Manifest) -> str:
-    """Return what a bundle holds, in Markdown. It states how each figure was determined."""
+def describe(manifest: Manifest, artifact: Artifact | None = None) -> str:
+    """Return what a bundle holds, in Markdown. It states how each figure was determined.
+
+    artifact: the artifact of the bundle, for the program that runs it without hnas; None: no such program.
+    """
     sections = [f"# {manifest.name}", _what(manifest), "## Figures", _figures(manifest), "## Use", _use(manifest)]
+    sections += [] if artifact is None else _without_hnas(manifest, artifact)
     found = [each.line() for each in (manifest.slowdown, manifest.mixed) if each is not None]
     if found:
         sections += ["## Precision", "\n".join(f"- {' '.join(line.split())}" for line in found)]
@@ -110,6 +116,19 @@ def _use(manifest: Manifest) -> str:
     load = f'runner = export.load("{manifest.artifact}")\noutputs = runner(*inputs)  # numpy arrays'
     python = f"from hnas import export\n\n{load}"
     return "\n".join(["```bash", *lines, "```", "", "```python", python, "```"])
+
+
+def _without_hnas(manifest: Manifest, artifact: Artifact) -> list[str]:
+    """Return the sections on other programs that open the folder: Python with the runtime alone, and Triton."""
+    sections = []
+    if program := runtime_snippet(manifest, artifact):
+        told = "In this folder, with numpy and the runtime alone."
+        sections += [f"## Use without hnas, with {artifact.backend}", told, f"```python\n{program}\n```"]
+    if config := triton_config(manifest, artifact):
+        name = artifact.model.name
+        told = f"`config.pbtxt` of a model repository, with `{manifest.artifact}/{name}` as `1/{name}`:"
+        sections += ["## Triton", told, f"```protobuf\n{config}\n```"]
+    return sections
 
 
 def _plain(value: JSON) -> str:

@@ -114,7 +114,7 @@ def run_show(arguments: Sequence[str]) -> int:
     if parsed.json:
         report.print_json(read_json(bundle.path / MANIFEST))
     else:
-        report.print_markdown(describe(bundle.manifest))
+        report.print_markdown(describe(bundle.manifest, bundle.artifact()))
     return 0
 
 
