@@ -26,7 +26,8 @@ from hnas.export.device.errors import ExportError, Unavailable, one_line
 from hnas.export.device.records import JSON
 from hnas.export.graph.fusion import Pass, fuse, passes_for
 from hnas.export.graph.program import Program
-from hnas.export.int8.calibration import Range, activation_ranges
+from hnas.export.int8.calibration import activation_ranges
+from hnas.export.int8.ranges import Range
 from hnas.export.int8.simulation import quantised, run_samples, simulate, sqnr_db
 from hnas.export.proof.verification import LIMITS, check
 from hnas.export.remote.worker import Worker

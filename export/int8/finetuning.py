@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from hnas.export.graph.nodes import bound, constant_value, edit, set_weights
 from hnas.export.graph.program import Program, as_tuple
 from hnas.export.graph.samples import Samples
-from hnas.export.int8.calibration import Range, activation_ranges
+from hnas.export.int8.calibration import activation_ranges
+from hnas.export.int8.ranges import Range
 from hnas.export.int8.simulation import quantised_layers, run_samples, simulate
 
 _BATCH = 16  # samples per update

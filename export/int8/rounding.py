@@ -18,7 +18,8 @@ from torch import Tensor, fx
 from hnas.export.graph.nodes import aten, bound, edit, set_weights
 from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Samples
-from hnas.export.int8.calibration import Range, activation_ranges
+from hnas.export.int8.calibration import activation_ranges
+from hnas.export.int8.ranges import Range
 from hnas.export.int8.simulation import (
     LARGEST,
     QuantisedLayer,
@@ -52,26 +53,41 @@ class _Job:
     coarse: _Inputs
 
     def shift(self, weight: Tensor) -> Tensor:
-        """Return the bias [out] with which the mean of every output channel equals that of the float output."""
+        """Return the bias [out] that brings the mean of every output channel to that of the float output.
+
+        The mean error is the sum of two parts, each a mean over the samples:
+
+        1. Of the weights, on the exact inputs: corrected.
+        2. Of the inputs: it differs between samples, and what they cannot tell from 0 would be added as noise. The
+           estimator of James and Stein (1961) shrinks it.
+        """
         layer = self.layer
         bias = torch.zeros(len(weight), dtype=weight.dtype) if layer.bias is None else layer.bias
-        total, count = torch.zeros(len(weight), dtype=torch.float64), 0
+        own, other = [], []
         for x, seen in zip(self.exact, self.coarse, strict=True):
-            error = _channels(layer, _run_layer(layer, x, layer.weight, bias) - _run_layer(layer, seen, weight, bias))
-            total += error.double().sum(1)
-            count += error.shape[1]
-        return bias + (total / count).to(bias.dtype)
+            rounded_alone = _channels(layer, _run_layer(layer, x, weight, None))
+            own.append((_channels(layer, _run_layer(layer, x, layer.weight, None)) - rounded_alone).double().mean(1))
+            moved = rounded_alone - _channels(layer, _run_layer(layer, seen, weight, None))
+            other.append(moved.double().mean(1))
+        return bias + (torch.stack(own).mean(0) + _shrunk(torch.stack(other))).to(bias.dtype)  # cases 1 and 2
 
 
-def correct_biases(program: Program, samples: Samples, ranges: Mapping[str, Range] | None = None) -> Program:
+def correct_biases(
+    program: Program, samples: Samples, ranges: Mapping[str, Range] | None = None, *, new: bool = True
+) -> Program:
     """Subtract from each bias the mean int8 error of its channel, measured on ``samples`` (arXiv 1906.04721, 4.2).
 
-    1. A layer with or without a bias: gets the corrected bias.
+    new: False: a layer without a bias gets none, which keeps the operators of the graph.
+
+    1. A layer with a bias, and with ``new`` also one without: gets the corrected bias.
     2. A weight that is shared or computed: unchanged.
     """
 
     def fit(job: _Job) -> _Fitted:
-        return job.layer.weight, job.shift(rounded(job.layer.weight))
+        weight = job.layer.weight
+        if job.layer.bias is None and not new:
+            return weight, torch.zeros(len(weight), dtype=weight.dtype)
+        return weight, job.shift(rounded(weight))
 
     return _fitted(program, samples, ranges, "correct_biases", fit)
 
@@ -100,9 +116,13 @@ def _fitted(program: Program, samples: Samples, ranges: Mapping[str, Range] | No
 
     def rewrite(module: fx.GraphModule) -> int:
         found = _walk(module, _affordable(module, samples), ranges, fit)
-        for node, (weight, bias) in found.items():
-            set_weights(module, node, weight, bias)
-        return len(found)
+        count = 0
+        for layer in quantised_layers(module):
+            weight, bias = found[layer.node]
+            if layer.bias is not None or bias.any() or not torch.equal(weight, layer.weight):
+                set_weights(module, layer.node, weight, bias)
+                count += 1
+        return count
 
     return edit(program, name, rewrite)
 
@@ -162,11 +182,20 @@ def _walk(module: fx.GraphModule, samples: Samples, ranges: Mapping[str, Range],
     return found
 
 
-def _run_layer(layer: QuantisedLayer, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _run_layer(layer: QuantisedLayer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the output of a layer for ``x`` with another weight and bias."""
     rest = {key: value for key, value in bound(layer.node).items() if key not in ("input", "weight", "bias")}
     result: Tensor = layer.node.target(x, weight, bias, **rest)  # type: ignore[operator]
     return result
+
+
+def _shrunk(errors: Tensor) -> Tensor:
+    """Return the mean of ``errors`` [samples, out] over the samples, times 1 - (standard error / mean)^2 or 0."""
+    mean = errors.mean(0)
+    if len(errors) == 1:
+        return mean
+    spread = errors.var(0) / len(errors)
+    return mean * (1 - spread / mean.square().clamp(min=1e-300)).clamp(min=0)
 
 
 def _channels(layer: QuantisedLayer, output: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from hnas.export.graph.marks import FLOAT
 from hnas.export.graph.nodes import CONVOLUTIONS, LINEAR, aten, bound, constant_value, edit, is_floating
 from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Samples
-from hnas.export.int8.calibration import Range
+from hnas.export.int8.ranges import Range
 
 LARGEST = 127  # largest weight in int8; symmetric quantisers do not use -128
 _LEVELS = 256  # of an activation

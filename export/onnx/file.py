@@ -16,6 +16,7 @@ from hnas.export.graph.samples import Samples
 from hnas.export.onnx.casts import write_types
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
 from hnas.export.onnx.source import OnnxSource
+from hnas.export.onnx.splits import split_by_slices
 from hnas.export.remote.quiet import quiet
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ def convert_opset(path: Path, opset: int) -> None:
     model = onnx.load(path)
     for node in model.graph.node:
         _drop_default(node)
+    split_by_slices(model)
     try:
         model = version_converter.convert_version(model, opset)
         checker.check_model(model, full_check=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
 from hnas.export.device.opening import limit_memory
 from hnas.export.device.records import encode
-from hnas.export.graph.agreement import HALF_DB, same_values
+from hnas.export.graph.agreement import HALF_DB, least_of_double, same_values
 from hnas.export.graph.samples import random_sample
 from hnas.export.graph.sizes import parse_dynamic
 from hnas.export.onnx.checks import OnnxFile, read_onnx
@@ -74,7 +74,7 @@ class Reader:
         self._source = OnnxSource(str(copy), path.name, inputs, (), notes, remarks=remarks)
         outputs = _stated(path.name, names, seen := self._outputs(examples, " on its example inputs"))
         if converted:
-            self._compare_types(path, copy, examples, seen, converted[0])
+            self._compare_types(path, copy, examples, seen, converted)
         if size is not None:
             size = self._open_size(file, size, examples)
             open_axes(file, outputs, size, "output")
@@ -90,8 +90,8 @@ class Reader:
         self._source = replace(self._source, outputs=outputs, notes=notes, dynamic=size)
         return {"source": encode(self._source)}
 
-    def _compare_types(self, path: Path, copy: Path, examples: Arrays, seen: Arrays, kind: str) -> None:
-        """Compare the values in float32 with those of the file as it was, in the float type ``kind``.
+    def _compare_types(self, path: Path, copy: Path, examples: Arrays, seen: Arrays, kinds: Sequence[str]) -> None:
+        """Compare the values in float32 with those of the file as it was, in the float types ``kinds``.
 
         A remark says so where the reference runtime does not run the file as it was.
 
@@ -99,12 +99,13 @@ class Reader:
             ExportError: the values differ.
         """
         assert self._source is not None
-        before = _outputs_before(path, copy.with_name("before.onnx"), examples)
+        moved = tuple(np.nextafter(x, np.float32(np.inf)) if x.dtype == np.float32 else x for x in examples)
+        before = _outputs_before(path, copy.with_name("before.onnx"), examples, moved)
         if before is None:
-            said = f"the values were not compared with those in {kind}, which the reference runtime does not run"
+            said = f"the values were not compared with those in {kinds[0]}, which the reference runtime does not run"
             self._source = replace(self._source, remarks=(*self._source.remarks, said))
-        elif not same_values(before, seen, HALF_DB):
-            raise ExportError(f"{path.name} computes other values in float32 than in {kind}")
+        elif not same_values(before[0], seen, least_of_double(*before) if kinds == ("float64",) else HALF_DB):
+            raise ExportError(f"{path.name} computes other values in float32 than in {kinds[0]}")
 
     def _open_size(self, file: OnnxFile, size: DynamicSize, examples: Arrays) -> DynamicSize:
         """Open a size of the file, run it from now on, and return the size with the axes of the outputs."""
@@ -185,8 +186,10 @@ def _given(file: OnnxFile, examples: Arrays, header: Header) -> list[ShapeAndTyp
     return [(tuple(shape), "") for shape in in_order(file, shapes, header["names"])] if shapes else None
 
 
-def _outputs_before(path: Path, copy: Path, examples: Arrays) -> Arrays | None:
-    """Return the outputs of the file with its own float types; None if the reference runtime does not run these.
+def _outputs_before(path: Path, copy: Path, *calls: Arrays) -> list[Arrays] | None:
+    """Return the outputs of the file with its own float types for each call.
+
+    None: the reference runtime does not run these types.
 
     copy: where the file is written for that.
     """
@@ -195,12 +198,17 @@ def _outputs_before(path: Path, copy: Path, examples: Arrays) -> Arrays | None:
     model = read_onnx(path).model
     onnx.save(model, copy)
     kinds = [value.type.tensor_type.elem_type for value in model.graph.input]
-    feed = {
-        value.name: array.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)) if array.dtype.kind == "f" else array
-        for value, kind, array in zip(model.graph.input, kinds, examples, strict=True)
-    }
+    types = [onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds]
+    feeds = [
+        {
+            value.name: array.astype(kind) if array.dtype.kind == "f" else array
+            for value, kind, array in zip(model.graph.input, types, examples, strict=True)
+        }
+        for examples in calls
+    ]
     try:
-        return tuple(_runner(copy, path.name, [value.name for value in model.graph.output])[0](feed))
+        run, _ = _runner(copy, path.name, [value.name for value in model.graph.output])
+        return [tuple(run(feed)) for feed in feeds]
     except Exception:  # noqa: BLE001  # a runtime raises any type; the caller says that nothing was compared
         return None
 

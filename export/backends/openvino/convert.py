@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial, partialmethod
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from hnas.export.backends.openvino.quantiser import compress_weights, quantise_model
 from hnas.export.device.artifact import TensorSpec, Written
 from hnas.export.device.errors import ExportError, Unavailable, one_line, printable
-from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
-from hnas.export.device.signals import signal_stack_kept
 from hnas.export.graph.marks import kept_float
 from hnas.export.onnx.apart import float_nodes
 from hnas.export.onnx.names import openvino_nodes
@@ -42,7 +38,7 @@ converters: dict[str, tuple[str, ...]] = {"fp32": ("torch",), "int8": ("nncf",),
 no_onnx = ""
 
 MODEL = "model.xml"
-_TAILED = frozenset({"HSwish", "Swish", "Gelu", "Elu", "Mish"})  # their negative values are small
+RANGES = "unseen"
 _FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that fit the biases to int8
 
 
@@ -74,25 +70,54 @@ def compile(
         program = keeps_size(apply_fixes, program)
         if precision == "int8":
             program = keeps_size(lambda each: apply_int8_fixes(each, calibration), program)
+            program = keeps_size(lambda each: _corrected(each, calibration, _method(each, device)), program)
         open_sizes = program.dynamic is not None and has_open_sizes(program.module)
         model = (_convert_by_onnx if open_sizes else _convert)(program, inputs, outputs)
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")
     if precision == "int8":
-        override = device.quantisation.get("openvino", Override())
-        model, policy = _quantise(model, calibration, override, kept, fitted=_is_fitted(program))
+        model, policy = _quantise(model, program, calibration, device, kept)
         notes["quantisation"] = {**policy, "apart": apart}
         found["nncf"] = version("nncf")
     if precision == "w8":
-        model, notes["quantisation"] = _compress(model)
+        model, notes["quantisation"] = compress_weights(model)
         found["nncf"] = version("nncf")
     openvino.save_model(model, path / MODEL, compress_to_fp16=False)
     return Written((MODEL, "model.bin"), found, notes)
 
 
+def _method(program: Program | OnnxSource, device: Device) -> str:
+    """Return the calibration method. A draft takes the fastest one, because ranges do not change its speed."""
+    return device.quantisation.get("openvino", Override()).ranges or ("minmax" if program.draft else RANGES)
+
+
+def _quantise(
+    model: openvino.Model, program: Program | OnnxSource, samples: Samples, device: Device, kept: Sequence[str]
+) -> tuple[openvino.Model, dict[str, JSON]]:
+    """Return the model in int8, and the policy for the artifact's notes."""
+    model, policy = quantise_model(
+        model,
+        samples,
+        ranges=_method(program, device),
+        kept=kept,
+        float_types=device.quantisation.get("openvino", Override()).leave_float,
+        corrected=program.draft or _is_fitted(program),
+    )
+    return model, {**policy, **({"bias_correction": "none"} if program.draft else {})}
+
+
+def _corrected(program: Program, samples: Samples, ranges: str) -> Program:
+    """Return the program with biases that are fitted to int8, unless an edit did that or it is a draft."""
+    from hnas.export.int8.calibration import activation_ranges
+    from hnas.export.int8.rounding import correct_biases
+
+    if program.draft or _is_fitted(program):
+        return program
+    return correct_biases(program, samples, activation_ranges(program, samples, ranges), new=False)
+
+
 def _is_fitted(program: Program | OnnxSource) -> bool:
-    """Return whether the biases need no correction: they are fitted to int8, or the artifact is only timed."""
-    return program.draft or bool(_FITTED & {name for name, count in program.fired if count})
+    return bool(_FITTED & {name for name, count in program.fired if count})
 
 
 def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:
@@ -198,148 +223,3 @@ def _flat(program: Program) -> Any:
         if node.op == "get_attr":
             node.target = names[str(node.target)]
     return fx.GraphModule({names[name]: value.detach() for name, value in state.items()}, graph).eval()
-
-
-def _quantise(
-    model: openvino.Model, samples: Samples, override: Override, kept: Sequence[str], *, fitted: bool
-) -> tuple[openvino.Model, dict[str, JSON]]:
-    """Return NNCF's int8 model with the operators ``kept`` in float, and the policy for the artifact's notes.
-
-    Figures in dB are the SQNR of the outputs.
-
-    1. Ranges are minmax over all samples. NNCF's default averages the extremes of the samples and clips every input
-       above the average: 21 dB instead of 38 dB on a network with two inputs.
-    2. A network with attention takes the transformer scheme without its smoothing. Smoothing moves the range of the
-       activations into the weights: 18 dB instead of 43 dB on a hybrid network.
-    3. Activations are symmetric, which is 3 % faster on small networks and on attention. Networks with hard swish, SiLU
-       or GELU and no attention get asymmetric ones: with symmetric ones, half of the levels would be below the lowest
-       value, about -0.4 (19 dB instead of 22 dB on a MobileNetV3).
-    4. Biases are corrected layer by layer. NNCF's fast correction lost 1.3 points of accuracy on a trained network of
-       fused convolutions. It is used only if the layer-by-layer correction raises a KeyError, as on some graphs.
-    5. Biases that an edit has ``fitted`` for int8 are not corrected, because NNCF would undo the edit (a loss of 3 dB
-       on a hybrid network).
-    6. Weights have 7 bits only on CPUs whose int8 sums overflow (12 dB instead of 80 dB on large sums). On other CPUs,
-       7 bits would lose 2 dB.
-       An embedding that shares its table with a layer stays in float there: NNCF gives a shared table 8 bits
-       (7 dB in a slice of a GPT-2 instead of 36 dB).
-    7. An activation has one scale. NNCF gives the input of a depthwise convolution a scale per channel, whose extremes
-       a few samples do not show: 7.3 dB instead of 16.6 dB on EfficientNet-Lite0 and photographs of other things.
-    """
-    nncf = _nncf()
-    from nncf.quantization.advanced_parameters import QuantizationParameters
-
-    transformer, narrow = _has_attention(model), _overflows()
-    symmetric = transformer or not _has_tails(model)  # case 3
-    spared = [*kept, *(_shared_tables(model) if narrow else [])]  # case 6
-    types = sorted({op.get_type_name() for op in model.get_ops()} & set(override.leave_float))
-    advanced = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=_ranges(override.ranges or "minmax"),  # case 1
-        overflow_fix=nncf.OverflowFix.ENABLE if narrow else nncf.OverflowFix.DISABLE,  # case 6
-        activations_quantization_params=QuantizationParameters(per_channel=False),  # case 7
-        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),  # case 2
-        disable_bias_correction=fitted,
-    )
-    quantise = partial(
-        nncf.quantize,
-        model,
-        nncf.Dataset(samples, list),
-        subset_size=len(samples),
-        preset=nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
-        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-        ignored_scope=nncf.IgnoredScope(names=spared, types=types),
-        advanced_parameters=advanced,
-    )
-    correction = "before" if fitted else "layer by layer"  # cases 4 and 5
-    with quiet(), signal_stack_kept(), _without_progress():
-        try:
-            quantised = quantise(fast_bias_correction=False)
-        except KeyError:
-            correction = "fast"
-            quantised = quantise(fast_bias_correction=True)
-    return quantised, {
-        "quantiser": "nncf",
-        "model_type": "transformer" if transformer else "default",
-        "smoothing": False,
-        "activations": "symmetric" if symmetric else "asymmetric",
-        "bias_correction": correction,
-        "weight_bits": 7 if narrow else 8,
-        "ranges": override.ranges or "minmax",
-        "float": [*types],
-        "samples": len(samples),
-    }
-
-
-def _shared_tables(model: openvino.Model) -> list[str]:
-    """Return the names of the embeddings whose table another operator reads too."""
-    gathers = [op for op in model.get_ops() if op.get_type_name() == "Gather"]
-    return [op.get_friendly_name() for op in gathers if len(op.input_value(0).get_target_inputs()) > 1]
-
-
-def _has_attention(model: openvino.Model) -> bool:
-    """Return whether the model has attention: the fused operator, or a softmax and a matrix product of activations."""
-    ops = model.get_ops()
-    types = {op.get_type_name() for op in ops}
-    sources = [[value.get_node() for value in op.input_values()] for op in ops if op.get_type_name() == "MatMul"]
-    products = [pair for pair in sources if not any(source.get_type_name() == "Constant" for source in pair)]
-    return "ScaledDotProductAttention" in types or ("Softmax" in types and bool(products))
-
-
-def _has_tails(model: openvino.Model) -> bool:
-    """Return whether the model has an activation with large positive and small negative values."""
-    return not _TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
-
-
-def _overflows() -> bool:
-    """Return whether this CPU sums products of u8 and s8 in 16 bits, as x86 does without VNNI instructions."""
-    known = Machine.here().instructions
-    return "avx2" in known and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(known)
-
-
-def _ranges(method: str) -> Any:
-    """Return NNCF's range estimator for a method. Raise ValueError for a method that NNCF does not have."""
-    from nncf.quantization import range_estimator as nncf_ranges
-
-    if method == "minmax":
-        return nncf_ranges.RangeEstimatorParametersSet.MINMAX
-    if method != "percentile":
-        raise ValueError(f"openvino calibrates by minmax or percentile, got {method!r}; see the device's profile")
-    kinds, means = nncf_ranges.StatisticsType, nncf_ranges.AggregatorType
-    one = nncf_ranges.StatisticsCollectorParameters(
-        statistics_type=kinds.QUANTILE, aggregator_type=means.MEAN, quantile_outlier_prob=1e-4
-    )
-    return nncf_ranges.RangeEstimatorParameters(min=one, max=one)
-
-
-def _compress(model: openvino.Model) -> tuple[openvino.Model, JSON]:
-    """Return the model with only its weights in int8, per output channel, and the policy for the artifact's notes.
-
-    The runtime keeps the weights of matrix products in int8, and converts those of convolutions to float when it opens
-    the file. Zero points bring no gain: small transformers reach 44 dB with and without them.
-    """
-    nncf = _nncf()
-    with quiet(), signal_stack_kept(), _without_progress():
-        compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-    return compressed, {"quantiser": "nncf", "weights": "s8 per channel", "activations": "f32"}
-
-
-def _nncf() -> Any:
-    """Import NNCF without its telemetry. Raise Unavailable if NNCF is not installed."""
-    os.environ.setdefault("NNCF_CI", "1")  # read when nncf is imported
-    try:
-        import nncf
-    except ImportError:
-        raise Unavailable("nncf is not installed; pip install 'hnas[openvino-convert]'") from None
-    return nncf
-
-
-@contextmanager
-def _without_progress() -> Iterator[None]:
-    """Disable the progress bars of NNCF during the block; NNCF has no option for that."""
-    from nncf.common.logging.track_progress import track
-
-    draw = track.__init__
-    track.__init__ = partialmethod(draw, disable=True)
-    try:
-        yield
-    finally:
-        track.__init__ = draw

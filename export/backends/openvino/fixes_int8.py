@@ -31,6 +31,12 @@ from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import observe
 
 _FLAT = LINEAR | {aten.matmul.default, aten.mm.default}
+_TRANSFORMS = frozenset(
+    {
+        *(aten.fft_fft.default, aten.fft_fft2.default, aten.fft_fftn.default),
+        *(aten.fft_ifft.default, aten.fft_ifft2.default, aten.fft_ifftn.default),
+    }
+)
 # Values that are normalised together: [groups, values].
 _GROUPS: dict[Any, Callable[[Tensor, dict[str, Any]], Tensor]] = {
     aten.layer_norm.default: lambda x, parts: x.flatten(-len(parts["normalized_shape"])),
@@ -46,17 +52,25 @@ def apply_int8_fixes(program: Program, samples: Samples) -> Program:
 
 
 def _keep_biases(program: Program) -> Program:
-    """Give a product of rank 2 without a bias, or with a zero one, a tiny bias where another product reads it.
+    """Give a product without a bias, or with a zero one, a tiny bias in two cases.
 
-    In int8, OpenVINO fuses two such products into one kernel. If only a rectifier is between them, the second product
-    reads the unscaled sums of the first: the values are wrong and differ between processes. Any bias prevents this.
+    1. It has rank 2 and another product reads it. In int8, OpenVINO fuses two such products into one kernel. If only a
+       rectifier is between them, the second product reads the unscaled sums of the first: the values are wrong and
+       differ between processes. Any bias prevents this.
+    2. A Fourier transform of complex numbers reads it. OpenVINO moves the scales of the channels behind the axis of
+       real and imaginary parts, where they do not fit: the file cannot be opened.
 
     The bias is 1e-30, far below the resolution of any sum. It alternates with 0, because a uniform bias is optimised
     away.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        found = [node for node in module.graph.nodes if _has_no_bias(module, node) and _feeds_product(node)]
+        products = [node for node in module.graph.nodes if _has_no_bias(module, node)]
+        found = [
+            node
+            for node in products
+            if (len(shape_of(node)) == 2 and _feeds(node, _FLAT)) or _feeds(node, _TRANSFORMS)  # cases 1 and 2
+        ]
         for node in found:
             bias = torch.full(shape_of(node)[-1:], TINY)
             bias[::2] = 0.0
@@ -72,16 +86,16 @@ def _keep_biases(program: Program) -> Program:
 
 
 def _has_no_bias(module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.target not in _FLAT or not is_floating(node) or len(shape_of(node)) != 2:
+    if node.target not in _FLAT or not is_floating(node):
         return False
     bias = bound(node).get("bias")
     return bias is None or (bias.op == "get_attr" and not constant_value(module, bias).any())
 
 
-def _feeds_product(node: fx.Node) -> bool:
-    """Return whether a product reads the value, directly or through operators with one input."""
+def _feeds(node: fx.Node, targets: frozenset[Any]) -> bool:
+    """Return whether one of ``targets`` reads the value, directly or through operators with one input."""
     return any(
-        user.target in _FLAT or (len(user.all_input_nodes) == 1 and is_floating(user) and _feeds_product(user))
+        user.target in targets or (len(user.all_input_nodes) == 1 and is_floating(user) and _feeds(user, targets))
         for user in node.users
     )
 

@@ -152,6 +152,18 @@ def test_products_without_a_bias_in_int8(bench):
     holds(bench, "openvino", function, (2, 24), precision="int8", **parts)
 
 
+@pytest.mark.parametrize("transform", [torch.fft.fft, torch.fft.fftn, torch.fft.ifft2])
+def test_a_fourier_transform_of_a_product_without_a_bias_in_int8(bench, transform):
+    """OpenVINO 2026.4 does not open the file: scales of channels stand beside real and imaginary parts."""
+
+    def forward(self, x):
+        mixed = self.one(x)
+        return self.two(mixed + transform(mixed).real)
+
+    parts = {"one": nn.Linear(32, 32, bias=False), "two": nn.Linear(32, 8)}
+    holds(bench, "openvino", forward, (1, 16, 32), precision="int8", **parts)
+
+
 # In int8, OpenVINO normalises the levels with the epsilon of the values.
 
 

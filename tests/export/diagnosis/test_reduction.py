@@ -232,7 +232,7 @@ def saved(found: Path, tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_it_fails_again_in_a_new_process_and_holds_where_the_fault_is_mended(saved: Path) -> None:

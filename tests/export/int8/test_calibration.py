@@ -13,7 +13,8 @@ from hnas import hw_profiles
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
-from hnas.export.int8.calibration import BINS, METHODS, activation_ranges
+from hnas.export.int8.calibration import activation_ranges
+from hnas.export.int8.ranges import BINS, METHODS
 from hnas.export.int8.simulation import grid, quantised
 from tests.export import nets
 from tests.export.programs import normal_noise

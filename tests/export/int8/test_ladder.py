@@ -20,7 +20,7 @@ from hnas.export.int8.calibration import activation_ranges
 from hnas.export.int8.equalisation import equalise, pairs
 from hnas.export.int8.finetuning import finetune
 from hnas.export.int8.policy import LADDER
-from hnas.export.int8.rounding import correct_biases, round_weights
+from hnas.export.int8.rounding import _shrunk, correct_biases, round_weights
 from hnas.export.int8.simulation import quantised_layers, rounded, run_samples, simulate, sqnr_db, weight_steps
 from tests.conftest import need
 from tests.export import nets
@@ -104,6 +104,15 @@ def test_the_simulation_is_what_onnx_runtime_computes(tmp_path: Path) -> None:
     expected = [program(*map(torch.from_numpy, call)) for call in data]
     real = sqnr_db(expected, [tuple(map(torch.from_numpy, run(*call))) for call in data])
     assert abs(real - level(program, data, program, onnxruntime_backend.POLICY.ranges)) < 4.0
+
+
+def test_a_mean_error_that_samples_cannot_tell_from_zero_is_no_correction() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(32, 200, generator=generator, dtype=torch.float64)
+    assert _shrunk(noise).square().sum() < 0.45 * noise.mean(0).square().sum()  # a third is expected
+    steady = noise + 5.0
+    assert torch.allclose(_shrunk(steady), steady.mean(0), rtol=0.05)
+    assert torch.equal(_shrunk(noise[:1]), noise[0])  # one sample tells nothing about the spread
 
 
 # --- equalisation -----------------------------------------------------------------------------------------------------

@@ -150,6 +150,27 @@ def test_other_floats_become_float32_with_a_remark(tmp_path: Path, kind: str, ba
         np.testing.assert_allclose(got, scores / scores.sum(), rtol=1e-5)
 
 
+def test_a_file_that_loses_digits_in_float32_is_refused(tmp_path: Path) -> None:
+    """x + 1e5 - 1e5 has 44 dB in float32, which would pass for half precision; it changes less with the input."""
+    constants = [onnx.numpy_helper.from_array(np.array(1e5), "far")]
+    made = chain(("Add", "far"), ("Sub", "far"), weights=constants)
+    path = save(typed(made, x=KINDS.DOUBLE, y=KINDS.DOUBLE), tmp_path / "net.onnx")
+    x = np.array([[0.311, -0.7402, 1.2713]])
+    with pytest.raises(export.ExportError, match=r"^net.onnx computes other values in float32 than in float64$"):
+        export.compile(path, x, device="onnxruntime-cpu", path=tmp_path / "a")
+
+
+def test_a_file_that_amplifies_rounding_may_lose_as_many_digits_in_float32(tmp_path: Path) -> None:
+    """exp(1000 x) / exp(1000) at 1: a unit in the last place of x is as much as the loss."""
+    constants = [
+        onnx.numpy_helper.from_array(np.array(1000.0), "steep"),
+        onnx.numpy_helper.from_array(np.array(925.0), "level"),
+    ]
+    nodes = [("Mul", "steep"), ("Sub", "level"), ("Exp",)]
+    path = save(typed(chain(*nodes, weights=constants), x=KINDS.DOUBLE, y=KINDS.DOUBLE), tmp_path / "net.onnx")
+    export.compile(path, np.array([[0.9871, 0.9912, 0.9903]]), device="onnxruntime-cpu", path=tmp_path / "a")
+
+
 def test_a_file_that_needs_its_float64_is_refused(tmp_path: Path) -> None:
     """1 + 1e-12 - 1 is 0 in float32."""
     constants = [

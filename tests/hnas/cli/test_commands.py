@@ -34,7 +34,7 @@ def deploy(*arguments: object, unwanted: tuple[str, ...] = ()) -> subprocess.Com
     code = PROGRAM.format(blocked=HEAVY, unwanted=unwanted)
     command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
     wide = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(command, env=wide, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=wide, capture_output=True, text=True, timeout=600, check=False)
 
 
 # --- help and slips ---------------------------------------------------------------------------------------------------

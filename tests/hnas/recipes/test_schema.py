@@ -133,7 +133,7 @@ def test_only_a_recipe_needs_msgspec():
     blocked = "import sys; sys.modules['msgspec'] = None; import hnas.deployment, hnas.study, hnas.training.folder"
     light = "import sys, hnas.cli; from hnas import export; export.load; assert 'msgspec' not in sys.modules"
     for code in (blocked, light):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
 
 

@@ -89,7 +89,7 @@ checkpoint.SECONDS = -1.0
 die = lambda done, loss: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
 test_training.trained(checkpoint=Path({str(checkpoint)!r}), on_step=die)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert equal(trained(checkpoint=checkpoint, resume=True), trained())
 
