@@ -52,14 +52,14 @@ class _Job:
     exact: _Inputs
     coarse: _Inputs
 
-    def shift(self, weight: Tensor) -> Tensor:
+    def shift(self, weight: Tensor, shrink: bool) -> Tensor:
         """Return the bias [out] that brings the mean of every output channel to that of the float output.
 
         The mean error is the sum of two parts, each a mean over the samples:
 
         1. Of the weights, on the exact inputs: corrected.
-        2. Of the inputs: it differs between samples, and what they cannot tell from 0 would be added as noise. The
-           estimator of James and Stein (1961) shrinks it.
+        2. Of the inputs: it differs between samples, and what they cannot tell from 0 would be added as noise. With
+           ``shrink`` it is reduced by the estimator of James and Stein (1961).
         """
         layer = self.layer
         bias = torch.zeros(len(weight), dtype=weight.dtype) if layer.bias is None else layer.bias
@@ -69,7 +69,8 @@ class _Job:
             own.append((_channels(layer, _run_layer(layer, x, layer.weight, None)) - rounded_alone).double().mean(1))
             moved = rounded_alone - _channels(layer, _run_layer(layer, seen, weight, None))
             other.append(moved.double().mean(1))
-        return bias + (torch.stack(own).mean(0) + _shrunk(torch.stack(other))).to(bias.dtype)  # cases 1 and 2
+        moved_by = _shrunk(torch.stack(other)) if shrink else torch.stack(other).mean(0)
+        return bias + (torch.stack(own).mean(0) + moved_by).to(bias.dtype)  # cases 1 and 2
 
 
 def correct_biases(
@@ -87,7 +88,7 @@ def correct_biases(
         weight = job.layer.weight
         if job.layer.bias is None and not new:
             return weight, torch.zeros(len(weight), dtype=weight.dtype)
-        return weight, job.shift(rounded(weight))
+        return weight, job.shift(rounded(weight), shrink=True)
 
     return _fitted(program, samples, ranges, "correct_biases", fit)
 
@@ -106,7 +107,7 @@ def round_weights(program: Program, samples: Samples, ranges: Mapping[str, Range
 
     def fit(job: _Job) -> _Fitted:
         weight = _flipped(job) if _unfoldable(job.layer) else rounded(job.layer.weight)  # cases 1 and 2
-        return weight, job.shift(weight)
+        return weight, job.shift(weight, shrink=False)  # flips count on centred errors
 
     return _fitted(program, samples, ranges, "round_weights", fit)
 

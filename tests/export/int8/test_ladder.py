@@ -16,6 +16,7 @@ from hnas.export.backends.onnxruntime import convert as onnxruntime_backend
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.int8 import ladder as recovery
+from hnas.export.int8 import rounding
 from hnas.export.int8.calibration import activation_ranges
 from hnas.export.int8.equalisation import equalise, pairs
 from hnas.export.int8.finetuning import finetune
@@ -194,11 +195,13 @@ def test_rounded_weights_lie_on_the_grid_that_a_quantiser_derives(name: str) -> 
         assert float(turned.max()) < 1.001  # up or down, never farther
 
 
-def test_turned_weights_serve_the_output_better_than_the_nearest() -> None:
+def test_turned_weights_serve_the_output_better_than_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     program, _ = named("hybrid")
     data = calls(program, 48)
-    nearest = correct_biases(program, data)
-    assert level(round_weights(program, data), data, program) > level(nearest, data, program) + 0.2
+    turned = round_weights(program, data)
+    monkeypatch.setattr(rounding, "_unfoldable", lambda _: False)  # the same correction of biases
+    nearest = round_weights(program, data)
+    assert level(turned, data, program) > level(nearest, data, program) + 0.2
 
 
 def test_a_layer_in_one_dimension_in_groups_and_one_that_is_shared() -> None:

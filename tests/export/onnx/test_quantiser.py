@@ -11,7 +11,8 @@ import torch
 from hnas import hw_profiles
 from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
-from hnas.export.backends.openvino import convert as openvino
+from hnas.export.backends.openvino import convert
+from hnas.export.backends.openvino import quantiser as openvino
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import require_samples, to_samples
@@ -28,7 +29,7 @@ POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="u8", symmetric=F
 
 def openvino_model(program: Program) -> Any:
     need("openvino", backends.load("openvino").missing())
-    return openvino._convert(program, *program.signature)
+    return convert._convert(program, *program.signature)
 
 
 @pytest.mark.parametrize("name", nets.SHAPES)
@@ -185,7 +186,7 @@ def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
     pytest.importorskip("nncf")
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3), activation(), torch.nn.Conv2d(8, 4, 1)).eval()
     x = np.linspace(-1, 3, 72, dtype=np.float32).reshape(1, 2, 6, 6)
-    device = hw_profiles.load("openvino-cpu")
+    device = replace(hw_profiles.load("openvino-cpu"), quantisation={"openvino": Override(ranges="minmax")})
     program = capture(net, torch.from_numpy(x))
     made = make_artifact("openvino", program, tmp_path, precision="int8", device=device, calibration=[(x,)])
     assert made.notes["quantisation"]["activations"] == ("symmetric" if lowest < -1 else "asymmetric")  # type: ignore[index,call-overload]
