@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hnas import hw_profiles
 from hnas.data.images import Preprocessing
-from hnas.deployment.ends import EndToEnd, measure_ends, preprocessing_arrays
+from hnas.deployment.ends import RUNS, EndToEnd, measure_ends, preprocessing_arrays
+from hnas.export.backends.artifacts import make_artifact
 from hnas.export.device.ends import answer, prepare, time_ends
+from hnas.export.graph.program import capture
+from hnas.export.remote.worker import Worker
 
 RECORDS = [
     Preprocessing((28, 28), (28, 28), (0.3,), (0.2,)),
@@ -59,3 +64,20 @@ def test_the_line_tells_all_parts_and_trtexec_has_none() -> None:
     assert found.line() == said
     assert "prepare: not known" in EndToEnd(0, 1, 1, 3, pixels=False).line()
     assert measure_ends(_Worker(by="trtexec"), [], pixels=True) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_worker_times_the_parts_where_the_artifact_runs(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 26 * 26, 10)).eval()
+    program = capture(net, torch.randn(1, 1, 28, 28))
+    device = hw_profiles.load("onnxruntime-cpu")
+    artifact = make_artifact("onnxruntime", program, tmp_path, precision="fp32", device=device)
+    with Worker(artifact) as worker:
+        found = measure_ends(worker, preprocessing_arrays(RECORDS[0]), pixels=True)
+        inputs = measure_ends(worker, [np.zeros((1, 1, 28, 28), np.float32)], pixels=False)
+    assert found is not None
+    assert inputs is not None
+    assert min(found.prepare, found.run, found.answer) > 0
+    assert (found.n, inputs.n) == (RUNS, RUNS)

@@ -182,7 +182,7 @@ def test_blocks_that_are_kept_are_float_in_the_file(name: str, backend: str, tmp
     (all_, low), (some, middle), (none, high) = found
     assert all_ > some > none == 0
     assert min(low, middle) > 25
-    assert high > 90
+    assert high > (55 if backend == "tensorrt" else 90)  # float is fp16 in TensorRT's files
 
 
 # Each backend's word for convolutions that are not depthwise, or for all.
