@@ -169,6 +169,7 @@ def train(
     with _laid_out(supernet, extra or {}):
         run = _Run(supernet, task, schedule, options, dict(extra or {}), observer or Observer())
         run.train(pick, checkpoint)
+    return_memory()
 
 
 class _Run:
