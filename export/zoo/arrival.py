@@ -17,7 +17,7 @@ from typing import Protocol
 
 from hnas.export.device.errors import ExportError
 
-PATIENCE = 30.0  # seconds without a byte, or below _SLOWEST on average, before a store is given up
+PATIENCE = 30.0  # seconds without a byte, or below _SLOWEST, before a store is given up
 _SLOWEST = 1024  # bytes a second
 _CHUNK = 2**18
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".npy", ".npz")
@@ -45,12 +45,13 @@ def receive(
 
     1. ``sha256`` is given: the file has exactly ``size`` bytes and this hash.
     2. It is None: the file has at most ``size`` bytes. The caller checks the content.
-    3. After ``patience`` seconds, less than 1 KiB/s arrived: the store is given up.
+    3. Less than 1 KiB/s arrived in the last ``patience`` seconds: the store is given up.
 
     Raises:
         Untrusted: any of these does not hold.
     """
-    digest, count, begun = hashlib.sha256(), 0, time.monotonic()
+    digest, count = hashlib.sha256(), 0
+    begun, counted = time.monotonic(), 0  # start of the window of case 3, and the bytes that had arrived by then
     try:
         with path.open("xb") as file:
             while chunk := stream.read(min(_CHUNK, size - count + 1)):
@@ -62,8 +63,10 @@ def receive(
                 digest.update(chunk)
                 file.write(chunk)
                 spent = time.monotonic() - begun
-                if spent > patience and count < _SLOWEST * spent:  # case 3
-                    raise Untrusted(f"{what} arrives too slowly: {count} bytes in {spent:.0f} s")
+                if spent > patience:  # case 3
+                    if count - counted < _SLOWEST * spent:
+                        raise Untrusted(f"{what} arrives too slowly: {count - counted} bytes in {spent:.0f} s")
+                    begun, counted = time.monotonic(), count
     finally:
         stream.close()
     if sha256 is None:  # case 2

@@ -1,22 +1,24 @@
 """A store on the Hugging Face Hub: each bundle is the model ``OWNER/NAME``. ``connect("owner", ())``.
 
-huggingface_hub finds the token and the address (HF_TOKEN, HF_ENDPOINT), lists and uploads. What is downloaded goes
-through `Session`, whose sizes and times are bounded.
+huggingface_hub finds the token and the address (HF_TOKEN, HF_ENDPOINT), and uploads. Lists and files come through
+`Session`, whose sizes and times are bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from hnas.export.device.errors import Unavailable, needing, one_line
-from hnas.export.zoo.arrival import Incoming
+from hnas.export.zoo.arrival import Incoming, Untrusted
 
 _HUB = "huggingface.co"
 _ITS_FILES = (".huggingface.co", ".hf.co")  # the Hub redirects to its own hosts for large files
+_PAGE, _MOST_PAGES = 100, 100  # models that the Hub lists at once; lists that are asked for
 
 
 class _Hub:
@@ -24,23 +26,41 @@ class _Hub:
         with needing("zoo"):
             import huggingface_hub
 
-            from hnas.export.zoo.web import Session
+            from hnas.export.zoo.web import Session, check_answer
+        self._check: Callable[[Any], None] = check_answer
         self._hub: Any = huggingface_hub
         self._owner = owner
         self._api: Any = huggingface_hub.HfApi(library_name="hnas")
-        host = urlsplit(self._api.endpoint).netloc.lower()
-        self._session = Session((host, *(_ITS_FILES if host == _HUB else ()), *hosts))
+        self._place = urlsplit(self._api.endpoint)
+        host = self._place.netloc.lower()
+        known = (host, *(_ITS_FILES if host == _HUB else ()), *hosts)
+        self._session = Session(known, secure=self._place.scheme == "https")
 
     def names(self) -> list[str]:
-        with _one_line(self._owner):
-            found = list(self._api.list_models(author=self._owner, filter="hnas"))
-        return sorted(str(each.id).rpartition("/")[2] for each in found)
+        found: list[str] = []
+        query = urlencode({"author": self._owner, "filter": "hnas", "limit": _PAGE})
+        url = f"{self._api.endpoint}/api/models?{query}"
+        for _ in range(_MOST_PAGES):
+            response = self._session.get(url, headers=self._headers())
+            self._check(response)
+            try:
+                found += [str(each["id"]).rpartition("/")[2] for each in json.loads(response.content)]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise Untrusted(f"hf://{self._owner} does not answer as the Hub does: {one_line(error)}") from None
+            url = response.links.get("next", {}).get("url", "")
+            if not url:
+                return sorted(set(found))
+            if urlsplit(url)[:2] != self._place[:2]:  # the token goes with it
+                raise Untrusted(f"hf://{self._owner} continues its list on another host, {urlsplit(url).netloc[:100]}")
+        raise Untrusted(f"hf://{self._owner} lists more than {_MOST_PAGES} pages of models")
 
     def open(self, name: str, file: str) -> Incoming:
-        with _one_line(self._owner):
-            headers = dict(self._hub.utils.build_hf_headers(library_name="hnas"))
         url = self._hub.hf_hub_url(f"{self._owner}/{name}", file, endpoint=self._api.endpoint)
-        return self._session.open(str(url), headers)
+        return self._session.open(str(url), self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        with _one_line(self._owner):
+            return dict(self._hub.utils.build_hf_headers(library_name="hnas"))
 
     def put(self, name: str, folder: Path, files: Sequence[str]) -> None:
         """Publish in one commit. A new repository is private: its owner makes it public on its page."""

@@ -42,7 +42,7 @@ class _Registry:
             do_request = oras.provider.Registry.do_request.__wrapped__
 
         self._registry: Any = _Once(hostname=host, insecure=insecure)
-        self._registry.session = self._registry.auth.session = Session((host, *hosts))
+        self._registry.session = self._registry.auth.session = Session((host, *hosts), secure=not insecure)
         self._layers: dict[str, dict[str, str]] = {}
 
     def names(self) -> list[str]:

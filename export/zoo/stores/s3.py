@@ -37,7 +37,8 @@ class _Bucket:
             from hnas.export.zoo.web import Session
         with _one_line(self._place):
             url = str(self._files.sign(f"{self._place}/{name}/{file}", expiration=_VALID))
-        return Session((urlsplit(url).netloc.lower(), *self._hosts)).open(url)
+        parts = urlsplit(url)
+        return Session((parts.netloc.lower(), *self._hosts), secure=parts.scheme == "https").open(url)
 
     def put(self, name: str, folder: Path, files: Sequence[str]) -> None:
         where = f"{self._place}/{name}"
