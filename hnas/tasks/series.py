@@ -178,7 +178,7 @@ def open_task(
 
     Example: ``open_task(Path("power.csv"), targets=("load",), horizon=24, window=96)``
     """
-    table = _table(folder, source, length, seed, time)
+    table = _table(folder, source, length, time)
     aims = targets or (("target",) if "target" in table.columns else table.columns)
     inputs = tuple(name for name in table.columns if horizon or name not in aims)
     if not inputs:
@@ -212,7 +212,7 @@ def scaled(values: Floats, names: Sequence[str], scaling: Mapping[str, Sequence[
     return np.asarray((values - mean) / deviation, np.float32)
 
 
-def _table(folder: Path | None, source: str, length: int, seed: int, time: str) -> Table:
+def _table(folder: Path | None, source: str, length: int, time: str) -> Table:
     if (folder is None) == (not source):
         given = "neither" if folder is None else "both"
         raise ValueError(f"a series is a CSV file (--data FILE) or a source ({', '.join(SYNTHETIC)}); {given} is given")
@@ -220,4 +220,4 @@ def _table(folder: Path | None, source: str, length: int, seed: int, time: str) 
         return read_csv(folder, time)
     if source not in SYNTHETIC:
         raise ValueError(f"no source {source!r} of a series; known: {', '.join(SYNTHETIC)}, or give a CSV file")
-    return SYNTHETIC[source](length, seed)
+    return SYNTHETIC[source](length, 0)  # the seed of a run draws batches; the series stays the same

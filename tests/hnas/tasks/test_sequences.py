@@ -130,3 +130,11 @@ def test_an_unknown_character_is_one_line():
         alphabet_of("aaaa")
     with pytest.raises(ValueError, match="give --data FILE"):
         TEXT.open_task(None)
+
+
+def test_the_seed_of_a_run_draws_batches_and_no_other_series():
+    first, second = (
+        SERIES.open_task(None, source="lorenz", length=400, window=8, burn=2, seed=seed) for seed in (0, 1)
+    )
+    assert first.digest == second.digest
+    assert not np.array_equal(first.batch(0)[0], second.batch(0)[0])
