@@ -5,7 +5,6 @@ Every figure is stored with its conditions: kind, unit, percentile, batch, threa
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from hnas.export.proof.load import Load
 from hnas.export.proof.slowdown import Slowdown
 from hnas.export.proof.verification import Check
 
+_LARGEST_FIGURE = 1e12  # of a latency in ms or a speedup; beyond it sums and charts overflow
+_MOST = 2**63  # of a count
 _Kind: TypeAlias = Literal["measured", "predicted"]
 
 
@@ -250,10 +251,11 @@ class Manifest:
 
 
 def _ordered(name: str, low: float, value: float, high: float) -> None:
-    if not (0 <= low <= value <= high and math.isfinite(high)):
-        raise ValueError(f"{name} is {value:g} outside of its interval {low:g} to {high:g}")
+    if not (0 <= low <= value <= high <= _LARGEST_FIGURE and (low == 0 or low >= 1 / _LARGEST_FIGURE)):
+        said = f"{name} is {value:g} outside of its interval {low:g} to {high:g}"
+        raise ValueError(f"{said}, or one is over {_LARGEST_FIGURE:g} or under its inverse")
 
 
 def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} is {value}, expected {least} or more")
+    if not least <= value < _MOST:
+        raise ValueError(f"{name} is {str(value)[:40]}, expected {least} or more, and less than {_MOST}")

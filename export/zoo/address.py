@@ -10,14 +10,14 @@ SCHEME = "zoo://"
 STORE, KEY = "HNAS_ZOO", "HNAS_ZOO_KEY"  # variables: the address of the store, the key that signatures need
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _LONGEST = 90  # Hugging Face admits 96 characters
-_DIGEST = re.compile("[0-9a-f]{12,64}")
+_DIGEST = re.compile("[0-9a-f]{32,64}")
 
 
 @dataclass(frozen=True)
 class Address:
     """Name a bundle of a store.
 
-    ``digest``: the digest that the bundle must have, or its first 12 digits or more; empty: any.
+    ``digest``: the digest that the bundle must have, or its first 32 digits or more; empty: any.
 
     Raises:
         ValueError: the name or the digest has another form.
@@ -31,7 +31,7 @@ class Address:
             said = f"lower-case letters and digits, with single . _ - between them, at most {_LONGEST}"
             raise ValueError(f"the name of a bundle is {self.name[:100]!r}, expected {said}")
         if self.digest and not _DIGEST.fullmatch(self.digest):
-            raise ValueError(f"the digest is {self.digest[:80]!r}, expected 12 to 64 hexadecimal digits")
+            raise ValueError(f"the digest is {self.digest[:80]!r}, expected 32 to 64 hexadecimal digits")
 
 
 def parse_address(text: str) -> Address:

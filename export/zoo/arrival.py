@@ -9,9 +9,7 @@ import hashlib
 import io
 import pickletools
 import time
-import zipfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +19,8 @@ PATIENCE = 30.0  # seconds without a byte, or below _SLOWEST, before a store is 
 _SLOWEST = 1024  # bytes a second
 _CHUNK = 2**18
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".npy", ".npz")
-_MOST_OPCODES = 200_000
+_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")  # those that begin with an opcode of their own
+_MOST_OPCODES, _MOST_PICKLED = 200_000, 2**24  # opcodes and bytes that are looked at
 
 
 class Untrusted(ExportError):
@@ -81,34 +80,46 @@ def refuse_pickles(folder: Path, names: Iterable[str]) -> None:
     """Raise Untrusted for a file that Python could unpickle, which runs the code in it. Nothing is unpickled here.
 
     1. The suffix is one of pickled files.
-    2. It is an archive with a pickle inside, as torch writes it.
-    3. All of it, or its start up to 200,000 opcodes, is a pickle.
+    2. It is a zip archive, as torch writes pickles into.
+    3. It begins with a pickle of protocol 2 or newer, up to its end, 200,000 opcodes or 16 MiB. An older pickle has no
+       mark, and is not recognised: plain text can be one.
     """
     for name in names:
         if name.lower().endswith(_PICKLED):  # case 1
             raise Untrusted(f"{name} may be a pickle, which a bundle never has")
         with (folder / name).open("rb") as file:
             head = file.read(4)
-            archive = head == b"PK\x03\x04" and _archives_pickle(folder / name)  # case 2
-            if archive or (head[:1] == b"\x80" and _is_pickle(file)):
+            if head == b"PK\x03\x04":  # case 2
+                raise Untrusted(f"{name} is a zip archive, which may hold a pickle; a bundle never has one")
+            if head[:1] == b"\x80" and head[1:2] in _PROTOCOLS and _is_pickle(file):  # case 3
                 raise Untrusted(f"{name} is a pickle, which a bundle never has")
 
 
-def _archives_pickle(path: Path) -> bool:
-    with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
-        return any(name.lower().endswith(_PICKLED) for name in archive.namelist())
-    return True  # a damaged archive may still open elsewhere
+class _Start(io.BytesIO):
+    """The start of a file, which says whether more was asked for."""
+
+    ended = False
+
+    def read(self, n: int | None = -1, /) -> bytes:
+        found = super().read(n)
+        self.ended |= n is not None and len(found) < n
+        return found
+
+    def readline(self, n: int | None = -1, /) -> bytes:
+        found = super().readline(n)
+        self.ended |= not found.endswith(b"\n")
+        return found
 
 
 def _is_pickle(file: io.BufferedReader) -> bool:
-    """Return whether the opcodes of a pickle stand in the file, up to its STOP or to the limit. None is executed."""
+    """Return whether the opcodes of a pickle stand in the file, up to its STOP or to a limit. None is executed."""
     file.seek(0)
-    count = 0
+    start = _Start(file.read(_MOST_PICKLED))
+    more = bool(file.read(1))
     try:
-        for _ in pickletools.genops(file):
-            count += 1
+        for count, _ in enumerate(pickletools.genops(start)):
             if count >= _MOST_OPCODES:
                 return True
     except Exception:  # noqa: BLE001  # genops raises whatever the bytes lead to
-        return False
+        return more and start.ended  # valid up to the limit of bytes
     return True

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +14,11 @@ from pathlib import Path
 from hnas.export.bundle.bundle import LARGEST_SIGNATURE, SIGNATURE, Bundle, read_bundle, read_manifest
 from hnas.export.bundle.card import MANIFEST
 from hnas.export.bundle.manifest import Manifest
+from hnas.export.device.errors import Unavailable
 from hnas.export.remote.scratch import Scratch
 from hnas.export.zoo.address import Address, parse_address
 from hnas.export.zoo.arrival import PATIENCE, Untrusted, receive, refuse_pickles
-from hnas.export.zoo.signing import check_signature
+from hnas.export.zoo.signing import check_signature, read_key
 from hnas.export.zoo.stores import BundleStore
 
 _LARGEST_MANIFEST = 2**24  # bytes
@@ -28,9 +29,9 @@ def pull(address: str, out: Path, *, store: BundleStore, key: Path | None = None
     """Fetch a bundle into the new or empty folder ``out``. On failure, nothing is written.
 
     1. The manifest arrives: its types, names, sizes and digest are checked, and the digest of the address.
-    2. Each file arrives into a folder aside, with exactly the stated size and sha256. No links, no pickles.
+    2. Each file arrives into a folder aside, with exactly the stated size and sha256. No links.
     3. ``key`` is given: the signature covers every file, and the key verifies it.
-    4. The bundle is read as any bundle from elsewhere, and takes its place.
+    4. No file is a pickle. The bundle is read as any bundle from elsewhere, and takes its place.
 
     ``address``: NAME, NAME@DIGEST, with or without ``zoo://``.
     ``key``: the public key or root certificate that must have signed the bundle. None: a signature is not looked at.
@@ -43,17 +44,23 @@ def pull(address: str, out: Path, *, store: BundleStore, key: Path | None = None
         Unavailable: the store cannot be reached, or a package is missing.
     """
     wanted = parse_address(address)
+    if key is not None:
+        read_key(key)
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise ValueError(f"{out} is not empty; choose another folder or remove it")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with Scratch(f".{out.name}.", out.parent) as scratch:
+        home = next(each for each in out.absolute().parents if each.exists())
+        with Scratch(f".{out.name}.", home) as scratch:
             part = scratch / wanted.name
             part.mkdir()
             manifest, _ = take_manifest(wanted, part, store, patience)
             _take_files(wanted.name, part, store, manifest, patience)
-            _take_signature(wanted.name, part, store, key, patience)
+            take_signature(wanted.name, part, store, patience)
+            if key is not None:
+                check_signature(part, key)
+            refuse_pickles(part, manifest.files)  # case 4
             read_bundle(part)
+            out.parent.mkdir(parents=True, exist_ok=True)
             part.rename(out)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and error.errno is None:  # a store says so, not this machine
@@ -65,36 +72,53 @@ def pull(address: str, out: Path, *, store: BundleStore, key: Path | None = None
 def pull_to_cache(address: str, *, store: BundleStore, key: Path | None = None) -> Bundle:
     """Return a bundle from ``~/.cache/hnas/zoo``. The store is asked for its digest, and for the files if they are new.
 
-    A bundle of the cache is verified again, with its signature if ``key`` is given. A damaged one is fetched anew.
+    A bundle of the cache is verified again, with its signature if ``key`` is given. One that is damaged, or that the
+    key does not verify, is fetched anew. It is replaced when the new one has been verified, and kept until then.
     Raises as `pull`.
     """
     wanted = parse_address(address)
+    if key is not None:
+        read_key(key)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hnas" / "zoo"
     with Scratch() as scratch:
         _, digest = take_manifest(wanted, scratch, store)
     place = cache / wanted.name / digest
     with suppress(ValueError, FileNotFoundError, Untrusted):
-        found = read_bundle(place)
-        if key is not None:
+        if key is not None and place.is_dir():
             check_signature(place, key)
+        found = read_bundle(place)
         if found.digest == digest:
             return found
-    shutil.rmtree(place, ignore_errors=True)
-    return pull(f"{wanted.name}@{digest}", place, store=store, key=key)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with Scratch(f".{digest}.", place.parent) as scratch:
+            new = pull(f"{wanted.name}@{digest}", scratch / "new", store=store, key=key)
+            with suppress(FileNotFoundError):
+                place.rename(scratch / "old")
+            try:
+                new.path.rename(place)
+            except OSError as error:  # another process was faster, with the same content
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.errno is None:
+            raise
+        raise ValueError(f"cannot write {place}: {error.strerror or error}") from None
+    return read_bundle(place)
 
 
 def read_index(store: BundleStore) -> dict[str, tuple[Manifest, str] | str]:
     """Return name -> (manifest, digest) of every bundle of a store, or why it cannot be read. Signatures are not read.
 
     Raises:
-        Unavailable: the store cannot be reached.
+        Unavailable: the store cannot be listed.
     """
     found: dict[str, tuple[Manifest, str] | str] = {}
     for name in store.names():
         with Scratch() as scratch:
             try:
                 found[name] = take_manifest(Address(name), scratch, store)
-            except (ValueError, FileNotFoundError, Untrusted) as error:
+            except (ValueError, FileNotFoundError, Untrusted, Unavailable) as error:
                 found[name] = " ".join(str(error).replace(f"{scratch}/", "").split())
     return found
 
@@ -133,16 +157,13 @@ def _take_files(name: str, part: Path, store: BundleStore, manifest: Manifest, p
         except FileNotFoundError:
             raise Untrusted(f"{name} lists {file}, and the store does not have it") from None
         receive(stream, place, size=manifest.sizes[file], sha256=sha256, what=f"{name}/{file}", patience=patience)
-    refuse_pickles(part, manifest.files)
 
 
-def _take_signature(name: str, part: Path, store: BundleStore, key: Path | None, patience: float) -> None:
-    """Receive the signature, if there is one, and check it if a key is given (case 3)."""
+def take_signature(name: str, part: Path, store: BundleStore, patience: float = PATIENCE) -> None:
+    """Receive the signature, if there is one. It is not checked."""
     with suppress(FileNotFoundError):
         stream = store.open(name, SIGNATURE)
         receive(stream, part / SIGNATURE, size=LARGEST_SIGNATURE, sha256=None, what=SIGNATURE, patience=patience)
-    if key is not None:
-        check_signature(part, key)
 
 
 def _shortest_first(sizes: Mapping[str, int], files: Mapping[str, str]) -> dict[str, str]:

@@ -12,15 +12,15 @@ from hnas.export.bundle.card import MANIFEST
 from hnas.export.remote.scratch import Scratch
 from hnas.export.zoo.address import Address
 from hnas.export.zoo.arrival import Untrusted, refuse_pickles
-from hnas.export.zoo.fetch import take_manifest
+from hnas.export.zoo.fetch import take_manifest, take_signature
 from hnas.export.zoo.stores import BundleStore
 
 
 def push(bundle: Path, name: str, store: BundleStore, *, replace: bool = False) -> str:
     """Publish a bundle, with its signature if it has one. Return its digest.
 
-    1. ``name`` is new, or holds this very bundle: it is published.
-    2. ``name`` holds another bundle: it is replaced if ``replace``, else refused.
+    1. ``name`` is new, or holds this very bundle without a signature or with the same one: it is published.
+    2. ``name`` holds another bundle or signature: it is replaced if ``replace``, else refused.
 
     Raises:
         ValueError: the bundle is not valid, or case 2.
@@ -28,11 +28,8 @@ def push(bundle: Path, name: str, store: BundleStore, *, replace: bool = False) 
     """
     wanted, found = Address(name), read_bundle(bundle)
     refuse_pickles(bundle, found.manifest.files)
-    if not replace and (there := _published(wanted, store)) not in ("", found.digest):
-        raise ValueError(
-            f"{name} holds another bundle ({there[:12]}, this one is {found.digest[:12]}); "
-            "choose another name, or give --replace"
-        )
+    if not replace:
+        _refuse_other(wanted, found, store)
     store.put(name, bundle, _listed(found))
     return found.digest
 
@@ -64,14 +61,24 @@ def pack(bundle: Path, out: Path) -> str:
     return found.digest
 
 
-def _published(wanted: Address, store: BundleStore) -> str:
-    """Return the digest of the bundle that a name holds now; empty if it is free."""
+def _refuse_other(wanted: Address, bundle: Bundle, store: BundleStore) -> None:
+    """Raise ValueError if a name holds another bundle now, or a signature that this one does not have (case 2)."""
     with suppress(FileNotFoundError), Scratch() as scratch:
         try:
-            return take_manifest(wanted, scratch, store)[1]
+            there = take_manifest(wanted, scratch, store)[1]
         except Untrusted:
-            return "damaged"
-    return ""
+            there = "damaged"
+        if there != bundle.digest:
+            said = f"another bundle ({there[:12]}, this one is {bundle.digest[:12]})"
+            raise ValueError(f"{wanted.name} holds {said}; choose another name, or give --replace")
+        take_signature(wanted.name, scratch, store)
+        signature = scratch / SIGNATURE
+        mine = bundle.path / SIGNATURE
+        if signature.exists() and not (mine.exists() and mine.read_bytes() == signature.read_bytes()):
+            said = (
+                "another signature than this bundle has" if mine.exists() else "a signature, and this bundle has none"
+            )
+            raise ValueError(f"{wanted.name} holds {said}; give --replace to publish this one in its place")
 
 
 def _listed(bundle: Bundle) -> list[str]:

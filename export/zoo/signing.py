@@ -30,7 +30,7 @@ _STATEMENT = "https://model_signing/signature/v1.0"
 def sign_bundle(bundle: Path, key: Path, certificate: Path | None = None, chain: Sequence[Path] = ()) -> Path:
     """Check a bundle, sign it, and return the file of the signature. An older signature is replaced.
 
-    ``key``: the private key, PEM. Its password is in HNAS_KEY_PASSWORD.
+    ``key``: the private key, PEM. Its password is in HNAS_KEY_PASSWORD; with a certificate it has none.
     ``certificate``: the certificate of the key; ``chain``: those between it and the root.
 
     Raises:
@@ -41,7 +41,9 @@ def sign_bundle(bundle: Path, key: Path, certificate: Path | None = None, chain:
     with needing("sign"):
         from model_signing import signing
     for file in filter(None, (key, certificate, *chain)):
-        _read_key(file)
+        read_key(file)
+    if certificate is not None and b"ENCRYPTED" in read_plain(key, _LARGEST_KEY):
+        raise ValueError(f"{key} has a password, which works without --certificate only; openssl ec removes a password")
     config: Any = signing.Config().set_hashing_config(_hashing())
     try:
         if certificate is None:
@@ -74,7 +76,7 @@ def check_signature(bundle: Path, key: Path) -> None:
         ValueError: ``key`` is neither.
         Unavailable: model-signing is not installed.
     """
-    kind = _read_key(key)
+    kind = read_key(key)
     with needing("sign"):
         from model_signing import verifying
     if not os.path.lexists(bundle / SIGNATURE):
@@ -116,7 +118,7 @@ def _hashing() -> Any:
     return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
-def _read_key(file: Path) -> str:
+def read_key(file: Path) -> str:
     """Return "certificate", "public" or "private" for a PEM file. Raise ValueError for any other file."""
     try:
         text = read_plain(file, _LARGEST_KEY)

@@ -88,7 +88,7 @@ def make_pull_parser() -> Parser:
     parser.add_argument("name", metavar="NAME", help="NAME, NAME@DIGEST, zoo://NAME, or a packed FILE.tar")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     _add_store(parser)
-    add_signature(parser)
+    add_signature(parser, " (default: $HNAS_ZOO_KEY)")
     return parser
 
 
@@ -165,13 +165,13 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """Add the bundle that a command reads, which may be in a store: the argument and its flags."""
     parser.add_argument("bundle", metavar="DIR", help="a folder, or zoo://NAME from a store")
     _add_store(parser)
-    add_signature(parser)
+    add_signature(parser, " (default for zoo://NAME: $HNAS_ZOO_KEY)")
 
 
-def add_signature(parser: argparse.ArgumentParser) -> None:
-    """Add the flag ``--require-signature``."""
-    told = "refuse a bundle that this public key or root certificate does not verify (default: $HNAS_ZOO_KEY)"
-    parser.add_argument("--require-signature", type=Path, metavar="FILE", help=told)
+def add_signature(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """Add the flag ``--require-signature``. ``default``: the end of its help."""
+    told = "refuse a bundle that this public key or root certificate does not verify"
+    parser.add_argument("--require-signature", type=Path, metavar="FILE", help=f"{told}{default}")
 
 
 def _required_key(parsed: argparse.Namespace) -> Path | None:

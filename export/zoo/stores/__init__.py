@@ -62,7 +62,7 @@ def open_store(address: str, hosts: Sequence[str] = ()) -> BundleStore:
         ValueError: the scheme or the rest of the address is not known.
         Unavailable: a package is missing.
     """
-    found = re.match(r"([a-z0-9]+)://(.*)", address)
+    found = re.match(r"([\w.+-]+)://(.*)", address)
     if found and found[1] not in schemes():
         known = ", ".join(f"{each}://" for each in schemes())
         raise ValueError(f"no store of the kind {found[1]}://; known: a folder, {known}")

@@ -38,7 +38,12 @@ class _Folder:
     def put(self, name: str, folder: Path, files: Sequence[str]) -> None:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            with Scratch(f".{name}.", self._root) as scratch:
+
+            def restore(left: Path) -> None:  # a process was killed between the two renames
+                if (left / "old").exists() and not (self._root / name).exists():
+                    (left / "old").rename(self._root / name)
+
+            with Scratch(f".{name}.", self._root, restore) as scratch:
                 for file in files:
                     (scratch / "new" / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(folder / file, scratch / "new" / file)

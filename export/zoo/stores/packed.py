@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tarfile
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hnas.export.zoo.arrival import Incoming, Untrusted
 
 NAME = "bundle"  # the name of the one bundle
 _MOST_MEMBERS = 1100
+_BLOCK = 512  # bytes of a header; content fills whole blocks
 
 
 class _Packed:
@@ -50,24 +51,41 @@ class _Slice:
 
 
 def _members(file: Path) -> dict[str, tuple[int, int]]:
-    """Return name -> (start, size) of every member. Raise Untrusted for anything but plain files, each there once."""
+    """Return name -> (start, size) of every member. Raise Untrusted for anything but plain files, each there once.
+
+    Only the headers of USTAR as `hnas.export.zoo.publish.pack` writes them are read: POSIX.1-1988, 512 bytes each.
+    """
     found: dict[str, tuple[int, int]] = {}
     try:
-        with open_plain(file) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with open_plain(file) as stream:
             whole = os.fstat(stream.fileno()).st_size
-            while (member := archive.next()) is not None:
-                if not member.isreg() or member.issparse() or member.name in found or len(found) >= _MOST_MEMBERS:
-                    raise Untrusted(f"{file} holds {member.name[:80]!r}, which is no plain file or is there twice")
-                if member.size > whole - member.offset_data:
-                    raise Untrusted(f"{file} is cut off in {member.name[:80]!r}")
-                found[member.name] = member.offset_data, member.size
+            while (header := stream.read(_BLOCK)) != bytes(_BLOCK):
+                name, size = _read_header(header)
+                if name in found or len(found) >= _MOST_MEMBERS:
+                    raise ValueError(f"{name[:80]!r} is there twice, or there are more than {_MOST_MEMBERS} files")
+                if size > whole - stream.tell():
+                    raise ValueError(f"it is cut off in {name[:80]!r}")
+                found[name] = stream.tell(), size
+                stream.seek(-size // _BLOCK * -_BLOCK, os.SEEK_CUR)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise Untrusted(f"{file} is no packed bundle: {error}") from None
     if MANIFEST not in found:
         raise Untrusted(f"{file} is no packed bundle: it has no {MANIFEST}")
     return found
+
+
+def _read_header(header: bytes) -> tuple[str, int]:
+    """Return the name and the size of a member. Raise ValueError unless it is a plain file."""
+    if len(header) != _BLOCK or header[257:265] != b"ustar\x0000":
+        raise ValueError("it is cut off, or not in the format USTAR")
+    name, prefix = (header[a:b].partition(b"\0")[0].decode() for a, b in ((0, 100), (345, 500)))
+    name = f"{prefix}/{name}" if prefix else name
+    size = re.fullmatch(rb"([0-7]{11})[\0 ]", header[124:136])
+    if header[156:157] != b"0" or size is None:
+        raise ValueError(f"{name[:80]!r} is no plain file")
+    return name, int(size[1], 8)
 
 
 def connect(place: str, _hosts: Sequence[str]) -> _Packed:

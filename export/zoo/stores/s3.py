@@ -6,6 +6,7 @@ It lists, uploads and signs addresses. What is downloaded goes through `Session`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ _VALID = 600  # seconds that a signed address works
 class _Bucket:
     def __init__(self, place: str, hosts: Sequence[str]) -> None:
         with needing("zoo"):
+            os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # else 169.254.169.254 is asked for credentials
             import s3fs
         self._place, self._hosts = place, tuple(hosts)
         with _one_line(place):

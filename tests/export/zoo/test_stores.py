@@ -66,7 +66,7 @@ def test_a_name_is_replaced_only_on_request(store: BundleStore, bundle: Path, tm
     digest = push(other, "x", store, replace=True)
     assert contents(pull("x", tmp_path / "second", store=store).path) == contents(other)
     with pytest.raises(Untrusted, match="has the digest"):
-        pull(f"x@{read_bundle(bundle).digest[:12]}", tmp_path / "third", store=store)
+        pull(f"x@{read_bundle(bundle).digest[:32]}", tmp_path / "third", store=store)
     assert not (tmp_path / "third").exists()
     assert read_index(store)["x"][1] == digest
     assert not [path for path in tmp_path.rglob("*baseline*") if path.is_relative_to(tmp_path / "store")]
@@ -98,6 +98,79 @@ def test_a_bundle_of_the_cache_is_verified_and_fetched_once(
     assert pull_to_cache("zoo://x", store=store) == first
     assert model.read_bytes() == (bundle / "artifact/model.onnx").read_bytes()
     assert "artifact/model.onnx" in asked
+
+
+def test_a_slip_in_the_key_and_a_store_that_fails_keep_the_cache(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = open_store(str(tmp_path / "store"))
+    push(bundle, "x", store)
+    found = pull_to_cache("x", store=store)
+    with pytest.raises(ValueError, match="no key"):
+        pull_to_cache("x", store=store, key=tmp_path / "slip.pem")
+    assert read_bundle(found.path) == found
+    monkeypatch.setattr("hnas.export.zoo.fetch.read_key", lambda _: "public")
+
+    def refuse(*_: object) -> None:
+        raise Untrusted("is not signed")
+
+    monkeypatch.setattr("hnas.export.zoo.fetch.check_signature", refuse)
+    with pytest.raises(Untrusted, match="is not signed"):
+        pull_to_cache("x", store=store, key=tmp_path / "key.pem")
+    assert read_bundle(found.path) == found
+    assert [path.name for path in found.path.parent.iterdir()] == [found.digest]
+
+
+def test_two_processes_fill_the_cache(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = open_store(str(tmp_path / "store"))
+    push(bundle, "x", store)
+    place = tmp_path / "cache/hnas/zoo/x" / read_bundle(bundle).digest
+    rename = Path.rename
+
+    def slower(self: Path, target: Path) -> Path:
+        if Path(target) == place and not place.exists():  # the other process is done just before
+            copied(bundle, place)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", slower)
+    assert pull_to_cache("x", store=store) == read_bundle(place)
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+def test_a_put_that_was_killed_loses_no_bundle(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = bundles.bundle(tmp_path, "other", light=2, heavy=None)
+    store = open_store(str(tmp_path / "store"))
+    push(bundle, "x", store)
+    left = tmp_path / "store/.x.killed"
+    left.mkdir()
+    (left / ".lock").write_bytes(b"")
+    (tmp_path / "store/x").rename(left / "old")  # killed here, before the new one took its place
+
+    def fail(*_: object) -> None:
+        raise OSError("disk is full")
+
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.raises(Unavailable, match="disk is full"):
+        push(other, "x", store)
+    assert pull("x", tmp_path / "out", store=store).digest == read_bundle(bundle).digest
+
+
+def test_a_signature_is_not_removed_or_replaced_by_accident(store: BundleStore, bundle: Path, tmp_path: Path) -> None:
+    signed = copied(bundle, tmp_path / "signed")
+    (signed / "model.sig").write_bytes(b"{}")
+    push(bundle, "x", store)
+    push(signed, "x", store)  # a signature is added
+    push(signed, "x", store)
+    with pytest.raises(ValueError, match="x holds a signature, and this bundle has none"):
+        push(bundle, "x", store)
+    (signed / "model.sig").write_bytes(b"[]")
+    with pytest.raises(ValueError, match="x holds another signature"):
+        push(signed, "x", store)
+    assert (pull("x", tmp_path / "out", store=store).path / "model.sig").read_bytes() == b"{}"
+    push(bundle, "x", store, replace=True)
+    assert not (pull("x", tmp_path / "again", store=store).path / "model.sig").exists()
 
 
 def test_a_folder_that_is_not_empty_is_kept(bundle: Path, tmp_path: Path) -> None:
@@ -136,7 +209,7 @@ def test_the_index_names_what_it_cannot_read(bundle: Path, tmp_path: Path) -> No
     [
         ("", "name of a bundle"), ("zoo://", "name of a bundle"), ("../x", "name of a bundle"),
         ("Upper", "name of a bundle"), ("a--b", "name of a bundle"), ("a" * 91, "name of a bundle"),
-        ("a/b", "name of a bundle"), ("a@b", "the digest"), ("a@" + "0" * 11, "the digest"),
+        ("a/b", "name of a bundle"), ("a@b", "the digest"), ("a@" + "0" * 31, "the digest"),
         ("a\n", "name of a bundle"),
     ],
 )  # fmt: skip
@@ -159,7 +232,9 @@ def test_addresses_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     ("address", "complaint"),
     [
         ("ftp://x", "no store of the kind ftp://; known: a folder, hf://, oci://, s3://"), ("s3://", "has no bucket"),
-        ("folder://x", "no store of the kind"), ("hf://a/b", "is no owner"), ("oci://", "has no host"),
+        ("folder://x", "no store of the kind"), ("S3://b", "no store of the kind S3://"),
+        ("git+https://x", "no store of the kind git"), ("a.b-c://x", "no store of the kind"),
+        ("hf://a/b", "is no owner"), ("oci://", "has no host"),
     ],
 )  # fmt: skip
 def test_a_store_of_another_kind_is_refused(address: str, complaint: str) -> None:
