@@ -143,19 +143,21 @@ def read_tensors(
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, advice: str = "choose another --out") -> Iterator[None]:
     """Lock ``folder`` for this process until the block or the process ends. A missing folder is created.
 
     1. Another process has the lock: raise ValueError with the number of that process.
     2. The folder cannot be created or written: raise ValueError.
     3. The file system has no locks: continue without a lock.
     4. The folder is empty at the end: remove it.
+
+    advice: what a person may do about cases 1 and 2; the end of the message.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = _lock(folder / LOCK)
+        stream = _lock(folder / LOCK, advice)
     except OSError as error:  # case 2
-        raise ValueError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+        raise ValueError(f"cannot write to {folder}: {error.strerror or error}; {advice}") from None
     try:
         yield
     finally:
@@ -165,7 +167,7 @@ def locked(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _lock(file: Path) -> IO[str]:
+def _lock(file: Path, advice: str) -> IO[str]:
     """Lock ``file`` and write the number of this process into it. Raise ValueError if another process has the lock."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -175,9 +177,7 @@ def _lock(file: Path) -> IO[str]:
         except BlockingIOError:  # case 1
             with stream:
                 who = stream.read(20).strip() or "unknown"
-            raise ValueError(
-                f"another run is using {file.parent} (process {who}); wait for it or choose another --out"
-            ) from None
+            raise ValueError(f"another run is using {file.parent} (process {who}); wait for it or {advice}") from None
         except OSError:  # case 3
             pass
         # If the previous process removed the file before the lock, this lock has no effect: try again.

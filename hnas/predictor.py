@@ -13,6 +13,7 @@ similarities of many architectures are products of matrices.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -45,7 +46,7 @@ class Predictor:
         self._names = [name for kind in dict.fromkeys(kinds.values()) for name in several if kinds[name] == kind]
         self._points = [_points(several[name].options) for name in self._names]
         sizes = Counter(kinds[name] for name in self._names)
-        self._counts = np.array(list(sizes.values()))
+        self._counts = np.array(list(sizes.values()), np.int64)
         widths = Counter[str]()  # coordinates of each kind
         for name, points in zip(self._names, self._points, strict=True):
             widths[kinds[name]] += len(points[None])
@@ -60,7 +61,7 @@ class Predictor:
         tune: also learn how much each kind of choice counts; otherwise keep what was learned before.
         """
         y = np.asarray(values, np.float64)
-        self._mean, self._scale = float(y.mean()), float(y.std()) or 1.0
+        self._mean, self._scale = float(y.mean()), float(y.std()) or math.sqrt(variance) or 1.0
         self._seen = self.encode(archs)
         self._y = (y - self._mean) / self._scale
         self._noise = variance / self._scale**2
@@ -87,7 +88,7 @@ class Predictor:
     def encode(self, archs: Sequence[Arch]) -> Values:
         """Return the points of the options that each architecture takes, one after the other, [N, coordinates]."""
         rows = [
-            np.concatenate([points[arch.get(name)] for name, points in zip(self._names, self._points, strict=True)])
+            [x for name, points in zip(self._names, self._points, strict=True) for x in points[arch.get(name)]]
             for arch in archs
         ]
         return np.array(rows, np.float64).reshape(len(archs), int(self._edges[-1]))
@@ -100,8 +101,9 @@ class Predictor:
     def _parts(self, a: Values, b: Values) -> Values:
         """Return the mean similarity of the choices of each kind, and of all choices, [kinds + 1, len(a), len(b)]."""
         kinds = [slice(*edges) for edges in pairwise(self._edges)]
-        far = np.stack([_squared_distances(a[:, kind], b[:, kind]) for kind in kinds])
-        together = far.sum(0) / self._counts.sum()
+        far = np.array([_squared_distances(a[:, kind], b[:, kind]) for kind in kinds])
+        far = far.reshape(len(kinds), len(a), len(b))  # also without any kind
+        together = far.sum(0) / max(1, self._counts.sum())
         parts: Values = 1 - np.concatenate([far / self._counts[:, None, None], together[None]])
         return parts
 

@@ -155,8 +155,8 @@ class Study:
         return _key(arch, metric) in self.journal
 
     def scored(self, arch: Arch) -> bool:
-        """Return whether the accuracy of ``arch`` on the search images is known, or the journal holds it."""
-        return arch in self.known or self._accuracy_key(arch) in self.journal
+        """Return whether the journal holds the accuracy of ``arch`` on the search images."""
+        return self._accuracy_key(arch) in self.journal
 
     def score(self, arch: Arch) -> Candidate:
         """Return ``arch`` with its costs and its accuracy on the search images. Costs are measured first."""

@@ -75,7 +75,7 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
     inside = [each for each in scored if all(bound.admits(each.metrics[bound.metric]) for bound in plan.bounds)]
     if not inside:
         raise _nothing_inside(study, plan, candidates)
-    estimates = estimated_accuracies(study, study.supernet.space, scored)
+    estimates = estimated_accuracies(study, study.supernet.space, scored, relative=not plan.bounds)
     lowered = [_with_accuracy(each, min(each.metrics["accuracy"], estimates[each.arch])) for each in inside]
     ahead = front(lowered, "latency_ms")
     costs = [bound.metric for bound in plan.bounds if bound.metric != "accuracy"]
@@ -84,7 +84,8 @@ def choose_finalists(study: Study, plan: Plan, candidates: list[Candidate]) -> l
         best = [each for each in ahead[::-1] if each.arch != last.arch]
         return [*best[: FINALISTS - 1], last]
     if plan.bounds:  # case 2
-        return sorted(ahead, key=lambda each: not plan.bounds[0].admits(each.metrics["accuracy"]))[:FINALISTS]
+        goal = plan.bounds[0].limit
+        return sorted(ahead, key=lambda each: max(0.0, goal - each.metrics["accuracy"]))[:FINALISTS]
     slack = _slack(plan)
     return _near_goal(ahead, goal_without_bounds(study, plan) - slack, slack)[:FINALISTS]  # case 3
 

@@ -4,12 +4,13 @@
 reads. A later search predicts from them: it needs fewer evaluations and depends less on luck.
 
 The subnets are those that NSGA-II tries on accuracy and multiply-accumulates: good ones of every size, for any device.
-A score belongs to weights and images: those of others are not read.
+A score belongs to weights, space and images: those of others are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from hnas.strategies.evolution import EvolutionOptions, search
 from hnas.study import Study
 
 SCORES = "scores.jsonl"
+LARGEST = 500  # scores that a search takes
 _COST = "macs"
 _POPULATION = 32
 
@@ -34,7 +36,7 @@ def score_subnets(
     """Return the accuracies of ``count`` subnets on the search images. Those that ``file`` has are not evaluated again.
 
     file: each accuracy is written when it is known, so that a killed run continues.
-    identity: of weights and images.
+    identity: of weights, space and images.
     notify: called with the number of finished subnets.
 
         score_subnets(Study(supernet, task), Path("trained/scores.jsonl"), source.identity, 300)
@@ -54,7 +56,7 @@ def score_subnets(
         options = EvolutionOptions(cost=_COST, evaluations=count, population=_POPULATION, seed=study.seed)
         for candidate in search(own, space, options):
             found[candidate.arch] = candidate.metrics["accuracy"]
-            journal.call(_key(identity, space, candidate.arch), partial(found.__getitem__, candidate.arch))
+            journal.call(f"{identity}/{_places(space, candidate.arch)}", partial(found.__getitem__, candidate.arch))
             notify(len(found))
     return found
 
@@ -71,37 +73,48 @@ def read_scores(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged; delete it, or write it again with hnas-deploy score") from None
 
 
-def _key(identity: str, space: Space, arch: Arch) -> str:
-    """Return the identity and the number of the option of every choice; ``-`` for a choice that is not active."""
-    places = [str(choice.options.index(arch[name])) if name in arch else "-" for name, choice in space.choices.items()]
-    return f"{identity}/{','.join(places)}"
-
-
 def scores_of(entries: Mapping[str, Any], space: Space, identity: str) -> dict[Arch, float]:
-    """Return the accuracies of members of ``space`` for these weights and images. Other lines are left out."""
-    found: dict[Arch, float] = {}
-    for key, value in entries.items():
-        owner, _, places = key.rpartition("/")
-        if owner == identity and isinstance(value, float) and 0 <= value <= 1:
-            arch = _member(space, places.split(","))
+    """Return the accuracies of members of ``space`` with this identity. Other lines are left out.
+
+    Of more than ``LARGEST`` those are returned that have every k-th accuracy: the time of a predictor grows with the
+    third power of their number.
+    """
+    own = {key.rpartition("/")[2]: value for key, value in entries.items() if key.rpartition("/")[0] == identity}
+    found = decode_scores(space, own)
+    if len(found) <= LARGEST:
+        return found
+    ordered = sorted(found, key=lambda arch: found[arch])
+    return {arch: found[arch] for arch in ordered[:: math.ceil(len(found) / LARGEST)]}
+
+
+def encode_scores(space: Space, scores: Mapping[Arch, float]) -> dict[str, float]:
+    """Return the scores as JSON: the number of the option of every choice, ``-`` for one that is not active."""
+    return {_places(space, arch): accuracy for arch, accuracy in scores.items()}
+
+
+def decode_scores(space: Space, found: Mapping[str, Any]) -> dict[Arch, float]:
+    """Return the scores that ``encode_scores`` has encoded. What is no member or no accuracy is left out."""
+    numbered = {name: {str(k): o for k, o in enumerate(choice.options)} for name, choice in space.choices.items()}
+    scores: dict[Arch, float] = {}
+    for places, value in found.items():
+        if isinstance(value, float) and 0 <= value <= 1:
+            arch = _member(space, numbered, places.split(","))
             if arch is not None:
-                found[arch] = value
-    return found
+                scores[arch] = value
+    return scores
 
 
-def _member(space: Space, places: list[str]) -> Arch | None:
-    if len(places) != len(space.choices):
+def _places(space: Space, arch: Arch) -> str:
+    return ",".join(
+        str(choice.options.index(arch[name])) if name in arch else "-" for name, choice in space.choices.items()
+    )
+
+
+def _member(space: Space, numbered: Mapping[str, Mapping[str, Option]], places: Sequence[str]) -> Arch | None:
+    if len(places) != len(numbered):
         return None
-    options = {
-        name: options[place]
-        for (name, options), place in zip(_numbered(space).items(), places, strict=True)
-        if place in options
-    }
+    pairs = zip(numbered.items(), places, strict=True)
     try:
-        return space.arch(options)
+        return space.arch({name: options[place] for (name, options), place in pairs if place in options})
     except ValueError:
         return None
-
-
-def _numbered(space: Space) -> dict[str, dict[str, Option]]:
-    return {name: {str(k): option for k, option in enumerate(choice.options)} for name, choice in space.choices.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hnas.deployment.options import Progress
-from hnas.deployment.scores import SCORES, score_subnets
+from hnas.deployment.scores import LARGEST, SCORES, score_subnets
 from hnas.deployment.source import open_source
 from hnas.files import locked
 from hnas.study import Study
@@ -28,13 +28,15 @@ def score(
 
     Raises:
         FileNotFoundError: a folder or a file is missing.
-        ValueError: ``subnets`` is below 1, the folder cannot be written, or a file is damaged.
+        ValueError: ``subnets`` is not from 1 to 500, the folder cannot be written, or a file is damaged.
     """
-    if subnets < 1:
-        raise ValueError(f"subnets is {subnets}; give 1 or more")
-    source = open_source(supernet, data)
-    study = Study(source.supernet, source.task)
-    with locked(supernet):
+    if not 1 <= subnets <= LARGEST:
+        raise ValueError(f"subnets is {subnets}; give 1 to {LARGEST}")
+    if not supernet.is_dir():
+        raise FileNotFoundError(f"no folder {supernet}; --supernet takes what hnas-train --out wrote")
+    with locked(supernet, "score a copy of the folder"):
+        source = open_source(supernet, data)
+        study = Study(source.supernet, source.task)
         on("score", 0, subnets)
         found = score_subnets(study, supernet / SCORES, source.identity, subnets, lambda n: on("score", n, subnets))
     return {"subnets": len(found), "lowest": min(found.values()), "highest": max(found.values())}

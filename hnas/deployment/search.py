@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from random import Random
@@ -22,6 +22,7 @@ from hnas.deployment.options import Progress, SearchOptions
 from hnas.deployment.plan import Plan
 from hnas.deployment.pricing import MeasuredLatency, timing_sample
 from hnas.deployment.result import Result
+from hnas.deployment.scores import decode_scores, encode_scores
 from hnas.deployment.sequence import deploy_step, is_sequence
 from hnas.deployment.source import open_source
 from hnas.export.compiling.compiler import Compiler, limited_compiler
@@ -45,7 +46,8 @@ def deploy_subnet(plan: Plan, options: SearchOptions, notify: Progress) -> Deplo
         return deploy_step(plan, options, notify)
     source = open_source(plan.supernet, plan.data)
     with open_run(plan, source, options.resume) as journal:
-        study = Study(source.supernet, source.task, journal=journal, seed=plan.seed, known=source.scores)
+        study = Study(source.supernet, source.task, journal=journal, seed=plan.seed)
+        study.known = _known_scores(study, source.scores)
         with limited_compiler() as compiler, _costs_of(study, plan, compiler) as costs:
             study.costs = costs
             candidates = _search_subnets(study, plan, notify)
@@ -56,6 +58,13 @@ def deploy_subnet(plan: Plan, options: SearchOptions, notify: Progress) -> Deplo
             result = Result(plan, baseline, proof, tuple(ahead), _searched(costs["latency_ms"], plan))
             notify("bundle", 0, 1)
             return bundle_result(result, describe_subnet(result, source, options.command(plan.device.name)))
+
+
+def _known_scores(study: Study, scores: Mapping[Arch, float]) -> dict[Arch, float]:
+    """Return the scores that the run began with: later ones would change which subnets a resumed run tries."""
+    space = study.supernet.space
+    kept = study.journal.call("scores", lambda: encode_scores(space, scores))
+    return decode_scores(space, kept if isinstance(kept, dict) else {})
 
 
 def estimate_search(plan: Plan) -> str:
@@ -127,9 +136,17 @@ def _search_options(study: Study, plan: Plan, seconds: float | None) -> Surrogat
     """
     windows = {bound.metric: Window(bound.low, bound.high) for bound in plan.bounds}
     accurate = bool(windows.keys() - {"accuracy"})
-    if not windows:
+    relative = not windows
+    if relative:
         windows = {"accuracy": Window(low=goal_without_bounds(study, plan))}
-    return SurrogateOptions(windows, accurate=accurate, evaluations=plan.evaluations, seconds=seconds, seed=plan.seed)
+    return SurrogateOptions(
+        windows,
+        accurate=accurate,
+        relative=relative,
+        evaluations=plan.evaluations,
+        seconds=seconds,
+        seed=plan.seed,
+    )
 
 
 def _try_finalists(run: Run, study: Study, finalists: Sequence[Candidate]) -> tuple[Baseline, Proof]:

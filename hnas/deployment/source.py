@@ -41,9 +41,9 @@ class SupernetSource:
 
     @property
     def identity(self) -> str:
-        """Return what identifies the weights and the images that the scores come from."""
+        """Return what identifies weights, space and images, which the scores come from."""
         judges = {split: self.digests[split] for split in ("calibration", "search")}
-        return digest_of([self.digest, judges])
+        return digest_of([self.digest, self.supernet.space.to_json(), self.record["task"]["preprocessing"], judges])
 
     @property
     def digests(self) -> dict[str, str]:

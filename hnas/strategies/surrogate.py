@@ -42,6 +42,7 @@ class SurrogateOptions:
     windows: metric -> Window, for costs of the study and for "accuracy".
     cost: the cost of the study that is minimised ("latency_ms").
     accurate: True: find the most accurate architecture inside the windows. False (default): find the cheapest one.
+    relative: the window of the accuracy is a distance to the largest architecture (False).
     evaluations: number of architectures to try (60); None: no limit.
     seconds: seconds after which no further architecture is tried; None (default): no limit.
     seed: seed of all random numbers (0).
@@ -50,6 +51,7 @@ class SurrogateOptions:
     windows: Windows = field(default_factory=dict)
     cost: str = "latency_ms"
     accurate: bool = False
+    relative: bool = False
     evaluations: int | None = 60
     seconds: float | None = None
     seed: int = 0
@@ -89,12 +91,18 @@ def search(study: Study, space: Space, options: SurrogateOptions) -> Iterator[Ca
         yield belief.learn(arch, planned=start is not None)
 
 
-def estimated_accuracies(study: Study, space: Space, candidates: Sequence[Candidate]) -> dict[Arch, float]:
-    """Return the accuracy of each scored candidate as a predictor estimates it from all accuracies that are known."""
+def estimated_accuracies(
+    study: Study, space: Space, candidates: Sequence[Candidate], *, relative: bool
+) -> dict[Arch, float]:
+    """Return the accuracy of each scored candidate as a predictor estimates it from all accuracies that are known.
+
+    relative: as in ``SurrogateOptions``.
+    """
     own = {each.arch: each.metrics["accuracy"] for each in candidates if "accuracy" in each.metrics}
     known = {**study.known, **own}
     model = Predictor(space).fit(list(known), list(known.values()), variance=_luck(study, known))
-    return _estimates(model, space, known, list(own))
+    means, _ = model.predict(list(own))
+    return dict(zip(own, (means + (_shift(model, space, known) if relative else 0.0)).tolist(), strict=True))
 
 
 def _luck(study: Study, accuracies: Mapping[Arch, float]) -> float:
@@ -107,14 +115,14 @@ def _luck(study: Study, accuracies: Mapping[Arch, float]) -> float:
     return max(0.0, mean * (1 - mean)) / study.search_images / 6
 
 
-def _estimates(model: Predictor, space: Space, known: Mapping[Arch, float], archs: Sequence[Arch]) -> dict[Arch, float]:
-    """Return the estimated accuracy of each architecture, so that the largest one has its measured accuracy.
+def _shift(model: Predictor, space: Space, known: Mapping[Arch, float]) -> float:
+    """Return what gives the estimate of the largest architecture its measured accuracy.
 
-    What counts is the distance to the largest one. If that one was lucky, the others are not to blame.
+    A window that is a distance to the largest one has its luck. This luck is not to count for or against the others.
     """
-    means, _ = model.predict([*archs, space.largest])
-    shift = known[space.largest] - means[-1] if space.largest in known else 0.0
-    return dict(zip(archs, (means[:-1] + shift).tolist(), strict=True))
+    if space.largest not in known:
+        return 0.0
+    return known[space.largest] - float(model.predict([space.largest])[0][0])
 
 
 def _first(belief: _Belief, space: Space, rng: Random) -> Iterator[_Genome]:
@@ -140,6 +148,7 @@ class _Belief:
         self._predictors = {metric: Predictor(space) for metric in (options.cost, *options.windows, "accuracy")}
         self._models: dict[str, Predictor] = {}  # those of metrics that are known for some architecture
         self._tuned: dict[str, int] = {}  # metric -> number of known values when its predictor last learned what counts
+        self._shift = 0.0
         self._estimated: dict[Arch, float] = {}  # accuracies of architectures that were tried
 
     def learn(self, arch: Arch, *, planned: bool) -> Candidate:
@@ -180,7 +189,9 @@ class _Belief:
         if "accuracy" in self._models:
             own = {each.arch: each.metrics["accuracy"] for each in self.tried if "accuracy" in each.metrics}
             known = {**self.known, **own}
-            self._estimated = _estimates(self._models["accuracy"], self.space, known, list(own))
+            means, _ = self._models["accuracy"].predict(list(own))
+            self._shift = _shift(self._models["accuracy"], self.space, known) if self.options.relative else 0.0
+            self._estimated = dict(zip(own, (means + self._shift).tolist(), strict=True))
 
     def excluded(self, arch: Arch) -> bool:
         """Return whether the accuracy of ``arch`` is known, and outside its window."""
@@ -213,6 +224,8 @@ class _Belief:
         goal, sign = ("accuracy", 1.0) if self.options.accurate else (self.options.cost, -1.0)
         codes = self._predictors["accuracy"].encode(archs)
         found = {metric: model.predict_codes(codes) for metric, model in self._models.items()}
+        if "accuracy" in found:
+            found["accuracy"] = found["accuracy"][0] + self._shift, found["accuracy"][1]
         chance = np.ones(len(archs))
         for metric, window in self.options.windows.items():
             if metric in found:

@@ -38,7 +38,8 @@ def order(
     )
     plan = resolve(SearchOptions("onnxruntime-cpu", **options))
 
-    def estimated(_study: Any, _space: Any, scored: list[Candidate]) -> dict[Any, float]:
+    def estimated(_study: Any, _space: Any, scored: list[Candidate], *, relative: bool) -> dict[Any, float]:
+        assert relative == (not plan.bounds)
         found = {each.arch: (each.metrics["latency_ms"], each.metrics["accuracy"]) for each in scored}
         return {arch: (estimates or {}).get(ms, accuracy) for arch, (ms, accuracy) in found.items()}
 
@@ -73,7 +74,7 @@ def test_where_nothing_is_near_the_largest_the_most_accurate_is_built(tmp_path: 
 def test_what_was_only_lucky_on_the_search_images_comes_last(tmp_path: Any) -> None:
     lucky = {0.2: 0.915, 0.3: 0.92}
     assert order(tried(*POINTS), estimates=lucky, precision="fp32", out=tmp_path) == [0.4, 0.5]
-    assert order(tried(*POINTS), estimates=lucky, min_accuracy="92.2%", out=tmp_path) == [0.4, 0.5, 0.2]
+    assert order(tried(*POINTS), estimates=lucky, min_accuracy="92.2%", out=tmp_path) == [0.4, 0.5, 0.3]
     assert order(tried(*POINTS), estimates={0.4: 0.9}, max_latency="0.45ms", out=tmp_path) == [0.3, 0.2, 0.1]
 
 
