@@ -1,6 +1,6 @@
 """Say before a training what it takes, and choose resolution and epochs that fit into a given time.
 
-``fit(recipe, task, minutes, seconds_of)`` chooses; ``plan_training(...).lines()`` is what a person reads.
+``fit(recipe, task, minutes, timing_of)`` chooses; ``plan_training(...).lines()`` is what a person reads.
 """
 
 from __future__ import annotations
@@ -21,13 +21,25 @@ from hnas.tasks.stream import Stream
 from hnas.training.loop import Observer, Pick, Schedule, train
 
 _TIMED = 6  # steps; the slow first one is not counted
-_SHARE = 0.8  # of the given time that training steps take; the plain CNN, evaluations and files take the rest
+_SHARE = (
+    0.8  # of the given time, for fit of the classifier and steps; the plain CNN, evaluations and files take the rest
+)
 _BASELINE_SECONDS, _BASELINE_SHARE = 30.0, 0.1  # of the training of the plain CNN: seconds, and share of all time
 _FEW_IMAGES, _FEW_EPOCHS, _FEW_TESTS = 200, 5, 100  # below these a result is hardly worth deploying
 _MOST_EPOCHS = 100.0
 _FACTORS = (1.0, 0.75, 0.5)  # of the resolutions of a recipe; the largest one that leaves enough epochs is taken
 _ENOUGH = 0.5  # of the epochs of the recipe
-_Fitted = tuple[Recipe, float, float]  # recipe, epochs, and seconds of a step
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Hold the seconds of a training step, and those of all that comes before the first step (0)."""
+
+    step: float
+    before: float = 0.0
+
+
+_Fitted = tuple[Recipe, float, Timing]  # recipe, epochs, and its timing
 
 
 @dataclass(frozen=True)
@@ -93,42 +105,42 @@ def time_step(supernet: Supernet, task: Task, pick: Pick, clock: Callable[[], fl
     return (marks[-1] - marks[0]) / (len(marks) - 1)
 
 
-def fit(recipe: Recipe, task: Task, minutes: float, seconds_of: Callable[[Recipe], float]) -> _Fitted:
-    """Return the recipe and the number of epochs that fit into ``minutes``, and the seconds of a step of that recipe.
+def fit(recipe: Recipe, task: Task, minutes: float, timing_of: Callable[[Recipe], Timing]) -> _Fitted:
+    """Return the recipe and the number of epochs that fit into ``minutes``, and the timing of that recipe.
 
-    seconds_of: returns the seconds of a training step of a recipe.
+    timing_of: times a recipe.
 
     1. All epochs of the recipe fit: the recipe as it is.
     2. They do not, and the recipe has [short]: its keys replace those of [space] and [train]. For instance the space
        has fewer sizes, so that each is trained more.
     3. The resolutions are those of the recipe, or else 0.75 or 0.5 of them: the first that leave half of the epochs.
     """
-    seconds = seconds_of(recipe)
-    if (epochs := _epochs(minutes, seconds, task)) >= _wanted(recipe):  # case 1
-        return recipe, round(min(epochs, _MOST_EPOCHS), 3), seconds
+    timing = timing_of(recipe)
+    if (epochs := _epochs(minutes, timing, task)) >= _wanted(recipe):  # case 1
+        return recipe, round(min(epochs, _MOST_EPOCHS), 3), timing
     short = recipe.short  # case 2
     space, keys = {**recipe.space, **short.get("space", {})}, {**recipe.train, **short.get("train", {})}
     whole = replace(recipe, space=space, train=keys)
     for factor in _FACTORS:  # case 3
         chosen = _resized(whole, factor)
-        seconds = seconds if chosen == recipe else seconds_of(chosen)
-        epochs = _epochs(minutes, seconds, task)
+        timing = timing if chosen == recipe else timing_of(chosen)
+        epochs = _epochs(minutes, timing, task)
         if epochs >= _ENOUGH * _wanted(whole) or "resolutions" not in recipe.space:
             break
-    return chosen, round(min(epochs, _MOST_EPOCHS), 3), seconds
+    return chosen, round(min(epochs, _MOST_EPOCHS), 3), timing
 
 
 def plan_training(
-    task: Task, schedule: Schedule, size: int, seconds: float, minutes: float | None = None
+    task: Task, schedule: Schedule, size: int, timing: Timing, minutes: float | None = None
 ) -> TrainingPlan:
     """Return the plan of a training; trains a plain CNN for at most 30 seconds and a tenth of the time.
 
     schedule: the steps of the training.
     size: height and width of the largest input, in pixels.
-    seconds: of a training step.
+    timing: of the training.
     minutes: the time that was given; None: as long as the schedule takes.
     """
-    predicted = schedule.steps * seconds / _SHARE
+    predicted = (schedule.steps * timing.step + timing.before) / _SHARE
     length = min(_BASELINE_SECONDS, _BASELINE_SHARE * (predicted if minutes is None else minutes * 60))
     name = f"a plain CNN of four layers, trained for {length:.0f} s"
     baselines = {"the most frequent class": majority(task), name: train_plain_cnn(task, seconds=length, size=size)}
@@ -162,8 +174,8 @@ def _resized(recipe: Recipe, factor: float) -> Recipe:
     return replace(recipe, space={**recipe.space, "resolutions": sizes})
 
 
-def _epochs(minutes: float, seconds: float, task: Task) -> float:
-    return max(1.0, minutes * 60 * _SHARE / seconds) / task.steps_per_epoch
+def _epochs(minutes: float, timing: Timing, task: Task) -> float:
+    return max(1.0, (minutes * 60 * _SHARE - timing.before) / timing.step) / task.steps_per_epoch
 
 
 def is_in_memory(task: Task) -> bool:

@@ -18,13 +18,13 @@ from hnas.files import locked, write_json
 from hnas.journal import Journal, digest
 from hnas.recipes import Recipe, check_length
 from hnas.recipes.kept import LENGTH, checkpoints, digest_of, finished_record, known_length
-from hnas.recipes.length import TrainingPlan, fit, is_in_memory, plan_training, time_step
+from hnas.recipes.length import Timing, TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
 from hnas.recipes.progress import Progress, accuracy_of_ends, judge_sequence, summarise
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import grow_network, predicted_costs, shrink_space
-from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for, read_grown
+from hnas.recipes.start import begin, fit_classifier, make_started, needs_fit, prepared_for, read_grown, time_fitting
 from hnas.sampling.derive import derive
 from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit
@@ -124,19 +124,19 @@ def run_recipe(
             known = _choose_length(recipe, task, options, out, found)
             recipe, options = _with_length(recipe, options, known)
         run = _make_run(recipe, task, options, out, found)
-        timed = (known or {}).get("seconds") or partial(_step_seconds, recipe, task, options, found)
-        plan = _make_plan(run, options, timed, say)
+        kept = Timing(known["seconds"], known.get("before", 0.0)) if known and known.get("seconds") else None
+        plan = _make_plan(run, options, kept or partial(_time_run, recipe, task, options, found), say)
         if isinstance(task, Taught):
             fine_tune(task, max(1, round(SHARE * run.schedule.steps)), out / _TEACHER, run.identity, say)
         return run.run(options, on_step, on_message, plan)
 
 
 def _make_plan(
-    run: _Run, options: RunOptions, timed: float | Callable[[], float], say: Callable[[str], None]
+    run: _Run, options: RunOptions, timed: Timing | Callable[[], Timing], say: Callable[[str], None]
 ) -> TrainingPlan | None:
     """Return the plan and say it, on rank 0; the others get None. It stays in the journal, for a run that is continued.
 
-    timed: seconds of a training step, or what measures them on all ranks together.
+    timed: the timing of the run, or what measures it on all ranks together.
     """
     if not (options.report and is_in_memory(run.task)):
         return None
@@ -145,10 +145,10 @@ def _make_plan(
     key = f"plan/{digest([run.identity, run.task.to_json(), options.minutes])}"
     with closing(Journal(run.out / _JOURNAL if first else None)) as journal:
         kept = distributed.agreed(lambda: key in journal)
-        seconds = 0.0 if kept else timed() if callable(timed) else timed
+        timing = Timing(0.0) if kept else timed() if callable(timed) else timed
         if not first:
             return None
-        make = partial(plan_training, run.task, run.schedule, size, seconds, options.minutes)
+        make = partial(plan_training, run.task, run.schedule, size, timing, options.minutes)
         plan = TrainingPlan(**journal.call(key, lambda: asdict(make())))
     for note in plan.lines():
         say(note)
@@ -160,9 +160,9 @@ def _choose_length(
 ) -> dict[str, Any]:
     """Return a length that fits into the minutes of the options, the same on all ranks; rank 0 writes it to ``out``."""
     assert options.minutes is not None
-    fitted, epochs, seconds = fit(recipe, task, options.minutes, lambda each: _step_seconds(each, task, options, found))
+    fitted, epochs, timing = fit(recipe, task, options.minutes, lambda each: _time_run(each, task, options, found))
     chosen = {"minutes": options.minutes, "space": fitted.space, "train": fitted.train}
-    chosen |= {"epochs": epochs, "seconds": seconds, "recipe": digest_of(recipe)}
+    chosen |= {"epochs": epochs, "seconds": timing.step, "before": timing.before, "recipe": digest_of(recipe)}
     if distributed.rank() == 0:
         write_json(out / LENGTH, chosen)
     return chosen
@@ -196,16 +196,18 @@ def _make_run(recipe: Recipe, task: Task, options: RunOptions, out: Path, found:
     return _Run(experiment, _identity(recipe, options), out, supernet, task, schedule, start)
 
 
-def _step_seconds(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained | None) -> float:
-    """Return the seconds of a training step, measured on a copy of the run's supernet, with the teacher's share.
+def _time_run(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained | None) -> Timing:
+    """Return the timing of a run, measured on a copy of its supernet, with the teacher's share in a step.
 
     All ranks take the steps together, and all get the seconds of rank 0.
     """
     run = _make_run(recipe, task, options, Path(), found)
     pick, _ = run.make_pick()
+    fits = needs_fit(run.identity["recipe"], task)
+    before = distributed.agreed(lambda: time_fitting(run.supernet, task, options.clock)) if fits else 0.0
     tuning = SHARE * time_tuning(task) if isinstance(task, Taught) else 0.0
     seconds = tuning + time_step(run.supernet, task, pick, options.clock)
-    return float(distributed.agreed(lambda: seconds))
+    return Timing(float(distributed.agreed(lambda: seconds)), before)
 
 
 @dataclass
@@ -271,11 +273,6 @@ class _Run:
             trace.unlink(missing_ok=True)
         return record
 
-    def _has_weights(self) -> bool:
-        """Return whether the supernet begins with pretrained weights, and its images are in memory."""
-        pretrained = self.identity["recipe"].get("pretrained", {})
-        return is_in_memory(self.task) and bool(pretrained) and "role" not in pretrained
-
     def _progress(self, study: Study, options: RunOptions, say: Callable[[str], None] | None) -> Progress:
         per_epoch = self.task.steps_per_epoch
         return Progress(study, self.schedule.steps, per_epoch, self.out, say, tensorboard=options.tensorboard)
@@ -290,8 +287,8 @@ class _Run:
             return [], {}
         pick, extra = self.make_pick()
         log: list[Edit] = []
-        if self._has_weights() and not checkpoints(self.out):
-            fit_classifier(study)
+        if needs_fit(self.identity["recipe"], self.task) and not checkpoints(self.out):
+            fit_classifier(study, observer.on_message or (lambda _: None))
         if alone or shrink is None:
             study.train(pick, self.schedule, combine=train.combine, extra=extra, observer=observer)
         else:

@@ -6,18 +6,21 @@ trains the space ``inverted_residuals``, whose largest member is that network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from hnas import distributed
 from hnas.recipes import Recipe, check_tables
+from hnas.recipes.length import is_in_memory
 from hnas.space import Arch, Space
-from hnas.study import Study
-from hnas.supernet import Supernet
+from hnas.study import Study, pool_moments
+from hnas.supernet import Stats, Supernet
 from hnas.tasks import Task
 from hnas.tasks.classification import Classification
 from hnas.training.folder import load_supernet, make_supernet
@@ -25,6 +28,7 @@ from hnas.training.pretrained import NoWeights, Pretrained, copy_weights, find_p
 from hnas.training.teacher import taught
 
 _ITERATIONS, _DECAY, _CHUNK = 40, 5e-4, 64  # of L-BFGS; of its weights; images in a forward pass
+_FITTED, _STREAM = 2000, 7  # training images that the classifier is fitted to; of the random numbers that draw them
 
 
 def begin(recipe: Recipe, name: str | None, *, scratch: bool) -> tuple[Recipe, Pretrained | None, str]:
@@ -94,21 +98,47 @@ def make_started(space: Space, seed: int, origin: str, found: Pretrained | None,
     return supernet
 
 
-def fit_classifier(study: Study) -> None:
-    """Fit the classifier to the features that the largest subnet has of the training images; no other weight changes.
+def needs_fit(recipe: Mapping[str, Any], task: Task) -> bool:
+    """Return whether a run begins with ``fit_classifier``: it has pretrained weights, and its images are in memory.
+
+    recipe: as JSON.
+    """
+    pretrained = recipe.get("pretrained", {})
+    return is_in_memory(task) and bool(pretrained) and "role" not in pretrained
+
+
+def time_fitting(supernet: Supernet, task: Task, clock: Callable[[], float]) -> float:
+    """Return the predicted seconds of ``fit_classifier``, from one chunk of images. No weight changes."""
+    raw, arch = task.held("train")[0], supernet.space.largest
+    inputs = task.inputs(raw[:_CHUNK], supernet.space.example(arch))
+    net, _ = _cut_classifier(supernet, arch, pool_moments(supernet, arch, [inputs], len(inputs[0])))
+    with torch.no_grad():
+        net(*inputs)  # the first pass is slow
+        begun = clock()
+        net(*inputs)
+        seconds = clock() - begun
+    return seconds / len(inputs[0]) * (min(len(raw), _FITTED) + len(task.splits["calibration"]))
+
+
+def fit_classifier(study: Study, say: Callable[[str], None]) -> None:
+    """Fit the classifier to the features that the largest subnet has of training images; no other weight changes.
+
+    say: called with the number of images, 2,000 at most; the seed of the study draws them.
 
     This is multinomial logistic regression by L-BFGS. Training that begins with a random classifier would first damage
-    the pretrained features.
+    the pretrained features. Of several ranks only the first one fits: training begins with its weights on all ranks.
     """
+    if distributed.rank() != 0:
+        return
     space, task = study.supernet.space, study.task
-    net = study.supernet.extract(space.largest, study.calibrate(space.largest))
-    classifier, net.classifier = net.get_submodule("classifier"), nn.Identity()
-    assert isinstance(classifier, nn.Linear)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     raw, labels = task.held("train")
+    chosen = np.sort(np.random.default_rng([study.seed, _STREAM]).permutation(len(labels))[:_FITTED])
+    say(f"fitting the classifier to {len(chosen)} of {len(labels)} training images")
+    net, classifier = _cut_classifier(study.supernet, space.largest, study.calibrate(space.largest))
+    labels, shapes = labels[chosen], space.example(space.largest)
+    chunks = (raw[chosen[i : i + _CHUNK]] for i in range(0, len(chosen), _CHUNK))
     with torch.no_grad():
-        shapes = space.example(space.largest)
-        features = torch.cat([net(*task.inputs(raw[i : i + _CHUNK], shapes)) for i in range(0, len(raw), _CHUNK)])
+        features = torch.cat([net(*task.inputs(chunk, shapes)) for chunk in chunks])
     torch.nn.init.zeros_(classifier.weight)
     optimiser = torch.optim.LBFGS(classifier.parameters(), max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
@@ -123,6 +153,15 @@ def fit_classifier(study: Study) -> None:
         for name, value in classifier.named_parameters():
             study.supernet.union.get_parameter(f"classifier.{name}").copy_(value)
     study.supernet.changed()
+
+
+def _cut_classifier(supernet: Supernet, arch: Arch, stats: Stats) -> tuple[nn.Module, nn.Linear]:
+    """Return a copy of the subnet without its classifier, and a copy of the classifier."""
+    net = supernet.extract(arch, stats)
+    classifier, net.classifier = net.get_submodule("classifier"), nn.Identity()
+    assert isinstance(classifier, nn.Linear)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net, classifier
 
 
 def _check(recipe: Recipe) -> None:

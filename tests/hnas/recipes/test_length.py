@@ -16,7 +16,7 @@ import pytest
 from hnas.recipes import Recipe, length
 from hnas.recipes import load as load_recipe
 from hnas.recipes.baseline import majority, train_plain_cnn
-from hnas.recipes.length import TrainingPlan, fit
+from hnas.recipes.length import Timing, TrainingPlan, fit
 from hnas.recipes.progress import Progress
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.space import Arch
@@ -53,16 +53,16 @@ def test_space_resolution_and_epochs_fit(minutes: float, resolutions: list[int],
     space = {"name": "hybrid_vision", "resolutions": [48, 64]}
     given = Recipe("x", space, {}, {"strategy": "sandwich", "epochs": 30}, short=smaller)
 
-    def seconds(each: Recipe) -> float:
+    def timed(each: Recipe) -> Timing:
         area = max(each.space["resolutions"]) ** 2 / 64**2
-        return float(area * (0.5 if "options" in each.train else 1.0))
+        return Timing(float(area * (0.5 if "options" in each.train else 1.0)))
 
-    chosen, found, step = fit(given, SimpleNamespace(steps_per_epoch=50), minutes, seconds)  # type: ignore[arg-type]
+    chosen, found, timing = fit(given, SimpleNamespace(steps_per_epoch=50), minutes, timed)  # type: ignore[arg-type]
     assert chosen.space["resolutions"] == resolutions
     assert chosen.space.get("types") == (["mbconv"] if short else None)
     assert chosen.train.get("options") == ({"paths": 1} if short else None)
     assert found == pytest.approx(epochs, rel=0.02)
-    assert step == seconds(chosen)
+    assert timing == timed(chosen)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hnas import spaces
 from hnas.data.images import Preprocessing
 from hnas.deployment.source import open_source
 from hnas.recipes import Recipe
@@ -18,8 +19,10 @@ from hnas.recipes import load as load_recipe
 from hnas.recipes.parts import make_space, open_task_of
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.schema import decode_recipe
-from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for
+from hnas.recipes.start import begin, fit_classifier, make_started, prepared_for, time_fitting
+from hnas.space import Arch
 from hnas.study import Study
+from hnas.supernet import Stats, Supernet
 from hnas.tasks.classification import Classification
 from hnas.training.folder import load_supernet
 from hnas.training.pretrained import NoWeights
@@ -27,6 +30,15 @@ from hnas.training.teacher import fine_tune, taught
 from tests.hnas import photos, standin_timm, tiny
 from tests.hnas.recipes.test_run import recipe
 from tests.hnas.training.test_training import equal
+
+
+def coloured(images: int) -> Classification:
+    """Return a task with so many training images, and 64 in every other split."""
+    counts = {"train": images, "calibration": 64, "search": 64, "test": 64}
+    splits = {split: tiny.data(count, k) for k, (split, count) in enumerate(counts.items())}
+    wide = {split: replace(each, images=each.images.repeat(3, -1)) for split, each in splits.items()}
+    return Classification(wide, Preprocessing((12, 12), (12, 12), (0.3,) * 3, (0.2,) * 3), batch_size=16, shift=1)
+
 
 TABLE = {"name": "tiny", "space": {"resolutions": [12, 16]}, "train": {"rate": 0.01, "options": {"paths": 1}}}
 
@@ -70,7 +82,10 @@ def test_the_classifier_is_fitted_before_training_and_once(tmp_path: Path, start
     space = make_space(recipe, task)
     study = Study(make_started(space, 0, "x", found, space), task)
     before, guessed = study.snapshot(), study.accuracy(space.largest, "train")
-    fit_classifier(study)
+    said: list[str] = []
+    fit_classifier(study, said.append)
+    count = len(task.splits["train"])
+    assert said == [f"fitting the classifier to {count} of {count} training images"]
     after = study.snapshot()
     assert {name for name in after if not after[name].equal(before[name])} == {"classifier.weight", "classifier.bias"}
     assert study.accuracy(space.largest, "train") > guessed + 0.2
@@ -81,7 +96,7 @@ def test_a_run_fits_the_classifier_once(
     tmp_path: Path, started: Recipe, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
     data, fitted = photos.write(tmp_path / "photos"), []
-    monkeypatch.setattr("hnas.recipes.run.fit_classifier", lambda study: fitted.append(study) or fit_classifier(study))
+    monkeypatch.setattr("hnas.recipes.run.fit_classifier", lambda *a: fitted.append(a) or fit_classifier(*a))
     if interrupted:
         with pytest.raises(KeyboardInterrupt):
             run_recipe(started, data, tmp_path / "out", on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -89,6 +104,76 @@ def test_a_run_fits_the_classifier_once(
     assert len(fitted) == 1
     run_recipe(started, data, tmp_path / "scratch", RunOptions(scratch=True))
     assert len(fitted) == 1
+
+
+class Forwards:
+    """Count the images that pass through extracted subnets, of whose time each takes a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.images, plain = 0, Supernet.extract
+
+        def extract(supernet: Supernet, arch: Arch, stats: Stats) -> torch.nn.Module:
+            net = plain(supernet, arch, stats)
+            net.register_forward_pre_hook(lambda _, args: self.add(len(args[0])))
+            return net
+
+        monkeypatch.setattr(Supernet, "extract", extract)
+
+    def add(self, images: int) -> None:
+        self.images += images
+
+
+def test_the_classifier_is_fitted_to_few_of_many_images(started: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They depend on the seed alone, and have all classes; without the bound every image passes through the network."""
+    monkeypatch.setattr("hnas.recipes.start._FITTED", 96)
+    forwards, weights = Forwards(monkeypatch), []
+    _, found, _ = begin(started, None, scratch=False)
+    task = coloured(400)
+    space = spaces.load("inverted_residuals")(**found.arguments, channels=3, classes=4, resolutions=[16])
+    for seed in (0, 0, 1):
+        study, said = Study(make_started(space, 0, "x", found, space), task, seed=seed), []
+        fit_classifier(study, said.append)
+        assert said == ["fitting the classifier to 96 of 400 training images"]
+        weights.append(study.snapshot()["classifier.weight"])
+    assert forwards.images == 3 * 96
+    assert weights[0].equal(weights[1])
+    assert not weights[0].equal(weights[2])
+    assert all(float(row.abs().max()) > 0 for row in weights[0])
+    monkeypatch.setattr("hnas.distributed.rank", lambda: 1)
+    fit_classifier(study, lambda _: pytest.fail("the second rank fits"))
+    assert forwards.images == 3 * 96
+
+
+def test_the_fit_of_the_classifier_is_timed(started: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its predicted seconds are those of the training images that it takes, and of the calibration images."""
+    forwards = Forwards(monkeypatch)
+    _, found, _ = begin(started, None, scratch=False)
+    space = spaces.load("inverted_residuals")(**found.arguments, channels=3, classes=4, resolutions=[16])
+    supernet = make_started(space, 0, "x", found, space)
+    before = {name: value.detach().clone() for name, value in supernet.union.named_parameters()}
+    assert time_fitting(supernet, coloured(400), lambda: float(forwards.images)) == 400 + 64
+    monkeypatch.setattr("hnas.recipes.start._FITTED", 96)
+    assert time_fitting(supernet, coloured(400), lambda: float(forwards.images)) == 96 + 64
+    assert all(value.equal(before[name]) for name, value in supernet.union.named_parameters())
+
+
+def test_a_run_of_minutes_pays_for_the_fit_of_the_classifier(
+    tmp_path: Path, started: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes one second and the fit 30: of a minute, 18 seconds are left for steps."""
+    monkeypatch.setattr("hnas.recipes.run.time_step", lambda *_: 1.0)
+    monkeypatch.setattr("hnas.recipes.run.time_fitting", lambda *_: 30.0)
+    monkeypatch.setattr("hnas.recipes.length.train_plain_cnn", lambda *_, **__: 0.5)
+    data, said = photos.write(tmp_path / "photos"), []
+    given = replace(started, train={**started.train, "epochs": 9})
+    record = run_recipe(given, data, tmp_path / "out", RunOptions(minutes=1, report=True), on_message=said.append)
+    assert record["steps"] == 18
+    assert record["plan"]["minutes"] == 1.0
+    fitting = next(k for k, line in enumerate(said) if line.startswith("fitting the classifier to "))
+    assert any(line.startswith("predicted 1.0 minutes") for line in said[:fitting])
+    assert any(line.startswith("epoch") for line in said[fitting:])
+    scratch = run_recipe(given, data, tmp_path / "scratch", RunOptions(minutes=1, scratch=True))
+    assert scratch["steps"] == 48
 
 
 def test_without_the_weights_training_is_from_scratch_and_says_how_to_get_them(
