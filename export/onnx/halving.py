@@ -71,7 +71,7 @@ def choose_kept(model: onnx.ModelProto, samples: Samples, least_db: float) -> Ha
     2. The terms that a norm, pool or reduction sums are above half of the range together: the node stays.
     3. A constant of one element, such as an epsilon, becomes 0 in fp16: its readers stay.
     4. The outputs lose more than ``least_db``: the nodes that lose most stay, with the nodes before them. Twice as many
-       in each round.
+       in each round. Of an output of integers, such as that of ArgMax, the nearest float values before it are judged.
 
     Raises:
         ExportError: every convolution and matrix product would have to stay.
@@ -79,7 +79,7 @@ def choose_kept(model: onnx.ModelProto, samples: Samples, least_db: float) -> Ha
     model = prepare(model)
     names = sorted(float_values(model) - {value.name for value in model.graph.input})
     kept = _beyond_range(model, samples[:_SEEN], names)
-    expected = _Values(model, samples[:_JUDGED], [value.name for value in model.graph.output])
+    expected = _Values(model, samples[:_JUDGED], _judged(model, {*names}))
     level = _output_level(model, kept, samples, expected)
     count = 1
     while level < least_db + _MARGIN_DB:
@@ -122,6 +122,7 @@ def _observe(
     """Return the largest absolute number of each value, and the largest sum of terms of each node that sums."""
     summing = [node for node in model.graph.node if node.op_type in _SUMS]
     inputs, floats = [value.name for value in model.graph.input], float_values(model)
+    constants = {value.name: value for value in model.graph.initializer}
     peaks: dict[str, float] = {}
     sums: dict[str, float] = {}
     for sample, made in zip(samples, _run(model, samples, names), strict=True):
@@ -131,7 +132,8 @@ def _observe(
             peaks[name] = max(peaks.get(name, 0.0), _peak(value))
         for node in summing:
             if node.input[0] in values:
-                sums[node.name] = max(sums.get(node.name, 0.0), _terms(node, values))
+                found = _terms(node, values[node.input[0]], constants)
+                sums[node.name] = max(sums.get(node.name, 0.0), found)
     return peaks, sums
 
 
@@ -140,21 +142,32 @@ def _peak(value: NDArray[Any]) -> float:
     return float(np.nanmax(np.abs(value))) if value.size and not np.isnan(value).all() else 0.0
 
 
-def _terms(node: onnx.NodeProto, values: Mapping[str, NDArray[Any]]) -> float:
-    """Return the largest sum of absolute terms of a node, over the axes that its output has lost or normalised."""
-    value, out = values[node.input[0]], values.get(node.output[0])
+def _terms(node: onnx.NodeProto, value: NDArray[Any], constants: Mapping[str, onnx.TensorProto]) -> float:
+    """Return the largest sum of absolute terms of a node, over the axes that it reduces or normalises."""
     terms = np.abs(value.astype(np.float64)) ** _SUMS[node.op_type]
-    if node.op_type == "AveragePool" and out is not None:  # the window is at most the quotient of the sizes, squared
+    if not terms.size:
+        return 0.0
+    if node.op_type == "AveragePool":
         return float(terms.max()) * math.prod(_window(node))
-    if node.op_type.endswith("Normalization"):
-        axis = next((each.i for each in node.attribute if each.name == "axis"), -1)
-        axes = tuple(range(axis % value.ndim, value.ndim)) if node.op_type == "LayerNormalization" else ()
-        axes = axes or tuple(range(2, value.ndim))
-    elif out is not None and out.ndim == value.ndim:
-        axes = tuple(axis for axis in range(value.ndim) if out.shape[axis] != value.shape[axis])
-    else:
-        axes = tuple(range(1, value.ndim))
-    return float(terms.sum(axis=axes).max()) if terms.size else 0.0
+    return float(terms.sum(axis=_axes(node, value.ndim, constants)).max())
+
+
+def _axes(node: onnx.NodeProto, ndim: int, constants: Mapping[str, onnx.TensorProto]) -> tuple[int, ...]:
+    """Return the axes of a sum. A reduction whose axes are computed counts as one over all axes."""
+    import onnx
+
+    told = {each.name: each for each in node.attribute}
+    if node.op_type in ("LayerNormalization", "LpNormalization"):
+        first = (told["axis"].i if "axis" in told else -1) % ndim
+        return tuple(range(first, ndim)) if node.op_type == "LayerNormalization" else (first,)
+    if not node.op_type.startswith("Reduce"):
+        return tuple(range(2, ndim))
+    asked: Sequence[int] = told["axes"].ints if "axes" in told else ()
+    if "axes" not in told and len(node.input) > 1 and node.input[1] in constants:
+        asked = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
+    if not asked and "noop_with_empty_axes" in told and told["noop_with_empty_axes"].i:
+        return ()
+    return tuple(axis % ndim for axis in asked) or tuple(range(ndim))
 
 
 def _window(node: onnx.NodeProto) -> Sequence[int]:
@@ -236,13 +249,27 @@ class _Values(list[dict[str, "NDArray[Any]"]]):
         super().__init__(_run(model, samples, names))
 
 
+def _judged(model: onnx.ModelProto, floats: Collection[str]) -> list[str]:
+    """Return the float outputs, and for each other output the nearest float values before it, such as class scores."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    left, found = [value.name for value in model.graph.output], dict[str, None]()
+    seen = set[str]()
+    while left:
+        name = left.pop(0)
+        if name in floats:
+            found[name] = None
+        elif name in makers and name not in seen:
+            left += makers[name].input
+        seen.add(name)
+    return list(found)
+
+
 def _output_level(model: onnx.ModelProto, kept: Collection[str], samples: Samples, expected: _Values) -> float:
-    """Return the SQNR of the worst float output where the nodes that are not ``kept`` round to fp16."""
-    noise = _Noise()
-    names = [name for name, value in expected[0].items() if value.dtype == np.float32]
+    """Return the SQNR of the worst value of ``expected`` where the nodes that are not ``kept`` round to fp16."""
+    noise, names = _Noise(), list(expected[0])
     rounded = write_types(model, kept, simulate=True)
     for want, got in zip(expected, _run(rounded, samples[: len(expected)], names), strict=True):
-        noise.add({name: want[name] for name in names}, got)
+        noise.add(want, got)
     return min(noise.levels().values(), default=_LARGEST_DB)
 
 
@@ -251,6 +278,9 @@ def _run(model: onnx.ModelProto, samples: Samples, names: Sequence[str]) -> Iter
     import onnx
     import onnxruntime as ort
 
+    if not names:
+        yield from ({} for _ in samples)
+        return
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     del shown.graph.output[:]

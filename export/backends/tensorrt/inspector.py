@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 FUSES = "TensorRT fuses pointwise operators with each other, and with a convolution before them"
 # Words in "Format/Datatype": "Row major linear FP32", "Thirty-two wide channel vectorized row major Int8 format".
-_TYPES = {"fp32": "f32", "float": "f32", "fp16": "f16", "half": "f16", "bf16": "bf16", "int8": "i8", "fp8": "f8"}
+_TYPES = {
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "fp32": "f32",
+    "float": "f32",
+    "fp16": "f16",
+    "half": "f16",
+    "int8": "i8",
+    "fp8": "f8",
+}
 
 
 def layers(artifact: Artifact, inputs: Sequence[NDArray[Any]], runs: int) -> list[Layer]:
@@ -69,8 +78,11 @@ def layers_above(information: JSON, precision: str, single: Collection[str], qua
     found: list[str] = []
     for entry in _entries(information):
         layer = _layer(entry, {})
-        reads, writes = ([_precision(end) for end in _ends(entry, side)] for side in ("Inputs", "Outputs"))
-        if layer.role in ("layout", "quantise") or not any(reads):
+        # Tensors of other types, such as Bool and Int32, tell nothing about the precision.
+        reads, writes = (
+            list(filter(None, (_precision(end) for end in _ends(entry, side)))) for side in ("Inputs", "Outputs")
+        )
+        if layer.role in ("layout", "quantise") or not reads:
             continue
         parts = set(layer.parts or (layer.name,))
         if parts & set(quantised):

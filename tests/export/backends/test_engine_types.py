@@ -126,6 +126,19 @@ def test_a_layer_above_its_stated_precision_is_named(version: tuple[int, int]) -
     assert [each.parts for each in from_json(slow)][2] == ("fc", "add")
 
 
+def test_types_of_other_tensors_hide_no_layer_and_bf16_is_not_f32() -> None:
+    entry = layer("where", "Select", "f32 f32", (11, 0))
+    for kind in ("Bool", "Int32"):
+        entry["Inputs"].insert(0, {"Name": "c", "Datatype": kind})
+    assert layers_above({"Layers": [entry]}, "fp16", (), ()) == ["where runs in f32, the artifact states fp16"]
+    for kind in ("BFloat16", "BF16"):
+        half = layer("gelu", "PointWiseV2", "f32 f32", (11, 0))
+        for side in ("Inputs", "Outputs"):
+            half[side][0]["Datatype"] = kind
+        assert [each.precision for each in from_json({"Layers": [half]})] == ["bf16"]
+        assert layers_above({"Layers": [half]}, "fp16", (), ()) == []
+
+
 class _Config:
     """Record what a builder's configuration is told."""
 

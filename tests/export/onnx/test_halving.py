@@ -77,15 +77,22 @@ def test_case_1_a_value_that_overflows_stays_and_so_do_its_readers() -> None:
         (("GlobalAveragePool", "x", "y", {}), (1, 2, 64, 64), 10.0, True),  # 4096 values of 8 on average
         (("GlobalAveragePool", "x", "y", {}), (1, 2, 64, 64), 1.0, False),
         (("ReduceMean", "x", "y", {"axes": [-1]}), (1, 2, 4096), 20.0, True),
+        (("ReduceMean", "x", "y", {"axes": [-1], "keepdims": 0}), (1, 64, 4096), 1.0, False),  # 3000 in each row
+        (("ReduceSum", "x last", "y", {"keepdims": 0}), (1, 64, 4096), 1.0, False),
+        (("ReduceSum", "x last", "y", {"keepdims": 0}), (1, 64, 4096), 20.0, True),
+        (("ReduceSum", "x", "y", {"keepdims": 0}), (1, 64, 4096), 1.0, True),  # over all axes
+        (("LpNormalization", "x", "y", {"axis": 1}), (1, 2, 64, 64), 10.0, False),
         (("LayerNormalization", "x s", "y", {"axis": -1}), (1, 4096), 4.0, True),  # of squares
         (("LayerNormalization", "x s", "y", {"axis": -1}), (1, 4096), 1.0, False),
         (("AveragePool", "x", "y", {"kernel_shape": [2, 2]}), (1, 1, 8, 8), 1e3, False),
     ],
 )
 def test_case_2_a_large_sum_stays(node: Any, shape: tuple[int, ...], scale: float, kept: bool) -> None:
-    given = model([node], {"s": np.ones(shape[-1], np.float32)} if node[0].startswith("Layer") else {}, shape)
+    constants = {"s": np.ones(shape[-1], np.float32), "last": np.int64([-1])}
+    given = model([node], {name: value for name, value in constants.items() if name in node[1].split()}, shape)
     samples = [(scale * np.abs(RNG.standard_normal(shape)).astype(np.float32),)]
-    assert halving._beyond_range(halving.prepare(given), samples, ["y"]) == ({"y": halving.SUM} if kept else {})
+    found = halving._beyond_range(halving.prepare(given), samples, ["y"])
+    assert found == ({"y": halving.OVERFLOW if node[0] == "ReduceSum" else halving.SUM} if kept else {})
 
 
 def test_case_3_an_epsilon_that_becomes_0_stays() -> None:
@@ -109,6 +116,20 @@ def test_case_4_a_difference_of_near_values_stays() -> None:
     assert plan.sqnr_db >= 40
     lost = halving._output_level(given, {}, SAMPLES, halving._Values(given, SAMPLES, ["y"]))
     assert lost < 20  # the planted failure
+
+
+def test_case_4_judges_the_scores_before_an_output_of_integers() -> None:
+    far = [("Add", "x far", "f", {}), ("Sub", "f far", "d", {}), ("MatMul", "d a", "m", {}), ("MatMul", "m a", "s", {})]
+    given = model([*far, ("ArgMax", "s", "y", {"axis": 1})], {"far": np.float32(3000), "a": EYE})
+    given.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", 7, [1, 1]))
+    plan = halving.choose_kept(given, SAMPLES, 40.0)
+    assert {"f", "d"} <= set(plan.kept)  # as without ArgMax
+    written = casts.write_types(given, plan.kept)
+    assert types(written)["y"] == 7
+    np.testing.assert_array_equal(run(written, *SAMPLES[0]), run(given, *SAMPLES[0]))
+    shapes = model([("Shape", "x", "y", {})], {})
+    shapes.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", 7, [2]))
+    assert halving.choose_kept(shapes, SAMPLES, 40.0).sqnr_db == 200  # no float value is computed
 
 
 def test_overflow_everywhere_is_one_line() -> None:
