@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,8 @@ from hnas.training.loop import Schedule
 def open_task_of(experiment: Experiment, data: Path | None, seed: int = 0) -> Task:
     """Return the task that [data] and [train] describe, over the images in ``data``.
 
-    seed: of the order of the images and of their augmentation (0).
+    seed: of the order of the images and of their augmentation (0), for a task that takes it. A ``seed`` in [data] goes
+        first.
 
     Raises:
         FileNotFoundError: ``data`` or a file in it is missing.
@@ -30,9 +32,12 @@ def open_task_of(experiment: Experiment, data: Path | None, seed: int = 0) -> Ta
     name, options = experiment.data.task, dict(experiment.data.options)
     loss = {key: getattr(experiment.train, key) for key in ("smoothing", "distil", "divergence")}
     options |= {key: value for key, value in loss.items() if value is not msgspec.UNSET}  # the task's default
-    options["seed"] = seed
+    open_task = tasks.load(name).open_task
+    parameters = signature(open_task).parameters.values()
+    if any(each.name == "seed" or each.kind is each.VAR_KEYWORD for each in parameters):
+        options.setdefault("seed", seed)
     try:
-        return tasks.load(name).open_task(data, batch_size=experiment.train.batch, **options)
+        return open_task(data, batch_size=experiment.train.batch, **options)
     except TypeError as error:
         raise ValueError(f"the task {name!r} does not take the options of this recipe: {error}") from None
 

@@ -28,7 +28,7 @@ from hnas.tasks.stream import READERS
 
 _Types = Mapping[str, Any]  # key -> type of its value
 _Record = TypeVar("_Record", bound=Struct)
-_ELSEWHERE = ("batch_size", "seed", "smoothing", "distil", "divergence")  # options of tasks that [data] does not give
+_ELSEWHERE = ("batch_size", "smoothing", "distil", "divergence")  # options of tasks that [data] does not give
 
 
 def decode_recipe(recipe: Recipe) -> Experiment:

@@ -76,8 +76,8 @@ class Task(Protocol):
 class TaskFile(Protocol):
     """A module of this folder.
 
-    The keyword arguments of ``open_task`` are the keys of a recipe's [data] section. ``batch_size``, ``seed`` and the
-    keys of the loss come from elsewhere in the recipe.
+    The keyword arguments of ``open_task`` are the keys of a recipe's [data] section. ``batch_size`` and the keys of the
+    loss come from [train]. ``seed`` is the seed of the run unless [data] gives another one; a task need not take it.
     """
 
     def open_task(self, folder: Path | None, **options: Any) -> Task:

@@ -39,7 +39,8 @@ class SubnetPath:
     imitates: a slot. The loss is the distance of the slot's output from the output of the path that teaches; the two
         paths differ in that slot alone. No gradient passes into the slot's input (``hnas.distillation.imitation``).
     features: factor of the distance of the outputs of all stages from those of the path that teaches, added to the loss
-        (0; ``hnas.distillation.feature_distance``). It needs a network with the module list ``stages``.
+        (0; ``hnas.distillation.feature_distance``). It needs a network with the module list ``stages``, and a teacher
+        before it.
     penalty: added to the loss; a cost of the architecture parameters, such as the expected latency.
     trains: False for a forward pass without gradients, whose outputs only teach (True).
     drop: the rate at which identity branches drop blocks of their input (``hnas.ops.skip``); None: no drop.
@@ -97,11 +98,16 @@ def compute_gradients(
 def _watched(supernet: Supernet, paths: Sequence[SubnetPath]) -> list[str]:
     """Return the slots and stages of the path that teaches, from whose outputs other paths learn."""
     slots = [path.imitates for path in paths if path.imitates is not None]
-    return slots + (_stages(supernet.skeleton(paths[0].arch)) if any(path.features for path in paths) else [])
+    return slots + (_stages(supernet, paths[0].arch) if any(path.features for path in paths) else [])
 
 
-def _stages(net: nn.Module) -> list[str]:
-    return [f"stages.{name}" for name, _ in net.get_submodule("stages").named_children()]
+def _stages(supernet: Supernet, arch: Arch) -> list[str]:
+    """Return the stages of a subnet. Raise ValueError if its space has none."""
+    stages = getattr(supernet.skeleton(arch), "stages", None)
+    if not isinstance(stages, nn.Module) or not (names := [name for name, _ in stages.named_children()]):
+        what = f"the option 'features' needs a network with stages, and the space {supernet.space.name!r} has none"
+        raise ValueError(f"{what}; leave the option out")
+    return [f"stages.{name}" for name in names]
 
 
 def _take_gradients(weights: Iterable[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
@@ -186,14 +192,16 @@ class _StepPasses:
         """Return outputs, loss, and the mean loss over all ranks, so that all ranks skip the same steps.
 
         Raises:
-            ValueError: the path imitates a slot, and no path that teaches comes before it.
+            ValueError: the path learns from a slot or from stages, and no path that teaches comes before it.
         """
         slot = path.imitates
-        if slot is not None and slot not in self.shown:
-            raise ValueError(f"a path imitates {slot!r}, and none that teaches comes before it; put a teacher first")
+        stages = _stages(self.state.supernet, arch) if path.features else []
+        wanted = [*([slot] if slot else []), *stages]
+        if missing := [name for name in wanted if name not in self.shown]:
+            what = f"imitates {slot!r}" if missing[0] == slot else f"has the option 'features' = {path.features:g}"
+            raise ValueError(f"a path {what}, and none that teaches comes before it; put a teacher first")
         net = self._net(arch)
-        stages = _stages(net) if path.features and self.shown else []
-        watched = self.watched if path.teaches else [slot] if slot else stages
+        watched = {*wanted, *(self.watched if path.teaches else [])}
         with outputs_of(net, watched, slot) as seen, self._computing(), dropping(path.drop):
             outputs = self._run(arch, path).float()
             loss = self._loss(outputs) if slot is None else imitation(seen[slot], self.shown[slot])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -272,3 +273,28 @@ def test_a_supernet_with_split_branches_loads_with_equal_bits(tmp_path):
 def test_the_shipped_recipe_is_the_one_that_made_the_shipped_supernet():
     assets = Path(hnas.__file__).parent / "assets" / "fashion"
     assert load_supernet(assets)[1]["recipe"] == load_recipe("fashion").to_json()
+
+
+@pytest.mark.parametrize(("takes", "own", "expected"), [(True, {}, 5), (True, {"seed": 3}, 3), (False, {}, None)])
+def test_the_seed_of_the_run_is_passed_to_a_task_that_takes_it(
+    monkeypatch: pytest.MonkeyPatch, takes: bool, own: dict[str, int], expected: int | None
+) -> None:
+    """A seed in [data] goes first: it was overwritten. A task without seeds was refused."""
+    seen: list[int | None] = []
+
+    def seeded(folder: Path | None, *, batch_size: int = 1, seed: int = 0) -> None:
+        seen.append(seed)
+
+    def fixed(folder: Path | None, *, batch_size: int = 1) -> None:
+        seen.append(None)
+
+    file = SimpleNamespace(open_task=seeded if takes else fixed)
+    monkeypatch.setattr("hnas.tasks.names", lambda: ("mine",))
+    monkeypatch.setattr("hnas.tasks.load", lambda _: file)
+    open_task_of(decode_recipe(replace(recipe(), data={"task": "mine", **own})), None, 5)
+    assert seen == [expected]
+
+
+def test_a_seed_for_a_task_that_names_none_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"\[data\] has no key 'seed'; known: "):
+        decode_recipe(replace(recipe(), data={"seed": 3}))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from hnas import spaces
 from hnas.ops.mbconv import MBConv
 from hnas.sampling import draws as paths
 from hnas.shrinking.evidence import one_shot_accuracy
 from hnas.space import Arch, Space
+from hnas.strategies import sandwich
 from hnas.study import Study
 from hnas.supernet import Supernet, norms
 from hnas.training import checkpoint as checkpoints
@@ -136,6 +139,26 @@ def test_a_student_learns_from_the_stages_of_the_path_that_teaches():
     for name, gradient in part(at, shuffle=True).items():
         torch.testing.assert_close(gradient, student[name], rtol=1e-3, atol=1e-5)
     assert all(float(gradient.abs().max()) < 1e-6 for gradient in part(SPACE.largest).values())
+
+
+def test_features_without_stages_are_one_line():
+    """Name the option and the space; a network without stages was an AttributeError of torch."""
+    space = spaces.load("mobilenetv3")(classes=4, resolution=16)
+    with pytest.raises(ValueError, match=r"'features' needs a network with stages, and the space 'mobilenetv3' has no"):
+        train(Supernet(space), tiny.task(), partial(sandwich.pick, paths=0, features=1.0), Schedule(((1, 0.1),)))
+
+
+@pytest.mark.parametrize("slot", [None, SLOT])
+def test_features_without_a_teacher_before_them_are_one_line(slot: str | None):
+    """They were ignored."""
+    student, teacher = (SubnetPath(member("mbconv"), features=2.0), SubnetPath(SPACE.largest, teaches=True))
+    imitates = [] if slot is None else [SubnetPath(member("mbconv"), imitates=slot)]
+    for given in ([student], [student, teacher]):
+        with pytest.raises(
+            ValueError, match=r"a path has the option 'features' = 2, and none that teaches comes befor"
+        ):
+            train(filled(SPACE), tiny.task(), lambda *_, given=given: given, Schedule(((1, 0.1),)))
+    train(filled(SPACE), tiny.task(), lambda *_: [teacher, *imitates, student], Schedule(((1, 0.1),)))
 
 
 # --- norms of branches ------------------------------------------------------------------------------------------------
