@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SINGLE, HALF = 1, 10  # TensorProto.FLOAT and FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
-_RANDOM = {"EyeLike", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
+_MAKERS = {"Constant", "EyeLike", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
 _LEAST_SCALE = 2.0**-20  # smaller scales have less than four bits in fp16
 _LOSS = 0.01  # largest relative error of a scale in fp16
 
@@ -44,7 +44,7 @@ def write_types(model: onnx.ModelProto, kept: Collection[str], *, simulate: bool
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without functions and without Constant nodes of floats; every node has a unique name."""
+    """Return a copy without functions and without Constant nodes of numbers; every node has a unique name."""
     import onnx
     from onnx import inliner
 
@@ -57,13 +57,26 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.name in taken:
             node.name = f"{node.op_type}_{index}"
         taken.add(node.name)
-        value = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
-        if value is not None and value.name == "value":
-            copy.graph.initializer.add().CopyFrom(value.t)
+        value = _constant(node)
+        if value is not None:
+            copy.graph.initializer.add().CopyFrom(value)
             copy.graph.initializer[-1].name = node.output[0]
         else:
             copy.graph.node.append(node)
     return copy
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """Return the numbers of a Constant node; None for other nodes, strings and sparse numbers."""
+    import onnx
+
+    if node.op_type != "Constant" or len(node.attribute) != 1:
+        return None
+    (told,) = node.attribute
+    kind = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if told.name in kind:
+        return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(told), kind[told.name]))
+    return told.t if told.name == "value" else None
 
 
 def float_values(model: onnx.ModelProto) -> set[str]:
@@ -99,6 +112,8 @@ class _Typing:
                 self._readers.setdefault(name, []).append(node)
         self._nodes: list[onnx.NodeProto] = []
         self._made: dict[str, onnx.TensorProto] = {}
+        self._named: dict[tuple[str, str], str] = {}
+        self._taken = _all_names(model.graph)
 
     def model(self) -> onnx.ModelProto:
         graph = self._model.graph
@@ -140,11 +155,11 @@ class _Typing:
         if kind == SINGLE:
             self._have[name, SINGLE] = name
         elif self._simulate:
-            node.output[place] = f"{name}_raw"
-            rounded = self._rounded(f"{name}_raw", name)
+            node.output[place] = raw = self._name(name, "_raw")
+            rounded = self._rounded(raw, name)
             self._have[name, HALF] = self._have[name, SINGLE] = rounded
         else:
-            node.output[place] = f"{name}_half" if name in self._ends else name
+            node.output[place] = self._name(name, "_half") if name in self._ends else name
             self._have[name, HALF] = str(node.output[place])
 
     def _ask(self, name: str, kind: int, *, clip: bool = False) -> str:
@@ -154,12 +169,13 @@ class _Typing:
         if name in self._constants:
             if kind == SINGLE:
                 return name
-            return self._half_constant(name, f"{name}_bound" if clip else f"{name}_half", clip)  # case 6
+            return self._half_constant(name, self._name(name, "_bound" if clip else "_half"), clip)  # case 6
         found: str
         if kind == HALF and self._simulate:
-            found = self._rounded(name, f"{name}_rounded")
+            found = self._rounded(name, self._name(name, "_rounded"))
         else:
-            found = f"{name}_half" if kind == HALF else name if name in self._ends else f"{name}_single"
+            stays = kind == SINGLE and name in self._ends
+            found = name if stays else self._name(name, "_half" if kind == HALF else "_single")
             self._cast(self._have[name, SINGLE if kind == HALF else HALF], found, kind)
         self._have[name, kind] = found
         return found
@@ -167,11 +183,22 @@ class _Typing:
     def _cast(self, source: str, target: str, kind: int) -> None:
         import onnx
 
-        self._nodes.append(onnx.helper.make_node("Cast", [source], [target], f"cast_{target}", to=kind))
+        self._nodes.append(onnx.helper.make_node("Cast", [source], [target], self._name("cast_", target), to=kind))
+
+    def _name(self, name: str, suffix: str) -> str:
+        """Return the name of what is made of a value: ``name + suffix``, longer if the graph has this name already."""
+        if (name, suffix) not in self._named:
+            found = name + suffix
+            while found in self._taken:
+                found += "_"
+            self._taken.add(found)
+            self._named[name, suffix] = found
+        return self._named[name, suffix]
 
     def _rounded(self, source: str, target: str) -> str:
-        self._cast(source, f"{target}_as_half", HALF)
-        self._cast(f"{target}_as_half", target, SINGLE)
+        half = self._name(target, "_as_half")
+        self._cast(source, half, HALF)
+        self._cast(half, target, SINGLE)
         return target
 
     def _half_constant(self, name: str, target: str, clip: bool) -> str:
@@ -191,13 +218,14 @@ class _Typing:
 
     def _kind(self, node: onnx.NodeProto) -> int:
         """Return the type of a node: cases 1 to 4."""
-        if node.name in self._kept or node.op_type in _RANDOM or any(True for _ in _bodies(node)):
+        if node.name in self._kept or node.op_type in _MAKERS or any(True for _ in _bodies(node)):
             return SINGLE
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return HALF if self._quantises_in_half(node) else SINGLE
         inputs, outputs = _without_half(node, self._opsets)
         wide = [node.output[place] for place in outputs] + [node.input[0] for place in inputs if place == 0]
-        return SINGLE if self._floats & set(wide) or _casts_to_integers(node) else HALF
+        like = node.op_type == "CastLike" and node.output[0] not in self._floats
+        return SINGLE if like or self._floats & set(wide) or _casts_to_integers(node) else HALF
 
     def _quantises_in_half(self, node: onnx.NodeProto) -> bool:
         """Return whether a quantiser (case 3) or a dequantiser (case 4) is fp16."""
@@ -226,9 +254,9 @@ class _Typing:
             shape[axis] = -1
         ratio = (old / new.astype(np.float32)).reshape(shape if old.ndim else [])
         limits = np.iinfo(steps.dtype)
-        self._add(f"{source}_typed", np.clip(np.rint(steps * ratio), limits.min, limits.max).astype(steps.dtype))
-        self._add(f"{scale}_half", new)
-        node.input[0] = f"{source}_typed"
+        node.input[0] = self._name(source, "_typed")
+        self._add(node.input[0], np.clip(np.rint(steps * ratio), limits.min, limits.max).astype(steps.dtype))
+        self._add(self._name(scale, "_half"), new)
 
     def _capture(self, body: onnx.GraphProto) -> None:
         """Give a branch or loop the float32 names of the outer values that it reads."""
@@ -237,6 +265,16 @@ class _Typing:
                 for place, name in enumerate(node.input):
                     if (name, HALF) in self._have:
                         node.input[place] = self._ask(name, SINGLE)
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every name of a node or value of a graph and of the branches and loops in it."""
+    found = set[str]()
+    for each in graphs(graph):
+        found |= {value.name for part in (each.input, each.output, each.initializer) for value in part}
+        for node in each.node:
+            found |= {node.name, *node.input, *node.output}
+    return found
 
 
 def _names(node: onnx.NodeProto) -> list[list[str]]:
@@ -270,6 +308,10 @@ def _set_type(node: onnx.NodeProto) -> None:
             each.i = HALF
         if node.op_type == "ConstantOfShape" and each.name == "value" and each.t.data_type == SINGLE:
             each.t.CopyFrom(onnx.numpy_helper.from_array(in_half(_values(each.t)), each.t.name))
+    if node.op_type == "ConstantOfShape" and not node.attribute:  # its default is 0 in fp32
+        node.attribute.append(
+            onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1, np.float16)))
+        )
 
 
 def _without_half(node: onnx.NodeProto, opsets: Mapping[str, int]) -> tuple[set[int], set[int]]:

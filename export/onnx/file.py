@@ -184,10 +184,20 @@ def _has_values(source: Path, program: Program) -> bool:
 
 
 def convert_to_fp16(path: Path, kept: Collection[str]) -> None:
-    """Write the types of fp16 into the fp32 file, see `write_types`. A quantised file must be of opset 19 or newer."""
-    import onnx
+    """Write the types of fp16 into the fp32 file, see `write_types`. A quantised file must be of opset 19 or newer.
 
-    onnx.save(write_types(onnx.load(path), kept), path)
+    Raises:
+        ExportError: the typed file is not valid ONNX.
+    """
+    import onnx
+    from onnx import checker, shape_inference
+
+    model = write_types(onnx.load(path), kept)
+    try:
+        checker.check_model(model, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        raise ExportError(f"the types of fp16 do not fit this graph: {one_line(error)}; choose fp32") from error
+    onnx.save(model, path)
 
 
 def writer_versions(program: Program | OnnxSource) -> dict[str, str]:
