@@ -315,6 +315,15 @@ def test_the_constraints_pin_every_dependency_within_its_range() -> None:
     assert pins["torch"] == "2.13.0"
 
 
+def test_the_lock_of_signing_fits_its_extra_and_has_hashes() -> None:
+    found = re.findall(r"^([\w.-]+)==(\S+) .*\\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
+                       (ROOT / "sign.lock").read_text(), re.MULTILINE)  # fmt: skip
+    pins = {name: version for name, version, _ in found}
+    assert len(pins) == (ROOT / "sign.lock").read_text().count("==") > 30
+    for requirement in map(Requirement, PROJECT["project"]["optional-dependencies"]["sign"]):
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+
+
 def test_the_lock_has_every_pin_but_torch_with_the_hashes_of_its_files() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     text = (ROOT / "requirements.lock").read_text()

@@ -64,6 +64,15 @@ def _result(manifest: Manifest) -> dict[str, JSON]:
     return {"name": manifest.name, "results": [result]}
 
 
+def _quote(value: JSON) -> str:
+    """Return a plain value as JSON that YAML reads alike: printable characters as they are, each other one escaped.
+
+    JSON's own escape of an emoji is two surrogates, which YAML does not join.
+    """
+    shown = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in shown)
+
+
 def _lines(value: JSON, indent: str = "") -> list[str]:
     """Return a mapping or a list as lines of YAML."""
     lines: list[str] = []
@@ -71,7 +80,7 @@ def _lines(value: JSON, indent: str = "") -> list[str]:
     for key, item in pairs:
         start = f"{indent}- " if key is None else f"{indent}{key}:"
         if not isinstance(item, Mapping | list):
-            lines.append(f"{start}{'' if key is None else ' '}{json.dumps(item)}")
+            lines.append(f"{start}{'' if key is None else ' '}{_quote(item)}")
         elif key is None:  # the first line of the item stands behind the dash
             first, *rest = _lines(item, f"{indent}  ")
             lines += [start + first.lstrip(), *rest]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape as _escape
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #fff; --tint: #f6f8fa;
   --one: #0b5fcc; --two: #b35900; --three: #1a7f37; --four: #8250df; }
@@ -89,9 +89,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequen
 def page(title: str, body: str, script: str = "") -> str:
     """Return a whole page. ``body`` and ``script`` are HTML and JavaScript of this project."""
     end = f"<script>{script}</script>" if script else ""
+    policy = _POLICY + ("; script-src 'unsafe-inline'" if script else "")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{text(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n<h1>{text(title)}</h1>\n"
         f"{body}\n</main>{end}</body></html>\n"

@@ -9,6 +9,7 @@ import pytest
 
 from hnas.export.bundle.card import model_card
 from hnas.export.bundle.manifest import (
+    Data,
     Latency,
     Prediction,
     Speedup,
@@ -94,3 +95,12 @@ def test_no_text_of_a_manifest_adds_a_key() -> None:
 def test_a_base_model_is_a_name_of_the_hub(name: str) -> None:
     with pytest.raises(ValueError, match="expected OWNER/NAME"):
         a_manifest(base_model=name)
+
+
+@pytest.mark.parametrize(
+    "name", ["\U0001f600 \u00df", "a\nb: c", "\x00\x1b\x7f\x85", "\u2028\ufeff\ufffe", '"\\', "\U000e0041"]
+)
+def test_every_text_comes_back_from_the_metadata(name: str) -> None:
+    found = metadata(model_card(a_manifest(data=Data(name, {}))))
+    assert found["model-index"][0]["results"][0]["dataset"]["name"] == name  # type: ignore[index]
+    assert ("\U0001f600" in model_card(a_manifest(data=Data(name, {})))) == (name[0] == "\U0001f600")

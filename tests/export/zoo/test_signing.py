@@ -182,6 +182,8 @@ def test_a_password_opens_a_key(bundle: Path, keys: Path, tmp_path: Path, monkey
     monkeypatch.setenv("HNAS_KEY_PASSWORD", "secret")
     sign_bundle(folder, keys / "locked.pem")
     check_signature(folder, keys / "a.pub")
+    with pytest.raises(ValueError, match=r"locked\.pem has a password, which works without --certificate only"):
+        sign_bundle(folder, keys / "locked.pem", keys / "leaf.crt")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_the_page_is_one_file_with_every_bundle_and_obeys_no_manifest(tmp_path: 
     page = _Page()
     page.feed(text)
     assert "script" not in page.tags
+    assert "script-src" not in text
     assert page.loads == []
     assert "<script>alert(1)</script>" in page.text
     assert not [c for c in text if c in "\x1b\u202e"]
@@ -173,6 +174,17 @@ def test_signing_without_its_package_names_the_extra(bundle: Path) -> None:
     done = without(["model_signing"], "sign", str(bundle), "--key", "k")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "hnas-deploy: model_signing is not installed; pip install 'hnas[sign]'\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [("verify", ""), ("pull", "(default: $HNAS_ZOO_KEY)"), ("run", "(default for zoo://NAME: $HNAS_ZOO_KEY)")],
+)
+def test_the_help_says_where_the_key_of_the_environment_holds(command: str, default: str, call: Call) -> None:
+    said = " ".join(call(command, "--help")[1].split())
+    assert "does not verify" in said
+    assert ("HNAS_ZOO_KEY" in said) == bool(default)
+    assert default in said
 
 
 @pytest.mark.parametrize("command", ["sign", "pack", "push", "pull", "zoo"])
