@@ -6,10 +6,11 @@ the CPU.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable, Tuple
 
-from hnas.export.device.errors import ExportError
+from hnas.export.device.errors import ExportError, one_line
 from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
@@ -20,16 +21,38 @@ if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact
 
 TENSORRT, CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
+_RELU = bytes.fromhex(  # an ONNX file of one Relu in opset 14, from x [1] to y [1]
+    "08073a330a0c0a0178120179220452656c751201675a0f0a0178120a0a08080112040a02080162"
+    "0f0a0179120a0a08080112040a02080142040a00100e"
+)
 
 
 def gpu_provider() -> str | None:
-    """Return the best provider for a GPU that the installed ONNX Runtime was built with, or None."""
+    """Return the best provider for a GPU that starts here, or None.
+
+    ONNX Runtime lists the providers that it was built with, also where their libraries are missing: libnvinfer for
+    TensorRT, CUDA and cuDNN for both.
+    """
     if find_spec("onnxruntime") is None:
         return None
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
-    return next((name for name in (TENSORRT, CUDA) if name in there), None)
+    return next((name for name in (TENSORRT, CUDA) if name in there and _starts(name)), None)
+
+
+@lru_cache(maxsize=None)
+def _starts(name: str) -> bool:
+    """Return whether a session of one node opens with a provider. ONNX Runtime only warns, and takes the next one."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        given = ort.InferenceSession(_RELU, options, providers=[name]).get_providers()
+    except Exception:  # noqa: BLE001 - ONNX Runtime's errors have no common type
+        return False
+    return bool(given) and given[0] == name
 
 
 def provider_versions() -> dict[str, str]:
@@ -62,7 +85,7 @@ class ProviderRunner:
                 str(artifact.model), options, providers=[_provider_options(name, artifact.precision, cache)]
             )
         except Exception as error:
-            raise ExportError(f"{name} does not take the whole network: {str(error).splitlines()[0][:200]}") from error
+            raise ExportError(f"{name} does not take the whole network: {one_line(error)}") from error
         given = self._session.get_providers()
         if not given or given[0] != name:  # ONNX Runtime only warns where CUDA's libraries are missing
             raise ExportError(f"{name} does not start here, ONNX Runtime would use {given[0] if given else 'nothing'}")

@@ -20,7 +20,7 @@ import numpy as np
 from hnas.export.device import cudart, gpu_providers, trtexec
 from hnas.export.device.dynamic import DynamicSize, resized
 from hnas.export.device.engine_types import TYPES, is_typed, kept_single, model_for, parse_version, type_flags
-from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.errors import ExportError, Unavailable, printable
 from hnas.export.device.records import read_json
 from hnas.export.device.serve_files import cache_folder
 from hnas.export.device.signature import NamedOutputs, expected_outputs, name_outputs, read_inputs
@@ -41,9 +41,8 @@ _CALLS = 30  # timed calls of each new engine
 
 def missing() -> str | None:
     """Return None if TensorRT can run here, or ONNX Runtime on a GPU, else a line that says how to install it."""
-    if gpu_providers.gpu_provider() is not None:
-        return None
-    return _lacking()
+    lacking = _lacking()
+    return None if lacking is None or gpu_providers.gpu_provider() is not None else lacking
 
 
 def _lacking() -> str | None:
@@ -191,7 +190,7 @@ def _refusal(error: Any) -> str:
     """Return a parser's error in one line, with the operator and the name of its node where TensorRT tells them."""
     parts = [getattr(error, name, str)() for name in ("node_operator", "node_name")]
     where = " ".join(part for part in parts if isinstance(part, str) and part)
-    return f"{where}: {error.desc()}" if where else str(error.desc())
+    return printable(" ".join((f"{where}: {error.desc()}" if where else str(error.desc())).split()))
 
 
 def _build_by_tool(artifact: Artifact, engine: Path, timing: Path, here: Mapping[str, str]) -> str:
@@ -273,7 +272,7 @@ class _Logger:
 
             def log(self, severity: Any, message: str) -> None:
                 if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    self.last = message.splitlines()[0]
+                    self.last = (message.splitlines() or [self.last])[0]
 
         return Logger()
 

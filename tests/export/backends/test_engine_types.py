@@ -189,10 +189,10 @@ def test_a_file_that_tensorrt_refuses_is_one_line_with_the_node(
     make: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt = bindings((11, 4), _Config(), [], [])
-    error = SimpleNamespace(node_operator=lambda: "Det", node_name=lambda: "volume", desc=lambda: "no importer")
+    error = SimpleNamespace(node_operator=lambda: "Det", node_name=lambda: "volume", desc=lambda: "no\n importer\x1b")
     trt.OnnxParser.return_value.parse.return_value = False
     trt.OnnxParser.return_value.get_error.return_value = error
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(runtime._Logger, "create", lambda _: MagicMock())
-    with pytest.raises(ExportError, match=r"^TensorRT 11\.4\.1 refuses model\.onnx: Det volume: no importer$"):
+    with pytest.raises(ExportError, match=r"^TensorRT 11\.4\.1 refuses model\.onnx: Det volume: no importer\\x1b$"):
         runtime._build(make(), tmp_path / "e", tmp_path / "t", {"tensorrt": "11.4.1", "sm": "87"})

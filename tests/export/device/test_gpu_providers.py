@@ -22,7 +22,12 @@ X = np.array([[-1, 0.5, 2]], np.float32)
 class Session:
     """Compute max(x, 0) behind the interface of ONNX Runtime, as the provider that is planted."""
 
-    def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+    dead: tuple[str, ...] = ()  # providers that are listed and do not start
+
+    def __init__(self, path: str | bytes, options: Any, providers: list[Any]) -> None:
+        if isinstance(path, bytes):
+            self.started = "CPUExecutionProvider" if providers[0] in self.dead else providers[0]
+            return
         self.asked, self.entries, self.calls = providers[0], options.entries, list[str]()
         if "broken" in Path(path).read_text():
             raise RuntimeError("node Det was assigned to CPUExecutionProvider\nmore")
@@ -69,21 +74,23 @@ def plant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(trtexec, "find_trtexec", lambda: None)
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
 
-    def planted(*providers: str, precision: str = "fp16", text: str = "onnx") -> Artifact:
+    def planted(*providers: str, dead: tuple[str, ...] = (), precision: str = "fp16", text: str = "onnx") -> Artifact:
         module = SimpleNamespace(
             get_available_providers=lambda: [*providers, "CPUExecutionProvider"],
-            InferenceSession=Session,
+            InferenceSession=type("Planted", (Session,), {"dead": dead}),
             SessionOptions=Options,
             OrtValue=SimpleNamespace(ortvalue_from_numpy=lambda value, device, index: f"{device}:{index}"),
             __version__="1.99",
         )
         monkeypatch.setitem(sys.modules, "onnxruntime", module)
+        gpu_providers._starts.cache_clear()
         monkeypatch.setattr(gpu_providers, "find_spec", lambda _: True)
         (tmp_path / "model.onnx").write_text(text)
         ends = (TensorSpec("x", X.shape, "float32"),), (TensorSpec("y", X.shape, "float32"),)
         return Artifact(tmp_path, "tensorrt", precision, "cuda", 1, *ends, digest_files(tmp_path, "model.onnx"))
 
-    return planted
+    yield planted
+    gpu_providers._starts.cache_clear()
 
 
 @pytest.mark.parametrize(("providers", "chosen"), [((CUDA, TENSORRT), TENSORRT), ((CUDA,), CUDA)])
@@ -115,7 +122,9 @@ def test_precisions_become_options(plant: Any, tmp_path: Path) -> None:
 def test_what_a_provider_cannot_do_is_one_line(plant: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=f"^{CUDA} computes quantised layers in float; int8 needs TensorRT"):
         ProviderRunner(plant(CUDA, precision="int8"), tmp_path)
-    with pytest.raises(ExportError, match=f"^{CUDA} does not take the whole network: node Det was assigned to CPU.*r$"):
+    with pytest.raises(
+        ExportError, match=f"^{CUDA} does not take the whole network: RuntimeError: node Det was assigned to CPU.*r$"
+    ):
         ProviderRunner(plant(CUDA, text="broken"), tmp_path)
     with pytest.raises(ExportError, match=f"^{CUDA} does not start here, ONNX Runtime would use CPUExecutionProvider$"):
         ProviderRunner(plant(CUDA, text="driverless"), tmp_path)
@@ -126,3 +135,25 @@ def test_an_onnxruntime_for_cpus_is_no_gpu(plant: Any) -> None:
     assert gpu_providers.gpu_provider() is None
     assert "not installed" in str(runtime.missing())
     assert runtime.versions() == {}
+
+
+def test_a_listed_provider_that_does_not_start_is_passed_over(plant: Any) -> None:
+    artifact = plant(TENSORRT, CUDA, dead=(TENSORRT,))
+    assert runtime.versions()["provider"] == CUDA
+    assert runtime.load(artifact).report == {"by": f"onnxruntime {CUDA}"}
+    plant(TENSORRT, CUDA, dead=(TENSORRT, CUDA))
+    assert "not installed" in str(runtime.missing())
+
+
+def test_the_probe_opens_in_onnxruntime() -> None:
+    ort = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(gpu_providers._RELU, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.float32([-1])})[0].tolist() == [0]
+    assert not gpu_providers._starts("NoSuchProvider")
+    gpu_providers._starts.cache_clear()
+
+
+def test_tensorrt_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_lacking", lambda: None)
+    monkeypatch.setattr(gpu_providers, "gpu_provider", lambda: pytest.fail("onnxruntime is imported"))
+    assert runtime.missing() is None
