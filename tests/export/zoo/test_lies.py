@@ -140,17 +140,20 @@ def test_a_host_that_is_named_may_be_led_to(
 
 def test_a_registry_that_answers_with_a_page_or_leads_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("oras", reason="oras is not installed; pip install 'hnas[zoo]'")
-    replies: list[Callable[[servers.Quiet], None]] = [
-        lambda handler: handler.reply(b"<html></html>"),
-        lambda handler: handler.reply_json({"layers": [{"digest": 5}]}),
-        lambda handler: handler.reply_json([]),
-        lambda handler: handler.reply(b"[" * 100_000),
-        lambda handler: handler.reply(b" " * (2**22 + 1)),
-        lambda handler: handler.reply(b"", 302, Location="http://127.0.0.2:9/"),
-        lambda handler: handler.reply(b"", 401, WWW_Authenticate='Bearer realm="http://127.0.0.2:9/token"'),
-        lambda handler: handler.reply(b"", 401),
+    replies: list[tuple[Callable[[servers.Quiet], None], str]] = [
+        (lambda handler: handler.reply(b"<html></html>"), "as a registry does"),
+        (lambda handler: handler.reply_json({"layers": [{"digest": 5}]}), "as a registry does"),
+        (lambda handler: handler.reply_json([]), "as a registry does"),
+        (lambda handler: handler.reply(b"[" * 100_000), "as a registry does"),
+        (lambda handler: handler.reply(b" " * (2**22 + 1)), "answers with more than"),
+        (lambda handler: handler.reply(b"", 302, Location="http://127.0.0.2:9/"), "another host, 127.0.0.2"),
+        (
+            lambda handler: handler.reply(b"", 401, WWW_Authenticate='Bearer realm="http://127.0.0.2:9/token"'),
+            "another host, 127.0.0.2",
+        ),
+        (lambda handler: handler.reply(b"", 401), "request for authentication"),
     ]
-    for reply in replies:
+    for reply, words in replies:
 
         class Handler(servers.Quiet):
             def do_GET(self, reply: Callable[[servers.Quiet], None] = reply) -> None:  # noqa: N802  # the library calls it by this name
@@ -158,7 +161,7 @@ def test_a_registry_that_answers_with_a_page_or_leads_elsewhere(tmp_path: Path) 
 
         with servers.serving(Handler) as address:
             store = open_store(f"oci://{address.removeprefix('http://')}/team")
-            assert refused(store, tmp_path / "out")
+            assert words in refused(store, tmp_path / "out")
             with pytest.raises((Untrusted, Unavailable)):
                 read_index(store)
 
