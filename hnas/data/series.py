@@ -10,9 +10,10 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from hnas.files import read_plain
 
 Floats = NDArray[np.float32]
+Values = NDArray[np.float32] | NDArray[np.float64]
 
 _LARGEST = 2**28  # bytes of a CSV file
 _WIDEST = 1024  # columns
@@ -32,21 +34,22 @@ class Table:
     """Rows of numbers in time order.
 
     columns: the names of the columns.
-    values: float32 [rows, columns], finite.
+    values: [rows, columns], finite; float64 from a file, because a meter at 12345678.9 would stand still in the seven
+        digits of float32.
     """
 
     columns: tuple[str, ...]
-    values: Floats
+    values: Values
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of names and values."""
+        """Return the sha256 of names and values, rounded to float32."""
         found = hashlib.sha256(repr((self.columns, self.values.shape)).encode())
-        found.update(np.ascontiguousarray(self.values).tobytes())
+        found.update(np.ascontiguousarray(self.values, np.float32).tobytes())
         return found.hexdigest()
 
-    def take(self, columns: Sequence[str]) -> Floats:
-        """Return float32 [rows, len(columns)]. Raise ValueError for an unknown column."""
+    def take(self, columns: Sequence[str]) -> Values:
+        """Return the values [rows, len(columns)]. Raise ValueError for an unknown column."""
         for name in columns:
             if name not in self.columns:
                 raise ValueError(f"no column {name!r}; known: {', '.join(self.columns[:12])}")
@@ -67,17 +70,25 @@ def read_csv(file: Path, time: str = "") -> Table:
     head, lines = _lines(file)
     if time and time not in head:
         raise ValueError(f"{file}: no column {time!r} of timestamps; known: {', '.join(head[:12])}")
-    stamps = time or (head[0] if not _is_number(lines[0][0]) and lines[0][0].strip() else "")
+    begin = lines[0].cells[0].strip()
+    stamps = time or (head[0] if begin and not _is_number(begin) else "")
     if stamps:
-        _check_even(file, stamps, [line[head.index(stamps)].strip() for line in lines])
+        _check_even(file, stamps, [(line.number, line.cells[head.index(stamps)].strip()) for line in lines])
     kept = [index for index, name in enumerate(head) if name != stamps]
     if not kept:
         raise ValueError(f"{file} has one column, {stamps!r}, of timestamps; a series needs a column of numbers")
-    rows = [[_cell(file, number, head[k], line[k]) for k in kept] for number, line in enumerate(lines, 2)]
-    return Table(tuple(head[k] for k in kept), np.asarray(rows, np.float32))
+    cells = (_cell(file, line.number, head[k], line.cells[k]) for line in lines for k in kept)
+    return Table(tuple(head[k] for k in kept), np.fromiter(cells, np.float64).reshape(len(lines), len(kept)))
 
 
-def _lines(file: Path) -> tuple[list[str], list[list[str]]]:
+class _Line(NamedTuple):
+    """A row of a CSV file, and the number of its line."""
+
+    number: int
+    cells: list[str]
+
+
+def _lines(file: Path) -> tuple[list[str], list[_Line]]:
     """Return the names of the columns and the rows of cells. Raise ValueError unless the file is a table."""
     if not file.exists():
         raise FileNotFoundError(f"no series {file}; give a CSV file with a header line")
@@ -85,21 +96,31 @@ def _lines(file: Path) -> tuple[list[str], list[list[str]]]:
         text = read_plain(file, _LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no UTF-8 text: {error}") from None
+    reader = csv.reader(StringIO(text, newline=None), strict=True)
     try:
-        lines = [line for line in csv.reader(StringIO(text), strict=True) if line]
+        lines = [_Line(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
-        raise ValueError(f"{file} is no CSV file: {error}") from None
+        raise ValueError(f"{file}: line {reader.line_num} is no CSV: {error}") from None
     if len(lines) < 2:
         raise ValueError(f"{file} has {len(lines)} lines; a series has a header line and rows of numbers")
-    head = [name.strip() for name in lines[0]]
-    if len(head) > _WIDEST or len(set(head)) < len(head) or not all(head):
-        raise ValueError(
-            f"{file}: line 1 names the columns, each once and at most {_WIDEST}; got {', '.join(head[:8])}"
-        )
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(head):
-            raise ValueError(f"{file}: line {number} has {len(line)} cells, line 1 has {len(head)}")
+    head = [name.strip() for name in lines[0].cells]
+    _check_head(f"{file}: line {lines[0].number}", head)
+    for number, cells in lines:
+        if len(cells) != len(head):
+            raise ValueError(f"{file}: line {number} has {len(cells)} cells, the header line has {len(head)}")
     return head, lines[1:]
+
+
+def _check_head(where: str, head: Sequence[str]) -> None:
+    """Raise ValueError unless ``head`` names the columns."""
+    if len(head) == 1 and (other := next((mark for mark in ";\t|" if mark in head[0]), "")):
+        raise ValueError(f"{where} separates columns by {other!r}; separate them by commas, and write decimal points")
+    if len(head) > _WIDEST or len(set(head)) < len(head) or not all(head):
+        found = ", ".join(repr(name) for name in head[:8])
+        raise ValueError(f"{where} names the columns, each once and at most {_WIDEST}; got {found}")
+    counted = [str(k) for k in range(len(head))]  # the names that pandas gives
+    if head != counted and (_is_number(head[0]) or _is_time(head[0])) and all(map(_is_number, head[1:])):
+        raise ValueError(f"{where} has the values {', '.join(head[:8])} in place of names; add a header line")
 
 
 def _is_number(text: str) -> bool:
@@ -107,7 +128,30 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
+    return "_" not in text
+
+
+def _is_time(text: str) -> bool:
+    try:
+        _seconds(text)
+    except ValueError:
+        return False
     return True
+
+
+def _seconds(text: str) -> float:
+    """Return a timestamp in seconds. Raise ValueError if it is none.
+
+    A time without a zone is read as UTC: in the zone of the machine an hourly series would have a gap in spring.
+    """
+    try:
+        moment = None if _is_number(text) else datetime.fromisoformat(text)
+        value = float(text) if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    except (OverflowError, OSError) as error:
+        raise ValueError(str(error)) from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no time")
+    return value
 
 
 def _cell(file: Path, number: int, column: str, text: str) -> float:
@@ -120,17 +164,15 @@ def _cell(file: Path, number: int, column: str, text: str) -> float:
     return float(text)
 
 
-def _check_even(file: Path, column: str, stamps: Sequence[str]) -> None:
-    """Raise ValueError unless the timestamps rise by even steps (or by months)."""
+def _check_even(file: Path, column: str, stamps: Sequence[tuple[int, str]]) -> None:
+    """Raise ValueError unless the timestamps, each with the number of its line, rise by even steps (or by months)."""
     seconds = []
-    for number, text in enumerate(stamps, 2):
+    for number, text in stamps:
         try:
-            value = float(text) if _is_number(text) else datetime.fromisoformat(text).timestamp()
-        except (ValueError, OverflowError, OSError):
-            raise ValueError(
-                f"{file}: line {number} has the timestamp {text[:30]!r} in column {column!r}; write ISO 8601"
-            ) from None
-        seconds.append(value)
+            seconds.append(_seconds(text))
+        except ValueError:
+            what = f"{text[:30]!r} in column {column!r}, which is no timestamp and no finite number"
+            raise ValueError(f"{file}: line {number} has {what}; write ISO 8601, or mend the number") from None
     steps = np.diff(seconds)
     if not len(steps):
         return
@@ -142,10 +184,10 @@ def _check_even(file: Path, column: str, stamps: Sequence[str]) -> None:
         k for k, step in enumerate(steps) if not (low <= step <= high or (usual == 86400 and abs(step - usual) <= 3601))
     ]
     if usual <= 0 or wrong:
-        k = wrong[0] if wrong else 0
-        what = f"{stamps[k + 1][:30]!r} follows {stamps[k][:30]!r}, and most steps are {usual:g}"
+        (_, before), (number, text) = stamps[wrong[0] if wrong else 0 :][:2]
+        what = f"{text[:30]!r} follows {before[:30]!r}, and most steps are {usual:g}"
         raise ValueError(
-            f"{file}: line {k + 3}: timestamps are irregular: {what}; resample the series, or fill the gap"
+            f"{file}: line {number}: timestamps are irregular: {what}; resample the series, or fill the gap"
         )
 
 

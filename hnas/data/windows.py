@@ -60,7 +60,8 @@ class Windows:
         for split in spans:
             if not len(found.starts(split)):
                 need = f"a window of {window} rows and a horizon of {horizon}"
-                raise ValueError(f"{rows} rows are too few for {need}: the split {split!r} would be empty")
+                empty = f"the split {split!r} would be empty; give more rows, or a smaller window"
+                raise ValueError(f"{rows} rows are too few for {need}: {empty}")
         return found
 
     def starts(self, split: str) -> Rows:

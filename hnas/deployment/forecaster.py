@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.data.series import Floats, Table
+from hnas.data.series import Floats, Table, Values
 from hnas.data.text import encode
 from hnas.export.bundle.bundle import Bundle
 
@@ -39,7 +39,7 @@ class Forecaster:
         self._run = run
         self._state = inputs[1].shape
 
-    def forecast(self, table: Table, steps: int | None = None) -> tuple[tuple[str, ...], Floats]:
+    def forecast(self, table: Table, steps: int | None = None) -> tuple[tuple[str, ...], Values]:
         """Return the names of the targets, and their values in the rows after the last one: [steps, targets].
 
         table: all known rows, in time order; its columns include the features of the network.
@@ -70,7 +70,7 @@ class Forecaster:
             row = np.asarray([found[k][targets.index(name)] for name in features])
             y, h = self._step(self._scaled(row, features), h)
             found.append(self._unscaled(y, targets))
-        return targets, np.asarray(found[:count], np.float32)
+        return targets, np.asarray(found[:count], np.float64)
 
     def continue_text(self, text: str, characters: int = 200, temperature: float = 0.7, seed: int = 0) -> str:
         """Return the characters that follow ``text``, drawn one after another.
@@ -123,7 +123,7 @@ def is_sequence_bundle(bundle: Bundle) -> bool:
     return bundle.manifest.task in KINDS
 
 
-def plot_forecast(table: Table, targets: tuple[str, ...], values: Floats, file: Path) -> None:
+def plot_forecast(table: Table, targets: tuple[str, ...], values: Values, file: Path) -> None:
     """Draw the last known rows and the forecast of every target into an image file. Needs the extra "plot".
 
     Raises:

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnas.data.series import SYNTHETIC, Floats, Table, read_csv, season_of
+from hnas.data.series import SYNTHETIC, Floats, Table, Values, read_csv, season_of
 from hnas.data.windows import Rows, Windows
 from hnas.ranges import Count, PositiveInt, Share
 from hnas.space import Shape
 from hnas.units import Score
 
 _WORST = -1e9  # the metric of outputs that are not finite
-_FLAT = 1e-6  # smallest deviation of a column; a constant column is not scaled up
+_FLAT = 1e-12  # deviation of a constant column at most, as a share of its values; it is not scaled
 
 
 @dataclass(frozen=True)
@@ -174,20 +174,31 @@ def open_task(
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: the series has gaps, is too short, or lacks a column; or file and source are not exactly one.
+        ValueError: the series has gaps, is too short, lacks a column, or has a constant target; or file and source are
+            not exactly one.
 
     Example: ``open_task(Path("power.csv"), targets=("load",), horizon=24, window=96)``
     """
     table = _table(folder, source, length, time)
     aims = targets or (("target",) if "target" in table.columns else table.columns)
+    table.take(aims)  # a name that is unknown is refused
+    if len(set(aims)) < len(aims):
+        raise ValueError(f"targets name a column twice: {', '.join(aims)}; name each once")
     inputs = tuple(name for name in table.columns if horizon or name not in aims)
     if not inputs:
         raise ValueError("horizon = 0 forecasts columns from the others of the same row; leave a column out of targets")
     windows = Windows.divide(len(table.values), window, burn, horizon, alpha)
     known = table.values[: windows.spans["train"][1]].astype(np.float64)
+    flat = known.std(0) <= _FLAT * np.abs(known).max(0)
+    if still := [name for name in aims if flat[table.columns.index(name)]]:
+        what = f"column {still[0]!r} has one value in all training rows, so that there is nothing to forecast"
+        raise ValueError(f"{what}; give [data] targets without it, or leave the column out")
+    if season >= len(known):
+        raise ValueError(f"season is {season}, and the series has {len(known)} training rows; give a shorter one")
+    deviations = np.where(flat, 1.0, known.std(0))
     scaling = {
-        name: (float(mean), float(max(deviation, _FLAT)))
-        for name, mean, deviation in zip(table.columns, known.mean(0), known.std(0), strict=True)
+        name: (float(mean), float(deviation))
+        for name, mean, deviation in zip(table.columns, known.mean(0), deviations, strict=True)
     }
     features, wanted = (scaled(table.take(names), names, scaling) for names in (inputs, aims))
     lag = season or season_of(wanted[: len(known)], window)
@@ -206,7 +217,7 @@ def open_task(
     )
 
 
-def scaled(values: Floats, names: Sequence[str], scaling: Mapping[str, Sequence[float]]) -> Floats:
+def scaled(values: Values, names: Sequence[str], scaling: Mapping[str, Sequence[float]]) -> Floats:
     """Return the columns ``names`` of unscaled values [rows, columns] minus their mean, divided by their deviation."""
     mean, deviation = (np.asarray([scaling[name][k] for name in names]) for k in (0, 1))
     return np.asarray((values - mean) / deviation, np.float32)

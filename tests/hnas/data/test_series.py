@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import date, timedelta
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_numbers_are_read_and_timestamps_left_out(tmp_path):
     file.write_text(table("day,load,wind", *(f"{day},{k},{2 * k}.5" for k, day in enumerate(DAYS))))
     found = read_csv(file)
     assert found.columns == ("load", "wind")
-    assert found.values.dtype == np.float32
+    assert found.values.dtype == np.float64
     assert found.values[:, 1].tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
     assert found.take(["wind"]).shape == (6, 1)
     with pytest.raises(ValueError, match="no column 'rain'; known: load, wind"):
@@ -85,13 +86,22 @@ def test_months_are_even(tmp_path):
         (table("a,b", "1,2", "nan,3"), "line 3 has 'nan' in column 'a', which is no finite number"),
         (table("a,b", "1,2", "1e99,3"), "line 3 has '1e99' in column 'a'"),
         (table("a,b", "1,2", "x,3"), "line 3 has 'x' in column 'a'"),
-        (table("a,b", "1,2", "3"), "line 3 has 1 cells, line 1 has 2"),
+        (table("a,b", "1,2", "3"), "line 3 has 1 cells, the header line has 2"),
         (table("a,a", "1,2"), "line 1 names the columns, each once"),
         (table("a"), "has 1 lines"),
         (table("day", *DAYS), "has one column, 'day', of timestamps; a series needs a column of numbers"),
         (table("day,a", *(f"{day},1" for day in (*DAYS[:3], DAYS[4]))), "line 5: timestamps are irregular"),
         (table("day,a", *(f"{day},1" for day in reversed(DAYS))), "timestamps are irregular"),
-        (table("day,a", "2024-01-01,1", "soon,2"), "line 3 has the timestamp 'soon'"),
+        (table("day,a", "2024-01-01,1", "soon,2"), "line 3 has 'soon' in column 'day', which is no timestamp"),
+        (table("a,b", "NA,1", "2,2"), "line 2 has 'NA' in column 'a', which is no timestamp and no finite number"),
+        (table("a;b", "1,5;2", "3;4"), "line 1 separates columns by ';'; separate them by commas"),
+        (table("a\tb", "1\t2", "3\t4"), "line 1 separates columns by"),
+        (table("1.5,2", "3,4", "5,6"), "line 1 has the values 1.5, 2 in place of names; add a header line"),
+        (table("2024-01-01,2", "2024-01-02,4"), "line 1 has the values 2024-01-01, 2 in place of names"),
+        (table("", "", "a,b", "", "1,2", "3,"), "line 6 has a gap in column 'b'"),
+        (table('"a', 'c",b', "1,2", "3,"), "line 4 has a gap in column 'b'"),
+        (table(",b", "1,2"), "line 1 names the columns, each once and at most 1024; got '', 'b'"),
+        (table("a,b", "1_0,2", "3,4"), "line 2 has '1_0' in column 'a'"),
     ],
 )
 def test_a_faulty_file_is_one_line(tmp_path, text, message):
@@ -100,6 +110,41 @@ def test_a_faulty_file_is_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_csv(file)
     assert "\n" not in str(caught.value)
+
+
+def test_a_regular_series_is_regular_in_every_time_zone(tmp_path, monkeypatch):
+    """Times without a zone were those of the machine: in Berlin 02:00 and 03:00 are one moment on 31 March 2024."""
+    file = tmp_path / "hourly.csv"
+    file.write_text(table("time,a", *(f"2024-03-31T0{hour}:00,{hour}" for hour in range(6))))
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert len(read_csv(file).values) == 6
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_timestamp_that_is_not_finite_is_named_with_its_line(tmp_path):
+    file = tmp_path / "nan.csv"
+    file.write_text(table("time,a", "0,1", "1,1", "nan,1", "3,1"))
+    with pytest.raises(ValueError, match="line 4 has 'nan' in column 'time', which is no timestamp"):
+        read_csv(file, "time")
+
+
+def test_names_of_pandas_a_byte_order_mark_and_old_line_ends_are_read(tmp_path):
+    file = tmp_path / "pandas.csv"
+    file.write_bytes("\ufeff0,1\r1,2\r3,4\r".encode())
+    found = read_csv(file)
+    assert found.columns == ("0", "1")
+    assert found.values.tolist() == [[1, 2], [3, 4]]
+
+
+def test_large_values_keep_their_small_steps(tmp_path):
+    """As float32 all rows were equal."""
+    file = tmp_path / "meter.csv"
+    file.write_text(table("a", *(f"123456789.{k}" for k in range(5))))
+    assert len(set(read_csv(file).values[:, 0].tolist())) == 5
 
 
 def test_a_missing_or_binary_file_is_one_line(tmp_path):

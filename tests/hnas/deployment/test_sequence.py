@@ -193,6 +193,14 @@ def test_a_forecast_that_cannot_be_is_one_line(said, steps, message):
         forecaster(lambda x, h: (x, h), **said).forecast(table, steps)
 
 
+def test_a_forecast_of_large_values_keeps_its_small_steps():
+    """As float32 all forecasts were equal."""
+    said = {"features": ["a"], "targets": ["a"], "horizon": 1, "scaling": {"a": [1.7e9, 2.0]}}
+    table = Table(("a",), 1.7e9 + np.arange(6.0)[:, None])
+    _, found = forecaster(lambda x, h: (x + np.float32(0.5), h), **said).forecast(table, 3)
+    assert found[:, 0].tolist() == [1.7e9 + k for k in (6, 7, 8)]
+
+
 def test_a_state_of_another_shape_is_one_line():
     table = Table(("a", "b"), np.zeros((20, 2), np.float32))
     with pytest.raises(ValueError, match=r"returned a state of \[1, 3\], expected \[1, 2\]"):

@@ -45,6 +45,25 @@ def test_scaling_is_that_of_the_training_rows_alone(tmp_path):
     assert SERIES.open_task(csv(tmp_path / "c.csv", x=values), window=10, burn=2).scaling != first
 
 
+def test_a_constant_column_is_not_scaled_and_is_no_target(tmp_path):
+    """A sensor that is switched on after the training rows had a million in the unit of its deviation."""
+    wave, switched, tiny = np.sin(np.arange(400.0)), [0] * 350 + [1] * 50, [k % 3 * 1e-9 for k in range(400)]
+    file = csv(tmp_path / "a.csv", wave=wave, switched=switched, tiny=tiny)
+    task = SERIES.open_task(file, window=10, burn=2, targets=("wave",))
+    assert float(np.abs(task.features).max()) < 2
+    assert float(task.features[:, 2].std()) == pytest.approx(1, rel=0.01)
+    with pytest.raises(ValueError, match="column 'switched' has one value in all training rows, so that there is noth"):
+        SERIES.open_task(file, window=10, burn=2)
+
+
+def test_a_series_with_a_large_offset_keeps_its_steps(tmp_path):
+    """Values were rounded to float32 before their mean was taken away: all of these were equal."""
+    wave = np.arange(400) % 5
+    far = SERIES.open_task(csv(tmp_path / "a.csv", x=wave + 1700000000), window=10, burn=2)
+    near = SERIES.open_task(csv(tmp_path / "b.csv", x=wave), window=10, burn=2)
+    np.testing.assert_allclose(far.features, near.features, atol=1e-6)
+
+
 def test_loss_and_metric_leave_the_burn_in_out(ramp):
     task = SERIES.open_task(ramp, window=10, burn=4)
     _, labels = task.held("search")
@@ -86,6 +105,8 @@ def test_a_target_of_the_same_row_is_no_feature():
         ({"source": "lorenz", "targets": ("t",)}, "no column 't'; known: x, y, z"),
         ({"source": "lorenz", "horizon": 0}, "leave a column out of targets"),
         ({"source": "lorenz", "length": 200, "horizon": 190}, "200 rows are too few"),
+        ({"source": "lorenz", "targets": ("x", "x")}, "targets name a column twice: x, x; name each once"),
+        ({"source": "lorenz", "season": 10**6}, "season is 1000000, and the series has 2600 training rows"),
     ],
 )
 def test_wrong_options_are_one_line(options, message):
