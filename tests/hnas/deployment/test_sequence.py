@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +14,13 @@ import torch
 from hnas import recipes, spaces, tasks
 from hnas.cli import deploy_main
 from hnas.data.series import Table, lorenz
+from hnas.deployment import sequence
+from hnas.deployment.flow import Proof
 from hnas.deployment.forecaster import Forecaster
+from hnas.deployment.judge import JudgedArtifact
 from hnas.deployment.sequence import is_sequence, run_windows, step_figures
 from hnas.export import compile as compile_artifact
+from hnas.export.device.errors import ExportError
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.supernet import Stats, Supernet
 
@@ -54,12 +59,12 @@ def test_windows_run_step_by_step_have_the_metric_of_the_whole_network():
         def run(*inputs):
             return tuple(each.numpy() for each in module(*map(torch.from_numpy, inputs)))
 
-        assert run_windows(run, task, state) == pytest.approx(whole, rel=1e-4)
+        assert run_windows(run, task, state, "test") == pytest.approx(whole, rel=1e-4)
 
         def forgetful(x, h):  # planted: the state is lost
             return run(x, np.zeros_like(h))
 
-        assert abs(run_windows(forgetful, task, state) / whole - 1) > 1e-3
+        assert abs(run_windows(forgetful, task, state, "test") / whole - 1) > 1e-3
 
 
 @pytest.mark.slow
@@ -149,6 +154,70 @@ def test_a_network_of_text_continues_a_text(tmp_path, capsys):
 
 
 # --- without a runtime ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A task whose label is the input: 1 in the rows of the search split, 2 in those of the test split."""
+
+    score = series().score
+
+    def held(self, split):
+        rows = np.full((2, 3, 1), {"search": 1.0, "test": 2.0}[split], np.float32)
+        return rows, torch.from_numpy(rows)
+
+    def inputs(self, raw, shapes):
+        return (torch.from_numpy(raw),)
+
+    def metric(self, outputs, labels):
+        return -0.5 - float((outputs - labels).square().mean())
+
+
+def exact(x, h):
+    return x, h
+
+
+def right_on_search(x, h):
+    return x * (x < 1.5), h
+
+
+def right_on_test(x, h):
+    return x * (x > 1.5), h
+
+
+def faithful(monkeypatch, runs, verdicts, speeds):
+    """Return what the guard of the score does with artifacts that are functions."""
+    monkeypatch.setattr(sequence, "Worker", lambda artifact, transport: nullcontext(artifact))
+    compared = [None if speed is None else SimpleNamespace(ratio=speed) for speed in speeds]
+    rows = tuple(
+        JudgedArtifact(SimpleNamespace(artifact=run, label=run.__name__), comparison, verdict)
+        for run, comparison, verdict in zip(runs, compared, verdicts, strict=True)
+    )
+    best = verdicts.index("kept")
+    proof = Proof(None, None, rows, best, (), {}, slowdown="of the best", ends="of the best")
+    return sequence._faithful(proof, lambda x, h: (x, h), Halves(), (1,), SimpleNamespace(transport=None))
+
+
+def test_the_score_that_chooses_an_artifact_is_that_of_the_search_split(monkeypatch):
+    verdicts, speeds = ["not taken: 1.50x the time of int8", "kept"], [2.0, 3.0]
+    proof, artifact = faithful(monkeypatch, [exact, right_on_search], verdicts, speeds)
+    assert artifact is right_on_search  # planted: the test split would refuse it
+    assert (proof.best, proof.ends) == (1, "of the best")
+    proof, artifact = faithful(monkeypatch, [exact, right_on_test], verdicts, speeds)  # planted: it would take this one
+    assert artifact is exact
+    assert (proof.best, proof.ends, proof.slowdown) == (0, None, None)
+    assert [row.verdict for row in proof.rows] == [
+        "kept",
+        "not taken: mean squared error 1.5000 on the search rows from step to step, in torch 0.5000",
+    ]
+    with pytest.raises(ExportError, match="no artifact keeps the score over many steps: right_on_test: mean"):
+        faithful(monkeypatch, [exact, right_on_test], ["not taken: too large", "kept"], speeds)
+
+
+def test_without_measurements_the_lowest_precision_that_keeps_the_score_is_taken(monkeypatch):
+    verdicts = ["not taken: a lower precision is kept", "not taken: a lower precision is kept", "kept"]
+    _, artifact = faithful(monkeypatch, [exact, right_on_search, right_on_test], verdicts, [None] * 3)
+    assert artifact is right_on_search
 
 
 def forecaster(run, **said):
