@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hnas.data.series import SYNTHETIC, Floats, Table, Values, read_csv, season_of
@@ -180,26 +181,15 @@ def open_task(
     Example: ``open_task(Path("power.csv"), targets=("load",), horizon=24, window=96)``
     """
     table = _table(folder, source, length, time)
-    aims = targets or (("target",) if "target" in table.columns else table.columns)
-    table.take(aims)  # a name that is unknown is refused
-    if len(set(aims)) < len(aims):
-        raise ValueError(f"targets name a column twice: {', '.join(aims)}; name each once")
+    aims = _targets(table, targets)
     inputs = tuple(name for name in table.columns if horizon or name not in aims)
     if not inputs:
         raise ValueError("horizon = 0 forecasts columns from the others of the same row; leave a column out of targets")
     windows = Windows.divide(len(table.values), window, burn, horizon, alpha)
     known = table.values[: windows.spans["train"][1]].astype(np.float64)
-    flat = known.std(0) <= _FLAT * np.abs(known).max(0)
-    if still := [name for name in aims if flat[table.columns.index(name)]]:
-        what = f"column {still[0]!r} has one value in all training rows, so that there is nothing to forecast"
-        raise ValueError(f"{what}; give [data] targets without it, or leave the column out")
     if season >= len(known):
         raise ValueError(f"season is {season}, and the series has {len(known)} training rows; give a shorter one")
-    deviations = np.where(flat, 1.0, known.std(0))
-    scaling = {
-        name: (float(mean), float(deviation))
-        for name, mean, deviation in zip(table.columns, known.mean(0), deviations, strict=True)
-    }
+    scaling = _scaling(known, table.columns, aims)
     features, wanted = (scaled(table.take(names), names, scaling) for names in (inputs, aims))
     lag = season or season_of(wanted[: len(known)], window)
     return Series(
@@ -232,3 +222,31 @@ def _table(folder: Path | None, source: str, length: int, time: str) -> Table:
     if source not in SYNTHETIC:
         raise ValueError(f"no source {source!r} of a series; known: {', '.join(SYNTHETIC)}, or give a CSV file")
     return SYNTHETIC[source](length, 0)  # the seed of a run draws batches; the series stays the same
+
+
+def _targets(table: Table, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns to forecast. Raise ValueError if one is unknown or named twice."""
+    found = given or (("target",) if "target" in table.columns else table.columns)
+    table.take(found)
+    if len(set(found)) < len(found):
+        raise ValueError(f"targets name a column twice: {', '.join(found)}; name each once")
+    return found
+
+
+def _scaling(
+    known: NDArray[np.float64], columns: Sequence[str], targets: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Return mean and deviation of each column; a constant column has the deviation 1.
+
+    known: the training rows.
+
+    Raises:
+        ValueError: a target is constant.
+    """
+    means, deviations, largest = known.mean(0), known.std(0), np.abs(known).max(0)
+    flat = deviations <= _FLAT * largest
+    if still := [name for name in targets if flat[columns.index(name)]]:
+        what = f"column {still[0]!r} has one value in all training rows, so that there is nothing to forecast"
+        raise ValueError(f"{what}; give [data] targets without it, or leave the column out")
+    pairs = zip(columns, means.tolist(), np.where(flat, 1.0, deviations).tolist(), strict=True)
+    return {name: (mean, deviation) for name, mean, deviation in pairs}
