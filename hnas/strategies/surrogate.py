@@ -108,8 +108,8 @@ def estimated_accuracies(
 def _luck(study: Study, accuracies: Mapping[Arch, float]) -> float:
     """Return the variance of an accuracy over other search images, apart from what all subnets have in common.
 
-    A third of the binomial variance, because subnets of one supernet err on mostly the same images. The accuracies of 48
-    subnets of the shipped supernet on the two halves of its search images gave 0.33 +- 0.07.
+    A third of the binomial variance, because subnets of one supernet err on mostly the same images. The accuracies of
+    48 subnets of the shipped supernet on the two halves of its search images gave 0.33 +- 0.07.
     """
     mean = sum(accuracies.values()) / max(1, len(accuracies))
     return max(0.0, mean * (1 - mean)) / study.search_images / 3
@@ -175,10 +175,7 @@ class _Belief:
     def fit(self) -> None:
         """Fit every predictor to what is known."""
         for metric, model in self._predictors.items():
-            known = {each.arch: each.metrics[metric] for each in self.tried if metric in each.metrics}
-            if metric == "accuracy":
-                known = {**self.known, **known}
-            scaled = {arch: _scaled(metric, value) for arch, value in known.items()}
+            scaled = {arch: _scaled(metric, value) for arch, value in self._values(metric).items()}
             finite = {arch: value for arch, value in scaled.items() if math.isfinite(value)}
             if finite:
                 before = self._tuned.get(metric, -_TUNE)
@@ -187,11 +184,17 @@ class _Belief:
                 luck = _luck(self.study, finite) if metric == "accuracy" else 0.0
                 self._models[metric] = model.fit(list(finite), list(finite.values()), variance=luck, tune=tune)
         if "accuracy" in self._models:
-            own = {each.arch: each.metrics["accuracy"] for each in self.tried if "accuracy" in each.metrics}
-            known = {**self.known, **own}
-            means, _ = self._models["accuracy"].predict(list(own))
-            self._shift = _shift(self._models["accuracy"], self.space, known) if self.options.relative else 0.0
-            self._estimated = dict(zip(own, (means + self._shift).tolist(), strict=True))
+            self._estimate(self._models["accuracy"])
+
+    def _values(self, metric: str) -> dict[Arch, float]:
+        """Return every known value of ``metric``."""
+        own = {each.arch: each.metrics[metric] for each in self.tried if metric in each.metrics}
+        return {**self.known, **own} if metric == "accuracy" else own
+
+    def _estimate(self, model: Predictor) -> None:
+        scored = [each.arch for each in self.tried if "accuracy" in each.metrics]
+        self._shift = _shift(model, self.space, self._values("accuracy")) if self.options.relative else 0.0
+        self._estimated = dict(zip(scored, (model.predict(scored)[0] + self._shift).tolist(), strict=True))
 
     def excluded(self, arch: Arch) -> bool:
         """Return whether the accuracy of ``arch`` is known, and outside its window."""
