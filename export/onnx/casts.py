@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hnas.export.onnx.walk import graphs
+from hnas.export.onnx.walk import graphs, reads
 
 if TYPE_CHECKING:
     import onnx
@@ -122,7 +122,7 @@ class _Typing:
             self._write(node)
         for name in sorted(self._ends & self._floats):
             self._ask(name, SINGLE)
-        used = {name for node in self._nodes for part in _names(node) for name in part} | self._ends
+        used = {name for node in self._nodes for name in reads(node)} | self._ends
         del graph.node[:]
         del graph.value_info[:]
         graph.node.extend(self._nodes)
@@ -275,12 +275,6 @@ def _all_names(graph: onnx.GraphProto) -> set[str]:
         for node in each.node:
             found |= {node.name, *node.input, *node.output}
     return found
-
-
-def _names(node: onnx.NodeProto) -> list[list[str]]:
-    bodies = [inner for body in _bodies(node) for graph in graphs(body) for inner in graph.node]
-    ends = [[value.name for value in graph.output] for body in _bodies(node) for graph in graphs(body)]
-    return [list(node.input), *(list(inner.input) for inner in bodies), *ends]
 
 
 def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:

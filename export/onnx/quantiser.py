@@ -114,6 +114,7 @@ def quantise_onnx(
         if isinstance(program, OnnxSource):
             spared, apart = float_nodes(prepared, samples)
             free += sorted(spared - set(free))
+        stay = frozenset(free)
         free += _float_sums(graph, {*policy.operators, "Reshape", "Transpose"}, {*free})
         quantization.quantize_static(
             str(prepared),
@@ -128,48 +129,27 @@ def quantise_onnx(
             extra_options=options,
         )
     if not policy.outputs:
-        _quantise_shortcuts(target)
+        _read_float(target, stay)
     return apart
 
 
-def _quantise_shortcuts(path: Path) -> None:
-    """Let a residual addition read the dequantised shortcut, if the shortcut has a quantiser for another reader.
+def _read_float(path: Path, stay: Collection[str]) -> None:
+    """Let the nodes ``stay`` read each value before its quantiser. ONNX Runtime's quantiser changes it for all readers.
 
-    TensorRT fuses the addition with the layer that makes its other input then, and the result can be int8.
+    Other nodes read the dequantised value, such as a residual addition whose shortcut a layer reads too. TensorRT fuses
+    this addition with the layer that makes its other input then, and the result can be int8.
     """
     import onnx
 
     model = onnx.load(path)
     makers = {name: node for node in model.graph.node for name in node.output}
-    again: dict[str, str] = {}  # value -> its dequantised form
     for node in model.graph.node:
-        source = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if source is not None and source.op_type == "QuantizeLinear":
-            again[source.input[0]] = node.output[0]
-    for add in [node for node in model.graph.node if node.op_type == "Add"]:
-        layers = [name in makers and makers[name].op_type in ("Conv", "Gemm", "MatMul") for name in add.input]
-        if sum(layers) == 1:
-            shortcut = layers.index(False)
-            add.input[shortcut] = again.get(add.input[shortcut], add.input[shortcut])
-    _sort(model.graph)
+        for place, name in enumerate(node.input) if node.name in stay else ():
+            after = makers.get(name)
+            before = makers.get(after.input[0]) if after is not None and after.op_type == "DequantizeLinear" else None
+            if before is not None and before.op_type == "QuantizeLinear":
+                node.input[place] = before.input[0]
     onnx.save(model, path)
-
-
-def _sort(graph: onnx.GraphProto) -> None:
-    """Put every node behind those whose outputs it reads."""
-    waiting = {name for node in graph.node for name in node.output}
-    left = list(graph.node)
-    del graph.node[:]
-    while left:
-        later = []
-        for node in left:
-            if waiting.isdisjoint(node.input):
-                graph.node.append(node)
-                waiting -= set(node.output)
-            else:
-                later.append(node)
-        assert len(later) < len(left), "the graph has a circle"
-        left = later
 
 
 def quantised_nodes(path: Path) -> list[str]:

@@ -18,6 +18,17 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from graphs(inner)
 
 
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Return the names of the values that a node reads, also in its branches and loops."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+            for graph in graphs(body):
+                found |= {value.name for value in graph.output}
+                found |= {name for inner in graph.node for name in inner.input}
+    return found
+
+
 def nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return every node of a model: those of all its graphs, then those of its functions."""
     found = [node for graph in graphs(model.graph) for node in graph.node]

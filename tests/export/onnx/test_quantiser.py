@@ -251,3 +251,9 @@ def test_layers_that_write_float_and_a_shortcut_that_is_int8(tmp_path: Path) -> 
     (add,) = (node for node in model.graph.node if node.op_type == "Add")
     assert sorted(nodes[name].op_type for name in add.input) == ["Conv", "DequantizeLinear"]
     assert len(quantised_nodes(tmp_path / "int8.onnx")) == 3
+    spare = lambda path: [node.name for node in onnx.load(path).graph.node if node.op_type == "Add"]  # noqa: E731
+    quantise_onnx(tmp_path / "float.onnx", tmp_path / "spared.onnx", [(x.numpy(),)], policy, program, spare=spare)
+    graph = onnx.load(tmp_path / "spared.onnx").graph
+    nodes = {name: node for node in graph.node for name in node.output}
+    (add,) = (node for node in graph.node if node.op_type == "Add")
+    assert "DequantizeLinear" not in [nodes[name].op_type for name in add.input]
