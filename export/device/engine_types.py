@@ -6,7 +6,9 @@ which precisions it may use. The version on the device decides.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Mapping, Sequence, Tuple
+
+from hnas.export.device.errors import ExportError, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 OLD_MODEL = "model-trt8.onnx"  # int8 for TensorRT 8, whose networks have no types
 TYPES = "types"  # the note of an artifact whose file states the type of every value
+NO_HALF = "its operator or branch has no fp16"  # why a layer computes in fp32 by itself
 TYPED = (10, 0)  # the first version that builds strongly typed; 11 knows nothing else
 _FLAGS = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}
 
@@ -35,7 +38,13 @@ def model_for(artifact: Artifact, version: Version) -> Path:
 def kept_single(artifact: Artifact) -> list[str]:
     """Return the layers that compute in fp32 although the artifact is fp16 or int8."""
     types = artifact.notes.get(TYPES)
-    return list(types["fp32"]) if isinstance(types, dict) else []
+    return held_names(types) if isinstance(types, dict) else []
+
+
+def held_names(types: Mapping[str, Any]) -> list[str]:
+    """Return the layers that a note on types holds in fp32, without those that any version computes in fp32."""
+    kept = types.get("fp32", {})
+    return [name for name in kept if not isinstance(kept, dict) or kept[name] != NO_HALF]
 
 
 def is_typed(artifact: Artifact, version: Version) -> bool:
@@ -57,10 +66,18 @@ def precision_flags(precision: str, version: Version, single: Sequence[str] = ()
     1. TensorRT 11: none, the file states the types.
     2. TensorRT 10: ``--stronglyTyped``.
     3. Older versions, and files without types: the precisions that TensorRT may choose from.
+
+    Raises:
+        ExportError: case 3 has no form for the name of a layer.
     """
     if typed and version >= TYPED:  # cases 1 and 2
         return ["--noTF32"] if version >= (11, 0) else ["--stronglyTyped", "--noTF32"]
-    held = [name for name in single if not set(":,") & set(name)]
-    spec = ",".join(f"{name}:fp32" for name in held)
-    obeyed = ["--precisionConstraints=obey", f"--layerPrecisions={spec}"] if held else []
+    for name in single:
+        if set(":,") & set(name):
+            raise ExportError(
+                f"{printable(name)[:60]} must compute in fp32, and trtexec takes no name with ':' or ','; "
+                "rename the node, or use a device with TensorRT's Python bindings"
+            )
+    spec = ",".join(f"{name}:fp32" for name in single)
+    obeyed = ["--precisionConstraints=obey", f"--layerPrecisions={spec}"] if single else []
     return [*_FLAGS[precision], "--noTF32", *obeyed]  # case 3

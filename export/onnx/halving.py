@@ -28,7 +28,7 @@ _SEEN = 64  # samples on which values are observed
 _JUDGED = 8  # samples on which the loss is judged
 _MARGIN_DB = 3.0
 _LARGEST_DB = 200.0
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SUMS = {  # operator -> power of the terms that it sums
     **dict.fromkeys(("GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum", "ReduceL1"), 1),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization", "ReduceL2"), 2),
@@ -89,7 +89,7 @@ def choose_kept(model: onnx.ModelProto, samples: Samples, least_db: float) -> Ha
         kept |= worst
         level = _output_level(model, kept, samples, expected)
         count *= 2
-    layers = [node.name for node in model.graph.node if node.op_type in _LAYERS]
+    layers = [node.name for node in model.graph.node if node.op_type in LAYERS]
     held = [name for name in layers if name in kept]
     if layers and len(held) == len(layers):
         raise ExportError(

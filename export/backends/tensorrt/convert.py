@@ -8,6 +8,7 @@ say how to build the engine and what it fits.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +22,7 @@ from hnas.export.backends.tensorrt import rules as tensorrt_rules
 from hnas.export.backends.tensorrt.inspector import from_json, layers_above
 from hnas.export.device.artifact import Written
 from hnas.export.device.dynamic import NOTE, DynamicSize
-from hnas.export.device.engine_types import OLD_MODEL, TYPED, TYPES, precision_flags
+from hnas.export.device.engine_types import OLD_MODEL, TYPED, TYPES, held_names, precision_flags
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.tensorrt import ENGINE, load, missing, versions
@@ -29,6 +30,7 @@ from hnas.export.device.trtexec import shape_flags
 from hnas.export.graph.samples import random_sample
 from hnas.export.onnx.quantiser import QDQ, quantised_nodes
 from hnas.export.onnx.source import OnnxSource
+from hnas.export.onnx.stated import stated_types
 from hnas.export.proof.verification import LIMITS
 
 if TYPE_CHECKING:
@@ -77,8 +79,7 @@ def compile(
 
     inputs, outputs = program.signature
     size = _bounded(program)
-    build = _build_note(precision, device, shape_flags(inputs, size))
-    notes: dict[str, JSON] = {"build": build} if device.local else {"verify_with": "onnxruntime", "build": build}
+    notes: dict[str, JSON] = {} if device.local else {"verify_with": "onnxruntime"}
     if size is not None:
         notes[NOTE] = size.to_json()
     files: tuple[str, ...] = (MODEL,)
@@ -89,7 +90,9 @@ def compile(
         if precision == "fp16":
             plan = _plan(path / MODEL, calibration or (random_sample(inputs),))
             onnx_file.convert_to_fp16(path / MODEL, plan.kept)
-            notes[TYPES] = plan.to_json()
+            notes[TYPES] = stated_types(path / MODEL, plan)
+    types: dict[str, JSON] = notes.get(TYPES, {})
+    notes["build"] = build = _build_note(precision, device, shape_flags(inputs, size), held_names(types))
     build["opset"] = onnx_file.read_opset(path / MODEL)
     if slow := _check(path / MODEL, precision, device.toolchain, "" if size is None else size.name):
         notes["slow"] = slow
@@ -122,12 +125,12 @@ def _write_int8(
     notes["quantisation"] = onnx_file.write_onnx_int8(
         program, path / MODEL, inputs, outputs, samples, policy, OPSET, spare
     )
-    notes[TYPES] = {**plans[0].to_json(), "int8": quantised_nodes(path / MODEL)}
     old = any(version < TYPED for version in _tensorrt_versions(device.toolchain))
     if old:  # case 4
         shutil.copyfile(path / MODEL, path / OLD_MODEL)
     onnx_file.convert_opset(path / MODEL, _TYPED_OPSET)
     onnx_file.convert_to_fp16(path / MODEL, plans[0].kept)
+    notes[TYPES] = {**stated_types(path / MODEL, plans[0]), "int8": quantised_nodes(path / MODEL)}
     return (MODEL, OLD_MODEL) if old else (MODEL,)
 
 
@@ -141,7 +144,7 @@ def _bounded(program: Program | OnnxSource) -> DynamicSize | None:
     return replace(size, high=_TIMES * usual)
 
 
-def _build_note(precision: str, device: Device, shapes: Sequence[str]) -> dict[str, JSON]:
+def _build_note(precision: str, device: Device, shapes: Sequence[str], kept: Sequence[str]) -> dict[str, JSON]:
     """Return the commands that build the engine on the device, and the versions of the device's profile.
 
     ``command`` is for TensorRT 10 and newer, ``command_trt8`` for TensorRT 8, if the device may have it.
@@ -151,8 +154,12 @@ def _build_note(precision: str, device: Device, shapes: Sequence[str]) -> dict[s
     for name, version in (("command_trt8", min(versions)), ("command", max(versions))):
         if name == "command" or version < TYPED:
             model = OLD_MODEL if precision == "int8" and version < TYPED else MODEL
-            flags = [*precision_flags(precision, version), *shapes]
-            known[name] = f"trtexec --onnx={model} --saveEngine={ENGINE} {' '.join(flags)}"
+            try:
+                flags = [*precision_flags(precision, version, kept), *shapes]
+            except ExportError as error:  # the bindings can still build it
+                known[name] = str(error)
+                continue
+            known[name] = f"trtexec --onnx={model} --saveEngine={ENGINE} {shlex.join(flags)}"
     return {"compute_capability": device.compute_capability, "rule": _RULE, **known}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+from hnas import hw_profiles
 from hnas.export.backends.tensorrt import convert as backend
 from hnas.export.backends.tensorrt.inspector import from_json, layers_above
 from hnas.export.device import cudart, trtexec
@@ -109,7 +111,18 @@ def test_a_file_without_types_gets_flags_on_10_and_none_on_11() -> None:
     assert precision_flags("int8", (10, 3), typed=False) == ["--int8", "--fp16", "--noTF32"]
     assert precision_flags("fp16", (11, 4), ["a"]) == ["--noTF32"]
     assert precision_flags("fp32", (8, 5)) == ["--noTF32"]
-    assert precision_flags("fp16", (8, 5), ["a:b", "c"])[-1] == "--layerPrecisions=c:fp32"  # a:b has no form there
+    assert precision_flags("fp16", (8, 5), ["a", "c"])[-1] == "--layerPrecisions=a:fp32,c:fp32"
+    for name in ("a:b", "a,b"):
+        with pytest.raises(ExportError, match=f"^{name} must compute in fp32, and trtexec takes no name with ':' or"):
+            precision_flags("fp16", (8, 5), ["c", name])
+
+
+def test_the_note_for_tensorrt_8_holds_the_kept_layers() -> None:
+    device = replace(hw_profiles.load("jetson"), toolchain={"TensorRT": "8.5-10.3"})
+    note = backend._build_note("fp16", device, [], ["softmax"])
+    assert note["command_trt8"].endswith("--fp16 --noTF32 --precisionConstraints=obey --layerPrecisions=softmax:fp32")
+    assert "layerPrecisions" not in note["command"]
+    assert backend._build_note("fp16", device, [], ["a:0"])["command_trt8"].startswith("a:0 must compute in fp32")
 
 
 @pytest.mark.parametrize("version", VERSIONS.values())

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hnas.export.device import engine_types
 from hnas.export.device.errors import ExportError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 casts = pytest.importorskip("hnas.export.onnx.casts")
 file = pytest.importorskip("hnas.export.onnx.file")
+halves = pytest.importorskip("hnas.export.onnx.halving")
+stated = pytest.importorskip("hnas.export.onnx.stated")
 halving = pytest.importorskip("tests.export.onnx.test_halving")
 X = halving.SAMPLES[0][0]
 
@@ -80,3 +83,20 @@ def test_a_typed_file_that_is_not_valid_is_one_line(tmp_path: Path, monkeypatch:
     with pytest.raises(ExportError, match=r"^the types of fp16 do not fit this graph: [^\n]*; choose fp32$"):
         file.convert_to_fp16(path, ())
     assert path.read_bytes() == before
+
+
+def test_the_note_has_the_nodes_in_fp32_of_the_file_also_in_branches(tmp_path: Path) -> None:
+    info = [onnx.helper.make_tensor_value_info("o", 1, [1, 8])]
+    made = [
+        onnx.helper.make_node("MatMul", ["h", "a"], ["n"], "inner"),
+        onnx.helper.make_node("Relu", ["n"], ["o"], "r"),
+    ]
+    body = onnx.helper.make_graph(made, "b", [], info)
+    nodes = [("MatMul", "x a", "h", {}), ("If", "c", "b", {"then_branch": body, "else_branch": body})]
+    nodes += [("Sigmoid", "b", "s", {}), ("MatMul", "s a", "y", {})]
+    onnx.save(halving.model(nodes, {"a": halving.EYE, "c": np.bool_(True)}), tmp_path / "model.onnx")
+    file.convert_to_fp16(tmp_path / "model.onnx", {"s"})
+    note = stated.stated_types(tmp_path / "model.onnx", halves.HalfPlan({"s": halves.LOSS}, 2, 0, 60.0))
+    assert note["fp32"] == {"s": "loss", **dict.fromkeys(("b", "inner", "r"), engine_types.NO_HALF)}
+    assert (note["layers"], note["kept_layers"]) == (4, 2)
+    assert engine_types.held_names(note) == ["s"]
