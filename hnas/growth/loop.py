@@ -80,7 +80,8 @@ def grow(
     1. Every stage trains the open part, weights and mixing weights together, on the training split.
     2. After a stage an edit is applied that keeps the function, of another kind than the one before. It is drawn with
        the seed of the study among those that are possible and within the limits.
-    3. At the end every soft slot takes the option of the largest mixing weight, and the member is trained alone.
+    3. At the end every soft slot takes the option of the largest mixing weight with which the member is within the
+       limits, and the member is trained alone.
 
     Raises:
         FunctionChanged: an edit changed the function.
@@ -88,9 +89,10 @@ def grow(
     """
     observer, log = observer or Observer(), [] if log is None else log
     net = GrowingNetwork.begin(study.supernet, start)
-    fits = _limits(rules, price)
-    if not fits(net):
-        raise ValueError("the network to grow from is above the limit; give a larger max_weights or max_latency_ms")
+    limits = _Limits(rules, price)
+    if not limits(net):
+        said = limits.describe(net, chosen(net))
+        raise ValueError(f"the network to grow from is above the limit: it has {said}; give a larger limit")
     probe = study.task.inputs(study.task.held("calibration")[0][:_PROBE], net.space.example(net.arch))
     stages = _divided(schedule, rules)
     known, turn = -float("inf"), 0
@@ -101,14 +103,20 @@ def grow(
             flat, known = found - known < rules.enough * abs(known), found
             if not flat:
                 continue
-        proof, turn = _grow_once(net, probe, fits, turn, Random(f"{study.seed}/growth/{stage}"))
+        proof, turn = _grow_once(net, probe, limits, turn, Random(f"{study.seed}/growth/{stage}"))
         if proof is not None:
             log.append({"stage": stage, **proof.to_json()})
             if observer.on_message:
                 observer.on_message(proof.line())
         if rules.mode == "alternate":
+            before = net.arch
             _close_weak(net)
-    member = settle(net)
+            if not limits(net):
+                net.arch = before
+                net.supernet.changed()
+    member = settle(net, limits.choose(net))
+    if observer.on_message:
+        observer.on_message(f"the grown network has {limits.describe(net, member)}")
     study.train(lambda *_: (SubnetPath(member),), stages[-1], observer=observer)
     return _only(net.space, member)
 
@@ -124,14 +132,16 @@ def chosen(net: GrowingNetwork) -> Arch:
 
 
 @torch.no_grad()
-def settle(net: GrowingNetwork) -> Arch:
-    """Return the chosen member, and multiply its weights by the mixing weights that they had.
+def settle(net: GrowingNetwork, member: Arch | None = None) -> Arch:
+    """Return the member, and multiply its weights by the mixing weights that they had.
+
+    member: of the open part; None (default): the one of the largest mixing weights.
 
     1. A branch of a slot: its last layer ``out`` is multiplied. The member computes what the branch added.
     2. An input of a node of a cell: the matrix that reads it is multiplied.
     3. Other mixing weights of a cell have no weight that follows; the member is trained after this.
     """
-    member, named = chosen(net), dict(net.supernet.union.named_parameters())
+    member, named = member or chosen(net), dict(net.supernet.union.named_parameters())
     for slot in net.space.slots:
         if not isinstance(net.arch.get(f"{slot}.op"), tuple):
             continue
@@ -189,14 +199,53 @@ def _grow_once(
     return None, turn
 
 
-def _limits(rules: GrowthRules, price: Price | None) -> Callable[[GrowingNetwork], bool]:
-    def fits(net: GrowingNetwork) -> bool:
+@dataclass
+class _Limits:
+    """The limits of a growth. A call returns whether the chosen member of a network is within them.
+
+    member: the last one that was; it is a member of the open part.
+    """
+
+    rules: GrowthRules
+    price: Price | None
+    member: Arch | None = None
+
+    def __call__(self, net: GrowingNetwork) -> bool:
         member = chosen(net)
+        if admitted := self.admits(net, member):
+            self.member = member
+        return admitted
+
+    def admits(self, net: GrowingNetwork, member: Arch) -> bool:
+        """Return whether a member is within the limits."""
+        rules, price = self.rules, self.price
         if rules.max_weights is not None and parameters(net.supernet.skeleton(member)) > rules.max_weights:
             return False
         return rules.max_latency_ms is None or price is None or price(member) <= rules.max_latency_ms
 
-    return fits
+    def choose(self, net: GrowingNetwork) -> Arch:
+        """Return the chosen member; if the last stage made it too large, as much of it as the limits allow.
+
+        The mixing weights change after an edit, so that a costlier option can become the largest.
+        """
+        wanted, found = chosen(net), self.member
+        if found is None or self.admits(net, wanted):
+            return wanted
+        for slot in (slot for slot in net.space.slots if isinstance(net.arch.get(f"{slot}.op"), tuple)):
+            options = {s: (str(found[f"{s}.op"]),) for s in net.space.slots if f"{s}.op" in found}
+            options[slot] = (str(wanted[f"{slot}.op"]),)
+            changed = relax(net.space, net.arch, options)
+            found = changed if self.admits(net, changed) else found
+        return found
+
+    def describe(self, net: GrowingNetwork, member: Arch) -> str:
+        """Return the number of weights and the predicted latency of a member, beside the limits."""
+        rules, found = self.rules, f"{parameters(net.supernet.skeleton(member))} weights"
+        found += "" if rules.max_weights is None else f" (at most {rules.max_weights})"
+        if self.price is None or rules.max_latency_ms is None:
+            return found
+        limit = f"at most {rules.max_latency_ms:.4g}"
+        return f"{found}, a predicted latency of {self.price(member):.4g} ms on {rules.device} ({limit})"
 
 
 def _divided(schedule: Schedule, rules: GrowthRules) -> list[Schedule]:

@@ -12,10 +12,11 @@ from hnas import recipes, spaces, tasks
 from hnas.cli import train_main
 from hnas.cost.flops import parameters
 from hnas.growth.edits import TypeOpening, apply
-from hnas.growth.loop import GrowthRules, chosen, grow, score, settle
+from hnas.growth.loop import GrowthRules, _Limits, chosen, grow, score, settle
 from hnas.growth.network import GrowingNetwork
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.schema import decode_recipe
+from hnas.recipes.shrinking import predicted_costs
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.training.folder import load_supernet, save_supernet
@@ -43,7 +44,8 @@ def test_a_cell_grows_and_one_member_is_left(mode):
     assert space.size == 1
     assert space.largest in own.supernet.space
     assert [proof["edit"]["edit"] for proof in log][:2] == ["open", "copy"]
-    assert len(lines) == len(log) >= 3
+    assert len(lines) == len(log) + 1 >= 4
+    assert lines[-1] == f"the grown network has {parameters(own.supernet.skeleton(space.largest))} weights"
     assert all(max(proof["train"], proof["evaluation"]) <= 1e-5 for proof in log)
     assert json.loads(json.dumps(log)) == log
     assert own.steps == 60
@@ -57,7 +59,7 @@ def test_a_limit_of_weights_holds():
     space = grow(own, GrowthRules(max_weights=smallest), schedule(10), log=log)
     assert log == []
     assert space.largest["nodes"] == 1
-    with pytest.raises(ValueError, match="above the limit"):
+    with pytest.raises(ValueError, match=rf"above the limit: it has {smallest} weights .at most {smallest - 1}.; give"):
         grow(study(), GrowthRules(max_weights=smallest - 1), schedule(10))
 
 
@@ -67,6 +69,31 @@ def test_a_limit_of_latency_holds():
     space = grow(own, rules, schedule(10), price=lambda arch: float(arch["nodes"]), log=log)
     assert space.largest["nodes"] == 2
     assert space.largest["width"] == 8
+
+
+def test_a_limit_holds_for_the_member_that_is_left():
+    """Planted: training makes the costly option the largest, after the edit that opened it was admitted."""
+    space = tiny.space()
+    net = GrowingNetwork.begin(Supernet(space), space.smallest)
+    x = (torch.randn(4, *space.example(net.arch)[0]),)
+    slots = ["stages.0.blocks.0", "stages.1.blocks.0"]
+    first = [str(net.arch[f"{slot}.op"]) for slot in slots]
+    costly = [
+        next(kind for kind in types_of(net, s) if kind not in (k, "identity"))
+        for s, k in zip(slots, first, strict=True)
+    ]
+    price = dict(zip(zip(slots, costly, strict=True), (3.0, 2.0), strict=True))  # others cost 1 ms
+    rules = GrowthRules(max_latency_ms=3.0, device="openvino-cpu")
+    limits = _Limits(rules, lambda arch: sum(price.get((slot, str(arch[f"{slot}.op"])), 1.0) for slot in slots))
+    for slot, kind in zip(slots, costly, strict=True):
+        assert apply(net, TypeOpening(slot, kind), x, accept=limits) is not None
+    with torch.no_grad():
+        for slot, kind in zip(slots, costly, strict=True):
+            net.mixing[slot][types_of(net, slot).index(kind)] = 2.0
+    assert [chosen(net)[f"{slot}.op"] for slot in slots] == costly  # 5 ms
+    member = limits.choose(net)
+    assert [member[f"{slot}.op"] for slot in slots] == [first[0], costly[1]]  # 3 ms
+    assert settle(net, member) == member
 
 
 def test_without_a_plateau_nothing_grows():
@@ -150,6 +177,27 @@ def test_a_trained_network_grows_towards_a_budget(tmp_path, capsys):
     assert count < parameters_of(tmp_path / "large") <= 2000
     assert record["growth"][0]["before"] == count
     assert record["accuracy"]["largest"] > small["accuracy"]["largest"] - 0.5
+
+
+@pytest.mark.slow
+def test_a_trained_supernet_grows_towards_a_latency(tmp_path, capsys):
+    run_recipe(replace(RECIPE, grow={}), None, tmp_path / "net", RunOptions(epochs=5))
+    supernet, _ = load_supernet(tmp_path / "net")
+    cost = predicted_costs(supernet, "raspberry-pi-5")["latency_ms"]
+    least, most = (cost(arch).value for arch in (supernet.space.smallest, supernet.space.largest))
+    assert least < most
+    words = ["grow", "--supernet", str(tmp_path / "net"), "--target", "raspberry-pi-5", "--epochs", "5", "--json"]
+    limits, found = {"low": round((least + most) / 2, 5), "high": round(2 * most, 5)}, {}
+    for name, limit in limits.items():
+        out = tmp_path / name
+        assert train_main([*words, "--max-latency", f"{limit}ms", "--out", str(out)]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["growth"]
+        assert f"ms on raspberry-pi-5 (at most {limit:.4g})" in said.err
+        found[name] = cost(load_supernet(out)[0].space.largest).value
+    assert least < found["low"] <= limits["low"] < found["high"]
+    assert train_main([*words, "--max-latency", f"{least / 2:.5f}ms", "--out", str(tmp_path / "none")]) == 2
+    assert "the network to grow from is above the limit: it has 1" in capsys.readouterr().err
 
 
 def parameters_of(folder) -> int:
