@@ -126,8 +126,6 @@ EDITS = [
 def test_a_vision_network_grows_without_a_change_of_its_function(edit):
     net = vision()
     x = probe(net)
-    if not edit.possible(net):
-        pytest.skip(f"the tiny space has no {edit}")
     proof = apply(net, edit, x)
     assert proof.exact or not edit.exact
     assert proof.after > proof.before
@@ -163,6 +161,77 @@ def test_an_edit_that_changes_the_function_is_undone():
     assert net.arch == arch
     assert all(torch.equal(p, weights[name]) for name, p in net.supernet.union.named_parameters())
     assert torch.equal(net(*x), before)
+
+
+def broken(edit, harm):
+    """Return an edit that does harm to the weights after it: ``harm(net, weights before)``."""
+
+    class Broken(type(edit)):
+        def edit(self, net):
+            before = {name: p.detach().clone() for name, p in net.supernet.union.named_parameters()}
+            super().edit(net)
+            with torch.no_grad():
+                harm(net, before)
+
+    return Broken(**vars(edit))
+
+
+def unclosed(net, before):
+    """The new part is not closed."""
+    for name, parameter in net.supernet.union.named_parameters():
+        parameter.copy_(before[name])
+
+
+def mixed(slot, option, weight=0.01):
+    """An option has a mixing weight that it must not have."""
+    return lambda net, _: net.mixing[slot][net.space.choices[f"{slot}.op"].options.index(option)].fill_(weight)
+
+
+def scaled(name, factor=1.01):
+    """A weight is not what the edit made it."""
+    return lambda net, _: net.supernet.union.get_parameter(name).mul_(factor)
+
+
+@pytest.mark.parametrize(
+    ("make", "edit", "harm"),
+    [
+        (cell, Opening("nodes", 2), unclosed),  # G1
+        (cell, NodeInsertion(0), scaled("nodes.1.left.weight")),  # G2
+        (cell, NodeInsertion(0), mixed("nodes.1.f", "tanh")),
+        (cell, NodeInsertion(0), mixed("nodes.2.a", "s1", 1.0)),
+        (cell, NodeCopy(0), scaled("weights")),  # G3
+        (cell, NodeCopy(0), mixed("nodes.2.g", "relu", 1.0)),
+        (cell, Opening("width", 12), unclosed),  # G4
+        (vision, Opening("stages.0.width", 16), unclosed),
+        (vision, Opening("stages.1.blocks.0.convnext.kernel", 5), unclosed),
+        (vision, Opening("stages.1.blocks.0.convnext.expansion", 2), unclosed),
+        (vision, Opening("stages.1.depth", 3), unclosed),  # G5
+        (vision, TypeOpening("stages.0.blocks.0", "fusedconv"), mixed("stages.0.blocks.0", "fusedconv")),
+        (vision, TypeOpening("stages.1.blocks.1", "mbconv"), mixed("stages.1.blocks.1", "mbconv")),
+    ],
+    ids=str,
+)
+def test_the_proof_of_every_edit_can_fail(make, edit, harm):
+    net = make()
+    x = probe(net)
+    if isinstance(edit, NodeInsertion | NodeCopy):  # a later node reads the node, and is read
+        apply(net, Opening("nodes", 2), x)
+        with torch.no_grad():
+            net.supernet.union.weights[:2] = 0.5
+        net.supernet.changed()
+    with pytest.raises(FunctionChanged, match="changed an output by"):
+        apply(net, broken(edit, harm), x)
+    assert apply(net, edit, x) is not None  # undone: the edit itself has a proof
+
+
+@pytest.mark.parametrize(("slot", "kind"), [("stages.0.blocks.0", "fusedconv"), ("stages.1.blocks.1", "mbconv")])
+def test_a_type_that_is_opened_has_a_gradient(slot, kind):
+    net = vision()
+    x = probe(net)
+    apply(net, TypeOpening(slot, kind), x)
+    net(*x).square().sum().backward()
+    index = net.space.choices[f"{slot}.op"].options.index(kind)
+    assert float(net.mixing[slot].grad[index]) != 0
 
 
 @pytest.mark.parametrize(
