@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hnas.hw_profiles.at_hand import NAME as GPU_HERE
 from hnas.hw_profiles.at_hand import gpu_figures
 
 KINDS = ("cpu", "gpu", "board", "phone")
@@ -120,11 +121,11 @@ def load(name: str, power: str | None = None) -> Device:
     """
     device = (
         Device(**gpu_figures())
-        if name == "cuda"
+        if name == GPU_HERE
         else next((found for found in map(_read, names()) if name == found.name or name in found.aliases), None)
     )
     if device is None:
-        raise ValueError(f"no device {name!r}{_suggestion(name)}; known: {', '.join(names())}")
+        raise ValueError(f"no device {name!r}{_suggestion(name)}; known: {', '.join((*names(), GPU_HERE))}")
     return device if power is None else _in_power_mode(device, power)
 
 

@@ -46,6 +46,8 @@ def gpu_figures() -> dict[str, Any]:
         value = ctypes.c_int()
         if driver.cuDeviceGetAttribute(ctypes.byref(value), number, gpu) != 0:
             raise ValueError(_no_gpu(f"the driver does not tell attribute {number}"))
+        if value.value <= 0 and number != _MINOR:
+            raise ValueError(_no_gpu(f"the driver tells {value.value} for attribute {number}"))
         return value.value
 
     name, memory = ctypes.create_string_buffer(128), ctypes.c_size_t()

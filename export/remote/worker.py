@@ -49,7 +49,7 @@ class Worker(ChildProcess):
 
     ``artifact``: an artifact, or the path of one.
     ``threads``: the number of threads of the runtime. Default: the artifact's.
-    ``timeout``: seconds for each request. Default: 120; 1800 for TensorRT, which builds an engine first.
+    ``timeout``: seconds for each request. Default: 120; 1800 to open TensorRT, which builds an engine first.
     ``transport``: the machine, see `hnas.export.remote.transports.connect`. Default: this machine.
     ``memory_mb``: the limit of the memory that the process may allocate (data segment), in MB. Default: as
         `hnas.export.device.opening.memory_limit`.
@@ -72,12 +72,13 @@ class Worker(ChildProcess):
         self.artifact, self.backend, self._wished = artifact, _runtime(artifact, backend), backend
         self.threads = artifact.threads if threads is None else threads
         check_threads(self.threads)
+        self._patience = _TIMEOUTS.get(self.backend) if timeout is None else timeout
         place = transport.place(artifact.source)
         super().__init__(
             self._called(artifact),
             "hnas.export.device.serve_artifacts",
             environment=dict.fromkeys(_THREADS, str(self.threads)),
-            timeout=_TIMEOUTS.get(self.backend, 120.0) if timeout is None else timeout,
+            timeout=120.0 if timeout is None else timeout,
             transport=transport,
             memory_mb=memory_mb or memory_limit(artifact, self.backend),
         )
@@ -109,7 +110,8 @@ class Worker(ChildProcess):
         if not self._limited:
             self._memory_mb = memory_limit(artifact, self.backend)
         request = {"path": place, "backend": self.backend, "threads": self.threads, "memory_mb": self._memory_mb}
-        self.report: dict[str, Any] = self.ask({"do": "open", "protocol": PROTOCOL, **request})[0]["report"]
+        header = {"do": "open", "protocol": PROTOCOL, **request}
+        self.report: dict[str, Any] = self.ask(header, timeout=self._patience)[0]["report"]
         self.artifact = replace(artifact, threads=self.threads)
         if self._transport is local:
             _OPENED.add((self.backend, artifact.digest))

@@ -74,6 +74,7 @@ def test_a_gpu_of_a_later_kind_is_read_as_the_last_one_known(plant: Callable[...
     ("figures", "why"),
     [
         ({"init": 100}, "the driver reports no GPU"),
+        ({"sms": 0}, "the driver tells 0 for attribute 16"),
         ({"major": 6, "minor": 1}, r"Planted GPU has compute capability 6\.1"),
     ],
 )

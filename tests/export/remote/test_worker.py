@@ -23,6 +23,7 @@ from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.device.frames import pack_frame, unpack_frame
 from hnas.export.device.serve_artifacts import time_calls
 from hnas.export.remote import transports
+from hnas.export.remote import worker as worker_module
 from hnas.export.remote.worker import Worker
 from tests.ending import wait_until_ended
 from tests.export import fake_worker
@@ -303,3 +304,20 @@ def test_transports_are_files() -> None:
     assert transports.load("local").place(Path("/tmp")) == "/tmp"
     with pytest.raises(ValueError, match="no transport 'pigeon'; known: "):
         transports.load("pigeon")
+
+
+def test_only_the_opening_has_the_long_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, float | None] = {}
+
+    def ask(self: Any, header: Any, arrays: Any = (), *, timeout: float | None = None) -> Any:
+        asked[header["do"]] = self._timeout if timeout is None else timeout
+        return {"report": {}, "seconds": [0.0] * header.get("runs", 0)}, [np.zeros(1)]
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    monkeypatch.setattr(worker_module, "_TIMEOUTS", {"fake": 1800.0})
+    with open_worker(tmp_path / "1") as worker:
+        worker.ask({"do": "run"})
+    assert (asked["open"], asked["run"]) == (1800.0, 120.0)
+    with open_worker(tmp_path / "2", timeout=7.0) as worker:
+        worker.ask({"do": "run"})
+    assert (asked["open"], asked["run"]) == (7.0, 7.0)
