@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from nncf.common.tensor_statistics.collectors import HistogramAggregator
-from nncf.common.tensor_statistics.statistics import MinMaxTensorStatistic
-from nncf.quantization import range_estimator
-from nncf.quantization.algorithms.min_max import algorithm
-from nncf.tensor import Tensor
 
 from hnas.export.int8.ranges import BINS, METHODS, Ends
 
@@ -28,40 +24,46 @@ def estimator(method: str) -> Iterator[Any]:
     """
     if method not in METHODS:
         raise ValueError(f"no calibration method {method!r}; known: {', '.join(METHODS)}")
+    from nncf.quantization.algorithms.min_max import algorithm
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
     if METHODS[method] is None:
-        yield range_estimator.RangeEstimatorParametersSet.MINMAX
+        yield RangeEstimatorParametersSet.MINMAX
         return
     theirs = algorithm.HistogramAggregator
-
-    def ours(num_samples: int | None = None) -> _Ranges:
-        return _Ranges(method, num_samples)
-
-    algorithm.HistogramAggregator = ours
+    algorithm.HistogramAggregator = partial(_aggregator(), method)
     try:
-        yield range_estimator.RangeEstimatorParametersSet.HISTOGRAM
+        yield RangeEstimatorParametersSet.HISTOGRAM
     finally:
         algorithm.HistogramAggregator = theirs
 
 
-class _Ranges(HistogramAggregator):  # type: ignore[misc]
-    """Collect the histogram of an activation, and reduce it to a range by a method."""
+@cache
+def _aggregator() -> Any:
+    """Return the class that collects the histogram of an activation, and reduces it to a range by a method."""
+    from nncf.common.tensor_statistics.collectors import HistogramAggregator
+    from nncf.common.tensor_statistics.statistics import MinMaxTensorStatistic
+    from nncf.tensor import Tensor
 
-    def __init__(self, method: str, num_samples: int | None) -> None:
-        super().__init__(bins=BINS, num_samples=num_samples)
-        self._method, self._ends = method, Ends()
+    class Ranges(HistogramAggregator):  # type: ignore[misc]
+        def __init__(self, method: str, num_samples: int | None = None) -> None:
+            super().__init__(bins=BINS, num_samples=num_samples)
+            self._method, self._ends = method, Ends()
 
-    def _register_reduced_input_impl(self, x: Any) -> None:
-        finite = x.data[np.isfinite(x.data)]
-        if finite.size:
-            self._ends.widen(float(finite.min()), float(finite.max()))
-            super()._register_reduced_input_impl(Tensor(finite))
+        def _register_reduced_input_impl(self, x: Any) -> None:
+            finite = x.data[np.isfinite(x.data)]
+            if finite.size:
+                self._ends.widen(float(finite.min()), float(finite.max()))
+                super()._register_reduced_input_impl(Tensor(finite))
 
-    def _aggregate_impl(self) -> dict[str, Any]:
-        reduce, (low, high) = METHODS[self._method], self._ends.seen(self._method)
-        if reduce is not None and low < high:
-            edges = np.linspace(self.min_val, self.max_val, self.bins + 1)
-            centres = (edges[1:] + edges[:-1]) / 2
-            counts, _ = np.histogram(centres, BINS, (low, high), weights=self.histogram.data)
-            low, high = reduce(counts, (low, high))
-        found = {MinMaxTensorStatistic.MIN_STAT: low, MinMaxTensorStatistic.MAX_STAT: high}
-        return {name: Tensor(np.array(end, np.float32)) for name, end in found.items()}
+        def _aggregate_impl(self) -> dict[str, Any]:
+            reduce, (low, high) = METHODS[self._method], self._ends.seen(self._method)
+            if reduce is not None and low < high:
+                edges = np.linspace(self.min_val, self.max_val, self.bins + 1)
+                centres = (edges[1:] + edges[:-1]) / 2
+                counts, _ = np.histogram(centres, BINS, (low, high), weights=self.histogram.data)
+                low, high = reduce(counts, (low, high))
+            found = {MinMaxTensorStatistic.MIN_STAT: low, MinMaxTensorStatistic.MAX_STAT: high}
+            return {name: Tensor(np.array(end, np.float32)) for name, end in found.items()}
+
+    return Ranges
