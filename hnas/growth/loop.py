@@ -38,7 +38,7 @@ class GrowthRules:
     trigger: "schedule" (default): an edit after every stage. "plateau": only if the metric on the search split has
         improved by less than ``enough`` of itself in the stage.
     enough: as above (0.02).
-    stages: number of stages before the last one (4). All have as many steps.
+    stages: number of stages before the last one (4), of equal length; fewer where the training has fewer steps.
     finish: share of all steps that train the chosen member alone (0.3).
     max_weights: largest number of weights of the member; None (default): no limit.
     max_latency_ms: largest predicted latency of the member on ``device``; None (default): no limit.
@@ -88,6 +88,7 @@ def grow(
         ValueError: the start is above a limit.
     """
     observer, log = observer or Observer(), [] if log is None else log
+    say = observer.on_message or (lambda _: None)
     net = GrowingNetwork.begin(study.supernet, start)
     limits = _Limits(rules, price)
     if not limits(net):
@@ -95,6 +96,8 @@ def grow(
         raise ValueError(f"the network to grow from is above the limit: it has {said}; give a larger limit")
     probe = study.task.inputs(study.task.held("calibration")[0][:_PROBE], net.space.example(net.arch))
     stages = _divided(schedule, rules)
+    if len(stages) <= rules.stages:
+        say(f"{schedule.steps} steps hold {len(stages) - 1} of the {rules.stages} stages of growth")
     known, turn = -float("inf"), 0
     for stage, cycle in enumerate(stages[:-1]):
         study.train(lambda *_: (SubnetPath(net.arch, net.gates() or None),), cycle, extra=net.mixing, observer=observer)
@@ -106,8 +109,7 @@ def grow(
         proof, turn = _grow_once(net, probe, limits, turn, Random(f"{study.seed}/growth/{stage}"))
         if proof is not None:
             log.append({"stage": stage, **proof.to_json()})
-            if observer.on_message:
-                observer.on_message(proof.line())
+            say(proof.line())
         if rules.mode == "alternate":
             before = net.arch
             _close_weak(net)
@@ -115,8 +117,7 @@ def grow(
                 net.arch = before
                 net.supernet.changed()
     member = settle(net, limits.choose(net))
-    if observer.on_message:
-        observer.on_message(f"the grown network has {limits.describe(net, member)}")
+    say(f"the grown network has {limits.describe(net, member)}")
     study.train(lambda *_: (SubnetPath(member),), stages[-1], observer=observer)
     return _only(net.space, member)
 
@@ -249,12 +250,15 @@ class _Limits:
 
 
 def _divided(schedule: Schedule, rules: GrowthRules) -> list[Schedule]:
-    """Return a schedule for each stage and one for the last; together they have the steps of ``schedule``."""
-    rate = schedule.cycles[0][1]
-    last = max(1, round(rules.finish * schedule.steps))
-    each = max(1, (schedule.steps - last) // rules.stages)
-    steps = [each] * (rules.stages - 1)
-    steps += [max(1, schedule.steps - last - sum(steps)), last]
+    """Return a schedule for each stage and one for the last; together they have the steps of ``schedule``.
+
+    Every stage has at least one step, so that few steps have fewer stages than the rules.
+    """
+    rate, total = schedule.cycles[0][1], schedule.steps
+    stages = min(rules.stages, total - 1)
+    last = min(max(1, round(rules.finish * total)), total - stages)
+    parts = [(total - last) // max(1, stages)] * (stages - 1)
+    steps = [*parts, total - last - sum(parts), last] if stages else [last]
     return [replace(schedule, cycles=((count, rate),)) for count in steps]
 
 

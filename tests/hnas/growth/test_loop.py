@@ -12,7 +12,7 @@ from hnas import recipes, spaces, tasks
 from hnas.cli import train_main
 from hnas.cost.flops import parameters
 from hnas.growth.edits import TypeOpening, apply
-from hnas.growth.loop import GrowthRules, _Limits, chosen, grow, score, settle
+from hnas.growth.loop import GrowthRules, _divided, _Limits, chosen, grow, score, settle
 from hnas.growth.network import GrowingNetwork
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.schema import decode_recipe
@@ -250,3 +250,20 @@ def test_a_supernet_of_another_space_does_not_grow(tmp_path):
     save_supernet(Supernet(space), tmp_path / "other", {})
     with pytest.raises(ValueError, match="another space"):
         run_recipe(RECIPE, None, tmp_path / "out", RunOptions(grown_from=tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "stages", "finish", "divided"),
+    [
+        (10, 4, 0.3, [1, 1, 1, 4, 3]),
+        (20, 3, 0.4, [4, 4, 4, 8]),
+        (3, 10**6, 0.3, [1, 1, 1]),  # these were a million steps
+        (6, 2, 1.0, [1, 1, 4]),
+        (6, 2, 0.0, [2, 3, 1]),
+        (1, 4, 0.3, [1]),
+    ],
+)
+def test_the_stages_have_the_steps_of_the_schedule(steps, stages, finish, divided):
+    found = _divided(schedule(steps), GrowthRules(stages=stages, finish=finish))
+    assert [each.steps for each in found] == divided
+    assert sum(divided) == steps
