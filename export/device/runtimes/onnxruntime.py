@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable
 
+from hnas.export.device.engine_types import TYPES
 from hnas.export.device.half_values import with_rounding
 from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
 
@@ -49,7 +50,7 @@ class _OnnxRuntime:
 
         options = session_options(artifact.threads)
         model: Any = str(artifact.model)
-        if artifact.backend == "tensorrt" and artifact.precision != "fp32":
+        if TYPES in artifact.notes:  # a worker replaces the backend of the record by that of its runtime
             model = with_rounding(artifact.model)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.artifact = artifact

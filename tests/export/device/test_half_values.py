@@ -10,22 +10,26 @@ import pytest
 
 from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
+from hnas.export.device.engine_types import TYPES
+from hnas.export.remote.worker import Worker
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 casts = pytest.importorskip("hnas.export.onnx.casts")
 halving = pytest.importorskip("tests.export.onnx.test_halving")
 
+NOTES = {"verify_with": "onnxruntime", TYPES: {"fp32": {}}}
 RNG = np.random.default_rng(0)
 SAMPLES = [(scale * RNG.standard_normal((1, 8)).astype(np.float32),) for scale in (1, 40)]
 
 
-def opened(path: Path, model: Any, backend: str = "tensorrt") -> Any:
+def opened(path: Path, model: Any, notes: Any = NOTES, *, worker: bool = False) -> Any:
     onnx.save(model, path / "model.onnx")
     ends = [(TensorSpec(name, (1, 8), "float32"),) for name in "xy"]
     files = digest_files(path, "model.onnx")
-    artifact = Artifact(path, backend, "fp16", "jetson", 1, ends[0], ends[1], files)
-    return runtimes.load("onnxruntime").load(artifact)
+    artifact = Artifact(path, "tensorrt", "fp16", "jetson", 1, ends[0], ends[1], files, notes=notes)
+    artifact.write()
+    return Worker(artifact) if worker else runtimes.load("onnxruntime").load(artifact)
 
 
 def test_an_overflow_between_two_nodes_is_seen(tmp_path: Path) -> None:
@@ -35,7 +39,9 @@ def test_an_overflow_between_two_nodes_is_seen(tmp_path: Path) -> None:
     (usual, *_), (large, *_) = SAMPLES
     np.testing.assert_allclose(opened(tmp_path, typed)(usual)[0], usual, rtol=3e-3)
     assert not np.isfinite(opened(tmp_path, typed)(large)[0]).all()
-    skipped = opened(tmp_path, typed, "onnxruntime")(large)[0]
+    with opened(tmp_path, typed, worker=True) as worker:  # as the verification opens it
+        assert not np.isfinite(worker(large)[0]).all()
+    skipped = opened(tmp_path, typed, {})(large)[0]
     np.testing.assert_allclose(skipped, large, rtol=3e-3)  # the planted failure: the runtime alone does not see it
 
 
