@@ -23,14 +23,19 @@ def read_text(file: Path) -> str:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is no text, or too large.
+        ValueError: it is no text, empty, or too large.
     """
     if not file.exists():
         raise FileNotFoundError(f"no text {file}; give a UTF-8 text file")
     try:
-        return read_plain(file, _LARGEST).decode("utf-8-sig")
+        text = read_plain(file, _LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no UTF-8 text: {error}") from None
+    if not text:
+        raise ValueError(f"{file} is empty; give a UTF-8 text file")
+    if "\0" in text:
+        raise ValueError(f"{file} is no text: character {text.index(chr(0)) + 1} is NUL; give a UTF-8 text file")
+    return text
 
 
 def alphabet_of(text: str) -> str:

@@ -58,7 +58,7 @@ class Windows:
         spans = dict(zip(shares, pairwise(edges), strict=True))
         found = cls(spans, window, burn, horizon)
         for split in spans:
-            if not len(found.starts(split)):
+            if window + horizon > rows or not len(found.starts(split)):
                 need = f"a window of {window} rows and a horizon of {horizon}"
                 empty = f"the split {split!r} would be empty; give more rows, or a smaller window"
                 raise ValueError(f"{rows} rows are too few for {need}: {empty}")

@@ -42,6 +42,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
     [
         ({"rows": 100, "horizon": 90}, "100 rows are too few for a window of 16 rows and a horizon of 90"),
         ({"rows": 20}, "20 rows are too few"),
+        ({"rows": 500, "horizon": 10**30}, "500 rows are too few"),
         ({"rows": 500, "burn": 16}, "burn is 16, and a window has 16 rows; burn is from 0 to 15"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -109,6 +111,13 @@ def test_a_grown_network_ends_in_a_bundle_that_forecasts(tmp_path, capsys):
     longer = json.loads(capsys.readouterr().out)
     assert longer[:2] == found
     assert len(longer) == 5
+    bare = (
+        "import sys; sys.modules['torch'] = None; from hnas.cli import deploy_main; sys.exit(deploy_main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", bare, "run", str(bundle), "--csv", str(file), "--json"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == found  # without torch
 
     file.write_text("x,y\n1,2\n3,4\n")
     for wrong, message in (

@@ -153,6 +153,35 @@ def test_an_unknown_character_is_one_line():
         TEXT.open_task(None)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "book.txt is empty; give a UTF-8 text file"),
+        (b"ab\0" * 900, "book.txt is no text: character 3 is NUL"),
+        (bytes(range(256)), "book.txt is no UTF-8 text"),
+        ("abc".encode("utf-16"), "book.txt is no UTF-8 text"),
+        (b"abc", "3 rows are too few"),
+        (
+            "".join(map(chr, range(32, 900))).encode(),
+            "868 different characters; a network of characters takes 2 to 512",
+        ),
+    ],
+)
+def test_a_faulty_text_is_one_line(tmp_path, content, message):
+    file = tmp_path / "book.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        TEXT.open_task(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_season_is_found_in_the_training_rows_alone(tmp_path):
+    values = np.sin(2 * np.pi * np.arange(600) / 12)
+    first = SERIES.open_task(csv(tmp_path / "a.csv", x=values)).season
+    values[400:] = 90 * np.sin(2 * np.pi * np.arange(200) / 7)  # planted: rows that come later have another season
+    assert SERIES.open_task(csv(tmp_path / "b.csv", x=values)).season == first == 12
+
+
 def test_the_seed_of_a_run_draws_batches_and_no_other_series():
     first, second = (
         SERIES.open_task(None, source="lorenz", length=400, window=8, burn=2, seed=seed) for seed in (0, 1)
