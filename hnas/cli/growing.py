@@ -53,10 +53,11 @@ def run_grow(arguments: Sequence[str]) -> int:
         raise FileNotFoundError(f"no folder {folder}; --supernet takes what hnas-train --out wrote")
     try:
         recipe = Recipe(**read_json(folder / "supernet.json")["recipe"])
-    except (KeyError, TypeError):
+        rate, grow = recipe.train.get("rate", 0.1), {**recipe.grow, **rules}
+    except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{folder / 'supernet.json'} does not say which recipe trained it; it cannot grow") from None
-    train = {**recipe.train, "rate": float(recipe.train.get("rate", 0.1)) * _FINE}
-    recipe = replace(recipe, train=train, shrink={}, pretrained={}, grow={**recipe.grow, **rules})
+    train = {**recipe.train, "rate": rate * _FINE if isinstance(rate, int | float) else rate}
+    recipe = replace(recipe, train=train, shrink={}, pretrained={}, grow=grow)
     options = RunOptions(seed=parsed.seed, epochs=parsed.epochs, resume=parsed.resume, grown_from=folder)
     data = None if parsed.data is None else Path(parsed.data)
     with report.show_training(f"growing {folder}") as (advance, say):

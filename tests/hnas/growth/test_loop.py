@@ -231,6 +231,23 @@ def test_a_wrong_call_is_one_line(tmp_path, capsys, words, message):
 
 
 @pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (5, "does not say which recipe trained it"),
+        ({**RECIPE.to_json(), "train": []}, "does not say which recipe trained it"),
+        ({**RECIPE.to_json(), "grow": [1]}, "does not say which recipe trained it"),
+        ({**RECIPE.to_json(), "train": {**RECIPE.train, "rate": "fast"}}, "rate is"),
+        ({**RECIPE.to_json(), "train": {**RECIPE.train, "rate": [1]}}, "rate is"),
+    ],
+)
+def test_a_record_that_was_tampered_with_is_one_line(tmp_path, capsys, recipe, message):
+    (tmp_path / "supernet.json").write_text(json.dumps({"recipe": recipe}))
+    words = ["grow", "--supernet", str(tmp_path), "--max-weights", "900", "--out", str(tmp_path / "out")]
+    assert train_main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("grow", "message"),
     [
         ({"stages": 0}, "grow.stages is 0"),
