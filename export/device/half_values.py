@@ -6,7 +6,8 @@ a value that overflows fp16.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterator, Set
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,22 +39,28 @@ def with_rounding(path: Path) -> bytes:
     wide = {name: _fresh(f"{name}_wide", taken) for name in sorted(halves)}
     nodes = [_cast(value.name, wide[value.name], SINGLE) for value in graph.input if value.name in wide]
     for node in graph.node:
-        for each in _nodes_of(node):  # case 2
-            each.input[:] = [wide.get(name, name) for name in each.input]
-        stays = node.op_type == "Cast"
-        for attribute in () if stays else node.attribute:
-            _widen(attribute.t)
-        nodes.append(node)
-        for place, name in enumerate(node.output):  # case 3
-            if name in wide and not stays:
-                node.output[place] = _fresh(f"{name}_raw", taken)
-                nodes.append(_cast(node.output[place], name, HALF))
-            if name in wide:
-                nodes.append(_cast(name, wide[name], SINGLE))
+        nodes += _rounded(node, wide, taken)
     del graph.node[:]
     del graph.value_info[:]
     graph.node.extend(nodes)
     return bytes(model.SerializeToString())
+
+
+def _rounded(node: onnx.NodeProto, wide: Mapping[str, str], taken: set[str]) -> Iterator[onnx.NodeProto]:
+    """Yield a node that computes in fp32, and the casts of what it makes."""
+    stays = node.op_type == "Cast"
+    for each in _nodes_of(node):  # case 2
+        each.input[:] = [wide.get(name, name) for name in each.input]
+    for attribute in () if stays else node.attribute:
+        _widen(attribute.t)
+    yield node
+    for place, name in enumerate(node.output):
+        if name not in wide:
+            continue
+        if not stays:  # case 3
+            node.output[place] = _fresh(f"{name}_raw", taken)
+            yield _cast(node.output[place], name, HALF)
+        yield _cast(name, wide[name], SINGLE)
 
 
 def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
@@ -83,7 +90,7 @@ def _nodes_of(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
             yield from _nodes(body)
 
 
-def _fresh(name: str, taken: Set[str]) -> str:
+def _fresh(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     taken.add(name)

@@ -154,20 +154,28 @@ def _terms(node: onnx.NodeProto, value: NDArray[Any], constants: Mapping[str, on
 
 def _axes(node: onnx.NodeProto, ndim: int, constants: Mapping[str, onnx.TensorProto]) -> tuple[int, ...]:
     """Return the axes of a sum. A reduction whose axes are computed counts as one over all axes."""
-    import onnx
-
     told = {each.name: each for each in node.attribute}
     if node.op_type in ("LayerNormalization", "LpNormalization"):
         first = (told["axis"].i if "axis" in told else -1) % ndim
         return tuple(range(first, ndim)) if node.op_type == "LayerNormalization" else (first,)
     if not node.op_type.startswith("Reduce"):
         return tuple(range(2, ndim))
-    asked: Sequence[int] = told["axes"].ints if "axes" in told else ()
-    if "axes" not in told and len(node.input) > 1 and node.input[1] in constants:
-        asked = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
+    asked = _asked_axes(node, told, constants)
     if not asked and "noop_with_empty_axes" in told and told["noop_with_empty_axes"].i:
         return ()
     return tuple(axis % ndim for axis in asked) or tuple(range(ndim))
+
+
+def _asked_axes(
+    node: onnx.NodeProto, told: Mapping[str, onnx.AttributeProto], constants: Mapping[str, onnx.TensorProto]
+) -> Sequence[int]:
+    """Return the axes that a reduction states, in an attribute or as a constant; none if it states none."""
+    import onnx
+
+    if "axes" in told:
+        return list(told["axes"].ints)
+    given = [constants[name] for name in node.input[1:2] if name in constants]
+    return onnx.numpy_helper.to_array(given[0]).tolist() if given else []
 
 
 def _window(node: onnx.NodeProto) -> Sequence[int]:
