@@ -156,7 +156,9 @@ def test_tflite_graph_is_one_piece(name: str, precision: str) -> None:
 
 @pytest.mark.parametrize("backend", DEVICES)
 def test_int8_file_is_smaller(backend: str) -> None:
-    sizes = [artifact(backend, "wide", precision).model.stat().st_size for precision in ("int8", "fp32")]
+    """The second file for TensorRT 8 is not counted: a device opens one of the two."""
+    folders = [artifact(backend, "wide", precision).path for precision in ("int8", "fp32")]
+    sizes = [sum(file.stat().st_size for file in each.iterdir() if "trt8" not in file.name) for each in folders]
     assert sizes[0] < sizes[1] / 2
 
 

@@ -46,8 +46,9 @@ def options(trained: Path) -> dict[str, Any]:
 
 
 def records(found: hnas.Deployment) -> dict[str, Any]:
-    """All that two equal runs have in common: everything but clocks and folders."""
+    """All that two equal runs have in common: everything but clocks, what they say about noise, and folders."""
     said = found.to_json()
+    said["notes"] = [note for note in said["notes"] if not note.startswith("latency of ")]
     for row in said["rows"]:
         row.pop("latency_ms", None)
         row.pop("speedup", None)
