@@ -220,7 +220,8 @@ def test_weights_alone_in_int8_need_no_calibration(run: Run, tmp_path: Path) -> 
     assert code == 0, err
     found = json.loads(out)
     assert [(row["precision"], row["verdict"]) for row in found["rows"]] == [("fp32", "baseline"), ("w8", "kept")]
-    assert [note.partition(" holds on ")[0] for note in found["notes"]] == ["verified: w8"]
+    notes = [note for note in found["notes"] if not note.startswith("latency of ")]  # noise, as it happens
+    assert [note.partition(" holds on ")[0] for note in notes] == ["verified: w8"]
     manifest = read_bundle(tmp_path / "made" / "bundle").manifest
     assert (manifest.precision, manifest.verification.precision) == ("w8", "w8")
     code, _, err = run(*common, "--precision", "mixed", "--out", "other")
