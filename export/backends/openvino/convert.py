@@ -38,7 +38,7 @@ converters: dict[str, tuple[str, ...]] = {"fp32": ("torch",), "int8": ("nncf",),
 no_onnx = ""
 
 MODEL = "model.xml"
-RANGES = "unseen"
+RANGES = "minmax"
 _FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that fit the biases to int8
 
 
