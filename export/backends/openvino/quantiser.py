@@ -67,7 +67,12 @@ def quantise_model(
     spared = [*kept, *(_shared_tables(model) if narrow else [])]  # case 6
     types = sorted({op.get_type_name() for op in model.get_ops()} & set(float_types))
     correction = "before" if corrected else "layer by layer"  # cases 4 and 5
-    with quiet(), signal_stack_kept(), _without_progress(), estimator(ranges) as parameters:  # case 1
+    with (
+        quiet(),
+        signal_stack_kept(),
+        _without_progress(),
+        estimator(ranges, symmetric=symmetric) as parameters,
+    ):  # case 1
         advanced = nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=parameters,
             overflow_fix=nncf.OverflowFix.ENABLE if narrow else nncf.OverflowFix.DISABLE,  # case 6

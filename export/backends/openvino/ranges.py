@@ -1,4 +1,4 @@
-"""Give NNCF the calibration methods of `hnas.export.int8.calibration`: ``with estimator("unseen") as parameters``.
+"""Give NNCF the calibration methods of `hnas.export.int8.calibration`: ``with estimator("unseen", ...) as found``.
 
 NNCF keeps a histogram of 2,048 bins of each activation. Its own search for a range on that histogram is replaced.
 """
@@ -16,8 +16,11 @@ from hnas.export.int8.ranges import BINS, METHODS, Ends
 
 
 @contextmanager
-def estimator(method: str) -> Iterator[Any]:
+def estimator(method: str, *, symmetric: bool) -> Iterator[Any]:
     """Yield NNCF's range estimator of a method. It is valid in the block.
+
+    symmetric: whether activations are quantised symmetrically. NNCF then reads the upper end of a histogram alone: it
+        gets the larger magnitude, unless no value is negative.
 
     Raises:
         ValueError: the method is unknown.
@@ -31,7 +34,7 @@ def estimator(method: str) -> Iterator[Any]:
         yield RangeEstimatorParametersSet.MINMAX
         return
     theirs = algorithm.HistogramAggregator
-    algorithm.HistogramAggregator = partial(_aggregator(), method)
+    algorithm.HistogramAggregator = partial(_aggregator(), method, symmetric)
     try:
         yield RangeEstimatorParametersSet.HISTOGRAM
     finally:
@@ -46,9 +49,9 @@ def _aggregator() -> Any:
     from nncf.tensor import Tensor
 
     class Ranges(HistogramAggregator):  # type: ignore[misc]
-        def __init__(self, method: str, num_samples: int | None = None) -> None:
+        def __init__(self, method: str, symmetric: bool, num_samples: int | None = None) -> None:
             super().__init__(bins=BINS, num_samples=num_samples)
-            self._method, self._ends = method, Ends()
+            self._method, self._symmetric, self._ends = method, symmetric, Ends()
 
         def _register_reduced_input_impl(self, x: Any) -> None:
             finite = x.data[np.isfinite(x.data)]
@@ -63,6 +66,8 @@ def _aggregator() -> Any:
                 centres = (edges[1:] + edges[:-1]) / 2
                 counts, _ = np.histogram(centres, BINS, (low, high), weights=self.histogram.data)
                 low, high = reduce(counts, (low, high))
+            if self._symmetric and low < 0:
+                low, high = min(low, -high), max(-low, high)
             found = {MinMaxTensorStatistic.MIN_STAT: low, MinMaxTensorStatistic.MAX_STAT: high}
             return {name: Tensor(np.array(end, np.float32)) for name, end in found.items()}
 
