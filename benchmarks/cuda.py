@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hnas import hw_profiles
+from hnas import hw_profiles, report
 from hnas.benchmarks.peers import nets
+from hnas.cli.ending import guarded
+from hnas.export.device.errors import Unavailable
 
 _LEAD = 30  # untimed calls
 
@@ -27,20 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--net", default="resnet18", choices=nets.names(), help="default: resnet18")
     parser.add_argument("--runs", type=int, default=200, metavar="N", help="timed calls of each; default: 200")
     options = parser.parse_args(arguments)
+    return guarded(parser.prog, lambda: _run(options.net, options.runs))
+
+
+def _run(name: str, runs: int) -> int:
     try:
         device = hw_profiles.load("cuda")
     except ValueError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command
-        return 3
+        raise Unavailable(str(error)) from None
     if not torch.cuda.is_available():
-        line = f"torch {torch.__version__} has no CUDA: not run on a device here; install a build for CUDA"
-        print(line, file=sys.stderr)  # noqa: T201 - a command
-        return 3
-    net = nets.load(options.net)
+        raise Unavailable(f"torch {torch.__version__} has no CUDA: not run on a device here; install a build for CUDA")
+    net = nets.load(name)
     inputs = [value.cuda().half() if value.is_floating_point() else value.cuda() for value in net.examples]
-    for name, call in _baselines(net.module.cuda().half().eval(), inputs):
-        times = time_on_gpu(call, options.runs)
-        print(f"{device.title}, {options.net}, fp16, batch 1, {name}: {median(times):.3f} ms (median, n={len(times)})")  # noqa: T201
+    for way, call in _baselines(net.module.cuda().half().eval(), inputs):
+        times = time_on_gpu(call, runs)
+        figures = f"{median(times):.3f} ms (median, n={len(times)})"
+        report.print_lines([f"{device.title}, {name}, fp16, batch 1, {way}: {figures}"])
     return 0
 
 

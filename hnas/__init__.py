@@ -7,8 +7,7 @@
     hnas.check("runs/x/bundle")                            do its claims hold on this machine?
     hnas.targets(), hnas.doctor()                          devices; what runs and builds here
 
-`help(hnas.deploy)` explains a function. A mistake raises ValueError or OSError, a missing package hnas.Unavailable.
-Importing hnas imports nothing else; `load` and `check` need no torch. `from hnas import export` is the compiler.
+`help(hnas.deploy)` explains a function; `from hnas import export` is the compiler. `load` and `check` need no torch.
 """
 
 from importlib import import_module

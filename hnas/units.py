@@ -69,7 +69,7 @@ def path_text(value: object, name: str) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """How a task's metric is called and written for a person.
+    """The name and the format of a task's metric for a person.
 
     name: such as "top-1" or "mean squared error".
     higher: whether a higher score is better. A task's metric is always higher for a better network: if the score is an

@@ -5,16 +5,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hnas.units import Score
+
 Rows = NDArray[np.int64]
 
+WORST = -1e9  # the metric of outputs that are not finite
 SHARES = {"train": 0.65, "calibration": 0.05, "search": 0.15, "test": 0.15}  # of the rows, in time order
 
 
@@ -91,3 +98,53 @@ class Windows:
         """
         found: NDArray[Any] = values[starts[:, None] + np.arange(shift, shift + self.window)]
         return found
+
+
+class WindowedTask(ABC):
+    """A task whose batches are windows of a sequence. A subclass has the sequence, its loss and its metric.
+
+    windows: which rows train and which judge.
+    batch_size: windows of a batch.
+    seed: of the drawn windows.
+    """
+
+    windows: Windows
+    batch_size: int
+    seed: int
+
+    @property
+    @abstractmethod
+    def score(self) -> Score:
+        """Return how the metric is written."""
+
+    @abstractmethod
+    def baselines(self, split: str) -> dict[str, float]:
+        """Return the metric of simple models on a split, by name."""
+
+    @abstractmethod
+    def _cut(self, starts: Rows) -> tuple[Any, Tensor]:
+        """Return (raw, labels) of the windows that begin in these rows."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return the score of each simple model on the search rows, as a line."""
+        found = self.baselines("search").items()
+        return tuple(f"baseline  {self.score.text(value)} {self.score.name} of {name}" for name, value in found)
+
+    @property
+    def splits(self) -> Mapping[str, Rows]:
+        """Return the first row of every window of each split."""
+        return {split: self.windows.starts(split) for split in self.windows.spans}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of batches in which every training row is judged about once."""
+        return self.windows.per_epoch(self.batch_size)
+
+    def batch(self, step: int) -> tuple[Any, Tensor]:
+        """Return (raw, labels) of random training windows; they depend on seed and step alone."""
+        return self._cut(self.windows.batch(step, self.batch_size, self.seed))
+
+    def held(self, split: str) -> tuple[Any, Tensor]:
+        """Return (raw, labels) of all windows of a held-out split."""
+        return self._cut(self.windows.starts(split))

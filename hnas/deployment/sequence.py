@@ -58,7 +58,7 @@ Runner = Callable[..., tuple[NDArray[Any], ...]]
 
 @dataclass(frozen=True)
 class _StepFigures:
-    """What an artifact does over many steps.
+    """The score and the errors of an artifact over many steps.
 
     metric: the task's metric on the test split, by the artifact from step to step.
     drift: step -> largest error of an output so far, relative to the largest output of the network in torch.

@@ -33,7 +33,7 @@ class FunctionChanged(RuntimeError):
 
 @dataclass(frozen=True)
 class GrowthProof:
-    """What an edit did to the outputs on a probe batch.
+    """The change of the outputs on a probe batch that an edit has made.
 
     edit: the edit as JSON.
     train, evaluation: the largest difference of an output in this mode, relative to the largest output.

@@ -20,7 +20,7 @@ _MOST_LAYERS = 60
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """What a report says besides the table of a deployment.
+    """The parts of a report beside the table of a deployment.
 
     command: the command that makes the bundle again.
     provenance: (name, value) of versions, machine, seeds, digests.

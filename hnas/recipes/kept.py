@@ -1,4 +1,4 @@
-"""What a run keeps in its folder: a run continues only what it began itself, and a refused run changes nothing.
+"""Read what a run has in its folder: it continues only what it began itself, and a refused run changes nothing.
 
 ``finished_record(out, identity, resume=True)`` returns the record of a finished run, or None.
 """

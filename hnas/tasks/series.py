@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hnas.data.series import SYNTHETIC, Floats, Table, Values, read_csv, season_of
-from hnas.data.windows import Rows, Windows
+from hnas.data.windows import WORST, Rows, WindowedTask, Windows
 from hnas.ranges import Count, PositiveInt, Share
 from hnas.space import Shape
 from hnas.units import Score
 
-_WORST = -1e9  # the metric of outputs that are not finite
 _FLAT = 1e-12  # deviation of a constant column at most, as a share of its values; it is not scaled
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(WindowedTask):
     """A series in the units of its training rows: every column minus its mean, divided by its deviation.
 
     features: float32 [rows, F], the inputs.
@@ -57,38 +56,14 @@ class Series:
         return Score("mean squared error", False, ".4f")
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Return the error of the simple forecasts, a line each."""
-        found = self.baselines("search").items()
-        return tuple(f"baseline  {self.score.text(value)} {self.score.name} of {name}" for name, value in found)
-
-    @property
-    def splits(self) -> Mapping[str, Rows]:
-        """Return the first row of every window of each split."""
-        return {split: self.windows.starts(split) for split in self.windows.spans}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return the number of batches in which every training row is judged about once."""
-        return self.windows.per_epoch(self.batch_size)
-
-    @property
     def space_arguments(self) -> Mapping[str, int]:
         """Return the numbers of features, outputs and rows of a window."""
         return {"features": len(self.names[0]), "outputs": len(self.names[1]), "window": self.windows.window}
-
-    def batch(self, step: int) -> tuple[Floats, Tensor]:
-        """Return random training windows: features [B, window, F] and labels [B, window, D]."""
-        return self._cut(self.windows.batch(step, self.batch_size, self.seed))
 
     def inputs(self, raw: Any, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         """Return windows as the one input [N, window, F] of a network."""
         del shapes
         return (torch.from_numpy(raw),)
-
-    def held(self, split: str) -> tuple[Floats, Tensor]:
-        """Return all windows of a held-out split."""
-        return self._cut(self.windows.starts(split))
 
     def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
         """Return the mean squared error after the burn-in, mixed with the distance from a teacher if there is one."""
@@ -101,7 +76,7 @@ class Series:
     def metric(self, outputs: Tensor, labels: Tensor) -> float:
         """Return the negative mean squared error after the burn-in."""
         error = float((outputs - labels)[:, self.windows.burn :].double().square().mean())
-        return -error if error < -_WORST else _WORST
+        return -error if error < -WORST else WORST
 
     def baselines(self, split: str) -> dict[str, float]:
         """Return the metric of persistence and of the seasonal naive forecast on a split.
@@ -140,7 +115,7 @@ class Series:
     def _naive(self, judged: Rows, lag: int) -> float:
         known = judged[judged >= lag]
         if not len(known):
-            return _WORST
+            return WORST
         return -float(np.square(self.targets[known] - self.targets[known - lag], dtype=np.float64).mean())
 
 

@@ -17,17 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hnas.data.text import NGram, Tokens, alphabet_of, encode, read_text
-from hnas.data.windows import Rows, Windows
+from hnas.data.windows import WORST, Rows, WindowedTask, Windows
 from hnas.distillation import distil
 from hnas.ranges import Count, PositiveInt, Share
 from hnas.space import Shape
 from hnas.units import Score
 
-_WORST = -1e9  # the metric of outputs that are not finite
-
 
 @dataclass(frozen=True)
-class Text:
+class Text(WindowedTask):
     """The characters of a text, in order.
 
     tokens: int64 [characters], positions in the alphabet.
@@ -54,38 +52,14 @@ class Text:
         return Score("bits per character", False, ".3f")
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Return the score of the n-gram model, as a line."""
-        found = self.baselines("search").items()
-        return tuple(f"baseline  {self.score.text(value)} {self.score.name} of {name}" for name, value in found)
-
-    @property
-    def splits(self) -> Mapping[str, Rows]:
-        """Return the first character of every window of each split."""
-        return {split: self.windows.starts(split) for split in self.windows.spans}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return the number of batches in which every training character is judged about once."""
-        return self.windows.per_epoch(self.batch_size)
-
-    @property
     def space_arguments(self) -> Mapping[str, int]:
         """Return the size of the alphabet, twice, and the characters of a window."""
         return {"features": len(self.alphabet), "outputs": len(self.alphabet), "window": self.windows.window}
-
-    def batch(self, step: int) -> tuple[Tokens, Tensor]:
-        """Return random training windows: characters [B, window] and the next characters [B, window]."""
-        return self._cut(self.windows.batch(step, self.batch_size, self.seed))
 
     def inputs(self, raw: Any, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         """Return windows as one-hot rows [N, window, alphabet]."""
         del shapes
         return (F.one_hot(torch.from_numpy(raw), len(self.alphabet)).float(),)
-
-    def held(self, split: str) -> tuple[Tokens, Tensor]:
-        """Return all windows of a held-out split."""
-        return self._cut(self.windows.starts(split))
 
     def loss(self, outputs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
         """Return the cross-entropy after the burn-in, mixed with the divergence from a teacher if there is one."""
@@ -97,7 +71,7 @@ class Text:
         """Return the negative bits per character after the burn-in."""
         scores, aims = self._judged(outputs, labels)
         bits = float(F.cross_entropy(scores.double(), aims)) / math.log(2)
-        return -bits if bits < -_WORST else _WORST
+        return -bits if bits < -WORST else WORST
 
     def baselines(self, split: str) -> dict[str, float]:
         """Return the metric of an interpolated 5-gram model of the training text."""
