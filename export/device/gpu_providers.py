@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Callable, Tuple
 
 from hnas.export.device.errors import ExportError, one_line
-from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
+from hnas.export.device.onnx_session import SessionRunner
+from hnas.export.device.signature import read_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,7 @@ def provider_versions() -> dict[str, str]:
     return {"onnxruntime": str(onnxruntime.__version__), "provider": str(gpu_provider())}
 
 
-class ProviderRunner:
+class ProviderRunner(SessionRunner):
     """Implement `Runner` with a session on the GPU. ``bind`` keeps inputs and outputs in the GPU's memory.
 
     Raises:
@@ -81,23 +82,16 @@ class ProviderRunner:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         cache.mkdir(parents=True, exist_ok=True)
         try:
-            self._session = ort.InferenceSession(
+            session = ort.InferenceSession(
                 str(artifact.model), options, providers=[_provider_options(name, artifact.precision, cache)]
             )
         except Exception as error:
             raise ExportError(f"{name} does not take the whole network: {one_line(error)}") from error
-        given = self._session.get_providers()
+        given = session.get_providers()
         if not given or given[0] != name:  # ONNX Runtime only warns where CUDA's libraries are missing
             raise ExportError(f"{name} does not start here, ONNX Runtime would use {given[0] if given else 'nothing'}")
-        self.artifact = artifact
+        super().__init__(artifact, session)
         self.report = {"by": f"onnxruntime {name}"}
-        self._inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
-
-    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
-        """Return the outputs for ``inputs``."""
-        values = read_inputs(self.artifact, inputs, named)
-        return name_outputs(self.artifact, self._session.run(self._outputs, dict(zip(self._inputs, values))))
 
     def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Copy ``inputs`` to the GPU. Return a function that runs the network on them and waits for the GPU."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from hnas.export.device.engine_types import TYPES
 from hnas.export.device.half_values import with_rounding
-from hnas.export.device.signature import NamedOutputs, name_outputs, read_inputs
+from hnas.export.device.onnx_session import SessionRunner
+from hnas.export.device.signature import read_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ def load(artifact: Artifact) -> _OnnxRuntime:
     return _OnnxRuntime(artifact)
 
 
-class _OnnxRuntime:
+class _OnnxRuntime(SessionRunner):
     """Implement `Runner` with an ONNX Runtime session. The nodes run one after another."""
 
     def __init__(self, artifact: Artifact) -> None:
@@ -53,15 +54,7 @@ class _OnnxRuntime:
         if TYPES in artifact.notes:  # a worker replaces the backend of the record by that of its runtime
             model = with_rounding(artifact.model)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self.artifact = artifact
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
-
-    def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
-        """Return the outputs for ``inputs``."""
-        values = read_inputs(self.artifact, inputs, named)
-        return name_outputs(self.artifact, self._session.run(self._outputs, dict(zip(self._inputs, values))))
+        super().__init__(artifact, ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
 
     def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:
         """Return a function that runs ``inputs``, which are bound to the session once."""
