@@ -43,9 +43,9 @@ class Table:
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of names and values, rounded to float32."""
+        """Return the sha256 of names and values."""
         found = hashlib.sha256(repr((self.columns, self.values.shape)).encode())
-        found.update(np.ascontiguousarray(self.values, np.float32).tobytes())
+        found.update(np.ascontiguousarray(self.values, np.float64).tobytes())
         return found.hexdigest()
 
     def take(self, columns: Sequence[str]) -> Values:

@@ -39,7 +39,7 @@ from hnas.export.remote.worker import Worker
 from hnas.files import read_json
 from hnas.journal import Journal
 from hnas.recipes import Recipe
-from hnas.recipes.parts import open_task_of
+from hnas.recipes.parts import check_same_data, open_task_of
 from hnas.recipes.schema import decode_recipe
 from hnas.space import Arch
 from hnas.study import Study
@@ -90,7 +90,7 @@ def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deploym
     if others := [bound.metric for bound in plan.bounds if bound.metric == "accuracy"]:
         raise ValueError(f"a network of series or text has no {others[0]} in [0, 1]; leave out --min-accuracy")
     supernet, record = load_supernet(plan.supernet)
-    task = _open_task(record, plan)
+    task = _open_task(record, plan.supernet, plan.data)
     study = Study(supernet, task, seed=plan.seed)
     arch = _best_member(study, plan)
     step, shapes = _step_of(supernet, arch, study)
@@ -121,17 +121,16 @@ def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deploym
     return replace(found, table={**found.table, "notes": [*found.table["notes"], *_lines(task, metric, figures)]})
 
 
-def _open_task(record: Mapping[str, Any], plan: Plan) -> Task:
-    """Return the task of the training. Raise ValueError if the data is another."""
+def _open_task(record: Mapping[str, Any], folder: Path, data: Path | None) -> Task:
+    """Return the task of the training in ``folder``. Raise ValueError if the data is another."""
     try:
         recipe = Recipe(**record["recipe"])
     except (KeyError, TypeError):
-        raise ValueError(f"{plan.supernet} does not say which recipe trained it; train it again") from None
-    if plan.data is None and not recipe.data.get("source"):
+        raise ValueError(f"{folder} does not say which recipe trained it; train it again") from None
+    if data is None and not recipe.data.get("source"):
         raise ValueError("the scores of a step need the data of the training: give --data FILE")
-    task = open_task_of(decode_recipe(recipe), plan.data)
-    if task.to_json().get("digests") != record["task"].get("digests"):
-        raise ValueError(f"{plan.data} is not the data that {plan.supernet} was trained on; give that file")
+    task = open_task_of(decode_recipe(recipe), data)
+    check_same_data(task, record, folder)
     return task
 
 

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -40,6 +42,13 @@ def open_task_of(experiment: Experiment, data: Path | None, seed: int = 0) -> Ta
         return open_task(data, batch_size=experiment.train.batch, **options)
     except TypeError as error:
         raise ValueError(f"the task {name!r} does not take the options of this recipe: {error}") from None
+
+
+def check_same_data(task: Task, record: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError unless a task has the data of the training whose record is in ``folder``."""
+    said = record.get("task")
+    if not isinstance(said, dict) or task.to_json().get("digests") != said.get("digests"):
+        raise ValueError(f"this is not the data that {folder} was trained on; give --data as in that training")
 
 
 def named_arch(space: Space, which: Arch | str) -> Arch:

@@ -190,7 +190,7 @@ def _make_run(recipe: Recipe, task: Task, options: RunOptions, out: Path, found:
         space = space.alone(named_arch(options.among or space, options.alone))
     schedule, start = make_schedule(experiment, task, options.epochs), None
     if options.grown_from is not None:
-        supernet, start = read_grown(options.grown_from, space, options.seed)
+        supernet, start, task = read_grown(options.grown_from, space, task, options.seed)
     else:
         supernet = make_started(space, options.seed, f"recipe {recipe.name}", found, whole)
     return _Run(experiment, _identity(recipe, options), out, supernet, task, schedule, start)

@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from hnas import distributed
+from hnas.data.images import Preprocessing
 from hnas.recipes import Recipe, check_tables
 from hnas.recipes.length import is_in_memory
+from hnas.recipes.parts import check_same_data
 from hnas.space import Arch, Space
 from hnas.study import Study, pool_moments
 from hnas.supernet import Stats, Supernet
@@ -173,16 +175,18 @@ def _check(recipe: Recipe) -> None:
     check_tables(recipe.name, "pretrained.short", table.get("short", {}), ("space", "train"))
 
 
-def read_grown(folder: Path, space: Space, seed: int) -> tuple[Supernet, Arch]:
-    """Return the supernet of ``space`` with the weights of the one in ``folder``, and its smallest member.
+def read_grown(folder: Path, space: Space, task: Task, seed: int) -> tuple[Supernet, Arch, Task]:
+    """Return the supernet of ``space`` with the weights of the one in ``folder``, its smallest member, and the task.
 
     space: the declared space, in which the member grows.
+    task: of the same data; returned with the preprocessing that the weights expect.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: the supernet is not of this space, or its branches are split.
+        ValueError: the supernet is not of this space or data, or its branches are split.
     """
-    trained, _ = load_supernet(folder)
+    trained, record = load_supernet(folder)
+    check_same_data(task, record, folder)
     if trained.space.name != space.name or dict(trained.space.arguments) != dict(space.arguments):
         raise ValueError(f"{folder} holds a supernet of another space; grow it with the recipe that trained it")
     if trained.splits:
@@ -196,4 +200,6 @@ def read_grown(folder: Path, space: Space, seed: int) -> tuple[Supernet, Arch]:
         for name, part in supernet.view(member).items():
             part.copy_(trained.view(trained.space.smallest)[name])
     supernet.changed()
-    return supernet, member
+    if isinstance(task, Classification):
+        task = replace(task, preprocessing=Preprocessing.from_json(record["task"]["preprocessing"]))
+    return supernet, member, task

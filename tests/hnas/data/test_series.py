@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from hnas.data.series import gated_recall, lorenz, read_csv, season_of
+from hnas.data.series import Table, gated_recall, lorenz, read_csv, season_of
 from hnas.data.windows import Windows
 
 
@@ -146,6 +146,13 @@ def test_large_values_keep_their_small_steps(tmp_path):
     file = tmp_path / "meter.csv"
     file.write_text(table("a", *(f"123456789.{k}" for k in range(5))))
     assert len(set(read_csv(file).values[:, 0].tolist())) == 5
+
+
+def test_two_series_that_differ_by_little_have_two_digests():
+    """As float32 they were one."""
+    rows = 1e9 + np.arange(5.0)[:, None]
+    assert Table(("a",), rows).digest == Table(("a",), rows.copy()).digest
+    assert len({Table(("a",), rows + shift).digest for shift in (-3, 0, 3)}) == 3
 
 
 def test_a_missing_or_binary_file_is_one_line(tmp_path):

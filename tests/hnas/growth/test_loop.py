@@ -11,14 +11,17 @@ import torch
 from hnas import recipes, spaces, tasks
 from hnas.cli import train_main
 from hnas.cost.flops import parameters
+from hnas.data.images import Preprocessing
 from hnas.growth.edits import TypeOpening, apply
 from hnas.growth.loop import GrowthRules, _divided, _Limits, chosen, grow, score, settle
 from hnas.growth.network import GrowingNetwork
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.shrinking import predicted_costs
+from hnas.recipes.start import read_grown
 from hnas.study import Study
 from hnas.supernet import Supernet
+from hnas.tasks.classification import Classification
 from hnas.training.folder import load_supernet, save_supernet
 from hnas.training.loop import Observer, Schedule
 from tests.hnas import tiny
@@ -145,6 +148,7 @@ RECIPE = replace(
     data={"task": "series", "source": "lorenz", "length": 600, "window": 10, "burn": 3, "horizon": 2},
     grow={"stages": 3, "finish": 0.3},
 )
+LORENZ = tasks.load("series").open_task(None, source="lorenz", length=600)
 
 
 @pytest.mark.slow
@@ -264,9 +268,28 @@ def test_wrong_rules_are_one_line(grow, message):
 
 def test_a_supernet_of_another_space_does_not_grow(tmp_path):
     space = spaces.load("recurrent_cell")(widths=[4], nodes=[1])
-    save_supernet(Supernet(space), tmp_path / "other", {})
+    save_supernet(Supernet(space), tmp_path / "other", {"task": {"digests": {"series": LORENZ.digest}}})
     with pytest.raises(ValueError, match="another space"):
         run_recipe(RECIPE, None, tmp_path / "out", RunOptions(grown_from=tmp_path / "other"))
+
+
+@pytest.mark.parametrize("record", [{}, {"task": 3}, {"task": {"digests": {"series": "0"}}}])
+def test_a_supernet_of_other_data_does_not_grow(tmp_path, record):
+    """It was scaled by the mean and deviation of other rows, and nothing was said."""
+    save_supernet(own := study().supernet, tmp_path / "net", record)
+    recipe = replace(RECIPE, space=own.space.to_json()["arguments"] | {"name": "recurrent_cell"})
+    with pytest.raises(ValueError, match=r"this is not the data that .*net was trained on; give --data as in that"):
+        run_recipe(recipe, None, tmp_path / "out", RunOptions(grown_from=tmp_path / "net"))
+
+
+def test_images_that_grow_keep_the_mean_and_deviation_of_the_pretrained_weights(tmp_path):
+    parts = {split: tiny.data(8, k) for k, split in enumerate(("train", "calibration", "search", "test"))}
+    task = Classification(parts, Preprocessing((12, 12), (12, 12), (0.5,), (0.2,)), batch_size=4)
+    trained = replace(task, preprocessing=replace(task.preprocessing, mean=(0.4,), std=(0.1,)))
+    save_supernet(Supernet(tiny.space()), tmp_path / "net", {"task": trained.to_json()})
+    _, member, found = read_grown(tmp_path / "net", tiny.space(), task, 0)
+    assert member == tiny.space().smallest
+    assert found == trained
 
 
 @pytest.mark.parametrize(
