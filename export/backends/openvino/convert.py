@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.backends.openvino.quantiser import compress_weights, quantise_model
+from hnas.export.backends.openvino.quantiser import compress_weights, overflows, quantise_model
 from hnas.export.device.artifact import TensorSpec, Written
 from hnas.export.device.errors import ExportError, Unavailable, one_line, printable
 from hnas.export.device.records import JSON
@@ -51,6 +51,7 @@ def compile(
     require(precision)
     notes: dict[str, JSON] = {}
     apart: list[JSON] = []
+    override = device.quantisation.get("openvino", Override())
     found = dict(versions())
     if isinstance(program, OnnxSource):
         model, kept = _read(program), list[str]()
@@ -70,13 +71,20 @@ def compile(
         program = keeps_size(apply_fixes, program)
         if precision == "int8":
             program = keeps_size(lambda each: apply_int8_fixes(each, calibration), program)
-            program = keeps_size(lambda each: _corrected(each, calibration, _method(each, device)), program)
+            program = keeps_size(lambda each: _corrected(each, calibration, override.ranges or RANGES), program)
         open_sizes = program.dynamic is not None and has_open_sizes(program.module)
         model = (_convert_by_onnx if open_sizes else _convert)(program, inputs, outputs)
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")
     if precision == "int8":
-        model, policy = _quantise(model, program, calibration, device, kept)
+        model, policy = quantise_model(
+            model,
+            calibration,
+            ranges=override.ranges or RANGES,
+            kept=kept,
+            float_types=override.leave_float,
+            correction="none" if program.draft else "before" if _is_fitted(program) else "layer by layer",
+        )
         notes["quantisation"] = {**policy, "apart": apart}
         found["nncf"] = version("nncf")
     if precision == "w8":
@@ -86,32 +94,18 @@ def compile(
     return Written((MODEL, "model.bin"), found, notes)
 
 
-def _method(program: Program | OnnxSource, device: Device) -> str:
-    """Return the calibration method. A draft takes the fastest one, because ranges do not change its speed."""
-    return device.quantisation.get("openvino", Override()).ranges or ("minmax" if program.draft else RANGES)
-
-
-def _quantise(
-    model: openvino.Model, program: Program | OnnxSource, samples: Samples, device: Device, kept: Sequence[str]
-) -> tuple[openvino.Model, dict[str, JSON]]:
-    """Return the model in int8, and the policy for the artifact's notes."""
-    model, policy = quantise_model(
-        model,
-        samples,
-        ranges=_method(program, device),
-        kept=kept,
-        float_types=device.quantisation.get("openvino", Override()).leave_float,
-        corrected=program.draft or _is_fitted(program),
-    )
-    return model, {**policy, **({"bias_correction": "none"} if program.draft else {})}
-
-
 def _corrected(program: Program, samples: Samples, ranges: str) -> Program:
-    """Return the program with biases that are fitted to int8, unless an edit did that or it is a draft."""
+    """Return the program with biases that are fitted to int8.
+
+    1. A draft, or a program that an edit has fitted: unchanged.
+    2. A CPU whose int8 sums overflow: unchanged, because the weights of its file have 7 bits and other errors. NNCF
+       corrects the biases there (52 dB instead of 48 dB on a network of six convolutions).
+    3. Otherwise: corrected.
+    """
     from hnas.export.int8.calibration import activation_ranges
     from hnas.export.int8.rounding import correct_biases
 
-    if program.draft or _is_fitted(program):
+    if program.draft or _is_fitted(program) or overflows():
         return program
     return correct_biases(program, samples, activation_ranges(program, samples, ranges), new=False)
 

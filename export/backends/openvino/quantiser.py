@@ -29,14 +29,14 @@ def quantise_model(
     ranges: str,
     kept: Sequence[str] = (),
     float_types: Collection[str] = (),
-    corrected: bool = False,
+    correction: str = "layer by layer",
 ) -> tuple[openvino.Model, dict[str, JSON]]:
     """Return NNCF's int8 model, and the policy for the artifact's notes.
 
     ranges: a method of `hnas.export.int8.ranges`.
     kept: names of operators that stay in float.
     float_types: types of operators that stay in float.
-    corrected: whether the biases are fitted to int8 already, or need not be.
+    correction: "layer by layer"; or "before" or "none", if the biases are fitted to int8 already, or need not be.
 
     Figures in dB are the SQNR of the outputs.
 
@@ -49,7 +49,8 @@ def quantise_model(
        value, about -0.4 (19 dB instead of 22 dB on a MobileNetV3).
     4. Biases are corrected layer by layer. NNCF's fast correction lost 1.3 points of accuracy on a trained network of
        fused convolutions. It is used only if the layer-by-layer correction raises a KeyError, as on some graphs.
-    5. ``corrected`` biases are not changed, because NNCF would undo the edit (a loss of 3 dB on a hybrid network).
+    5. Biases that were corrected before are not changed, because NNCF would undo the edit (a loss of 3 dB on a hybrid
+       network).
     6. Weights have 7 bits only on CPUs whose int8 sums overflow (12 dB instead of 80 dB on large sums). On other CPUs,
        7 bits would lose 2 dB.
        An embedding that shares its table with a layer stays in float there: NNCF gives a shared table 8 bits
@@ -62,11 +63,10 @@ def quantise_model(
 
     from hnas.export.backends.openvino.ranges import estimator
 
-    transformer, narrow = _has_attention(model), _overflows()
+    transformer, narrow = _has_attention(model), overflows()
     symmetric = transformer or not _has_tails(model)  # case 3
     spared = [*kept, *(_shared_tables(model) if narrow else [])]  # case 6
     types = sorted({op.get_type_name() for op in model.get_ops()} & set(float_types))
-    correction = "before" if corrected else "layer by layer"  # cases 4 and 5
     with (
         quiet(),
         signal_stack_kept(),
@@ -78,7 +78,7 @@ def quantise_model(
             overflow_fix=nncf.OverflowFix.ENABLE if narrow else nncf.OverflowFix.DISABLE,  # case 6
             activations_quantization_params=QuantizationParameters(per_channel=False),  # case 7
             smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),  # case 2
-            disable_bias_correction=corrected,
+            disable_bias_correction=correction != "layer by layer",  # case 5
         )
         quantise = partial(
             nncf.quantize,
@@ -128,7 +128,7 @@ def _has_tails(model: openvino.Model) -> bool:
     return not _TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
 
 
-def _overflows() -> bool:
+def overflows() -> bool:
     """Return whether this CPU sums products of u8 and s8 in 16 bits, as x86 does without VNNI instructions."""
     known = Machine.here().instructions
     return "avx2" in known and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(known)
