@@ -9,7 +9,7 @@ from typing import Any
 
 from hnas import report
 from hnas.cli.arguments import WIDE, Parser, add_flags
-from hnas.cli.pages import add_picture, check_picture, write_pages
+from hnas.cli.pages import add_picture, check_picture, show_deployment
 from hnas.cli.zoo import add_signature
 from hnas.deployment import deploy_network
 
@@ -41,12 +41,7 @@ def run_export(arguments: Sequence[str]) -> int:
     _add_current_folder()
     with report.show_stages(quiet=as_json) as on:
         found = deploy_network(**options, on=on)
-        said = write_pages(found, picture)
-    if as_json:
-        report.print_json(found.to_json())
-    else:
-        report.print_deployment(found.to_json(), wide=wide)
-        report.print_lines(said)
+    show_deployment(found, picture, as_json=as_json, wide=wide)
     return 0
 
 

@@ -37,12 +37,21 @@ def check_picture(file: str | None) -> Path | None:
     return path
 
 
-def write_pages(found: Deployment, picture: Path | None) -> list[str]:
-    """Write the report of a deployment, and its picture if one is asked for. Return lines that name them."""
+def show_deployment(found: Deployment, picture: Path | None, *, as_json: bool, wide: bool) -> None:
+    """Print the result of a deployment, then write its report, and its picture if one is asked for.
+
+    The result is printed first, because a report may take seconds and may fail.
+    """
+    from hnas import report
     from hnas.deployment.reporting import write_picture, write_report
 
+    if as_json:
+        report.print_json(found.to_json())
+    else:
+        report.print_deployment(found.to_json(), wide=wide)
     said = [f"report: {write_report(found)}"]
     if picture is not None:
         write_picture(found, picture)
         said.append(f"picture: {picture}")
-    return said
+    if not as_json:
+        report.print_lines(said)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from hnas.cli.arguments import WIDE, Parser, add_flags
-from hnas.cli.pages import add_picture, check_picture, write_pages
+from hnas.cli.pages import add_picture, check_picture, show_deployment
 from hnas.deployment import deploy
 
 _EXAMPLES = """examples:
@@ -46,12 +46,7 @@ def run_deploy(parsed: argparse.Namespace) -> int:
         return _print_plan(options, as_json=as_json)
     with report.show_stages(quiet=as_json) as on:
         found = deploy(**options, on=on)
-        said = write_pages(found, picture)
-    if as_json:
-        report.print_json(found.to_json())
-    else:
-        report.print_deployment(found.to_json(), wide=wide)
-        report.print_lines(said)
+    show_deployment(found, picture, as_json=as_json, wide=wide)
     return 0
 
 

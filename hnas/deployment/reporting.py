@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hnas.deployment.judge import wilson_interval
 from hnas.export.device.errors import ExportError
 from hnas.files import write_text
 from hnas.pages.deployment import ReportFacts, deployment_page
@@ -21,12 +22,16 @@ def write_report(found: Deployment, path: Path | None = None) -> Path:
 
     The layers of the kept artifact are timed on this machine if it was measured here.
 
-    path: the file; None: report.html in the folder of the run.
+    path: the file; None: report.html in the folder of the run. A report that is already there is kept, since a
+        finished run does not change.
 
     Raises:
         OSError: the file cannot be written.
     """
-    path = path or found.result.plan.out / _REPORT
+    if path is None:
+        path = found.result.plan.out / _REPORT
+        if path.is_file():
+            return path
     write_text(path, deployment_page(found.to_json(), _facts(found)))
     return path
 
@@ -52,11 +57,20 @@ def _facts(found: Deployment) -> ReportFacts:
     return ReportFacts(
         command=manifest.reproduce,
         provenance=list(_provenance(found)),
-        n=0 if manifest.accuracy is None else manifest.accuracy.n,
+        intervals=_intervals(found),
         times={name: [1000 * each for each in measured.times] for name, measured in times.items()},
         layers=layers,
         findings=findings,
     )
+
+
+def _intervals(found: Deployment) -> list[tuple[float, float] | None]:
+    """Return the 95 % interval of the accuracy of each row, which is that on the test images."""
+    accuracy = found.bundle.manifest.accuracy
+    if accuracy is None:
+        return []
+    shares = [row["accuracy"] for row in found.to_json()["rows"]]
+    return [None if share is None else wilson_interval(share, accuracy.n) for share in shares]
 
 
 def _layers(found: Deployment) -> tuple[list[tuple[str, float, str]], list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from hnas.pages.bars import bars, histogram
@@ -24,7 +25,7 @@ class ReportFacts:
 
     command: the command that makes the bundle again.
     provenance: (name, value) of versions, machine, seeds, digests.
-    n: number of test images, for the intervals of accuracies; 0: no labelled images.
+    intervals: 95 % interval of the accuracy in each row of the table; None, or no such row: without labelled images.
     times: name -> measured times in ms, of the baseline and of the artifact that was kept; empty: nothing was measured.
     layers: (name, microseconds, kind and precision) of the artifact that was kept, in their order.
     findings: sentences on the layers, or why there are none.
@@ -32,7 +33,7 @@ class ReportFacts:
 
     command: str
     provenance: Sequence[tuple[str, str]]
-    n: int = 0
+    intervals: Sequence[tuple[float, float] | None] = ()
     times: Mapping[str, Sequence[float]] = field(default_factory=dict)
     layers: Sequence[tuple[str, float, str]] = ()
     findings: Sequence[str] = ()
@@ -44,7 +45,8 @@ def deployment_page(found: Mapping[str, Any], facts: ReportFacts) -> str:
     found: the table of a deployment, as its ``to_json`` returns it.
     """
     judged = any(row["accuracy"] is not None for row in found["rows"])
-    marks = [*_front_marks(found), *(_mark(i, row, judged, facts.n) for i, row in enumerate(found["rows"]))]
+    rows = zip_longest(found["rows"], facts.intervals)
+    marks = [*_front_marks(found), *(_mark(i, row, judged, spread) for i, (row, spread) in enumerate(rows))]
     parts = [
         f'<p class="soft">{text(found["footnote"])}</p>',
         _chart(marks, found, judged=judged),
@@ -94,18 +96,16 @@ def _front_marks(found: Mapping[str, Any]) -> list[Mark]:
     return marks
 
 
-def _mark(index: int, row: Mapping[str, Any], judged: bool, n: int) -> Mark:
+def _mark(index: int, row: Mapping[str, Any], judged: bool, interval: tuple[float, float] | None) -> Mark:
     """Return the point of one row of the table, with the intervals of its latency and its accuracy."""
     latency = row.get("latency_ms") or row["predicted_ms"]
     baseline, kept = row["verdict"].startswith("baseline"), row["verdict"].startswith("kept")
     value = 100 * row["accuracy"] if judged and row["accuracy"] is not None else row["sqnr_db"]
-    spread = (value, value)
-    if judged and row["accuracy"] is not None and n:
-        spread = tuple(100 * each for each in _wilson(row["accuracy"], n))  # type: ignore[assignment]
+    low, high = (value, value) if interval is None else (100 * interval[0], 100 * interval[1])
     said = f"{row['subnet']}, {row['precision']}, {latency['value']:.3g} ms, {value:.4g}, {row['verdict']}"
     return Mark(
         (latency["value"], latency["low"], latency["high"]),
-        (value, *spread),
+        (value, low, high),
         f"row-{index}",
         said,
         kind=2 if baseline else 1,
@@ -115,22 +115,16 @@ def _mark(index: int, row: Mapping[str, Any], judged: bool, n: int) -> Mark:
     )
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927)."""
-    z = 1.959964
-    middle, spread = share + z * z / (2 * n), z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
-
-
 def _details(found: Mapping[str, Any], command: str) -> list[str]:
     """Return a section that opens for each point: its figures, its architecture, the command that deploys it."""
     said = []
     for index, row in enumerate(found["rows"]):
-        arch = found.get("arch") if not row["verdict"].startswith("baseline") else None
-        deploys = f"{command} --precision {row['precision']}" if " --precision" not in command else command
-        how = command if row["verdict"].startswith("kept") else deploys
         figures = f"{row['size_bytes'] / 1e6:.3f} MB; {row['grade']}; {row['verdict']}"
-        body = f"<p>{text(figures)}</p>{_flow(arch)}<pre><code>{text(how)}</code></pre>"
+        body = f"<p>{text(figures)}</p>"
+        if not row["verdict"].startswith("baseline"):  # a deployment keeps what it found, never its baseline
+            kept = row["verdict"].startswith("kept")
+            how = command if kept else f"{command} --precision {row['precision']}"  # of two values the last one counts
+            body += f"{_flow(found.get('arch'))}<pre><code>{text(how)}</code></pre>"
         said.append(_opening(f"row-{index}", f"{row['subnet']}, {row['precision']}", body))
     for index, each in enumerate(found.get("front", ())):
         metrics = each["metrics"]

@@ -50,28 +50,15 @@ def compile(
 
     require(precision)
     notes: dict[str, JSON] = {}
-    apart: list[JSON] = []
     override = device.quantisation.get("openvino", Override())
     found = dict(versions())
     if isinstance(program, OnnxSource):
-        model, kept = _read(program), list[str]()
-        if precision == "int8" and find_spec("onnxruntime"):
-            spared, apart = float_nodes(Path(program.path), calibration, at_ends=False)
-            kept = sorted(spared & {op.get_friendly_name() for op in model.get_ops()})
+        model, kept, apart = _model_of_file(program, calibration if precision == "int8" else None)
     else:
-        from hnas.export.backends.openvino.fixes import apply_fixes
-        from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
-        from hnas.export.graph.dynamic import has_open_sizes, keeps_size
+        from hnas.export.graph.dynamic import has_open_sizes
 
+        program, apart = _prepared(program, calibration, precision, override.ranges or RANGES)
         inputs, outputs = program.signature
-        if precision == "int8":
-            from hnas.export.int8.apart import keep_apart
-
-            program, apart = keep_apart(program, calibration, at_ends=False)
-        program = keeps_size(apply_fixes, program)
-        if precision == "int8":
-            program = keeps_size(lambda each: apply_int8_fixes(each, calibration), program)
-            program = keeps_size(lambda each: _corrected(each, calibration, override.ranges or RANGES), program)
         open_sizes = program.dynamic is not None and has_open_sizes(program.module)
         model = (_convert_by_onnx if open_sizes else _convert)(program, inputs, outputs)
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
@@ -92,6 +79,33 @@ def compile(
         found["nncf"] = version("nncf")
     openvino.save_model(model, path / MODEL, compress_to_fp16=False)
     return Written((MODEL, "model.bin"), found, notes)
+
+
+def _model_of_file(source: OnnxSource, calibration: Samples | None) -> tuple[openvino.Model, list[str], list[JSON]]:
+    """Return the model of an ONNX file, the nodes that stay in float, and the parts that have a scale each.
+
+    calibration: the inputs for int8; None: another precision, in which nothing is kept apart.
+    """
+    model = _read(source)
+    if calibration is None or not find_spec("onnxruntime"):
+        return model, [], []
+    spared, apart = float_nodes(Path(source.path), calibration, at_ends=False)
+    return model, sorted(spared & {op.get_friendly_name() for op in model.get_ops()}), apart
+
+
+def _prepared(program: Program, calibration: Samples, precision: str, ranges: str) -> tuple[Program, list[JSON]]:
+    """Return the program with the edits that OpenVINO needs in ``precision``, and the parts that have a scale each."""
+    from hnas.export.backends.openvino.fixes import apply_fixes
+    from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
+    from hnas.export.graph.dynamic import keeps_size
+    from hnas.export.int8.apart import keep_apart
+
+    if precision != "int8":
+        return keeps_size(apply_fixes, program), []
+    program, apart = keep_apart(program, calibration, at_ends=False)
+    program = keeps_size(apply_fixes, program)
+    program = keeps_size(lambda each: apply_int8_fixes(each, calibration), program)
+    return keeps_size(lambda each: _corrected(each, calibration, ranges), program), apart
 
 
 def _corrected(program: Program, samples: Samples, ranges: str) -> Program:

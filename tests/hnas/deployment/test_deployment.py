@@ -22,6 +22,7 @@ from hnas.deployment import bundle as bundles
 from hnas.deployment import flow, folder, search
 from hnas.deployment.options import SearchOptions
 from hnas.deployment.plan import resolve
+from hnas.deployment.reporting import write_report
 from hnas.deployment.source import open_source
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.device.artifact import Artifact
@@ -198,11 +199,13 @@ def test_control_c_is_one_line_and_leaves_what_can_be_continued(quick, options):
 
 def test_a_finished_run_answers_again_without_doing_anything_again(quick, options, monkeypatch):
     found = hnas.deploy(**options)
+    write_report(found).write_text("as it was")
     monkeypatch.setattr(export, "compile", pytest.fail)
     monkeypatch.setattr(flow, "compare_many", pytest.fail)
     again = hnas.deploy(**options, resume=True)
     assert again.to_json() == found.to_json()
     assert again.bundle == found.bundle
+    assert write_report(again).read_text() == "as it was"
 
 
 def test_a_run_that_was_killed_while_building_builds_the_rest(quick, options, monkeypatch):

@@ -50,7 +50,7 @@ def table(*, judged: bool = True) -> dict[str, Any]:
 FACTS = ReportFacts(
     command=COMMAND,
     provenance=[("machine", EVIL)],
-    n=2000,
+    intervals=[(0.918, 0.94), (0.907, 0.931), (0.897, 0.922)],
     times={"largest": [3.0, 3.1, 2.9] * 40, "kept": [0.7, 0.71, 0.9] * 40},
     layers=[(f"conv_{i}", 10.0 + i, "Conv f32") for i in range(80)],
     findings=["1 Relu not fused"],
@@ -171,6 +171,8 @@ def test_a_click_opens_the_network_and_its_command(browser: Any, file: Path) -> 
     assert tab.locator("#row-2 pre").inner_text().strip() == COMMAND
     assert "mbconv3" in tab.locator("#row-2 .flow").inner_text()
     assert tab.locator(".mark.chosen").get_attribute("data-key") == "row-2"
+    assert tab.locator("#row-0 pre").count() == 0, "no command keeps the baseline"
+    assert tab.locator("#row-1 pre").text_content().strip() == f"{COMMAND} --precision fp32"
     tab.locator('.mark[data-key="front-3"]').focus()
     tab.keyboard.press("Enter")
     assert "--max-latency 1.111ms" in tab.locator("#front-3 pre").inner_text()
