@@ -165,7 +165,6 @@ def _classify(bundle: Bundle, worker: Worker, parsed: argparse.Namespace) -> Non
 
 
 def _continue(bundle: Bundle, worker: Worker, parsed: argparse.Namespace) -> None:
-    from hnas.data.series import read_csv
     from hnas.deployment.forecaster import Forecaster, plot_forecast
 
     forecaster = Forecaster(bundle, worker)
@@ -176,7 +175,7 @@ def _continue(bundle: Bundle, worker: Worker, parsed: argparse.Namespace) -> Non
         found = forecaster.continue_text(parsed.text, 200 if parsed.steps is None else parsed.steps)
         report.print_json({"text": found}) if parsed.json else report.print_lines([parsed.text + found])
         return
-    table = read_csv(parsed.csv)
+    table = forecaster.read(parsed.csv)
     targets, values = forecaster.forecast(table, parsed.steps)
     if parsed.plot is not None:
         plot_forecast(table, targets, values, parsed.plot)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
@@ -22,6 +22,7 @@ from hnas.files import read_plain
 
 Floats = NDArray[np.float32]
 Values = NDArray[np.float32] | NDArray[np.float64]
+Scaling = Mapping[str, tuple[float, float]]  # column -> (mean, deviation)
 
 _LARGEST = 2**28  # bytes of a CSV file
 _WIDEST = 1024  # columns
@@ -189,6 +190,26 @@ def _check_even(file: Path, column: str, stamps: Sequence[tuple[int, str]]) -> N
         raise ValueError(
             f"{file}: line {number}: timestamps are irregular: {what}; resample the series, or fill the gap"
         )
+
+
+# --- units ------------------------------------------------------------------------------------------------------------
+
+
+def scaled(values: Values, names: Sequence[str], scaling: Scaling) -> Floats:
+    """Return the columns ``names`` [rows, columns] minus their mean, divided by their deviation."""
+    mean, deviation = _moments(names, scaling)
+    return np.asarray((values - mean) / deviation, np.float32)
+
+
+def unscaled(values: Floats, names: Sequence[str], scaling: Scaling) -> NDArray[np.float64]:
+    """Return scaled columns [rows, columns] in their own units."""
+    mean, deviation = _moments(names, scaling)
+    return np.asarray(values * deviation + mean, np.float64)
+
+
+def _moments(names: Sequence[str], scaling: Scaling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rows = np.asarray([scaling[name] for name in names], np.float64)
+    return rows[:, 0], rows[:, 1]
 
 
 # --- synthetic series -------------------------------------------------------------------------------------------------

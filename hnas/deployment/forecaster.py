@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hnas.data.series import Floats, Table, Values
+from hnas.data.series import Floats, Scaling, Table, Values, read_csv, scaled, unscaled
 from hnas.data.text import encode
 from hnas.export.bundle.bundle import Bundle
+from hnas.export.device.records import decode
 
 KINDS = {"series-forecasting": "series", "text-modelling": "text"}
 _MOST = 100_000  # rows or characters of an answer
 
 _Run = Callable[..., tuple[NDArray[Any], ...]]
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True)
+class _SeriesRecord:
+    """The keys of ``input.preprocessing`` that a forecast needs, as ``hnas.tasks.series`` writes them."""
+
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    scaling: Scaling
+    horizon: int
+    time: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.features and self.targets):
+            raise ValueError("features or targets are empty")
+        for name in (*self.features, *self.targets):
+            if self.scaling.get(name, (0.0, 0.0))[1] <= 0:
+                raise ValueError(f"scaling has no mean and no deviation above 0 of column {name!r}")
+
+
+@dataclass(frozen=True)
+class _TextRecord:
+    """The key of ``input.preprocessing`` that a text needs, as ``hnas.tasks.text`` writes it."""
+
+    alphabet: str
 
 
 class Forecaster:
@@ -39,6 +67,15 @@ class Forecaster:
         self._run = run
         self._state = inputs[1].shape
 
+    def read(self, file: Path) -> Table:
+        """Return the series in a CSV file, read as the training read its own: the same column has the timestamps.
+
+        Raises:
+            FileNotFoundError: the file is missing.
+            ValueError: the file is faulty (``hnas.data.series.read_csv``).
+        """
+        return read_csv(file, self._record(_SeriesRecord).time)
+
     def forecast(self, table: Table, steps: int | None = None) -> tuple[tuple[str, ...], Values]:
         """Return the names of the targets, and their values in the rows after the last one: [steps, targets].
 
@@ -49,28 +86,28 @@ class Forecaster:
         Raises:
             ValueError: a column is missing, there are too few rows, or the forecast cannot be so long.
         """
-        features, targets = tuple(self._text("features")), tuple(self._text("targets"))
-        horizon = int(self._said["horizon"])
-        count, closed = max(horizon, 1) if steps is None else steps, set(features) <= set(targets)
+        said = self._record(_SeriesRecord)
+        features, targets, ahead = said.features, said.targets, max(said.horizon, 1)
+        count, closed = ahead if steps is None else steps, set(features) <= set(targets)
         if not 1 <= count <= _MOST:
             raise ValueError(f"steps is {steps}; it is 1 to {_MOST}")
-        if count > max(horizon, 1) and not (closed and horizon):
-            why = "it does not forecast all of its features" if horizon else "it needs the features of the same row"
-            raise ValueError(f"the network forecasts {max(horizon, 1)} rows; {steps} are too many, because {why}")
+        if count > ahead and not (closed and said.horizon):
+            why = (
+                "it does not forecast all of its features" if said.horizon else "it needs the features of the same row"
+            )
+            raise ValueError(f"the network forecasts {ahead} rows; {steps} are too many, because {why}")
         values = table.take(features)
-        if len(values) < max(horizon, 1):
-            raise ValueError(f"{len(values)} rows are too few for a forecast {horizon} rows ahead")
-        h = np.zeros(self._state, np.float32)
-        known: list[NDArray[Any]] = []
-        for row in values:
-            y, h = self._step(self._scaled(row, features), h)
-            known.append(self._unscaled(y, targets))
-        found = known[len(known) - max(horizon, 1) :]  # the output of row t is about row t + horizon
-        for k in range(count - len(found)):
-            row = np.asarray([found[k][targets.index(name)] for name in features])
-            y, h = self._step(self._scaled(row, features), h)
-            found.append(self._unscaled(y, targets))
-        return targets, np.asarray(found[:count], np.float64)
+        if len(values) < ahead:
+            raise ValueError(f"{len(values)} rows are too few for a forecast {said.horizon} rows ahead")
+        h, found = np.zeros(self._state, np.float32), list[Floats]()
+        for row in scaled(values, features, said.scaling):
+            y, h = self._step(row, h)
+            found.append(y)
+        found = found[-ahead:]  # the output of row t is about row t + horizon
+        for k in range(count - ahead):
+            y, h = self._step(found[k][[targets.index(name) for name in features]], h)
+            found.append(y)
+        return targets, unscaled(np.stack(found[:count]), targets, said.scaling)
 
     def continue_text(self, text: str, characters: int = 200, temperature: float = 0.7, seed: int = 0) -> str:
         """Return the characters that follow ``text``, drawn one after another.
@@ -80,7 +117,7 @@ class Forecaster:
         Raises:
             ValueError: the text is empty, or has a character that was not in the training text.
         """
-        alphabet = str(self._said["alphabet"])
+        alphabet = self._record(_TextRecord).alphabet
         if not text:
             raise ValueError("the text to continue is empty; give at least one character")
         if not (1 <= characters <= _MOST and 0 <= temperature <= 100):
@@ -100,22 +137,10 @@ class Forecaster:
             raise ValueError(f"{self.bundle.path} returned a state of {list(h.shape)}, expected {list(self._state)}")
         return y[0], h
 
-    def _text(self, key: str) -> list[str]:
-        return [str(name) for name in self._said[key]]
-
-    def _scaled(self, row: NDArray[Any], names: tuple[str, ...]) -> NDArray[Any]:
-        mean, deviation = self._scaling(names)
-        found: NDArray[Any] = (row - mean) / deviation
-        return found
-
-    def _unscaled(self, y: NDArray[Any], names: tuple[str, ...]) -> NDArray[Any]:
-        mean, deviation = self._scaling(names)
-        found: NDArray[Any] = y * deviation + mean
-        return found
-
-    def _scaling(self, names: tuple[str, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
-        rows = np.asarray([self._said["scaling"][name] for name in names], np.float64)
-        return rows[:, 0], rows[:, 1]
+    def _record(self, kind: type[_Record]) -> _Record:
+        """Return a record of the manifest. Raise ValueError for a key that is missing or has another type."""
+        known = {each.name: self._said[each.name] for each in fields(kind) if each.name in self._said}  # type: ignore[arg-type]
+        return decode(kind, known, f"{self.bundle.path}/manifest.json", "input.preprocessing")
 
 
 def is_sequence_bundle(bundle: Bundle) -> bool:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hnas.data.series import SYNTHETIC, Floats, Table, Values, read_csv, season_of
+from hnas.data.series import SYNTHETIC, Floats, Scaling, Table, read_csv, scaled, season_of
 from hnas.data.windows import WORST, Rows, WindowedTask, Windows
 from hnas.ranges import Count, PositiveInt, Share
 from hnas.space import Shape
@@ -35,6 +35,7 @@ class Series(WindowedTask):
     scaling: column -> (mean, deviation) over the training rows.
     names: the columns of the features, and those of the targets.
     digest: of the unscaled table.
+    time: the column of timestamps, as ``hnas.data.series.read_csv`` takes it.
     distil: the weight of the teacher's outputs in the loss; the labels have the rest.
     """
 
@@ -42,13 +43,14 @@ class Series(WindowedTask):
     targets: Floats
     windows: Windows
     season: int
-    scaling: Mapping[str, tuple[float, float]]
+    scaling: Scaling
     names: tuple[tuple[str, ...], tuple[str, ...]]
     digest: str
     batch_size: int = 32
     seed: int = 0
     distil: float = 0.5
     name: str = "series"
+    time: str = ""
 
     @property
     def score(self) -> Score:
@@ -100,6 +102,7 @@ class Series(WindowedTask):
             "name": self.name,
             "features": list(self.names[0]),
             "targets": list(self.names[1]),
+            "time": self.time,
             "scaling": {column: list(each) for column, each in self.scaling.items()},
             "horizon": self.windows.horizon,
             "window": self.windows.window,
@@ -179,13 +182,8 @@ def open_task(
         seed,
         distil,
         source or (folder.stem if folder else "series"),
+        time,
     )
-
-
-def scaled(values: Values, names: Sequence[str], scaling: Mapping[str, Sequence[float]]) -> Floats:
-    """Return the columns ``names`` of unscaled values [rows, columns] minus their mean, divided by their deviation."""
-    mean, deviation = (np.asarray([scaling[name][k] for name in names]) for k in (0, 1))
-    return np.asarray((values - mean) / deviation, np.float32)
 
 
 def _table(folder: Path | None, source: str, length: int, time: str) -> Table:

@@ -15,6 +15,7 @@ import torch
 
 from hnas import recipes, spaces, tasks
 from hnas.cli import deploy_main
+from hnas.cli.commands import _continue, make_run_parser
 from hnas.data.series import Table, lorenz
 from hnas.deployment import sequence
 from hnas.deployment.flow import Proof
@@ -262,7 +263,7 @@ def test_a_forecast_longer_than_the_horizon_reads_itself():
         ({"horizon": 0}, 3, "because it needs the features of the same row"),
         ({}, 0, "steps is 0"),
         ({"horizon": 50}, None, "20 rows are too few for a forecast 50 rows ahead"),
-        ({"features": ["a", "c"]}, None, "no column 'c'"),
+        ({"features": ["a", "c"], "scaling": {name: [0.0, 1.0] for name in "abc"}}, None, "no column 'c'"),
     ],
 )
 def test_a_forecast_that_cannot_be_is_one_line(said, steps, message):
@@ -277,6 +278,40 @@ def test_a_forecast_of_large_values_keeps_its_small_steps():
     table = Table(("a",), 1.7e9 + np.arange(6.0)[:, None])
     _, found = forecaster(lambda x, h: (x + np.float32(0.5), h), **said).forecast(table, 3)
     assert found[:, 0].tolist() == [1.7e9 + k for k in (6, 7, 8)]
+
+
+def test_a_forecast_reads_its_file_as_the_training_did(tmp_path, monkeypatch, capsys):
+    """The column of timestamps was a column of numbers for ``hnas-deploy run``, which refused the file."""
+    file, days = tmp_path / "power.csv", np.datetime64("2024-01-01") + np.arange(400)
+    file.write_text("a,day\n" + "".join(f"{k % 7},{day}\n" for k, day in enumerate(days)))
+    task = tasks.load("series").open_task(file, time="day", window=10, burn=3)
+    said = json.loads(json.dumps(task.to_json()))
+    made = forecaster(lambda x, h: (x, h), **said)
+    assert made.read(file).digest == task.digest
+    monkeypatch.setattr("hnas.deployment.forecaster.Forecaster", lambda *_: made)
+    parsed = make_run_parser().parse_args(["bundle", "--csv", str(file), "--json"])
+    _continue(made.bundle, None, parsed)
+    assert json.loads(capsys.readouterr().out) == [{"a": pytest.approx(399 % 7, abs=1e-5)}]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"horizon": None}, r"manifest.json: input.preprocessing.horizon is missing, expected an integer"),
+        ({"features": []}, "features or targets are empty"),
+        ({"scaling": {"a": [0.0, 1.0]}}, "scaling has no mean and no deviation above 0 of column 'b'"),
+        ({"scaling": {"a": [0.0, 0.0], "b": [0.0, 1.0]}}, "no deviation above 0 of column 'a'"),
+    ],
+)
+def test_a_manifest_that_lacks_a_key_is_one_line(said, message):
+    """A KeyError was an internal error of the command."""
+    table = Table(("a", "b"), np.zeros((20, 2), np.float32))
+    with pytest.raises(ValueError, match=message):
+        forecaster(lambda x, h: (x, h), **said).forecast(table)
+    made = forecaster(lambda x, h: (x, h))
+    del made._said["horizon"]
+    with pytest.raises(ValueError, match=r"bundle/manifest.json: input.preprocessing.horizon is missing$"):
+        made.forecast(table)
 
 
 def test_a_state_of_another_shape_is_one_line():
