@@ -13,11 +13,15 @@ from hnas.export.proof.measurement import Comparison
 
 @dataclass(frozen=True)
 class JudgedArtifact:
-    """An artifact with its comparison with the baseline (None where nothing is measured) and the verdict on it."""
+    """An artifact with its comparison with the baseline (None where nothing is measured) and the verdict on it.
+
+    allowed: whether it keeps the accuracy and meets every constraint, so that it may replace the kept artifact.
+    """
 
     built: Built
     comparison: Comparison | None
     verdict: str
+    allowed: bool
 
     @property
     def speed(self) -> float:
@@ -56,20 +60,20 @@ def judge_artifacts(
     6. int8 on a GPU is less than ``_INT8_GAIN`` times faster than fp16, which is allowed: int8 is refused. The times
        are measured, or predicted if nothing is measured.
     """
-    reasons = []
+    misses = []
     for each, comparison in zip(built, comparisons, strict=True):
-        reasons.append(_lost(each, fp32_accuracy, guard) or objection(each, comparison))  # cases 1 and 2
-    if predicted is not None:
-        reasons = _without_slow_int8(built, comparisons, reasons, predicted)  # case 6
+        misses.append(_lost(each, fp32_accuracy, guard) or objection(each, comparison))  # cases 1 and 2
+    reasons = misses if predicted is None else _without_slow_int8(built, comparisons, misses, predicted)  # case 6
     speeds = [c.ratio if c is not None else float(i) for i, c in enumerate(comparisons)]
-    allowed = [i for i, reason in enumerate(reasons) if reason is None]
-    best = max(allowed, key=lambda i: speeds[i], default=None)  # cases 3 and 4
+    left = [i for i, reason in enumerate(reasons) if reason is None]
+    best = max(left, key=lambda i: speeds[i], default=None)  # cases 3 and 4
     rows = []
     for i, (each, comparison) in enumerate(zip(built, comparisons, strict=True)):
         reason = reasons[i]
         if i != best and best is not None and reason is None:
             reason = _slower(comparison, comparisons[best], built[best].label)
-        rows.append(JudgedArtifact(each, comparison, "kept" if reason is None else f"not taken: {reason}"))
+        verdict = "kept" if reason is None else f"not taken: {reason}"
+        rows.append(JudgedArtifact(each, comparison, verdict, misses[i] is None))
     return best, rows
 
 

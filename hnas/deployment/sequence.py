@@ -50,7 +50,6 @@ from hnas.training.folder import load_supernet
 _TASKS = {kind: task for task, kind in KINDS.items()}  # kind in the record of a task -> task of a manifest
 _MARKS = (1, 10, 50, 100, 200)  # steps after which the error of the outputs is reported
 _LOST = 0.02  # of the score: an artifact that loses more is not taken
-_SLOWER = ("x the time of ", "a lower precision is kept")  # in verdicts on artifacts that could be kept as well
 _MEMBERS = 32  # members that are scored where several are left, unless --budget gives a number
 
 Runner = Callable[..., tuple[NDArray[Any], ...]]
@@ -167,13 +166,13 @@ def _samples(step: nn.Module, task: Task, state: tuple[int, ...]) -> list[Sample
 def _faithful(proof: Proof, step: nn.Module, task: Task, state: tuple[int, ...], plan: Plan) -> tuple[Proof, Artifact]:
     """Return the proof whose best row keeps the score on the search split, and the artifact of that row.
 
-    Rows are tried from the fastest on; if nothing is measured, from the lowest precision on. Raise ExportError if none
-    keeps the score.
+    The best row is tried first, then the other allowed rows, the fastest of them first; if nothing is measured, the
+    lowest precision first. Raise ExportError if none keeps the score.
     """
     metric = run_windows(_torch_runner(step), task, state, "search")
     rows, lost = list(proof.rows), []
-    taken = [k for k, row in enumerate(rows) if k == proof.best or any(said in row.verdict for said in _SLOWER)]
-    for k in sorted(taken, key=lambda k: (rows[k].speed, k), reverse=True):
+    allowed = [k for k, row in enumerate(rows) if row.allowed]
+    for k in sorted(allowed, key=lambda k: (k == proof.best, rows[k].speed, k), reverse=True):
         artifact = rows[k].built.artifact
         with Worker(artifact, transport=plan.transport) as worker:
             found = run_windows(worker, task, state, "search")
@@ -183,7 +182,7 @@ def _faithful(proof: Proof, step: nn.Module, task: Task, state: tuple[int, ...],
             return replace(kept, rows=tuple(rows), best=k), artifact
         score = task.score
         said = f"{score.name} {score.text(found)} on the search rows from step to step, in torch {score.text(metric)}"
-        rows[k] = replace(rows[k], verdict=f"not taken: {said}")
+        rows[k] = replace(rows[k], verdict=f"not taken: {said}", allowed=False)
         lost.append(rows[k].reason)
     raise ExportError(f"no artifact keeps the score over many steps: {'; '.join(lost)}")
 

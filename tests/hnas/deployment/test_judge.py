@@ -74,6 +74,7 @@ def test_the_fastest_that_keeps_its_accuracy(tried, best: int | None, verdicts: 
     for row, said in zip(rows, verdicts, strict=True):
         assert said in row.verdict
         assert (row.verdict == "kept") == (said == "kept")
+        assert row.allowed is not said.startswith("loses")
 
 
 def test_a_loss_of_exactly_the_guard_is_kept():
@@ -89,6 +90,7 @@ def test_case_2_an_artifact_that_misses_a_bound_is_refused_with_the_reason():
     best, rows = judge_artifacts(tried, [compared(9.0), compared(2.0)], 0.9, 0.01, objection)
     assert best == 1
     assert rows[0].verdict == "not taken: its file has 9 KB (asked: 5)"
+    assert [row.allowed for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_case_6_int8_on_a_gpu_must_be_clearly_faster(half, int8, predicted: floa
     latencies = {"fp16": predicted, "int8": 1.0}
     found, rows = judge_artifacts(tried, comparisons, 0.9, 0.01, predicted=latencies)
     assert (found, rows[1].verdict) == (best, said)
+    assert all(row.allowed for row in rows)  # it may be kept if fp16 fails later
 
 
 def test_case_6_int8_stays_where_fp16_is_refused_or_missing():

@@ -44,7 +44,7 @@ def plan(precision: str = "auto", target: str = "onnxruntime-cpu") -> Plan:
 
 def rows(**ratios: float) -> list[JudgedArtifact]:
     """A row for each precision with its speed; int8 first loses nothing."""
-    return [JudgedArtifact(built(name, 0.9), compared(ratio), "") for name, ratio in ratios.items()]
+    return [JudgedArtifact(built(name, 0.9), compared(ratio), "", True) for name, ratio in ratios.items()]
 
 
 def layers(precision: str, *times: float) -> Inspection:
@@ -88,8 +88,8 @@ def test_the_layers_of_real_artifacts_are_named(tmp_path: Path) -> None:
         export.compile(net, x, precision="fp32", path=tmp_path / "fp32", **common),
         export.compile(net, x, precision="int8", path=tmp_path / "int8", calibration=[(x,)], **common),
     ]
-    slow = [JudgedArtifact(Built(made[0], built("fp32").check, {}), compared(1.0), "kept"),
-            JudgedArtifact(Built(made[1], built("int8").check, {}), compared(0.5), "")]  # fmt: skip
+    slow = [JudgedArtifact(Built(made[0], built("fp32").check, {}), compared(1.0), "kept", True),
+            JudgedArtifact(Built(made[1], built("int8").check, {}), compared(0.5), "", True)]  # fmt: skip
     found = mixing.explain_slowdown(plan(), slow, 0)
     assert found is not None
     assert found.attainable is not None
@@ -233,7 +233,7 @@ def test_blocks_in_float_hold_what_int8_alone_loses(
     assert found.accuracy["search"] >= floor
     assert found.check.passed
     assert sorted(found.accuracy) == ["search", "test"]
-    record = mixing.mixing_record("it loses", JudgedArtifact(found, None, "kept"))
+    record = mixing.mixing_record("it loses", JudgedArtifact(found, None, "kept", True))
     assert "blocks.1.second" in record.blocks_in_float
     assert min(record.sensitivity_db, key=lambda name: record.sensitivity_db[name]) == "blocks.1.second"
     assert record.trials <= build.TRIALS
@@ -281,7 +281,7 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
 
 
 def test_what_cannot_be_kept_says_everything_that_was_tried() -> None:
-    tried = JudgedArtifact(built("int8", 0.8), None, "not taken: loses 10.0 points")
+    tried = JudgedArtifact(built("int8", 0.8), None, "not taken: loses 10.0 points", False)
     mixed = Mixed("int8 reaches 80.00%", "no mixed precision is accepted")
     network, refused = network_of(nn.Flatten()), (Refused("int8", "it fails"),)
     common: Any = {

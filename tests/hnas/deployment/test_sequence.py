@@ -196,11 +196,11 @@ def right_on_test(x, h):
 
 
 def faithful(monkeypatch, runs, verdicts, speeds):
-    """Return what the guard of the score does with artifacts that are functions."""
+    """Return what the guard of the score does with artifacts that are functions; one that is too large is refused."""
     monkeypatch.setattr(sequence, "Worker", lambda artifact, transport: nullcontext(artifact))
     compared = [None if speed is None else SimpleNamespace(ratio=speed) for speed in speeds]
     rows = tuple(
-        JudgedArtifact(SimpleNamespace(artifact=run, label=run.__name__), comparison, verdict)
+        JudgedArtifact(SimpleNamespace(artifact=run, label=run.__name__), comparison, verdict, "large" not in verdict)
         for run, comparison, verdict in zip(runs, compared, verdicts, strict=True)
     )
     best = verdicts.index("kept")
@@ -228,6 +228,15 @@ def test_without_measurements_the_lowest_precision_that_keeps_the_score_is_taken
     verdicts = ["not taken: a lower precision is kept", "not taken: a lower precision is kept", "kept"]
     _, artifact = faithful(monkeypatch, [exact, right_on_search, right_on_test], verdicts, [None] * 3)
     assert artifact is right_on_search
+
+
+def test_int8_that_is_hardly_faster_is_taken_where_fp16_loses_the_score(monkeypatch):
+    """Its verdict was not among the texts that were looked for: the slower fp32 was kept, or none."""
+    verdicts = ["kept", "not taken: int8 is hardly faster here: 1.10x of fp16, measured (1.15x is worth it)"]
+    _, artifact = faithful(monkeypatch, [right_on_test, right_on_search], verdicts, [2.0, 2.2])
+    assert artifact is right_on_search
+    _, artifact = faithful(monkeypatch, [exact, right_on_search], verdicts, [2.0, 2.2])
+    assert artifact is exact  # a faster one that is not worth it comes after the best
 
 
 def forecaster(run, **said):
