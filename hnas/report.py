@@ -141,7 +141,7 @@ def print_training(out: Path, record: Mapping[str, Any]) -> None:
 
 def _print_sequence(out: Path, record: Mapping[str, Any]) -> None:
     """Print the score of networks of sequences beside the scores of the baselines, and the next command."""
-    score = record["score"]
+    score, computed = record["score"], record["recipe"]["data"].get("source")
     sign, what = 1 if score["higher"] else -1, f"{score['name']} on the test rows"
     found = {**{f"{name} subnet": value for name, value in record["accuracy"].items()}, **record["baselines"]}
     print_table(
@@ -150,7 +150,7 @@ def _print_sequence(out: Path, record: Mapping[str, Any]) -> None:
     print_lines(
         [
             f"{record['steps']} steps in {record['seconds'] / 60:.1f} min -> {out}",
-            f"next: hnas-deploy --target openvino-cpu --supernet {out}",
+            f"next: hnas-deploy --target openvino-cpu --supernet {out}" + ("" if computed else " --data FILE"),
         ]
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hnas.cli.arguments import Parser
+from hnas.cli.training import check_values
 
 _FINE = 0.2  # of the learning rate of the recipe: the weights are trained already
 
@@ -40,6 +41,7 @@ def run_grow(arguments: Sequence[str]) -> int:
 
     parsed = _make_grow_parser().parse_args(arguments)
     rules = _rules(parsed.target, parsed.max_latency, parsed.max_weights)
+    check_values(parsed)
     import torch
 
     from hnas.files import read_json

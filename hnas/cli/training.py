@@ -22,7 +22,8 @@ def make_train_parser() -> Parser:
         "hnas-train",
         description="Train a supernet from a recipe and a folder of images, a series or a text.",
         epilog="The section [shrink] of a recipe makes the space smaller during training, by evidence or by method = "
-        "padnas, pwsnas or pdarts. hnas-deploy --supernet then searches the smaller space.",
+        "padnas, pwsnas or pdarts. hnas-deploy --supernet then searches the smaller space. "
+        "hnas-train grow --help: grow a small trained network up to a latency or a number of weights.",
     )
     add = parser.add_argument
     add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")
@@ -79,14 +80,17 @@ def train_parsed(
     on_step: called after each step with (finished steps, steps of the run, loss).
     on_message: called with one line for a person.
     """
-    from hnas import recipes
+    from hnas.recipes import check_length, load
 
-    recipe = recipes.load(parsed.recipe)
+    recipe = load(parsed.recipe)
     if parsed.data is None and not {"source", "task"} <= recipe.data.keys():
         raise ValueError(f"recipe {recipe.name} needs data: --data DIR, one sub-folder of images a class, or a file")
     if parsed.skip_broken:
         recipe = replace(recipe, data={**recipe.data, "skip": True})
-    _check_values(parsed)  # before torch is imported, so that a wrong value is refused at once
+    check_values(parsed)  # before torch is imported, so that a wrong value is refused at once
+    check_length(parsed.epochs, parsed.minutes)
+    if parsed.supernet is not None and parsed.alone is None:
+        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     import torch
 
     from hnas import distributed
@@ -125,18 +129,16 @@ def _data(parsed: argparse.Namespace) -> Path | None:
     return None if parsed.data is None else Path(parsed.data)
 
 
-def _check_values(parsed: argparse.Namespace) -> None:
-    """Raise ValueError or FileNotFoundError for values that no training can have."""
+def check_values(parsed: argparse.Namespace) -> None:
+    """Raise ValueError or FileNotFoundError for flags of ``hnas-train`` and ``hnas-train grow`` that are of no use."""
     from hnas.export.device.artifact import check_threads
     from hnas.recipes import check_length
 
     if parsed.threads is not None:
         check_threads(parsed.threads)
-    check_length(parsed.epochs, parsed.minutes)
+    check_length(parsed.epochs, None)
     if parsed.seed < 0:
         raise ValueError(f"seed is {parsed.seed}; it is 0 or more")
-    if parsed.supernet is not None and parsed.alone is None:
-        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     if parsed.data is not None and not Path(parsed.data).exists():
         raise FileNotFoundError(
             f"no folder {parsed.data}; --data takes one sub-folder of images a class, or a CSV list"

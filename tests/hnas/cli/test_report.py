@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hnas.benchmarks.cli import main as bench_main
+from hnas.report import print_training
 
 Call = Callable[..., tuple[int, str, str]]
 NETWORK = "import torch\ndef build():\n    torch.manual_seed(0)\n    return torch.nn.Linear(4, 3)\n"
@@ -33,6 +34,17 @@ def test_an_export_writes_its_report_and_its_picture(
     assert f"{manifest['latency']['value']:.3g} ms" in text
     assert "Gemm" in text, "no layer was timed"
     assert "calls)" in text, "no times"
+
+
+@pytest.mark.parametrize(("data", "flags"), [({}, " --data FILE"), ({"source": "lorenz"}, "")])
+def test_the_next_command_has_the_data_that_it_needs(
+    data: dict[str, str], flags: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = {"name": "error", "higher": False, "form": ".2f"}
+    record = {"score": score, "accuracy": {"largest": -0.5}, "baselines": {}, "recipe": {"data": data}}
+    print_training(Path("net"), {**record, "steps": 1, "seconds": 1.0})
+    next_command = "next: hnas-deploy --target openvino-cpu --supernet net"
+    assert capsys.readouterr().out.splitlines()[-1] == next_command + flags
 
 
 @pytest.mark.parametrize(("file", "reason"), [("x.jpg", "ends with .png"), ("nowhere/x.png", "no folder nowhere")])
