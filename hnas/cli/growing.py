@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnas.cli.arguments import Parser
 from hnas.cli.training import check_values
+
+if TYPE_CHECKING:
+    from hnas.recipes import Recipe
 
 _FINE = 0.2  # of the learning rate of the recipe: the weights are trained already
 
@@ -54,12 +57,9 @@ def run_grow(arguments: Sequence[str]) -> int:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; --supernet takes what hnas-train --out wrote")
     try:
-        recipe = Recipe(**read_json(folder / "supernet.json")["recipe"])
-        rate, grow = recipe.train.get("rate", 0.1), {**recipe.grow, **rules}
+        recipe = _recipe_to_grow(Recipe(**read_json(folder / "supernet.json")["recipe"]), rules)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{folder / 'supernet.json'} does not say which recipe trained it; it cannot grow") from None
-    train = {**recipe.train, "rate": rate * _FINE if isinstance(rate, int | float) else rate}
-    recipe = replace(recipe, train=train, shrink={}, pretrained={}, grow=grow)
     options = RunOptions(seed=parsed.seed, epochs=parsed.epochs, resume=parsed.resume, grown_from=folder)
     data = None if parsed.data is None else Path(parsed.data)
     with report.show_training(f"growing {folder}") as (advance, say):
@@ -69,6 +69,18 @@ def run_grow(arguments: Sequence[str]) -> int:
     else:
         report.print_training(Path(parsed.out), record)
     return 0
+
+
+def _recipe_to_grow(recipe: Recipe, rules: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a trained supernet with [grow]: one cycle of the same length, at a share of its rate."""
+    from hnas.recipes.schema import GROWN, decode_recipe
+
+    plain = replace(recipe, shrink={}, pretrained={}, grow={})
+    kept = {key: value for key, value in recipe.train.items() if key not in GROWN}
+    known = decode_recipe(plain).train
+    length = known.epochs + sum(epochs for epochs, _ in known.restarts)
+    train = {**kept, "strategy": GROWN["strategy"], "epochs": length, "rate": known.rate * _FINE}
+    return replace(plain, train=train, grow={**recipe.grow, **rules})
 
 
 def _rules(target: str | None, latency: str | None, weights: int | None) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def grow(
 
     Raises:
         FunctionChanged: an edit changed the function.
-        ValueError: the start is above a limit.
+        ValueError: the start is above a limit, or there is a limit of the latency and no price.
     """
     observer, log = observer or Observer(), [] if log is None else log
     say = observer.on_message or (lambda _: None)
@@ -210,6 +210,10 @@ class _Limits:
     rules: GrowthRules
     price: Price | None
     member: Arch | None = None
+
+    def __post_init__(self) -> None:
+        if self.rules.max_latency_ms is not None and self.price is None:
+            raise ValueError("max_latency_ms is a limit of the predicted latency; give price, which predicts it")
 
     def __call__(self, net: GrowingNetwork) -> bool:
         member = chosen(net)

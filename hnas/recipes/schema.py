@@ -28,6 +28,8 @@ from hnas.tasks.stream import READERS
 
 _Types = Mapping[str, Any]  # key -> type of its value
 _Record = TypeVar("_Record", bound=Struct)
+# Growth trains one path a step and has cycles of its own, so with [grow] these keys of [train] have no other value.
+GROWN: Mapping[str, Any] = {"strategy": "spos", "options": {}, "combine": "sum", "restarts": ()}
 _ELSEWHERE = ("batch_size", "smoothing", "distil", "divergence")  # options of tasks that [data] does not give
 
 
@@ -43,7 +45,7 @@ def decode_recipe(recipe: Recipe) -> Experiment:
     shrink = _decode_shrink(recipe) if recipe.shrink else None
     if shrink and train.combine != "sum":
         raise ValueError(f"recipe {recipe.name}: with [shrink] gradients add up; leave combine out of [train]")
-    grow = _decode_grow(recipe) if recipe.grow else None
+    grow = _decode_grow(recipe, train) if recipe.grow else None
     return Experiment(data, train, _decode_strategy(recipe, train), shrink, grow)
 
 
@@ -69,9 +71,14 @@ def _decode_data(recipe: Recipe) -> DataSection:
     return DataSection(name, {key: given[key] for key in options if key in given})
 
 
-def _decode_grow(recipe: Recipe) -> GrowthRules:
+def _decode_grow(recipe: Recipe, train: TrainSection) -> GrowthRules:
+    """Return the rules of growth. Raise ValueError for keys of other sections that have no effect on it."""
     if recipe.shrink:
         raise ValueError(f"recipe {recipe.name}: a network grows or a space shrinks; give [grow] or [shrink]")
+    for key, value in GROWN.items():
+        if getattr(train, key) != value:
+            mend = f'give train.{key} = "{value}"' if value else f"leave train.{key} out"
+            raise ValueError(f"recipe {recipe.name}: with [grow] each step trains the open part alone; {mend}")
     given = _decode_given(recipe, "grow", recipe.grow, _fields_of(GrowthRules))
     if (device := given.get("device")) is not None:
         hw_profiles.load(device)

@@ -10,6 +10,7 @@ import torch
 
 from hnas import recipes, spaces, tasks
 from hnas.cli import train_main
+from hnas.cli.growing import _recipe_to_grow
 from hnas.cost.flops import parameters
 from hnas.data.images import Preprocessing
 from hnas.growth.edits import TypeOpening, apply
@@ -64,6 +65,12 @@ def test_a_limit_of_weights_holds():
     assert space.largest["nodes"] == 1
     with pytest.raises(ValueError, match=rf"above the limit: it has {smallest} weights .at most {smallest - 1}.; give"):
         grow(study(), GrowthRules(max_weights=smallest - 1), schedule(10))
+
+
+def test_a_limit_of_latency_needs_a_price():
+    """Without one the limit was dropped."""
+    with pytest.raises(ValueError, match="give price, which predicts it"):
+        grow(study(), GrowthRules(max_latency_ms=2.0, device="openvino-cpu"), schedule(10))
 
 
 def test_a_limit_of_latency_holds():
@@ -275,6 +282,31 @@ def test_wrong_rules_are_one_line(grow, message):
     with pytest.raises(ValueError, match=message) as caught:
         decode_recipe(replace(RECIPE, grow=grow))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "mend"),
+    [
+        ({"strategy": "sandwich"}, 'give train.strategy = "spos"'),
+        ({"options": {"paths": 2}}, "leave train.options out"),
+        ({"combine": "project"}, 'give train.combine = "sum"'),
+        ({"restarts": [[100, 0.01]]}, "leave train.restarts out"),
+    ],
+)
+def test_keys_that_growth_does_not_use_are_refused(train, mend):
+    with pytest.raises(ValueError, match=f"lorenz: with .grow. each step trains the open part alone; {mend}$"):
+        decode_recipe(replace(RECIPE, train={**RECIPE.train, **train}))
+
+
+def test_growth_after_any_training_is_one_cycle_of_a_single_path():
+    train = {**RECIPE.train, "strategy": "sandwich", "combine": "project", "restarts": [[100, 0.01]]}
+    known = replace(RECIPE, train=train, grow={"stages": 1})
+    found = _recipe_to_grow(known, {"max_weights": 9})
+    assert found.grow == {"stages": 1, "max_weights": 9}
+    made = decode_recipe(found).train
+    assert (made.strategy, made.combine, made.restarts) == ("spos", "sum", ())
+    assert (made.epochs, made.clip) == (500, 1.0)
+    assert made.rate == pytest.approx(0.02)
 
 
 def test_a_supernet_of_another_space_does_not_grow(tmp_path):
