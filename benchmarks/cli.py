@@ -6,17 +6,18 @@ Heavy modules are imported when a subcommand runs, so ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hnas.benchmarks.printing import print_rows, show_progress, write_line
+from hnas.benchmarks.suites import add_commands
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.check import CheckOptions
     from hnas.benchmarks.gate.contrast import Contrast
     from hnas.benchmarks.gate.records import GateReport, Ratio
-    from hnas.benchmarks.gate.session import Progress
     from hnas.cli.arguments import Parser
 
 _CODES = (
@@ -37,9 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             with suppress(ValueError, OSError):  # the line on stderr and the exit code already report the error
                 records.require_writable(junit)
-                write_text(junit, records.junit_error(arguments.bundle.name, line, code))
+                write_text(junit, records.junit_error(_subject(arguments).name, line, code))
 
     return guarded("hnas-bench", lambda: int(arguments.run(arguments)), failed=failed)
+
+
+def _subject(arguments: argparse.Namespace) -> Path:
+    """Return what a command with a JUnit file checks: a bundle, or a suite."""
+    return Path(getattr(arguments, "bundle", None) or arguments.suite)
 
 
 def parser() -> Parser:
@@ -85,6 +91,8 @@ def parser() -> Parser:
     )
     compare.set_defaults(run=_run_compare, min_speedup=None, here=False, data=None, host=None)
     _add_measuring_options(compare)
+
+    add_commands(commands, _CODES, seconds, count)
     return top
 
 
@@ -174,7 +182,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
     for file in filter(None, (arguments.junit, arguments.report)):
         records.require_writable(file)  # fail before the measurement, not after it
-    with _progress() as show:
+    with show_progress() as show:
         report = check_claim(arguments.bundle, _options(arguments), show)
     if arguments.junit:
         name = report.evidence.claim.name
@@ -185,7 +193,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_line(records.to_text(report.to_json()))
     else:
-        _print_rows(_rows_of(report))
+        print_rows(_rows_of(report))
     return report.verdict.exit_code
 
 
@@ -196,40 +204,15 @@ def _run_compare(arguments: argparse.Namespace) -> int:
 
     if arguments.report:
         records.require_writable(arguments.report)
-    with _progress() as show:
+    with show_progress() as show:
         found = compare_artifacts((arguments.a, arguments.b), arguments.input_shape, _options(arguments), show)
     if arguments.report:
         _write_page(arguments.report, "hnas-bench compare", _rows_compared(found), found.ratio, found.to_json())
     if arguments.json:
         write_line(records.to_text(found.to_json()))
     else:
-        _print_rows(_rows_compared(found))
+        print_rows(_rows_compared(found))
     return 0
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a progress bar on stderr while the work runs; show nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda doing, fraction: None  # noqa: ARG005 - the shape of a progress callback
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    from hnas.report import visible
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=1.0)
-        yield lambda doing, fraction: bar.update(task, description=visible(doing), completed=fraction)
-
-
-def write_line(text: str) -> None:
-    """Print plain text to stdout, never wrapped or coloured."""
-    from hnas.report import visible
-
-    print(visible(text))  # noqa: T201 - the output
 
 
 def _write_page(
@@ -272,18 +255,3 @@ def _rows_compared(found: Contrast) -> list[tuple[str, str]]:
         for name, side in (("a", found.a), ("b", found.b))
     ]
     return [*sides, ("verdict", found.line()), ("outputs of b", found.difference.line())]
-
-
-def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Print two columns, with verdicts in colour where stdout is a terminal; lines are never wrapped in a log."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from hnas.report import visible
-
-    console = Console(highlight=False, soft_wrap=True)
-    width = max(len(name) for name, _ in rows)
-    colours = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
-    for name, line in rows:
-        colour = colours.get(line.split(" ", 1)[0].rstrip(":"), "")
-        console.print(Text(f"{visible(name):<{width}}  ", "bold"), Text(visible(line), colour), sep="")

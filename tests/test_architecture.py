@@ -48,6 +48,7 @@ TORCH_FREE = (
         "hnas.export.backends.*.inspector",
     ),
     *("hnas.hw_profiles", "hnas.data.*", "hnas.cli.*", "hnas.benchmarks.gate.*", "hnas.benchmarks.cli"),
+    *("hnas.benchmarks.suites", "hnas.benchmarks.printing"),
     *("hnas.deployment", "hnas.deployment.options", "hnas.deployment.bounds", "hnas.deployment.plan"),
     *("hnas.deployment.classifier", "hnas.deployment.inventory", "hnas.deployment.plotting", "hnas.__main__"),
     *("hnas", "hnas.export", "hnas.files", "hnas.journal", "hnas.units", "hnas.report", "hnas.tasks"),

@@ -23,8 +23,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from zipfile import ZipFile
 
-from hnas.benchmarks.cli import count, write_line
+from hnas.benchmarks.cli import count
 from hnas.benchmarks.gate.session import seeded_inputs
+from hnas.benchmarks.printing import write_line
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.bundle.card import MANIFEST
 from hnas.export.device.artifact import Artifact

@@ -16,8 +16,9 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from hnas.benchmarks.cli import count, write_line
+from hnas.benchmarks.cli import count
 from hnas.benchmarks.fuzz.log import FinishedCase, FuzzLog, summarise
+from hnas.benchmarks.printing import write_line
 
 if TYPE_CHECKING:
     from hnas.benchmarks.fuzz.cases import Ask, FuzzNetwork

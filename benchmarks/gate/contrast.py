@@ -18,6 +18,7 @@ from hnas.benchmarks.gate.records import Ratio
 from hnas.benchmarks.gate.runtimes import require_runtime
 
 if TYPE_CHECKING:
+    from hnas.export.bundle.bundle import Bundle
     from hnas.export.device.artifact import Artifact, TensorSpec
 
 _Read: TypeAlias = "tuple[TensorSpec, ...]"
@@ -87,14 +88,15 @@ class Contrast:
         return {"schema": 1, "outcome": self.outcome, **asdict(self)}
 
 
-def _open_artifact(path: Path) -> Artifact:
-    """Return the artifact at ``path``: a bundle, an artifact folder, or a bare .onnx, .xml or .tflite file."""
+def open_side(path: Path) -> tuple[Bundle | None, Artifact]:
+    """Return the artifact of a bundle with the bundle, or that of an artifact folder or a bare model file."""
     from hnas.export.bundle.bundle import read_bundle
     from hnas.export.device import artifact
 
     if (path / "manifest.json").exists():
-        return read_bundle(path).artifact()
-    return artifact.Artifact.read(path)
+        bundle = read_bundle(path)
+        return bundle, bundle.artifact()
+    return None, artifact.Artifact.read(path)
 
 
 def compare_artifacts(
@@ -119,10 +121,10 @@ def compare_artifacts(
         found = compare_artifacts((Path("a"), Path("b.onnx")), [], CheckOptions(), lambda doing, fraction: None)
     """
     clock = session.Clock(options.max_time)
-    a, b = (_open_artifact(path) for path in paths)
+    a, b = (open_side(path)[1] for path in paths)
     for backend in dict.fromkeys((a.backend, b.backend)):
         require_runtime(backend)
-    read = _agree_on_inputs(a, b, shapes)
+    read = agree_on_inputs(a, b, shapes)
     progress("outputs", 0.0)
     difference = _compare_outputs(a, b, read, options.seed)
     (ratio,) = session.compare_in_rounds(
@@ -139,7 +141,7 @@ def compare_artifacts(
     return Contrast(*sides, ratio, difference, options.seed, clock.spent)
 
 
-def _agree_on_inputs(a: Artifact, b: Artifact, shapes: Sequence[tuple[int, ...]]) -> tuple[_Read, _Read]:
+def agree_on_inputs(a: Artifact, b: Artifact, shapes: Sequence[tuple[int, ...]]) -> tuple[_Read, _Read]:
     """Return the inputs that a and b are run on.
 
     1. ``shapes`` is given: float32 inputs of these shapes for both.

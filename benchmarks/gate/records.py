@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -210,28 +210,33 @@ class GateReport:
 
 
 def junit(name: str, parts: Sequence[PartVerdict], seconds: float) -> str:
-    """Return a JUnit document with one test case for each part.
+    """Return the JUnit document of a check, as ``junit_suite`` does."""
+    return junit_suite("hnas-bench check", [(name, parts)], seconds)
+
+
+def junit_suite(title: str, claims: Iterable[tuple[str, Sequence[PartVerdict]]], seconds: float) -> str:
+    """Return a JUnit document with one test case for each part of each claim, which are (name, parts).
 
     1. *holds*: a passed case.
     2. *fails*: a case with a ``failure``.
     3. *inconclusive* and *not checked*: a ``skipped`` case; the exit code tells the two apart.
     """
     cases = []
-    for part in parts:
+    for name, part in ((name, part) for name, parts in claims for part in parts):
         case = _case(name, part.name, part.line)
         if part.outcome == "fails":  # case 2
             case.insert(0, ElementTree.Element("failure", {"message": part.line, "type": "fails"}))
         elif part.outcome != "holds":  # case 3
             case.insert(0, ElementTree.Element("skipped", {"message": f"{part.outcome}: {part.line}"}))
         cases.append(case)  # case 1 has no further element
-    return _document(cases, seconds)
+    return _document(title, cases, seconds)
 
 
 def junit_error(name: str, line: str, code: int) -> str:
     """Return the JUnit document of a check that ended with an error: one case with an ``error``."""
     case = _case(name, "check", line)
     case.insert(0, ElementTree.Element("error", {"message": line, "type": f"exit code {code}"}))
-    return _document([case], 0.0)
+    return _document("hnas-bench", [case], 0.0)
 
 
 def _case(name: str, part: str, line: str) -> ElementTree.Element:
@@ -240,12 +245,12 @@ def _case(name: str, part: str, line: str) -> ElementTree.Element:
     return case
 
 
-def _document(cases: Sequence[ElementTree.Element], seconds: float) -> str:
+def _document(title: str, cases: Sequence[ElementTree.Element], seconds: float) -> str:
     kinds = {"failures": "failure", "skipped": "skipped", "errors": "error"}
     found = {key: str(sum(case.find(tag) is not None for case in cases)) for key, tag in kinds.items()}
     counts = {"tests": str(len(cases)), **found}
     root = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(root, "testsuite", {"name": "hnas-bench check", "time": f"{seconds:.3f}", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": title, "time": f"{seconds:.3f}", **counts})
     suite.extend(cases)
     ElementTree.indent(root)
     # XML cannot hold control characters; a reader would refuse the whole file.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact, TensorSpec
     from hnas.export.proof.measurement import Comparison
     from hnas.export.remote.transports import Transport
+    from hnas.export.remote.worker import Worker
 
 Inputs: TypeAlias = "tuple[np.ndarray[Any, Any], ...]"
 _Given: TypeAlias = "Inputs | Callable[[Artifact], Inputs]"
@@ -49,6 +50,7 @@ def compare_fresh(
     blocks: int,
     seed: int,
     transport: Transport | None = None,
+    contender: Callable[[Worker], Any] | None = None,
 ) -> list[Comparison]:
     """Run ``export.compare_many`` over a new process for each artifact, with the runtime that the artifact names.
 
@@ -56,16 +58,18 @@ def compare_fresh(
     the artifact.
 
     transport: the connection to another machine; None: this machine.
+    contender: returns what is timed of a worker, such as a call with its ends; None: the worker's own ``time``.
     """
     from hnas.export.proof.timing import compare_many
     from hnas.export.remote.transports import local
     from hnas.export.remote.worker import Worker
 
     with ExitStack() as stack:
-        first, *others = (
+        workers = [
             stack.enter_context(Worker(artifact, backend=artifact.backend, transport=transport or local))
             for artifact in (baseline, *candidates)
-        )
+        ]
+        first, *others = workers if contender is None else map(contender, workers)
         return compare_many(first, others, inputs, blocks=blocks, seed=seed, confidence=_CONFIDENCE)
 
 
@@ -145,7 +149,9 @@ def _cost_of(round_: Sequence[Comparison], blocks: int, elapsed: float) -> Round
     return RoundCost(elapsed - timed, timed / blocks)
 
 
-def pool_rounds(rounds: Sequence[Sequence[tuple[float, float]]], planned: int, seed: int) -> Ratio:
+def pool_rounds(
+    rounds: Sequence[Sequence[tuple[float, float]]], planned: int, seed: int, confidence: float = _CONFIDENCE
+) -> Ratio:
     """Return the ratio over several processes with its interval, by the statistics of ``export.Comparison``.
 
     A round of more than ``FEWEST_BLOCKS`` blocks is reduced to that many figures, each a median of neighbouring blocks.
@@ -159,9 +165,9 @@ def pool_rounds(rounds: Sequence[Sequence[tuple[float, float]]], planned: int, s
     from hnas.export.proof.statistics import ratio_interval
 
     logs = [np.log([a / b for a, b in pairs]).reshape(FEWEST_BLOCKS, -1) for pairs in rounds]
-    ratio, low, high = ratio_interval(np.stack([np.median(one, axis=1) for one in logs]), _CONFIDENCE, seed)
+    ratio, low, high = ratio_interval(np.stack([np.median(one, axis=1) for one in logs]), confidence, seed)
     kept = tuple(tuple((float(a), float(b)) for a, b in pairs) for pairs in rounds)
-    return Ratio(ratio, low, high, _CONFIDENCE, kept, planned)
+    return Ratio(ratio, low, high, confidence, kept, planned)
 
 
 def seeded_inputs(inputs: Sequence[TensorSpec], seed: int) -> Inputs:

@@ -5,6 +5,8 @@ Nothing is measured here, so every rule can be tested from a table. docs/ci.md s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hnas.benchmarks.gate.records import BundleClaim, Evidence, GateVerdict, Outcome, PartVerdict, Ratio
 
 _TOLERANCE = 0.9
@@ -24,37 +26,46 @@ def threshold(claim: BundleClaim, min_speedup: float | None) -> float | None:
 
     1. ``--min-speedup`` is given: that number.
     2. The bundle claims no speedup: none.
-    3. The whole interval of the claim is above 1: ``_TOLERANCE`` of its low end, at least 1. A slower artifact never
-       meets a claim to be faster.
-    4. Otherwise: ``_TOLERANCE`` of its low end.
+    3. Otherwise: that of ``tolerated``.
     """
     if min_speedup is not None:  # case 1
         return min_speedup
     if claim.speedup is None:  # case 2
         return None
-    low = claim.speedup[0]
-    return max(1.0, _TOLERANCE * low) if low > 1 else _TOLERANCE * low  # cases 3, 4
+    return tolerated(claim.speedup[0])  # case 3
+
+
+def tolerated(low: float) -> float:
+    """Return the speedup to reach on another day, from the low end of the interval of an earlier one.
+
+    1. The whole interval is above 1: ``_TOLERANCE`` of its low end, at least 1. A slower artifact never meets a claim
+       to be faster.
+    2. Otherwise: ``_TOLERANCE`` of its low end.
+    """
+    return max(1.0, _TOLERANCE * low) if low > 1 else _TOLERANCE * low
 
 
 def judge_evidence(evidence: Evidence) -> GateVerdict:
-    """Return the verdict over speed and accuracy together.
-
-    1. A part fails: *fails*.
-    2. No part fails, one is inconclusive: *inconclusive*.
-    3. No part was checked: *inconclusive*, because nothing was proved.
-    4. Otherwise: *holds*. A part that was not checked is reported and not counted.
-    """
+    """Return the verdict over speed and accuracy together, by ``combine_outcomes``."""
     asked = threshold(evidence.claim, evidence.min_speedup)
     parts = (judge_speed(evidence, asked), judge_accuracy(evidence))
-    outcomes = {part.outcome for part in parts}
-    outcome: Outcome
-    if "fails" in outcomes:  # case 1
-        outcome = "fails"
-    elif "inconclusive" in outcomes or outcomes == {"not checked"}:  # cases 2, 3
-        outcome = "inconclusive"
-    else:  # case 4
-        outcome = "holds"
-    return GateVerdict(outcome, parts, asked)
+    return GateVerdict(combine_outcomes(part.outcome for part in parts), parts, asked)
+
+
+def combine_outcomes(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the outcome of several parts together.
+
+    1. One fails: *fails*.
+    2. None fails, one is inconclusive: *inconclusive*.
+    3. None was checked: *inconclusive*, because nothing was proved.
+    4. Otherwise: *holds*. A part that was not checked does not count.
+    """
+    found = set(outcomes)
+    if "fails" in found:  # case 1
+        return "fails"
+    if "inconclusive" in found or found <= {"not checked"}:  # cases 2, 3
+        return "inconclusive"
+    return "holds"  # case 4
 
 
 def judge_speed(evidence: Evidence, asked: float | None) -> PartVerdict:
@@ -150,3 +161,38 @@ def _allowance(evidence: Evidence) -> tuple[int, str]:
         if claim.versions.get(name) != version:  # case 2
             return some, f"this is {name} {version}, the claim's is {claim.versions.get(name, 'unknown')}"
     return 0, "file, images, CPU and runtime are the claim's"  # case 1
+
+
+def judge_same(speed: Ratio, noise: Ratio, percent: float) -> tuple[Outcome, str]:
+    """Judge whether two artifacts differ by at most ``percent``, in both directions; return outcome and reason.
+
+    1. Faster or slower than that, by ``judge_ratio``: fails.
+    2. The whole interval is inside: holds.
+    3. Otherwise: inconclusive.
+    """
+    band = 1 + percent / 100
+    word = relate(speed, noise, percent)
+    figures = f"{speed.line()}; the band is [{1 / band:.3f}, {band:.3f}]"
+    if word in ("faster", "slower"):  # case 1
+        return "fails", f"{word} by more than {percent:g} %: {figures}"
+    if word == "inconclusive":  # case 3
+        return "inconclusive", f"{figures}; raise --max-time and --processes"
+    return "holds", f"{word}: {figures}"  # case 2
+
+
+def relate(speed: Ratio, noise: Ratio, percent: float | None) -> str:
+    """Return "faster", "slower", "same within 3 %" or "inconclusive" of the second artifact against the first.
+
+    1. The interval and the noise of this machine are above a band around 1, or below it: faster, slower.
+    2. They are inside the band: the same.
+
+    percent: the half width of the band; None: it has no width, so nothing is the same.
+    """
+    band = 1 + (percent or 0.0) / 100
+    above, below = (judge_ratio(speed, noise, edge)[0] for edge in (band, 1 / band))
+    if above == "holds":
+        return "faster"
+    if below == "fails":
+        return "slower"
+    inside = percent is not None and above == "fails" and below == "holds"
+    return f"same within {percent:g} %" if inside else "inconclusive"

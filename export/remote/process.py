@@ -65,6 +65,11 @@ class ChildProcess:
         """Return whether the process can take requests."""
         return self._finalizer.alive
 
+    @property
+    def pid(self) -> int:
+        """Return the number of the process on this machine; that of ssh or adb for another one."""
+        return self._process.pid
+
     def close(self) -> None:
         """End the process. A second call does nothing."""
         self._finalizer()

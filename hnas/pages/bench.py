@@ -1,4 +1,4 @@
-"""The report of ``hnas-bench check`` and ``compare``: the verdict, every block that was measured, and the record."""
+"""Write the report of ``hnas-bench check``, ``compare`` and ``run``: verdicts, every measured block, and the record."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hnas.pages.shell import SCRIPT, page, table, text
 
 _MOST_MARKS = 600
 _Round = Sequence[tuple[float, float]]
+_Rows = Sequence[tuple[str, str]]
 
 
 def bench_page(title: str, rows: Sequence[tuple[str, str]], rounds: Sequence[_Round], record: str) -> str:
@@ -19,15 +20,35 @@ def bench_page(title: str, rows: Sequence[tuple[str, str]], rounds: Sequence[_Ro
     rounds: for each process, (seconds of the first, seconds of the second) of each block; empty: nothing was measured.
     record: the record of the command, as JSON.
     """
-    parts = [table(("what", "result"), [(text(name), text(line)) for name, line in rows])]
-    pairs = [pair for each in rounds for pair in each]
-    if pairs:
+    parts = [_table(rows)]
+    if any(rounds):
         parts += ["<h2>Every block</h2>", _blocks(rounds)]
+        pairs = [pair for each in rounds for pair in each]
         times = {side: [1000 * pair[at] for pair in pairs] for at, side in enumerate(("first", "second"))}
         named = '<span class="one">the first</span> and <span class="two">the second</span>'
         parts += ["<h2>Times</h2>", f"<p>Medians of blocks of {named}.</p>", histogram(times, "ms", "times of both")]
-    parts += [f"<h2>Record</h2><details><summary>as JSON</summary><pre>{text(record)}</pre></details>"]
-    return page(title, "\n".join(parts), SCRIPT)
+    return page(title, "\n".join([*parts, _record(record)]), SCRIPT)
+
+
+def suite_page(rows: _Rows, claims: Sequence[tuple[str, _Rows, Sequence[_Round]]], record: str) -> str:
+    """Return the page of a suite.
+
+    rows: those of the whole suite, as the command prints them.
+    claims: of each claim the title, its rows, and its rounds as in ``bench_page``.
+    record: the record of the command, as JSON.
+    """
+    parts = [_table(rows)]
+    for title, own, rounds in claims:
+        parts += [f"<h2>{text(title)}</h2>", _table(own), *([_blocks(rounds)] if any(rounds) else [])]
+    return page("hnas-bench run", "\n".join([*parts, _record(record)]), SCRIPT)
+
+
+def _table(rows: _Rows) -> str:
+    return table(("what", "result"), [(text(name), text(line)) for name, line in rows])
+
+
+def _record(record: str) -> str:
+    return f"<h2>Record</h2><details><summary>as JSON</summary><pre>{text(record)}</pre></details>"
 
 
 def _blocks(rounds: Sequence[_Round]) -> str:

@@ -1,0 +1,114 @@
+"""Count the multiply-accumulates of an ONNX file: ``count_macs(artifact, inputs)``. Needs ONNX Runtime, and no onnx.
+
+The file runs once in a process of its own, without any optimisation of the graph. The profiler states the shapes of
+every node, so the count depends on the file alone and not on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from hnas.export.device.artifact import Artifact
+from hnas.export.device.errors import ExportError, one_line
+from hnas.export.device.frames import Arrays, Frame, Header, dispatch, serve
+
+if TYPE_CHECKING:
+    from hnas.benchmarks.gate.session import Inputs
+
+# Operator -> the position of the second factor among the inputs.
+_CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+_PRODUCTS = {"MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0, "Gemm": 0}
+_OTHER = ("ConvTranspose", "LSTM", "GRU", "RNN", "Einsum", "Attention")  # have products that are not counted
+_TIMEOUT = 120.0
+
+
+def count_macs(artifact: Artifact, inputs: Inputs) -> int:
+    """Return the multiply-accumulates of convolutions and matrix products in one call.
+
+    Raises:
+        ValueError: the model is no ONNX file, or has an operator whose products are not counted.
+        Unavailable: ONNX Runtime is missing.
+        ExportError: it cannot run the file.
+    """
+    from hnas.export.remote.process import ChildProcess
+    from hnas.export.remote.transports import local
+
+    if artifact.model.suffix != ".onnx":
+        raise ValueError(f"max_macs counts in .onnx files, {artifact.model.name} is none")
+    name = f"counter ({artifact.source.name})"
+    with ChildProcess(name, __name__, environment={}, timeout=_TIMEOUT, transport=local) as process:
+        reply, _ = process.ask({"do": "profile", "path": local.place(artifact.source)}, inputs)
+    return sum_products(reply["nodes"])
+
+
+def sum_products(nodes: Iterable[Mapping[str, Any]]) -> int:
+    """Return the multiply-accumulates of nodes of a profile: ``op``, shapes of ``inputs`` and of ``outputs``."""
+    total = 0
+    for node in nodes:
+        op, inputs = node["op"], node["inputs"]
+        if op in _OTHER:
+            raise ValueError(f"max_macs does not know how to count {op}")
+        outputs = prod(node["outputs"][0]) if node["outputs"] else 0
+        if op in _CONVOLUTIONS:
+            total += outputs * prod(inputs[_CONVOLUTIONS[op]][1:])
+        elif op == "Gemm":  # A [M, K] or its transpose, B [K, N] or its transpose
+            rows, (columns, depth) = node["outputs"][0][0], inputs[1]
+            total += rows * columns * depth
+        elif op in _PRODUCTS:
+            total += outputs * inputs[0][-1]
+    return total
+
+
+class _Profiling:
+    """Answer the request of the parent process."""
+
+    def do_profile(self, header: Header, arrays: Arrays) -> Frame:
+        """Return operator and shapes of every node that ran."""
+        from hnas.export.device import runtimes
+        from hnas.export.device.errors import Unavailable
+
+        missing = runtimes.load("onnxruntime").missing()
+        if missing is not None:
+            raise Unavailable(missing)
+        try:
+            return {"nodes": _nodes(Artifact.read(header["path"]), arrays)}, ()
+        except ValueError:
+            raise
+        except Exception as error:  # a runtime may raise anything; the parent gets one line
+            raise ExportError(f"onnxruntime does not report its nodes: {one_line(error)}") from error
+
+
+def _nodes(artifact: Artifact, arrays: Sequence[Any]) -> list[dict[str, Any]]:
+    import onnxruntime as ort
+
+    from hnas.export.device.runtimes.onnxruntime import session_options
+
+    with TemporaryDirectory() as folder:
+        options = session_options(1)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = ort.InferenceSession(str(artifact.model), options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+        session.run(None, dict(zip(names, arrays, strict=True)))
+        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    return [
+        {
+            "op": event["args"]["op_name"],
+            **{
+                side: [next(iter(each.values()), []) for each in event["args"].get(f"{side[:-1]}_type_shape", [])]
+                for side in ("inputs", "outputs")
+            },
+        }
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+
+
+if __name__ == "__main__":
+    serve(dispatch(_Profiling()))
