@@ -32,6 +32,8 @@ def pytest_runtest_setup() -> None:
 # A folder for the PYTHONPATH of a process that shall not find the package of pretrained weights.
 NO_WEIGHTS = Path(__file__).parent / "no_weights"
 
+LIMIT_S = 600.0  # seconds until a process that a test waits for counts as stuck; a busy machine must not fail a test
+
 _SLOW, _QUICK = 10.0, 0.3  # seconds of a usual test with and without the mark "slow"
 _LONG = {"tests/test_readme.py": 200.0, "tests/privacy/test_search.py": 100.0}  # seconds, where marks say too little
 

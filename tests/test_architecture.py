@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from hnas import hw_profiles
 from tests import house
+from tests.conftest import LIMIT_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("hnas", "export", "hw_profiles", "benchmarks")
@@ -124,7 +125,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=LIMIT_S,
         check=False,
     )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LIMIT_S
+
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MB = 300
 
@@ -23,7 +25,7 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=LIMIT_S,
         check=False,
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from hnas import hw_profiles
 from hnas.export.bundle.bundle import read_bundle
+from tests.conftest import LIMIT_S
 from tests.hnas import photos
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +41,7 @@ def shell(home: Path, line: str, codes: tuple[int, ...] = (0,)) -> subprocess.Co
         env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(home / "cache"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=LIMIT_S,
         check=False,
     )
     assert done.returncode in codes, done.stderr

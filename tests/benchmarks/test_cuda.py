@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-cuda = pytest.importorskip("hnas.benchmarks.cuda")
+
+from hnas.benchmarks import cuda  # noqa: E402  # needs torch
 
 
 def test_without_a_gpu_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

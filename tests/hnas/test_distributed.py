@@ -31,6 +31,7 @@ from hnas.training import checkpoint as checkpoints
 from hnas.training import loop as training
 from hnas.training.loop import CheckpointOptions, Observer, Schedule, TrainingOptions, train
 from hnas.training.step import SubnetPath
+from tests.conftest import LIMIT_S
 from tests.hnas import tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -190,7 +191,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for rank in "01"
     ]
-    ended = [process.communicate(timeout=600)[1] for process in running]
+    ended = [process.communicate(timeout=LIMIT_S)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(ended)
     return out
 

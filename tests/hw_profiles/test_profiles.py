@@ -9,6 +9,7 @@ import pytest
 
 from hnas import hw_profiles
 from hnas.hw_profiles import Device
+from tests.conftest import LIMIT_S
 
 # The devices that the documents promise. A new profile needs no line here.
 PROMISED = {
@@ -150,7 +151,7 @@ def test_devices_are_data_and_bring_neither_numpy_nor_torch() -> None:
         "[hw_profiles.load(name) for name in hw_profiles.names()]\n"
         "print(sorted({'numpy', 'torch'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S)
     assert done.stdout.strip() == "[]"
 
 

@@ -25,7 +25,8 @@ peers = pytest.importorskip("hnas.benchmarks.peers.nets")
 
 installed = pytest.mark.skipif(rtx.missing() is not None, reason=f"{rtx.missing()}")
 FEW = ("mobilenetv2", "encoder", "subnet_smallest", "subnet_largest")
-NAMES = [name for name in peers.names() if not name.startswith("timm_")] if os.environ.get("HNAS_TYPED_NETS") else FEW
+ALL = [name for name in peers.names() if not name.startswith("timm_")]
+NAMES = ALL if os.environ.get("HNAS_TYPED_NETS") == "all" else FEW
 
 
 @installed

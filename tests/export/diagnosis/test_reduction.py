@@ -20,7 +20,7 @@ from hnas.export.diagnosis.trial import Setting, TrialBench, limit_db, stacked
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.subgraph import Subprogram, carve
 from hnas.export.onnx import file as onnx_file
-from tests.conftest import need
+from tests.conftest import LIMIT_S, need
 from tests.export import faults, nets
 from tests.export.programs import program_of
 
@@ -232,7 +232,7 @@ def saved(found: Path, tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 def test_it_fails_again_in_a_new_process_and_holds_where_the_fault_is_mended(saved: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,14 @@ def test_a_rung_never_makes_it_worse_and_says_what_it_did(rung: str) -> None:
     assert all(edit["kept"] == (edit["sqnr_db"][1] > edit["sqnr_db"][0]) for edit in edits)
     assert any(edit["kept"] for edit in edits)
     assert level(found, data, program) > level(program, data, program)
+
+
+@pytest.mark.parametrize("start", [skewed, partial(named, "hybrid")])
+def test_the_signal_after_round_is_not_below_that_after_bias(start: Callable[[], tuple[Program, list[Sample]]]) -> None:
+    program, data = start()
+    ladder = recovery.Ladder(program, data)
+    bias, rounded_ = (level(ladder.climb(rung)[0], data, program) for rung in ("bias", "round"))
+    assert rounded_ >= bias
 
 
 def test_an_edit_that_does_not_help_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

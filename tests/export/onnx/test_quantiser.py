@@ -186,7 +186,7 @@ def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
     pytest.importorskip("nncf")
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3), activation(), torch.nn.Conv2d(8, 4, 1)).eval()
     x = np.linspace(-1, 3, 72, dtype=np.float32).reshape(1, 2, 6, 6)
-    device = replace(hw_profiles.load("openvino-cpu"), quantisation={"openvino": Override(ranges="minmax")})
+    device = hw_profiles.load("openvino-cpu")
     program = capture(net, torch.from_numpy(x))
     made = make_artifact("openvino", program, tmp_path, precision="int8", device=device, calibration=[(x,)])
     assert made.notes["quantisation"]["activations"] == ("symmetric" if lowest < -1 else "asymmetric")  # type: ignore[index,call-overload]

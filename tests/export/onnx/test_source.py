@@ -28,7 +28,7 @@ from hnas.export.onnx.source import UNTOUCHED, Original, describe_origin
 from hnas.export.proof.verification import check
 from hnas.export.remote.quiet import quiet
 from hnas.export.remote.worker import Worker
-from tests.conftest import need
+from tests.conftest import LIMIT_S, need
 from tests.export import nets, onnx_files
 from tests.export.onnx_files import images
 
@@ -139,7 +139,7 @@ def test_no_torch_is_needed(tmp_path: Path, by_hand: Path) -> None:
         "export.compile('hand.onnx', device='onnxruntime-cpu', precision='int8', calibration=[x], path='a')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert done.returncode == 0, done.stderr
     assert Artifact.read(tmp_path / "a").precision == "int8"
@@ -163,7 +163,7 @@ def test_a_compiler_of_its_own_writes_the_same_bytes_and_says_the_same(tmp_path:
     onnx_files.save(lacking, tmp_path / "det.onnx")
     options: dict[str, Any] = {"device": "onnxruntime-cpu", "precision": "int8", "calibration": images()}
     here = export.compile(by_hand, path=tmp_path / "here", **options)
-    with Compiler(timeout=600) as compiler:
+    with Compiler(timeout=LIMIT_S) as compiler:
         elsewhere = export.CompileOptions(compiler=compiler)
         there = export.compile(by_hand, path=tmp_path / "there", options=elsewhere, **options)
         if backends.load("openvino").missing() is None:

@@ -42,7 +42,7 @@ def refused(store: BundleStore, out: Path, name: str = "x") -> str:
     """Return the line of a pull that is refused; nothing is left."""
     before = sorted(out.parent.iterdir())
     with pytest.raises(Exception) as caught:  # a program error has another code than those below
-        pull(name, out / "of/folders", store=store, patience=0.3)
+        pull(name, out / "of/folders", store=store, patience=1.5)
     line, code = describe_failure(caught.value)
     assert code in (1, 2, 3)
     assert "\n" not in line

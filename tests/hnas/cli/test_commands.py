@@ -12,6 +12,7 @@ import pytest
 from hnas import cli, hw_profiles, report
 from hnas.export import backends
 from tests.benchmarks import bundles
+from tests.conftest import LIMIT_S
 
 HEAVY = ("torch", "safetensors", "pymoo", "msgspec")
 PROGRAM = """
@@ -34,7 +35,7 @@ def deploy(*arguments: object, unwanted: tuple[str, ...] = ()) -> subprocess.Com
     code = PROGRAM.format(blocked=HEAVY, unwanted=unwanted)
     command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
     wide = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(command, env=wide, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, env=wide, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 # --- help and slips ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from hnas.deployment.source import open_source
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
+from tests.conftest import LIMIT_S
 from tests.hnas import photos
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -160,7 +161,7 @@ def begin(options: dict[str, Any], lines: int) -> subprocess.Popen[str]:
 
 
 def wait_for(journal: Path, lines: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + LIMIT_S
     while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -189,7 +190,7 @@ def test_control_c_is_one_line_and_leaves_what_can_be_continued(quick, options):
     process = begin(options, 4)
     wait_for(Path("run/journal.jsonl"), 4, process)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (130, "")
     lines = [line for line in err.splitlines() if not re.fullmatch(r"\[.*\]", line)]  # stages
     assert lines == ["hnas-deploy: interrupted; the same command with --resume continues"]

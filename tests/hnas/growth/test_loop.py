@@ -187,7 +187,7 @@ def test_a_trained_network_grows_towards_a_budget(tmp_path, capsys):
     record = json.loads(capsys.readouterr().out)
     assert count < parameters_of(tmp_path / "large") <= 2000
     assert record["growth"][0]["before"] == count
-    assert record["accuracy"]["largest"] > small["accuracy"]["largest"] - 0.5
+    assert record["accuracy"]["largest"] > small["accuracy"]["largest"]
 
 
 @pytest.mark.slow

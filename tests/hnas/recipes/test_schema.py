@@ -15,6 +15,7 @@ from hnas import recipes, strategies
 from hnas.recipes.schema import decode_recipe, options_of
 from hnas.recipes.wording import describe
 from hnas.shrinking import evidence
+from tests.conftest import LIMIT_S
 from tests.hnas.recipes.test_run import PUBLISHED, SHRINK, published, recipe
 from tests.hnas.recipes.test_run_evidence import scoring
 from tests.hnas.training.test_training import one_line
@@ -133,7 +134,9 @@ def test_only_a_recipe_needs_msgspec():
     blocked = "import sys; sys.modules['msgspec'] = None; import hnas.deployment, hnas.study, hnas.training.folder"
     light = "import sys, hnas.cli; from hnas import export; export.load; assert 'msgspec' not in sys.modules"
     for code in (blocked, light):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
         assert done.returncode == 0, done.stderr
 
 

@@ -12,7 +12,7 @@ import pytest
 from hnas.journal import Journal
 from hnas.pareto import Candidate
 from hnas.space import Choice
-from hnas.strategies import evolution
+from hnas.strategies import evolution, surrogate
 from hnas.strategies.evolution import EvolutionOptions, Window
 from hnas.strategies.surrogate import SurrogateOptions, estimated_accuracies, search
 from tests.hnas.strategies.fake_study import SEPARABLE, FakeStudy, plain
@@ -140,3 +140,31 @@ def test_the_lucky_are_estimated_near_their_likes():
         plain = estimated_accuracies(study, SEPARABLE, noisy, relative=False)
         kept.append((plain[archs[30]] - true[30]) / (lucky - true[30]))
     assert kept[0] < 0.6 < 0.8 < kept[1], kept
+
+
+def test_luck_is_a_third_of_the_binomial_variance_of_the_search_images():
+    study, archs = FakeStudy(), [SEPARABLE.smallest, SEPARABLE.largest]
+    study.search_images = 5000
+    accuracies = dict(zip(archs, (0.85, 0.95), strict=True))
+    assert surrogate._luck(study, accuracies) == pytest.approx(0.9 * 0.1 / 5000 / 3)
+    assert surrogate._luck(study, {}) == 0.0
+
+
+def test_the_search_corrects_its_accuracies_for_luck(monkeypatch):
+    """The variance reaches the predictor of the accuracy in every fit, and no predictor of a cost."""
+    fits = []
+
+    class Spied(surrogate.Predictor):
+        def fit(self, archs, values, *, variance=0.0, tune=True):
+            fits.append((variance, sum(values) / len(values)))
+            return super().fit(archs, values, variance=variance, tune=tune)
+
+    monkeypatch.setattr(surrogate, "Predictor", Spied)
+    study = FakeStudy()
+    study.search_images = 100
+    found(study, windows=ACCURATE, evaluations=20)
+    costs, accuracies = ([fit for fit in fits if (fit[1] < 1) == accurate] for accurate in (False, True))
+    assert costs
+    assert {variance for variance, _ in costs} == {0.0}
+    assert accuracies
+    assert all(variance == pytest.approx(mean * (1 - mean) / 300) for variance, mean in accuracies)

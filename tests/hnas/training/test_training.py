@@ -18,6 +18,7 @@ from hnas.supernet import Supernet
 from hnas.training import checkpoint as checkpoints
 from hnas.training.loop import CheckpointOptions, Observer, Schedule, TrainingOptions, train
 from hnas.training.optimiser import MaskedSGD
+from tests.conftest import LIMIT_S
 from tests.hnas import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,7 +90,7 @@ checkpoint.SECONDS = -1.0
 die = lambda done, loss: done == 3 and os.kill(os.getpid(), signal.SIGKILL)
 test_training.trained(checkpoint=Path({str(checkpoint)!r}), on_step=die)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=600, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=LIMIT_S, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert equal(trained(checkpoint=checkpoint, resume=True), trained())
 
