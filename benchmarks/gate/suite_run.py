@@ -16,6 +16,7 @@ from hnas.benchmarks.gate.records import Ratio
 from hnas.benchmarks.gate.runtimes import runtime_versions
 from hnas.benchmarks.gate.suite_records import ClaimReport, SuiteReport
 from hnas.benchmarks.gate.trials import LOOKS, Trial, open_trial
+from hnas.benchmarks.gate.verdict import widened_ends
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.history import Recorded
@@ -54,7 +55,8 @@ def run_suite(
             trial.compare_with(recorded.get(trial.claim.name), machine.processor)
     watch = Watch()
     calibration = _calibrate(timed[0], suite, clock.left, progress) if timed else None  # case 2
-    trusted = calibration is None or calibration.low <= 1 <= calibration.high
+    low, high = widened_ends(calibration) if calibration else (1.0, 1.0)
+    trusted = low <= 1 <= high
     _check_files(trials, clock, progress)  # case 3
     _look(timed, suite, clock, None if trusted else calibration, progress)  # case 4
     return SuiteReport(

@@ -77,11 +77,11 @@ def rows_of_history(records: Sequence[Recorded]) -> list[tuple[str, str]]:
     """Return the newest runs of each claim as rows, and the step of its series if there is one."""
     rows: list[tuple[str, str]] = []
     for (claim, measure, processor), runs in series_of(records).items():
-        rows.append((claim, f"{len(runs)} runs of {measure or 'bounds without a clock'} on {processor}"))
+        rows.append((claim, f"{_runs(runs)} of {measure or 'bounds without a clock'} on {processor}"))
         rows += [(f"  {run.time}", _run_line(run)) for run in runs[-_SHOWN:]]
         since, factor = _step_of(runs)
         if since is None:
-            rows.append(("  step", f"none seen in {len(runs)} runs; {_ABOUT}"))
+            rows.append(("  step", f"none seen in {_runs(runs)}; {_ABOUT}"))
         else:
             change = f"{abs(factor - 1):.1%} {'better' if factor > 1 else 'worse'}"
             at = f"{since.time}{f' ({since.revision[:12]})' if since.revision else ''}"
@@ -105,6 +105,10 @@ def _step_of(runs: Sequence[Recorded]) -> tuple[Recorded | None, float]:
     timed = [(run, run.ratio) for run in runs if run.ratio is not None]
     step = find_step([ratio for _, ratio in timed])
     return (None, 1.0) if step is None else (timed[step.at][0], step.factor)
+
+
+def _runs(runs: Sequence[Recorded]) -> str:
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
 
 
 def _run_line(run: Recorded) -> str:

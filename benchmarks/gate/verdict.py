@@ -105,8 +105,7 @@ def judge_ratio(speed: Ratio, noise: Ratio, asked: float) -> tuple[Outcome, str]
 
     The interval of a single process is widened by ``_START_SPREAD`` on both sides.
     """
-    factor = _START_SPREAD if speed.processes == 1 else 1.0
-    low, high = speed.low / factor, speed.high * factor
+    low, high = widened_ends(speed)
     figures = f"{speed.value:.3f}x [{low:.3f}, {high:.3f}]"
     if low < asked <= high:  # case 1
         return "inconclusive", f"{figures} has {asked:.2f}x inside; raise --max-time and --processes"
@@ -116,6 +115,12 @@ def judge_ratio(speed: Ratio, noise: Ratio, asked: float) -> tuple[Outcome, str]
     if low >= asked:  # case 3
         return "holds", f"{figures} is at least {asked:.2f}x"
     return "fails", f"{figures} is below {asked:.2f}x"  # case 4
+
+
+def widened_ends(speed: Ratio) -> tuple[float, float]:
+    """Return the ends of the interval; those of a single process are widened by ``_START_SPREAD``."""
+    factor = _START_SPREAD if speed.processes == 1 else 1.0
+    return speed.low / factor, speed.high * factor
 
 
 def judge_accuracy(evidence: Evidence) -> PartVerdict:

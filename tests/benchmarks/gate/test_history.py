@@ -93,7 +93,7 @@ def test_the_command_prints_runs_and_steps(tmp_path: Path, capsys: Any) -> None:
     out = capsys.readouterr().out
     assert "20 runs of p50 on cpu" in out
     assert "worse since 2026-01-01T00:00:00+00:00 (abc)" in out
-    assert "none seen in 1 runs" in out
+    assert "none seen in 1 run;" in out
     assert cli.main(["history", str(file), "--json"]) == 0
     first, other = json.loads(capsys.readouterr().out)["series"]
     assert first["step"]["factor"] == pytest.approx(0.9, rel=0.03)
