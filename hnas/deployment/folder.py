@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hnas.deployment.places import RUN, check_places, require_free
 from hnas.deployment.plan import Plan
-from hnas.deployment.source import SupernetSource
 from hnas.export.device.errors import ExportError
 from hnas.files import locked, read_json, write_json
 from hnas.journal import Journal
@@ -23,8 +22,22 @@ class Unreachable(ExportError):
     """No subnet meets every constraint. The message states the nearest values."""
 
 
+class _RunSource(Protocol):
+    """The weights and the data of a run."""
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the weights file."""
+        ...
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Return the digest of each part of the data."""
+        ...
+
+
 @contextmanager
-def open_run(plan: Plan, source: SupernetSource, resume: bool) -> Iterator[Journal]:
+def open_run(plan: Plan, source: _RunSource, resume: bool) -> Iterator[Journal]:
     """Lock the folder of the run and yield its journal.
 
     1. Another process works in the folder, or it cannot be written: ValueError.
@@ -70,10 +83,10 @@ def working_folder(out: Path) -> Iterator[Path]:
             _sweep(out)
 
 
-def run_identity(plan: Plan, source: SupernetSource) -> dict[str, Any]:
+def run_identity(plan: Plan, source: _RunSource) -> dict[str, Any]:
     """Return the values that must be equal for a run to be resumed, as a JSON object."""
     made = {"hnas": version("hnas"), "cpu": plan.machine.processor}
-    return {**plan.identity(), "supernet": source.digest, "data": source.digests, **made}
+    return {**plan.identity(), "supernet": source.digest, "data": dict(source.digests), **made}
 
 
 def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,15 +22,15 @@ from torch import Tensor, nn
 from hnas.cost.roofline import trace
 from hnas.deployment.build import CALIBRATION, EVIDENCE, Run
 from hnas.deployment.bundle import Deployment, bundle_result, describe_network
-from hnas.deployment.flow import Proof, build_baseline, try_networks
-from hnas.deployment.folder import working_folder
+from hnas.deployment.flow import Baseline, NothingKept, Proof, build_baseline, try_networks
+from hnas.deployment.folder import Unreachable, open_run
 from hnas.deployment.forecaster import KINDS
 from hnas.deployment.network import StaticNetwork
 from hnas.deployment.options import Progress, SearchOptions
 from hnas.deployment.own import AGAINST
 from hnas.deployment.plan import Plan
 from hnas.deployment.result import Result
-from hnas.export.bundle.manifest import Data, Input, SpaceRecord
+from hnas.export.bundle.manifest import Data, Input, Manifest, SpaceRecord
 from hnas.export.compiling.compiler import limited_compiler
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
@@ -37,7 +38,6 @@ from hnas.export.graph.samples import Sample, to_sample
 from hnas.export.remote.transports import local
 from hnas.export.remote.worker import Worker
 from hnas.files import read_json
-from hnas.journal import Journal
 from hnas.recipes import Recipe
 from hnas.recipes.parts import check_same_data, open_task_of
 from hnas.recipes.schema import decode_recipe
@@ -50,7 +50,6 @@ from hnas.training.folder import load_supernet
 _TASKS = {kind: task for task, kind in KINDS.items()}  # kind in the record of a task -> task of a manifest
 _MARKS = (1, 10, 50, 100, 200)  # steps after which the error of the outputs is reported
 _LOST = 0.02  # of the score: an artifact that loses more is not taken
-_MEMBERS = 32  # members that are scored where several are left, unless --budget gives a number
 
 Runner = Callable[..., tuple[NDArray[Any], ...]]
 
@@ -65,6 +64,23 @@ class _StepFigures:
 
     metric: float
     drift: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class _TestScores:
+    """The scores on the test split: of the artifact from step to step, of the network in torch, and of baselines."""
+
+    artifact: _StepFigures
+    network: float
+    baselines: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The weights and the data of a run, by their sha256."""
+
+    digest: str
+    digests: Mapping[str, str]
 
 
 def is_sequence(supernet: Path | None) -> bool:
@@ -90,34 +106,33 @@ def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deploym
         raise ValueError(f"a network of series or text has no {others[0]} in [0, 1]; leave out --min-accuracy")
     supernet, record = load_supernet(plan.supernet)
     task = _open_task(record, plan.supernet, plan.data)
-    study = Study(supernet, task, seed=plan.seed)
-    arch = _best_member(study, plan)
-    step, shapes = _step_of(supernet, arch, study)
-    samples = _samples(step, task, shapes[1])
-    network = StaticNetwork(
-        name=f"step of {task.to_json()['name']}",
-        key="step",
-        module=step,
-        example=samples[0],
-        count_kernels=partial(trace, _step_of(supernet, arch, None)[0], *shapes),
-        calibration=samples[:CALIBRATION],
-        evidence=samples[:EVIDENCE],
-        arch=arch,
-        input_names=("x", "h"),
-    )
-    with working_folder(plan.out) as work, limited_compiler() as compiler:
-        run = Run(plan, Journal(), compiler, work, lambda _: network.example, notify, None)
+    digest = hashlib.sha256((plan.supernet / "supernet.safetensors").read_bytes()).hexdigest()
+    source = _Source(digest, task.to_json()["digests"])
+    with open_run(plan, source, options.resume) as journal, limited_compiler() as compiler:
+        study = Study(supernet, task, journal=journal, seed=plan.seed)
+        arch = _best_member(study, plan, notify)
+        step, shapes = _step_of(supernet, arch, study)
+        samples = _samples(step, task, shapes[1])
+        network = StaticNetwork(
+            name=f"step of {task.to_json()['name']}",
+            key=arch.digest,
+            module=step,
+            example=samples[0],
+            count_kernels=partial(trace, _step_of(supernet, arch, None)[0], *shapes),
+            calibration=samples[:CALIBRATION],
+            evidence=samples[:EVIDENCE],
+            arch=arch,
+            input_names=("x", "h"),
+        )
+        run = Run(plan, journal, compiler, plan.out / "artifacts", lambda _: network.example, notify)
         baseline = build_baseline(run, network, AGAINST, own=True)
-        proof = try_networks(run, baseline, [lambda: network])
         notify("run step by step", 0, 1)
-        proof, artifact = _faithful(proof, step, task, shapes[1], plan)
-        figures = step_figures(artifact, step, task, shapes[1], plan)
-        metric = run_windows(_torch_runner(step), task, shapes[1], "test")
+        proof, artifact = _faithful(_prove(run, baseline, network), step, task, shapes[1], run)
+        scores = _test_scores(run, artifact, step, task, shapes[1])
         result = Result(plan, baseline, proof)
-        manifest = _manifest(result, supernet, task, options, (metric, figures))
         notify("bundle", 0, 1)
-        found = bundle_result(result, manifest)
-    return replace(found, table={**found.table, "notes": [*found.table["notes"], *_lines(task, metric, figures)]})
+        found = bundle_result(result, _manifest(result, supernet, task, options, scores, source))
+    return replace(found, table={**found.table, "notes": [*found.table["notes"], *_lines(task, scores)]})
 
 
 def _open_task(record: Mapping[str, Any], folder: Path, data: Path | None) -> Task:
@@ -133,14 +148,31 @@ def _open_task(record: Mapping[str, Any], folder: Path, data: Path | None) -> Ta
     return task
 
 
-def _best_member(study: Study, plan: Plan) -> Arch:
-    """Return the only member of a grown or derived space, or the best of some members on the search split."""
-    space = study.supernet.space
+def _best_member(study: Study, plan: Plan, notify: Progress) -> Arch:
+    """Return the only member of a grown or derived space, or the best of random members on the search split.
+
+    The smallest and the largest member are always scored. The time of an interrupted run counts in the budget.
+    """
+    space, rng, scores = study.supernet.space, Random(plan.seed), dict[Arch, float]()
     if space.size == 1:
         return space.largest
-    rng = Random(plan.seed)
-    members = {space.smallest, space.largest, *(space.sample(rng) for _ in range(plan.evaluations or _MEMBERS))}
-    return max(sorted(members, key=lambda arch: arch.digest), key=study.search_accuracy)
+    most = space.size if plan.evaluations is None else plan.evaluations
+    for k, arch in enumerate(chain((space.smallest, space.largest), (space.sample(rng) for _ in count()))):
+        late = plan.seconds is not None and study.journal.spent >= plan.seconds and not study.scored(arch)
+        if k >= 2 and (late or k >= most):
+            break
+        scores[arch] = study.search_accuracy(arch)
+        notify("search", len(scores), plan.evaluations or 0)
+    return max(sorted(scores, key=lambda arch: arch.digest), key=scores.__getitem__)
+
+
+def _prove(run: Run, baseline: Baseline, network: StaticNetwork) -> Proof:
+    """Build, verify and measure the step. Raise Unreachable if no artifact meets a constraint."""
+    try:
+        return try_networks(run, baseline, [lambda: network])
+    except NothingKept as error:
+        kind = Unreachable if run.plan.bounds else ExportError
+        raise kind(str(error)) from None
 
 
 def _step_of(supernet: Supernet, arch: Arch, study: Study | None) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
@@ -163,28 +195,45 @@ def _samples(step: nn.Module, task: Task, state: tuple[int, ...]) -> list[Sample
     return [sample for k in range(len(x)) for sample in (steps[k] for steps in found[k % 3 :: 3])][: 2 * CALIBRATION]
 
 
-def _faithful(proof: Proof, step: nn.Module, task: Task, state: tuple[int, ...], plan: Plan) -> tuple[Proof, Artifact]:
+def _faithful(proof: Proof, step: nn.Module, task: Task, state: tuple[int, ...], run: Run) -> tuple[Proof, Artifact]:
     """Return the proof whose best row keeps the score on the search split, and the artifact of that row.
 
     The best row is tried first, then the other allowed rows, the fastest of them first; if nothing is measured, the
     lowest precision first. Raise ExportError if none keeps the score.
     """
+
+    def score() -> float:
+        with Worker(artifact, transport=run.plan.transport) as worker:
+            return run_windows(worker, task, state, "search")
+
     metric = run_windows(_torch_runner(step), task, state, "search")
     rows, lost = list(proof.rows), []
     allowed = [k for k, row in enumerate(rows) if row.allowed]
     for k in sorted(allowed, key=lambda k: (k == proof.best, rows[k].speed, k), reverse=True):
         artifact = rows[k].built.artifact
-        with Worker(artifact, transport=plan.transport) as worker:
-            found = run_windows(worker, task, state, "search")
+        found = float(run.journal.call(f"windows/{artifact.digest}", score))
         if found >= metric - _LOST * abs(metric):
             rows[k] = replace(rows[k], verdict="kept")
             kept = proof if k == proof.best else replace(proof, slowdown=None, ends=None)  # those of another row
             return replace(kept, rows=tuple(rows), best=k), artifact
-        score = task.score
-        said = f"{score.name} {score.text(found)} on the search rows from step to step, in torch {score.text(metric)}"
+        said = f"{task.score.name} {task.score.text(found)} on the search rows from step to step"
+        said += f", in torch {task.score.text(metric)}"
         rows[k] = replace(rows[k], verdict=f"not taken: {said}", allowed=False)
         lost.append(rows[k].reason)
     raise ExportError(f"no artifact keeps the score over many steps: {'; '.join(lost)}")
+
+
+def _test_scores(run: Run, artifact: Artifact, step: nn.Module, task: Task, state: tuple[int, ...]) -> _TestScores:
+    """Return the scores on the test split. An interrupted run leaves them in its journal."""
+
+    def figures() -> Any:
+        found = step_figures(artifact, step, task, state, run.plan)
+        network = run_windows(_torch_runner(step), task, state, "test")
+        return asdict(_TestScores(found, network, task.baselines("test") if hasattr(task, "baselines") else {}))
+
+    said = run.journal.call(f"figures/{artifact.digest}", figures)
+    drift = {int(mark): error for mark, error in said["artifact"]["drift"].items()}  # JSON has no keys that are numbers
+    return _TestScores(_StepFigures(said["artifact"]["metric"], drift), said["network"], said["baselines"])
 
 
 def step_figures(
@@ -236,39 +285,32 @@ def _torch_runner(step: nn.Module) -> Runner:
 
 
 def _manifest(
-    result: Result, supernet: Supernet, task: Task, options: SearchOptions, found: tuple[float, _StepFigures]
-) -> Any:
+    result: Result, supernet: Supernet, task: Task, options: SearchOptions, found: _TestScores, source: _Source
+) -> Manifest:
     """Return the manifest: ``input.preprocessing`` holds all that a forecast needs, and the scores."""
-    metric, figures = found
     said, plan, built, arch = task.to_json(), result.plan, result.kept.built, result.arch
     assert arch is not None
-    assert plan.supernet is not None
     (first, _), space, score = built.artifact.inputs, supernet.space.to_json(), task.score
     sign = 1 if score.higher else -1
-    scores = {"name": score.name, "artifact": sign * figures.metric, "network": sign * metric}
-    scores |= {"baselines": {name: sign * value for name, value in _baselines(task).items()}}
-    drift = {str(mark): error for mark, error in figures.drift.items()}
-    digest = hashlib.sha256((plan.supernet / "supernet.safetensors").read_bytes()).hexdigest()
+    scores = {"name": score.name, "artifact": sign * found.artifact.metric, "network": sign * found.network}
+    scores |= {"baselines": {name: sign * value for name, value in found.baselines.items()}}
+    drift = {str(mark): error for mark, error in found.artifact.drift.items()}
     return replace(
         describe_network(result, options.command(plan.device.name), seed=plan.seed),
         name=f"{said['name']}-{plan.device.name}-{built.label}-{arch.digest}",
         task=_TASKS[said["kind"]],
         arch=arch.to_json(),
-        space=SpaceRecord(space["name"], space["arguments"], digest),
+        space=SpaceRecord(space["name"], space["arguments"], source.digest),
         input=Input(first.shape, first.dtype, "a row, then the state", {**said, "score": scores, "drift": drift}),
         seeds={"search": plan.seed, "supernet": supernet.seed},
-        data=Data(said["name"], said["digests"]),
+        data=Data(said["name"], source.digests),
     )
 
 
-def _baselines(task: Task) -> dict[str, float]:
-    found: dict[str, float] = task.baselines("test") if hasattr(task, "baselines") else {}
-    return found
-
-
-def _lines(task: Task, metric: float, figures: _StepFigures) -> list[str]:
+def _lines(task: Task, found: _TestScores) -> list[str]:
     score = task.score
-    found = [f"{score.text(figures.metric)} by the artifact from step to step", f"{score.text(metric)} in torch"]
-    found += [f"{score.text(value)} {name}" for name, value in _baselines(task).items()]
-    drift = ", ".join(f"{error:.1e} in {mark}" for mark, error in figures.drift.items())
-    return [f"{score.name} on the test rows: {', '.join(found)}", f"largest error of an output, by steps: {drift}"]
+    said = [f"{score.text(found.artifact.metric)} by the artifact from step to step"]
+    said += [f"{score.text(found.network)} in torch"]
+    said += [f"{score.text(value)} {name}" for name, value in found.baselines.items()]
+    drift = ", ".join(f"{error:.1e} in {mark}" for mark, error in found.artifact.drift.items())
+    return [f"{score.name} on the test rows: {', '.join(said)}", f"largest error of an output, by steps: {drift}"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,10 +22,12 @@ from hnas.deployment import sequence
 from hnas.deployment.flow import Proof
 from hnas.deployment.forecaster import Forecaster
 from hnas.deployment.judge import JudgedArtifact
-from hnas.deployment.sequence import is_sequence, run_windows, step_figures
+from hnas.deployment.sequence import _best_member, is_sequence, run_windows, step_figures
 from hnas.export import compile as compile_artifact
 from hnas.export.device.errors import ExportError
+from hnas.journal import Journal
 from hnas.recipes.run import RunOptions, run_recipe
+from hnas.study import Study
 from hnas.supernet import Stats, Supernet
 
 RECIPE = replace(
@@ -92,6 +95,8 @@ def test_a_grown_network_ends_in_a_bundle_that_forecasts(tmp_path, capsys):
     assert deploy_main(words) == 0
     said = json.loads(capsys.readouterr().out)
     assert any("mean squared error on the test rows" in note for note in said["notes"])
+    assert deploy_main([*words, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out) == said
     bundle = tmp_path / "run" / "bundle"
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["task"] == "series-forecasting"
@@ -163,6 +168,38 @@ def test_a_network_of_text_continues_a_text(tmp_path, capsys):
     assert "'T', which was not in the training text" in capsys.readouterr().err
 
 
+def test_the_members_that_are_scored_keep_to_the_budget():
+    """A budget of seconds was 32 members; an interrupted run was begun anew."""
+    space = spaces.load("recurrent_cell")(**series().space_arguments, widths=[6, 8], nodes=[1, 2, 3])
+
+    def scored(journal, evaluations=None, seconds=None):
+        study, told = Study(Supernet(space), series(), journal=journal), []
+        budget = SimpleNamespace(seed=0, evaluations=evaluations, seconds=seconds)
+        best = _best_member(study, budget, lambda *said: told.append(said))
+        assert max(journal.entries.values()) == study.search_accuracy(best)
+        return best, len(told)
+
+    journal = Journal()
+    best, count = scored(journal, evaluations=6)
+    assert (count, len(journal.entries)) == (6, 6)
+    assert scored(Journal(), seconds=0.0)[1] == 2  # the smallest and the largest
+    assert scored(Journal(), evaluations=1)[1] == 2
+    journal.spent = 9.0
+    assert scored(journal, seconds=8.0) == (best, 6)  # of the interrupted run, and no others
+    assert scored(journal, seconds=9.0 + 1e-6)[1] > 6
+
+
+def test_a_space_of_few_members_is_scored_whole():
+    space = spaces.load("recurrent_cell")(**series().space_arguments, widths=[6, 8], nodes=[1])
+    study = Study(Supernet(space), series())
+    arch = space.sample(Random(0))
+    few = SimpleNamespace(size=2, smallest=space.smallest, largest=space.largest, sample=lambda _: arch)
+    study.supernet.space = few
+    study.known = {each: float(each["width"]) for each in (space.smallest, space.largest)}
+    budget = SimpleNamespace(seed=0, evaluations=None, seconds=9.0)
+    assert _best_member(study, budget, lambda *_: None) == space.largest
+
+
 # --- without a runtime ------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +235,8 @@ def right_on_test(x, h):
 def faithful(monkeypatch, runs, verdicts, speeds):
     """Return what the guard of the score does with artifacts that are functions; one that is too large is refused."""
     monkeypatch.setattr(sequence, "Worker", lambda artifact, transport: nullcontext(artifact))
+    for run in runs:
+        run.digest = run.__name__
     compared = [None if speed is None else SimpleNamespace(ratio=speed) for speed in speeds]
     rows = tuple(
         JudgedArtifact(SimpleNamespace(artifact=run, label=run.__name__), comparison, verdict, "large" not in verdict)
@@ -205,7 +244,8 @@ def faithful(monkeypatch, runs, verdicts, speeds):
     )
     best = verdicts.index("kept")
     proof = Proof(None, None, rows, best, (), {}, slowdown="of the best", ends="of the best")
-    return sequence._faithful(proof, lambda x, h: (x, h), Halves(), (1,), SimpleNamespace(transport=None))
+    run = SimpleNamespace(plan=SimpleNamespace(transport=None), journal=Journal())
+    return sequence._faithful(proof, lambda x, h: (x, h), Halves(), (1,), run)
 
 
 def test_the_score_that_chooses_an_artifact_is_that_of_the_search_split(monkeypatch):
