@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 # Operator -> the position of the second factor among the inputs.
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _PRODUCTS = {"MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0, "Gemm": 0}
-_OTHER = ("ConvTranspose", "LSTM", "GRU", "RNN", "Einsum", "Attention")  # have products that are not counted
+_RECURRENT = ("LSTM", "GRU", "RNN")
+# Operators with products that are not counted, those of ONNX Runtime's own domain included.
+_OTHER = ("Einsum", "DeformConv", "FusedConv", "FusedGemm", "FusedMatMul", "QGemm", "GemmFloat8", "MatMulNBits")
+_ATTENTION = "Attention"  # the end of the name of each of its variants
 _TIMEOUT = 120.0
 
 
@@ -51,11 +54,15 @@ def sum_products(nodes: Iterable[Mapping[str, Any]]) -> int:
     total = 0
     for node in nodes:
         op, inputs = node["op"], node["inputs"]
-        if op in _OTHER:
+        if op in _OTHER or op.endswith(_ATTENTION):
             raise ValueError(f"max_macs does not know how to count {op}")
         outputs = prod(node["outputs"][0]) if node["outputs"] else 0
         if op in _CONVOLUTIONS:
             total += outputs * prod(inputs[_CONVOLUTIONS[op]][1:])
+        elif op == "ConvTranspose":
+            total += prod(inputs[0]) * prod(inputs[1][1:])
+        elif op in _RECURRENT:  # steps and batch, and the weights of the input and of the state
+            total += prod(inputs[0][:2]) * (prod(inputs[1]) + prod(inputs[2]))
         elif op == "Gemm":  # A [M, K] or its transpose, B [K, N] or its transpose
             rows, (columns, depth) = node["outputs"][0][0], inputs[1]
             total += rows * columns * depth

@@ -98,7 +98,8 @@ class Trial:
     def look(self, seconds: float, processes: int, floor: Ratio | None, progress: session.Progress) -> None:
         """Measure once more in fresh processes, and judge all looks together.
 
-        A failure is measured again, alone and in fresh processes. Unless that fails too, the claim is inconclusive.
+        A failure is measured again, alone and in as many fresh processes. Unless that fails too, the claim is
+        inconclusive.
 
         floor: noise that counts beside that of the baseline in the same blocks, or None.
         """
@@ -110,9 +111,8 @@ class Trial:
         self.speed_parts = self._judge(self.speed, self.noise, floor)
         self.word = gate.relate(self.speed, _louder(self.noise, floor), self.claim.same_within)
         if any(part.outcome == "fails" for part in self.speed_parts):
-            noise, again = self._measure(seconds, processes, progress)
-            self.confirmation = self._pool(None, again, processes)
-            second = self._judge(self.confirmation, self._pool(None, noise, processes), floor)
+            noise, self.confirmation = self._measure(seconds, self.speed.processes, progress)
+            second = self._judge(self.confirmation, noise, floor)
             self.speed_parts = [_confirmed(*pair) for pair in zip(self.speed_parts, second, strict=True)]
 
     def fail(self, line: str) -> None:

@@ -38,8 +38,9 @@ def suite_page(rows: _Rows, claims: Sequence[tuple[str, _Rows, Sequence[_Round]]
     record: the record of the command, as JSON.
     """
     parts = [_table(rows)]
-    for title, own, rounds in claims:
-        parts += [f"<h2>{text(title)}</h2>", _table(own), *([_blocks(rounds)] if any(rounds) else [])]
+    for number, (title, own, rounds) in enumerate(claims):
+        chart = [_blocks(rounds, f"claim {number}, ")] if any(rounds) else []
+        parts += [f"<h2>{text(title)}</h2>", _table(own), *chart]
     return page("hnas-bench run", "\n".join([*parts, _record(record)]), SCRIPT)
 
 
@@ -51,8 +52,11 @@ def _record(record: str) -> str:
     return f"<h2>Record</h2><details><summary>as JSON</summary><pre>{text(record)}</pre></details>"
 
 
-def _blocks(rounds: Sequence[_Round]) -> str:
-    """Return how many times faster the second was in each block, by process. Of many blocks, some are shown."""
+def _blocks(rounds: Sequence[_Round], chart: str = "") -> str:
+    """Return how many times faster the second was in each block, by process. Of many blocks, some are shown.
+
+    chart: begins the names of points and groups, so that the boxes of one chart do not act on another.
+    """
     numbered = [
         (process, at, first / second) for process, each in enumerate(rounds) for at, (first, second) in enumerate(each)
     ]
@@ -61,16 +65,16 @@ def _blocks(rounds: Sequence[_Round]) -> str:
         Mark(
             (at + 1, at + 1, at + 1),
             (ratio, ratio, ratio),
-            f"block-{process}-{at}",
+            f"{chart}block-{process}-{at}",
             f"process {process + 1}, block {at + 1}: {ratio:.3f}x",
             kind=process % len(COLOURS),
-            group=f"process {process + 1}",
+            group=f"{chart}process {process + 1}",
         )
         for process, at, ratio in numbered[::step]
     ]
     boxes = "".join(
         f'<label class="{COLOURS[process % len(COLOURS)]}"><input type="checkbox" checked '
-        f'data-filter="process {process + 1}"> process {process + 1}</label>'
+        f'data-filter="{chart}process {process + 1}"> process {process + 1}</label>'
         for process in range(len(rounds))
     )
     axes = ("block", "times that the second is faster")
@@ -78,5 +82,5 @@ def _blocks(rounds: Sequence[_Round]) -> str:
         f" Every {step}th block is shown." if step > 1 else ""
     )
     shown = f"<fieldset><legend>Show</legend>{boxes}</fieldset>"
-    chart = scatter(marks, axes, title="blocks")
-    return f'{shown}<figure>{chart}<figcaption class="soft">{told}</figcaption></figure>'
+    drawn = scatter(marks, axes, title="blocks")
+    return f'{shown}<figure>{drawn}<figcaption class="soft">{told}</figcaption></figure>'

@@ -82,7 +82,11 @@ def test_true_claims_hold_and_every_file_is_written(root: Path, steady: None, ca
     assert cases == ["hnas-bench.faster", "hnas-bench.same", *["hnas-bench.bundle"] * 2]
     assert summary.read_text().startswith("### hnas-bench: holds\n")
     assert "| faster | **holds** | faster, p50 " in summary.read_text()
-    assert "<h2>same</h2>" in page.read_text()
+    text = page.read_text()
+    assert "<h2>same</h2>" in text
+    groups = [set(re.findall(rf'data-{kind}="(claim \d, process \d)"', text)) for kind in ("filter", "group")]
+    assert groups[0] == groups[1]
+    assert {group[:7] for group in groups[0]} == {"claim 0", "claim 1", "claim 2"}
     assert len(history.read_text().splitlines()) == 3
 
 
@@ -93,6 +97,15 @@ def test_a_false_claim_fails_after_one_confirmation(root: Path, capsys: Any, mon
     assert (code, claim["outcome"], claim["word"], claim["looks"]) == (1, "fails", "faster", 1)
     assert "is below 1.50x; confirmed in fresh processes: 1.2" in claim["parts"][0]["line"]
     assert set(sessions) == {0, 1, 2}  # calibration, look, confirmation
+
+
+def test_a_confirmation_has_as_many_processes_as_all_looks(root: Path, capsys: Any, monkeypatch: Any) -> None:
+    timed_by(monkeypatch, lambda rng, number: 1.3 * np.exp(rng.normal(0, 0.02)))
+    code, out, _ = run(capsys, write(root, FASTER), "--json")
+    (claim,) = json.loads(out)["claims"]
+    assert (code, claim["outcome"]) == (1, "fails")
+    assert claim["looks"] > 1
+    assert len(claim["confirmation"]["rounds"]) == len(claim["speed"]["rounds"])
 
 
 def test_a_failure_that_is_not_confirmed_is_inconclusive(root: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -161,8 +174,10 @@ def test_multiply_accumulates() -> None:
     assert sum_products([node("QLinearConv", [[1], [], [], [8, 3, 1, 1]], [1, 8, 2, 2])]) == 32 * 3
     assert sum_products([node("MatMul", [[2, 3, 5], [5, 7]], [2, 3, 7]), node("Relu", [[9]], [9])]) == 42 * 5
     assert sum_products([node("Gemm", [[4, 6], [9, 6]], [4, 9])]) == 4 * 6 * 9
-    with pytest.raises(ValueError, match="how to count LSTM"):
-        sum_products([node("LSTM", [[1]], [1])])
+    assert sum_products([node("ConvTranspose", [[1, 8, 4, 4], [8, 3, 2, 2]], [1, 3, 8, 8])]) == 128 * 12
+    assert sum_products([node("LSTM", [[7, 2, 5], [1, 12, 5], [1, 12, 3]], [7, 1, 2, 3])]) == 14 * (60 + 36)
+    with pytest.raises(ValueError, match="how to count Einsum"):
+        sum_products([node("Einsum", [[1]], [1])])
 
 
 def test_points() -> None:
@@ -214,3 +229,18 @@ def test_every_measure_by_the_clock(root: Path, capsys: Any) -> None:
     cold, first, memory = (np.median(found[name]["rounds"][0]) for name in names[4:7])
     assert first < cold
     assert 1e7 < memory < 1e10
+
+
+@pytest.mark.slow
+def test_false_claims_by_the_clock(root: Path, capsys: Any) -> None:
+    """Judge real times: no load makes a light network slower than one of 75 times its products."""
+    slower = {"name": "slower", "artifact": "heavy", "baseline": "light", "at_least": 0.7}
+    twin = {"name": "twin", "artifact": "twin", "baseline": "heavy", "at_least": 1.5}
+    gated = {"name": "gated", "artifact": "heavy", "max_macs": 1e6, "precisions": ("int8",)}
+    code, out, _ = run(capsys, write(root, slower, twin, gated, header='time = "15s"\nprocesses = 2\n'), "--json")
+    found = {claim["name"]: claim for claim in json.loads(out)["claims"]}
+    assert code == 1
+    assert (found["slower"]["outcome"], found["slower"]["word"]) == ("fails", "slower")
+    assert "confirmed in fresh processes" in found["slower"]["parts"][0]["line"]
+    assert found["twin"]["outcome"] != "holds"
+    assert [part["outcome"] for part in found["gated"]["parts"]] == ["fails", "fails"]
