@@ -27,7 +27,6 @@ def judge_file(
     inputs: returns the arrays of a call.
 
     Raises:
-        ValueError: multiply-accumulates are asked of a file that is no ONNX.
         ExportError: the runtime fails.
     """
     from hnas.units import parse_size_bytes
@@ -40,12 +39,20 @@ def judge_file(
         line = f"{size:,} bytes, at most {claim.max_size}"
         yield _part("size", size <= parse_size_bytes(claim.max_size), line)
     if claim.max_macs is not None:
-        macs = count_macs(artifact, inputs(artifact))
-        yield _part("macs", macs <= claim.max_macs, f"{macs:,} multiply-accumulates, at most {claim.max_macs:,.0f}")
+        yield _judge_macs(claim.max_macs, artifact, inputs(artifact))
     if claim.inspected:
         from hnas.export.diagnosis.profiling import layers
 
         yield from _judge_layers(claim, layers(artifact, inputs(artifact), runs=_RUNS))
+
+
+def _judge_macs(most: float, artifact: Artifact, inputs: Inputs) -> PartVerdict:
+    """Judge the multiply-accumulates of a call; what cannot be counted is inconclusive."""
+    try:
+        macs = count_macs(artifact, inputs)
+    except ValueError as error:
+        return PartVerdict("macs", "inconclusive", str(error))
+    return _part("macs", macs <= most, f"{macs:,} multiply-accumulates, at most {most:,.0f}")
 
 
 def _judge_layers(claim: SuiteClaim, found: Inspection) -> Iterator[PartVerdict]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Operator -> the position of the second factor among the inputs.
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-_PRODUCTS = {"MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0, "Gemm": 0}
+_PRODUCTS = ("MatMul", "MatMulInteger", "QLinearMatMul")
 _RECURRENT = ("LSTM", "GRU", "RNN")
 # Operators with products that are not counted, those of ONNX Runtime's own domain included.
 _OTHER = ("Einsum", "DeformConv", "FusedConv", "FusedGemm", "FusedMatMul", "QGemm", "GemmFloat8", "MatMulNBits")
@@ -50,25 +50,35 @@ def count_macs(artifact: Artifact, inputs: Inputs) -> int:
 
 
 def sum_products(nodes: Iterable[Mapping[str, Any]]) -> int:
-    """Return the multiply-accumulates of nodes of a profile: ``op``, shapes of ``inputs`` and of ``outputs``."""
+    """Return the multiply-accumulates of nodes of a profile: ``op``, shapes of ``inputs`` and of ``outputs``.
+
+    Raises:
+        ValueError: an operator has products that are not counted, or its shapes are not those of the operator.
+    """
     total = 0
     for node in nodes:
-        op, inputs = node["op"], node["inputs"]
+        op = node["op"]
         if op in _OTHER or op.endswith(_ATTENTION):
             raise ValueError(f"max_macs does not know how to count {op}")
-        outputs = prod(node["outputs"][0]) if node["outputs"] else 0
-        if op in _CONVOLUTIONS:
-            total += outputs * prod(inputs[_CONVOLUTIONS[op]][1:])
-        elif op == "ConvTranspose":
-            total += prod(inputs[0]) * prod(inputs[1][1:])
-        elif op in _RECURRENT:  # steps and batch, and the weights of the input and of the state
-            total += prod(inputs[0][:2]) * (prod(inputs[1]) + prod(inputs[2]))
-        elif op == "Gemm":  # A [M, K] or its transpose, B [K, N] or its transpose
-            rows, (columns, depth) = node["outputs"][0][0], inputs[1]
-            total += rows * columns * depth
-        elif op in _PRODUCTS:
-            total += outputs * inputs[0][-1]
+        try:
+            total += _products(op, node["inputs"], node["outputs"])
+        except (IndexError, ValueError):
+            raise ValueError(f"max_macs does not understand the shapes of {op}") from None
     return total
+
+
+def _products(op: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
+    """Return the multiply-accumulates of one node; 0 for an operator without products."""
+    if op in _CONVOLUTIONS:
+        return prod(outputs[0]) * prod(inputs[_CONVOLUTIONS[op]][1:])
+    if op == "ConvTranspose":
+        return prod(inputs[0]) * prod(inputs[1][1:])
+    if op in _RECURRENT:  # steps and batch, and the weights of the input and of the state
+        return prod(inputs[0][:2]) * (prod(inputs[1]) + prod(inputs[2]))
+    if op == "Gemm":  # A [M, K] or its transpose, B [K, N] or its transpose
+        columns, depth = inputs[1]
+        return outputs[0][0] * columns * depth
+    return prod(outputs[0]) * inputs[0][-1] if op in _PRODUCTS else 0
 
 
 class _Profiling:

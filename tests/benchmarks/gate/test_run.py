@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hnas.benchmarks import cli
-from hnas.benchmarks.gate import session
+from hnas.benchmarks.gate import macs, session
 from hnas.benchmarks.gate.gates import judge_points
 from hnas.benchmarks.gate.macs import sum_products
 from hnas.benchmarks.gate.records import CountedAccuracy
@@ -176,8 +176,23 @@ def test_multiply_accumulates() -> None:
     assert sum_products([node("Gemm", [[4, 6], [9, 6]], [4, 9])]) == 4 * 6 * 9
     assert sum_products([node("ConvTranspose", [[1, 8, 4, 4], [8, 3, 2, 2]], [1, 3, 8, 8])]) == 128 * 12
     assert sum_products([node("LSTM", [[7, 2, 5], [1, 12, 5], [1, 12, 3]], [7, 1, 2, 3])]) == 14 * (60 + 36)
-    with pytest.raises(ValueError, match="how to count Einsum"):
-        sum_products([node("Einsum", [[1]], [1])])
+    for op, shapes, words in (
+        ("Einsum", [[1]], "how to count Einsum"),
+        ("QAttention", [[1]], "how to count QAttention"),
+        ("Gemm", [[4], [9]], "the shapes of Gemm"),
+        ("Conv", [[4]], "the shapes of Conv"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            sum_products([node(op, shapes, [1])])
+
+
+def test_what_cannot_be_counted_is_inconclusive(root: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(macs, "_OTHER", ("GlobalAveragePool",))
+    code, out, _ = run(capsys, write(root, {"name": "a", "artifact": "light", "max_macs": 1e9}))
+    assert code == 4
+    assert re.search(
+        r"^  macs +inconclusive: max_macs does not know how to count GlobalAveragePool$", out, re.MULTILINE
+    )
 
 
 def test_points() -> None:
