@@ -153,10 +153,11 @@ def accuracy_of_ends(study: Study, summary: Mapping[str, Any]) -> dict[str, floa
     return {"largest": round(scores[space.largest], 4), "smallest": round(scores[space.smallest], 4)}
 
 
-def judge_sequence(study: Study, steps: int) -> dict[str, Any]:
+def judge_sequence(study: Study, steps: int, say: Callable[[str], None] | None) -> dict[str, Any]:
     """Return how the metric of a task of sequences is called, and the metric of its baselines on the test split.
 
     steps: length of the training of an LSTM and a GRU with as many weights as the largest member has.
+    say: called with a line before each of the two trainings.
     Empty for a task without ``baselines``: images have a plan with baselines of their own.
     """
     task = study.task
@@ -166,8 +167,10 @@ def judge_sequence(study: Study, steps: int) -> dict[str, Any]:
     count = parameters(study.supernet.skeleton(space.largest))
     found = dict(task.baselines("test"))
     for kind, name in (("lstm", "LSTM"), ("gru", "GRU")):
-        value = train_plain_recurrent(task, kind, steps=steps, weights=count)
-        found[f"{name} of as many weights ({count}), trained for {steps} steps"] = value
+        said = f"{name} of as many weights ({count}), trained for {steps} steps"
+        if say is not None:
+            say(f"baseline  {said}")
+        found[said] = train_plain_recurrent(task, kind, steps=steps, weights=count)
     return {"score": asdict(task.score), "baselines": {name: round(value, 4) for name, value in found.items()}}
 
 

@@ -264,7 +264,7 @@ class _Run:
             **({"edits": [edit.to_json() for edit in log]} if log else {}),
             **({"growth": self.proofs} if self.proofs else {}),
             **({"logits": logits, "derived": self._derived(logits)} if logits else {}),
-            **judge_sequence(study, self.schedule.steps),
+            **judge_sequence(study, self.schedule.steps, on_message),
         }
         if plan is not None:
             record |= {"plan": plan.to_json(), **summary}

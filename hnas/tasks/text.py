@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,19 @@ class Text(WindowedTask):
 
     def baselines(self, split: str) -> dict[str, float]:
         """Return the metric of an interpolated 5-gram model of the training text."""
-        begin, end = self.windows.spans["train"]
-        model = NGram(self.tokens[begin:end].tolist(), len(self.alphabet))
         first, last = self.windows.spans[split]
-        return {"a 5-gram model": -model.bits(self.tokens[first:last].tolist())}
+        return {"a 5-gram model": -self._model.bits(self.tokens[first:last].tolist())}
 
     def to_json(self) -> dict[str, Any]:
         """Return the alphabet, the window, and the digest of the text."""
         digest = hashlib.sha256(self.alphabet.encode() + self.tokens.tobytes()).hexdigest()
         window = {"window": self.windows.window, "burn": self.windows.burn}
         return {"kind": "text", "name": self.name, "alphabet": self.alphabet, **window, "digests": {"text": digest}}
+
+    @cached_property
+    def _model(self) -> NGram:
+        begin, end = self.windows.spans["train"]
+        return NGram(self.tokens[begin:end].tolist(), len(self.alphabet))
 
     def _cut(self, starts: Rows) -> tuple[Tokens, Tensor]:
         labels = self.windows.cut(self.tokens, starts, 1)

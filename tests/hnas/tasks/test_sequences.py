@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hnas import tasks
+from hnas import spaces, tasks
 from hnas.data.text import NGram, alphabet_of, encode
+from hnas.recipes.progress import judge_sequence
+from hnas.study import Study
+from hnas.supernet import Supernet
 
 SERIES, TEXT = tasks.load("series"), tasks.load("text")
 
@@ -133,6 +136,27 @@ def test_text_predicts_the_next_character(book):
     assert task.metric(certain, labels) == pytest.approx(0.0, abs=1e-6)
     assert task.metric(torch.zeros_like(certain), labels) == pytest.approx(-np.log2(len(task.alphabet)))
     assert float(task.loss(certain, labels)) < 1e-6 < float(task.loss(-certain, labels))
+
+
+def test_the_n_gram_model_is_made_once(book, monkeypatch):
+    """Each split that it was asked about made it again, which takes minutes for a large text."""
+    made = []
+    monkeypatch.setattr("hnas.tasks.text.NGram", lambda *given: made.append(given) or NGram(*given))
+    task = TEXT.open_task(book, window=16, burn=4)
+    assert task.notes == (
+        f"baseline  {-task.baselines('search')['a 5-gram model']:.3f} bits per character of a 5-gram model",
+    )
+    assert task.baselines("test").keys() == task.baselines("search").keys()
+    assert len(made) == 1
+
+
+def test_the_training_of_each_baseline_is_announced():
+    """A training seemed to hang at its end."""
+    task = SERIES.open_task(None, source="lorenz", length=400, window=8, burn=2)
+    space, said = spaces.load("recurrent_cell")(**task.space_arguments, widths=[4], nodes=[1]), []
+    record = judge_sequence(Study(Supernet(space), task), 2, said.append)
+    assert [line.split()[1] for line in said] == ["LSTM", "GRU"]
+    assert {line.removeprefix("baseline  ") for line in said} < set(record["baselines"])
 
 
 def test_an_n_gram_model_is_a_distribution_that_learns(book):
