@@ -1,4 +1,4 @@
-"""The command ``hnas-train grow``: grow a small trained network towards the budget of a device."""
+"""The command ``hnas-train grow``: grow a small trained network up to a predicted latency or a number of weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def _make_grow_parser() -> Parser:
     """Return the parser of ``hnas-train grow``."""
     parser = Parser(
         "hnas-train grow",
-        description="Grow the smallest subnet of a trained supernet inside its space, by edits that keep its outputs.",
+        description="Grow the smallest subnet of a trained supernet inside its space, by edits that keep its outputs: "
+        "depth, width, nodes and operation types. Kernels, expansions and heads stay as they are.",
         epilog="A section [grow] in the recipe of the supernet gives stages, mode and trigger.",
     )
     add = parser.add_argument

@@ -23,7 +23,7 @@ def make_train_parser() -> Parser:
         description="Train a supernet from a recipe and a folder of images, a series or a text.",
         epilog="The section [shrink] of a recipe makes the space smaller during training, by evidence or by method = "
         "padnas, pwsnas or pdarts. hnas-deploy --supernet then searches the smaller space. "
-        "hnas-train grow --help: grow a small trained network up to a latency or a number of weights.",
+        "hnas-train grow --help: grow a small trained network up to a predicted latency or a number of weights.",
     )
     add = parser.add_argument
     add("--recipe", required=True, metavar="NAME", help="fashion, images, imagenet, ... or the path of a .toml file")

@@ -142,6 +142,8 @@ def _memory(net: GrowingNetwork) -> Callable[[], None]:
 class Opening:
     """Open a larger option of a size: width, depth, number of nodes, kernel, expansion, heads.
 
+    ``hnas.growth.loop.grow`` opens width, depth and nodes alone.
+
     choice: the name of the choice.
     option: the larger option.
 

@@ -78,8 +78,9 @@ def grow(
     log: receives the proofs of the edits, as JSON.
 
     1. Every stage trains the open part, weights and mixing weights together, on the training split.
-    2. After a stage an edit is applied that keeps the function, of another kind than the one before. It is drawn with
-       the seed of the study among those that are possible and within the limits.
+    2. After a stage an edit is applied that keeps the function, of another kind than the one before: depth, nodes,
+       copy, insert, width or type. It is drawn with the seed of the study among those that are possible and within the
+       limits. Kernels, expansions and heads stay as they are.
     3. At the end every soft slot takes the option of the largest mixing weight with which the member is within the
        limits, and the member is trained alone.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from hnas.cli.growing import _recipe_to_grow
 from hnas.cost.flops import parameters
 from hnas.data.images import Preprocessing
 from hnas.growth.edits import TypeOpening, apply
-from hnas.growth.loop import GrowthRules, _divided, _Limits, chosen, grow, score, settle
+from hnas.growth.loop import _KINDS, GrowthRules, _divided, _Limits, chosen, grow, score, settle
 from hnas.growth.network import GrowingNetwork
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.schema import decode_recipe
@@ -333,6 +335,13 @@ def test_images_that_grow_keep_the_mean_and_deviation_of_the_pretrained_weights(
     _, member, found = read_grown(tmp_path / "net", tiny.space(), task, 0)
     assert member == tiny.space().smallest
     assert found == trained
+
+
+def test_the_manual_lists_the_kinds_of_edits_that_a_training_makes():
+    """It listed kernels, expansions and heads too, which no training opens."""
+    page = Path(__file__).parents[3] / "docs" / "methods" / "growth.md"
+    table = page.read_text().partition("| kind |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(_KINDS)
 
 
 @pytest.mark.parametrize(
