@@ -119,16 +119,15 @@ class Study:
             self._stats.clear()
             self._version = self.supernet.version
         if arch not in self._stats:
-            raw, labels = self.task.held("calibration")
-            self._stats[arch] = pool_moments(self.supernet, arch, self._inputs(arch, raw), len(labels))
+            self._stats[arch] = self._pooled(arch)
         return self._stats[arch]
 
     @torch.no_grad()
-    def outputs(self, arch: Arch, split: str) -> tuple[Tensor, Tensor]:
-        """Return (outputs, labels) of the recalibrated subnet on a held-out split."""
+    def outputs(self, arch: Arch, split: str, gates: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return (outputs, labels) of the recalibrated subnet on a held-out split; ``gates`` as in ``Supernet``."""
         raw, labels = self.task.held(split)
-        stats = self.calibrate(arch)
-        chunks = [self.supernet(arch, *inputs, stats=stats) for inputs in self._inputs(arch, raw)]
+        stats = self.calibrate(arch) if gates is None else self._pooled(arch, gates)
+        chunks = [self.supernet(arch, *inputs, stats=stats, gates=gates) for inputs in self._inputs(arch, raw)]
         return torch.cat(chunks), labels
 
     def accuracy(self, arch: Arch, split: str = "search") -> float:
@@ -136,10 +135,10 @@ class Study:
         outputs, labels = self.outputs(arch, split)
         return self.task.metric(outputs, labels)
 
-    @cached_property
+    @property
     def search_images(self) -> int:
         """Return the number of search images."""
-        return len(self.task.held("search")[1])
+        return len(self.task.splits["search"])
 
     def price(self, arch: Arch, metric: str) -> Price:
         """Return the price of ``arch`` in ``metric``. Each price is computed once, and then read from the journal."""
@@ -210,6 +209,10 @@ class Study:
     @cached_property
     def _initial(self) -> Supernet:
         return Supernet(self.supernet.space, self.supernet.seed)
+
+    def _pooled(self, arch: Arch, gates: Mapping[str, Tensor] | None = None) -> Stats:
+        raw, labels = self.task.held("calibration")
+        return pool_moments(self.supernet, arch, self._inputs(arch, raw), len(labels), gates)
 
     def _inputs(self, arch: Arch, raw: Any) -> Iterator[tuple[Tensor, ...]]:
         """Yield the inputs in chunks, so that a large split is never in memory as floats."""

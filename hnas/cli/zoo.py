@@ -183,7 +183,7 @@ def _required_key(parsed: argparse.Namespace) -> Path | None:
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="URL", help=_STORE.replace("%", "%%"))
+    parser.add_argument("--store", metavar="URL", help=_STORE)
     told = "another host that the store may lead to, such as that of its files; may be repeated"
     parser.add_argument("--allow-host", action="append", default=[], metavar="HOST", help=told)
 

@@ -72,7 +72,7 @@ class Morphism(Protocol):
         ...
 
     def edit(self, net: GrowingNetwork) -> None:
-        """Change weights, followers, mixing weights and the open part, in place."""
+        """Change weights, mixing weights and the open part, in place."""
         ...
 
     def to_json(self) -> dict[str, Any]:
@@ -124,15 +124,14 @@ def _difference(old: Tensor, new: Tensor) -> float:
 
 def _memory(net: GrowingNetwork) -> Callable[[], None]:
     """Return a function that makes the network as it is now."""
-    sets = [*net.sets(), net.mixing]
-    kept = [{name: tensor.detach().clone() for name, tensor in each.items()} for each in sets]
+    tensors = [*net.named().values(), *net.mixing.values()]
+    kept = [tensor.detach().clone() for tensor in tensors]
     arch = net.arch
 
     def undo() -> None:
         net.arch = arch
-        for each, before in zip(sets, kept, strict=True):
-            for name, tensor in each.items():
-                tensor.copy_(before[name])
+        for tensor, before in zip(tensors, kept, strict=True):
+            tensor.copy_(before)
         net.supernet.changed()
 
     return undo
@@ -169,13 +168,11 @@ class Opening:
         """Zero what leads from new to old, and open."""
         arch = net.resized(self.choice, self.option)
         old, new = net.supernet.where(net.arch), net.supernet.where(arch)
-        names = {id(p): name for name, p in net.supernet.union.named_parameters()}
         for name, (parameter, index) in new.items():
-            for tensors in net.sets():
-                if name in old:
-                    _close(tensors[names[id(parameter)]], old[name][1], index, one_axis=name == "weights")
-                elif name.rpartition(".")[0].endswith(".out"):
-                    tensors[names[id(parameter)]].zero_()
+            if name in old:
+                _close(parameter, old[name][1], index, one_axis=name == "weights")
+            elif name.rpartition(".")[0].endswith(".out"):
+                parameter.zero_()
         absent = [slot for slot in net.space.slots if f"{slot}.op" in arch and f"{slot}.op" not in net.arch]
         net.arch = arch
         for slot in absent:

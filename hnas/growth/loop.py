@@ -17,7 +17,7 @@ from hnas.growth.nodes import NodeCopy, NodeInsertion
 from hnas.ranges import Positive, PositiveInt, Share
 from hnas.sampling.draws import IDENTITY, relax, slot_types
 from hnas.space import Arch, Space
-from hnas.study import CHUNK, Study, pool_moments
+from hnas.study import Study
 from hnas.training.loop import Observer, Schedule
 from hnas.training.step import SubnetPath
 
@@ -143,7 +143,7 @@ def settle(net: GrowingNetwork, member: Arch | None = None) -> Arch:
     2. An input of a node of a cell: the matrix that reads it is multiplied.
     3. Other mixing weights of a cell have no weight that follows; the member is trained after this.
     """
-    member, named = member or chosen(net), dict(net.supernet.union.named_parameters())
+    member, named = member or chosen(net), net.named()
     for slot in net.space.slots:
         if not isinstance(net.arch.get(f"{slot}.op"), tuple):
             continue
@@ -158,17 +158,9 @@ def settle(net: GrowingNetwork, member: Arch | None = None) -> Arch:
     return member
 
 
-@torch.no_grad()
 def score(study: Study, net: GrowingNetwork) -> float:
     """Return the task's metric of the open part on the search split."""
-
-    def chunks(split: str) -> list[tuple[Tensor, ...]]:
-        raw, shapes = study.task.held(split)[0], net.space.example(net.arch)
-        return [study.task.inputs(raw[i : i + CHUNK], shapes) for i in range(0, len(raw), CHUNK)]
-
-    stats = pool_moments(net.supernet, net.arch, chunks("calibration"), 1, gates=net.gates())
-    outputs = torch.cat([net(*inputs, stats=stats) for inputs in chunks("search")])
-    return study.task.metric(outputs, study.task.held("search")[1])
+    return study.task.metric(*study.outputs(net.arch, "search", net.gates()))
 
 
 def _possible_edits(net: GrowingNetwork, kind: str) -> Iterator[Morphism]:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,8 +27,6 @@ class GrowingNetwork:
     arch: the open part. A soft slot holds its open options, as a tuple.
     mixing: slot -> one weight for each of its types. They are free numbers and no softmax: an option that is opened at
         weight exactly zero has a gradient, and the others keep their weights.
-    followers: further sets of tensors by the names of the weights, such as momentum buffers and initial weights. What
-        an edit copies or moves in the weights, it copies or moves in them.
 
         net = GrowingNetwork.begin(supernet)
         outputs = net(x)
@@ -37,7 +35,6 @@ class GrowingNetwork:
     supernet: Supernet
     arch: Arch
     mixing: dict[str, nn.Parameter]
-    followers: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
 
     @classmethod
     def begin(cls, supernet: Supernet, start: Arch | None = None) -> GrowingNetwork:
@@ -101,9 +98,9 @@ class GrowingNetwork:
         stats = pool_moments(self.supernet, self.arch, [tuple(inputs)], len(inputs[0]), gates=self.gates())
         return self(*inputs), self(*inputs, stats=stats)
 
-    def sets(self) -> list[Mapping[str, Tensor]]:
-        """Return the weights and the followers, by the names of the weights."""
-        return [dict(self.supernet.union.named_parameters()), *self.followers]
+    def named(self) -> dict[str, nn.Parameter]:
+        """Return every weight of the largest network by its name."""
+        return dict(self.supernet.union.named_parameters())
 
     def resized(self, name: str, option: Option) -> Arch:
         """Return the open part with another option of a choice that is no slot.
@@ -112,18 +109,13 @@ class GrowingNetwork:
         of the space is.
         """
         space = self.space
-        wanted: dict[str, Any] = {**self.arch, name: option}
+        present: dict[str, Any] = dict(self.arch)
         soft = {s: self.open_types(s) for s in space.slots if isinstance(self.arch.get(f"{s}.op"), tuple)}
-        plain = {key: value[0] if isinstance(value, tuple) else value for key, value in wanted.items()}
-        base = _filled(space, plain)
+        plain = {key: value[0] if isinstance(value, tuple) else value for key, value in present.items()}
+        base = space.changed(plain, name, option)
         if not _has_branches(self.supernet):
             soft |= {s: slot_types(space, s) for s in space.slots if f"{s}.op" in base and f"{s}.op" not in self.arch}
         return relax(space, base, soft, single=True) if soft else base
-
-
-def _filled(space: Space, wanted: Mapping[str, Option]) -> Arch:
-    """Return the member with the options ``wanted``; a choice that it does not give takes its first option."""
-    return space._fill(lambda key, choice: wanted.get(key, choice.options[0]))
 
 
 def _has_branches(supernet: Supernet) -> bool:

@@ -44,9 +44,9 @@ class NodeCopy:
         last = _count(net)
         Opening("nodes", last + 1).edit(net)
         _move(net, self.node, last)
-        for weights in (tensors["weights"] for tensors in net.sets()):
-            weights[last] = weights[self.node] * _SHARES[1]
-            weights[self.node] *= _SHARES[0]
+        weights = net.named()["weights"]
+        weights[last] = weights[self.node] * _SHARES[1]
+        weights[self.node] *= _SHARES[0]
         for part in _PARTS:
             _mix(net, last, part, dict(_mixed(net, self.node, part)))
 
@@ -84,14 +84,13 @@ class NodeInsertion:
             _move(net, old, old + 1)
             for part in _PARTS:
                 _mix(net, old + 1, part, _renamed(dict(_mixed(net, old, part)), new, part))
-        for k, tensors in enumerate(net.sets()):
-            tensors["weights"][new + 1 :] = tensors["weights"][new:-1].clone()
-            tensors["weights"][new] = 0.0
-            for side in ("left", "right"):
-                tensors[f"nodes.{new}.{side}.bias"].zero_()
-            # The initial weights and the momentum of the new node begin with it.
-            matrix = tensors[f"nodes.{new}.left.weight"]
-            matrix.copy_(torch.eye(len(matrix)) if k == 0 else torch.zeros_like(matrix))
+        named = net.named()
+        named["weights"][new + 1 :] = named["weights"][new:-1].clone()
+        named["weights"][new] = 0.0
+        for side in ("left", "right"):
+            named[f"nodes.{new}.{side}.bias"].zero_()
+        matrix = named[f"nodes.{new}.left.weight"]
+        matrix.copy_(torch.eye(len(matrix)))
         known = {"a": {f"s{new}": 1.0}, "b": {f"s{new}": 0.0}, "f": {"linear": 1.0}, "g": {}, "join": {"add": 1.0}}
         for part, weights in known.items():
             _mix(net, new, part, weights)
@@ -111,10 +110,10 @@ def _renamed(mixed: dict[str, float], new: int, part: str) -> dict[str, float]:
 
 
 def _move(net: GrowingNetwork, old: int, new: int) -> None:
-    """Copy the matrices of a node to another one, in the weights and in the followers."""
-    for tensors in net.sets():
-        for name in (f"{side}.{leaf}" for side in ("left", "right") for leaf in ("weight", "bias")):
-            tensors[f"nodes.{new}.{name}"].copy_(tensors[f"nodes.{old}.{name}"])
+    """Copy the matrices of a node to another one."""
+    named = net.named()
+    for name in (f"{side}.{leaf}" for side in ("left", "right") for leaf in ("weight", "bias")):
+        named[f"nodes.{new}.{name}"].copy_(named[f"nodes.{old}.{name}"])
 
 
 def _mixed(net: GrowingNetwork, node: int, part: str) -> list[tuple[str, float]]:

@@ -16,11 +16,7 @@ from tests.hnas import tiny
 
 def cell(nodes=(1, 2, 3, 4)) -> GrowingNetwork:
     space = spaces.load("recurrent_cell")(features=2, outputs=2, window=7, widths=[8, 12], nodes=list(nodes))
-    supernet = Supernet(space)
-    moments = {name: torch.randn_like(p) for name, p in supernet.union.named_parameters()}
-    net = GrowingNetwork.begin(supernet)
-    net.followers = (moments,)
-    return shaken(net)
+    return shaken(GrowingNetwork.begin(Supernet(space)))
 
 
 def vision(**changes) -> GrowingNetwork:
@@ -97,21 +93,6 @@ def test_a_node_is_inserted_between_others_and_read_by_them(node):
     if node < 2:
         shares = net.mixing[f"nodes.{node + 2}.a"].detach()
         assert float(shares[node + 1]) == float(shares[node + 2]) != 0
-
-
-def test_moments_follow_their_weights():
-    net = cell()
-    x, (moments,) = probe(net), net.followers
-    old = {name: tensor.clone() for name, tensor in moments.items()}
-    apply(net, NodeCopy(0), x)
-    assert torch.equal(moments["nodes.1.left.weight"], old["nodes.0.left.weight"])
-    assert float(moments["weights"][1]) == pytest.approx(0.4 * float(old["weights"][0]))
-    apply(net, NodeInsertion(0), x)
-    assert torch.equal(moments["nodes.2.left.weight"], old["nodes.0.left.weight"])  # the copy moved up
-    assert not moments["nodes.1.left.weight"].any()
-    apply(net, Opening("width", 12), x)
-    assert not moments["recur.weight"][:8, 8:].any()
-    assert torch.equal(moments["recur.weight"][:8, :8], old["recur.weight"][:8, :8])
 
 
 EDITS = [
