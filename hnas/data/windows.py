@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ class Windows:
     burn: the first rows of a window, whose outputs are not judged: the state is still filling.
     horizon: the label of row t is in row t + horizon.
 
-    A window of a held-out split may begin in the rows before its split. These rows are inputs only, and no label of
-    another split is in it.
+    A window of a held-out split may begin up to ``burn + horizon`` rows before its span. The outputs there are not
+    judged: the label of every judged row lies in the span.
 
         windows = Windows.divide(rows=1000, window=32, burn=8, horizon=1)
         windows.starts("search")    # the first row of each window
@@ -45,7 +45,6 @@ class Windows:
     window: int
     burn: int
     horizon: int
-    _orders: dict[int, Rows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def divide(cls, rows: int, window: int, burn: int, horizon: int, alpha: float = 0.0) -> Windows:
@@ -65,13 +64,13 @@ class Windows:
         spans = dict(zip(shares, pairwise(edges), strict=True))
         found = cls(spans, window, burn, horizon)
         for split in spans:
-            if window + horizon > rows or not len(found.starts(split)):
+            if window + horizon > rows or not found.first_rows(split):
                 need = f"a window of {window} rows and a horizon of {horizon}"
                 empty = f"the split {split!r} would be empty; give more rows, or a smaller window"
                 raise ValueError(f"{rows} rows are too few for {need}: {empty}")
         return found
 
-    def starts(self, split: str) -> Rows:
+    def first_rows(self, split: str) -> range:
         """Return the first row of every window of a split.
 
         "train": every window. Other splits: windows whose judged rows do not overlap, so that each label counts once.
@@ -79,17 +78,21 @@ class Windows:
         begin, end = self.spans[split]
         first = max(0, begin - self.horizon - self.burn)
         last = end - self.horizon - self.window
-        stride = 1 if split == "train" else self.window - self.burn
-        return np.arange(first, last + 1, stride, dtype=np.int64)
+        return range(first, last + 1, 1 if split == "train" else self.window - self.burn)
+
+    def starts(self, split: str) -> Rows:
+        """Return the first row of every window of a split, as an array [N]."""
+        rows = self.first_rows(split)
+        return np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
 
     def per_epoch(self, batch: int) -> int:
         """Return the number of batches in which every training row is judged about once; at least 1."""
-        return max(1, len(self.starts("train")) // (batch * (self.window - self.burn)))
+        return max(1, len(self.first_rows("train")) // (batch * (self.window - self.burn)))
 
     def batch(self, step: int, size: int, seed: int) -> Rows:
         """Return the first rows of ``size`` random training windows; they depend on seed and step alone."""
-        starts = self.starts("train")
-        return starts[np.random.default_rng([seed, 3, step]).integers(0, len(starts), size)]
+        rows = self.first_rows("train")
+        return rows.start + np.random.default_rng([seed, 3, step]).integers(0, len(rows), size)
 
     def cut(self, values: NDArray[Any], starts: Rows, shift: int = 0) -> NDArray[Any]:
         """Return the rows of the windows: [rows, ...] -> [N, window, ...].
@@ -132,9 +135,9 @@ class WindowedTask(ABC):
         return tuple(f"baseline  {self.score.text(value)} {self.score.name} of {name}" for name, value in found)
 
     @property
-    def splits(self) -> Mapping[str, Rows]:
+    def splits(self) -> Mapping[str, range]:
         """Return the first row of every window of each split."""
-        return {split: self.windows.starts(split) for split in self.windows.spans}
+        return {split: self.windows.first_rows(split) for split in self.windows.spans}
 
     @property
     def steps_per_epoch(self) -> int:

@@ -37,6 +37,16 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert np.array_equal(windows.cut(values, starts, 1), windows.cut(values, starts) + 1)
 
 
+def test_windows_of_a_long_sequence_are_drawn_and_counted_without_a_list_of_them():
+    """Every batch made an array of all training windows."""
+    windows = Windows.divide(rows=10**13, window=10, burn=2, horizon=1)
+    assert windows.batch(0, 4, 0).max() < 0.65 * 10**13
+    assert windows.per_epoch(32) > 10**9
+    assert len(windows.first_rows("search")) > 10**9
+    few = Windows.divide(rows=500, window=10, burn=2, horizon=1)
+    assert set(few.batch(0, 10**4, 0).tolist()) == set(few.starts("train").tolist()) == set(few.first_rows("train"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -150,6 +150,13 @@ def test_the_n_gram_model_is_made_once(book, monkeypatch):
     assert len(made) == 1
 
 
+def test_the_search_rows_are_counted_without_being_cut(monkeypatch):
+    task = SERIES.open_task(None, source="lorenz", length=400, window=8, burn=2)
+    count = len(task.held("search")[1])
+    monkeypatch.setattr(type(task), "held", None)
+    assert Study(None, task).search_images == count
+
+
 def test_the_training_of_each_baseline_is_announced():
     """A training seemed to hang at its end."""
     task = SERIES.open_task(None, source="lorenz", length=400, window=8, burn=2)
