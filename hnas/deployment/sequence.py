@@ -49,6 +49,7 @@ from hnas.training.folder import load_supernet
 
 _TASKS = {kind: task for task, kind in KINDS.items()}  # kind in the record of a task -> task of a manifest
 _MARKS = (1, 10, 50, 100, 200)  # steps after which the error of the outputs is reported
+_CHUNK = 256  # windows that are inputs at a time
 _LOST = 0.02  # of the score: an artifact that loses more is not taken
 
 Runner = Callable[..., tuple[NDArray[Any], ...]]
@@ -206,7 +207,7 @@ def _faithful(proof: Proof, step: nn.Module, task: Task, state: tuple[int, ...],
         with Worker(artifact, transport=run.plan.transport) as worker:
             return run_windows(worker, task, state, "search")
 
-    metric = run_windows(_torch_runner(step), task, state, "search")
+    metric = run_windows(_torch_runner(step), task, state, "search", _CHUNK)
     rows, lost = list(proof.rows), []
     allowed = [k for k, row in enumerate(rows) if row.allowed]
     for k in sorted(allowed, key=lambda k: (k == proof.best, rows[k].speed, k), reverse=True):
@@ -228,7 +229,7 @@ def _test_scores(run: Run, artifact: Artifact, step: nn.Module, task: Task, stat
 
     def figures() -> Any:
         found = step_figures(artifact, step, task, state, run.plan)
-        network = run_windows(_torch_runner(step), task, state, "test")
+        network = run_windows(_torch_runner(step), task, state, "test", _CHUNK)
         return asdict(_TestScores(found, network, task.baselines("test") if hasattr(task, "baselines") else {}))
 
     said = run.journal.call(f"figures/{artifact.digest}", figures)
@@ -248,29 +249,34 @@ def step_figures(
         return _StepFigures(run_windows(worker, task, state, "test"), drift)
 
 
-def run_windows(run: Runner, task: Task, state: tuple[int, ...], split: str) -> float:
-    """Return the task's metric on a split, by a step (x [1, F], h [1, M]) -> (y [1, D], h [1, M])."""
+def run_windows(run: Runner, task: Task, state: tuple[int, ...], split: str, batch: int = 1) -> float:
+    """Return the task's metric on a split, by a step (x [N, F], h [N, M]) -> (y [N, D], h [N, M]).
+
+    batch: the number N of windows that the step reads side by side (1: that of an artifact).
+    """
     raw, labels = task.held(split)
-    (x,) = task.inputs(raw, ())
-    outputs = [_run(run, window.numpy(), state) for window in x]
-    return task.metric(torch.from_numpy(np.stack(outputs)), labels)
+    outputs = []
+    for first in range(0, len(raw), _CHUNK):  # all windows of a text are too large as one-hot inputs
+        windows = task.inputs(raw[first : first + _CHUNK], ())[0].numpy()
+        outputs += [_run(run, windows[k : k + batch], state) for k in range(0, len(windows), batch)]
+    return task.metric(torch.from_numpy(np.concatenate(outputs)), labels)
 
 
-def _run(run: Runner, rows: NDArray[np.float32], state: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the outputs [rows, D] of a step that reads rows [rows, F] from a zero state."""
-    h, found = np.zeros((1, *state), np.float32), []
-    for k in range(len(rows)):
-        y, h = run(rows[k : k + 1], h)
-        found.append(y[0])
-    return np.stack(found)
+def _run(run: Runner, x: NDArray[np.float32], state: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the outputs [N, rows, D] of a step that reads windows [N, rows, F] from a zero state."""
+    h, found = np.zeros((len(x), *state), np.float32), []
+    for k in range(x.shape[1]):
+        y, h = run(x[:, k], h)
+        found.append(y)
+    return np.stack(found, 1)
 
 
 def _drift(run: Runner, exact: Runner, task: Task, state: tuple[int, ...]) -> dict[int, float]:
     """Return the largest error of an output up to each of ``_MARKS``, over successive windows without a reset."""
-    (x,) = task.inputs(task.held("test")[0], ())
+    (x,) = task.inputs(task.held("test")[0][: _MARKS[-1]], ())  # each window has at least one row
     rows = x.flatten(0, 1).numpy()
     rows = np.concatenate([rows] * -(-_MARKS[-1] // len(rows)))[: _MARKS[-1]]
-    found, wanted = _run(run, rows, state), _run(exact, rows, state)
+    found, wanted = (_run(each, rows[None], state)[0] for each in (run, exact))
     errors = np.abs(found - wanted).max(1) / max(float(np.abs(wanted).max()), 1e-12)
     return {mark: float(errors[:mark].max()) for mark in _MARKS}
 
