@@ -60,6 +60,16 @@ def read_plain(path: Path, limit: int) -> bytes:
     return data
 
 
+def read_bounded(path: Path, limit: int, absent: str) -> bytes:
+    """Return the content of a plain file. Raise ValueError as `read_plain`, with ``absent`` if there is no file."""
+    try:
+        return read_plain(path, limit)
+    except FileNotFoundError:
+        raise ValueError(absent) from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
 def external_names(path: Path) -> Tuple[str, ...]:
     """Return the names of the files with weights that an ONNX file refers to, as they stand there, without repeats.
 

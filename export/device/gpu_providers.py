@@ -85,7 +85,7 @@ class ProviderRunner(SessionRunner):
             session = ort.InferenceSession(
                 str(artifact.model), options, providers=[_provider_options(name, artifact.precision, cache)]
             )
-        except Exception as error:
+        except Exception as error:  # providers raise errors of many types
             raise ExportError(f"{name} does not take the whole network: {one_line(error)}") from error
         given = session.get_providers()
         if not given or given[0] != name:  # ONNX Runtime only warns where CUDA's libraries are missing

@@ -15,7 +15,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Tuple, TypeVar
 
-from hnas.export.device.disk import read_plain
+from hnas.export.device.disk import read_bounded
 
 JSON = Any  # a value of json.loads: narrow it before use
 T = TypeVar("T")
@@ -43,12 +43,7 @@ def read_json(path: Path) -> JSON:
     def constant(name: str) -> None:
         raise ValueError(f"{name} is not a JSON number")
 
-    try:
-        data = read_plain(path, _MAX_BYTES)
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} has no {path.name}") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    data = read_bounded(path, _MAX_BYTES, f"{path.parent} has no {path.name}")
     try:
         value = json.loads(data.decode(), object_pairs_hook=pairs, parse_constant=constant, parse_float=_number)
         json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which cannot be printed later

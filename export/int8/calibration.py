@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Samples, require_samples
-from hnas.export.int8.ranges import BINS, METHODS, Ends, Range
+from hnas.export.int8.ranges import BINS, METHODS, Ends, Range, require_method
 
 _COUNTED = 32  # samples that fill a histogram; each has thousands of values of a map, and more samples cost time
 
@@ -45,8 +45,7 @@ def activation_ranges(program: Program, samples: Samples, method: str = "minmax"
 
     Example: ``activation_ranges(program, samples, "entropy")["conv2d"]`` returns ``(-1.9, 2.3)``.
     """
-    if method not in METHODS:
-        raise ValueError(f"no calibration method {method!r}; known: {', '.join(METHODS)}")
+    require_method(method)
     samples = require_samples(samples)
     ends: dict[str, Ends] = {}
     observe(program, samples, lambda name, value: ends.setdefault(name, Ends()).widen(*_extremes(name, value)))

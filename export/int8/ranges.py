@@ -146,3 +146,9 @@ METHODS: Mapping[str, Callable[[_Histogram, Range], Range] | None] = {
     "mse": _mse,
     "unseen": _unseen,
 }
+
+
+def require_method(method: str) -> None:
+    """Raise ValueError unless ``METHODS`` has the method."""
+    if method not in METHODS:
+        raise ValueError(f"no calibration method {method!r}; known: {', '.join(METHODS)}")

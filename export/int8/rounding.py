@@ -59,16 +59,14 @@ class _Job:
 
         1. Of the weights, on the exact inputs: corrected.
         2. Of the inputs: it differs between samples, and what they cannot tell from 0 would be added as noise. With
-           ``shrink`` it is reduced by the estimator of James and Stein (1961).
+           ``shrink`` it is reduced by the non-negative garrote (Breiman 1995).
         """
         layer = self.layer
         bias = torch.zeros(len(weight), dtype=weight.dtype) if layer.bias is None else layer.bias
         own, other = [], []
-        for x, seen in zip(self.exact, self.coarse, strict=True):
-            rounded_alone = _channels(layer, _run_layer(layer, x, weight, None))
-            own.append((_channels(layer, _run_layer(layer, x, layer.weight, None)) - rounded_alone).double().mean(1))
-            moved = rounded_alone - _channels(layer, _run_layer(layer, seen, weight, None))
-            other.append(moved.double().mean(1))
+        for x, seen in zip(self.exact, self.coarse, strict=True):  # a layer is linear: one run gives each difference
+            own.append(_channels(layer, _run_layer(layer, x, layer.weight - weight, None)).double().mean(1))
+            other.append(_channels(layer, _run_layer(layer, x - seen, weight, None)).double().mean(1))
         moved_by = _shrunk(torch.stack(other)) if shrink else torch.stack(other).mean(0)
         return bias + (torch.stack(own).mean(0) + moved_by).to(bias.dtype)  # cases 1 and 2
 
@@ -149,7 +147,11 @@ def _walk(module: fx.GraphModule, samples: Samples, ranges: Mapping[str, Range],
     def run_node(node: fx.Node, values: Mapping[fx.Node, list[Any]], reads: Callable[[fx.Node, Any], Any]) -> list[Any]:
         results = []
         for index in range(len(samples)):
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, i=index: reads(n, values[n][i]))  # type: ignore[misc]
+
+            def value(source: fx.Node, index: int = index) -> Any:
+                return reads(source, values[source][index])
+
+            args, kwargs = fx.map_arg((node.args, node.kwargs), value)
             results.append(getattr(interpreter, node.op)(node.target, args, kwargs))
         return results
 
@@ -186,7 +188,7 @@ def _walk(module: fx.GraphModule, samples: Samples, ranges: Mapping[str, Range],
 def _run_layer(layer: QuantisedLayer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the output of a layer for ``x`` with another weight and bias."""
     rest = {key: value for key, value in bound(layer.node).items() if key not in ("input", "weight", "bias")}
-    result: Tensor = layer.node.target(x, weight, bias, **rest)  # type: ignore[operator]
+    result: Tensor = layer.node.target(x, weight, bias, **rest)  # type: ignore[operator]  # an operator, not the name of a module
     return result
 
 

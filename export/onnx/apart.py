@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from hnas.export.device.records import JSON
 from hnas.export.int8.unlike import Array, Call, Edit, Kind, Unlike, find_unlike
-from hnas.export.onnx.walk import graphs
+from hnas.export.onnx.walk import LAYERS, graphs
 
 if TYPE_CHECKING:
     import onnx
 
     from hnas.export.graph.samples import Sample, Samples
 
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SLICES = frozenset({"Slice", "Split", "Gather"})
 _REPLACED = "kept_apart_input"
 
@@ -85,8 +84,8 @@ class _FileNetwork:
             node = makers.get(left.pop())
             if node is not None and node not in found:
                 found.append(node)
-                inputs = [name for name in node.input if name in makers and makers[name].op_type not in _LAYERS]
-                left += inputs if value.at_end and node.op_type not in _LAYERS else []
+                inputs = [name for name in node.input if name in makers and makers[name].op_type not in LAYERS]
+                left += inputs if value.at_end and node.op_type not in LAYERS else []
         return found
 
     def observe(self, samples: Samples, names: Collection[str], see: Callable[[str, Array], None]) -> None:
@@ -159,7 +158,7 @@ class _FileNetwork:
 
 
 def _call(node: onnx.NodeProto, sources: tuple[str, ...]) -> Call:
-    if node.op_type in _LAYERS and len(sources) == 1:
+    if node.op_type in LAYERS and len(sources) == 1:
         return Call("layer", sources, axis=None if node.op_type in ("Gemm", "MatMul") else 1)
     if node.op_type == "Concat":
         return Call("join", sources)

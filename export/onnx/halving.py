@@ -14,6 +14,7 @@ import numpy as np
 
 from hnas.export.device.errors import ExportError
 from hnas.export.onnx.casts import LARGEST, float_values, in_half, prepare, write_types
+from hnas.export.onnx.walk import LAYERS
 from hnas.export.remote.quiet import quiet
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _SEEN = 64  # samples on which values are observed
 _JUDGED = 8  # samples on which the loss is judged
 _MARGIN_DB = 3.0
 _LARGEST_DB = 200.0
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SUMS = {  # operator -> power of the terms that it sums
     **dict.fromkeys(("GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum", "ReduceL1"), 1),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization", "ReduceL2"), 2),

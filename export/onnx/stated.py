@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hnas.export.device.engine_types import NO_HALF
 from hnas.export.onnx.casts import HALF, SINGLE
-from hnas.export.onnx.halving import LAYERS, HalfPlan
-from hnas.export.onnx.walk import graphs
+from hnas.export.onnx.halving import HalfPlan
+from hnas.export.onnx.walk import LAYERS, graphs
 
 if TYPE_CHECKING:
     import onnx

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # operators with weights
+
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield a graph and the graphs inside its nodes: branches and bodies of loops."""

@@ -9,11 +9,12 @@ import hashlib
 import io
 import pickletools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from hnas.export.device.errors import ExportError
+from hnas.export.device.errors import ExportError, Unavailable, one_line
 
 PATIENCE = 30.0  # seconds without a byte, or below _SLOWEST, before a store is given up
 _SLOWEST = 1024  # bytes a second
@@ -35,6 +36,15 @@ class Incoming(Protocol):
 
     def close(self) -> None:
         """End the transfer."""
+
+
+@contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """Turn an error of a store's client into Unavailable."""
+    try:
+        yield
+    except Exception as error:  # the clients raise errors of many types
+        raise Unavailable(f"{address} refuses or cannot be reached: {one_line(error)}") from error
 
 
 def receive(

@@ -18,7 +18,7 @@ from typing import Any
 from hnas.export.bundle.bundle import LARGEST_SIGNATURE, SIGNATURE, read_bundle
 from hnas.export.bundle.card import MANIFEST
 from hnas.export.device.artifact import digest_file
-from hnas.export.device.disk import read_plain
+from hnas.export.device.disk import read_bounded, read_plain
 from hnas.export.device.errors import needing, one_line
 from hnas.export.zoo.arrival import Untrusted
 
@@ -87,7 +87,7 @@ def check_signature(bundle: Path, key: Path) -> None:
             config.use_certificate_verifier(certificate_chain=[key])
         else:
             config.use_elliptic_key_verifier(public_key=key)
-    except Exception as error:
+    except Exception as error:  # the library and OpenSSL raise errors of many types
         raise ValueError(f"{key} is no elliptic public key and no certificate: {one_line(error)}") from error
     try:
         stated = _statement(read_plain(bundle / SIGNATURE, LARGEST_SIGNATURE))
@@ -120,12 +120,7 @@ def _hashing() -> Any:
 
 def read_key(file: Path) -> str:
     """Return "certificate", "public" or "private" for a PEM file. Raise ValueError for any other file."""
-    try:
-        text = read_plain(file, _LARGEST_KEY)
-    except FileNotFoundError:
-        raise ValueError(f"no key {file}") from None
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+    text = read_bounded(file, _LARGEST_KEY, f"no key {file}")
     for mark, kind in ((b"BEGIN CERTIFICATE", "certificate"), (b"PUBLIC KEY", "public"), (b"PRIVATE KEY", "private")):
         if mark in text:
             return kind

@@ -70,7 +70,7 @@ def _chart(marks: Sequence[Mark], found: Mapping[str, Any], *, judged: bool) -> 
     height = "top-1, %" if judged else "signal-to-noise ratio of the worst slice, dB"
     measured = any(row.get("latency_ms") for row in found["rows"])
     across = "measured latency, ms" if measured else "predicted latency, ms"
-    chart = scatter(marks, (across, height), joined=front, title=f"Networks for {found['target']}")
+    chart = scatter(marks, (across, height), joined=front, title=f"Networks for {found['target']}", opens=True)
     kinds = {mark.group: COLOURS[mark.kind] for mark in marks}
     boxes = "".join(
         f'<label class="{colour}"><input type="checkbox" checked data-filter="{text(group)}"> {text(group)}</label>'

@@ -73,11 +73,17 @@ def _round_step(rough: float) -> float:
 
 
 def scatter(
-    marks: Sequence[Mark], axes: tuple[str, str], *, joined: Sequence[tuple[float, float]] = (), title: str
+    marks: Sequence[Mark],
+    axes: tuple[str, str],
+    *,
+    title: str,
+    joined: Sequence[tuple[float, float]] = (),
+    opens: bool = False,
 ) -> str:
     """Return an SVG figure of at least one mark. Each mark can be reached with the keyboard and has its text.
 
     ``axes``: the labels of x and y. ``joined``: points of a line behind the marks. ``title``: for a screen reader.
+    ``opens``: whether the page has a section for each mark, which a click opens.
     """
     x = _Axis([v for m in marks for v in m.x] + [a for a, _ in joined], _LEFT, _WIDTH - _RIGHT)
     y = _Axis([v for m in marks for v in m.y] + [b for _, b in joined], _HEIGHT - _BOTTOM, _TOP)
@@ -98,14 +104,15 @@ def scatter(
     ]
     points = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in joined)
     path = f'<polyline class="path" points="{points}"/>' if joined else ""
-    drawn = "".join(_draw(mark, x, y) for mark in marks)
+    role = "button" if opens else "img"
+    drawn = "".join(_draw(mark, x, y, role) for mark in marks)
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="group" aria-label="{text(title)}">'
         f"{''.join(grid)}{''.join(named)}{path}{drawn}</svg>"
     )
 
 
-def _draw(mark: Mark, x: _Axis, y: _Axis) -> str:
+def _draw(mark: Mark, x: _Axis, y: _Axis, role: str) -> str:
     """Return one mark: its intervals, its shape, its text."""
     a, b = x.at(mark.x[0]), y.at(mark.y[0])
     lines = ""
@@ -117,7 +124,7 @@ def _draw(mark: Mark, x: _Axis, y: _Axis) -> str:
     name = f'<text x="{a + (12 if right else -12):.1f}" y="{b - 8:.1f}"{"" if right else _END}>{text(mark.name)}</text>'
     attributes = f'data-key="{text(mark.key)}" data-group="{text(mark.group)}" aria-label="{text(mark.said)}"'
     return (
-        f'<g class="mark {COLOURS[mark.kind]}" tabindex="0" role="button" {attributes}>'
+        f'<g class="mark {COLOURS[mark.kind]}" tabindex="0" role="{role}" {attributes}>'
         f"<title>{text(mark.said)}</title>{lines}"
         f'<circle class="hit" cx="{a:.1f}" cy="{b:.1f}" r="14"/>{_shape(mark, a, b)}{name if mark.name else ""}</g>'
     )

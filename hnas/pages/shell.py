@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape as _escape
 
+from hnas.report import visible
+
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #fff; --tint: #f6f8fa;
@@ -23,14 +25,13 @@ a { color: var(--one); } :focus-visible { outline: 3px solid var(--one); outline
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr:target, tr.chosen { background: var(--tint); }
 code, pre { font: .85em/1.45 ui-monospace, monospace; background: var(--tint); border-radius: 4px; }
 code { padding: .1em .3em; overflow-wrap: anywhere; } pre { padding: .7rem; overflow-x: auto; }
 .soft { color: var(--soft); font-size: .9rem; }
 figure { margin: 0; } svg { max-width: 100%; height: auto; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .path { fill: none; stroke: var(--soft); stroke-width: 1.5; }
-svg .mark { fill: currentColor; stroke: currentColor; cursor: pointer; }
+svg .mark { fill: currentColor; stroke: currentColor; } svg .mark[role=button] { cursor: pointer; }
 svg .mark .hit { fill: transparent; stroke: none; }
 svg .mark line { stroke-width: 1.5; opacity: .55; } svg .mark text { fill: currentColor; stroke: none; }
 svg .mark:focus-visible .shape, svg .mark:hover .shape, svg .mark.chosen .shape { stroke-width: 5; }
@@ -42,8 +43,7 @@ details { border-bottom: 1px solid var(--line); padding: .3rem 0; } summary { cu
 .one { color: var(--one); } .two { color: var(--two); } .three { color: var(--three); } .four { color: var(--four); }
 .hidden { display: none; }
 fieldset { border: 1px solid var(--line); border-radius: 4px; margin: .5rem 0; } label { margin-right: 1rem; }
-button { font: inherit; color: inherit; background: var(--tint); border: 1px solid var(--line); border-radius: 4px; }
-@media print { body { max-width: none; } fieldset, button { display: none; } .wide { overflow: visible; }
+@media print { body { max-width: none; } fieldset { display: none; } .wide { overflow: visible; }
   pre { white-space: pre-wrap; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 """
 
@@ -56,7 +56,7 @@ function choose(key) {
   const found = document.getElementById(key);
   if (found) { found.open = true; found.scrollIntoView({block: 'nearest'}); found.querySelector('summary').focus(); }
 }
-all('.mark').forEach((mark) => {
+all('.mark[role=button]').forEach((mark) => {
   mark.addEventListener('click', () => choose(mark.dataset.key));
   mark.addEventListener('keydown', (event) => {
     if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); choose(mark.dataset.key); }
@@ -72,8 +72,7 @@ addEventListener('beforeprint', () => all('details').forEach((e) => { e.open = t
 
 def text(value: object) -> str:
     """Return a value as text that HTML shows and obeys in nothing; control characters are escaped too."""
-    shown = "".join(c if c.isprintable() or c in "\n\t" else " " if c.isspace() else ascii(c)[1:-1] for c in str(value))
-    return _escape(shown)
+    return _escape(visible(str(value)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Give NNCF the calibration methods of `hnas.export.int8.calibration`: ``with estimator("unseen", ...) as found``.
+"""Give NNCF the calibration methods of `hnas.export.int8.ranges`: ``with estimator("unseen", ...) as found``.
 
 NNCF keeps a histogram of 2,048 bins of each activation. Its own search for a range on that histogram is replaced.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hnas.export.int8.ranges import BINS, METHODS, Ends
+from hnas.export.int8.ranges import BINS, METHODS, Ends, require_method
 
 
 @contextmanager
@@ -25,8 +25,7 @@ def estimator(method: str, *, symmetric: bool) -> Iterator[Any]:
     Raises:
         ValueError: the method is unknown.
     """
-    if method not in METHODS:
-        raise ValueError(f"no calibration method {method!r}; known: {', '.join(METHODS)}")
+    require_method(method)
     from nncf.quantization.algorithms.min_max import algorithm
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TextIO
 
 from hnas.export.device.artifact import Artifact
-from hnas.export.device.errors import ExportError, Unavailable
+from hnas.export.device.errors import ExportError, Unavailable, printable
 from hnas.export.device.records import JSON, decode, encode
 
 _TARGETS = ("80", "86", "89", "120", "121")  # without SM75: it has no FP32 GEMM, so most fp32 files are refused
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     lacking = missing()
     if lacking is not None:
-        print(lacking, file=sys.stderr)  # noqa: T201 - a command
+        _say(lacking, sys.stderr)
         return 3
     if options.child:
         import tensorrt_rtx_bindings as trt
@@ -203,20 +203,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = [sm for sm in options.sm if sm not in known]
         if unknown:
             parser.error(f"no target SM{unknown[0]}; TensorRT-RTX knows {', '.join(sorted(known, key=int))}")
-        print(json.dumps(encode(_build_targets(options.paths[0], options.sm))))  # noqa: T201 - read by the parent
+        _say(json.dumps(encode(_build_targets(options.paths[0], options.sm))), sys.stdout)  # read by the parent
         return 0
     passed = True
     for path in options.paths:
         try:
             verdict = check_with_rtx(_model(path), options.sm)
         except (OSError, ValueError) as error:
-            print(f"{path}: {error}", file=sys.stderr)  # noqa: T201 - a command
+            _say(f"{path}: {error}", sys.stderr)
             return 2
         except ExportError as error:
             verdict = RtxVerdict("", str(error))
-        print(f"{path}: {verdict.line()}")  # noqa: T201 - a command
+        _say(f"{path}: {verdict.line()}", sys.stdout)
         passed = passed and verdict.passed
     return 0 if passed else 1
+
+
+def _say(line: str, file: TextIO) -> None:
+    """Print a line of the command. It may repeat names of nodes from untrusted files."""
+    print(printable(line), file=file)
 
 
 def _model(path: Path) -> Path:

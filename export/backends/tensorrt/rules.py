@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hnas.export.onnx.walk import LAYERS
+
 if TYPE_CHECKING:
     import onnx
 
@@ -33,7 +35,6 @@ _ABSENT_8_5 = ABSENT | {
     *("Bernoulli", "BitShift", "BlackmanWindow", "Compress", "DFT", "HammingWindow", "HannWindow", "Hardmax", "IsInf"),
     *("MelWeightMatrix", "STFT", "Unique"),
 }
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # tensor cores run these
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _VECTOR = {"fp16": 8, "int8": 16}  # channels in a vector of the tensor cores; fewer are padded
 
@@ -154,7 +155,7 @@ def _half_quantised(graph: onnx.GraphProto) -> Iterator[str]:
     constants = {value.name for value in graph.initializer}
     for node in [each for each in graph.node if each.op_type == "Add"]:
         kinds = [made[name].op_type if name in made else "" for name in node.input if name not in constants]
-        if len(kinds) == 2 and kinds.count("DequantizeLinear") == 1 and not set(kinds) & set(LAYERS):
+        if len(kinds) == 2 and kinds.count("DequantizeLinear") == 1 and not set(kinds) & LAYERS:
             # case 8
             yield f"{node.name or 'an addition'} has one quantised input and one float one: it stays a separate kernel"
 

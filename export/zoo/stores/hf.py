@@ -7,14 +7,13 @@ huggingface_hub finds the token and the address (HF_TOKEN, HF_ENDPOINT), and upl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from hnas.export.device.errors import Unavailable, needing, one_line
-from hnas.export.zoo.arrival import Incoming, Untrusted
+from hnas.export.device.errors import needing, one_line
+from hnas.export.zoo.arrival import Incoming, Untrusted, reaching
 
 _HUB = "huggingface.co"
 _ITS_FILES = (".huggingface.co", ".hf.co")  # the Hub redirects to its own hosts for large files
@@ -59,13 +58,13 @@ class _Hub:
         return self._session.open(str(url), self._headers())
 
     def _headers(self) -> dict[str, str]:
-        with _one_line(self._owner):
+        with reaching(f"hf://{self._owner}"):
             return dict(self._hub.utils.build_hf_headers(library_name="hnas"))
 
     def put(self, name: str, folder: Path, files: Sequence[str]) -> None:
         """Publish in one commit. A new repository is private: its owner makes it public on its page."""
         repository = f"{self._owner}/{name}"
-        with _one_line(self._owner):
+        with reaching(f"hf://{self._owner}"):
             self._api.create_repo(repository, private=True, exist_ok=True)
             kept = {*files, ".gitattributes"}
             left = [each for each in self._api.list_repo_files(repository) if each not in kept]
@@ -74,15 +73,6 @@ class _Hub:
                 *(self._hub.CommitOperationDelete(path_in_repo=each) for each in left),
             ]
             self._api.create_commit(repository, changes, commit_message=f"Publish {name}")
-
-
-@contextmanager
-def _one_line(owner: str) -> Iterator[None]:
-    """Turn an error of the client into Unavailable."""
-    try:
-        yield
-    except Exception as error:  # the client has errors of many types
-        raise Unavailable(f"hf://{owner} refuses or cannot be reached: {one_line(error)}") from error
 
 
 def connect(place: str, hosts: Sequence[str]) -> _Hub:

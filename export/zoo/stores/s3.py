@@ -7,15 +7,14 @@ It lists, uploads and signs addresses. What is downloaded goes through `Session`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from hnas.export.bundle.card import MANIFEST
-from hnas.export.device.errors import Unavailable, needing, one_line
-from hnas.export.zoo.arrival import Incoming
+from hnas.export.device.errors import needing
+from hnas.export.zoo.arrival import Incoming, reaching
 
 _VALID = 600  # seconds that a signed address works
 
@@ -26,39 +25,30 @@ class _Bucket:
             os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # else 169.254.169.254 is asked for credentials
             import s3fs
         self._place, self._hosts = place, tuple(hosts)
-        with _one_line(place):
+        with reaching(f"s3://{place}"):
             self._files: Any = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
 
     def names(self) -> list[str]:
-        with _one_line(self._place):
+        with reaching(f"s3://{self._place}"):
             found = self._files.glob(f"{self._place}/*/{MANIFEST}")
         return sorted(str(each).split("/")[-2] for each in found)
 
     def open(self, name: str, file: str) -> Incoming:
         with needing("zoo"):
             from hnas.export.zoo.web import Session
-        with _one_line(self._place):
+        with reaching(f"s3://{self._place}"):
             url = str(self._files.sign(f"{self._place}/{name}/{file}", expiration=_VALID))
         parts = urlsplit(url)
         return Session((parts.netloc.lower(), *self._hosts), secure=parts.scheme == "https").open(url)
 
     def put(self, name: str, folder: Path, files: Sequence[str]) -> None:
         where = f"{self._place}/{name}"
-        with _one_line(self._place):
+        with reaching(f"s3://{self._place}"):
             old = set(self._files.find(where)) if self._files.exists(f"{where}/{MANIFEST}") else set()
             for file in files:
                 self._files.put_file(str(folder / file), f"{where}/{file}")
             if left := sorted(old - {f"{where}/{file}" for file in files}):
                 self._files.rm(left)
-
-
-@contextmanager
-def _one_line(place: str) -> Iterator[None]:
-    """Turn an error of the client into Unavailable."""
-    try:
-        yield
-    except Exception as error:  # botocore and s3fs raise errors of many types
-        raise Unavailable(f"s3://{place} refuses or cannot be reached: {one_line(error)}") from error
 
 
 def connect(place: str, hosts: Sequence[str]) -> _Bucket:
