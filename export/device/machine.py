@@ -49,6 +49,11 @@ class Machine:
         """Return everything that identifies the CPU, in one line. Machines with equal lines run the same kernels."""
         return ", ".join(filter(None, (self.cpu, self.revision, " ".join(self.instructions))))
 
+    @property
+    def sums_overflow(self) -> bool:
+        """Return whether the CPU adds products of u8 and s8 in 16 bits, as x86 does without VNNI instructions."""
+        return "avx2" in self.instructions and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(self.instructions)
+
     @classmethod
     def here(cls) -> Machine:
         """Return the description of this machine."""

@@ -10,9 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.backends.openvino.quantiser import compress_weights, overflows, quantise_model
+from hnas.export.backends.openvino.quantiser import compress_weights, quantise_model
 from hnas.export.device.artifact import TensorSpec, Written
 from hnas.export.device.errors import ExportError, Unavailable, one_line, printable
+from hnas.export.device.machine import Machine
 from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
 from hnas.export.graph.marks import kept_float
@@ -119,7 +120,7 @@ def _corrected(program: Program, samples: Samples, ranges: str) -> Program:
     from hnas.export.int8.calibration import activation_ranges
     from hnas.export.int8.rounding import correct_biases
 
-    if program.draft or _is_fitted(program) or overflows():
+    if program.draft or _is_fitted(program) or Machine.here().sums_overflow:
         return program
     return correct_biases(program, samples, activation_ranges(program, samples, ranges), new=False)
 

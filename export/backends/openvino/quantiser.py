@@ -63,7 +63,7 @@ def quantise_model(
 
     from hnas.export.backends.openvino.ranges import estimator
 
-    transformer, narrow = _has_attention(model), overflows()
+    transformer, narrow = _has_attention(model), Machine.here().sums_overflow
     symmetric = transformer or not _has_tails(model)  # case 3
     spared = [*kept, *(_shared_tables(model) if narrow else [])]  # case 6
     types = sorted({op.get_type_name() for op in model.get_ops()} & set(float_types))
@@ -126,12 +126,6 @@ def _has_attention(model: openvino.Model) -> bool:
 def _has_tails(model: openvino.Model) -> bool:
     """Return whether the model has an activation with large positive and small negative values."""
     return not _TAILED.isdisjoint(op.get_type_name() for op in model.get_ops())
-
-
-def overflows() -> bool:
-    """Return whether this CPU sums products of u8 and s8 in 16 bits, as x86 does without VNNI instructions."""
-    known = Machine.here().instructions
-    return "avx2" in known and not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(known)
 
 
 def compress_weights(model: openvino.Model) -> tuple[openvino.Model, JSON]:

@@ -69,8 +69,7 @@ def test_a_draft_has_the_kernels_of_the_whole_conversion_and_no_bias_correction(
     Our correction knows the errors of weights with 8 bits; where the file has 7, NNCF corrects.
     """
     need("openvino", backends.load("openvino").missing())
-    for module in ("convert", "quantiser"):
-        monkeypatch.setattr(f"hnas.export.backends.openvino.{module}.overflows", lambda: narrow)
+    monkeypatch.setattr("hnas.export.device.machine.Machine.sums_overflow", narrow)
     program, device = large_sums(), hw_profiles.load("openvino-cpu")
     calls = [(torch.rand(1, 16, 6, 6, generator=torch.Generator().manual_seed(k)).numpy(),) for k in range(4)]
     found = {}

@@ -212,7 +212,7 @@ def test_openvino_gives_a_shared_table_seven_bits_where_int8_sums_overflow(
 ) -> None:
     ov = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
-    monkeypatch.setattr(openvino, "overflows", lambda: True)
+    monkeypatch.setattr("hnas.export.device.machine.Machine.sums_overflow", True)
     data = [(np.random.default_rng(seed).integers(0, 100, (1, 16)),) for seed in range(8)]
     program = capture(Tied().eval(), torch.from_numpy(data[0][0]))
     device = hw_profiles.load("openvino-cpu")
