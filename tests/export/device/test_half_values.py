@@ -11,11 +11,11 @@ import pytest
 from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact, TensorSpec, digest_files
 from hnas.export.device.engine_types import TYPES
+from hnas.export.onnx import casts
 from hnas.export.remote.worker import Worker
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-casts = pytest.importorskip("hnas.export.onnx.casts")
 halving = pytest.importorskip("tests.export.onnx.test_halving")
 
 NOTES = {"verify_with": "onnxruntime", TYPES: {"fp32": {}}}

@@ -10,13 +10,11 @@ import pytest
 
 from hnas.export.device import engine_types
 from hnas.export.device.errors import ExportError
+from hnas.export.onnx import casts, file, stated
+from hnas.export.onnx import halving as halves
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-casts = pytest.importorskip("hnas.export.onnx.casts")
-file = pytest.importorskip("hnas.export.onnx.file")
-halves = pytest.importorskip("hnas.export.onnx.halving")
-stated = pytest.importorskip("hnas.export.onnx.stated")
 halving = pytest.importorskip("tests.export.onnx.test_halving")
 X = halving.SAMPLES[0][0]
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from hnas.export.device.errors import ExportError
+from hnas.export.onnx import casts, halving
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-halving = pytest.importorskip("hnas.export.onnx.halving")
-casts = pytest.importorskip("hnas.export.onnx.casts")
 
 RNG = np.random.default_rng(0)
 EYE = np.eye(8, dtype=np.float32)
