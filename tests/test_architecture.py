@@ -329,9 +329,11 @@ def test_the_lock_of_signing_fits_its_extra_and_has_hashes() -> None:
 def test_the_lock_has_every_pin_but_torch_with_the_hashes_of_its_files() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     text = (ROOT / "requirements.lock").read_text()
-    locked = {
-        found[0]: found[1] for found in re.findall(r"^([^#\s]+==\S+) \\\n((?: +--hash=.*\n)+)", text, re.MULTILINE)
-    }
-    assert list(locked) == [line for line in pins if not line.startswith("torch==")]
-    for hashes in locked.values():
+    form = r"^([^#\s]+==\S+)( ; platform_machine == 'x86_64')? \\\n((?: +--hash=.*\n)+)"
+    locked = re.findall(form, text, re.MULTILINE)
+    assert [pin for pin, _, _ in locked] == [line for line in pins if not line.startswith("torch==")]
+    extra = map(Requirement, PROJECT["project"]["optional-dependencies"]["tensorrt-rtx"])
+    only_x86 = {each.name for each in extra if each.marker is not None}
+    assert {pin.partition("==")[0] for pin, marker, _ in locked if marker} == only_x86, "other machines cannot install"
+    for _, _, hashes in locked:
         assert re.fullmatch(r"(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", hashes)
