@@ -122,6 +122,8 @@ def test_what_a_device_reports_becomes_figures(net: Artifact, tool: Callable[[st
     [
         ("&&&& RUNNING TensorRT.trtexec [TensorRT v8502] # trtexec", "8.5.2"),
         ("&&&& RUNNING TensorRT.trtexec [TensorRT v100300] [b33] # trtexec", "10.3.0"),
+        ("&&&& RUNNING TensorRT.trtexec [TensorRT v101601] [b11] # trtexec", "10.16.1"),
+        ("&&&& RUNNING TensorRT.trtexec [TensorRT v110401] [b5] # trtexec", "11.4.1"),
         ("[I] TensorRT version: 8.6.2", "8.6.2"),
     ],
 )
