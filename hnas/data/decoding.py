@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 LARGEST = 2**34  # bytes of all decoded images of a split, at most
 # Modes that Pillow converts to grey only by another one: mode -> the other one.
 _BETWEEN = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
-_NAMED = 5  # unreadable images that a message names
+_NAMED = 200  # unreadable images that a message names
 
 
 def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
@@ -122,8 +122,16 @@ def decode_files(files: Sequence[Path], size: tuple[int, int], channels: int) ->
 
 
 def refuse_broken(reasons: Sequence[str]) -> None:
-    """Raise ValueError if images cannot be read. The message counts them, and names the first ones."""
+    """Raise ValueError if images cannot be read.
+
+    The message counts them and names them all, up to 200. Control characters of their names are escaped.
+    """
     if reasons:
         first = f"{len(reasons)} images cannot be read: " if len(reasons) > 1 else ""
         more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-        raise ValueError(f"{first}{'; '.join(reasons[:_NAMED])}{more}; remove them, or train with --skip-broken")
+        named = "; ".join(map(_escaped, reasons[:_NAMED]))
+        raise ValueError(f"{first}{named}{more}; remove them, or train with --skip-broken")
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -30,7 +30,7 @@ def read_splits(
     Raises:
         FileNotFoundError: the folder or a file is missing.
         ValueError: a file is malformed, a split or a class has no images, or images cannot be read and ``skip`` is not
-            set; the message names all of them.
+            set; the message names all of them, up to 200.
     """
     if folder is None or not is_image_files(folder):
         return load_splits(folder, SPLITS, size, channels), (), 0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hnas.data import layout
-from hnas.data.decoding import open_image
+from hnas.data.decoding import open_image, refuse_broken
 from hnas.data.folders import find_files
 from hnas.data.images import SPLITS, load_split
 from hnas.data.layout import Layout
@@ -142,15 +142,25 @@ def test_readers_hold_out_the_same_files_and_no_more_than_the_limit(
 def test_unreadable_images_are_named_all_at_once_or_left_out(tmp_path: Path) -> None:
     fill(tmp_path, 60)
     whole = sum(len(load_split(tmp_path, split, (8, 8), 1)) for split in SPLITS)
-    for number in (3, 14, 15):
+    for number in range(40):
         (tmp_path / "cat" / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="--skip-broken") as caught:
+    (tmp_path / "dog" / "\x1b[2J\n.png").write_bytes(b"no image")
+    with pytest.raises(
+        ValueError, match=r"^41 images cannot be read: .*; remove them, or train with --skip-broken$"
+    ) as e:
         read_splits(tmp_path, (8, 8), 1)
-    assert "3 images cannot be read" in str(caught.value)
-    assert all(f"cat/{number}.png" in str(caught.value) for number in (3, 14, 15))
+    assert all(f"cat/{number}.png cannot be read" in str(e.value) for number in range(40))
+    assert r"dog/\x1b[2J\n.png cannot be read" in str(e.value)
     data, _, skipped = read_splits(tmp_path, (8, 8), 1, skip=True)
-    assert (sum(map(len, data.values())), skipped) == (whole - 3, 3)
-    assert "3 images that cannot be read are left out" in notes(tmp_path, skip=True)
+    assert (sum(map(len, data.values())), skipped) == (whole - 40, 41)
+    assert "41 images that cannot be read are left out" in notes(tmp_path, skip=True)
+
+
+def test_beyond_200_unreadable_images_are_counted() -> None:
+    with pytest.raises(ValueError, match=r"^203 images cannot be read: ") as caught:
+        refuse_broken([f"{number}.png is broken" for number in range(203)])
+    assert str(caught.value).count(" is broken") == 200
+    assert "; 199.png is broken; and 3 more; remove them" in str(caught.value)
 
 
 def test_transparency_is_said_once(tmp_path: Path) -> None:
