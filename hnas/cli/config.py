@@ -76,7 +76,10 @@ def _words(parser: Parser, where: str, flag: str, action: argparse.Action, value
 
 
 def as_toml(parser: Parser, parsed: argparse.Namespace) -> str:
-    """Return the parsed flags as the text of a file that ``--config`` reads. Flags without a value are left out."""
+    """Return the parsed flags as the text of a file that ``--config`` reads. Flags without a value are left out.
+
+    No character in the text can command a terminal.
+    """
     lines = []
     for action in parser._actions:
         value = getattr(parsed, action.dest, None)
@@ -84,5 +87,12 @@ def as_toml(parser: Parser, parsed: argparse.Namespace) -> str:
             continue
         plain = value if isinstance(value, bool | int | float | list) else str(value)
         flag = next(flag for flag in action.option_strings if flag.startswith("--"))
-        lines.append(f"{flag[2:]} = {json.dumps(plain, ensure_ascii=False, default=str)}\n")
+        lines.append(f"{flag[2:]} = {_escaped(json.dumps(plain, ensure_ascii=False, default=str))}\n")
     return "".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Return TOML with each character that a terminal may obey as an escape: ``uXXXX`` after a backslash."""
+    return "".join(
+        c if c.isprintable() else f"\\U{ord(c):08X}" if ord(c) > 0xFFFF else f"\\u{ord(c):04X}" for c in text
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tomllib
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from hnas import report
 from hnas.benchmarks import cli as bench
-from hnas.cli import deploy_main
+from hnas.cli import deploy_main, train_main
 from tests.hostile import builders as b
 
 # Clear the screen, set a title, ring, overwrite the line, turn the reading direction, C1's own escape, delete.
@@ -104,6 +105,31 @@ def test_every_way_to_print_escapes(monkeypatch: pytest.MonkeyPatch, terminal: b
     assert "owned" in said
     marks = [c for c in obeyed(said) if c != r"'\x1b'" or "\x1b]" in said or "\x1b[2J" in said]
     assert not marks
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [(train_main, ()), (deploy_main, ()), (deploy_main, ("export",))],
+    ids=["train", "deploy", "export"],
+)
+def test_a_printed_configuration_escapes_and_reads_back(
+    program: Any, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, text = tmp_path / "e.toml", f"a{COMMANDS}\U000e0001\u00e9"
+    values = {"recipe": text, "data": text, "out": text}
+    if program is deploy_main:
+        values = {"target": text, "out": text, **({"model": text, "input": [text]} if words else {})}
+    escaped = "".join(f"\\U{ord(c):08X}" for c in text)
+    stated = {key: f'["{escaped}"]' if key == "input" else f'"{escaped}"' for key in values}
+    file.write_text("".join(f"{key} = {value}\n" for key, value in stated.items()))
+    with pytest.raises(SystemExit) as end:
+        program([*words, "--config", str(file), "--print-config"])
+    said = capsys.readouterr()
+    assert (end.value.code, said.err) == (0, "")
+    assert not obeyed(said.out)
+    assert "é" in said.out
+    read = tomllib.loads(said.out)
+    assert {key: read[key] for key in values} == values
 
 
 def test_the_tables_of_the_gate_escape(capsys: pytest.CaptureFixture[str]) -> None:
