@@ -164,6 +164,7 @@ def deploy_network(
         out=out,
     )
     from hnas.deployment.examples import parse_dynamic, parse_inputs
+    from hnas.deployment.places import require_model
     from hnas.deployment.plan import require_packages, resolve
     from hnas.export.proof.verification import Limits
 
@@ -171,6 +172,7 @@ def deploy_network(
     given, sizes = parse_inputs(options.inputs), parse_dynamic(options.dynamic)
     limits = None if limit is None else Limits.parse(limit)
     require_packages(plan, search=False)
+    require_model(model)
     from hnas.deployment.own import deploy_own_network
 
     return deploy_own_network(plan, options, given, sizes, limits, on)

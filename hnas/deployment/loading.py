@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hnas.deployment.examples import GivenInputs, nest, read_file
+from hnas.deployment.places import require_model
 from hnas.export.device.errors import one_line
 from hnas.export.device.signature import leaves
 from hnas.export.graph.calls import FlatModule, flat_module
@@ -105,9 +106,8 @@ def _in_order(value: Any, names: Sequence[str]) -> Sample:
 
 def _call_model(model: str) -> Any:
     """Return the value of the callable, or the nn.Module that has its name."""
+    require_model(model)
     name, _, attribute = model.partition(":")
-    if not (name and attribute):
-        raise ValueError(f"--model {model!r} is not understood; write package.module:callable")
     with redirect_stdout(sys.stderr):
         found = getattr(_import_module(name), attribute, None)
         if found is None:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from hnas import units
 
+MOST_SCORES = 500  # scores of subnets that a search takes, and that ``hnas-deploy score`` makes
 Progress: TypeAlias = Callable[[str, int, int], None]  # stage, steps done, steps in total
 
 

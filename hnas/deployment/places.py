@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from hnas.deployment.plan import Plan
@@ -18,10 +20,7 @@ def check_places(plan: Plan, *, resume: bool) -> None:
         FileNotFoundError: a folder is missing, or ``resume`` is set and ``out`` holds no run.
         FileExistsError: ``out`` holds a run and ``resume`` is not set, or it holds other files.
     """
-    if plan.supernet is not None and not plan.supernet.is_dir():
-        raise FileNotFoundError(f"no folder {plan.supernet}; --supernet takes what hnas-train --out wrote")
-    if plan.data is not None and not plan.data.exists():
-        raise FileNotFoundError(f"no folder {plan.data}; --data takes the images that the supernet was trained on")
+    require_folders(plan.supernet, plan.data)
     if (plan.out / RUN).exists():
         if not resume:
             raise FileExistsError(f"{plan.out} holds a run already; continue it with --resume or choose another --out")
@@ -30,6 +29,36 @@ def check_places(plan: Plan, *, resume: bool) -> None:
         raise FileExistsError(f"{plan.out} is in use and holds no run; choose another --out")
     if resume:
         raise FileNotFoundError(f"{plan.out} holds no run to continue; leave out --resume, or name its folder by --out")
+
+
+def require_folders(supernet: Path | None, data: Path | None) -> None:
+    """Raise FileNotFoundError if a supernet or its images are missing. None stands for the shipped ones."""
+    if supernet is not None and not supernet.is_dir():
+        raise FileNotFoundError(f"no folder {supernet}; --supernet takes what hnas-train --out wrote")
+    if data is not None and not data.exists():
+        raise FileNotFoundError(f"no folder {data}; --data takes the images that the supernet was trained on")
+
+
+def require_model(model: str) -> None:
+    """Check that an ONNX file, or the package of a callable, is there. Nothing of the user's is opened or imported.
+
+    model: FILE.onnx or PACKAGE.MODULE:CALLABLE.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the text has neither form, or there is no such package.
+    """
+    if model.lower().endswith(".onnx"):
+        if not Path(model).is_file():
+            raise FileNotFoundError(f"no ONNX file at {model}")
+        return
+    name, _, attribute = model.partition(":")
+    if not (name and attribute):
+        raise ValueError(f"--model {model!r} is not understood; write package.module:callable")
+    package = name.partition(".")[0]
+    # find_spec raises ValueError for modules without a spec, such as __main__ of a script: they are in sys.modules.
+    if not package or not (package in sys.modules or find_spec(package)):
+        raise ValueError(f"no module {name!r} in the current directory or the environment")
 
 
 def require_free(out: Path) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 
 from hnas.cost import Price
 from hnas.cost.flops import macs
+from hnas.deployment.options import MOST_SCORES
 from hnas.journal import Journal, read_entries
 from hnas.space import Arch, Option, Space
 from hnas.strategies.evolution import EvolutionOptions, search
 from hnas.study import Study
 
 SCORES = "scores.jsonl"
-LARGEST = 500  # scores that a search takes
 _COST = "macs"
 _POPULATION = 32
 
@@ -76,15 +76,15 @@ def read_scores(file: Path) -> dict[str, Any]:
 def scores_of(entries: Mapping[str, Any], space: Space, identity: str) -> dict[Arch, float]:
     """Return the accuracies of members of ``space`` with this identity. Other lines are left out.
 
-    Of more than ``LARGEST`` those are returned that have every k-th accuracy: the time of a predictor grows with the
-    third power of their number.
+    Of more than ``MOST_SCORES`` those are returned that have every k-th accuracy: the time of a predictor grows with
+    the third power of their number.
     """
     own = {key.rpartition("/")[2]: value for key, value in entries.items() if key.rpartition("/")[0] == identity}
     found = decode_scores(space, own)
-    if len(found) <= LARGEST:
+    if len(found) <= MOST_SCORES:
         return found
     ordered = sorted(found, key=lambda arch: found[arch])
-    return {arch: found[arch] for arch in ordered[:: math.ceil(len(found) / LARGEST)]}
+    return {arch: found[arch] for arch in ordered[:: math.ceil(len(found) / MOST_SCORES)]}
 
 
 def encode_scores(space: Space, scores: Mapping[Arch, float]) -> dict[str, float]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hnas.deployment.options import Progress
-from hnas.deployment.scores import LARGEST, SCORES, score_subnets
-from hnas.deployment.source import open_source
+from hnas.deployment.options import MOST_SCORES, Progress
+from hnas.deployment.places import require_folders
 from hnas.files import locked
-from hnas.study import Study
 
 
 def score(
@@ -30,10 +28,13 @@ def score(
         FileNotFoundError: a folder or a file is missing.
         ValueError: ``subnets`` is not from 1 to 500, the folder cannot be written, or a file is damaged.
     """
-    if not 1 <= subnets <= LARGEST:
-        raise ValueError(f"subnets is {subnets}; give 1 to {LARGEST}")
-    if not supernet.is_dir():
-        raise FileNotFoundError(f"no folder {supernet}; --supernet takes what hnas-train --out wrote")
+    if not 1 <= subnets <= MOST_SCORES:
+        raise ValueError(f"subnets is {subnets}; give 1 to {MOST_SCORES}")
+    require_folders(supernet, data)
+    from hnas.deployment.scores import SCORES, score_subnets  # these import torch
+    from hnas.deployment.source import open_source
+    from hnas.study import Study
+
     with locked(supernet, "score a copy of the folder"):
         source = open_source(supernet, data)
         study = Study(source.supernet, source.task)

@@ -16,7 +16,9 @@ import hnas
 from hnas.cli.training import make_train_parser
 from hnas.data.images import Preprocessing
 from hnas.deployment import classifier
+from hnas.export import backends
 from hnas.export.device.errors import Unavailable
+from tests.conftest import need
 
 FUNCTIONS = ("train", "deploy", "deploy_network", "load", "check", "targets", "doctor")
 HEAVY = ("torch", "numpy", "rich", "PIL", "msgspec", "pymoo")
@@ -120,6 +122,27 @@ def test_wrong_values_are_refused_before_torch_is_imported() -> None:
     shown = python(f"import hnas\n{tried}print('torch' in sys.modules)")
     assert shown.count("\n") == len(calls) + 1
     assert shown.endswith("False\n")
+
+
+def test_what_is_not_there_is_refused_before_torch_is_imported() -> None:
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    lines = {
+        "score --supernet /nowhere": "no folder /nowhere; --supernet takes",
+        "score --supernet . --data /nowhere": "no folder /nowhere; --data takes",
+        "score --supernet . --subnets 0": "subnets is 0; give 1 to 500",
+        "export nowhere.onnx --target onnxruntime-cpu": "no ONNX file at nowhere.onnx",
+        "export --model nowhere:x --target onnxruntime-cpu": "no module 'nowhere' in",
+        "export --model nowhere.nets:x --target onnxruntime-cpu": "no module 'nowhere.nets' in",
+        "export --model .nets:x --target onnxruntime-cpu": "no module '.nets' in",
+        "export --model nets --target onnxruntime-cpu": "--model 'nets' is not understood",
+    }
+    shown = python(
+        "from hnas.cli import deploy_main\nsys.stderr = sys.stdout\n"
+        f"for line in {[*lines]}: print(deploy_main(line.split()), 'torch' in sys.modules)"
+    ).splitlines()
+    assert shown[1::2] == ["2 False"] * len(lines)
+    for text, said in zip(lines.values(), shown[::2], strict=True):
+        assert text in said
 
 
 def test_a_missing_package_is_unavailable() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from hnas.cli import deploy_main
-from hnas.deployment.scores import LARGEST, encode_scores, read_scores, score_subnets, scores_of
+from hnas.deployment.options import MOST_SCORES
+from hnas.deployment.scores import encode_scores, read_scores, score_subnets, scores_of
 from hnas.deployment.source import open_source
 from hnas.study import Study
 from hnas.supernet import Supernet
@@ -90,10 +91,10 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
 
 def test_of_very_many_scores_a_spread_is_read() -> None:
     rng = Random(0)
-    scores = {SPACE.sample(rng): rng.random() for _ in range(LARGEST + 200)}
+    scores = {SPACE.sample(rng): rng.random() for _ in range(MOST_SCORES + 200)}
     entries = {f"mine/{places}": accuracy for places, accuracy in encode_scores(SPACE, scores).items()}
     found = scores_of(entries, SPACE, "mine")
-    assert LARGEST / 2 <= len(found) <= LARGEST
+    assert MOST_SCORES / 2 <= len(found) <= MOST_SCORES
     assert found.items() <= scores.items()
     assert min(found.values()) < 0.05
     assert max(found.values()) > 0.95
