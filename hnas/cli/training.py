@@ -91,6 +91,8 @@ def train_parsed(
     check_length(parsed.epochs, parsed.minutes)
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
+    if parsed.pretrained is not None and parsed.from_scratch:
+        raise ValueError("--pretrained and --from-scratch both say what to start from; give one of them")
     import torch
 
     from hnas import distributed

@@ -117,6 +117,7 @@ def test_wrong_values_are_refused_before_torch_is_imported() -> None:
         "hnas.train('.', 'out', minutes=1, epochs=1)",
         "hnas.train('.', 'out', threads=0)",
         "hnas.train('.', 'out', seed=-1)",
+        "hnas.train('.', 'out', pretrained='mobilenetv2_100', from_scratch=True)",
     )
     tried = "".join(f"try: {call}\nexcept (ValueError, OSError) as error: print(error)\n" for call in calls)
     shown = python(f"import hnas\n{tried}print('torch' in sys.modules)")

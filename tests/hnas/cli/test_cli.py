@@ -231,6 +231,7 @@ def test_an_unreachable_accuracy_says_the_nearest(refused, deploy, trained, quic
         (("--threads", "0"), "threads"),
         (("--threads", "-1"), "threads"),
         (("--seed", "-1"), "seed"),
+        (("--pretrained", "mobilenetv2_100", "--from-scratch"), "what to start from; give one of them"),
         (("--out", "shapes.toml/below"), "shapes.toml/below"),
         (("--out", "shapes.toml"), "shapes.toml"),
         (("--resume",), "net holds no training to continue; leave out --resume"),
