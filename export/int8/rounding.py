@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hnas.export.graph.dynamic import keeps_size
 from hnas.export.graph.nodes import aten, bound, edit, set_weights
 from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Samples
@@ -32,7 +31,6 @@ from hnas.export.int8.simulation import (
     weight_steps,
 )
 
-_FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that fit biases
 _BYTES = 1 << 30  # limit of the activations in memory; it limits the number of samples
 _POSITIONS = 128  # output positions of a convolution used from each sample
 _SWEEPS = 20  # over the columns of a weight; most layers need only a few
@@ -91,27 +89,6 @@ def correct_biases(
         return weight, job.shift(rounded(weight), shrink=True)
 
     return _fitted(program, samples, ranges, "correct_biases", fit)
-
-
-def fit_biases(program: Program, samples: Samples, ranges: str) -> Program:
-    """Return the program with biases that fit int8, as every int8 artifact has them. No layer gets a new bias.
-
-    ranges: the calibration method of the backend (`hnas.export.int8.ranges`).
-
-    1. A draft, which is only timed, or a program that an edit of the ladder has fitted: unchanged.
-    2. An open size that would become fixed: unchanged.
-    3. Otherwise: ``correct_biases``.
-    """
-    if program.draft or is_fitted(program):
-        return program
-    return keeps_size(
-        lambda each: correct_biases(each, samples, activation_ranges(each, samples, ranges), new=False), program
-    )
-
-
-def is_fitted(program: Program) -> bool:
-    """Return whether an edit has fitted the biases of the program to int8."""
-    return bool(_FITTED & {name for name, count in program.fired if count})
 
 
 def round_weights(program: Program, samples: Samples, ranges: Mapping[str, Range] | None = None) -> Program:

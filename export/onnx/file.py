@@ -135,19 +135,16 @@ def write_onnx_int8(
     Raises:
         ExportError: as ``write_onnx``; or the policy has a method other than minmax, and ``program`` is an ONNX file.
     """
-    ranges, apart, correction = None, list[JSON](), "none"
+    ranges, apart = None, list[JSON]()
     if not isinstance(program, OnnxSource):
         from hnas.export.int8.apart import keep_apart
         from hnas.export.int8.policy import with_one_scale
-        from hnas.export.int8.rounding import fit_biases, is_fitted
 
         edited, apart = keep_apart(program, samples)
         if not apart or _matches(edited, path, inputs, outputs, newest):
             program = edited
         else:  # float marks cannot be placed in the file
             apart = with_one_scale(apart, "the operators of the ONNX file do not match those of the network")
-        program = fit_biases(program, samples, policy.ranges)
-        correction = "before" if is_fitted(program) else correction
     asked = policy.ranges
     if asked != "minmax" and isinstance(program, OnnxSource):
         raise ExportError(f"an ONNX file is calibrated by minmax; {asked} needs the torch module")
@@ -163,7 +160,7 @@ def write_onnx_int8(
     apart += quantise_onnx(source, path, samples, policy, program, ranges, spare)
     source.unlink()
     used = {} if policy.ranges == asked else {"ranges_asked": asked}
-    return {**policy.to_json(), **used, "samples": len(samples), "apart": apart, "bias_correction": correction}
+    return {**policy.to_json(), **used, "samples": len(samples), "apart": apart}
 
 
 def _matches(

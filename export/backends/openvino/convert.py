@@ -40,6 +40,7 @@ no_onnx = ""
 
 MODEL = "model.xml"
 RANGES = "minmax"
+_FITTED = frozenset({"correct_biases", "round_weights", "finetune"})  # edits that fit the biases to int8
 
 
 def compile(
@@ -52,12 +53,10 @@ def compile(
     notes: dict[str, JSON] = {}
     override = device.quantisation.get("openvino", Override())
     found = dict(versions())
-    correction = "layer by layer"
     if isinstance(program, OnnxSource):
         model, kept, apart = _model_of_file(program, calibration if precision == "int8" else None)
     else:
         from hnas.export.graph.dynamic import has_open_sizes
-        from hnas.export.int8.rounding import is_fitted
 
         program, apart = _prepared(program, calibration, precision, override.ranges or RANGES)
         inputs, outputs = program.signature
@@ -65,7 +64,6 @@ def compile(
         model = (_convert_by_onnx if open_sizes else _convert)(program, inputs, outputs)
         kept = openvino_nodes(program, [op.get_friendly_name() for op in model.get_ops()], kept_float(program))
         found["torch"] = version("torch")
-        correction = "none" if program.draft else "before" if is_fitted(program) else correction
     if precision == "int8":
         model, policy = quantise_model(
             model,
@@ -73,7 +71,7 @@ def compile(
             ranges=override.ranges or RANGES,
             kept=kept,
             float_types=override.leave_float,
-            correction=correction,
+            correction="none" if program.draft else "before" if _is_fitted(program) else "layer by layer",
         )
         notes["quantisation"] = {**policy, "apart": apart}
         found["nncf"] = version("nncf")
@@ -102,16 +100,33 @@ def _prepared(program: Program, calibration: Samples, precision: str, ranges: st
     from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
     from hnas.export.graph.dynamic import keeps_size
     from hnas.export.int8.apart import keep_apart
-    from hnas.export.int8.rounding import fit_biases
 
     if precision != "int8":
         return keeps_size(apply_fixes, program), []
     program, apart = keep_apart(program, calibration, at_ends=False)
     program = keeps_size(apply_fixes, program)
     program = keeps_size(lambda each: apply_int8_fixes(each, calibration), program)
-    # The weights of a CPU whose int8 sums overflow have 7 bits and other errors: NNCF corrects the biases there (52 dB
-    # instead of 48 dB on a network of six convolutions).
-    return program if Machine.here().sums_overflow else fit_biases(program, calibration, ranges), apart
+    return keeps_size(lambda each: _corrected(each, calibration, ranges), program), apart
+
+
+def _corrected(program: Program, samples: Samples, ranges: str) -> Program:
+    """Return the program with biases that are fitted to int8.
+
+    1. A draft, or a program that an edit has fitted: unchanged.
+    2. A CPU whose int8 sums overflow: unchanged, because the weights of its file have 7 bits and other errors. NNCF
+       corrects the biases there (52 dB instead of 48 dB on a network of six convolutions).
+    3. Otherwise: corrected.
+    """
+    from hnas.export.int8.calibration import activation_ranges
+    from hnas.export.int8.rounding import correct_biases
+
+    if program.draft or _is_fitted(program) or Machine.here().sums_overflow:
+        return program
+    return correct_biases(program, samples, activation_ranges(program, samples, ranges), new=False)
+
+
+def _is_fitted(program: Program | OnnxSource) -> bool:
+    return bool(_FITTED & {name for name, count in program.fired if count})
 
 
 def _convert(program: Program, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> openvino.Model:

@@ -86,17 +86,15 @@ def _emit(program: Program, model: Path, samples: Samples | None, override: Over
     from hnas.export.backends.tflite import writer as emitter
     from hnas.export.int8.apart import keep_apart
     from hnas.export.int8.calibration import activation_ranges
-    from hnas.export.int8.rounding import fit_biases, is_fitted
 
     whole = emitter.prepare(program)
     if samples is None:
         model.write_bytes(emitter.emit(whole))
         return {}
     emitter.lower(whole)  # raises Unsupported before the calibration, which takes time
-    method = override.ranges or RANGES
     program, apart = keep_apart(program, samples)
-    program = fit_biases(program, samples, method)
     whole = emitter.prepare(program)
+    method = override.ranges or RANGES
     ranges = activation_ranges(whole, samples, method)
     for more in _LEFT:
         left = more.union(override.leave_float)
@@ -112,7 +110,6 @@ def _emit(program: Program, model: Path, samples: Samples | None, override: Over
             "ranges": method,
             "apart": apart,
             "samples": len(samples),
-            "bias_correction": "before" if is_fitted(program) else "none",
         }
     }
 
