@@ -91,8 +91,12 @@ def grid(found: Range) -> tuple[float, int]:
 
 
 def quantised(value: Tensor, found: Range) -> Tensor:
-    """Round ``value`` to the u8 levels of a range; values outside are clipped and pass no gradient."""
-    return torch.fake_quantize_per_tensor_affine(value, *grid(found), 0, _LEVELS - 1)
+    """Round ``value`` to the u8 levels of a range; values outside are clipped and pass no gradient.
+
+    The infinities of a mask stay: a range holds finite values only, and backends keep such a sum in float.
+    """
+    on_grid = torch.fake_quantize_per_tensor_affine(value, *grid(found), 0, _LEVELS - 1)
+    return torch.where(value.isinf(), value, on_grid)
 
 
 def readers(module: fx.GraphModule) -> set[fx.Node]:

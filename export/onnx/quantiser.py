@@ -87,6 +87,7 @@ def quantise_onnx(
        file, nodes around a value with unlike parts.
     5. ``ranges`` has the value: used; otherwise the extremes over ``samples``.
     """
+    import numpy as np
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -99,7 +100,8 @@ def quantise_onnx(
     if not policy.outputs:
         options["OpTypesToExcludeOutputQuantization"] = list(policy.operators)
     options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": overrides}
-    with quiet(), TemporaryDirectory() as folder:
+    # The mask of an attention holds infinities; the sum that reads it stays in float.
+    with quiet(), np.errstate(invalid="ignore"), TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         _prepare(prepared)

@@ -58,7 +58,7 @@ def compile(
     else:
         from hnas.export.graph.dynamic import has_open_sizes
 
-        program, apart = _prepared(program, calibration, precision, override.ranges or RANGES)
+        program, apart = _prepared(program, calibration, precision, override)
         inputs, outputs = program.signature
         open_sizes = program.dynamic is not None and has_open_sizes(program.module)
         model = (_convert_by_onnx if open_sizes else _convert)(program, inputs, outputs)
@@ -94,7 +94,7 @@ def _model_of_file(source: OnnxSource, calibration: Samples | None) -> tuple[ope
     return model, sorted(spared & {op.get_friendly_name() for op in model.get_ops()}), apart
 
 
-def _prepared(program: Program, calibration: Samples, precision: str, ranges: str) -> tuple[Program, list[JSON]]:
+def _prepared(program: Program, calibration: Samples, precision: str, override: Override) -> tuple[Program, list[JSON]]:
     """Return the program with the edits that OpenVINO needs in ``precision``, and the parts that have a scale each."""
     from hnas.export.backends.openvino.fixes import apply_fixes
     from hnas.export.backends.openvino.fixes_int8 import apply_int8_fixes
@@ -106,23 +106,25 @@ def _prepared(program: Program, calibration: Samples, precision: str, ranges: st
     program, apart = keep_apart(program, calibration, at_ends=False)
     program = keeps_size(apply_fixes, program)
     program = keeps_size(lambda each: apply_int8_fixes(each, calibration), program)
-    return keeps_size(lambda each: _corrected(each, calibration, ranges), program), apart
+    return keeps_size(lambda each: _corrected(each, calibration, override), program), apart
 
 
-def _corrected(program: Program, samples: Samples, ranges: str) -> Program:
+def _corrected(program: Program, samples: Samples, override: Override) -> Program:
     """Return the program with biases that are fitted to int8.
 
     1. A draft, or a program that an edit has fitted: unchanged.
     2. A CPU whose int8 sums overflow: unchanged, because the weights of its file have 7 bits and other errors. NNCF
        corrects the biases there (52 dB instead of 48 dB on a network of six convolutions).
-    3. Otherwise: corrected.
+    3. Kinds of layers that stay in float: unchanged, because the simulation would count their int8 errors.
+    4. Otherwise: corrected.
     """
     from hnas.export.int8.calibration import activation_ranges
     from hnas.export.int8.rounding import correct_biases
 
-    if program.draft or _is_fitted(program) or Machine.here().sums_overflow:
+    if program.draft or _is_fitted(program) or Machine.here().sums_overflow or override.leave_float:
         return program
-    return correct_biases(program, samples, activation_ranges(program, samples, ranges), new=False)
+    ranges = activation_ranges(program, samples, override.ranges or RANGES)
+    return correct_biases(program, samples, ranges, new=False)
 
 
 def _is_fitted(program: Program | OnnxSource) -> bool:

@@ -13,6 +13,7 @@ from hnas.export.backends.artifacts import make_artifact
 from hnas.export.graph.fusion import fuse
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import Samples
+from hnas.export.int8.rounding import correct_biases
 from hnas.export.proof.verification import check
 from tests.conftest import need
 
@@ -82,3 +83,36 @@ def test_a_draft_has_the_kernels_of_the_whole_conversion_and_no_bias_correction(
     assert found["whole"][0] == by
     assert found["draft"][0] == "none"
     assert found["draft"][1] == found["whole"][1]
+
+
+class Masked(nn.Module):
+    """Attention by hand, whose mask holds infinities: no range can hold them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.split, self.join = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor, pad: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.split(x).chunk(3, -1)
+        mask = torch.zeros_like(pad, dtype=torch.float32).masked_fill(pad, float("-inf"))
+        return self.join((q @ k.transpose(1, 2) / 4 + mask).softmax(-1) @ v)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
+def test_corrected_biases_know_the_infinities_of_a_mask(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulation had rounded the mask to 0, so that every bias behind was corrected by an error that none has."""
+    monkeypatch.setattr("hnas.export.device.machine.Machine.sums_overflow", False)
+    torch.manual_seed(0)
+    pads = [torch.arange(8).reshape(1, 1, 8) >= 3 + k % 5 for k in range(16)]
+    calls = [(torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(k)), pad) for k, pad in enumerate(pads)]
+    program = fuse(capture(Masked().eval(), calls[0]))
+    samples = [tuple(value.numpy() for value in call) for call in calls]
+    corrected = correct_biases(program, samples[:8])
+    found = {}
+    for name, each in (("plain", replace(program, draft=True)), ("corrected", corrected), ("default", program)):
+        (tmp_path / name).mkdir()
+        found[name] = level(backend, each, tmp_path / name, samples[:8], samples[8:])
+    assert found["plain"] > 25
+    assert min(found.values()) > found["plain"] - 0.5
