@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hnas.files import read_plain
+from hnas.nearest import did_you_mean
 
 _LARGEST = 2**20  # bytes of a recipe
 _SECTIONS = ("space", "data", "train", "shrink", "pretrained", "short", "grow")
@@ -69,7 +70,8 @@ def load(name: str) -> Recipe:
             raise ValueError(f"recipe file {file} is no UTF-8 text: {error}") from None
         return _parse(file.stem, text)
     if name not in names():
-        raise ValueError(f"no recipe {name!r}; known: {', '.join(names())}, or the path of a .toml file")
+        mend = did_you_mean(name, names())
+        raise ValueError(f"no recipe {name!r}{mend}; known: {', '.join(names())}, or the path of a .toml file")
     return _parse(name, (resources.files("hnas.recipes") / f"{name}.toml").read_text(encoding="utf-8"))
 
 

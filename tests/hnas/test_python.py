@@ -87,6 +87,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (lambda: hnas.deploy_network("a:b", "openvino-cpu", limit="25"), "25"),
         (lambda: hnas.train("photos", "out", epochs="many"), "argument --epochs: "),  # type: ignore[arg-type]
         (lambda: hnas.train("photos", "out", recipe="soup"), "no recipe 'soup'; known: "),
+        (lambda: hnas.train("photos", "out", recipe="imges"), "no recipe 'imges'; did you mean images?; known: "),
         (lambda: hnas.load(3), "bundle is 3, expected the path of a folder"),  # type: ignore[arg-type]
         (lambda: hnas.check("x", max_time="soon"), "max_time is 'soon', not a number above 0"),
         (lambda: hnas.check("x", min_speedup=0), "min_speedup is 0, not a number above 0"),
