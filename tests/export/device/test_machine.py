@@ -55,3 +55,30 @@ Model		: Pixel 8
 def test_generations_of_a_cpu_are_told_apart(monkeypatch: pytest.MonkeyPatch, text: str, processor: str) -> None:
     monkeypatch.setattr(machine, "_text", lambda path: text if path.name == "cpuinfo" else "")
     assert Machine.here().processor == processor
+
+
+@pytest.mark.parametrize(
+    ("system", "instructions", "overflow"),
+    [
+        ("Linux x86_64", ("avx2",), True),
+        ("Linux x86_64", ("avx2", "avx512_vnni"), False),
+        ("Linux x86_64", ("avx2", "avx_vnni"), False),
+        ("Linux x86_64", (), True),  # not known: the safe side
+        ("Linux aarch64", ("asimd",), False),
+        ("Linux aarch64", (), False),
+    ],
+)
+def test_sums_overflow_on_x86_without_vnni(system: str, instructions: tuple[str, ...], overflow: bool) -> None:
+    assert Machine("", 1, system, "3.11", "", instructions).sums_overflow is overflow
+
+
+def test_onnxruntime_takes_exact_kernels_only_where_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With VNNI they take twice as long and change nothing; without, int8 has 9 dB instead of 50."""
+    pytest.importorskip("onnxruntime")
+    from hnas.export.device.runtimes.onnxruntime import session_options
+
+    monkeypatch.setattr(Machine, "sums_overflow", True)
+    assert session_options(1).get_session_config_entry("session.x64quantprecision") == "1"
+    monkeypatch.setattr(Machine, "sums_overflow", False)
+    with pytest.raises(RuntimeError, match="x64quantprecision"):
+        session_options(1).get_session_config_entry("session.x64quantprecision")
