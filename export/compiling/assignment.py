@@ -80,7 +80,7 @@ def compile_mixed(
     program = capture_module(network, example_inputs, options.backend or profile.backend)
     examples = tuple(value.numpy() for value in program.inputs)
     samples = to_samples(calibration, examples, "calibration", program.input_names)
-    options = replace(options, evidence=None if options.evidence is None else list(options.evidence))
+    options = replace(options, evidence=samples if options.evidence is None else list(options.evidence))
     levels = sensitivities(program, samples[:_SENSED])
     with Scratch() as folder:
         built: dict[tuple[str, ...], Artifact] = {}

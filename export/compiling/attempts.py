@@ -103,9 +103,10 @@ class Attempts:
             climbed = f"; recovery tried {', '.join(tried)}" if tried else ""
             line = f"{found.judged.check.line()}{climbed}{cause}"
             raise Unfaithful(f"{self._job.backend} does not compute what {self._source.name} does: {line}")
-        for line in found.remarks:
+        limits = self._evidence.remarks(self._job.precision)
+        for line in (*(limits if self._job.options.evidence is None else ()), *found.remarks):
             tell(line)
-        return replace(found, remarks=(*self._evidence.remarks, *doubt, *self._source.remarks, *found.remarks))
+        return replace(found, remarks=(*limits, *doubt, *self._source.remarks, *found.remarks))
 
     def _climb(self) -> Attempt:
         """Return the attempt of cases 1 and 2 of ``best``. No program is converted twice."""

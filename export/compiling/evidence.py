@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _BROKEN_DB = 10.0  # below this, int8 is broken on the examples: the noise is more than a tenth of the signal
 _ALIKE_DB = 200.0
+_FITTED = "graded on the calibration samples, to which int8 was fitted; other samples may fare worse"
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,14 @@ class EvidenceSet:
         levels = [_level(self.expected, self.source.outputs(moved)), *self.source.rounding_db(self._inputs)]
         return min(levels)
 
-    @property
-    def remarks(self) -> list[str]:
-        """Return sentences on what this evidence cannot show."""
+    def remarks(self, precision: str) -> list[str]:
+        """Return sentences on what this evidence cannot show of an artifact in ``precision``."""
+        found = []
         if self.calibration is not None and contradiction.carries_nothing(self.source.examples):
-            return ["the example inputs are constant, so the calibration samples could not be compared with them"]
-        return []
+            found.append("the example inputs are constant, so the calibration samples could not be compared with them")
+        if precision == "int8" and set(map(_digest, self.samples)) == set(map(_digest, self.calibration or ())):
+            found.append(_FITTED)
+        return found
 
     def judge(self, artifact: Artifact, open_worker: Callable[[Artifact], Worker]) -> Callable[..., Judgement]:
         """Run the artifact in a new process. Return a function from indices of ``samples`` to the judgement on them."""

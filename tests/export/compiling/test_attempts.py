@@ -30,6 +30,7 @@ from hnas.export.proof.verification import Check, Limits
 
 Outputs = list[tuple[NDArray[Any], ...]]
 Fault = Callable[[Artifact, Samples, Outputs], Outputs]
+FITTED = "graded on the calibration samples, to which int8 was fitted; other samples may fare worse"
 
 
 class Net(nn.Module):
@@ -128,7 +129,7 @@ def grades(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_case_1_a_good_plain_int8_costs_one_conversion(play: Callable[..., Attempt]) -> None:
     stages: list[tuple[str, int, int]] = []
     found = play(graded([30]), "int8", calibration=images(), progress=lambda *stage: stages.append(stage))
-    assert (found.rung, found.edits, found.remarks) == ("none", (), ())
+    assert (found.rung, found.edits, found.remarks) == ("none", (), (FITTED,))
     assert stages == [("int8", 0, 5)]
 
 
@@ -152,6 +153,7 @@ def test_too_few_samples_to_hold_some_out_are_said(play: Callable[..., Attempt])
     found = play(graded([30] * 5), "int8", calibration=images(8), recover="round")
     if any(edit["edit"] == "round_weights" and edit["kept"] for edit in found.edits):
         assert found.remarks == (
+            FITTED,
             "verified on the samples that int8 was fitted to; give 16 or more calibration samples",
         )
 
@@ -168,7 +170,7 @@ def test_all_broken_is_refused_with_what_was_tried(play: Callable[..., Attempt])
 def test_the_time_limit_keeps_what_there_is(play: Callable[..., Attempt]) -> None:
     found = play(graded([15] * 5), "int8", calibration=images(), recover_seconds=1e-6)
     assert found.rung == "none"
-    assert found.remarks == ("accuracy recovery stopped in 'bias' after its limit of 1e-06 s",)
+    assert found.remarks == (FITTED, "accuracy recovery stopped in 'bias' after its limit of 1e-06 s")
 
 
 @pytest.mark.usefixtures("grades")
@@ -201,7 +203,7 @@ def test_a_suspicious_scale_is_refused_where_int8_fails_on_the_examples(play: Ca
         Unfaithful, match=r"4\d\.\d dB on the calibration samples, .* dB on the example inputs: input 0"
     ):
         play(large, "int8", calibration=calibration, recover="none")
-    assert play(exact, "int8", calibration=calibration, recover="none").remarks == ()
+    assert play(exact, "int8", calibration=calibration, recover="none").remarks == (FITTED,)
 
 
 def test_noise_as_an_example_is_remarked_and_not_refused(play: Callable[..., Attempt]) -> None:
@@ -209,9 +211,22 @@ def test_noise_as_an_example_is_remarked_and_not_refused(play: Callable[..., Att
     found = play(spoiled(lambda x: bool(x.min() < 0), 3), "int8", calibration=calibration, recover="none")
     assert found.judged.examples_db is not None
     assert found.judged.examples_db < 10
-    assert [remark.endswith("example inputs, which seem to be noise; pass real ones") for remark in found.remarks] == [
-        True
-    ]
+    first, second = found.remarks
+    assert first == FITTED
+    assert second.endswith("example inputs, which seem to be noise; pass real ones")
+
+
+def test_int8_graded_on_its_calibration_is_remarked_and_told_unless_evidence_is_given(
+    play: Callable[..., Attempt], caplog: pytest.LogCaptureFixture
+) -> None:
+    def said(precision: str = "int8", **options: Any) -> tuple[tuple[str, ...], bool]:
+        caplog.clear()
+        found = play(exact, precision, calibration=images(), recover="none", **options)
+        return found.remarks, FITTED in caplog.messages
+
+    assert said() == ((FITTED,), True)
+    assert said(evidence=images()) == ((FITTED,), False)
+    assert said(evidence=images(20)[12:]) == said("fp32") == ((), False)
 
 
 def test_an_example_among_the_samples_is_not_run_twice(play: Callable[..., Attempt]) -> None:

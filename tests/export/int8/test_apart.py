@@ -164,7 +164,7 @@ def test_marks_that_cannot_be_placed_are_said(monkeypatch: pytest.MonkeyPatch, t
         path=tmp_path / "net",
         options=options,
     )
-    (remark,) = made.notes["remarks"]  # type: ignore[misc]
+    _, remark = made.notes["remarks"]  # type: ignore[misc]
     assert "has parts of unlike ranges on one scale: the operators of the ONNX file do not match" in str(remark)
 
 
