@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _MARGIN_DB = 20.0  # passes that cost more than this are left out, although the 
 _GRADES = ("broken", "degraded", "close", "as float")
 _GOOD = ("close", "as float")
 _MOST = 3  # passes that are left out one by one
+_QUIET = 5.0  # seconds of recovery before its rungs are shown
 _LEARNING = ("round_weights", "finetune")  # edits with a parameter for each weight, which can overfit
 
 
@@ -117,17 +119,18 @@ class Attempts:
             return replace(found, remarks=(*found.remarks, *why))
         assert samples is not None
         limit = self._job.options.recover_seconds if self._job.options.recover == "auto" else float("inf")
-        end = time.monotonic() + limit
+        begun = time.monotonic()
+        end = begun + limit
         attempts: list[Attempt] = []
         ladder: Ladder | None = None
         for rung in self._job.rungs:
-            self._say(rung)
             try:
-                if rung == "none":
-                    attempts.append(self._make(program))
-                else:
-                    ladder = ladder or _ladder(program, samples)
-                    attempts.extend(self._recovered(ladder, rung, end - time.monotonic(), attempts))
+                with self._shown(rung, begun, end):
+                    if rung == "none":
+                        attempts.append(self._make(program))
+                    else:
+                        ladder = ladder or _ladder(program, samples)
+                        attempts.extend(self._recovered(ladder, rung, end - time.monotonic(), attempts))
             except TimeoutError:
                 why = (f"accuracy recovery stopped in {rung!r} after its limit of {limit:g} s",)
                 attempts = [replace(each, remarks=(*each.remarks, *why)) for each in attempts]
@@ -253,10 +256,31 @@ class Attempts:
     def _fired(self) -> list[str]:
         return list(dict.fromkeys(name for name, count in self._source.program.fired if count))
 
-    def _say(self, rung: str) -> None:
-        if self._job.options.progress is not None:
+    @contextmanager
+    def _shown(self, rung: str, begun: float, end: float) -> Iterator[None]:
+        """Show the rung of the block by ``progress``. Without it: by a line, if "auto" has taken ``_QUIET`` seconds."""
+        options = self._job.options
+        if options.progress is not None:
             stage = "int8" if rung == "none" else f"int8, recovery: {rung}"
-            self._job.options.progress(stage, self._made, len(self._job.rungs))
+            options.progress(stage, self._made, len(self._job.rungs))
+        if options.progress is not None or options.recover != "auto" or rung == "none":
+            yield
+            return
+        quiet = begun + _QUIET - time.monotonic()
+        timer = threading.Timer(quiet, lambda: tell(_trying(rung, end)))
+        if quiet > 0:
+            timer.start()
+        else:
+            tell(_trying(rung, end))
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _trying(rung: str, end: float) -> str:
+    left = max(end - time.monotonic(), 0.0)
+    return f"int8: trying {rung}" + (f", at most {left:.0f} s left" if left < float("inf") else "")
 
 
 def _ladder(program: Program, samples: Samples) -> Ladder:

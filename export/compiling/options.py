@@ -31,7 +31,8 @@ class CompileOptions:
     ``recover_seconds``: the time after which "auto" starts nothing more, and keeps the best result. Default: 600.
     ``limits``: figures that the result must reach, such as "25dB|97%". Default: it must not be broken.
     ``classifier``: whether the first output holds class scores. Default: if softmax or argmax is the last operator.
-    ``progress``: called with (stage, steps done, steps in total). Default: nothing is shown.
+    ``progress``: called with (stage, steps done, steps in total). Default: once "auto" has taken 5 s, a line
+    on standard error for each rung.
     ``keep_float``: names of blocks that stay in float in an int8 artifact, see `hnas.export.int8.mixed.blocks`.
     ``dynamic``: the axis of each input whose size callers choose, ``{"x": {0: "batch"}}``, or ``{0: "batch=1..32"}``
     with a range. The artifact is verified at several sizes. Default: every size is fixed, which is fastest.

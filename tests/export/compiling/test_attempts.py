@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +173,41 @@ def test_the_time_limit_keeps_what_there_is(play: Callable[..., Attempt]) -> Non
     found = play(graded([15] * 5), "int8", calibration=images(), recover_seconds=1e-6)
     assert found.rung == "none"
     assert found.remarks == (FITTED, "accuracy recovery stopped in 'bias' after its limit of 1e-06 s")
+
+
+@pytest.mark.usefixtures("grades")
+@pytest.mark.parametrize(
+    ("quiet", "options", "shown"),
+    [
+        (0.0, {}, list(LADDER)),
+        (2.0, {}, ["equalise", "round", "finetune"]),  # "equalise" begins before and lasts longer
+        (0.0, {"recover_seconds": float("inf")}, list(LADDER)),
+        (30.0, {}, []),
+        (0.0, {"progress": lambda *_: None}, []),
+        (0.0, {"recover": "bias"}, []),
+    ],
+)
+def test_slow_recovery_shows_its_rungs_where_the_caller_does_not(
+    play: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch, quiet: float, options: Any, shown: list[str]
+) -> None:
+    said: list[str] = []
+
+    class Slow:
+        fitted = ()
+
+        def climb(self, rung: str, __: float) -> Any:
+            for _ in range(400 if quiet == 2.0 and rung == "equalise" else 0):
+                time.sleep(0.0 if said else 0.05)
+            return program, ({"edit": rung, "kept": True},)
+
+    program = play(exact, "int8", calibration=images()).program
+    monkeypatch.setattr(room, "_QUIET", quiet)
+    monkeypatch.setattr(room, "_ladder", lambda *_: Slow())
+    monkeypatch.setattr(room, "tell", said.append)
+    play(graded([15] * 5), "int8", calibration=images(), **options)
+    left = "" if "recover_seconds" in options else ", at most 600 s left"
+    lines = [re.sub(r"5\d\d s", "600 s", line) for line in said if line != FITTED]
+    assert lines == [f"int8: trying {rung}{left}" for rung in shown]
 
 
 @pytest.mark.usefixtures("grades")
