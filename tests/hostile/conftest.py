@@ -8,7 +8,8 @@ import resource
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -78,15 +79,12 @@ def refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
         work = tmp_path / "work"
         monkeypatch.chdir(work)
         before, begun = listing(tmp_path), cpu()
-        previous = signal.signal(signal.SIGALRM, _hangs)
-        signal.alarm(HANG)
         try:
-            code = COMMANDS[command]([str(each) for each in arguments])
+            with in_time():
+                code = COMMANDS[command]([str(each) for each in arguments])
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, previous)
             sys.path[:] = path
         spent, said = cpu() - begun, capfd.readouterr()
         assert code in (1, 2, 3), f"exit code {code}: {said.err}"
@@ -103,6 +101,18 @@ def refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
     return run
 
 
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Raise TimeoutError in the block after ``HANG`` seconds."""
+    previous = signal.signal(signal.SIGALRM, _hangs)
+    signal.alarm(HANG)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def cpu() -> float:
     """Return the seconds of CPU of this process and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -110,7 +120,7 @@ def cpu() -> float:
 
 
 def _hangs(*_: Any) -> None:
-    raise TimeoutError(f"the command hangs; it has run for {HANG} s")
+    raise TimeoutError(f"it hangs; it has run for {HANG} s")
 
 
 @pytest.fixture(scope="session", autouse=True)
