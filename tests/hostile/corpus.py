@@ -257,6 +257,71 @@ COMPARED: Mapping[str, Build] = {
 }
 
 
+# --- suites of claims, histories, bundles on their way into and out of a store ----------------------------------------
+
+
+def _file(name: str, content: bytes | Callable[[Path], object], *verb: str) -> Build:
+    """Return a builder that writes a file in the empty folder and gives it to the command ``verb``."""
+
+    def build(_: Path, work: Path) -> list[object]:
+        (work / name).write_bytes(content if isinstance(content, bytes) else b"")
+        if not isinstance(content, bytes):
+            content(work / name)
+        return [*verb, name, *(("--out", work / "out") if verb == ("pull",) else ())]
+
+    return build
+
+
+def _suite(claim: str) -> Build:
+    return _file("s.toml", f"[[claim]]\nname = 'a'\n{claim}\n".encode(), "run")
+
+
+def _sent(spoil: Callable[[Path], object]) -> dict[str, Build]:
+    """Return builders that pack and push a spoilt bundle."""
+    flags = {"pack": ("--out", "b.tar"), "push": ("--name", "x", "--store", ".")}
+
+    def build(verb: str) -> Build:
+        made = _bundle(spoil, verb)
+        return lambda good, work: [*made(good, work), *flags[verb]]
+
+    return {verb: build(verb) for verb in flags}
+
+
+UNREADABLE: Mapping[str, bytes | Callable[[Path], object]] = {
+    "empty": b"",
+    "binary": b"\xff\xfe\0\n" * 9,
+    "deep": b"a = " + b"[" * 100_000,
+    "a pipe": b.fifo,
+    "a socket": b.unix_socket,
+    "a device": b.device,
+    "a terabyte": b.sparse,
+}
+SUITES: Mapping[str, Build] = {
+    **{name: _file("s.toml", content, "run") for name, content in UNREADABLE.items()},
+    "an escape in a key": _suite('"\\u001b[2J" = 1'),
+    "an escape in a path": _suite('artifact = "\\u001b[2J\\u202e"\nat_least = 1'),
+    "a factor that is none": _suite("artifact = 's.toml'\nbaseline = 's.toml'\nat_least = nan"),
+    "a factor below none": _suite("artifact = 's.toml'\nbaseline = 's.toml'\nat_least = -1"),
+    "a size beyond floats": _suite("artifact = 's.toml'\nmax_size = '1e999KB'"),
+    "a shape of 10**30": _suite(f"artifact = 's.toml'\nat_least = 1\ninput_shapes = ['{10**30}x1']"),
+    "a claim of a number": _file("s.toml", b"claim = 5", "run"),
+}
+HISTORIES: Mapping[str, Build] = {
+    **{name: _file("h.jsonl", content, "history") for name, content in UNREADABLE.items()},
+    "a wrong sum": _file("h.jsonl", b'{"check": "00000000", "claim": "a"}\n' * 3, "history"),
+}
+PACKED: Mapping[str, Build] = {name: _file("b.tar", content, "pull") for name, content in UNREADABLE.items()}
+SPOILT: Mapping[str, Callable[[Path], object]] = {
+    "a terabyte": _huge,
+    "manifest is a pipe": lambda bundle: b.fifo(bundle / "manifest.json"),
+    "model is a pipe": lambda bundle: b.fifo(bundle / "artifact/model.onnx"),
+    "a link out": lambda bundle: (bundle / "more").symlink_to("/etc"),
+    "file outside": lambda p: b.reseal(
+        p, lambda m: (m["files"].update({"../x": "0" * 64}), m["sizes"].update({"../x": 1}))
+    ),
+}
+
+
 def _with(command: str, builds: Mapping[str, Build], prefix: str = "") -> dict[str, Case]:
     return {f"{prefix}{name}": Case(command, build) for name, build in builds.items()}
 
@@ -267,6 +332,10 @@ FILES: Mapping[str, Case] = {
     **_with("deploy", RECORDS, "record: "),
     **_with("deploy", EXPORTED, "export: "),
     **_with("bench", COMPARED, "compare: "),
+    **_with("bench", SUITES, "suite: "),
+    **_with("bench", HISTORIES, "history: "),
+    **_with("deploy", PACKED, "packed: "),
+    **{f"{verb}: {n}": Case("deploy", made) for n, spoil in SPOILT.items() for verb, made in _sent(spoil).items()},
     "check: manifest is a pipe": Case("bench", _bundle(lambda p: b.fifo(p / "manifest.json"), "check")),
     "check: a terabyte": Case("bench", _bundle(_huge, "check")),
     "verify: manifest is a pipe": Case("deploy", _bundle(lambda p: b.fifo(p / "manifest.json"), "verify")),

@@ -20,6 +20,18 @@ for device in ("onnxruntime-cpu", "openvino-cpu", "tflite-cpu"):
     artifact = export.compile(net, samples[0], device=device, precision="int8", calibration=samples, path=device)
     export.measure(artifact, [samples[0][0].numpy()], seconds=0.2)
 """
+SUITE = """
+[[claim]]
+name = "size"
+artifact = "out/bundle"
+max_size = "1MB"
+
+[[claim]]
+name = "speed"
+artifact = "out/bundle"
+baseline = "out-ov/bundle"
+at_least = 0.01
+"""
 LOOK_UP = "import socket\ntry: socket.getaddrinfo('telemetry.invalid', 443)\nexcept OSError: pass"
 
 
@@ -58,6 +70,17 @@ def test_the_commands_on_a_network_of_your_own_send_nothing(folder: Path) -> Non
         deploy("export", *build, "--target", "tflite-cpu", "--out", "out-lite"),
         entry("hnas.benchmarks.cli.main", "check", bundle, "--here", *quick),
         entry("hnas.benchmarks.cli.main", "compare", bundle, "out-ov/bundle", *quick),
+        entry("hnas.benchmarks.cli.main", "run", "suite.toml", "--history", "runs.jsonl", *quick),
+        entry("hnas.benchmarks.cli.main", "history", "runs.jsonl"),
+        deploy("pack", bundle, "--out", "packed.tar"),
+        deploy("push", bundle, "--name", "mine", "--store", "store"),
+        deploy("zoo", "--store", "store"),
+        deploy("pull", "mine", "--store", "store", "--out", "pulled"),
+        deploy("pull", "packed.tar", "--out", "unpacked"),
     ]
+    (folder / "store").mkdir()
+    (folder / "suite.toml").write_text(SUITE)
     assert sends(folder, commands) == {}
+    made = ("runs.jsonl", "packed.tar", "pulled/manifest.json", "unpacked/manifest.json")
+    assert all((folder / name).is_file() for name in made), "a command failed before its work"
     assert left_in(folder) == [], "something wrote into the user's home"
