@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -64,6 +65,21 @@ def test_the_lowest_and_the_newest_version_are_recorded(tmp_path: Path, monkeypa
         "numpy": ["2.4.6", "2.4.6"],
         "torch": ["2.7.0", "2.15.0"],
     }
+
+
+def test_the_document_has_what_was_run_and_names_the_rest() -> None:
+    text = (matrix.ROOT / "docs" / "install.md").read_text()
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert {name: [low, high] for name, low, high in rows} == json.loads(matrix.TESTED.read_text())
+    project = tomllib.loads((matrix.ROOT / "pyproject.toml").read_text())["project"]
+    needed, waiting = [*map(Requirement, project["dependencies"])], [*matrix.EXTRAS.split(",")]
+    while waiting:
+        found = [*map(Requirement, project["optional-dependencies"][waiting.pop()])]
+        waiting += [extra for each in found for extra in each.extras if each.name == "hnas"]
+        needed += [each for each in found if each.name != "hnas"]
+    rest = text.partition("What was not run at both ends:\n")[2].partition("\n`constraints.txt`")[0]
+    for each in needed:
+        assert (each.name in {name for name, *_ in rows}) != (f"`{each.name}`" in rest), each.name
 
 
 def test_make_matrix_passes_the_interpreters_on() -> None:
