@@ -229,3 +229,11 @@ def test_names_in_any_encoding(tmp_path: Path) -> None:
     assert data["train"].classes == ("caf\ufffd", "e\u0301t\u00e9", "x")
     composed = layout.assign([f"\u00e9/{i}" for i in range(99)])
     assert composed == layout.assign([f"e\u0301/{i}" for i in range(99)])
+
+
+def test_added_files_move_others_only_into_train_and_only_above_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"cat/{number}.png" for number in range(2000)]
+    assert layout.assign(names)[:1000] == layout.assign(names[:1000])
+    monkeypatch.setattr(layout, "HELD", {"calibration": 20, "search": 40})
+    pairs = zip(layout.assign(names[:1000]), layout.assign(names), strict=False)
+    assert {pair for pair in pairs if pair[0] != pair[1]} == {("calibration", "train"), ("search", "train")}
