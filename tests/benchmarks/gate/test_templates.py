@@ -66,7 +66,7 @@ def test_github_actions(root: Path, claim: dict[str, object], code: int, said: s
     assert set(job) == {"name", True, "permissions", "jobs"}  # YAML 1.1 reads the key "on" as true
     (steps,) = (each["steps"] for each in job["jobs"].values())
     assert all(("uses" in step) != ("run" in step) for step in steps)
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    assert all(re.fullmatch(r"actions/[\w-]+(/\w+)?@v\d+", step["uses"]) for step in steps if "uses" in step)
     clean(root)
     write(root, claim, name="speed.toml", header="")
     install, measure, show = (shell(root, SHELLS[step.get("shell")], step["run"]) for step in steps if "run" in step)
@@ -77,9 +77,12 @@ def test_github_actions(root: Path, claim: dict[str, object], code: int, said: s
     assert said in show.stdout
     (kept,) = (step["with"]["path"] for step in steps if step.get("uses", "").startswith("actions/upload"))
     assert all((root / name).is_file() for name in kept.split())
-    cached = next(step for step in steps if step.get("uses", "").startswith("actions/cache"))
-    assert (root / cached["with"]["path"]).is_file()
-    assert [step.get("if") for step in steps[-2:]] == ["always()", "always()"]
+    read, saved = (step for step in steps if step.get("uses", "").startswith("actions/cache"))
+    assert [step["uses"].split("@")[0] for step in (read, saved)] == ["actions/cache/restore", "actions/cache/save"]
+    assert read["with"]["key"] == saved["with"]["key"]
+    assert "run_attempt" in saved["with"]["key"], "a key is saved once, and a job may be started again"
+    assert (root / saved["with"]["path"]).is_file()
+    assert [step.get("if") for step in steps[-3:]] == ["always()"] * 3
 
 
 @pytest.mark.parametrize("program", [("bash", "-eo", "pipefail"), ("sh", "-e")], ids=["bash", "sh"])
