@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from hnas.benchmarks.printing import print_rows, show_progress, write_line
 
 if TYPE_CHECKING:
-    from hnas.benchmarks.gate.history import Recorded
     from hnas.benchmarks.gate.suite import Suite
     from hnas.benchmarks.gate.suite_records import SuiteReport
 
@@ -58,9 +57,13 @@ def _run_suite(arguments: argparse.Namespace) -> int:
             records.require_writable(getattr(arguments, name))
     if arguments.history and arguments.history.exists():
         history.read_history(arguments.history)
-    recorded = None if arguments.baseline is None else _newest(history.read_history(arguments.baseline))
+    recorded = None if arguments.baseline is None else history.read_history(arguments.baseline)
     with show_progress() as show:
         report = run_suite(arguments.suite, suite, show, recorded)
+    if arguments.json:  # before any file, so that a failed write does not lose the measurement
+        write_line(records.to_text(report.to_json()))
+    else:
+        print_rows(summary.rows_of(report))
     if arguments.junit:
         write_text(arguments.junit, summary.junit_of(report))
     if arguments.markdown:
@@ -69,10 +72,6 @@ def _run_suite(arguments: argparse.Namespace) -> int:
         write_text(arguments.report, _page_of(report))
     if arguments.history:
         history.append_history(arguments.history, history.records_of(report))
-    if arguments.json:
-        write_line(records.to_text(report.to_json()))
-    else:
-        print_rows(summary.rows_of(report))
     return report.verdict.exit_code
 
 
@@ -87,11 +86,6 @@ def _suite_of(arguments: argparse.Namespace) -> Suite:
     return replace(suite, **{name: value for name, value in given.items() if value is not None})
 
 
-def _newest(runs: list[Recorded]) -> dict[str, Recorded]:
-    """Return the last run of each claim."""
-    return {run.claim: run for run in runs}
-
-
 def _page_of(report: SuiteReport) -> str:
     from hnas.benchmarks.gate import records, summary
     from hnas.pages.bench import suite_page
@@ -99,8 +93,7 @@ def _page_of(report: SuiteReport) -> str:
     claims = [
         (claim.name, summary.rows_of_claim(claim), claim.speed.rounds if claim.speed else ()) for claim in report.claims
     ]
-    rows = [row for row in summary.rows_of(report) if row[0] in ("suite", "calibration", "load", "verdict")]
-    return suite_page(rows, claims, records.to_text(report.to_json()))
+    return suite_page(summary.rows_of_suite(report), claims, records.to_text(report.to_json()))
 
 
 def _run_history(arguments: argparse.Namespace) -> int:

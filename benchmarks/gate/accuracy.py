@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,8 +97,15 @@ def count_hits(
     return CountedAccuracy(hits / seen, seen, planned, versions=runtime_versions(runtime))
 
 
+def stated_as(artifact: Artifact, other: Artifact) -> Artifact:
+    """Return the artifact; a bare model file, which states no inputs, takes inputs and outputs of ``other``."""
+    return artifact if artifact.inputs else replace(artifact, inputs=other.inputs, outputs=other.outputs)
+
+
 def _unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
     """Return why the artifact cannot classify images [C, H, W], or None; the record of an artifact is not trusted."""
+    if len(artifact.inputs) != 1:
+        return f"the artifact states {len(artifact.inputs)} inputs, expected one of images"
     read = artifact.inputs[0].shape
     if not 1 <= next(iter(read), 0) <= _BATCH:
         return f"the artifact reads no batch of 1 to {_BATCH} images"
@@ -113,10 +120,20 @@ def _unfit(artifact: Artifact, image: tuple[int, ...]) -> str | None:
 def _hits_of(
     outputs: Callable[[Iterable[session.Inputs]], list[session.Inputs]], samples: LabelledSamples, batch: int
 ) -> int:
-    """Count the labels that the network predicts; the last batch is padded to ``batch`` images."""
+    """Count the labels that the network predicts; the last batch is padded to ``batch`` images.
+
+    Raises:
+        ExportError: the network gives no scores [batch, classes], whatever its record states.
+    """
     import numpy as np
+
+    from hnas.export.device.errors import ExportError
 
     padded = np.concatenate([samples.pixels, np.repeat(samples.pixels[-1:], -len(samples.pixels) % batch, axis=0)])
     batches = ((samples.prepare(padded[start : start + batch]),) for start in range(0, len(padded), batch))
-    scores = np.concatenate([each[0] for each in outputs(batches)])[: len(samples.labels)]
+    given = [each[0] for each in outputs(batches)]
+    odd = next((list(each.shape) for each in given if each.ndim != 2 or len(each) != batch or not each.size), None)
+    if odd is not None:
+        raise ExportError(f"the artifact gives {odd}, no scores [{batch}, classes]")
+    scores = np.concatenate(given)[: len(samples.labels)]
     return int((scores.argmax(axis=1) == samples.labels).sum())

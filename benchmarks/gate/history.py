@@ -157,11 +157,11 @@ def _record(line: bytes, where: str) -> Recorded | None:
     return decode(Recorded, json.loads(text), where)
 
 
-def series_of(records: Sequence[Recorded]) -> dict[tuple[str, str, str], list[Recorded]]:
-    """Return the records by claim, figure and processor, in the order of the file."""
-    found: dict[tuple[str, str, str], list[Recorded]] = {}
-    for record in records:
-        found.setdefault((record.claim, record.measure, record.processor), []).append(record)
+def series_of(records: Sequence[Recorded]) -> dict[tuple[str, str, str, str, str], list[Recorded]]:
+    """Return the records by suite, claim, figure, processor and digest of the baseline, in the order of the file."""
+    found: dict[tuple[str, str, str, str, str], list[Recorded]] = {}
+    for run in records:
+        found.setdefault((run.suite, run.claim, run.measure, run.processor, run.baseline), []).append(run)
     return found
 
 

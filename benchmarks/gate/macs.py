@@ -24,9 +24,30 @@ if TYPE_CHECKING:
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _PRODUCTS = ("MatMul", "MatMulInteger", "QLinearMatMul")
 _RECURRENT = ("LSTM", "GRU", "RNN")
-# Operators with products that are not counted, those of ONNX Runtime's own domain included.
-_OTHER = ("Einsum", "DeformConv", "FusedConv", "FusedGemm", "FusedMatMul", "QGemm", "GemmFloat8", "MatMulNBits")
-_ATTENTION = "Attention"  # the end of the name of each of its variants
+# Operators known to have no products, those of ONNX first; inner nodes of If, Loop and Scan are nodes of their own.
+# Another operator may have products, such as the fused ones of ONNX Runtime.
+_FREE = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Bernoulli BitCast
+    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip
+    Col2Im Compress Concat ConcatFromSequence Constant ConstantOfShape Cos Cosh CumProd CumSum DepthToSpace
+    DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather
+    GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
+    GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity If InstanceNormalization
+    IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool Max
+    MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization MelWeightMatrix Min Mish Mod Mul Multinomial Neg
+    NegativeLogLikelihoodLoss NonMaxSuppression NonZero Not OneHot Optional OptionalGetElement OptionalHasElement Or
+    PRelu Pad Pow QuantizeLinear RMSNormalization RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+    Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare RegexFullMatch Relu Reshape Resize ReverseSequence RoiAlign RotaryEmbedding Round Scan
+    Scatter ScatterElements ScatterND Selu SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert
+    SequenceLength SequenceMap Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax SoftmaxCrossEntropyLoss
+    Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Squeeze StringConcat StringNormalizer StringSplit Sub
+    Sum Swish Tan Tanh TensorScatter TfIdfVectorizer ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze
+    Upsample Where Xor
+    BiasAdd BiasGelu FastGelu QuickGelu SkipLayerNormalization SimplifiedLayerNormalization
+    SkipSimplifiedLayerNormalization EmbedLayerNormalization QLinearAdd QLinearMul QLinearSigmoid QLinearLeakyRelu
+    QLinearSoftmax QLinearAveragePool QLinearGlobalAveragePool QLinearConcat QLinearReduceMean QLinearWhere
+"""
 _TIMEOUT = 120.0
 
 
@@ -34,7 +55,7 @@ def count_macs(artifact: Artifact, inputs: Inputs) -> int:
     """Return the multiply-accumulates of convolutions and matrix products in one call.
 
     Raises:
-        ValueError: the model is no ONNX file, or has an operator whose products are not counted.
+        ValueError: the model is no ONNX file, or has an operator that is not known.
         Unavailable: ONNX Runtime is missing.
         ExportError: it cannot run the file.
     """
@@ -53,22 +74,24 @@ def sum_products(nodes: Iterable[Mapping[str, Any]]) -> int:
     """Return the multiply-accumulates of nodes of a profile: ``op``, shapes of ``inputs`` and of ``outputs``.
 
     Raises:
-        ValueError: an operator has products that are not counted, or its shapes are not those of the operator.
+        ValueError: an operator is not known, or its shapes are not those of the operator.
     """
-    total = 0
+    total, free = 0, set(_FREE.split())
     for node in nodes:
         op = node["op"]
-        if op in _OTHER or op.endswith(_ATTENTION):
-            raise ValueError(f"max_macs does not know how to count {op}")
+        if op in free:
+            continue
         try:
             total += _products(op, node["inputs"], node["outputs"])
+        except NotImplementedError:
+            raise ValueError(f"max_macs does not know how to count {op}") from None
         except (IndexError, ValueError):
             raise ValueError(f"max_macs does not understand the shapes of {op}") from None
     return total
 
 
 def _products(op: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
-    """Return the multiply-accumulates of one node; 0 for an operator without products."""
+    """Return the multiply-accumulates of one node. Raise NotImplementedError for an operator that is not known."""
     if op in _CONVOLUTIONS:
         return prod(outputs[0]) * prod(inputs[_CONVOLUTIONS[op]][1:])
     if op == "ConvTranspose":
@@ -78,7 +101,9 @@ def _products(op: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequen
     if op == "Gemm":  # A [M, K] or its transpose, B [K, N] or its transpose
         columns, depth = inputs[1]
         return outputs[0][0] * columns * depth
-    return prod(outputs[0]) * inputs[0][-1] if op in _PRODUCTS else 0
+    if op in _PRODUCTS:
+        return prod(outputs[0]) * inputs[0][-1]
+    raise NotImplementedError(op)
 
 
 class _Profiling:

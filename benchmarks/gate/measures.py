@@ -37,22 +37,35 @@ def comparer_of(measured: Measured, pixels: Mapping[str, session.Inputs]) -> ses
     if measured == "end_to_end":
         return _EndToEnd(pixels)
     if measured in _QUANTILES:  # case 2
-        return _Quantile(_QUANTILES[measured])
+        return Quantile(_QUANTILES[measured])
     return _Starts(_FIGURES[measured])  # case 3
 
 
 _QUANTILES: Mapping[str, float | None] = {"p90": 90.0, "p99": 99.0, "throughput": None}
 
 
-@dataclass(frozen=True)
-class _Quantile:
-    """Compare by a percentile of the calls, or by their mean where ``percent`` is None: the inverse of a throughput."""
+@dataclass
+class Quantile:
+    """Compare by a percentile of the calls, or by their mean where ``percent`` is None: the inverse of a throughput.
+
+    fewest: calls in the shortest stretch so far; 0: nothing was measured yet.
+    """
 
     percent: float | None
+    fewest: int = 0
+
+    def note(self) -> str:
+        """Return of how many calls a percentile is, and whether they are too few for it; empty for a mean."""
+        if self.percent is None:
+            return ""
+        few = self.fewest * (100 - self.percent) < 100
+        told = f"; each p{self.percent:g} is of {self.fewest} call{'' if self.fewest == 1 else 's'} or more"
+        return f"{told}, so it may be little below their largest" if few else told
 
     def __call__(
         self, baseline: Artifact, candidates: Sequence[Artifact], inputs: Any, *, blocks: int, seed: int
     ) -> list[Any]:
+        """Compare in one session, as ``session.Compare`` says."""
         found = session.compare_fresh(baseline, candidates, inputs, blocks=blocks, seed=seed)
         return [SimpleNamespace(a=one.a, b=one.b, pairs=self._pairs(one.a.times, one.b.times)) for one in found]
 
@@ -60,7 +73,8 @@ class _Quantile:
         """Return one pair for each of ``FEWEST_BLOCKS`` stretches of the calls, which are the same blocks of both."""
         import numpy as np
 
-        percent = self.percent
+        percent, calls = self.percent, min(len(a), len(b)) // session.FEWEST_BLOCKS
+        self.fewest = min(self.fewest or calls, calls)
         sides = [
             [
                 float(part.mean() if percent is None else np.percentile(part, percent))

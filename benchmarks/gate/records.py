@@ -278,3 +278,5 @@ def require_writable(path: Path) -> None:
         raise ValueError(f"cannot write {path}: it is a device or a pipe, and no file; choose another place")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"cannot write {path}: it is a folder, or its folder is read-only; choose another place")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"cannot write {path}: it is read-only; choose another place")

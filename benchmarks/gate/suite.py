@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -129,6 +129,8 @@ class Suite:
             raise ValueError(f"claim {twice!r} is there twice; a name is that of a history")
         if self.processes < 1:
             raise ValueError(f"processes is {self.processes}, expected 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")
         self.seconds  # noqa: B018 - raises where the time is no duration
 
     @property
@@ -158,7 +160,24 @@ def read_suite(file: Path) -> Suite:
     except ValueError as error:
         raise ValueError(f"suite {file} is no TOML: {error}") from None
     suite = decode(Suite, table, str(file))
-    return replace(suite, claim=tuple(_placed(claim, file) for claim in suite.claim))
+    claims = tuple(_placed(claim, file) for claim in suite.claim)
+    for claim, given in zip(claims, table["claim"], strict=True):
+        for key, needed in _idle(claim, given):
+            raise ValueError(f"{file}: claim {claim.name!r}: {key} has no effect without {needed}")
+    return replace(suite, claim=claims)
+
+
+def _idle(claim: SuiteClaim, given: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield each key that is given without effect, and the bounds that it needs."""
+    timed, points = "at_least or same_within", "max_points_less"
+    counted = claim.max_points_less is not None
+    uses = {
+        "measure": (claim.timed, timed),
+        "baseline": (claim.timed or counted, f"{timed} or {points}"),
+        "data": (counted, points),
+        "input_shapes": (claim.run, f"{timed} or a bound on macs, precisions or layers"),
+    }
+    return ((key, needed) for key, (used, needed) in uses.items() if key in given and not used)
 
 
 def _placed(claim: SuiteClaim, file: Path) -> SuiteClaim:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class ClaimReport:
     """Describe one claim after its run.
 
-    word: "faster", "slower", "same within 3 %" or "inconclusive"; empty: nothing was timed.
+    word: "faster" or "slower" (of memory "smaller" or "larger"), "same within 3 %" or "inconclusive"; empty: nothing
+        was timed.
     parts: the verdict on each bound.
     speed, noise: of all looks together; None: nothing was timed.
     confirmation: the ratio of the fresh processes that a failure needs, or None.
@@ -46,7 +47,7 @@ class ClaimReport:
 class SuiteReport:
     """Describe a finished run of a suite.
 
-    calibration: a baseline against itself, before anything was judged; None: no claim is timed.
+    calibration: a baseline against itself, before anything was judged; None: no claim is timed, or all failed.
     trusted: whether the interval of the calibration has 1 inside.
     """
 
@@ -69,6 +70,8 @@ class SuiteReport:
 
     def calibration_line(self) -> str:
         """Return the calibration in one line."""
+        if self.calibration is None and any(claim.measure for claim in self.claims):
+            return "failed: the runtime of every timed claim failed"
         if self.calibration is None:
             return "none: no claim is timed"
         told = "1 is inside" if self.trusted else "1 is outside, so its far end is the noise of every claim"

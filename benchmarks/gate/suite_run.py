@@ -5,7 +5,7 @@ Call ``run_suite(Path("speed.toml"), read_suite(Path("speed.toml")), progress)``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,16 +28,16 @@ _FILE_SHARE = 0.5
 
 
 def run_suite(
-    file: Path, suite: Suite, progress: session.Progress, recorded: Mapping[str, Recorded] | None = None
+    file: Path, suite: Suite, progress: session.Progress, recorded: Sequence[Recorded] | None = None
 ) -> SuiteReport:
     """Return the report on a suite.
 
     1. Open all files of all claims, so that a broken one is found before anything is measured.
-    2. Calibrate: the first timed baseline against itself.
+    2. Calibrate: the first timed baseline that runs, against itself.
     3. Judge what needs no clock, and count correct answers.
     4. Look at every timed claim, and again at those that are not decided, while time is left.
 
-    recorded: by the name of a claim, an earlier run that it is compared with; None: with none.
+    recorded: a history, with whose last comparable run each claim is compared; None: with none.
 
     Raises:
         ValueError: a file is broken, or a bound does not fit it.
@@ -52,9 +52,10 @@ def run_suite(
     timed = [trial for trial in trials if trial.claim.timed]
     if recorded is not None:
         for trial in timed:
-            trial.compare_with(recorded.get(trial.claim.name), machine.processor)
+            trial.compare_with(recorded, machine.processor)
     watch = Watch()
-    calibration = _calibrate(timed[0], suite, clock.left, progress) if timed else None  # case 2
+    tries = (_calibrate(trial, suite, clock.left, progress) for trial in timed)
+    calibration = next((found for found in tries if found is not None), None)  # case 2
     low, high = widened_ends(calibration) if calibration else (1.0, 1.0)
     trusted = low <= 1 <= high
     _check_files(trials, clock, progress)  # case 3
@@ -88,7 +89,7 @@ def _check_files(trials: Sequence[Trial], clock: session.Clock, progress: sessio
 
 
 def _calibrate(trial: Trial, suite: Suite, seconds: float, progress: session.Progress) -> Ratio | None:
-    """Return the baseline of the first timed claim against itself; None where its runtime fails."""
+    """Return the baseline of a timed claim against itself; None where its runtime fails."""
     baseline = trial.baseline
     assert baseline is not None
     found = _guard(
@@ -125,14 +126,18 @@ def _look(
 
 
 def _guard(trial: Trial, work: Callable[[], _T]) -> _T | None:
-    """Do the work. A crash or a hang of a runtime makes the claim fail and returns None; a missing one is raised."""
+    """Do the work. A crash or a hang of a runtime, or inputs that it refuses, make the claim fail and return None.
+
+    Raises:
+        Unavailable: a runtime is missing.
+    """
     from hnas.export.device.errors import ExportError, Unavailable
 
     try:
         return work()
     except Unavailable:
         raise
-    except ExportError as error:
+    except (ExportError, ValueError) as error:
         trial.fail(str(error))
         return None
 

@@ -19,11 +19,15 @@ _OBEYED = {ord(c): f"&#{ord(c)};" for c in "\\`*_[]|~#@<>&"}
 
 def rows_of(report: SuiteReport) -> list[tuple[str, str]]:
     """Return the report as rows: the calibration, each claim with its parts, and the verdict last."""
+    *head, verdict = rows_of_suite(report)
+    return [*head, *(row for claim in report.claims for row in rows_of_claim(claim)), verdict]
+
+
+def rows_of_suite(report: SuiteReport) -> list[tuple[str, str]]:
+    """Return the rows of the whole suite, without its claims; the verdict is the last."""
     rows = [("suite", f"{report.suite}, {len(report.claims)} claims"), ("calibration", report.calibration_line())]
     if report.load:
         rows.append(("load", report.load.line()))
-    for claim in report.claims:
-        rows += rows_of_claim(claim)
     verdict = report.verdict
     return [*rows, ("verdict", f"{verdict.outcome} (exit code {verdict.exit_code}, {report.seconds:.0f} s)")]
 
@@ -40,9 +44,8 @@ def _told(claim: ClaimReport) -> str:
     """Return the word and the factor of a claim, with the looks that it took."""
     if claim.speed is None:
         return f"{len(claim.parts)} bounds, none of them timed"
-    words = {"faster": "smaller", "slower": "larger"} if claim.measure == "peak_memory" else {}
     looks = f"{claim.looks} look{'' if claim.looks == 1 else 's'}"
-    return f"{words.get(claim.word, claim.word)}, {claim.measure} {claim.speed.line()}, {looks}"
+    return f"{claim.word}, {claim.measure} {claim.speed.line()}, {looks}"
 
 
 def markdown(report: SuiteReport) -> str:
@@ -76,8 +79,10 @@ def junit_of(report: SuiteReport) -> str:
 def rows_of_history(records: Sequence[Recorded]) -> list[tuple[str, str]]:
     """Return the newest runs of each claim as rows, and the step of its series if there is one."""
     rows: list[tuple[str, str]] = []
-    for (claim, measure, processor), runs in series_of(records).items():
-        rows.append((claim, f"{_runs(runs)} of {measure or 'bounds without a clock'} on {processor}"))
+    for (suite, claim, measure, processor, baseline), runs in series_of(records).items():
+        against = f" against {baseline[:12]}" if baseline else ""
+        what = f"{measure or 'bounds without a clock'}{against} on {processor}"
+        rows.append((claim, f"{_runs(runs)} of {what}, {suite}"))
         rows += [(f"  {run.time}", _run_line(run)) for run in runs[-_SHOWN:]]
         since, factor = _step_of(runs)
         if since is None:
@@ -92,10 +97,10 @@ def rows_of_history(records: Sequence[Recorded]) -> list[tuple[str, str]]:
 def json_of_history(records: Sequence[Recorded]) -> dict[str, object]:
     """Return every run of each claim, and the step of its series, as plain JSON values."""
     series = []
-    for (claim, measure, processor), runs in series_of(records).items():
+    for key, runs in series_of(records).items():
         since, factor = _step_of(runs)
         step = None if since is None else {"since": since.time, "revision": since.revision, "factor": factor}
-        named = {"claim": claim, "measure": measure, "processor": processor}
+        named = dict(zip(("suite", "claim", "measure", "processor", "baseline"), key, strict=True))
         series.append({**named, "step": step, "runs": [asdict(run) for run in runs]})
     return {"schema": 1, "series": series}
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnas.benchmarks.gate import session
 from hnas.benchmarks.gate import verdict as gate
-from hnas.benchmarks.gate.accuracy import LabelledSamples, count_hits, find_samples
+from hnas.benchmarks.gate.accuracy import LabelledSamples, count_hits, find_samples, stated_as
 from hnas.benchmarks.gate.contrast import agree_on_inputs, open_side
 from hnas.benchmarks.gate.gates import judge_file, judge_points
-from hnas.benchmarks.gate.measures import comparer_of
+from hnas.benchmarks.gate.measures import Quantile, comparer_of
 from hnas.benchmarks.gate.records import Outcome, PartVerdict, Ratio
 from hnas.benchmarks.gate.runtimes import require_runtime
+from hnas.units import parse_shape
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.history import Recorded
@@ -65,24 +66,25 @@ class Trial:
         open_ = not self.speed_parts or any(part.outcome == "inconclusive" for part in self.speed_parts)
         return self.claim.timed and not self.broken and open_ and self.confirmation is None
 
-    def compare_with(self, recorded: Recorded | None, processor: str) -> None:
-        """Require the factor of an earlier run, less the tolerance of ``check``.
+    def compare_with(self, recorded: Sequence[Recorded], processor: str) -> None:
+        """Require the factor of the last run that is comparable, less the tolerance of ``check``.
 
-        1. There is no earlier run of this claim: not checked.
-        2. It ran on another processor, or measured another figure or another baseline: not checked.
+        1. There is no earlier timed run of this claim: not checked.
+        2. All of them were on another processor, or measured another figure or another baseline: not checked.
+
+        recorded: a history, oldest first.
         """
-        baseline = self.baseline.digest if self.baseline is not None else ""
-        line = ""
-        if recorded is None or recorded.low is None:  # case 1
-            line = "no earlier run of this claim"
-        elif recorded.processor != processor:  # case 2
-            line = "the earlier run was on another processor"
-        elif (recorded.measure, recorded.baseline) != (self.claim.measure, baseline):  # case 2
-            line = "the earlier run measured another figure, or against another baseline"
-        else:
-            self.reached = gate.tolerated(recorded.low)
-        if line:
-            self.parts.append(PartVerdict("record", "not checked", line))
+        asked = self.claim.measure, self.baseline.digest if self.baseline is not None else ""
+        timed = [run for run in recorded if run.claim == self.claim.name and run.low is not None]
+        here = [run for run in timed if run.processor == processor]
+        lows = [run.low for run in here if run.low is not None and (run.measure, run.baseline) == asked]
+        if lows:
+            self.reached = gate.tolerated(lows[-1])
+            return
+        line = "every earlier run measured another figure, or against another baseline"  # case 2
+        if not here:
+            line = "every earlier run was on another processor" if timed else "no earlier run of this claim"
+        self.parts.append(PartVerdict("record", "not checked", line))
 
     def check_file(self, clock: session.Clock, progress: session.Progress) -> None:
         """Judge what needs no clock, and count the correct answers of both sides if the claim bounds them."""
@@ -90,8 +92,8 @@ class Trial:
         self.parts += judge_file(self.claim, self.artifact, self.target, self.inputs)
         if self.claim.max_points_less is not None and self.baseline is not None:
             seen, base = (
-                count_hits(each, each.backend, self.samples, self.images, clock, progress)
-                for each in (self.artifact, self.baseline)
+                count_hits(stated_as(each, other), each.backend, self.samples, self.images, clock, progress)
+                for each, other in ((self.artifact, self.baseline), (self.baseline, self.artifact))
             )
             self.parts.append(judge_points(self.claim.max_points_less, seen, base))
 
@@ -109,7 +111,8 @@ class Trial:
         self.per_process = clock.spent / max(1, speed.processes)
         self.noise, self.speed = self._pool(self.noise, noise, processes), self._pool(self.speed, speed, processes)
         self.speed_parts = self._judge(self.speed, self.noise, floor)
-        self.word = gate.relate(self.speed, _louder(self.noise, floor), self.claim.same_within)
+        word = gate.relate(self.speed, _louder(self.noise, floor), self.claim.same_within)
+        self.word = gate.worded(word, self.claim.measure)
         if any(part.outcome == "fails" for part in self.speed_parts):
             noise, self.confirmation = self._measure(seconds, self.speed.processes, progress)
             second = self._judge(self.confirmation, noise, floor)
@@ -147,8 +150,9 @@ class Trial:
         if self.reached is not None:
             found.append(PartVerdict("record", *gate.judge_ratio(speed, loud, self.reached)))
         if self.claim.same_within is not None:
-            found.append(PartVerdict("same", *gate.judge_same(speed, loud, self.claim.same_within)))
-        return found
+            found.append(PartVerdict("same", *gate.judge_same(speed, loud, self.claim.same_within, self.claim.measure)))
+        note = self.compare.note() if isinstance(self.compare, Quantile) else ""
+        return [replace(part, line=part.line + note) for part in found]
 
 
 def _louder(noise: Ratio, floor: Ratio | None) -> Ratio:
@@ -199,8 +203,17 @@ def open_trial(claim: SuiteClaim, seed: int) -> Trial:
 def _inputs(
     claim: SuiteClaim, artifact: Artifact, baseline: Artifact, seed: int
 ) -> Callable[[Artifact], session.Inputs]:
-    """Return the function that makes the seeded arrays of one side. Raise ValueError if no side states its inputs."""
-    shapes = [tuple(map(int, text.split("x"))) for text in claim.input_shapes]
+    """Return the function that makes the seeded arrays of one side.
+
+    Raises:
+        ValueError: no side states its inputs, or ``input_shapes`` differ from those that a side states.
+    """
+    shapes = [parse_shape(text) for text in claim.input_shapes]
+    for side in (artifact, baseline) if shapes else ():
+        stated = [(tensor.shape, tensor.dtype) for tensor in side.inputs]
+        if stated and stated != [(shape, "float32") for shape in shapes]:
+            reads = ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in stated)
+            raise ValueError(f"claim {claim.name!r}: input_shapes do not fit {side.source}, which reads {reads}")
     if claim.run and not shapes and not artifact.inputs and not baseline.inputs:
         hint = 'add input_shapes = ["1x3x224x224"]'
         raise ValueError(f"claim {claim.name!r}: a model file does not state the shapes of its inputs; {hint}")

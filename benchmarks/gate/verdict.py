@@ -168,7 +168,7 @@ def _allowance(evidence: Evidence) -> tuple[int, str]:
     return 0, "file, images, CPU and runtime are the claim's"  # case 1
 
 
-def judge_same(speed: Ratio, noise: Ratio, percent: float) -> tuple[Outcome, str]:
+def judge_same(speed: Ratio, noise: Ratio, percent: float, measure: str = "p50") -> tuple[Outcome, str]:
     """Judge whether two artifacts differ by at most ``percent``, in both directions; return outcome and reason.
 
     1. Faster or slower than that, by ``judge_ratio``: fails.
@@ -179,10 +179,15 @@ def judge_same(speed: Ratio, noise: Ratio, percent: float) -> tuple[Outcome, str
     word = relate(speed, noise, percent)
     figures = f"{speed.line()}; the band is [{1 / band:.3f}, {band:.3f}]"
     if word in ("faster", "slower"):  # case 1
-        return "fails", f"{word} by more than {percent:g} %: {figures}"
+        return "fails", f"{worded(word, measure)} by more than {percent:g} %: {figures}"
     if word == "inconclusive":  # case 3
         return "inconclusive", f"{figures}; raise --max-time and --processes"
     return "holds", f"{word}: {figures}"  # case 2
+
+
+def worded(word: str, measure: str) -> str:
+    """Return a word of ``relate`` as it is said of the figure ``measure``: memory is smaller, not faster."""
+    return {"faster": "smaller", "slower": "larger"}.get(word, word) if measure == "peak_memory" else word
 
 
 def relate(speed: Ratio, noise: Ratio, percent: float | None) -> str:

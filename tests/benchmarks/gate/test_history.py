@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hnas.benchmarks import cli
-from hnas.benchmarks.gate.history import Recorded, append_history, find_step, read_history
+from hnas.benchmarks.gate.history import Recorded, append_history, find_step, read_history, series_of
 
 RUN = Recorded("2026-01-01T00:00:00+00:00", "s", "a", "p50", "holds", "faster", 2.0, 1.9, 2.1, "cpu", "x", "y", "abc")
 
@@ -91,10 +91,15 @@ def test_the_command_prints_runs_and_steps(tmp_path: Path, capsys: Any) -> None:
     append_history(file, [replace(RUN, claim="other", processor="another cpu")])
     assert cli.main(["history", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "20 runs of p50 on cpu" in out
+    assert "20 runs of p50 against y on cpu, s" in out
     assert "worse since 2026-01-01T00:00:00+00:00 (abc)" in out
     assert "none seen in 1 run;" in out
     assert cli.main(["history", str(file), "--json"]) == 0
     first, other = json.loads(capsys.readouterr().out)["series"]
     assert first["step"]["factor"] == pytest.approx(0.9, rel=0.03)
     assert other["step"] is None
+
+
+def test_suites_and_baselines_are_series_of_their_own() -> None:
+    runs = [RUN, replace(RUN, suite="t"), replace(RUN, baseline="z"), RUN]
+    assert sorted(map(len, series_of(runs).values())) == [1, 1, 2]

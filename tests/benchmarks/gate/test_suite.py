@@ -47,6 +47,9 @@ def test_the_time_follows_from_the_claims(root: Path) -> None:
         ({"input_shapes": ("1xN",)}, "1xN"),
         ({"artifact": "nowhere"}, "artifact = 'nowhere' is not there"),
         ({"data": "nowhere"}, "data = 'nowhere' is not there"),
+        ({"data": "data"}, "data has no effect without max_points_less"),
+        ({"input_shapes": ("1x3x28x28",)}, "light, which reads 1x1x28x28 float32"),
+        ({"input_shapes": ("1x3x28x28",), "artifact": "light/model.onnx"}, "heavy, which reads 1x1x28x28 float32"),
         ({"name": ""}, "name and artifact need a text"),
         ({"max_points_less": 1.0}, "max_points_less needs a bundle"),
         ({"baseline": ""}, "has no baseline; add baseline"),
@@ -58,6 +61,20 @@ def test_a_wrong_claim_is_one_line(root: Path, claim: dict[str, object], words: 
     shown = capsys.readouterr()
     assert (code, shown.out, shown.err.count("\n")) == (2, "", 1)
     assert words in shown.err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("measure", "p50"), ("baseline", "heavy"), ("data", "data"), ("input_shapes", ["1x1x28x28"])]
+)
+def test_a_key_without_effect_is_one_line(root: Path, key: str, value: object, capsys: Any) -> None:
+    claim = {"name": "small", "artifact": "light", "max_size": "1MB", key: value}
+    assert cli.main(["run", str(write(root, claim))]) == 2
+    assert f"claim 'small': {key} has no effect without " in capsys.readouterr().err
+
+
+def test_a_negative_seed_is_one_line(root: Path, capsys: Any) -> None:
+    assert cli.main(["run", str(write(root, FASTER)), "--seed", "-1"]) == 2
+    assert "seed is -1, expected 0 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
