@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from hnas import report
-from hnas.benchmarks import cli as bench
+from hnas.benchmarks import printing
 from hnas.cli import deploy_main, train_main
 from tests.hostile import builders as b
 
@@ -100,7 +100,7 @@ def test_every_way_to_print_escapes(monkeypatch: pytest.MonkeyPatch, terminal: b
     found = {"target": text, "name": text, "notes": [text], "footnote": text, "bundle": text}
     refused = [{"precision": text, "reason": text}]
     report.print_deployment({**found, "rows": [{**row, "predicted_ms": predicted}], "refused": refused})
-    bench.write_line(text)
+    printing.write_line(text)
     said = stream.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert "owned" in said
     marks = [c for c in obeyed(said) if c != r"'\x1b'" or "\x1b]" in said or "\x1b[2J" in said]
@@ -133,7 +133,7 @@ def test_a_printed_configuration_escapes_and_reads_back(
 
 
 def test_the_tables_of_the_gate_escape(capsys: pytest.CaptureFixture[str]) -> None:
-    bench._print_rows([(COMMANDS, COMMANDS)])
+    printing.print_rows([(COMMANDS, COMMANDS)])
     said = capsys.readouterr().out
     assert "owned" in said
     assert not obeyed(said)
