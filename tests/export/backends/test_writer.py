@@ -318,4 +318,5 @@ def test_the_runtime_alone_compiles_both_precisions(tmp_path: Path) -> None:
         "    print(made.notes['verification']['passed'], sorted(made.versions))\n"
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
-    assert (done.stdout.splitlines(), done.stderr) == (["True ['ai-edge-litert', 'torch']"] * 2, "")
+    remark = "graded on the calibration samples, to which int8 was fitted; other samples may fare worse\n"
+    assert (done.stdout.splitlines(), done.stderr) == (["True ['ai-edge-litert', 'torch']"] * 2, remark)
