@@ -18,6 +18,7 @@ Pixels = NDArray[np.uint8]
 LARGEST = 2**34  # bytes of all decoded images of a split, at most
 # Modes that Pillow converts to grey only by another one: mode -> the other one.
 _BETWEEN = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
+_UNREADABLE = " cannot be read as an image"  # between the name of a file and the reason
 _NAMED = 200  # unreadable images that a message names
 
 
@@ -42,7 +43,7 @@ def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -
             return upright(image, channels, str(name or file))
     # Pillow raises any of these for a broken file; SyntaxError is for chunks of a PNG.
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name or file} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name or file}{_UNREADABLE}: {error}") from None
 
 
 def upright(image: Image, channels: int, name: str = "the image") -> Image:
@@ -66,7 +67,7 @@ def upright(image: Image, channels: int, name: str = "the image") -> Image:
         colours = _on_white(_eight_bits(turned.convert(_BETWEEN.get(turned.mode, turned.mode))))
         return colours.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+        raise ValueError(f"{name}{_UNREADABLE}: {error}") from None
 
 
 def decode(file: Path | IO[bytes], size: tuple[int, int], channels: int, name: str | None = None) -> Pixels:
@@ -124,13 +125,17 @@ def decode_files(files: Sequence[Path], size: tuple[int, int], channels: int) ->
 def refuse_broken(reasons: Sequence[str]) -> None:
     """Raise ValueError if images cannot be read.
 
-    The message counts them and names them all, up to 200. Control characters of their names are escaped.
+    The message has the reason of the first. It counts them and names them all, up to 200. Control characters of their
+    names are escaped.
+
+    reasons: "FILE cannot be read as an image: REASON" for each.
     """
     if reasons:
-        first = f"{len(reasons)} images cannot be read: " if len(reasons) > 1 else ""
-        more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-        named = "; ".join(map(_escaped, reasons[:_NAMED]))
-        raise ValueError(f"{first}{named}{more}; remove them, or train with --skip-broken")
+        count = f"{len(reasons)} images cannot be read: " if len(reasons) > 1 else ""
+        others = [_escaped(reason.partition(_UNREADABLE)[0]) for reason in reasons[1:_NAMED]]
+        more = f", and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        listed = f"; also {', '.join(others)}{more}" if others else ""
+        raise ValueError(f"{count}{_escaped(reasons[0])}{listed}; remove them, or train with --skip-broken")
 
 
 def _escaped(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -149,8 +150,8 @@ def test_unreadable_images_are_named_all_at_once_or_left_out(tmp_path: Path) -> 
         ValueError, match=r"^41 images cannot be read: .*; remove them, or train with --skip-broken$"
     ) as e:
         read_splits(tmp_path, (8, 8), 1)
-    assert all(f"cat/{number}.png cannot be read" in str(e.value) for number in range(40))
-    assert r"dog/\x1b[2J\n.png cannot be read" in str(e.value)
+    assert all(re.search(rf"cat/{number}\.png(, | cannot be read)", str(e.value)) for number in range(40))
+    assert r"dog/\x1b[2J\n.png; remove them" in str(e.value)
     data, _, skipped = read_splits(tmp_path, (8, 8), 1, skip=True)
     assert (sum(map(len, data.values())), skipped) == (whole - 40, 41)
     assert "41 images that cannot be read are left out" in notes(tmp_path, skip=True)
@@ -158,9 +159,9 @@ def test_unreadable_images_are_named_all_at_once_or_left_out(tmp_path: Path) -> 
 
 def test_beyond_200_unreadable_images_are_counted() -> None:
     with pytest.raises(ValueError, match=r"^203 images cannot be read: ") as caught:
-        refuse_broken([f"{number}.png is broken" for number in range(203)])
-    assert str(caught.value).count(" is broken") == 200
-    assert "; 199.png is broken; and 3 more; remove them" in str(caught.value)
+        refuse_broken([f"{number}.png cannot be read as an image: cut" for number in range(203)])
+    assert str(caught.value).count(".png") == 200
+    assert "199.png, and 3 more; remove them" in str(caught.value)
 
 
 def test_transparency_is_said_once(tmp_path: Path) -> None:
