@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnas.benchmarks.printing import print_rows, show_progress, write_line
+from hnas.benchmarks.printing import print_rows, show_progress
 from hnas.benchmarks.suites import add_commands
+from hnas.report import print_lines
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.check import CheckOptions
@@ -191,7 +192,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
         speed = report.evidence.speed
         _write_page(arguments.report, "hnas-bench check", _rows_of(report), speed, report.to_json())
     if arguments.json:
-        write_line(records.to_text(report.to_json()))
+        print_lines([records.to_text(report.to_json())])
     else:
         print_rows(_rows_of(report))
     return report.verdict.exit_code
@@ -209,7 +210,7 @@ def _run_compare(arguments: argparse.Namespace) -> int:
     if arguments.report:
         _write_page(arguments.report, "hnas-bench compare", _rows_compared(found), found.ratio, found.to_json())
     if arguments.json:
-        write_line(records.to_text(found.to_json()))
+        print_lines([records.to_text(found.to_json())])
     else:
         print_rows(_rows_compared(found))
     return 0

@@ -1,4 +1,4 @@
-"""Print rows, lines and progress of the commands of the benchmarks: ``print_rows([("verdict", "holds")])``."""
+"""Print rows and progress of the commands of the benchmarks: ``print_rows([("verdict", "holds")])``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,6 @@ def show_progress() -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=1.0)
         yield lambda doing, fraction: bar.update(task, description=visible(doing), completed=fraction)
-
-
-def write_line(text: str) -> None:
-    """Print plain text to stdout, never wrapped or coloured."""
-    from hnas.report import visible
-
-    print(visible(text))  # noqa: T201 - the output
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnas.benchmarks.printing import print_rows, show_progress, write_line
+from hnas.benchmarks.printing import print_rows, show_progress
+from hnas.report import print_lines
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.suite import Suite
@@ -61,7 +62,7 @@ def _run_suite(arguments: argparse.Namespace) -> int:
     with show_progress() as show:
         report = run_suite(arguments.suite, suite, show, recorded)
     if arguments.json:  # before any file, so that a failed write does not lose the measurement
-        write_line(records.to_text(report.to_json()))
+        print_lines([records.to_text(report.to_json())])
     else:
         print_rows(summary.rows_of(report))
     if arguments.junit:
@@ -105,7 +106,7 @@ def _run_history(arguments: argparse.Namespace) -> int:
     if not found:
         raise ValueError(f"history {arguments.file} has no runs")
     if arguments.json:
-        write_line(records.to_text(summary.json_of_history(found)))
+        print_lines([records.to_text(summary.json_of_history(found))])
     else:
         print_rows(summary.rows_of_history(found))
     return 0

@@ -25,7 +25,6 @@ from zipfile import ZipFile
 
 from hnas.benchmarks.cli import count
 from hnas.benchmarks.gate.session import seeded_inputs
-from hnas.benchmarks.printing import write_line
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.bundle.card import MANIFEST
 from hnas.export.device.artifact import Artifact
@@ -34,6 +33,7 @@ from hnas.export.device.serve_files import cache_folder
 from hnas.export.proof import verification
 from hnas.export.remote.transports.emulated import Emulated
 from hnas.export.remote.worker import Worker
+from hnas.report import print_lines
 
 BACKENDS = ("onnxruntime", "tflite")
 _WHEELS = ("numpy", "onnxruntime", "ai-edge-litert")
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("give bundles or artifacts, or --prepare")
     try:
         if options.prepare:
-            write_line(f"prepared {_install_runtimes()}")
+            print_lines([f"prepared {_install_runtimes()}"])
         return _examine_all(options) if options.paths else 0
     except (OSError, ValueError, ExportError) as error:
         print(f"hnas.benchmarks.costs.arm64: {error}", file=sys.stderr)  # noqa: T201 - one line, without rich
@@ -289,7 +289,7 @@ def _examine_all(options: argparse.Namespace) -> int:
         transport, counter = _emulated(Path(folder))
         for path in (part for given in options.paths for part in _artifacts_at(given)):
             found = examine(path, transport, counter, options.runs)
-            write_line(json.dumps(asdict(found)) if options.json else found.line())
+            print_lines([json.dumps(asdict(found)) if options.json else found.line()])
             passed = passed and found.passed
     return 0 if passed else 1
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnas.benchmarks.cli import count
 from hnas.benchmarks.fuzz.log import FinishedCase, FuzzLog, summarise
-from hnas.benchmarks.printing import write_line
+from hnas.report import print_lines
 
 if TYPE_CHECKING:
     from hnas.benchmarks.fuzz.cases import Ask, FuzzNetwork
@@ -71,7 +71,7 @@ def _main(given: argparse.Namespace) -> int:
     with _progress(len(cases)) as advance:
         result = fuzz(cases, given.seed, chosen, out=given.out, seconds=limit, advance=advance)
     if given.json:
-        write_line(json.dumps(result, indent=1))
+        print_lines([json.dumps(result, indent=1)])
     else:
         _print(result)
     return 1 if result["finds"] else 0

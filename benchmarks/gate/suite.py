@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from hnas.benchmarks.gate.checking import parse_seconds
+
 Measured: TypeAlias = Literal[
     "p50", "p90", "p99", "throughput", "cold_start", "first_inference", "peak_memory", "end_to_end"
 ]
@@ -131,13 +133,12 @@ class Suite:
             raise ValueError(f"processes is {self.processes}, expected 1 or more")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, expected 0 or more")
-        self.seconds  # noqa: B018 - raises where the time is no duration
+        if self.time:
+            parse_seconds(self.time, "time")
 
     @property
     def seconds(self) -> float:
         """Return the time limit in seconds."""
-        from hnas.benchmarks.gate.checking import parse_seconds
-
         return parse_seconds(self.time, "time") if self.time else _SECONDS * max(1, sum(c.timed for c in self.claim))
 
 

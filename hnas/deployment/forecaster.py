@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from hnas.data.series import Floats, Scaling, Table, Values, read_csv, scaled, unscaled
 from hnas.data.text import encode
 from hnas.export.bundle.bundle import Bundle
+from hnas.export.device.errors import needing
 from hnas.export.device.records import decode
 
 KINDS = {"series-forecasting": "series", "text-modelling": "text"}
 _MOST = 100_000  # rows or characters of an answer
 
 _Run = Callable[..., tuple[NDArray[Any], ...]]
-_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class _TextRecord:
     """The key of ``input.preprocessing`` that a text needs, as ``hnas.tasks.text`` writes it."""
 
     alphabet: str
+
+
+_Record = TypeVar("_Record", _SeriesRecord, _TextRecord)
 
 
 class Forecaster:
@@ -139,7 +142,7 @@ class Forecaster:
 
     def _record(self, kind: type[_Record]) -> _Record:
         """Return a record of the manifest. Raise ValueError for a key that is missing or has another type."""
-        known = {each.name: self._said[each.name] for each in fields(kind) if each.name in self._said}  # type: ignore[arg-type]
+        known = {each.name: self._said[each.name] for each in fields(kind) if each.name in self._said}
         return decode(kind, known, f"{self.bundle.path}/manifest.json", "input.preprocessing")
 
 
@@ -154,12 +157,8 @@ def plot_forecast(table: Table, targets: tuple[str, ...], values: Values, file: 
     Raises:
         Unavailable: matplotlib is not installed.
     """
-    from hnas.export.device.errors import Unavailable
-
-    try:
+    with needing("plot"):
         from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise Unavailable("matplotlib is not installed; pip install 'hnas[plot]'") from None
     figure = Figure(figsize=(8, 2.2 * len(targets)), layout="constrained")
     shown = min(len(table.values), max(4 * len(values), 50))
     for k, name in enumerate(targets):

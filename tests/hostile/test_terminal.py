@@ -100,7 +100,7 @@ def test_every_way_to_print_escapes(monkeypatch: pytest.MonkeyPatch, terminal: b
     found = {"target": text, "name": text, "notes": [text], "footnote": text, "bundle": text}
     refused = [{"precision": text, "reason": text}]
     report.print_deployment({**found, "rows": [{**row, "predicted_ms": predicted}], "refused": refused})
-    printing.write_line(text)
+    report.print_lines([text])
     said = stream.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert "owned" in said
     marks = [c for c in obeyed(said) if c != r"'\x1b'" or "\x1b]" in said or "\x1b[2J" in said]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +21,9 @@ from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.program import capture
 from hnas.export.proof.verification import LIMITS, check
 
+if TYPE_CHECKING:
+    from hnas.benchmarks.peers.nets.parts import PeerNet
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 peers = pytest.importorskip("hnas.benchmarks.peers.nets")
@@ -31,46 +34,43 @@ ALL = [name for name in peers.names() if not name.startswith("timm_")]
 NAMES = ALL if os.environ.get("HNAS_TYPED_NETS") == "all" else FEW
 
 
+@pytest.fixture(scope="module", params=NAMES)
+def net(request: pytest.FixtureRequest) -> PeerNet:
+    if missing := peers.missing(request.param):
+        pytest.skip(missing)
+    return peers.load(request.param)
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8"])
+def made(net: PeerNet, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    program = fuse(capture(net.module, net.examples), passes_for("tensorrt"))
+    folder, jetson = tmp_path_factory.mktemp("typed"), hw_profiles.load("jetson")
+    return make_artifact(
+        "tensorrt", program, folder, precision=request.param, device=jetson, calibration=net.calibration[:4]
+    )
+
+
 @installed
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_network_is_built_typed_at_its_stated_precision(name: str, tmp_path: Path) -> None:
-    if missing := peers.missing(name):
-        pytest.skip(missing)
-    net = peers.load(name)
-    for precision in ("fp16", "int8"):
-        made = _made(net, precision, tmp_path / precision)
-        verdict = rtx.check_with_rtx(made.model)
-        assert verdict.passed, verdict.line()
-        assert list(verdict.built) == list(rtx._TARGETS)
-        types = made.notes["types"]
-        wide = {layer for layer, found in verdict.precisions.items() if found == "f32"}
-        assert wide <= set(types["fp32"]), "layers above the stated precision"
-        assert {verdict.precisions[layer] for layer in types.get("int8", [])} <= {"i8"}
-        assert bool(types.get("int8")) == (precision == "int8")
+def test_a_network_is_built_typed_at_its_stated_precision(made: Artifact) -> None:
+    verdict = rtx.check_with_rtx(made.model)
+    assert verdict.passed, verdict.line()
+    assert list(verdict.built) == list(rtx._TARGETS)
+    types = made.notes["types"]
+    wide = {layer for layer, found in verdict.precisions.items() if found == "f32"}
+    assert wide <= set(types["fp32"]), "layers above the stated precision"
+    assert {verdict.precisions[layer] for layer in types.get("int8", [])} <= {"i8"}
+    assert bool(types.get("int8")) == (made.precision == "int8")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_the_typed_file_computes_what_the_module_does(name: str, tmp_path: Path) -> None:
-    if missing := peers.missing(name):
-        pytest.skip(missing)
-    net = peers.load(name)
-    made = _made(net, "fp16", tmp_path / "fp16")
+@pytest.mark.parametrize("made", ["fp16"], indirect=True)
+def test_the_typed_file_computes_what_the_module_does(net: PeerNet, made: Artifact) -> None:
     with torch.no_grad():
         expected = [(net.module(*map(torch.from_numpy, sample)).numpy(),) for sample in net.evidence[:4]]
     runner = runtimes.load("onnxruntime").load(made)
     found = check(expected, [tuple(runner(*sample)) for sample in net.evidence[:4]], "fp16")
     assert min(found.sqnr_db, made.notes["types"]["sqnr_db"]) >= LIMITS["fp16"].sqnr_db, found.line()
-
-
-def _made(net: Any, precision: str, folder: Path) -> Artifact:
-    program = fuse(capture(net.module, net.examples), passes_for("tensorrt"))
-    folder.mkdir()
-    jetson = hw_profiles.load("jetson")
-    return make_artifact(
-        "tensorrt", program, folder, precision=precision, device=jetson, calibration=net.calibration[:4]
-    )
 
 
 @installed
