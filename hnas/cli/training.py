@@ -80,7 +80,7 @@ def train_parsed(
     on_step: called after each step with (finished steps, steps of the run, loss).
     on_message: called with one line for a person.
     """
-    from hnas.recipes import check_length, load
+    from hnas.recipes import load
 
     recipe = load(parsed.recipe)
     if parsed.data is None and not {"source", "task"} <= recipe.data.keys():
@@ -88,7 +88,6 @@ def train_parsed(
     if parsed.skip_broken:
         recipe = replace(recipe, data={**recipe.data, "skip": True})
     check_values(parsed)  # before torch is imported, so that a wrong value is refused at once
-    check_length(parsed.epochs, parsed.minutes)
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
     if parsed.pretrained is not None and parsed.from_scratch:
@@ -138,7 +137,7 @@ def check_values(parsed: argparse.Namespace) -> None:
 
     if parsed.threads is not None:
         check_threads(parsed.threads)
-    check_length(parsed.epochs, None)
+    check_length(parsed.epochs, getattr(parsed, "minutes", None))  # growth has no --minutes
     if parsed.seed < 0:
         raise ValueError(f"seed is {parsed.seed}; it is 0 or more")
     if parsed.data is not None and not Path(parsed.data).exists():
