@@ -19,6 +19,7 @@ from torch import Tensor
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.reference import convert as reference
 from hnas.export.device.artifact import Artifact
+from hnas.export.device.disk import open_plain, plain_size
 from hnas.export.device.records import check_version, decode, read_json, write_json
 from hnas.export.diagnosis.reduction import Fails, reduce_program
 from hnas.export.diagnosis.trial import Setting, TrialBench, TrialVerdict
@@ -26,6 +27,7 @@ from hnas.export.graph.program import Program, capture
 
 SCHEMA = 1
 RECORD, PROGRAM, CALLS = "reproduction.json", "program", "calls.npz"
+_LARGEST_CALLS = 2**31  # bytes of the saved calls, packed and unpacked
 
 Call = tuple[Tensor, ...]
 
@@ -98,6 +100,7 @@ def read_reproduction(folder: Path) -> tuple[Program, list[Call], _Reproduction]
     value = read_json(folder / RECORD)
     check_version(value, str(folder / RECORD), SCHEMA)
     record = decode(_Reproduction, value, str(folder / RECORD))
+    record.setting.check()
     artifact = Artifact.read(folder / PROGRAM)
     if artifact.backend != "reference":
         raise ValueError(f"{folder / PROGRAM} was compiled for {artifact.backend}, expected reference")
@@ -115,7 +118,11 @@ def rerun(folder: Path) -> tuple[TrialVerdict, _Reproduction]:
 
 def _read_calls(file: Path, inputs: int) -> list[Call]:
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        if plain_size(file) > _LARGEST_CALLS:
+            raise ValueError(f"it has {plain_size(file)} bytes, at most {_LARGEST_CALLS} are read")
+        with open_plain(file) as stream, np.load(stream, allow_pickle=False) as arrays:
+            if sum(part.file_size for part in arrays.zip.infolist()) > _LARGEST_CALLS:
+                raise ValueError(f"its arrays have more than {_LARGEST_CALLS} bytes")
             values = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         count, rest = divmod(len(values), inputs)
         if rest or not count:

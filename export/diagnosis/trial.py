@@ -82,6 +82,11 @@ class Setting:
                 raise ValueError(f"no pass {name!r}; known: {', '.join(known)}")
         return tuple(known[name] for name in self.passes)
 
+    def check(self) -> None:
+        """Raise ValueError if the name of the backend, the device or a pass is unknown."""
+        backends.load(self.backend)
+        _ = self.profile, self.chosen
+
     def line(self) -> str:
         """Return the setting in one line for a person."""
         passes = "" if self.passes is None else f", passes: {', '.join(self.passes) or 'none'}"

@@ -17,11 +17,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from hnas.data.layout import SUFFIXES
-from hnas.data.sources import TEST_FOLDERS, Example
-from hnas.files import read_json
+from hnas.data.sources import LARGEST_FILE, TEST_FOLDERS, Example
+from hnas.files import check_plain, read_json, read_plain
 
 BUFFER = 512  # examples of a lane that are shuffled together; positions in the shard, not pixels
 LARGEST = 64 << 20  # bytes of one image in a shard; a larger size is a mistake or an attack
+_LARGEST_CLASSES = 2**24  # bytes of classes.txt
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def members(file: str, classes: int) -> Iterator[Example]:
     below ``classes``. Only regular members count. Names of members are never used as paths.
 
     Raises:
-        ValueError: the shard is cut short, is not a tar file, or contains no example.
+        ValueError: the shard is cut short, is not a tar file, is no plain file, or contains no example.
     """
     stem, image, label, empty = None, None, None, True
     for member, text in _regular_members(file):
@@ -131,6 +132,7 @@ def members(file: str, classes: int) -> Iterator[Example]:
 def _regular_members(file: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Yield every regular member, and the text of a ``.cls`` member."""
     try:
+        check_plain(Path(file), LARGEST_FILE)
         with tarfile.open(file, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # keeps only one header of the shard in memory
@@ -157,8 +159,8 @@ def _counted(files: Sequence[Path], classes: tuple[str, ...]) -> Shards:
 
 def _classes(file: Path) -> tuple[str, ...]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_plain(file, _LARGEST_CLASSES).decode().splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read ({error}); it names the classes, one a line") from None
     classes = tuple(line.strip() for line in lines if line.strip())
     if len(classes) < 2:

@@ -10,7 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from hnas.files import check_plain
+
 TEST_FOLDERS = ("val", "validation", "test")  # the possible names of the folder beside "train"
+LARGEST_FILE = 2**39  # bytes of a tar shard; that of the whole of ImageNet is a quarter of it
+_LARGEST_IMAGE = 2**30  # bytes of an image file
 
 
 class Example(NamedTuple):
@@ -66,8 +70,9 @@ class Source(Protocol):
 
 
 def read_example(example: Example) -> bytes:
-    """Return the bytes of an image. Raise ValueError if the file is missing or too short."""
+    """Return the bytes of an image. Raise ValueError if the file is missing, not plain, too large or too short."""
     try:
+        check_plain(Path(example.file), _LARGEST_IMAGE if example.length < 0 else LARGEST_FILE)
         with Path(example.file).open("rb") as file:
             file.seek(example.offset)
             content = file.read(example.length)

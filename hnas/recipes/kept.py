@@ -27,7 +27,7 @@ def known_length(out: Path, minutes: float | None, recipe: Recipe) -> dict[str, 
     Raises:
         ValueError: it chose its length for other minutes, or another recipe.
     """
-    if minutes is None or not (out / LENGTH).is_file():
+    if minutes is None or not (out / LENGTH).exists():
         return None
     known, own = read_json(out / LENGTH), digest_of(recipe)
     if known.get("minutes") == minutes and known.get("recipe", own) == own:

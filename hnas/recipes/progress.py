@@ -17,11 +17,12 @@ from random import Random
 from typing import Any
 
 from hnas.cost.flops import macs, parameters
-from hnas.files import write_text
+from hnas.files import parse_number, read_plain, write_text
 from hnas.recipes.baseline import train_plain_recurrent
 from hnas.study import Study
 
 LOG, TABLE, EVENTS = "training.jsonl", "training.csv", "tensorboard"
+_LARGEST = 2**24  # bytes of a log
 _SHOWN = 5  # confused classes
 _KEYS = ("epoch", "step", "loss", "smallest", "largest", "seconds")
 
@@ -175,16 +176,22 @@ def judge_sequence(study: Study, steps: int, say: Callable[[str], None] | None) 
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """Return the records of an interrupted run; a line that a kill has cut is left out."""
-    if not file.is_file():
+    """Return the records of an interrupted run; a line that a kill has cut is left out.
+
+    Raises:
+        ValueError: the log is no plain file, or has more than 16 MiB.
+    """
+    if not file.exists():
         return []
     found = []
-    for line in file.read_text().splitlines():
+    for line in read_plain(file, _LARGEST).splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = json.loads(line, parse_float=parse_number)
+        except (ValueError, RecursionError):
             break
         if not isinstance(record, dict) or set(record) != set(_KEYS):
+            break
+        if not all(isinstance(value, int | float) for value in record.values()):
             break
         found.append(record)
     return found

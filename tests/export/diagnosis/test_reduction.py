@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from hnas.export.onnx import file as onnx_file
 from tests.conftest import LIMIT_S, need
 from tests.export import faults, nets
 from tests.export.programs import program_of
+from tests.hostile.builders import fifo, sparse
 
 aten = torch.ops.aten
 
@@ -251,6 +253,15 @@ def test_it_fails_again_in_a_new_process_and_holds_where_the_fault_is_mended(sav
 MENDED = "import sys; from hnas.cli import deploy_main; sys.exit(deploy_main(sys.argv[1:]))"
 
 
+def _unpacked(file: Path) -> None:
+    """Write a small archive whose directory states an array of four gigabytes."""
+    np.savez_compressed(file, call0_input0=np.zeros(2**18, np.float32))
+    data = bytearray(file.read_bytes())
+    size = data.rindex(b"PK\x01\x02") + 24
+    data[size : size + 4] = struct.pack("<I", 2**32 - 2)
+    file.write_bytes(data)
+
+
 def test_a_folder_from_elsewhere_is_read_with_care(saved: Path) -> None:
     with pytest.raises(ValueError, match="is not empty"):
         reproduction.write_reproduction(saved, *reproduction.read_reproduction(saved)[:2], Setting("onnxruntime"), None)
@@ -261,6 +272,11 @@ def test_a_folder_from_elsewhere_is_read_with_care(saved: Path) -> None:
     np.savez(saved / "calls.npz", other=np.zeros(1, np.float32))
     with pytest.raises(ValueError, match=r"calls\.npz is not a file of saved calls"):
         reproduction.read_reproduction(saved)
+    for spoil, reason in ((sparse, "bytes, at most"), (_unpacked, "its arrays have more than"), (fifo, "plain file")):
+        spoil(saved / "calls.npz")
+        with pytest.raises(ValueError, match=rf"calls\.npz is not a file of saved calls: .*{reason}"):
+            reproduction.read_reproduction(saved)
+    (saved / "calls.npz").unlink()
     (saved / "calls.npz").write_bytes(calls)
     record = json.loads((saved / "reproduction.json").read_text())
     for changed, reason in (

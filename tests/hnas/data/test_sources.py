@@ -14,6 +14,7 @@ from hnas.data.folders import find_files
 from hnas.data.shards import find_shards, members
 from hnas.data.sources import Example, read_example
 from tests.hnas.imagenet import pairs, write_folder, write_shard, write_shards
+from tests.hostile.builders import TERABYTE, fifo
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,27 @@ def test_a_file_that_has_gone_is_named(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"12345")
     with pytest.raises(ValueError, match=r"a.tar: 1.jpg is cut short: 3 of 9 bytes"):
         read_example(Example(str(tmp_path / "a.tar"), 0, 2, 9, "1.jpg"))
+
+
+def _terabyte(file: Path) -> None:
+    with file.open("wb") as stream:
+        stream.truncate(TERABYTE)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [(fifo, "is not a plain file"), (_terabyte, "at most .* are read")])
+def test_pipes_and_files_without_end_are_refused_before_they_are_opened(tmp_path, spoil, reason):
+    root = write_shards(tmp_path)
+    for name, read in (
+        ("0.jpg", lambda file: read_example(Example(file, 0))),
+        ("0.tar", lambda file: read_example(Example(file, 0, 512, 9, "1.jpg"))),
+        ("0.tar", lambda file: list(members(file, 4))),
+        ("train/shard-000000.tar", lambda _: find_shards(root)),
+        ("classes.txt", lambda _: find_shards(root)),
+    ):
+        spoil(root / name)
+        with pytest.raises(ValueError, match=f"{name} .*{reason}") as caught:
+            read(str(root / name))
+        assert one_line(caught)
 
 
 def test_shards_are_held_out_whole(tars):

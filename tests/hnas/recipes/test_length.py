@@ -27,6 +27,7 @@ from hnas.training.folder import load_supernet
 from tests.hnas import tiny
 from tests.hnas.recipes.test_run import recipe
 from tests.hnas.training.test_training import equal
+from tests.hostile.builders import fifo, sparse
 
 PER_EPOCH = 4  # steps of the data in ``source``
 
@@ -292,6 +293,20 @@ def test_epochs_that_are_repeated_after_a_kill_are_logged_once(tmp_path: Path) -
     records = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert [(each["step"], each["loss"]) for each in records] == [(2, 1.0), (4, 0.5), (6, 0.5)]
     assert [each["seconds"] for each in records] == sorted(each["seconds"] for each in records)
+
+
+def test_a_log_that_is_no_log_is_refused_or_left_out(tmp_path: Path) -> None:
+    study, log = Study(Supernet(tiny.space()), tiny.task()), tmp_path / "training.jsonl"
+    whole = '{"epoch": 1, "step": 2, "loss": 1.0, "smallest": 0.5, "largest": 0.5, "seconds": 1.0}\n'
+    for broken in ('"2"', "1e999", "[" * 100_000, "\ud800", "null"):
+        log.write_bytes((whole + whole.replace("2", broken)).encode("utf-8", "surrogatepass"))
+        assert [each["step"] for each in Progress(study, 6, 2, tmp_path).records] == [2]
+    sparse(log)
+    with pytest.raises(ValueError, match=r"training.jsonl has .* bytes, at most .* are read"):
+        Progress(study, 6, 2, tmp_path)
+    fifo(log)
+    with pytest.raises(ValueError, match=r"training.jsonl is not a plain file"):
+        Progress(study, 6, 2, tmp_path)
 
 
 def test_a_step_is_timed_without_a_change_of_weights() -> None:
