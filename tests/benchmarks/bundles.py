@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -115,3 +115,29 @@ def bundle(
     baseline = None if heavy is None else network(root / f"{name}-baseline", heavy, backend=backend)
     claimed = replace(manifest(artifact, hits(artifact, data), data.digest), **claims)  # type: ignore[arg-type]
     return write_bundle(root / name, claimed, artifact=artifact, baseline=baseline).path
+
+
+def recurrent(root: Path, name: str, task: str, preprocessing: Mapping[str, object], width: int = 1) -> Path:
+    """Write a bundle in ``root`` that goes from step to step; each output is its input, and the state stays.
+
+    task, preprocessing: fields of its manifest. width: of a row, or the size of the alphabet.
+    """
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    path = root / f"{name}-artifact"
+    path.mkdir(parents=True)
+    ends = [
+        [TensorSpec(end, (1, size), "float32") for end, size in zip(pair, (width, 1), strict=True)]
+        for pair in ("xh", "yg")
+    ]
+    values = [[helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in side] for side in ends]
+    nodes = [helper.make_node("Identity", [a.name], [b.name]) for a, b in zip(*ends, strict=True)]
+    graph = helper.make_graph(nodes, "step", *values)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path / "model.onnx")
+    files = digest_files(path, "model.onnx")
+    artifact = Artifact(path, "onnxruntime", "fp32", "cpu", 1, tuple(ends[0]), tuple(ends[1]), files)
+    artifact.write()
+    taken = Input((1, width), "float32", "NF", dict(preprocessing))
+    made = replace(manifest(artifact, 0.5, "0" * 64), task=task, labels=(), input=taken)
+    return write_bundle(root / name, made, artifact=artifact, baseline=None).path

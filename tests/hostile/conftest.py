@@ -24,13 +24,14 @@ from tests.benchmarks import bundles
 COMMANDS = {"deploy": deploy_main, "train": train_main, "bench": bench_main}
 SECONDS = 4.0  # of this process and its children; on a quiet machine each takes less than two
 HANG = 30
+SERIES = {"features": ["a"], "targets": ["a"], "scaling": {"a": [0.0, 1.0]}, "horizon": 1}
 
 Refuse: TypeAlias = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle, its data, an ONNX file, the shipped supernet, photographs and the start of a run."""
+    """A folder with two bundles, their data, an ONNX file, the shipped supernet, photographs, a run and a failure."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("torch")
     import hnas
@@ -41,6 +42,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("good")
     bundles.bundle(root, "bundle", heavy=None)
+    bundles.recurrent(root, "series", "series-forecasting", SERIES)
     copied(root / "bundle/artifact/model.onnx", root / "net.onnx")
     copied(Path(hnas.__file__).parent / "assets/fashion", root / "supernet")
     for file in (root / "supernet").glob("*.gz"):
@@ -51,12 +53,26 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(12):
             pixels = rng.integers(0, 255, (12, 12, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(root / "photos" / name / f"{index}.png")
+    _save_failure(root / "failing")
     (root / "run").mkdir()
     found = plan.resolve(options.SearchOptions("raspberry-pi-5", budget="1evals", out=root / "run"))
     identity = run_identity(found, open_source(None, None))
     (root / "run/plan.json").write_text(json.dumps(identity))
     (root / "run/journal.jsonl").write_text('["baseline_ms", 1.0, 0.1]\n["other", 1.0, 0.1]\n')
     return root
+
+
+def _save_failure(folder: Path) -> None:
+    """Save a failure of one operator, as ``verify --reduce`` does."""
+    import torch
+
+    from hnas.export.diagnosis.reproduction import write_reproduction
+    from hnas.export.diagnosis.trial import Setting, TrialVerdict
+    from hnas.export.graph.program import capture
+
+    call = (torch.zeros(1, 3),)
+    verdict = TrialVerdict("mismatch", "it fails", 0.0, 90.0)
+    write_reproduction(folder, capture(torch.nn.ReLU(), call), [call], Setting("onnxruntime"), verdict)
 
 
 def listing(folder: Path) -> list[tuple[str, int, int, int]]:

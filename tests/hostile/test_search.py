@@ -17,6 +17,5 @@ def test_it_is_refused_in_one_line(good: Path, tmp_path: Path, refuse: Refuse, n
     refuse(SEARCH[name].command, *SEARCH[name].build(good, tmp_path / "work"))
 
 
-def test_the_corpus_is_large_and_has_every_command() -> None:
+def test_the_corpus_is_large() -> None:
     assert len(FILES) + len(SEARCH) >= 200
-    assert {case.command for case in (*FILES.values(), *SEARCH.values())} == {"deploy", "train", "bench"}
