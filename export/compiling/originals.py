@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     Network: TypeAlias = Module | Original | Path | str
 
 
+_DECISIONS = ("Softmax", "LogSoftmax", "ArgMax")  # of ONNX; those of a graph are in `hnas.export.graph.decisions`
+
+
 @dataclass(frozen=True)
 class Captured:
     """Hold a captured network.
@@ -40,7 +43,7 @@ class Captured:
     ``probes``: returns the example inputs, and random inputs like them on which all outputs are finite.
     ``suspicion``: returns the likely cause of a mismatch as the end of an error message; empty if none is known.
     ``rounding_db``: returns the SQNR of float32 against float64 on samples; nothing where the network has no float64.
-    ``classifies``: whether softmax or argmax is the last operator.
+    ``classifies``: whether softmax or argmax makes the first output.
     ``without``: returns ``program`` without the named passes; None for an ONNX file.
     ``remarks``: sentences on what became constant or float32, and on passes that were left out.
     """
@@ -103,6 +106,7 @@ def _from_file(original: Original, examples: SampleLike | None) -> Captured:
         original.outputs,
         original.probes,
         suspicion=original.suspicion,
+        classifies=source.last in _DECISIONS,
         remarks=source.remarks,
     )
 

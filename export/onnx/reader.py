@@ -59,6 +59,7 @@ class Reader:
         asked = None if header["dynamic"] is None else {name: dict(axes) for name, axes in header["dynamic"]}
         try:
             file = read_onnx(path)
+            last = _last_operator(file)  # before casts are added
             converted = in_single(file)
             examples = arrange(file, arrays, header["names"]) if arrays else ()
             inputs = fix_inputs(file, _given(file, examples, header), asked)
@@ -71,7 +72,7 @@ class Reader:
         self._run, by = _runner(copy, path.name, names)
         notes = {**file.notes, "held_against": by, "passes": UNTOUCHED}
         remarks = tuple(f"{name} parts are computed in float32" for name in converted)
-        self._source = OnnxSource(str(copy), path.name, inputs, (), notes, remarks=remarks)
+        self._source = OnnxSource(str(copy), path.name, inputs, (), notes, remarks=remarks, last=last)
         outputs = _stated(path.name, names, seen := self._outputs(examples, " on its example inputs"))
         if converted:
             self._compare_types(path, copy, examples, seen, converted)
@@ -168,6 +169,15 @@ class Reader:
         if odd is not None:
             raise ExportError(f"{name} returns a {type(odd).__name__}; an artifact returns tensors of numbers")
         return tuple(outputs)
+
+
+def _last_operator(file: OnnxFile) -> str:
+    """Return the type of the operator that makes the first output, before identities and casts; empty if none does."""
+    makers = {name: node for node in file.model.graph.node for name in node.output}
+    found = makers.get(file.model.graph.output[0].name)
+    while found is not None and found.op_type in ("Identity", "Cast"):
+        found = makers.get(found.input[0])
+    return "" if found is None else str(found.op_type)
 
 
 def _stated(file: str, names: list[str], outputs: Arrays) -> tuple[TensorSpec, ...]:

@@ -46,6 +46,7 @@ class OnnxSource:
     notes: origin of the file and changes in the copy, as JSON for an artifact's notes.
     dynamic: the size that may differ from that of the examples; None: all sizes are fixed.
     remarks: sentences on how the copy differs from the file, such as a float type that became float32.
+    last: the type of the operator that makes the first output, such as "Softmax"; empty if there is none.
     """
 
     path: str
@@ -55,6 +56,7 @@ class OnnxSource:
     notes: Mapping[str, JSON]
     dynamic: DynamicSize | None = None
     remarks: tuple[str, ...] = ()
+    last: str = ""
     fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # an ONNX file has no passes; a program has
     draft: ClassVar[bool] = False  # nor is it only timed
 

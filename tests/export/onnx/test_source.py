@@ -20,6 +20,7 @@ from hnas.export import backends
 from hnas.export.compiling import pipeline
 from hnas.export.compiling.compiler import Compiler
 from hnas.export.compiling.conversion import convert
+from hnas.export.compiling.originals import capture_network
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.samples import noise
@@ -208,6 +209,18 @@ def test_an_artifact_of_another_file_does_not_pass(
     ):
         export.compile(by_hand, device="onnxruntime-cpu", path=tmp_path / "a", options=HERE)
     assert left_behind(tmp_path) == ["hand.onnx", "other.onnx"]
+
+
+def test_a_file_that_ends_in_a_decision_is_judged_as_a_classifier(tmp_path: Path) -> None:
+    """The agreement is judged; for other files the largest value of the output is no answer."""
+    needed("onnxruntime-cpu")
+    path = onnx_files.save(onnx_files.convolution(extra="Softmax"), tmp_path / "softmax.onnx")
+    artifact = export.compile(path, device="onnxruntime-cpu", path=tmp_path / "a", options=HERE)
+    assert artifact.notes["verification"]["agreement"] == 1.0
+    for operators, decides in ((("LogSoftmax", "Identity"), True), (("Softmax", "Relu"), False)):
+        path = onnx_files.save(onnx_files.chain(*operators), tmp_path / "chain.onnx")
+        with capture_network(path, None, "onnxruntime") as captured:
+            assert captured.classifies == decides
 
 
 def test_a_hidden_nan_is_named_where_int8_fails_of_it(tmp_path: Path) -> None:
