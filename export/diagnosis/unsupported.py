@@ -31,8 +31,10 @@ SECONDS = 10.0  # time limit of a diagnosis; the refused operators are searched 
 def unsupported(program: Program, name: str, precision: str = "fp32", error: str = "") -> str | None:
     """Return a line that names the operators that backend ``name`` refuses, their modules, and who takes them.
 
-    Return None if the backend has no profile on this machine. Never raise an error.
+    Never raise an error.
 
+    0. The backend has no profile on this machine, such as TensorRT for a Jetson: nothing is tried on it. The line has
+       the operators that the error names. None if it names none.
     1. The error names one kind of operator, by itself or by one that it is decomposed into: it is not tried again.
     2. The backend takes each kind of operator alone: the line says so.
     3. Time is over, or the diagnosis itself fails: the line says what could not be tested. It has the operators that
@@ -40,11 +42,11 @@ def unsupported(program: Program, name: str, precision: str = "fp32", error: str
 
     error: the error of the compilation. Operators that it names are tried first.
     """
-    if name not in hw_profiles.local_devices():
-        return None
     began = monotonic()
     alone = _Alone(program, began + SECONDS / 2)
     try:
+        if name not in hw_profiles.local_devices():
+            return _from_error(alone, name, precision, error, began + SECONDS)  # case 0
         return _diagnosis(alone, name, precision, error, began + SECONDS)
     except Exception as failure:  # noqa: BLE001 - a failed diagnosis must not hide the error of the compilation
         with suppress(Exception):
@@ -52,6 +54,15 @@ def unsupported(program: Program, name: str, precision: str = "fp32", error: str
                 named = ", ".join(kind.line() for kind in accused)
                 return f"{name} refuses {named}; who takes it could not be tested: {failure}"  # case 3
         return f"which operator {name} refuses could not be tested: {failure}"
+
+
+def _from_error(alone: _Alone, name: str, precision: str, error: str, end: float) -> str | None:
+    """Return a line with the operators that the error names, and who takes them; None if it names none."""
+    accused = _accused(_kinds(alone.program, error), alone, error)
+    if not accused:
+        return None
+    parts = [_part_of(kind, alone) for kind in accused]
+    return f"{name} refuses {', '.join(kind.line() for kind in accused)}; {_others(parts, name, precision, end)}"
 
 
 @dataclass(frozen=True)

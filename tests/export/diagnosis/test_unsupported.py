@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from importlib.util import find_spec
 from time import monotonic
 
 import pytest
@@ -76,6 +77,21 @@ def test_the_operator_its_module_and_who_takes_it_are_named(function, backend, l
     assert not (tmp_path / "artifact").exists()
 
 
+def test_a_backend_without_a_profile_here_is_diagnosed_from_its_error(tmp_path, monkeypatch):
+    """TensorRT is on the device, so nothing is tried on it."""
+    need("onnxruntime", None if find_spec("onnxscript") else "onnxscript is not installed")
+    monkeypatch.setattr(diagnosis, "_others", lambda parts, *_: f"{len(parts)} tried elsewhere")
+    net, example = _nested(lambda x: torch.cdist(x, x)), (torch.rand(1, 3, 4, 4),)
+    line = r"^tensorrt refuses aten\.cdist in encoder\.1 and 1 more; 1 tried elsewhere \(.*No ONNX .*cdist"
+    with pytest.raises(ExportError, match=line):
+        export.compile(net, example, device="jetson", path=tmp_path / "a")
+    program = capture(nn.ReLU(), torch.rand(1, 3))
+    assert diagnosis.unsupported(program, "tensorrt", error="TensorRT has no Hardmax") is None
+    monkeypatch.setattr(diagnosis, "_others", _failing(OSError("broken")))
+    said = diagnosis.unsupported(program, "tensorrt", error="No ONNX function for aten.relu")
+    assert said == "tensorrt refuses aten.relu in ReLU; who takes it could not be tested: broken"
+
+
 def test_an_operator_that_a_pass_made_has_the_module_of_its_neighbours():
     program = fuse(capture(_nested(lambda x: x * torch.sigmoid(x)), torch.rand(1, 3, 4, 4)), passes_for("openvino"))
     for node in program.module.graph.nodes:
@@ -98,9 +114,9 @@ def test_kinds_are_by_types_and_ranks_and_those_of_the_error_come_first():
 
 
 def _failing(error):
-    """Return a method that raises ``error``."""
+    """Return a function that raises ``error``."""
 
-    def refusal(self, program):
+    def refusal(*_):
         raise error
 
     return refusal
