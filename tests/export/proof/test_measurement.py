@@ -264,6 +264,14 @@ def test_real_workers_are_opened_for_paths(tmp_path: Path) -> None:
     assert "2 processes of 2 blocks" in found.line()
 
 
+def test_an_interval_of_one_process_says_so() -> None:
+    runner = Machine().runner(0.01)
+    found = compare(runner, runner, X, blocks=3, runs=2)
+    assert found.processes == 1
+    assert "of this process alone, another may differ: processes=3 covers that" in found.line()
+    assert "alone" not in replace(found, processes=3).line()
+
+
 def test_the_interval_holds_the_median_even_where_all_times_are_equal() -> None:
     for k in range(1, 200):
         found = Measurement((k * 1.2345e-6,) * 12)
