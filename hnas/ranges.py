@@ -23,6 +23,9 @@ NonNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Channels = Annotated[Literal[1, 3], Meta(description="1 (grey) or 3 (RGB)")]
+# A pair as tuple[float, float] beside a number with a range ends the process in msgspec 0.23; this form does not.
+_Window = Annotated[tuple[NonNegative, ...], Meta(min_length=2, max_length=2, description="[low, high], from 0 on")]
+Limit = Positive | _Window
 Falling = Annotated[tuple[Positive, Positive], Meta(description="[first, last], numbers above 0")]
 RandAugmentPair = Annotated[
     tuple[Annotated[int, Meta(ge=1, le=15)], Annotated[int, Meta(ge=1, le=29)]],

@@ -64,6 +64,7 @@ class Study:
     _steps: int = field(default=0, repr=False)
     _stats: dict[Arch, Stats] = field(default_factory=dict, repr=False)
     _version: int = field(default=-1, repr=False)
+    _space: Space | None = field(default=None, repr=False)
 
     def train(
         self,
@@ -92,6 +93,7 @@ class Study:
             ValueError: a checkpoint in ``folder`` belongs to another run.
         """
         self._trained += 1
+        self._space = space
         file = self.folder and self.folder / f"checkpoint-{self._trained}.safetensors"
         options = TrainingOptions(space, combine, self.precision, self.seed, self._steps, self.adam)
         kept = CheckpointOptions(file, self.identity, resume=True) if file else None
@@ -102,6 +104,11 @@ class Study:
     def trained(self) -> int:
         """Return how often ``train`` was called, including calls that loaded a finished training."""
         return self._trained
+
+    @property
+    def space(self) -> Space:
+        """Return the part of the supernet's space that the latest training drew from; all of it before a training."""
+        return self._space or self.supernet.space
 
     @property
     def steps(self) -> int:

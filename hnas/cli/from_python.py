@@ -40,6 +40,10 @@ def train(
     supernet: str | os.PathLike[str] | None = None,
     target: str | None = None,
     max_latency: str | None = None,
+    max_weights: int | None = None,
+    max_macs: int | None = None,
+    max_memory: str | None = None,
+    max_skips: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     device: str = "cpu",
@@ -63,6 +67,10 @@ def train(
         supernet: with ``alone``: find the subnet in the space of this trained supernet
         target: with ``alone="derived"``: the device of ``max_latency``
         max_latency: with ``alone="derived"``: limit of the latency on the device, e.g. 5ms
+        max_weights: with ``alone="derived"``: limit of the number of weights
+        max_macs: with ``alone="derived"``: limit of the multiply-accumulates of an image
+        max_memory: with ``alone="derived"``: limit of weights and activations in fp32, e.g. 2MB
+        max_skips: with ``alone="derived"``: largest number of slots with an identity
         seed: seed of weights, batches and paths
         threads: threads of torch; None: all cores
         device: "cpu", or "cuda": one GPU for each process of torchrun

@@ -12,8 +12,15 @@ from hnas.cli.arguments import Parser
 from hnas.cli.completion import script_of
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from hnas.cost import Cost
+    from hnas.hw_profiles import Device
     from hnas.recipes import Recipe
     from hnas.space import Arch
+    from hnas.study import Study
+
+_LIMITS = ("target", "max_latency", "max_weights", "max_macs", "max_memory", "max_skips")  # of --alone derived
 
 
 def make_train_parser() -> Parser:
@@ -43,6 +50,10 @@ def make_train_parser() -> Parser:
     add("--supernet", metavar="DIR", help="with --alone: find the subnet in the space of this trained supernet")
     add("--target", metavar="DEVICE", help="with --alone derived: the device of --max-latency")
     add("--max-latency", metavar="TIME", help="with --alone derived: limit of the latency on the device, e.g. 5ms")
+    add("--max-weights", type=int, metavar="N", help="with --alone derived: limit of the number of weights")
+    add("--max-macs", type=int, metavar="N", help="with --alone derived: limit of the multiply-accumulates of an image")
+    add("--max-memory", metavar="SIZE", help="with --alone derived: limit of weights and activations in fp32, e.g. 2MB")
+    add("--max-skips", type=int, metavar="N", help="with --alone derived: at most N slots with an identity")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights, batches and paths (default 0)")
     add("--threads", type=int, metavar="N", help="threads of torch (default: all cores)")
     add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
@@ -88,10 +99,7 @@ def train_parsed(
     if parsed.skip_broken:
         recipe = replace(recipe, data={**recipe.data, "skip": True})
     check_values(parsed)  # before torch is imported, so that a wrong value is refused at once
-    if parsed.supernet is not None and parsed.alone is None:
-        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
-    if parsed.pretrained is not None and parsed.from_scratch:
-        raise ValueError("--pretrained and --from-scratch both say what to start from; give one of them")
+    _check_together(parsed)
     import torch
 
     from hnas import distributed
@@ -119,11 +127,31 @@ def train_parsed(
                 minutes=parsed.minutes,
                 report=True,
                 tensorboard=parsed.tensorboard,
+                measure=_measuring,
             ),
             on_step=on_step if first else None,
             on_message=on_message if first else None,
         )
     return record if first else None
+
+
+def _check_together(parsed: argparse.Namespace) -> None:
+    """Raise ValueError for flags that need or exclude each other."""
+    if parsed.supernet is not None and parsed.alone is None:
+        raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
+    given = [name for name in _LIMITS if getattr(parsed, name) is not None]
+    if given and parsed.alone != "derived":
+        flag = "--" + given[0].replace("_", "-")
+        raise ValueError(f"{flag} is a limit of the derived subnet; give --alone derived too, or leave it out")
+    if parsed.pretrained is not None and parsed.from_scratch:
+        raise ValueError("--pretrained and --from-scratch both say what to start from; give one of them")
+
+
+def _measuring(study: Study, device: Device) -> AbstractContextManager[Cost]:
+    """Return the measurement of latencies; its packages are imported for a recipe that needs it alone."""
+    from hnas.deployment.derived import measuring
+
+    return measuring(study, device)
 
 
 def _data(parsed: argparse.Namespace) -> Path | None:
@@ -153,11 +181,13 @@ def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:
     """Return the subnet that the architecture parameters of --supernet name."""
     if parsed.supernet is None:
         raise ValueError("--alone derived needs the supernet whose architecture parameters name the subnet: --supernet")
-    from hnas.deployment.derived import derive_subnet
+    from hnas.deployment.derived import DerivedLimits, derive_subnet
     from hnas.recipes.parts import open_task_of
     from hnas.recipes.schema import decode_recipe
     from hnas.training.folder import load_supernet
 
+    limits = DerivedLimits(**{name: getattr(parsed, name) for name in _LIMITS})
+    limits.cost()  # a wrong limit is refused before the images are read
     supernet, record = load_supernet(Path(parsed.supernet))
     task = open_task_of(decode_recipe(recipe), _data(parsed))
-    return derive_subnet(supernet, record, task, parsed.target, parsed.max_latency)
+    return derive_subnet(supernet, record, task, limits)

@@ -28,12 +28,14 @@ class Kernel:
     elements: values that are read from and written to memory.
     kind: dense or pointwise (convolutions; a linear layer is pointwise), depthwise, attention (products of two
         activations), reduction (softmax, norms, pooling), elementwise, reformat, or recurrent.
+    weights: how many of the elements are weights of the network (0 where nobody counts them).
     """
 
     name: str
     flops: int
     elements: int
     kind: str = "dense"
+    weights: int = 0
 
 
 def kind_of_convolution(weight: tuple[int, ...], groups: int) -> str:

@@ -43,7 +43,9 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # a hook of t
         kind = self._fused(_kind(name, args, counted=count is not None), name, inputs, outputs)
         if kind is not None:
             flops = int(count(*args, **(kwargs or {}), out_val=out)) if count else 0
-            self.kernels.append(Kernel(name, flops, sum(t.numel() for t in (*inputs, *outputs)), kind))
+            moved = sum(t.numel() for t in (*inputs, *outputs))
+            weights = sum(t.numel() for t in inputs if isinstance(t, nn.Parameter) or isinstance(t._base, nn.Parameter))
+            self.kernels.append(Kernel(name, flops, moved, kind, weights))
         return out
 
     def _fused(self, kind: str | None, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> str | None:

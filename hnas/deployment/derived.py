@@ -1,21 +1,27 @@
-"""Derive one subnet from the architecture parameters of a supernet, with its latency measured on the device.
+"""Derive one subnet from the architecture parameters of a supernet, inside a limit of one cost.
 
-``derive_subnet(supernet, record, task, "openvino-cpu", "2ms")`` returns it; ``hnas-train --alone derived`` trains it.
+``derive_subnet(supernet, record, task, DerivedLimits("openvino-cpu", "2ms"))`` returns it; ``hnas-train --alone
+derived`` trains it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from hnas import hw_profiles, strategies
+from hnas import hw_profiles
+from hnas.cost import Cost
+from hnas.cost.counts import counted
 from hnas.cost.roofline import roofline
 from hnas.deployment.bounds import Bound
 from hnas.deployment.pricing import MeasuredLatency
 from hnas.export.compiling.compiler import limited_compiler
 from hnas.hw_profiles import Device
+from hnas.recipes.searching import limit_of_skips
 from hnas.sampling.derive import Derived, Logits, derive, derive_inside
 from hnas.sampling.draws import slot_types
 from hnas.sampling.expected import type_costs
@@ -23,49 +29,106 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
+from hnas.units import parse_size_bytes
+
+
+@dataclass(frozen=True)
+class DerivedLimits:
+    """Hold the limits of a derived subnet. One cost at most has a limit.
+
+    target: the device whose latency is limited; measured if it is this machine, otherwise predicted.
+    max_latency: the limit on ``target``, for instance "2ms".
+    max_weights: largest number of weights.
+    max_macs: largest number of multiply-accumulates for one example.
+    max_memory: largest memory for one example in fp32, for instance "2MB" (``hnas.cost.counts.counted``).
+    max_skips: largest number of slots with an identity; None (default): that of the training.
+
+        DerivedLimits("openvino-cpu", "2ms")
+    """
+
+    target: str | None = None
+    max_latency: str | None = None
+    max_weights: int | None = None
+    max_macs: int | None = None
+    max_memory: str | None = None
+    max_skips: int | None = None
+
+    def cost(self) -> tuple[str, float] | None:
+        """Return the cost that has a limit, and the limit in ms, millions or MB; None: no cost has one.
+
+        Raises:
+            ValueError: a limit is not understood, several costs have one, or that of a latency has no device.
+        """
+        if (self.target is None) != (self.max_latency is None):
+            raise ValueError("a limit of latency needs a device: give both --target and --max-latency, or neither")
+        if self.max_skips is not None and self.max_skips < 0:
+            raise ValueError(f"--max-skips is {self.max_skips}; it is 0 or more")
+        found = [(name, limit) for name, limit in self._limits() if limit is not None]
+        if len(found) > 1:
+            raise ValueError(f"a derived subnet has one limit; {' and '.join(name for name, _ in found)} have one each")
+        if found and not found[0][1] > 0:
+            raise ValueError(f"the limit of {found[0][0]} is {found[0][1]:g}; it is above 0")
+        return found[0] if found else None
+
+    def _limits(self) -> Iterator[tuple[str, float | None]]:
+        yield "latency", None if self.max_latency is None else Bound.parse("latency_ms", self.max_latency).limit
+        yield "weights", None if self.max_weights is None else self.max_weights / 1e6
+        yield "macs", None if self.max_macs is None else self.max_macs / 1e6
+        yield "memory", None if self.max_memory is None else parse_size_bytes(self.max_memory) / 1e6
 
 
 def derive_subnet(
-    supernet: Supernet, record: Mapping[str, Any], task: Task, target: str | None = None, max_latency: str | None = None
+    supernet: Supernet, record: Mapping[str, Any], task: Task, limits: DerivedLimits | None = None
 ) -> Arch:
-    """Return the most likely subnet of a trained supernet, or the one of least regret inside a limit of latency.
+    """Return the most likely subnet of a trained supernet, or the one of least regret inside a limit.
 
     supernet: trained by a strategy with architecture parameters.
     record: the record of the supernet, which holds them.
     task: calibration and search images, to build and time a subnet.
-    target: the device whose latency is limited; measured if it is this machine, otherwise predicted.
-    max_latency: the limit, for instance "2ms". None: no limit.
+    limits: None (default): no limit of a cost, and that of the training on identities.
 
     Raises:
-        ValueError: the supernet has no architecture parameters, only one of ``target`` and ``max_latency`` is given, or
-            no subnet that was priced is inside the limit.
+        ValueError: the supernet has no architecture parameters, the limits contradict each other, or no subnet that was
+            priced is inside the limit.
         Unavailable: the runtime of the device is missing.
     """
-    if (target is None) != (max_latency is None):
-        raise ValueError("a limit of latency needs a device: give both --target and --max-latency, or neither")
-    logits = _logits(supernet.space, record)
-    most = getattr(strategies.load(_strategy(record)), "MAX_SKIPS", None)
-    if target is None or max_latency is None:
-        return derive(supernet.space, logits, most)
-    window = (0.0, Bound.parse("latency_ms", max_latency).limit)
-    return _inside(Study(supernet, task), logits, hw_profiles.load(target), window, most).arch
+    limits = limits or DerivedLimits()
+    cost = limits.cost()
+    space, logits = supernet.space, _logits(supernet.space, record)
+    most = limit_of_skips(_train_table(record)) if limits.max_skips is None else limits.max_skips
+    if cost is None:
+        return derive(space, logits, most)
+    name, limit = cost
+    if limits.target is not None:
+        return _on_device(Study(supernet, task), logits, hw_profiles.load(limits.target), limit, most).arch
+    count = counted(space, supernet.skeleton)[name]
+    table = type_costs(space, lambda arch: count(arch).value)
+    return derive_inside(space, logits, table, lambda arch: count(arch).value, (0.0, limit), most).arch
 
 
-def _inside(
-    study: Study, logits: Logits, device: Device, window: tuple[float, float], max_skips: int | None
-) -> Derived:
-    """Return the subnet of least regret in the window. The roofline model proposes, and the device decides."""
-    space = study.supernet.space
+@contextmanager
+def measuring(study: Study, device: Device) -> Iterator[Cost]:
+    """Yield the measured latency of subnets on a device of this machine. Workers end with the context.
+
+    Example: ``with measuring(study, hw_profiles.load("openvino-cpu")) as cost: cost(space.largest)``
+    """
+    with limited_compiler() as compiler:
+        measured = MeasuredLatency(study, device, device.threads, compiler=compiler)
+        try:
+            yield measured
+        finally:
+            measured.close()
+
+
+def _on_device(study: Study, logits: Logits, device: Device, limit: float, max_skips: int | None) -> Derived:
+    """Return the subnet of least regret in the limit. The roofline model proposes, and the device decides."""
+    space, window = study.supernet.space, (0.0, limit)
     predicted = roofline(space, study.supernet.skeleton, device, "fp32")
     table = type_costs(space, lambda arch: predicted(arch).value)
     if not device.local:
         return derive_inside(space, logits, table, lambda arch: predicted(arch).value, window, max_skips)
-    with limited_compiler() as compiler:
-        measured = MeasuredLatency(study, device, device.threads, compiler=compiler)
-        try:
-            return derive_inside(space, logits, table, lambda arch: measured(arch).value, window, max_skips)
-        finally:
-            measured.close()
+    with measuring(study, device) as measured:
+        return derive_inside(space, logits, table, lambda arch: measured(arch).value, window, max_skips)
 
 
 def _logits(space: Space, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -81,9 +144,8 @@ def _logits(space: Space, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {slot: torch.tensor(row) for slot, row in rows.items()}
 
 
-def _strategy(record: Mapping[str, Any]) -> str:
-    """Return the training strategy that the record names."""
+def _train_table(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return [train] of the recipe that the record holds; empty if it holds none."""
     said = record.get("recipe")
     train = said.get("train") if isinstance(said, dict) else None
-    name = train.get("strategy") if isinstance(train, dict) else None
-    return name if name in strategies.names() else "proxylessnas"
+    return train if isinstance(train, dict) else {}

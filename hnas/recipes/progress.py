@@ -9,7 +9,7 @@ import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -19,12 +19,15 @@ from typing import Any
 from hnas.cost.flops import macs, parameters
 from hnas.files import parse_number, read_plain, write_text
 from hnas.recipes.baseline import train_plain_recurrent
+from hnas.recipes.searching import SkipWatch
 from hnas.study import Study
+from hnas.training.loop import Observer
 
 LOG, TABLE, EVENTS = "training.jsonl", "training.csv", "tensorboard"
 _LARGEST = 2**24  # bytes of a log
 _SHOWN = 5  # confused classes
 _KEYS = ("epoch", "step", "loss", "smallest", "largest", "seconds")
+_SEARCHED = ("types", "skips")  # further keys of a differentiable search
 
 
 class _TensorBoardMissing(RuntimeError):
@@ -41,6 +44,7 @@ class Progress:
     per_epoch: steps of an epoch.
     folder: where the files are written; those of an interrupted run are continued.
     say: called with a line for each epoch.
+    watch: counts the most likely types of a differentiable search, for the log; None: no such search.
     tensorboard: write event files too.
 
     Raises:
@@ -54,6 +58,7 @@ class Progress:
         per_epoch: int,
         folder: Path,
         say: Callable[[str], None] | None = None,
+        watch: SkipWatch | None = None,
         *,
         tensorboard: bool = False,
     ) -> None:
@@ -62,6 +67,7 @@ class Progress:
         self.per_epoch = per_epoch
         self.folder = folder
         self.say = say
+        self.watch = watch
         self.records: list[dict[str, Any]] = _read(folder / LOG)
         self._writer = _open_writer(folder / EVENTS) if tensorboard else None
         self._losses: list[float] = []
@@ -85,7 +91,7 @@ class Progress:
     def _record(self, done: int) -> None:
         assert self._begun is not None
         space = self.study.supernet.space
-        record = {
+        record: dict[str, Any] = {
             "epoch": round(done / self.per_epoch, 2),
             "step": done,
             "loss": round(sum(self._losses) / len(self._losses), 4),
@@ -93,6 +99,8 @@ class Progress:
             "largest": round(self.study.accuracy(space.largest), 4),
             "seconds": round(self._spent + time.monotonic() - self._begun[0], 1),
         }
+        if self.watch is not None:
+            record |= {"types": self.watch.count_types(), "skips": self.watch.count_skips()}
         self._losses.clear()
         self.records.append(record)
         self._write()
@@ -105,19 +113,39 @@ class Progress:
         left = (time.monotonic() - began) / (record["step"] - first) * (self.steps - record["step"])
         shares = f"smallest {record['smallest']:.1%}, largest {record['largest']:.1%} of the search images"
         epochs = f"epoch {record['epoch']:g} of {self.steps / self.per_epoch:.3g}"
-        return f"{epochs}: loss {record['loss']:.3f}, {shares}, {left / 60:.1f} min left"
+        types = f", {_counts(record['types'])}" if record.get("types") else ""
+        return f"{epochs}: loss {record['loss']:.3f}, {shares}{types}, {left / 60:.1f} min left"
 
     def _write(self) -> None:
         write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.records))
         text = StringIO()
-        table = csv.DictWriter(text, _KEYS)
+        table = csv.DictWriter(text, _KEYS if self.watch is None else (*_KEYS, *_SEARCHED), extrasaction="ignore")
         table.writeheader()
-        table.writerows(self.records)
+        table.writerows({**each, "types": _counts(each.get("types", {}))} for each in self.records)
         write_text(self.folder / TABLE, text.getvalue())
         if self._writer is not None:
-            for key in ("loss", "smallest", "largest"):
+            for key in ("loss", "smallest", "largest", *(["skips"] if self.watch else [])):
                 self._writer.add_scalar(key, self.records[-1][key], self.records[-1]["step"])
             self._writer.flush()
+
+
+def make_observer(
+    study: Study,
+    steps: int,
+    on_step: Callable[[int, int, float], None] | None,
+    followers: Sequence[Callable[[int, float], None]],
+    on_message: Callable[[str], None] | None,
+) -> Observer:
+    """Return callbacks that count the steps of all trainings of the run, also of those before a resume."""
+
+    def follow(step: int, loss: float) -> None:
+        done = min(study.steps + step, steps)
+        if on_step is not None:
+            on_step(done, steps, loss)
+        for each in followers:
+            each(done, loss)
+
+    return Observer(follow if on_step or followers else None, on_message)
 
 
 def summarise(study: Study) -> dict[str, Any]:
@@ -175,8 +203,15 @@ def judge_sequence(study: Study, steps: int, say: Callable[[str], None] | None) 
     return {"score": asdict(task.score), "baselines": {name: round(value, 4) for name, value in found.items()}}
 
 
+def _counts(types: Mapping[str, int]) -> str:
+    """Return the numbers of slots by type as text: "conv3 2, identity 1"."""
+    return ", ".join(f"{kind} {count}" for kind, count in types.items())
+
+
 def _read(file: Path) -> list[dict[str, Any]]:
     """Return the records of an interrupted run; a line that a kill has cut is left out.
+
+    A search of an earlier version has records without the counts of types.
 
     Raises:
         ValueError: the log is no plain file, or has more than 16 MiB.
@@ -189,9 +224,12 @@ def _read(file: Path) -> list[dict[str, Any]]:
             record = json.loads(line, parse_float=parse_number)
         except (ValueError, RecursionError):
             break
-        if not isinstance(record, dict) or set(record) != set(_KEYS):
+        if not isinstance(record, dict) or set(record) not in (set(_KEYS), {*_KEYS, *_SEARCHED}):
             break
-        if not all(isinstance(value, int | float) for value in record.values()):
+        if not isinstance(types := record.get("types", {}), dict):
+            break
+        numbers = [*types.values(), *(value for key, value in record.items() if key != "types")]
+        if not all(isinstance(value, int | float) for value in numbers):
             break
         found.append(record)
     return found

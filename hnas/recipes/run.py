@@ -10,23 +10,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from hnas import distributed, strategies
+from hnas import distributed
 from hnas.files import locked, write_json
 from hnas.journal import Journal, digest
 from hnas.recipes import Recipe, check_length
 from hnas.recipes.kept import LENGTH, checkpoints, digest_of, finished_record, known_length
 from hnas.recipes.length import Timing, TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
-from hnas.recipes.progress import Progress, accuracy_of_ends, judge_sequence, summarise
+from hnas.recipes.progress import Progress, accuracy_of_ends, judge_sequence, make_observer, summarise
 from hnas.recipes.schema import decode_recipe
+from hnas.recipes.searching import (
+    Logits,
+    MeasureLatency,
+    Measuring,
+    SkipWatch,
+    limit_of_skips,
+    make_pick,
+    name_logits,
+    record_of,
+)
 from hnas.recipes.sections import Experiment
-from hnas.recipes.shrinking import grow_network, predicted_costs, shrink_space
+from hnas.recipes.shrinking import grow_network, shrink_space
 from hnas.recipes.start import begin, fit_classifier, make_started, needs_fit, prepared_for, read_grown, time_fitting
-from hnas.sampling.derive import derive
-from hnas.sampling.draws import slot_types
 from hnas.shrinking.edits import Edit
 from hnas.shrinking.loop import StageTraining
 from hnas.space import Arch, Space
@@ -41,7 +48,6 @@ from hnas.training.teacher import SHARE, Taught, fine_tune, time_tuning
 
 _JOURNAL = "journal.jsonl"
 _TEACHER = "teacher.safetensors"
-_Logits = dict[str, dict[str, float]]  # slot -> type -> logit
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class RunOptions:
     tensorboard: with ``report``: write event files for TensorBoard too (False).
     grown_from: the folder of a trained supernet whose smallest member grows, as [grow] of the recipe says; None
         (default): training begins anew.
+    measure: opens the measurement of subnets on a device of this machine, for a recipe with ``measured = true`` in
+        [train.options]; None (default): such a recipe is refused. ``hnas.deployment.derived.measuring`` is one.
     """
 
     seed: int = 0
@@ -80,6 +88,7 @@ class RunOptions:
     report: bool = False
     tensorboard: bool = False
     grown_from: Path | None = None
+    measure: MeasureLatency | None = None
 
 
 def run_recipe(
@@ -193,7 +202,7 @@ def _make_run(recipe: Recipe, task: Task, options: RunOptions, out: Path, found:
         supernet, start, task = read_grown(options.grown_from, space, task, options.seed)
     else:
         supernet = make_started(space, options.seed, f"recipe {recipe.name}", found, whole)
-    return _Run(experiment, _identity(recipe, options), out, supernet, task, schedule, start)
+    return _Run(experiment, _identity(recipe, options), out, supernet, task, schedule, start, options.measure)
 
 
 def _time_run(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained | None) -> Timing:
@@ -202,7 +211,7 @@ def _time_run(recipe: Recipe, task: Task, options: RunOptions, found: Pretrained
     All ranks take the steps together, and all get the seconds of rank 0.
     """
     run = _make_run(recipe, task, options, Path(), found)
-    pick, _ = run.make_pick()
+    pick, _ = make_pick(run.experiment, run.supernet, run.task, alone=options.alone is not None)
     fits = needs_fit(run.identity["recipe"], task)
     before = distributed.agreed(lambda: time_fitting(run.supernet, task, options.clock)) if fits else 0.0
     tuning = SHARE * time_tuning(task) if isinstance(task, Taught) else 0.0
@@ -221,6 +230,7 @@ class _Run:
     task: the training and held-out images.
     schedule: the steps of all cycles.
     start: a trained member of the supernet to grow from; None: nothing is trained yet.
+    measure: as in ``RunOptions``.
     proofs: receives the proof of every edit that grows the network.
     """
 
@@ -231,6 +241,7 @@ class _Run:
     task: Task
     schedule: Schedule
     start: Arch | None = None
+    measure: MeasureLatency | None = None
     proofs: list[dict[str, Any]] = field(default_factory=list)
 
     def run(
@@ -242,12 +253,15 @@ class _Run:
     ) -> dict[str, Any]:
         """Train, evaluate and save; return the record, which is empty in all processes but the first."""
         started, first = time.monotonic(), distributed.rank() == 0
+        alone = self.identity["alone"] is not None
         with closing(Journal(self.out / _JOURNAL if first else None)) as journal:
             train, seed = self.experiment.train, self.identity["seed"]
             adam = AdamOptions(train.alpha_rate, train.alpha_decay)
             study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, train.precision, adam)
-            progress = self._progress(study, options, on_message) if plan is not None and first else None
-            log, logits = self._train(study, _observer(study, self.schedule.steps, (on_step, progress), on_message))
+            picked = make_pick(self.experiment, self.supernet, self.task, Measuring(self.measure, journal), alone=alone)
+            followers = self._followers(study, picked[1], options, plan, on_message) if first else []
+            observer = make_observer(study, self.schedule.steps, on_step, followers, on_message)
+            log, logits = self._train(study, picked, observer)
         skipped = getattr(self.task, "left_out", 0) + distributed.total(getattr(self.task, "skipped", 0))
         if not first:
             return {}
@@ -263,7 +277,7 @@ class _Run:
             **({"skipped": skipped} if self.experiment.data.options.get("skip") else {}),
             **({"edits": [edit.to_json() for edit in log]} if log else {}),
             **({"growth": self.proofs} if self.proofs else {}),
-            **({"logits": logits, "derived": self._derived(logits)} if logits else {}),
+            **record_of(self.supernet.space, logits, self.identity["recipe"]["train"]),
             **judge_sequence(study, self.schedule.steps, on_message),
         }
         if plan is not None:
@@ -273,19 +287,39 @@ class _Run:
             trace.unlink(missing_ok=True)
         return record
 
-    def _progress(self, study: Study, options: RunOptions, say: Callable[[str], None] | None) -> Progress:
-        per_epoch = self.task.steps_per_epoch
-        return Progress(study, self.schedule.steps, per_epoch, self.out, say, tensorboard=options.tensorboard)
+    def _followers(
+        self,
+        study: Study,
+        logits: Mapping[str, nn.Parameter],
+        options: RunOptions,
+        plan: TrainingPlan | None,
+        say: Callable[[str], None] | None,
+    ) -> list[Callable[[int, float], None]]:
+        """Return what looks at the training after each step: the log, with a plan, and the watch of a search."""
+        steps, per_epoch = self.schedule.steps, self.task.steps_per_epoch
+        found: list[Callable[[int, float], None]] = []
+        watch = None
+        if logits:
+            most = limit_of_skips(self.identity["recipe"]["train"])
+            watch = SkipWatch(study, logits, most, steps, per_epoch, say)
+        if plan is not None:
+            found.append(Progress(study, steps, per_epoch, self.out, say, watch, tensorboard=options.tensorboard))
+        return [*found, watch] if watch else found
 
-    def _train(self, study: Study, observer: Observer) -> tuple[list[Edit], _Logits]:
-        """Train, and set the supernet's space to the space that shrinking leaves. Return edits and final logits."""
+    def _train(
+        self, study: Study, picked: tuple[Pick, dict[str, nn.Parameter]], observer: Observer
+    ) -> tuple[list[Edit], Logits]:
+        """Train, and set the supernet's space to the space that shrinking leaves. Return edits and final logits.
+
+        picked: the training strategy with its options, and its architecture parameters.
+        """
         train, shrink = self.experiment.train, self.experiment.shrink
         alone = self.identity["alone"] is not None
         if self.experiment.grow is not None and not alone:
             rules = self.experiment.grow
             self.supernet.space = grow_network(study, rules, self.schedule, self.start, observer, self.proofs)
             return [], {}
-        pick, extra = self.make_pick()
+        pick, extra = picked
         log: list[Edit] = []
         if needs_fit(self.identity["recipe"], self.task) and not checkpoints(self.out):
             fit_classifier(study, observer.on_message or (lambda _: None))
@@ -298,49 +332,4 @@ class _Run:
             for cycle in cycles[study.trained :]:  # shrinking may end before the schedule does
                 training.train(study, cycle, space)
             self.supernet.space = space
-        space = self.supernet.space
-        known = {
-            slot: dict(zip(slot_types(space, slot), values.tolist(), strict=True)) for slot, values in extra.items()
-        }
-        return log, {slot: {kind: round(x, 6) for kind, x in own.items()} for slot, own in known.items()}
-
-    def _derived(self, logits: _Logits) -> dict[str, Any]:
-        """Return the most likely architecture as JSON, with at most as many identities as the strategy allows."""
-        skips = getattr(strategies.load(self.experiment.train.strategy), "MAX_SKIPS", None)
-        values = {slot: torch.tensor(list(own.values())) for slot, own in logits.items()}
-        return derive(self.supernet.space, values, skips).to_json()
-
-    def make_pick(self) -> tuple[Pick, dict[str, nn.Parameter]]:
-        """Return the training strategy with its options, and its architecture parameters."""
-        name = "alone" if self.identity["alone"] is not None else self.experiment.train.strategy
-        strategy, space = strategies.load(name), self.supernet.space
-        options = dict(self.experiment.options) if name != "alone" else {}
-        extra: dict[str, nn.Parameter] = strategy.extra(space) if hasattr(strategy, "extra") else {}
-        if (split := getattr(strategy, "SPLIT", None)) not in (None, *self.task.splits):
-            mend = f"give [data] {split} = 0.5, the share of the training images that it takes"
-            raise ValueError(f"the strategy {name!r} trains architecture parameters on images of their own; {mend}")
-        if isinstance(device := options.get("latency"), str):
-            priced = Study(self.supernet, self.task, predicted_costs(self.supernet, device))
-            options["latency"] = strategy.latencies(priced, space)
-        if extra:
-            options["extra"] = extra
-        return partial(strategy.pick, **options), extra
-
-
-def _observer(
-    study: Study,
-    steps: int,
-    followers: tuple[Callable[[int, int, float], None] | None, Progress | None],
-    on_message: Callable[[str], None] | None,
-) -> Observer:
-    """Return callbacks that count the steps of all trainings of the run, also of those before a resume."""
-    on_step, progress = followers
-
-    def follow(step: int, loss: float) -> None:
-        done = min(study.steps + step, steps)
-        if on_step is not None:
-            on_step(done, steps, loss)
-        if progress is not None:
-            progress(done, loss)
-
-    return Observer(follow if on_step or progress else None, on_message)
+        return log, name_logits(self.supernet.space, extra)

@@ -15,13 +15,15 @@ from types import ModuleType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
-from msgspec import Struct, defstruct
+from msgspec import UNSET, Struct, defstruct
 
 from hnas import hw_profiles, strategies, tasks
+from hnas.cost.counts import COUNTED
 from hnas.growth.loop import GrowthRules
 from hnas.recipes import Recipe
-from hnas.recipes.sections import DataSection, Experiment, ShrinkByEvidence, ShrinkByMethod, TrainSection
+from hnas.recipes.sections import CostName, DataSection, Experiment, ShrinkByEvidence, ShrinkByMethod, TrainSection
 from hnas.recipes.wording import describe, is_toml
+from hnas.sampling.expected import window_of
 from hnas.shrinking import evidence
 from hnas.shrinking.edits import ShrinkRules
 from hnas.tasks.stream import READERS
@@ -46,7 +48,10 @@ def decode_recipe(recipe: Recipe) -> Experiment:
     if shrink and train.combine != "sum":
         raise ValueError(f"recipe {recipe.name}: with [shrink] gradients add up; leave combine out of [train]")
     grow = _decode_grow(recipe, train) if recipe.grow else None
-    return Experiment(data, train, _decode_strategy(recipe, train), shrink, grow)
+    options = _decode_strategy(recipe, train)
+    if shrink:
+        _check_exclusive(recipe, train, options, shrink)
+    return Experiment(data, train, options, shrink, grow)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -93,13 +98,51 @@ def _decode_strategy(recipe: Recipe, train: TrainSection) -> Mapping[str, Any]:
     strategy = strategies.load(train.strategy)
     if not hasattr(strategy, "pick"):
         raise ValueError(f"recipe {recipe.name}: the strategy {train.strategy!r} searches, it does not train")
+    if train.max_skips is not UNSET and not hasattr(strategy, "extra"):
+        raise ValueError(f"recipe {recipe.name}: {train.strategy!r} derives no network; leave train.max_skips out")
     known = options_of(strategy.pick)
-    if hasattr(strategy, "latencies"):  # a device may be named in place of the table that is made for it
+    if hasattr(strategy, "latencies"):  # a device or a counted cost may be named in place of the table
         known["latency"] = known["latency"] | str if "latency" in known else str
+        known |= {"cost": CostName, "measured": bool}
     options = _decode_given(recipe, "train.options", train.options, known)
-    if isinstance(device := options.get("latency"), str):
-        hw_profiles.load(device)
+    if reason := _contradiction(options):
+        raise ValueError(f"recipe {recipe.name}: {reason}")
     return options
+
+
+def _contradiction(options: Mapping[str, Any]) -> str:
+    """Return why the cost that the options name cannot be in the loss; empty if it can."""
+    cost, device = options.get("cost"), options.get("latency")
+    local = isinstance(device, str) and hw_profiles.load(device).local
+    if cost in COUNTED and device is not None:
+        return f'train.options.cost is "{cost}", and train.options.latency names a device; give one of them'
+    if cost == "latency" and device is None:
+        return 'the cost "latency" needs a device: train.options.latency = "openvino-cpu"'
+    if options.get("measured") and not local:
+        return 'train.options.measured needs a device of this machine: train.options.latency = "openvino-cpu"'
+    if (limit := options.get("limit")) is None:
+        return ""
+    if cost is None and device is None:
+        return "train.options.limit limits no cost; give train.options.cost or train.options.latency"
+    try:
+        window_of(limit)
+    except ValueError as error:
+        return f"train.options.limit: {error}"
+    return ""
+
+
+def _check_exclusive(
+    recipe: Recipe, train: TrainSection, options: Mapping[str, Any], shrink: ShrinkByEvidence | ShrinkByMethod
+) -> None:
+    """Raise ValueError if shrinking may leave a slot two types or more, and fewer than a step draws at once."""
+    strategy = strategies.load(train.strategy)
+    if (name := getattr(strategy, "EXCLUSIVE", None)) is None:
+        return
+    drawn = options.get(name, signature(strategy.pick).parameters[name].default)
+    kept = shrink.rules.keep if isinstance(shrink, ShrinkByEvidence) else 1
+    if drawn > max(2, kept):
+        what = f"train.options.{name} is {drawn}, and [shrink] may leave fewer types in a slot"
+        raise ValueError(f"recipe {recipe.name}: {what}; give {name} = 2, or an evidence with shrink.keep = {drawn}")
 
 
 def _decode_shrink(recipe: Recipe) -> ShrinkByEvidence | ShrinkByMethod:

@@ -13,12 +13,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hnas.distillation import Divergence
 from hnas.growth.loop import GrowthRules
-from hnas.ranges import NonNegative, Positive, PositiveInt, Share
+from hnas.ranges import Count, NonNegative, Positive, PositiveInt, Share
 from hnas.shrinking.edits import ShrinkRules
 from hnas.training.checkpoint import AdamOptions
 from hnas.training.loop import Schedule
 
 _Restarts = Annotated[tuple[tuple[Positive, Positive], ...], Meta(description="a list of [epochs, rate]")]
+CostName = Literal["latency", "weights", "macs", "memory"]  # of a cost in the loss; ``hnas.cost.counts.COUNTED``
 _Options = Annotated[dict[str, Any], Meta(description="a table of the strategy's options")]
 
 
@@ -37,6 +38,7 @@ class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     options: the options of the strategy.
     combine, precision: as in ``hnas.training.loop.TrainingOptions``.
     alpha_rate, alpha_decay: learning rate and weight decay of architecture parameters (0.003 and 0).
+    max_skips: largest number of identities of the derived network; default: that of the strategy.
     """
 
     strategy: str
@@ -57,6 +59,7 @@ class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     precision: Literal["fp32", "bf16"] = "fp32"
     alpha_rate: Positive = AdamOptions.rate
     alpha_decay: NonNegative = AdamOptions.decay
+    max_skips: Count | UnsetType = UNSET
 
 
 @dataclass(frozen=True)

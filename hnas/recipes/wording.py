@@ -63,5 +63,7 @@ def _is_toml(info: inspect.Type) -> bool:
         return _is_toml(info.value_type)
     if isinstance(info, inspect.TupleType):
         return all(map(_is_toml, info.item_types))
+    if isinstance(info, inspect.VarTupleType):
+        return _is_toml(info.item_type)
     plain = inspect.IntType | inspect.FloatType | inspect.BoolType | inspect.StrType | inspect.LiteralType
     return isinstance(info, plain | inspect.AnyType)

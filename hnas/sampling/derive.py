@@ -148,7 +148,10 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
     points: (prediction, price) of every member so far. One point, or points that do not rise: the ratio of the means.
     """
-    predictions, prices = (list(each) for each in zip(*points, strict=True))
+    known = [point for point in points if math.isfinite(point[1])]  # without members that could not be built
+    if not known:
+        return 1.0, 0.0
+    predictions, prices = (list(each) for each in zip(*known, strict=True))
     if len(set(predictions)) > 1:
         slope, offset = linear_regression(predictions, prices)
         if slope > 0:
@@ -203,4 +206,6 @@ def _none_inside(window: tuple[float, float], tried: Mapping[Arch, float]) -> st
     low, high = window
     nearest = min(tried.values(), key=lambda found: max(low - found, found - high))
     what = f"no derived architecture is inside [{low:g}, {high:g}]"
+    if not math.isfinite(nearest):
+        return f"{what}; none of the {len(tried)} that were tried could be built and run"
     return f"{what}; the nearest of {len(tried)} that got a price has {nearest:.3g}; widen the window"

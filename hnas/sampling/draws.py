@@ -95,7 +95,7 @@ def slot_types(space: Space, slot: str) -> tuple[str, ...]:
 
 
 def most_types(space: Space) -> int:
-    """Return the largest number of types of a slot; at least 1."""
+    """Return the largest number of options of a slot, divided ones too; at least 1. ``draw_exclusive`` draws them."""
     return max((len(space.choices[f"{slot}.op"].options) for slot in space.slots), default=1)
 
 

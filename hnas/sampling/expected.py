@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hnas.cost import Price
+from hnas.ranges import Limit
 from hnas.sampling.draws import logits_of, relax, slot_types
 from hnas.space import Arch, Space
 
@@ -47,19 +49,35 @@ def latencies(study: _Prices, space: Space, metric: str = "latency_ms") -> CostT
     """Return the costs of every type in a metric of the study: latency, parameters, MACs or memory.
 
     metric: a cost of the study ("latency_ms").
+
+    Raises:
+        ValueError: the types of every slot cost the same, so that the cost would have no gradient, or a type has no
+            finite cost.
     """
-    return type_costs(space, lambda arch: study.price(arch, metric).value)
+    table = type_costs(space, lambda arch: study.price(arch, metric).value)
+    if not any(cost > 0 for own in table.types.values() for cost in own.values()):
+        why = f"the types of every slot have the same {metric}"
+        raise ValueError(f"{why}, so this cost has no gradient; choose another cost, or leave it out")
+    return table
 
 
 def type_costs(space: Space, price: Callable[[Arch], float]) -> CostTable:
     """Return the costs of every type, as differences between members that differ from the largest in one slot.
 
     price: the cost of a member, for instance its measured latency.
+
+    Raises:
+        ValueError: a price is not finite: the member could not be compiled or run.
     """
     found: dict[str, dict[str, float]] = {}
     base = largest = price(space.largest)
+    if not math.isfinite(largest):
+        raise ValueError(f"the largest member costs {largest}; the costs of types are differences from a finite cost")
     for slot in space.slots:
         prices = {kind: price(relax(space, space.largest, {slot: (kind,)})) for kind in slot_types(space, slot)}
+        if endless := [kind for kind, value in prices.items() if not math.isfinite(value)]:
+            what = f"{endless[0]!r} in {slot!r} costs {prices[endless[0]]}"
+            raise ValueError(f"{what}: the network with it cannot be built; leave this type out of the space")
         cheapest = min(prices.values())
         found[slot] = {kind: value - cheapest for kind, value in prices.items()}
         base += cheapest - largest
@@ -84,26 +102,44 @@ def expected_cost(space: Space, costs: Costs, weights: Mapping[str, Tensor]) -> 
     return total
 
 
+def window_of(limit: Limit) -> tuple[float, float]:
+    """Return the lowest and the highest allowed cost: (0, limit) for a number.
+
+    Raises:
+        ValueError: the window ends before it begins, or at 0.
+    """
+    low, high = limit if isinstance(limit, tuple) else (0.0, limit)
+    if not 0 <= low <= high or not high > 0:
+        raise ValueError(f"the window of the cost is [{low:g}, {high:g}]; give the lower end first, and no end below 0")
+    return low, high
+
+
 def penalty(
     space: Space,
     table: CostTable | None,
     extra: Mapping[str, Tensor] | None,
     weight: float,
-    limit: float | None,
+    limit: Limit | None,
 ) -> Tensor | None:
     """Return the term that the expected cost adds to the loss; None without a table or without logits.
 
     table: the costs of the types.
     extra: slot -> logits; the expected cost is the mean by their softmax.
     weight: factor of the term.
-    limit: the expected cost may reach this limit: the term is ``weight * max(0, cost / limit - 1)``, a hinge. None: the
-        term is ``weight * cost``.
+    limit:
+        1. None: the term is ``weight * cost``.
+        2. A number: the expected cost may reach it; the term is ``weight * max(0, cost / limit - 1)``, a hinge.
+        3. (low, high): below the window the term is ``weight * (1 - cost / low)``, above it as in 2.
 
     Raises:
-        ValueError: a type has no cost.
+        ValueError: a type has no cost, or the window ends before it begins.
     """
     if table is None or extra is None:
         return None
     shares = {slot: torch.softmax(logits_of(space, slot, extra), 0) for slot in space.slots}
     cost = table.base + expected_cost(space, table.types, shares)
-    return weight * (cost if limit is None else torch.relu(cost / limit - 1))
+    if limit is None:  # case 1
+        return weight * cost
+    low, high = window_of(limit)  # case 2, case 3
+    below = torch.relu(1 - cost / low) if low else 0.0
+    return weight * (torch.relu(cost / high - 1) + below)

@@ -15,7 +15,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.ranges import NonNegative, Positive, Share
+from hnas.ranges import Limit, NonNegative, Share
 from hnas.sampling.draws import branch_gates, draw_every, logits_of, new_logits, relax, slot_types
 from hnas.sampling.expected import CostTable, latencies, penalty
 from hnas.space import Space
@@ -37,7 +37,7 @@ def pick(
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
     latency: CostTable | None = None,
-    limit: Positive | None = None,
+    limit: Limit | None = None,
     weight: NonNegative = 0.1,
     warmup: Share = 0.1,
 ) -> tuple[SubnetPath, ...]:
@@ -45,7 +45,8 @@ def pick(
 
     extra: the logits alpha, from ``extra(space)``; None: equal shares, and no path trains alpha.
     latency: costs of the types, from ``latencies(study, space)``; None: no cost in the loss. A recipe names a device.
-    limit: the expected cost may reach this limit, in the unit of the cost; None: the whole cost is in the loss.
+    limit: the expected cost may reach this limit, in the unit of the cost; (low, high): it may be in this window; None:
+        the whole cost is in the loss.
     weight: factor of the cost in the loss (0.1).
     warmup: share of the schedule in which only weights are trained (0.1).
     """

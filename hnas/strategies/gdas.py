@@ -12,7 +12,7 @@ from random import Random
 
 from torch import Tensor
 
-from hnas.ranges import Falling, NonNegative, Positive, Share
+from hnas.ranges import Falling, Limit, NonNegative, Share
 from hnas.sampling.expected import CostTable, latencies
 from hnas.space import Space
 from hnas.strategies import msgdas
@@ -28,7 +28,7 @@ def pick(
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
     latency: CostTable | None = None,
-    limit: Positive | None = None,
+    limit: Limit | None = None,
     weight: NonNegative = 0.1,
     warmup: Share = 0.1,
     tau: Falling = (2.0, 0.1),

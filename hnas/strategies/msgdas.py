@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from hnas.ops.skip import DropBlock
-from hnas.ranges import Falling, NonNegative, Positive, PositiveInt, Share
-from hnas.sampling.draws import branch_gates, draw_every, logits_of, most_types, relax
+from hnas.ranges import Falling, Limit, NonNegative, PositiveInt, Share
+from hnas.sampling.draws import branch_gates, draw_every, logits_of, relax, slot_types
 from hnas.sampling.expected import CostTable, latencies, penalty
 from hnas.sampling.gumbel import draw_ranked
 from hnas.space import Space
@@ -31,8 +31,9 @@ from hnas.strategies import darts
 from hnas.strategies.darts import SPLIT, extra
 from hnas.training.step import SubnetPath
 
-__all__ = ("SPLIT", "drop_rate", "extra", "latencies", "pick")
+__all__ = ("EXCLUSIVE", "SPLIT", "drop_rate", "extra", "latencies", "pick")
 
+EXCLUSIVE = "paths"  # the option that says how many types of a slot a step draws without replacement
 _FALL = 3.0  # the rate of drops ends at exp(-3) of its value after the warm-up: P-DARTS' exp(-0.2) an epoch, 15 epochs
 
 
@@ -42,7 +43,7 @@ def pick(
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
     latency: CostTable | None = None,
-    limit: Positive | None = None,
+    limit: Limit | None = None,
     weight: NonNegative = 0.1,
     warmup: Share = 0.1,
     paths: PositiveInt = 2,
@@ -54,17 +55,17 @@ def pick(
     """Return the paths of a step: the teacher, the sub-graphs that train weights, and those that train alpha.
 
     extra, latency, limit, weight, warmup: as in ``hnas.strategies.darts.pick``.
-    paths: number of sub-graphs, at most the number of types of a slot (2).
+    paths: number of sub-graphs, at most the number of types of every slot that has a choice (2).
     tau: temperature at the first and at the last step (2 and 0.1).
     drop: rate of Dropblock-Identity at the first step, below 1; 0 switches it off (0.3).
     block: side of a dropped block; smaller maps have smaller blocks (7).
     guidance: the super-net teaches the sub-graphs (True).
 
     Raises:
-        ValueError: there are fewer types than sub-graphs, or an option is out of range.
+        ValueError: a slot has fewer types than there are sub-graphs, or an option is out of range.
     """
-    if paths > (most := most_types(space)):
-        raise ValueError(f"{paths} exclusive sub-graphs need {paths} types in a slot; the largest slot has {most}")
+    counts = {slot: len(slot_types(space, slot)) for slot in space.slots}
+    _check_paths(paths, counts)
     rate = drop_rate(progress, warmup, drop)
     blocks = DropBlock(rate, block, rng.getrandbits(32)) if rate else None
     picked: list[SubnetPath] = []
@@ -76,7 +77,7 @@ def pick(
     for k in range(paths):
         kinds = {slot: (types.kind(k),) for slot, types in ranked.items()}
         picked.append(SubnetPath(relax(space, draw_every(space, rng), kinds), weight=1 / paths, drop=blocks))
-    if extra is None or progress < warmup or most == 1:
+    if extra is None or progress < warmup or max(counts.values(), default=1) == 1:
         return tuple(picked)
     now = tau[0] + (tau[1] - tau[0]) * progress
     cost = penalty(space, latency, extra, weight, limit)
@@ -88,6 +89,17 @@ def pick(
         own = SubnetPath(arch, gates, weight=1 / paths, penalty=None if k else cost, drop=blocks, split=SPLIT)
         picked.append(own)
     return tuple(picked)
+
+
+def _check_paths(paths: int, counts: Mapping[str, int]) -> None:
+    """Raise ValueError unless sub-graphs can differ in every slot with a choice. ``counts``: slot -> its types."""
+    open_slots = {slot: count for slot, count in counts.items() if count > 1}
+    fewest = min(open_slots, key=lambda slot: open_slots[slot], default=None)
+    if fewest is None and paths > 1:
+        raise ValueError(f"{paths} exclusive sub-graphs need {paths} types in a slot; every slot of the space has one")
+    if fewest is not None and paths > open_slots[fewest]:
+        what = f"{paths} exclusive sub-graphs need {paths} types in every slot with a choice"
+        raise ValueError(f"{what}; {fewest!r} has {open_slots[fewest]}; give fewer paths")
 
 
 def drop_rate(progress: float, warmup: float, first: float) -> float:

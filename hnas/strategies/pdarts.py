@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hnas.ops.skip import DropBlock
-from hnas.ranges import NonNegative, Positive, Share
+from hnas.ranges import Limit, NonNegative, Share
 from hnas.sampling.draws import logits_of, slot_types
 from hnas.sampling.expected import CostTable, latencies
 from hnas.shrinking import loop as shrinking
@@ -55,7 +55,7 @@ def pick(
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
     latency: CostTable | None = None,
-    limit: Positive | None = None,
+    limit: Limit | None = None,
     weight: NonNegative = 0.1,
     warmup: Share = 0.4,
     drop: Share = 0.3,
@@ -93,11 +93,12 @@ def shrink(
     if not training.extra:
         raise ValueError('pdarts drops types by their logits; train with a strategy that has some, such as "pdarts"')
     first = {slot: len(slot_types(space, slot)) for slot in space.slots}
-    stages = iter(options.keep)
+    before, keep = study.trained, options.keep or (1.0,)
 
-    def unlikely(_: Study, left: Space) -> Scores:
+    def unlikely(trained: Study, left: Space) -> Scores:
         """Score 0 for the types that go after this stage, 1 for the others."""
-        share = next(stages, options.keep[-1] if options.keep else 1.0)
+        stage = trained.trained - before - 1  # a resumed run does not ask again for the stages that it has finished
+        share = keep[min(stage, len(keep) - 1)]
         return {
             (f"{slot}.op", kind): float(rank < max(1, math.ceil(share * first[slot])))
             for slot in left.slots

@@ -16,6 +16,7 @@ from typing import Any
 
 from hnas.pareto import Candidate
 from hnas.ranges import Count, NonNegative, PositiveInt, Share
+from hnas.sampling.draws import follow_space
 from hnas.shrinking import loop as shrinking
 from hnas.shrinking import unsharing
 from hnas.shrinking.angles import AngleBasis, Snapshot
@@ -155,6 +156,7 @@ def search(
 
     training: as in ``shrink``.
     host: a further training in the remaining space before the search, by its first schedule; None: no further training.
+        Its architecture parameters, such as those of DARTS, begin as those of ``space``; they follow the space.
         The published comparison instead trains new weights in the remaining space; use a new study for this.
     log: as in ``shrink``.
 
@@ -164,8 +166,10 @@ def search(
     options = options or PwsNasOptions()
     shrinking.refuse_foreign(study, space)
     evolution.find_member_inside(study, space, options.windows, options.cost, options.seed)
-    space = shrink(study, space, options, training=training, log=log)
+    whole, space = space, shrink(study, space, options, training=training, log=log)
     if host is not None:
+        if training is None or host.extra is not training.extra:  # those of the stages have followed already
+            follow_space(host.extra, whole, space)
         host.train_once(study, space)
     yield from evolution.search(study, space, options.search_options())
 

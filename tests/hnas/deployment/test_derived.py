@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from hnas import spaces
+from hnas import hw_profiles, spaces
 from hnas.cost import Price
+from hnas.cost.counts import counted
 from hnas.deployment import derived
+from hnas.deployment.derived import DerivedLimits
 from hnas.sampling.draws import slot_types
 from hnas.space import Arch
+from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import load
 
@@ -57,26 +60,79 @@ def test_the_device_decides_whether_a_subnet_is_inside_the_limit(limit, task, mo
     monkeypatch.setattr(derived, "MeasuredLatency", Measured)
     wanted = {"0.7ms": 0.7, "900us": 0.9, "1.2ms": 1.2}[limit]
     for seed in range(3):
-        arch = derived.derive_subnet(Supernet(SPACE), record(seed), task, "openvino-cpu", limit)
+        limits = DerivedLimits("openvino-cpu", limit)
+        arch = derived.derive_subnet(Supernet(SPACE), record(seed), task, limits)
         assert Measured()(arch).value <= wanted
 
 
-def test_pdarts_allows_two_identities(task):
+@pytest.mark.parametrize(
+    ("limits", "cost", "most"),
+    [
+        (DerivedLimits(max_weights=6_000), "weights", 0.006),
+        (DerivedLimits(max_macs=400_000), "macs", 0.4),
+        (DerivedLimits(max_memory="35KB"), "memory", 0.035),
+    ],
+)
+def test_a_counted_cost_is_kept_and_its_limit_costs_the_least_regret(limits, cost, most, task):
+    supernet, said = Supernet(SPACE), record()
+    count = counted(SPACE, supernet.skeleton)[cost]
+    for own in said["logits"].values():
+        own["conv3"] = 9.0
+    assert count(derived.derive_subnet(supernet, said, task)).value > most
+    arch = derived.derive_subnet(supernet, said, task, limits)
+    assert count(arch).value <= most
+    assert "conv3" in arch.values(), "no more is given up than the limit asks for"
+
+
+def test_pdarts_and_the_recipe_and_the_command_allow_identities(task):
     said = record(strategy="pdarts")
     for own in said["logits"].values():
         own["identity"] = 9.0
-    kinds = list(derived.derive_subnet(Supernet(SPACE), said, task).values())
-    assert kinds.count("identity") == 2
-    assert list(derived.derive_subnet(Supernet(SPACE), {**said, "recipe": {}}, task).values()).count("identity") == 4
+
+    def count(said: dict[str, Any], limits: DerivedLimits | None = None) -> int:
+        return list(derived.derive_subnet(Supernet(SPACE), said, task, limits).values()).count("identity")
+
+    assert count(said) == 2
+    assert count({**said, "recipe": {}}) == 4
+    assert count(record_with(said, strategy="darts", max_skips=1)) == 1
+    assert count(record_with(said, strategy="pdarts", max_skips=3)) == 3
+    assert count(said, DerivedLimits(max_skips=0)) == 0
+    limits = DerivedLimits(max_skips=1, max_weights=10**9)
+    assert count(said, limits) == 1
+
+
+def record_with(said: dict[str, Any], **train: Any) -> dict[str, Any]:
+    return {**said, "recipe": {"train": train}}
+
+
+def test_measuring_ends_its_workers_also_after_an_error(task, monkeypatch):
+    made: list[Measured] = []
+    monkeypatch.setattr(derived, "MeasuredLatency", lambda *a, **k: made.append(Measured()) or made[-1])
+    with pytest.raises(KeyError), derived.measuring(Study(Supernet(SPACE), task), hw_profiles.load("openvino-cpu")):
+        raise KeyError
+    assert made[0].closed
 
 
 def test_what_cannot_be_derived_is_one_line(task):
     supernet = Supernet(SPACE)
-    with pytest.raises(ValueError, match=r"^a limit of latency needs a device: give both --target and --max-latency"):
-        derived.derive_subnet(supernet, record(), task, "openvino-cpu")
     with pytest.raises(ValueError, match=r"^the supernet has no architecture parameters; train it with a strategy"):
         derived.derive_subnet(supernet, {}, task)
     with pytest.raises(ValueError, match=r"^the logits of the supernet are not those of its space"):
         derived.derive_subnet(supernet, {"logits": {"blocks.0": {"conv3": 1.0}}}, task)
     with pytest.raises(ValueError, match=r"^no derived architecture is inside \[0, 1e-06\]"):
-        derived.derive_subnet(supernet, record(), task, "pixel-8", "0.000001ms")
+        derived.derive_subnet(supernet, record(), task, DerivedLimits("pixel-8", "0.000001ms"))
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"target": "openvino-cpu"}, "^a limit of latency needs a device: give both --target and --max-latency"),
+        ({"max_weights": 9, "max_macs": 9}, "^a derived subnet has one limit; weights and macs have one each$"),
+        ({"max_macs": 0}, "^the limit of macs is 0; it is above 0$"),
+        ({"max_memory": "much"}, "^size 'much' is not understood"),
+        ({"max_skips": -1}, "^--max-skips is -1; it is 0 or more$"),
+    ],
+)
+def test_limits_that_make_no_sense_are_one_line(given, line):
+    with pytest.raises(ValueError, match=line):
+        DerivedLimits(**given).cost()

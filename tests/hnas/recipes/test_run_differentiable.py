@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hnas.cli import train_main
+from hnas.cli import deploy_main, train_main
+from hnas.export.bundle.bundle import read_bundle
 from hnas.files import read_json
 from hnas.recipes import Recipe, load
 from hnas.recipes.run import RunOptions, run_recipe
+from hnas.training import checkpoint
+from hnas.training.folder import load_supernet
+from tests.hnas.training.test_training import equal
 
 RECIPE = """
 [space]
@@ -21,7 +26,7 @@ resolution = 8
 {space}
 
 [data]
-task = "digits"
+task = "{task}"
 {data}
 
 [train]
@@ -36,7 +41,15 @@ alpha_rate = 0.05
 
 def recipe(folder: Path, strategy: str = "msgdas", **parts: str) -> Path:
     """Write a recipe of a few steps."""
-    filled = {"space": "", "data": "alpha = 0.5", "options": "{ warmup = 0.0 }", "epochs": "0.5", "rest": "", **parts}
+    filled = {
+        "space": "",
+        "data": "alpha = 0.5",
+        "options": "{ warmup = 0.0 }",
+        "epochs": "0.5",
+        "rest": "",
+        "task": "digits",
+    }
+    filled |= parts
     file = folder / f"{strategy}.toml"
     file.write_text(RECIPE.format(strategy=strategy, **filled))
     return file
@@ -64,13 +77,64 @@ def test_pdarts_drops_in_stages_and_derives_at_most_two_identities(tmp_path):
     assert list(record["derived"].values()).count("skip_connect") <= 2
 
 
-def test_the_derived_network_trains_alone_by_one_command(tmp_path, capsys):
+def test_a_proxylessnas_search_ends_in_a_derived_network_and_needs_no_images_of_its_own(tmp_path):
+    record = run(recipe(tmp_path, "proxylessnas", data=""), tmp_path / "out")
+    assert any(x for own in record["logits"].values() for x in own.values())
+    for slot, own in record["logits"].items():
+        assert own[record["derived"][f"{slot}.op"]] == max(own.values())
+    assert "alpha" not in record["images"]
+
+
+def test_an_interrupted_search_resumes_to_the_same_logits_and_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
     file = recipe(tmp_path)
-    record = run(file, tmp_path / "searched")
-    words = ["--recipe", str(file), "--data", str(tmp_path), "--out", str(tmp_path / "alone"), "--alone", "derived"]
-    assert train_main([*words, "--supernet", str(tmp_path / "searched")]) == 0
-    assert read_json(tmp_path / "alone" / "supernet.json")["alone"] == record["derived"]
+
+    def die(done: int, steps: int, loss: float) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(load(str(file)), Path(), tmp_path / "killed", RunOptions(), on_step=die)
+    steps: list[int] = []
+    follow = lambda done, *_: steps.append(done)  # noqa: E731
+    again = run_recipe(load(str(file)), Path(), tmp_path / "killed", RunOptions(resume=True), on_step=follow)
+    whole = run(file, tmp_path / "whole")
+    assert steps[0] == 2, "the killed step is repeated, not the whole search"
+    assert (again["logits"], again["derived"]) == (whole["logits"], whole["derived"])
+    assert equal(load_supernet(tmp_path / "killed")[0], load_supernet(tmp_path / "whole")[0])
+
+
+def test_the_decay_of_the_logits_is_that_of_the_recipe(tmp_path):
+    plain, pulled = (
+        run(recipe(tmp_path, rest=f"alpha_decay = {decay}"), tmp_path / f"{decay}")["logits"] for decay in (0, 100)
+    )
+    sizes = [sum(abs(x) for own in found.values() for x in own.values()) for found in (plain, pulled)]
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+@pytest.mark.slow
+def test_the_derived_network_trains_alone_and_is_deployed_by_one_command_each(tmp_path, source, capsys):
+    file = recipe(tmp_path, data="alpha = 0.5\nsize = 8", task="classification")
+    words = ["--recipe", str(file), "--data", str(source)]
+    assert train_main([*words, "--out", str(tmp_path / "searched")]) == 0
+    derived = read_json(tmp_path / "searched" / "supernet.json")["derived"]
+    words += ["--alone", "derived", "--supernet", str(tmp_path / "searched"), "--out", str(tmp_path / "alone")]
+    assert train_main(words) == 0
+    assert read_json(tmp_path / "alone" / "supernet.json")["alone"] == derived
     assert "next: hnas-deploy" in capsys.readouterr().out
+    words = ["--target", "onnxruntime-cpu", "--supernet", str(tmp_path / "alone"), "--data", str(source)]
+    assert (
+        deploy_main([*words, "--out", str(tmp_path / "run"), "--precision", "fp32", "--budget", "1evals", "--json"])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["arch"] == derived
+    assert read_bundle(tmp_path / "run" / "bundle").manifest.latency.kind == "measured"
+
+
+def test_limits_of_a_derived_network_need_one(tmp_path, capsys):
+    words = ["--recipe", str(recipe(tmp_path)), "--data", str(tmp_path), "--out", str(tmp_path / "alone")]
+    assert train_main([*words, "--max-macs", "1000"]) == 2
+    assert "--max-macs is a limit of the derived subnet; give --alone derived too" in capsys.readouterr().err
 
 
 def test_derived_without_a_supernet_is_one_line(tmp_path, capsys):

@@ -30,6 +30,13 @@ def test_the_options_of_every_strategy_and_evidence_are_typed():
                 assert describe(kind)
 
 
+def test_a_recipe_of_a_series_names_its_targets():
+    """A list of any length is an option too."""
+    series = recipes.load("series")
+    named = replace(series, data={**series.data, "targets": ["load", "price"]})
+    assert decode_recipe(named).data.options["targets"] == ("load", "price")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from itertools import product
 from random import Random
 
@@ -9,9 +11,10 @@ import pytest
 import torch
 
 from hnas import spaces
+from hnas.cost import Price
 from hnas.sampling.derive import derive, derive_inside, skips_of
 from hnas.sampling.draws import keep_types
-from hnas.sampling.expected import expected_cost, penalty, type_costs
+from hnas.sampling.expected import expected_cost, latencies, penalty, type_costs
 from hnas.space import Arch
 from hnas.spaces.tabular_digits import SLOTS, TYPES, arch_of, read_table
 from tests.hnas import tiny
@@ -136,6 +139,72 @@ def test_the_expected_cost_is_a_mean_and_the_hinge_is_silent_below_its_limit():
         dear = max(table.types[slot], key=lambda kind, slot=slot: table.types[slot][kind])
         assert own.grad[KINDS.index(dear)] > 0 > own.grad[KINDS.index("identity")]
     assert penalty(SPACE, None, logits, 1.0, None) is None
+
+
+@pytest.mark.parametrize(("share", "sign"), [(0.5, 1), (1.0, 0), (2.0, -1)])
+def test_a_window_pushes_the_cost_in_from_both_sides(share, sign):
+    """The expected cost is above the window, in it, or below it."""
+    table = type_costs(SPACE, price)
+    logits = {slot: torch.zeros(len(KINDS), requires_grad=True) for slot in SLOTS}
+    mean = float(penalty(SPACE, table, logits, 1.0, None).detach())
+    low, high = 0.9 * share * mean, 1.1 * share * mean
+    found = penalty(SPACE, table, logits, 2.0, (low, high))
+    wanted = {1: 2 * (mean / high - 1), 0: 0.0, -1: 2 * (1 - mean / low)}[sign]
+    assert found.item() == pytest.approx(wanted, abs=1e-6)
+    found.backward()
+    dearest = [logits[slot].grad[KINDS.index("conv3")].sign().item() for slot in SLOTS]
+    assert dearest == [sign] * 4
+    assert penalty(SPACE, table, logits, 2.0, (0.0, high)).item() == pytest.approx(
+        2 * max(0.0, mean / high - 1), abs=1e-6
+    )
+
+
+def test_a_window_that_ends_before_it_begins_is_one_line():
+    logits = {slot: torch.zeros(len(KINDS)) for slot in SLOTS}
+    with pytest.raises(ValueError, match=r"^the window of the cost is \[3, 2\]; give the lower end first, "):
+        penalty(SPACE, type_costs(SPACE, price), logits, 1.0, (3.0, 2.0))
+
+
+class Prices:
+    """A study that has prices and nothing else."""
+
+    def __init__(self, price: Callable[[Arch], float]) -> None:
+        self.of = price
+
+    def price(self, arch: Arch, metric: str) -> Price:
+        return Price(self.of(arch), "ms", 0.0, 0.0, "measured")
+
+
+def test_a_cost_without_a_gradient_or_a_finite_value_is_one_line():
+    with pytest.raises(
+        ValueError, match=r"^the types of every slot have the same latency_ms, so this cost has no grad"
+    ):
+        latencies(Prices(lambda _: 2.0), SPACE)
+    endless = lambda arch: math.inf if arch["blocks.2.op"] == "dw5" else price(arch)  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"^'dw5' in 'blocks\.2' costs inf: the network with it cannot be built; leave"
+    ):
+        latencies(Prices(endless), SPACE)
+    with pytest.raises(ValueError, match=r"^the largest member costs nan"):
+        type_costs(SPACE, lambda _: math.nan)
+
+
+def test_members_that_cannot_be_built_are_passed_over():
+    """Each third member has an infinite price, as one that a runtime refuses; the window is kept all the same."""
+    rng, refused = Random(0), set[Arch]()
+
+    def patchy(arch: Arch) -> float:
+        if rng.random() < 1 / 3:
+            refused.add(arch)
+            return math.inf
+        return price(arch)
+
+    table = type_costs(SPACE, price)
+    for seed in range(10):
+        assert 1.5 <= derive_inside(SPACE, random_logits(seed), table, patchy, (1.5, 1.9)).price <= 1.9
+    assert refused
+    with pytest.raises(ValueError, match=r"; none of the 16 that were tried could be built and run$"):
+        derive_inside(SPACE, random_logits(0), table, lambda _: math.inf, (0.0, 9.0))
 
 
 def test_a_table_of_another_scale_does_not_mislead():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hnas import spaces, strategies
+from hnas.journal import Journal
 from hnas.ops.skip import DropBlock
 from hnas.sampling import draws
 from hnas.sampling.derive import derive
@@ -113,6 +116,38 @@ def test_a_teacher_without_gradients_teaches_and_is_not_trained():
     assert not equal(weights[False], weights[True])
 
 
+def test_the_teacher_runs_without_a_graph_and_the_sub_graphs_with_one(monkeypatch):
+    """The mask of a step would hide gradients of the teacher; the memory of its graph would be paid all the same."""
+    graphs: list[bool] = []
+    loss = Classification.loss
+
+    def seen(self: Classification, outputs: Tensor, *rest: Any) -> Tensor:
+        graphs.append(outputs.requires_grad)
+        return loss(self, outputs, *rest)
+
+    monkeypatch.setattr(Classification, "loss", seen)
+    extra = msgdas.extra(CELLS)
+    pick = partial(msgdas.pick, extra=extra, paths=2, **EAGER)
+    train(Supernet(CELLS), task(), pick, Schedule(((1, 0.1),)), extra=extra)
+    assert graphs == [False, True, True, True, True], "teacher, two that train weights, two that train alpha"
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_decay_of_adam_pulls_the_logits_to_zero(name):
+    """All types put out zero, so that the loss has no gradient of its own."""
+    left = {}
+    for decay in (0.0, 0.1):
+        supernet, strategy = contest(dict.fromkeys(KINDS, 0.0)), strategies.load(name)
+        extra = strategy.extra(supernet.space)
+        extra[SLOT].data = torch.tensor([1.0, -1.0, 0.5])
+        adam = TrainingOptions(adam=AdamOptions(0.01, decay))
+        pick = partial(strategy.pick, extra=extra, **EAGER)
+        train(supernet, Contest(), pick, Schedule(((10, 0.0),), decay=0.0), adam, extra=extra)
+        left[decay] = extra[SLOT].detach()
+    assert left[0.0].tolist() == [1.0, -1.0, 0.5]
+    assert left[0.1].tolist() == pytest.approx([0.9, -0.9, 0.4], abs=0.01), "ten steps of 0.01, towards zero"
+
+
 def test_the_sub_graphs_of_a_step_are_judged_by_the_same_images_in_one_update():
     supernet, seen = contest({"poor": -1.0, "fair": 0.5, "good": 2.0}), Contest()
     extra = msgdas.extra(supernet.space)
@@ -179,8 +214,13 @@ def test_gdas_is_one_sub_graph_without_guidance_or_drops():
 
 
 def test_more_sub_graphs_than_types_and_a_drop_of_everything_are_one_line():
-    with pytest.raises(ValueError, match=r"^6 exclusive sub-graphs need 6 types in a slot; the largest slot has 5$"):
+    line = r"^6 exclusive sub-graphs need 6 types in every slot with a choice; 'edges.0_1' has 5; give fewer paths$"
+    with pytest.raises(ValueError, match=line):
         msgdas.pick(CELLS, Random(0), paths=6)
+    less = draws.keep_types(CELLS, {"edges.0_2": ("none", "skip_connect"), "edges.1_2": ("none",)})
+    with pytest.raises(ValueError, match=r"^3 exclusive sub-graphs need 3 types .*; 'edges\.0_2' has 2; give fewer"):
+        msgdas.pick(less, Random(0), paths=3)
+    assert len(msgdas.pick(less, Random(0), paths=2)) == 3, "a slot with one type is the same in all sub-graphs"
     with pytest.raises(ValueError, match=r"^the drop rate is 1\.0; it is from 0 to below 1$"):
         msgdas.pick(CELLS, Random(0), drop=1.0)
 
@@ -235,7 +275,7 @@ def test_a_dropped_block_is_the_same_for_a_seed_and_differs_between_steps():
     assert isinstance(drops[0], DropBlock)
 
 
-@pytest.mark.parametrize("name", ["darts", "msgdas"])
+@pytest.mark.parametrize("name", ["darts", "gdas", "msgdas"])
 def test_a_run_that_is_interrupted_resumes_to_the_same_weights_and_logits(name, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
 
@@ -251,6 +291,59 @@ def test_a_run_that_is_interrupted_resumes_to_the_same_weights_and_logits(name, 
     assert equal(again[0], whole[0])
     assert all(torch.equal(again[1][slot], whole[1][slot]) for slot in CELLS.slots)
     assert any(bool(logits.any()) for logits in whole[1].values())
+
+
+def test_pdarts_that_is_interrupted_in_its_second_stage_resumes_to_the_same_logits(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
+
+    def stages(folder: Path, last: int | None = None) -> tuple[Supernet, dict[str, nn.Parameter], Space]:
+        """Train three stages of three steps; die after ``last`` of all steps."""
+        done: list[int] = []
+
+        def follow(*_: Any) -> None:
+            done.append(1)
+            if len(done) == last:
+                raise KeyboardInterrupt
+
+        folder.mkdir(exist_ok=True)
+        with closing(Journal(folder / "journal.jsonl")) as journal:
+            study = Study(Supernet(CELLS), task(), {}, journal, folder=folder)
+            extra = pdarts.extra(CELLS)
+            pick = partial(pdarts.pick, extra=extra, **EAGER)
+            training = StageTraining([Schedule(((3, 0.05),))] * 3, pick, extra, Observer(follow))
+            left = pdarts.shrink(study, CELLS, training=training)
+        return study.supernet, extra, left
+
+    with pytest.raises(KeyboardInterrupt):
+        stages(tmp_path / "killed", 5)
+    again, whole = stages(tmp_path / "killed"), stages(tmp_path / "whole")
+    assert equal(again[0], whole[0])
+    assert again[2].choices == whole[2].choices
+    assert all(torch.equal(again[1][slot], whole[1][slot]) for slot in CELLS.slots)
+    assert any(bool(logits.any()) for logits in whole[1].values())
+
+
+def test_in_slots_with_skip_nothing_is_added_to_what_the_gates_weigh():
+    """The identity competes: with its gate closed no input reaches the output, and with it alone nothing else."""
+    space = tiny.space(types=("skip", "convnext", "mbconv"))
+    slot = next(s for s in space.slots if "skip" in draws.slot_types(space, s))
+    kinds = draws.slot_types(space, slot)
+    supernet, seen = Supernet(space), dict[str, Tensor]()
+    arch = draws.relax(space, space.largest, {slot: kinds})
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.update(x=inputs[0].detach(), y=output)
+
+    handle = supernet.skeleton(arch).get_submodule(slot).register_forward_hook(keep)
+    images = torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    alone = torch.tensor([float(kind == "skip") for kind in kinds], requires_grad=True)
+    supernet(arch, images, gates={slot: alone}).square().sum().backward()
+    assert torch.equal(seen["y"], seen["x"])
+    assert float(alone.grad[kinds.index("skip")].abs()) > 0, "the identity has a gradient of its own"
+    supernet(arch, images, gates={slot: torch.zeros(len(kinds))})
+    assert not seen["y"].any(), "with all gates closed no input passes"
+    handle.remove()
+    assert draws.relax(space, space.largest, {slot: ("skip",)}) in space
 
 
 def test_a_task_without_images_for_the_logits_is_one_line():

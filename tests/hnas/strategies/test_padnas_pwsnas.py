@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -14,12 +15,13 @@ from hnas.sampling import draws as paths
 from hnas.shrinking.edits import replay
 from hnas.shrinking.loop import StageTraining
 from hnas.space import Choice, Space
-from hnas.strategies import evolution, padnas, pwsnas, spos
+from hnas.strategies import darts, evolution, padnas, pwsnas, spos
 from hnas.strategies.evolution import EvolutionOptions, Window
 from hnas.strategies.padnas import PadNasOptions
 from hnas.strategies.pwsnas import PwsNasOptions
 from hnas.study import Study
 from hnas.supernet import Supernet
+from hnas.tasks.classification import Classification, keep_for_alpha
 from hnas.training.loop import Schedule
 from tests.hnas import tiny
 from tests.hnas.planted import BAD, digits, known, latency, one_line
@@ -161,6 +163,21 @@ def test_pwsnas_lets_a_host_go_on_in_what_is_left():
     assert picks[-1][:2] == (host, STEP)
     assert picks[-1][2].size <= 60
     assert host not in [pick for pick, _, _ in picks[:-1]]
+
+
+def test_pwsnas_hosts_a_strategy_with_logits_in_what_is_left():
+    whole = tiny.task()
+    task = Classification(keep_for_alpha(whole.splits, 0.5), whole.preprocessing, 16, flip=False, shift=1)
+    study = Study(Supernet(digits()), task, {"latency_ms": latency})
+    extra = darts.extra(study.supernet.space)
+    options = replace(PWS, until=60, p_max=None)
+    host = StageTraining([STEP], partial(darts.pick, extra=extra, warmup=0.0), extra)
+    list(pwsnas.search(study, study.supernet.space, options, training=staged(pwsnas, 4), host=host))
+    left = study.space
+    assert left.size <= 60 < study.supernet.space.size
+    for slot, logits in extra.items():
+        assert len(logits) == len(paths.slot_types(left, slot))
+        assert len(logits) == 1 or bool(logits.any())
 
 
 def test_pwsnas_stages_and_end_are_the_papers():
