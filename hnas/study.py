@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -224,9 +224,17 @@ class Study:
     def _inputs(self, arch: Arch, raw: Any) -> Iterator[tuple[Tensor, ...]]:
         """Yield the inputs in chunks, so that a large split is never in memory as floats."""
         shapes = self.supernet.space.example(arch)
-        largest = max(math.prod(shape[-2:]) for shape in shapes)
-        size = min(CHUNK, max(32, _PIXELS // largest))
+        size = chunk_size(shapes)
         return (self.task.inputs(raw[i : i + size], shapes) for i in range(0, len(raw), size))
+
+
+def chunk_size(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Return the number of images in one forward pass without gradients, which limits the memory of the pass.
+
+    shapes: of the inputs of one image, height and width last.
+    """
+    largest = max(math.prod(shape[-2:]) for shape in shapes)
+    return min(CHUNK, max(32, _PIXELS // largest))
 
 
 def _key(arch: Arch, metric: str) -> str:

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hnas.study import chunk_size
 from hnas.tasks import Task
 
 _WIDTHS = (32, 64, 128, 256)
 _RATE = 1e-3  # of Adam
 _RECURRENT_RATE = 1e-2  # of Adam, for LSTM and GRU
-_CHUNK = 250  # images in one forward pass of the evaluation
+_CHUNK = 250  # windows in one forward pass of the evaluation
 
 
 def majority(task: Task) -> float:
@@ -38,19 +39,26 @@ def _plain_cnn(channels: int, classes: int) -> nn.Sequential:
 
 
 def train_plain_cnn(
-    task: Task, *, size: int, seconds: float | None = None, cpu_seconds: float | None = None, split: str = "search"
+    task: Task,
+    *,
+    size: int,
+    seconds: float | None = None,
+    cpu_seconds: float | None = None,
+    split: str = "search",
+    seed: int = 0,
 ) -> float:
     """Train a plain CNN on the augmented batches of ``task``. Return its accuracy on a held-out split.
 
     size: height and width of the input, in pixels.
     seconds: how long to train, by the clock.
     cpu_seconds: how long to train, by the processor time of this process; for comparisons on busy machines.
+    seed: seed of the weights (0).
     """
     clock, length = (time.monotonic, seconds) if seconds is not None else (time.process_time, cpu_seconds)
     assert length is not None
     space = task.space_arguments
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         net = _plain_cnn(space["channels"], space["classes"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(net.parameters(), lr=_RATE)
     start, step = clock(), 0
@@ -65,8 +73,9 @@ def train_plain_cnn(
         step += 1
     net.eval()
     raw, labels = task.held(split)
+    chunk = chunk_size([(size, size)])
     with torch.no_grad():
-        outputs = [net(_inputs(task, raw[i : i + _CHUNK], size)) for i in range(0, len(raw), _CHUNK)]
+        outputs = [net(_inputs(task, raw[i : i + chunk], size)) for i in range(0, len(raw), chunk)]
     return task.metric(torch.cat(outputs), labels)
 
 

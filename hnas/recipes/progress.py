@@ -148,6 +148,15 @@ def make_observer(
     return Observer(follow if on_step or followers else None, on_message)
 
 
+def timing_line(*, plan: bool) -> str:
+    """Return the line that precedes the timing of a training.
+
+    plan: whether a plan with baselines follows.
+    """
+    told = "timing    a few training steps"
+    return f"{told}, then at most 30 s of training of a plain CNN, for comparison" if plan else told
+
+
 def summarise(study: Study) -> dict[str, Any]:
     """Return the accuracies of five subnets on the test images, and the classes that the largest one confuses most."""
     space = study.supernet.space

@@ -19,7 +19,7 @@ from hnas.recipes import Recipe, check_length
 from hnas.recipes.kept import LENGTH, checkpoints, digest_of, finished_record, known_length
 from hnas.recipes.length import Timing, TrainingPlan, fit, is_in_memory, plan_training, time_step
 from hnas.recipes.parts import make_schedule, make_space, named_arch, open_task_of
-from hnas.recipes.progress import Progress, accuracy_of_ends, judge_sequence, make_observer, summarise
+from hnas.recipes.progress import Progress, accuracy_of_ends, judge_sequence, make_observer, summarise, timing_line
 from hnas.recipes.schema import decode_recipe
 from hnas.recipes.searching import (
     Logits,
@@ -130,7 +130,7 @@ def run_recipe(
         for note in (*getattr(task, "notes", ()), *([line] if line else [])):
             say(note)
         if options.minutes is not None and known is None:
-            known = _choose_length(recipe, task, options, out, found)
+            known = _choose_length(recipe, task, options, out, found, say)
             recipe, options = _with_length(recipe, options, known)
         run = _make_run(recipe, task, options, out, found)
         kept = Timing(known["seconds"], known.get("before", 0.0)) if known and known.get("seconds") else None
@@ -154,6 +154,8 @@ def _make_plan(
     key = f"plan/{digest([run.identity, run.task.to_json(), options.minutes])}"
     with closing(Journal(run.out / _JOURNAL if first else None)) as journal:
         kept = distributed.agreed(lambda: key in journal)
+        if not kept and callable(timed):
+            say(timing_line(plan=True))
         timing = Timing(0.0) if kept else timed() if callable(timed) else timed
         if not first:
             return None
@@ -165,10 +167,11 @@ def _make_plan(
 
 
 def _choose_length(
-    recipe: Recipe, task: Task, options: RunOptions, out: Path, found: Pretrained | None
+    recipe: Recipe, task: Task, options: RunOptions, out: Path, found: Pretrained | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return a length that fits into the minutes of the options, the same on all ranks; rank 0 writes it to ``out``."""
     assert options.minutes is not None
+    say(timing_line(plan=options.report and is_in_memory(task)))
     fitted, epochs, timing = fit(recipe, task, options.minutes, lambda each: _time_run(each, task, options, found))
     chosen = {"minutes": options.minutes, "space": fitted.space, "train": fitted.train}
     chosen |= {"epochs": epochs, "seconds": timing.step, "before": timing.before, "recipe": digest_of(recipe)}

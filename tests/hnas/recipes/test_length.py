@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,7 @@ import pytest
 
 from hnas.recipes import Recipe, length
 from hnas.recipes import load as load_recipe
-from hnas.recipes.baseline import majority, train_plain_cnn
 from hnas.recipes.length import Timing, TrainingPlan, fit
-from hnas.recipes.progress import Progress
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.space import Arch
 from hnas.strategies import sandwich
@@ -27,9 +24,9 @@ from hnas.training.folder import load_supernet
 from tests.hnas import tiny
 from tests.hnas.recipes.test_run import recipe
 from tests.hnas.training.test_training import equal
-from tests.hostile.builders import fifo, sparse
 
 PER_EPOCH = 4  # steps of the data in ``source``
+LONGEST = length._BASELINE_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -109,21 +106,13 @@ def test_a_plan_warns_of_few_images_and_short_training() -> None:
     assert TrainingPlan({"train": 900, "test": 100}, 3, 64, 40, 9, 1.0, 300, {}).warnings() == []
 
 
-def test_baselines() -> None:
-    task = tiny.task()
-    _, labels = task.held("search")
-    assert majority(task) == float(labels.bincount().max()) / len(labels)
-    first = train_plain_cnn(task, size=12, seconds=0.0)
-    assert 0 <= first <= 1
-    assert train_plain_cnn(task, size=12, cpu_seconds=0.0) == first
-
-
 def test_a_run_of_minutes_keeps_its_length_when_it_resumes(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, said = tmp_path / "out", []
     options = RunOptions(minutes=6 / 48, report=True)  # six steps in 80 % of the time
     record = run_recipe(recipe(), source, out, options, on_message=said.append)
+    assert [line.split()[0] for line in said[:2]] == ["timing", "images"]
     assert record["steps"] == 6
     assert record["epochs"] == json.loads((out / "length.json").read_text())["epochs"] == 6 / PER_EPOCH
     monkeypatch.setattr("hnas.recipes.run.time_step", lambda *_: 2.0)
@@ -223,7 +212,9 @@ def test_the_test_images_are_evaluated_once_for_a_subnet(
 def test_a_report_has_the_plan_the_epochs_and_the_end(tmp_path: Path, source: Path) -> None:
     out, said = tmp_path / "out", []
     record = run_recipe(recipe(), source, out, RunOptions(epochs=2, report=True), on_message=said.append)
-    assert [line.split()[0] for line in said[:5]] == ["images", "training", "predicted", "baseline", "baseline"]
+    plan = ["images", "training", "predicted", "baseline", "baseline"]
+    assert [line.split()[0] for line in said[:6]] == ["timing", *plan]
+    assert f"at most {LONGEST:.0f} s of training of a plain CNN" in said[0]
     assert [line.split(":")[0] for line in said if line.startswith("epoch")] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert said[-1].endswith("0.0 min left")
     records = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
@@ -269,56 +260,8 @@ def test_ctrl_c_saves_and_the_rest_is_counted_right(tmp_path: Path, source: Path
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_log_is_replaced_and_never_half_written(tmp_path: Path) -> None:
-    progress = Progress(Study(Supernet(tiny.space()), tiny.task()), 2, 1, tmp_path)
-    progress(1, 1.0)
-    files = [tmp_path / name for name in ("training.jsonl", "training.csv")]
-    before = [file.read_text() for file in files]
-    for file in files:
-        os.link(file, file.with_name(f"{file.name}.link"))
-    progress(2, 1.0)
-    assert [file.with_name(f"{file.name}.link").read_text() for file in files] == before
-    assert [len(file.read_text().splitlines()) for file in files] == [2, 3]
-
-
-def test_epochs_that_are_repeated_after_a_kill_are_logged_once(tmp_path: Path) -> None:
-    study = Study(Supernet(tiny.space()), tiny.task())
-    first = Progress(study, 6, 2, tmp_path)
-    for done in (1, 2, 3, 4):
-        first(done, 1.0)
-    (tmp_path / "training.jsonl").write_text((tmp_path / "training.jsonl").read_text() + '{"epoch": 3, "st')
-    second = Progress(study, 6, 2, tmp_path)
-    for done in (3, 4, 5, 6):
-        second(done, 0.5)
-    records = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
-    assert [(each["step"], each["loss"]) for each in records] == [(2, 1.0), (4, 0.5), (6, 0.5)]
-    assert [each["seconds"] for each in records] == sorted(each["seconds"] for each in records)
-
-
-def test_a_log_that_is_no_log_is_refused_or_left_out(tmp_path: Path) -> None:
-    study, log = Study(Supernet(tiny.space()), tiny.task()), tmp_path / "training.jsonl"
-    whole = '{"epoch": 1, "step": 2, "loss": 1.0, "smallest": 0.5, "largest": 0.5, "seconds": 1.0}\n'
-    for broken in ('"2"', "1e999", "[" * 100_000, "\ud800", "null"):
-        log.write_bytes((whole + whole.replace("2", broken)).encode("utf-8", "surrogatepass"))
-        assert [each["step"] for each in Progress(study, 6, 2, tmp_path).records] == [2]
-    sparse(log)
-    with pytest.raises(ValueError, match=r"training.jsonl has .* bytes, at most .* are read"):
-        Progress(study, 6, 2, tmp_path)
-    fifo(log)
-    with pytest.raises(ValueError, match=r"training.jsonl is not a plain file"):
-        Progress(study, 6, 2, tmp_path)
-
-
 def test_a_step_is_timed_without_a_change_of_weights() -> None:
     supernet = Supernet(tiny.space())
     before = {name: p.detach().clone() for name, p in supernet.union.named_parameters()}
     assert length.time_step(supernet, tiny.task(), sandwich.pick) > 0
     assert all((p - before[name]).abs().max() < 1e-6 for name, p in supernet.union.named_parameters())
-
-
-def test_tensorboard_is_named_where_it_is_missing(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(RuntimeError, match=r"tensorboard is not installed; pip install 'hnas\[tensorboard\]'"):
-        run_recipe(recipe(), source, tmp_path / "out", RunOptions(report=True, tensorboard=True))
