@@ -19,7 +19,7 @@ LARGEST = 2**34  # bytes of all decoded images of a split, at most
 # Modes that Pillow converts to grey only by another one: mode -> the other one.
 _BETWEEN = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
 _UNREADABLE = " cannot be read as an image"  # between the name of a file and the reason
-_NAMED = 200  # unreadable images that a message names
+NAMED = 200  # files that a message names
 
 
 def open_image(file: Path | IO[bytes], channels: int, name: str | None = None) -> Image:
@@ -123,19 +123,20 @@ def decode_files(files: Sequence[Path], size: tuple[int, int], channels: int) ->
 
 
 def refuse_broken(reasons: Sequence[str]) -> None:
-    """Raise ValueError if images cannot be read.
+    """Raise ValueError if images cannot be read. The message counts and names them, as ``name_broken`` does."""
+    if reasons:
+        count = f"{len(reasons)} images cannot be read: " if len(reasons) > 1 else ""
+        raise ValueError(f"{count}{name_broken(reasons)}; remove them, or train with --skip-broken")
 
-    The message has the reason of the first. It counts them and names them all, up to 200. Control characters of their
-    names are escaped.
+
+def name_broken(reasons: Sequence[str]) -> str:
+    """Return the reason of the first unreadable image, and the names of all, up to 200. Control characters are escaped.
 
     reasons: "FILE cannot be read as an image: REASON" for each.
     """
-    if reasons:
-        count = f"{len(reasons)} images cannot be read: " if len(reasons) > 1 else ""
-        others = [_escaped(reason.partition(_UNREADABLE)[0]) for reason in reasons[1:_NAMED]]
-        more = f", and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-        listed = f"; also {', '.join(others)}{more}" if others else ""
-        raise ValueError(f"{count}{_escaped(reasons[0])}{listed}; remove them, or train with --skip-broken")
+    others = [_escaped(reason.partition(_UNREADABLE)[0]) for reason in reasons[1:NAMED]]
+    more = f", and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+    return _escaped(reasons[0]) + (f"; also {', '.join(others)}{more}" if others else "")
 
 
 def _escaped(text: str) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hnas.data.decoding import NAMED, name_broken
 from hnas.data.images import SPLITS, ImageData, decode_splits, is_image_files, load_splits
 from hnas.data.layout import Layout
 
 FEW = 20  # training images of a class; below it a class is named
-_NAMED = 5  # examples that a note names
 
 
 def read_splits(
@@ -52,7 +52,7 @@ def _hidden(layout: Layout) -> list[str]:
 
 
 def _broken(reasons: list[str]) -> list[str]:
-    return [f"{len(reasons)} images that cannot be read are left out: {_some(reasons)}"] if reasons else []
+    return [f"{len(reasons)} images that cannot be read are left out: {name_broken(reasons)}"] if reasons else []
 
 
 def _transparent(parts: Mapping[str, Sequence[Path]]) -> list[str]:
@@ -108,6 +108,6 @@ def _shown(file: Path, root: Path) -> str:
 
 
 def _some(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    """Return the first 200 names, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

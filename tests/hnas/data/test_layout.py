@@ -154,7 +154,10 @@ def test_unreadable_images_are_named_all_at_once_or_left_out(tmp_path: Path) -> 
     assert r"dog/\x1b[2J\n.png; remove them" in str(e.value)
     data, _, skipped = read_splits(tmp_path, (8, 8), 1, skip=True)
     assert (sum(map(len, data.values())), skipped) == (whole - 40, 41)
-    assert "41 images that cannot be read are left out" in notes(tmp_path, skip=True)
+    said = notes(tmp_path, skip=True)
+    assert "41 images that cannot be read are left out: " in said
+    assert all(re.search(rf"cat/{number}\.png(, | cannot be read)", said) for number in range(40))
+    assert r"dog/\x1b[2J\n.png" in said
 
 
 def test_beyond_200_unreadable_images_are_counted() -> None:
@@ -189,6 +192,10 @@ def test_copies_in_two_splits_are_named(tmp_path: Path) -> None:
     assert "1 images are in two splits" in notes(tmp_path)
     assert "train/dog/7.png (" in notes(tmp_path)
     assert ") = test/dog/0.png (test)" in notes(tmp_path)
+    for number in range(20, 30):
+        original = tmp_path / "train" / "cat" / f"{number}.png"
+        (tmp_path / "test" / "cat" / f"{number}.png").write_bytes(original.read_bytes())
+    assert all(f") = test/cat/{number}.png (test)" in notes(tmp_path) for number in range(20, 30))
 
 
 @pytest.mark.parametrize("given", [False, True])
