@@ -10,6 +10,7 @@
 `help(hnas.deploy)` explains a function; `from hnas import export` is the compiler. `load` and `check` need no torch.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the names that import without torch, because ``help`` looks up each of them."""
-    light = [name for module, names in _HOME.items() if module not in _NEED_TORCH for name in names]
+    """Return the names. Those that import torch are left out until it is imported: ``help`` looks up each name."""
+    absent = () if sys.modules.get("torch") else _NEED_TORCH
+    names = [name for module, own in _HOME.items() if module not in absent for name in own]
     return sorted(
-        {"__doc__", "__file__", "__name__", "__path__", "__version__", *light} - {"Cost"}
-    )  # data, shown in full
+        {"__doc__", "__file__", "__name__", "__path__", "__version__", *names} - {"Cost"}
+    )  # an alias of a type: help would show all of it

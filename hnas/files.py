@@ -149,10 +149,11 @@ def locked(folder: Path, advice: str = "choose another --out") -> Iterator[None]
     1. Another process has the lock: raise ValueError with the number of that process.
     2. The folder cannot be created or written: raise ValueError.
     3. The file system has no locks: continue without a lock.
-    4. The folder is empty at the end: remove it.
+    4. The folder was created here and is empty at the end: remove it.
 
     advice: what a person may do about cases 1 and 2; the end of the message.
     """
+    given = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = _lock(folder / LOCK, advice)
@@ -163,8 +164,9 @@ def locked(folder: Path, advice: str = "choose another --out") -> Iterator[None]
     finally:
         (folder / LOCK).unlink(missing_ok=True)  # before the lock is released; the next process creates a new file
         stream.close()
-        with suppress(OSError):  # case 4
-            folder.rmdir()
+        if not given:  # case 4
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _lock(file: Path, advice: str) -> IO[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from hnas.study import Study
 
 _LIMITS = ("target", "max_latency", "max_weights", "max_macs", "max_memory", "max_skips")  # of --alone derived
+
+_DEVICES = ("cpu", "cuda")  # those of hnas.distributed, which imports torch
 
 
 def make_train_parser() -> Parser:
@@ -56,7 +59,8 @@ def make_train_parser() -> Parser:
     add("--max-skips", type=int, metavar="N", help="with --alone derived: at most N slots with an identity")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights, batches and paths (default 0)")
     add("--threads", type=int, metavar="N", help="threads of torch (default: all cores)")
-    add("--device", default="cpu", metavar="D", help="cpu (default), or cuda: one GPU for each process of torchrun")
+    devices = "cpu (default), or cuda: one GPU for each process of torchrun"
+    add("--device", default="cpu", choices=_DEVICES, metavar="D", help=devices)
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add("--tensorboard", action="store_true", help="write event files for TensorBoard into --out")
     add("--json", action="store_true", help="print the result as JSON on standard output")
@@ -160,8 +164,9 @@ def _data(parsed: argparse.Namespace) -> Path | None:
 
 def check_values(parsed: argparse.Namespace) -> None:
     """Raise ValueError or FileNotFoundError for flags of ``hnas-train`` and ``hnas-train grow`` that are of no use."""
+    from hnas.deployment.places import try_writing
     from hnas.export.device.artifact import check_threads
-    from hnas.recipes import check_length
+    from hnas.recipes import check_length, check_subnet
 
     if parsed.threads is not None:
         check_threads(parsed.threads)
@@ -172,9 +177,13 @@ def check_values(parsed: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"no folder {parsed.data}; --data takes one sub-folder of images a class, or a CSV list"
         )
+    if (alone := getattr(parsed, "alone", None)) is not None:
+        check_subnet(alone, ("derived",))
     out = Path(parsed.out)
     if parsed.resume and not (out.is_dir() and any(out.glob("[!.]*"))):
         raise FileNotFoundError(f"{out} holds no training to continue; leave out --resume")
+    if os.environ.get("RANK", "0") == "0":  # the processes of torchrun do not lock the folder all at once
+        try_writing(out)
 
 
 def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:

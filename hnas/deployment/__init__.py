@@ -164,7 +164,7 @@ def deploy_network(
         out=out,
     )
     from hnas.deployment.examples import parse_dynamic, parse_inputs
-    from hnas.deployment.places import require_model
+    from hnas.deployment.places import require_calibration, require_model
     from hnas.deployment.plan import require_packages, resolve
     from hnas.export.proof.verification import Limits
 
@@ -173,6 +173,7 @@ def deploy_network(
     limits = None if limit is None else Limits.parse(limit)
     require_packages(plan, search=False)
     require_model(model)
+    require_calibration(None if calibration is None else Path(calibration))
     from hnas.deployment.own import deploy_own_network
 
     return deploy_own_network(plan, options, given, sizes, limits, on)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hnas.deployment.plan import Plan
 from hnas.files import locked
@@ -40,13 +42,13 @@ def require_folders(supernet: Path | None, data: Path | None) -> None:
 
 
 def require_model(model: str) -> None:
-    """Check that an ONNX file, or the package of a callable, is there. Nothing of the user's is opened or imported.
+    """Check that an ONNX file, or the module of a callable, is there. Nothing of the user's is opened or imported.
 
     model: FILE.onnx or PACKAGE.MODULE:CALLABLE.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the text has neither form, or there is no such package.
+        ValueError: the text has neither form, or there is no such module.
     """
     if model.lower().endswith(".onnx"):
         if not Path(model).is_file():
@@ -55,10 +57,32 @@ def require_model(model: str) -> None:
     name, _, attribute = model.partition(":")
     if not (name and attribute):
         raise ValueError(f"--model {model!r} is not understood; write package.module:callable")
-    package = name.partition(".")[0]
-    # find_spec raises ValueError for modules without a spec, such as __main__ of a script: they are in sys.modules.
-    if not package or not (package in sys.modules or find_spec(package)):
+    if not _is_module(name):
         raise ValueError(f"no module {name!r} in the current directory or the environment")
+
+
+def require_calibration(file: Path | None) -> None:
+    """Raise FileNotFoundError if a file of real inputs is missing. None: none is given."""
+    if file is not None and not file.exists():
+        raise FileNotFoundError(f"no calibration file {file}")
+
+
+def _is_module(name: str) -> bool:
+    """Return whether there is such a module. Its packages are not imported: only their folders are looked into."""
+    parts = name.split(".")
+    places: Any = None  # the folders of the package so far
+    for count, part in enumerate(parts, 1):
+        # A loaded module may have no spec, such as __main__ of a script, or no file, if its package has made it.
+        if (loaded := ".".join(parts[:count])) in sys.modules:
+            places = getattr(sys.modules[loaded], "__path__", None)
+            continue
+        if not part or (count > 1 and places is None):
+            return False
+        spec = PathFinder.find_spec(part, places) if count > 1 else find_spec(part)
+        if spec is None:
+            return False
+        places = spec.submodule_search_locations
+    return True
 
 
 def require_free(out: Path) -> None:

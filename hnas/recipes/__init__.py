@@ -84,6 +84,16 @@ def check_length(epochs: float | None, minutes: float | None) -> None:
         raise ValueError("epochs and minutes both say how long to train; give one of them")
 
 
+def check_subnet(name: str, others: Sequence[str] = ()) -> None:
+    """Raise ValueError unless ``name`` is smallest, largest or random:SEED, which every space has, or in ``others``."""
+    seed = name.removeprefix("random:")
+    words = ("smallest", "largest", *others)
+    if name in words or (seed != name and seed.isdecimal()):
+        return
+    known = ("smallest", "largest", "random:SEED", *others)
+    raise ValueError(f"no architecture {name!r}{did_you_mean(name, words)}; known: {', '.join(known)}")
+
+
 def _parse(name: str, text: str) -> Recipe:
     try:
         record = tomllib.loads(text)

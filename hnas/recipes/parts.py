@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from hnas import spaces, tasks
-from hnas.recipes import Recipe
+from hnas.recipes import Recipe, check_subnet
 from hnas.recipes.sections import Experiment
 from hnas.space import Arch, Space
 from hnas.tasks import Task
@@ -55,11 +55,10 @@ def named_arch(space: Space, which: Arch | str) -> Arch:
     """Return an architecture by name: "smallest", "largest", "random:SEED"; raise ValueError for any other name."""
     if isinstance(which, Arch):
         return space.arch(which)
+    check_subnet(which)
     if which in ("smallest", "largest"):
         return space.smallest if which == "smallest" else space.largest
-    if which.startswith("random:") and which[7:].isdecimal():
-        return space.sample(Random(int(which[7:])))
-    raise ValueError(f"no architecture {which!r}; known: smallest, largest, random:SEED")
+    return space.sample(Random(int(which.removeprefix("random:"))))
 
 
 def make_schedule(experiment: Experiment, task: Task, epochs: float | None) -> Schedule:

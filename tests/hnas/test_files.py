@@ -106,12 +106,14 @@ def test_case_3_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monke
         pass
 
 
-def test_case_4_an_empty_folder_goes_and_a_full_one_stays(tmp_path: Path) -> None:
-    with locked(tmp_path / "empty"):
-        pass
+def test_case_4_a_new_folder_that_is_empty_goes_and_any_other_stays(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    for name in ("given", "empty"):
+        with locked(tmp_path / name):
+            pass
     with locked(tmp_path / "full"):
         (tmp_path / "full" / "a").write_text("")
-    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "given"]
 
 
 # --- write_text -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hnas import distributed
+from hnas.cli import training
 from hnas.ops.conv import BatchNorm
 from hnas.strategies import sandwich
 from hnas.supernet import Supernet
@@ -69,6 +70,10 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 0)
     with pytest.raises(ValueError, match="a batch of 16 images does not divide among 3 processes; change the batch"):
         distributed.batch(tiny.task(), 0)
+
+
+def test_the_command_knows_the_devices_without_torch():
+    assert tuple(distributed.BACKENDS) == training._DEVICES
 
 
 def test_devices_that_are_not_there_are_named(monkeypatch):

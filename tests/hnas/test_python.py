@@ -67,6 +67,14 @@ def test_help_fits_on_a_screen_and_needs_no_torch() -> None:
     assert all(f"hnas.{name}(" in shown for name in FUNCTIONS)
 
 
+def test_names_that_import_torch_are_completed_once_it_is_imported() -> None:
+    heavy = ["Deployment", "Stats", "Study", "Supernet"]
+    listed = f"print([name for name in dir(hnas) if name in {heavy}])"
+    assert python(f"import hnas\n{listed}", "torch") == "[]\n"
+    shown = python(f"import hnas\n{listed}\nsys.modules['torch'] = sys\n{listed}")
+    assert shown == f"[]\n{heavy}\n"
+
+
 def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
@@ -118,6 +126,9 @@ def test_wrong_values_are_refused_before_torch_is_imported() -> None:
         "hnas.train('.', 'out', minutes=1, epochs=1)",
         "hnas.train('.', 'out', threads=0)",
         "hnas.train('.', 'out', seed=-1)",
+        "hnas.train('.', 'out', alone='best')",
+        "hnas.train('.', 'out', device='tpu')",
+        "hnas.train('.', '/proc/x')",
         "hnas.train('.', 'out', pretrained='mobilenetv2_100', from_scratch=True)",
     )
     tried = "".join(f"try: {call}\nexcept (ValueError, OSError) as error: print(error)\n" for call in calls)
@@ -136,6 +147,8 @@ def test_what_is_not_there_is_refused_before_torch_is_imported() -> None:
         "export --model nowhere:x --target onnxruntime-cpu": "no module 'nowhere' in",
         "export --model nowhere.nets:x --target onnxruntime-cpu": "no module 'nowhere.nets' in",
         "export --model .nets:x --target onnxruntime-cpu": "no module '.nets' in",
+        "export --model json.nosuch:x --target onnxruntime-cpu": "no module 'json.nosuch' in",
+        "export --model json:x --target onnxruntime-cpu --calibration nowhere": "no calibration file nowhere",
         "export --model nets --target onnxruntime-cpu": "--model 'nets' is not understood",
     }
     shown = python(

@@ -1,0 +1,50 @@
+"""A module that a user names is looked for, without importing it or its packages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hnas.deployment.places import require_model
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages whose import fails, on the import path: one with an __init__.py in each folder, and one without."""
+    for name, files in {
+        "regular": ("__init__.py", "below/__init__.py", "below/nets.py"),
+        "namespace": ("below/nets.py",),
+    }.items():
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text("raise AssertionError(__name__)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["regular", "regular.below.nets", "namespace.below.nets", "os.path", "xml.dom.minidom", "sys", __name__]
+)
+def test_a_module_that_is_there_is_found(nets: None, name: str) -> None:
+    before = {*sys.modules}
+    require_model(f"{name}:x")
+    assert {*sys.modules} == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nowhere",
+        "regular.nets",
+        "sys.path",
+        "regular.below.nets.x",
+        "namespace.nets",
+        "json.nosuch",
+        ".json",
+        "json..x",
+    ],
+)
+def test_a_module_that_is_not_there_is_one_line(nets: None, name: str) -> None:
+    with pytest.raises(ValueError, match=r"no module '.*' in the current directory or the environment"):
+        require_model(f"{name}:x")
