@@ -1,8 +1,9 @@
 """Show how much of a deployment is luck: ``python -m hnas.benchmarks.costs.seeds --targets tflite-cpu --seeds 10``.
 
 Each run is ``hnas-deploy --target T --seed S`` in a fresh process with an empty cache of latencies. The table shows for
-each target the best speedup of all seeds, the worst one, and the range of the accuracies on the test images. Finished
-runs are kept in ``--out`` and are not repeated. Speedups need a machine without other load.
+each target the best speedup of all seeds, the worst one, the range of the accuracies on the test images, and the most
+memory that a run had, in all of its processes together. Finished runs are kept in ``--out`` and are not repeated.
+Speedups need a machine without other load.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from hnas.benchmarks.peers.limits import run_watched
+
+_PERIOD = 0.25  # seconds between two readings of the memory: rare, because the runs measure latencies
 
 Record = dict[str, Any]
 TARGETS = ("openvino-cpu", "onnxruntime-cpu", "tflite-cpu")
@@ -43,17 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table(records: Sequence[Record]) -> Iterator[str]:
     """Yield a Markdown table, a row for each target."""
-    yield "| target | seeds | speedup: best | worst | worst by best | top-1, lowest to highest | seconds, median |"
-    yield "|---|---|---|---|---|---|---|"
+    columns = ("speedup: best", "worst", "worst by best", "top-1, lowest to highest", "seconds, median", "most memory")
+    yield f"| target | seeds | {' | '.join(columns)} |"
+    yield "|---" * (2 + len(columns)) + "|"
     for target in dict.fromkeys(record["target"] for record in records):
         kept = [record for record in records if record["target"] == target and "speedup" in record]
         if kept:
             speeds = sorted(record["speedup"] for record in kept)
             accuracies = sorted(record["accuracy"] for record in kept)
+            memory = max(record.get("memory_mb", 0) for record in kept)  # older records have none
             seconds = sorted(record["seconds"] for record in kept)[len(kept) // 2]
             yield (
                 f"| {target} | {len(kept)} | {speeds[-1]:.2f}x | {speeds[0]:.2f}x | {speeds[0] / speeds[-1]:.2f} "
-                f"| {accuracies[0]:.2%} to {accuracies[-1]:.2%} | {seconds:.0f} |"
+                f"| {accuracies[0]:.2%} to {accuracies[-1]:.2%} | {seconds:.0f} "
+                f"| {f'{memory / 1000:.2f} GB' if memory else 'not recorded'} |"
             )
 
 
@@ -82,8 +90,9 @@ def deploy(target: str, seed: int, budget: str | None) -> Record:
         command += ["--budget", budget] if budget else []
         begun = time.monotonic()
         environment = {**os.environ, "XDG_CACHE_HOME": folder}
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        record["seconds"] = round(time.monotonic() - begun, 1)
+        pipe = subprocess.PIPE
+        ended, memory = run_watched(command, _PERIOD, stdout=pipe, stderr=pipe, env=environment)
+        record |= {"seconds": round(time.monotonic() - begun, 1), "memory_mb": round(memory / 1e6)}
     if ended.returncode:
         return {**record, "error": (ended.stderr.strip().splitlines() or ["no output"])[-1]}
     found = json.loads(ended.stdout)

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,18 +29,33 @@ def measure_limits(
     The seconds include imports, network, conversion, calibration and verification. The memory is the RSS of a fresh
     process and of all processes that it starts; memory that they share is counted once for each.
     """
-    begun, peak = time.monotonic(), 0
-    with subprocess.Popen((sys.executable, "-m", __name__, net, *backends), stdout=subprocess.PIPE, text=True) as child:
-        while child.poll() is None:
-            peak = max(peak, sum(map(_rss, _family(child.pid))))
-            time.sleep(_PERIOD)
-        assert child.stdout is not None
-        said = child.stdout.read().splitlines()
-    if child.returncode or not said:
-        return {"net": net, "error": f"the process ended with {child.returncode}"}
+    begun = time.monotonic()
+    done, peak = run_watched((sys.executable, "-m", __name__, net, *backends), _PERIOD, stdout=subprocess.PIPE)
+    said = done.stdout.splitlines()
+    if done.returncode or not said:
+        return {"net": net, "error": f"the process ended with {done.returncode}"}
     found: dict[str, Any] = json.loads(said[-1])
     whole = time.monotonic() - begun - found.pop("worker_seconds")
     return {"net": net, "seconds": round(whole, 1), "peak_mb": round(peak / 2**20), **found}
+
+
+def run_watched(command: Sequence[str], period: float, **options: Any) -> tuple[subprocess.CompletedProcess[str], int]:
+    """Run a command to its end, and return it with its peak memory in bytes.
+
+    The memory is the RSS of the process and of all its descendants. Memory that they share is counted once for each.
+
+    period: seconds between two readings of the memory.
+    options: of ``subprocess.Popen``.
+    """
+    peak = 0
+    with subprocess.Popen(command, text=True, **options) as child:
+        while True:
+            try:
+                out, err = child.communicate(timeout=period)
+            except subprocess.TimeoutExpired:
+                peak = max(peak, sum(map(_rss, _family(child.pid))))
+            else:
+                return subprocess.CompletedProcess(command, child.returncode, out, err), peak
 
 
 def _family(process: int) -> list[int]:

@@ -12,14 +12,17 @@ from hnas.benchmarks.costs import seeds
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Replace the command: the speedup is 2 plus the seed, and tflite-cpu fails. Return the commands that ran."""
+    """Replace the command: the speedup is 2 plus the seed, and tflite-cpu fails. Return the commands that ran.
+
+    Each run takes 900 MB and 10 MB more for each seed.
+    """
     commands = []
 
-    def run(command, **options):
+    def run(command, period, **options):
         commands.append(command)
         seed = int(command[command.index("--seed") + 1])
         if "tflite-cpu" in command:
-            return SimpleNamespace(returncode=3, stdout="", stderr="a line\nlitert is missing\n")
+            return SimpleNamespace(returncode=3, stdout="", stderr="a line\nlitert is missing\n"), 1
         rows = [
             {"verdict": "baseline"},
             {
@@ -29,9 +32,9 @@ def ran(monkeypatch):
                 "speedup": {"value": 2.0 + seed, "low": 1.9 + seed, "high": 2.1 + seed, "kind": "measured"},
             },
         ]
-        return SimpleNamespace(returncode=0, stdout=json.dumps({"rows": rows}), stderr="")
+        return SimpleNamespace(returncode=0, stdout=json.dumps({"rows": rows}), stderr=""), 900e6 + 1e7 * seed
 
-    monkeypatch.setattr(seeds.subprocess, "run", run)
+    monkeypatch.setattr(seeds, "run_watched", run)
     return commands
 
 
@@ -39,11 +42,17 @@ def test_a_row_has_the_best_and_the_worst_seed(ran, tmp_path, capsys):
     arguments = ["--targets", "openvino-cpu", "--seeds", "3", "--out", str(tmp_path / "seeds.jsonl")]
     assert seeds.main(arguments) == 0
     found = capsys.readouterr()
-    assert "| openvino-cpu | 3 | 4.00x | 2.00x | 0.50 | 91.00% to 93.00% |" in found.out
+    assert "| openvino-cpu | 3 | 4.00x | 2.00x | 0.50 | 91.00% to 93.00% | 0 | 0.92 GB |" in found.out
     assert "openvino-cpu seed 1: 3.00x [2.90, 3.10] int8, 92.00%" in found.err
     assert seeds.main(arguments) == 0
     assert capsys.readouterr().out == found.out
     assert len(ran) == 3  # nothing ran twice
+
+
+def test_records_of_before_have_no_memory():
+    record = {"target": "t", "seed": 0, "speedup": 2.0, "accuracy": 0.9, "seconds": 60.0}
+    assert [*seeds.table([record])][-1].endswith("| 60 | not recorded |")
+    assert [*seeds.table([record, {**record, "memory_mb": 990}])][-1].endswith("| 60 | 0.99 GB |")
 
 
 def test_a_run_that_fails_is_a_line_and_the_exit_code(ran, tmp_path, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -141,14 +143,30 @@ def test_cost_beyond_its_limits_fails(changed: dict[str, Any]) -> None:
 
 
 def test_memory_of_a_family_is_that_of_all_its_members() -> None:
-    import os
-    import subprocess
-
     with subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE) as child:
         assert {os.getpid(), child.pid} <= set(limits._family(os.getpid()))
         assert limits._rss(os.getpid()) > 2**20
         child.communicate(b"\n")
     assert limits._rss(child.pid) == 0
+
+
+def test_the_memory_of_a_command_is_that_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its child takes 64 MB, and ends when these were seen, or after two minutes."""
+    seen, rss = tmp_path / "seen", limits._rss
+
+    def watch(process: int) -> int:
+        found = rss(process)
+        if found > 2**26:
+            seen.touch()
+        return found
+
+    monkeypatch.setattr(limits, "_rss", watch)
+    waits = f"for _ in range(12_000): pathlib.Path({str(seen)!r}).exists() and sys.exit(); time.sleep(0.01)"
+    inner = f"import pathlib, sys, time; x = b'1' * 2**26\n{waits}"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], check=True); print('said')"
+    done, peak = limits.run_watched((sys.executable, "-c", outer), 0.01, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (0, "said\n")
+    assert 2**26 < peak < 2**28
 
 
 def test_a_peer_that_fails_is_a_row_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
