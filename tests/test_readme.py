@@ -44,10 +44,13 @@ SECONDS = 240  # limit of one command: long enough for a busy machine, so only a
 ECONOMIES = {
     "hnas-train": ["--epochs", "1", "--threads", "1"],
     "hnas-deploy --target": ["--budget", "3evals"],
+    "hnas-deploy score": ["--subnets", "2"],
     "hnas-bench": ["--max-time", "5s", "--processes", "1"],
 }
 # The verdict on a barely trained network on a busy machine may be any; the check must not break.
 VERDICTS = {"hnas-bench check": (0, 1, 4)}
+# Commands of other pages that need what a page has made: they run after its blocks.
+AFTERWARDS = {"README.md": ("hnas-deploy score --supernet trained --data photos",)}
 FOREIGN = {"--build-arg", "--output"}  # flags of other programs; the second is the start of --output_filepath
 PROGRAMS = ("hnas-deploy", "hnas-train", "hnas-bench")
 DRAWN = re.compile(r"\b(rand|randn|randint|randperm|rand_like|randn_like|normal|random|default_rng|Random)\(")
@@ -159,6 +162,8 @@ def test_the_code_of_a_document_runs_in_order(page: Path, session: Path) -> None
         else:
             for words in commands(block.text):
                 run_command(words, session)
+    for line in AFTERWARDS.get(named(page), ()):
+        run_command(line.split(), session)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -112,11 +113,15 @@ def test_a_broken_suite_stops_both(root: Path) -> None:
         assert "<error" in (root / "hnas-bench.xml").read_text()
 
 
+def typed() -> list[str]:
+    """Return the commands of the page, in order."""
+    return re.findall(r"^    (hnas-bench .*)$", (DOCS / "ci.md").read_text("utf-8"), re.MULTILINE)
+
+
 def test_the_commands_of_the_page(tmp_path: Path, steady: None, capsys: Any, monkeypatch: Any) -> None:
-    """Run the commands of the section on suites as they are typed, on the suite that it shows."""
+    """Run the commands of the page as they are typed, on the suite that it shows."""
     page = (DOCS / "ci.md").read_text("utf-8")
-    section = page.partition("\n## A suite of claims\n")[2].partition("\n## Jobs\n")[0]
-    (suite,) = re.findall(r"^```toml\n# speed\.toml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    (suite,) = re.findall(r"^```toml\n# speed\.toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "nets").mkdir()
     for name, width in (("before", 48), ("after", 4)):
         network(tmp_path / name, width)
@@ -128,10 +133,15 @@ def test_the_commands_of_the_page(tmp_path: Path, steady: None, capsys: Any, mon
     assert shapes != suite
     (tmp_path / "speed.toml").write_text(shapes)
     monkeypatch.chdir(tmp_path)
-    typed = re.findall(r"^    (hnas-bench .*)$", section, re.MULTILINE)
-    assert len(typed) >= 4
-    for line in typed:
-        assert cli.main(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr()}"
+    for name in ("out/fashion", "bundles/fashion", "out/before", "out/after"):
+        Path(name).parent.mkdir(exist_ok=True)
+        bundle(Path(name).parent, Path(name).name)
+    for name in ("net_fp32", "net_int8"):
+        shutil.copy("nets/after.onnx", f"{name}.onnx")
+    assert len(typed()) >= 10
+    for line in typed():
+        words = shlex.split(line.partition(" > ")[0].replace("1x3x224x224", "1x1x28x28"))
+        assert cli.main(words[1:]) == 0, f"{line}\n{capsys.readouterr()}"
     names = {name for claim in tomllib.loads(suite)["claim"] for name in claim}
     assert len(names) > 8, "the suite of the page shows most keys"
 
