@@ -103,7 +103,8 @@ def derive_subnet(
         return _on_device(Study(supernet, task), logits, hw_profiles.load(limits.target), limit, most).arch
     count = counted(space, supernet.skeleton)[name]
     table = type_costs(space, lambda arch: count(arch).value)
-    return derive_inside(space, logits, table, lambda arch: count(arch).value, (0.0, limit), most).arch
+    unit = count(space.largest).unit
+    return derive_inside(space, logits, table, lambda arch: count(arch).value, (0.0, limit), most, unit=unit).arch
 
 
 @contextmanager
@@ -126,9 +127,9 @@ def _on_device(study: Study, logits: Logits, device: Device, limit: float, max_s
     predicted = roofline(space, study.supernet.skeleton, device, "fp32")
     table = type_costs(space, lambda arch: predicted(arch).value)
     if not device.local:
-        return derive_inside(space, logits, table, lambda arch: predicted(arch).value, window, max_skips)
+        return derive_inside(space, logits, table, lambda arch: predicted(arch).value, window, max_skips, unit="ms")
     with measuring(study, device) as measured:
-        return derive_inside(space, logits, table, lambda arch: measured(arch).value, window, max_skips)
+        return derive_inside(space, logits, table, lambda arch: measured(arch).value, window, max_skips, unit="ms")
 
 
 def _logits(space: Space, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:

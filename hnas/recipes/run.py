@@ -261,7 +261,8 @@ class _Run:
             train, seed = self.experiment.train, self.identity["seed"]
             adam = AdamOptions(train.alpha_rate, train.alpha_decay)
             study = Study(self.supernet, self.task, {}, journal, seed, self.out, self.identity, train.precision, adam)
-            picked = make_pick(self.experiment, self.supernet, self.task, Measuring(self.measure, journal), alone=alone)
+            measuring = Measuring(self.measure, journal, on_message if first else None)
+            picked = make_pick(self.experiment, self.supernet, self.task, measuring, alone=alone)
             followers = self._followers(study, picked[1], options, plan, on_message) if first else []
             observer = make_observer(study, self.schedule.steps, on_step, followers, on_message)
             log, logits = self._train(study, picked, observer)

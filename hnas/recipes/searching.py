@@ -43,10 +43,12 @@ class Measuring:
 
     open: opens the measurement of subnets on a device of this machine; None: the caller has no compiler.
     journal: keeps the latencies, so that a resumed run has the same.
+    say: called with a line before the first measurement; None: nobody listens.
     """
 
     open: MeasureLatency | None
     journal: Journal
+    say: Callable[[str], None] | None = None
 
 
 def make_pick(
@@ -102,6 +104,9 @@ def _cost_table(
         mend = "train with hnas-train, or leave train.options.measured out"
         raise ValueError(f"this call of run_recipe cannot measure latencies; {mend}")
     study.journal = measuring.journal
+    if measuring.say is not None:
+        networks = 1 + sum(len(slot_types(space, slot)) - 1 for slot in space.slots)
+        measuring.say(f"measuring the latency of {networks} networks on {device.name}")
     with measuring.open(study, device) as price:
         study.costs = {_MEASURED: price}
         return strategy.latencies(study, space, _MEASURED)

@@ -63,6 +63,8 @@ def derive_inside(
     price: Prices,
     window: tuple[float, float],
     max_skips: int | None = None,
+    *,
+    unit: str = "",
 ) -> Derived:
     """Return the member of least regret whose price is inside the window.
 
@@ -75,6 +77,7 @@ def derive_inside(
     table: costs of the types, from ``hnas.sampling.expected.type_costs``.
     price: the true cost of a member, such as its measured latency.
     window: (lowest, highest) allowed price.
+    unit: of the prices, for the message (none).
 
     Raises:
         ValueError: no member that was priced is inside the window; the message has the nearest one.
@@ -91,7 +94,7 @@ def derive_inside(
             return Derived(arch, regret, found)
         slope, offset = _line([(table.of(each), value) for each, value in tried.items()])
         wanted = _next(space, regrets, table, ((low - offset) / slope, (high - offset) / slope), tried)
-    raise ValueError(_none_inside(window, tried))
+    raise ValueError(_none_inside(window, tried, unit))
 
 
 def _regrets(space: Space, logits: Logits, max_skips: int | None) -> dict[str, dict[str, float]]:
@@ -202,10 +205,10 @@ def _combinations(regrets: Mapping[str, Mapping[str, float]], table: CostTable, 
     return states
 
 
-def _none_inside(window: tuple[float, float], tried: Mapping[Arch, float]) -> str:
-    low, high = window
+def _none_inside(window: tuple[float, float], tried: Mapping[Arch, float], unit: str) -> str:
+    (low, high), unit = window, unit and f" {unit}"
     nearest = min(tried.values(), key=lambda found: max(low - found, found - high))
-    what = f"no derived architecture is inside [{low:g}, {high:g}]"
+    what = f"no derived architecture is inside [{low:g}, {high:g}]{unit}"
     if not math.isfinite(nearest):
         return f"{what}; none of the {len(tried)} that were tried could be built and run"
-    return f"{what}; the nearest of {len(tried)} that got a price has {nearest:.3g}; widen the window"
+    return f"{what}; the nearest of {len(tried)} that got a price has {nearest:.3g}{unit}; widen the window"

@@ -180,6 +180,7 @@ def test_a_window_limits_the_cost_from_both_sides(tmp_path):
 
 def test_measured_latencies_are_those_of_whoever_measures_and_a_resumed_run_reads_them(tmp_path):
     asked: list[Arch] = []
+    said: list[str] = []
 
     @contextmanager
     def measure(study: Study, device: Device) -> Iterator[Cost]:
@@ -195,10 +196,11 @@ def test_measured_latencies_are_those_of_whoever_measures_and_a_resumed_run_read
     file = recipe(tmp_path, options='{ latency = "openvino-cpu", measured = true }')
     for _ in range(2):
         with closing(Journal(tmp_path / "journal.jsonl")) as journal:
-            table, _ = table_of(file, Measuring(measure, journal))
+            table, _ = table_of(file, Measuring(measure, journal, said.append))
         for own in table.types.values():
             assert own == pytest.approx({**dict.fromkeys(own, 0.0), "nor_conv_3x3": 0.1})
     assert len(asked) == len(set(asked)) == 1 + 3 * 4, "each member once, though two runs asked"
+    assert said[0] == "measuring the latency of 13 networks on openvino-cpu"
     predicted, _ = table_of(file)
     assert predicted.base != table.base, "steps are timed with predictions"
     with pytest.raises(ValueError, match=r"^this call of run_recipe cannot measure latencies; train with hnas-train"):
