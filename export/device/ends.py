@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PARTS = ("prepare", "run", "answer")
+PARTS = ("prepare", "copies", "run", "answer")
 _LEAD = 3  # untimed calls
 
 
@@ -25,16 +25,21 @@ def time_ends(
     pixels: bool,
     seconds: float = float("inf"),
 ) -> NDArray[np.float64]:
-    """Return the seconds of the parts of ``runs`` calls, [runs, 3]. Start no call after ``seconds``.
+    """Return the seconds of the parts of ``runs`` calls, [runs, 4]. Start no call after ``seconds``.
 
     ``pixels``: whether ``arrays`` are an image and its preprocessing, see ``prepare``; else they are the inputs, and
     preparing them takes no time.
 
     1. prepare: uint8 pixels become the input.
-    2. run: the runner, from an array of numpy to an array of numpy. On a GPU this includes both copies.
-    3. answer: softmax and the five best classes of every output row.
+    2. copies: to the GPU and back, of a runner that times them (``copied``); else 0, and they are part of case 3.
+    3. run: the runner, from an array of numpy to an array of numpy, without case 2.
+    4. answer: softmax and the five best classes of every output row.
+
+    A runner that starts a tool for each call is called once; cases 2 and 3 are by the tool's clock (``part_times``).
     """
-    rows: list[tuple[int, int, int]] = []
+    if hasattr(runner, "part_times"):
+        return _time_by_tool(runner, arrays, runs=runs, pixels=pixels, seconds=seconds)
+    rows: list[tuple[float, float, float, float]] = []
     end = monotonic() + seconds
     while len(rows) < runs + _LEAD and (monotonic() < end or len(rows) <= _LEAD):
         begun = perf_counter_ns()
@@ -43,8 +48,23 @@ def time_ends(
         outputs = runner(*inputs)
         ran = perf_counter_ns()
         answer(outputs)
-        rows.append((prepared - begun, ran - prepared, perf_counter_ns() - ran))
+        answered = perf_counter_ns()
+        copied = 1e9 * getattr(runner, "copied", 0.0)
+        rows.append((prepared - begun, copied, ran - prepared - copied, answered - ran))
     return np.array(rows[_LEAD:]) * 1e-9
+
+
+def _time_by_tool(
+    runner: Any, arrays: Sequence[NDArray[Any]], *, runs: int, pixels: bool, seconds: float
+) -> NDArray[np.float64]:
+    """Return what ``time_ends`` returns, with copies and run by the clock of the tool that the runner starts."""
+    inputs = (prepare(*arrays),) if pixels else tuple(arrays)
+    outputs = runner(*inputs)
+    rows = time_ends(lambda *_: outputs, arrays, runs=runs, pixels=pixels, seconds=seconds)
+    parts = np.array(runner.part_times(inputs, len(rows)))
+    rows = rows[: len(parts)]
+    rows[:, 1:3] = parts
+    return rows
 
 
 def prepare(

@@ -77,7 +77,7 @@ class Served:
         return {}, (np.array(times),)
 
     def do_ends(self, header: Header, arrays: Arrays) -> Frame:
-        """Return the seconds of the parts of calls from end to end, [runs, 3]."""
+        """Return the seconds of the parts of calls from end to end, [runs, 4]."""
         times = time_ends(self._runner, arrays, runs=header["runs"], pixels=header["pixels"], seconds=header["seconds"])
         return {}, (times,)
 

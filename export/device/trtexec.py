@@ -108,8 +108,21 @@ def build_engine(
 
 def read_gpu_times(text: str) -> list[float]:
     """Return the seconds of GPU time of each run in the text of ``--exportTimes``. Raise ExportError for other text."""
+    return _spans(text, "Compute")
+
+
+def _read_copy_times(text: str) -> list[float]:
+    """Return the seconds of the copies to the GPU and back of each run in the text of ``--exportTimes``.
+
+    Raises:
+        ExportError: the text is no such file.
+    """
+    return [there + back for there, back in zip(_spans(text, "H2d"), _spans(text, "D2h"))]
+
+
+def _spans(text: str, name: str) -> list[float]:
     try:
-        return [(float(each["endComputeMs"]) - float(each["startComputeMs"])) * 1e-3 for each in json.loads(text)]
+        return [(float(each[f"end{name}Ms"]) - float(each[f"start{name}Ms"])) * 1e-3 for each in json.loads(text)]
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f"these are not times of trtexec: {type(error).__name__} {error}") from None
 
@@ -149,11 +162,19 @@ class TrtExec:
 
     def times(self, inputs: Sequence[NDArray[Any]], runs: int) -> list[float]:
         """Return the seconds on the GPU of ``runs`` calls, by the tool's clock, after its warm-up of 200 ms."""
+        return read_gpu_times(self._trace(inputs, runs))[-runs:]
+
+    def part_times(self, inputs: Sequence[NDArray[Any]], runs: int) -> list[Tuple[float, float]]:
+        """Return the seconds of the copies and on the GPU of ``runs`` calls, as ``times`` measures them."""
+        trace = self._trace(inputs, runs)
+        return list(zip(_read_copy_times(trace), read_gpu_times(trace)))[-runs:]
+
+    def _trace(self, inputs: Sequence[NDArray[Any]], runs: int) -> str:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "times.json")
             values = read_inputs(self.artifact, inputs)
             self._run(Path(folder), values, f"--exportTimes={out}", f"--iterations={runs}", "--duration=0")
-            return read_gpu_times(out.read_text())[-runs:]
+            return out.read_text()
 
     def _run(self, folder: Path, inputs: Sequence[NDArray[Any]], *arguments: str) -> None:
         names, shapes = [], []

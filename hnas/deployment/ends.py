@@ -21,10 +21,11 @@ class EndToEnd:
     """The parts of a call on a device, as medians in milliseconds.
 
     prepare: pixels to the input; 0 where the preprocessing is not known.
-    run: the runtime from array to array; on a GPU with both copies.
+    run: the runtime from array to array, without ``copies``.
     answer: softmax and the best classes.
     n: number of calls.
     pixels: whether the preprocessing is known.
+    copies: to the GPU and back; 0 where the runtime does not time them apart, so that they are part of ``run``.
     """
 
     prepare: float
@@ -32,12 +33,14 @@ class EndToEnd:
     answer: float
     n: int
     pixels: bool
+    copies: float = 0.0
 
     def line(self) -> str:
         """Return one line for a person."""
-        whole = self.prepare + self.run + self.answer
+        whole = self.prepare + self.copies + self.run + self.answer
         first = f"prepare {self.prepare:.3g}" if self.pixels else "prepare: not known for this network"
-        parts = f"{first}, run with copies {self.run:.3g}, answer {self.answer:.3g}"
+        run = f"copies {self.copies:.3g}, run {self.run:.3g}" if self.copies else f"run with copies {self.run:.3g}"
+        parts = f"{first}, {run}, answer {self.answer:.3g}"
         return f"end to end on the device {whole:.3g} ms: {parts} (medians, n={self.n})"
 
 
@@ -56,10 +59,8 @@ def _pairs(preprocessing: Preprocessing) -> Sequence[tuple[int, int]]:
     return list(zip(preprocessing.base, preprocessing.size, strict=True))
 
 
-def measure_ends(worker: Worker, arrays: Sequence[NDArray[Any]], *, pixels: bool) -> EndToEnd | None:
-    """Return the parts of a call of the opened artifact; None where each call starts a tool, as with trtexec."""
-    if worker.report.get("by") == "trtexec":
-        return None
+def measure_ends(worker: Worker, arrays: Sequence[NDArray[Any]], *, pixels: bool) -> EndToEnd:
+    """Return the parts of a call of the opened artifact."""
     times = worker.time_ends(arrays, RUNS, pixels=pixels)
     medians = dict(zip(PARTS, (float(value) * 1e3 for value in np.median(times, axis=0)), strict=True))
     return EndToEnd(**medians, n=len(times), pixels=pixels)

@@ -236,7 +236,7 @@ def _with_ends(run: Run, proof: Proof) -> Proof:
     except ExportError as error:  # the deployment is proved without this figure
         tell(f"the call from end to end was not measured: {error}")
         return proof
-    return proof if found is None else replace(proof, ends=decode(EndToEnd, found, "journal"))
+    return replace(proof, ends=decode(EndToEnd, found, "journal"))
 
 
 def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:

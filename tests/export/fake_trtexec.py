@@ -57,7 +57,8 @@ if "loadEngine" in options:
         out = '[ {{ "name" : "y"\\n, "dimensions" : "1x3"\\n, "values" : [ %s ]\\n}} ]' % values
         open(options["exportOutput"], "w").write(out)
     if "exportTimes" in options:
-        runs = [dict(startH2dMs=i, startComputeMs=i + .25, endComputeMs=i + .75, computeMs=.5)
+        runs = [dict(startH2dMs=i, endH2dMs=i + .125, startComputeMs=i + .25, endComputeMs=i + .75, computeMs=.5,
+                     startD2hMs=i + .75, endD2hMs=i + .8125)
                 for i in range(int(options["iterations"]) + 5)]
         json.dump(runs, open(options["exportTimes"], "w"))
 print("&&&& PASSED " + banner)

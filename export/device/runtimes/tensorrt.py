@@ -215,7 +215,13 @@ def _median(artifact: Artifact, engine: Path) -> float:
 
 
 class _TensorRt:
-    """Implement `Runner` with one execution context on one CUDA stream. ``report``: the engine's sidecar."""
+    """Implement `Runner` with one execution context on one CUDA stream.
+
+    ``report``: the engine's sidecar.
+    ``copied``: the seconds that the last call spent on the copies to the GPU and back.
+    """
+
+    copied = 0.0
 
     def __init__(self, artifact: Artifact, engine: Path, report: Mapping[str, Any]) -> None:
         import tensorrt as trt
@@ -237,12 +243,17 @@ class _TensorRt:
     def __call__(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> NamedOutputs:
         """Return the outputs for ``inputs``."""
         values = read_inputs(self.artifact, inputs, named)
-        self.bind(*values)()
+        start = perf_counter()
+        call = self.bind(*values)
+        sent = perf_counter()
+        call()
+        ran = perf_counter()
         outputs = []
         for tensor in expected_outputs(self.artifact, values):
             value = np.empty(tensor.shape, tensor.dtype)
             cudart.copy(value.ctypes.data, self._places[tensor.name], value.nbytes, cudart.TO_HOST)
             outputs.append(value)
+        self.copied = sent - start + perf_counter() - ran
         return name_outputs(self.artifact, outputs)
 
     def bind(self, *inputs: NDArray[Any], **named: NDArray[Any]) -> Callable[[], object]:

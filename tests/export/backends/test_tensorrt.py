@@ -77,6 +77,7 @@ def test_trtexec_builds_runs_and_times(net: Artifact, tool: Callable[[str], Path
     runner = runtime.load(net)
     np.testing.assert_array_equal(runner(X)[0], np.maximum(X, 0))
     assert runner.times([X], 7) == pytest.approx([0.0005] * 7)
+    np.testing.assert_allclose(runner.part_times([X], 7), [(0.0001875, 0.0005)] * 7)  # 0.125 ms there, 0.0625 ms back
     assert (runner.report["tensorrt"], runner.report["sm"], runner.report["by"]) == ("10.3.0", "87", "trtexec")
     assert len(runner.report["builds"]) == runtime.BUILDS
     builds = [line for line in calls.read_text().splitlines() if "onnx" in line]
@@ -150,6 +151,7 @@ def test_the_bindings_build_thrice_and_run(net: Artifact, monkeypatch: pytest.Mo
     """Replace the library and the GPU's memory by fakes; the context computes max(x, 0) at the given addresses."""
     addresses: dict[str, int] = {}
     buffers: dict[int, Any] = {}
+    clock = [0.0]
 
     def allocate(size: int) -> int:
         buffer = ctypes.create_string_buffer(size)
@@ -159,7 +161,12 @@ def test_the_bindings_build_thrice_and_run(net: Artifact, monkeypatch: pytest.Mo
     def execute(stream: int) -> bool:
         x = np.frombuffer(buffers[addresses["x"]], np.float32)
         np.frombuffer(buffers[addresses["y"]], np.float32)[:] = np.maximum(x, 0)
+        clock[0] += 1.0
         return stream == 5
+
+    def copy(target: int, source: int, size: int, kind: int) -> None:
+        clock[0] += 0.25 * kind
+        ctypes.memmove(target, source, size)
 
     trt = MagicMock(__version__="10.3.0")
     trt.Builder().build_serialized_network.side_effect = [b"one", b"two", b"three"]
@@ -175,9 +182,11 @@ def test_the_bindings_build_thrice_and_run(net: Artifact, monkeypatch: pytest.Mo
     monkeypatch.setattr(cudart, "allocate", allocate)
     monkeypatch.setattr(cudart, "free", buffers.pop)
     monkeypatch.setattr(cudart, "stream", lambda: (5, lambda: None))
-    monkeypatch.setattr(cudart, "copy", lambda target, source, size, _: ctypes.memmove(target, source, size))
+    monkeypatch.setattr(cudart, "copy", copy)
+    monkeypatch.setattr(runtime, "perf_counter", lambda: clock[0])
     runner = runtime.load(net)
     np.testing.assert_array_equal(runner(X)[0], np.maximum(X, 0))
+    assert runner.copied == 0.25 * (cudart.TO_DEVICE + cudart.TO_HOST)  # by the planted clock; the call took 1 s more
     assert backend.engine_figures(runner.report)["built_by"] == "python"
     assert len(runner.report["builds"]) == 3
     assert (runtime.engine_folder(net) / "model.engine").read_bytes() in (b"one", b"two", b"three")

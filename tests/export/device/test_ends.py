@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hnas import hw_profiles
 from hnas.data.images import Preprocessing
 from hnas.deployment.ends import RUNS, EndToEnd, measure_ends, preprocessing_arrays
 from hnas.export.backends.artifacts import make_artifact
-from hnas.export.device.ends import answer, prepare, time_ends
+from hnas.export.device.ends import PARTS, answer, prepare, time_ends
 from hnas.export.graph.program import capture
 from hnas.export.remote.worker import Worker
 
@@ -43,27 +44,70 @@ def test_each_part_has_its_own_time() -> None:
         return [x.reshape(1, -1)]
 
     times = time_ends(runner, preprocessing_arrays(RECORDS[0]), runs=4, pixels=True)
-    assert times.shape == (4, 3)
-    assert (times[:, 1] >= 0.02).all()  # the planted delay is seen in its own part
-    assert np.median(times[:, [0, 2]]) < np.median(times[:, 1])
+    assert times.shape == (4, len(PARTS))
+    assert (times[:, 2] >= 0.02).all()  # the planted delay is seen in its own part
+    assert np.median(times[:, [0, 3]]) < np.median(times[:, 2])
+    assert not times[:, 1].any()  # this runner times no copies
     assert len(time_ends(runner, preprocessing_arrays(RECORDS[0]), runs=4, pixels=True, seconds=0.0)) == 1
 
 
+class _Copier:
+    """A runner that takes 0.02 s, of which the copies are half."""
+
+    copied = 0.0
+
+    def __call__(self, x: np.ndarray) -> list[np.ndarray]:
+        time.sleep(0.02)
+        self.copied = 0.01
+        return [x.reshape(1, -1)]
+
+
+def test_copies_that_a_runner_times_are_a_part_of_their_own() -> None:
+    times = time_ends(_Copier(), preprocessing_arrays(RECORDS[0]), runs=2, pixels=True)
+    assert times[:, 1].tolist() == pytest.approx([0.01] * 2)
+    assert (times[:, 2] >= 0.01 - 1e-6).all()  # the call without its copies
+
+
+class _Tool:
+    """A runner that starts a tool for each call, and has the times of its parts by the tool's clock."""
+
+    calls = 0
+
+    def __call__(self, x: np.ndarray) -> list[np.ndarray]:
+        self.calls += 1
+        assert x.shape == (1, 1, 28, 28)
+        return [x.reshape(1, -1)]
+
+    def part_times(self, inputs: Sequence[np.ndarray], runs: int) -> list[tuple[float, float]]:
+        assert [x.shape for x in inputs] == [(1, 1, 28, 28)]
+        return [(0.25, 0.5)] * runs
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_a_tool_is_started_once_and_times_its_own_parts(pixels: bool) -> None:
+    tool = _Tool()
+    arrays = preprocessing_arrays(RECORDS[0]) if pixels else (np.zeros((1, 1, 28, 28), np.float32),)
+    times = time_ends(tool, arrays, runs=4, pixels=pixels)
+    assert tool.calls == 1
+    assert times[:, 1:3].tolist() == [[0.25, 0.5]] * 4
+    assert (times[:, [0, 3]] > 0).all()  # preparing and answering are timed here
+
+
 class _Worker:
-    def __init__(self, **report: str) -> None:
-        self.report = report
+    def __init__(self, copies: float) -> None:
+        self.copies = copies
 
     def time_ends(self, arrays: object, runs: int, *, pixels: bool) -> np.ndarray:
-        return np.tile([0.001, 0.003, 0.0005], (runs, 1))
+        return np.tile([0.001, self.copies, 0.003, 0.0005], (runs, 1))
 
 
-def test_the_line_tells_all_parts_and_trtexec_has_none() -> None:
-    found = measure_ends(_Worker(), [], pixels=True)  # type: ignore[arg-type]
-    assert found is not None
+def test_the_line_tells_all_parts() -> None:
+    found = measure_ends(_Worker(0.0), [], pixels=True)  # type: ignore[arg-type]
     said = "end to end on the device 4.5 ms: prepare 1, run with copies 3, answer 0.5 (medians, n=30)"
     assert found.line() == said
+    found = measure_ends(_Worker(0.002), [], pixels=True)  # type: ignore[arg-type]
+    assert "device 6.5 ms: prepare 1, copies 2, run 3, answer 0.5 (medians, n=30)" in found.line()
     assert "prepare: not known" in EndToEnd(0, 1, 1, 3, pixels=False).line()
-    assert measure_ends(_Worker(by="trtexec"), [], pixels=True) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -77,7 +121,5 @@ def test_a_worker_times_the_parts_where_the_artifact_runs(tmp_path: Path) -> Non
     with Worker(artifact) as worker:
         found = measure_ends(worker, preprocessing_arrays(RECORDS[0]), pixels=True)
         inputs = measure_ends(worker, [np.zeros((1, 1, 28, 28), np.float32)], pixels=False)
-    assert found is not None
-    assert inputs is not None
     assert min(found.prepare, found.run, found.answer) > 0
     assert (found.n, inputs.n) == (RUNS, RUNS)

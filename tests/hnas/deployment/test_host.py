@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,10 @@ def test_a_board_is_measured_where_it_is(
     assert (manifest.target, manifest.backend, manifest.latency.kind) == (target, "tflite", "measured")
     assert manifest.machine.cpu != "a laptop"
     assert f"--host {options['host']}" in manifest.reproduce
-    assert "measured in interleaved blocks on ssh://board over" in found.to_json()["footnote"]
+    shown = found.to_json()
+    assert "measured in interleaved blocks on ssh://board over" in shown["footnote"]
+    (line,) = [note for note in shown["notes"] if note.startswith("end to end on the device ")]
+    assert re.search(r" ms: prepare [\d.e-]+, run with copies [\d.e-]+, answer [\d.e-]+ \(medians, n=30\)$", line)
     assert list((board.cache / "artifacts").iterdir())
     capsys.readouterr()
     check = ["check", str(found.bundle.path), "--host", options["host"], "--data", str(options["data"])]

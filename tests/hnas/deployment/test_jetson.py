@@ -46,7 +46,10 @@ if "onnx" in options:
 if "loadEngine" in options:
     import numpy, onnxruntime
     if "exportTimes" in options:
-        runs = [{{"startComputeMs": i, "endComputeMs": i + 0.5}} for i in range(int(options["iterations"]))]
+        spans = {{"H2d": (0, 0.25), "Compute": (0.25, 0.75), "D2h": (0.75, 0.875)}}
+        ends = ("start", "end")
+        stamps = {{f"{{end}}{{name}}Ms": span[end == "end"] for name, span in spans.items() for end in ends}}
+        runs = [{{name: i + ms for name, ms in stamps.items()}} for i in range(int(options["iterations"]))]
         json.dump(runs, open(options["exportTimes"], "w"))
     if "exportOutput" in options:
         session = onnxruntime.InferenceSession(options["loadEngine"], providers=["CPUExecutionProvider"])
@@ -91,7 +94,11 @@ def test_a_net_is_built_verified_and_measured_there(
     (tmp_path / "mynet.py").write_text(NET)
     words = ["export", "--model", "mynet:net", "--input", "1x1x8x8", "--target", "jetson", "--out", "run", "--json"]
     assert deploy_main([*words, "--host", f"{jetson.address}{sys.executable}"]) == 0, capsys.readouterr().err
-    assert "measured in interleaved blocks on ssh://board" in json.loads(capsys.readouterr().out)["footnote"]
+    said = json.loads(capsys.readouterr().out)
+    assert "measured in interleaved blocks on ssh://board" in said["footnote"]
+    (line,) = [note for note in said["notes"] if note.startswith("end to end on the device ")]
+    assert "prepare: not known for this network, copies 0.375, run 0.5, answer " in line
+    assert line.endswith(" (medians, n=30)")
     manifest = read_bundle(tmp_path / "run" / "bundle").manifest
     assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson-orin-nano", "fp16", "measured")
     assert manifest.latency.value == pytest.approx(0.5)
