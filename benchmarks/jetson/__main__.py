@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from hnas.benchmarks.jetson import record
+from hnas.benchmarks.jetson.baselines import one_factor, uncalibrated
 from hnas.benchmarks.jetson.errors import RowPrediction, hold_out, summary
 from hnas.benchmarks.jetson.fitting import Sample, fit, leave_one_model_out
 from hnas.benchmarks.jetson.networks import kernels_of
@@ -39,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left = [RowPrediction(sample, value) for sample, value in leave_one_model_out(fitted)]
     held = hold_out([sample for sample in samples if sample not in fitted], found)
     _print("\n".join([*_tables(left, held), "", *parameters(found, found.compute), "", *_lines(left_out)]))
-    if options.write is not None:
-        (options.write / f"{NAME}.toml").write_text(to_toml(_HEAD, found, left, held), encoding="utf-8")
+    record.write(options, NAME, to_toml(_HEAD, found, left, held), left, held)
     return 0
 
 
@@ -60,11 +61,18 @@ def rebuild(rows: Sequence[Row]) -> tuple[list[Sample], Counter[str]]:
 
 
 def _tables(left: Sequence[RowPrediction], held: Sequence[RowPrediction]) -> list[str]:
-    """Return the table of rows and the tables of errors."""
+    """Return the table of rows and the tables of errors, with those of the methods to beat."""
     lines = ["published and predicted latency, each network left out of the fit", "", *map(str, left), ""]
-    convolutional = [each for each in left if not each.attends]
-    lines += [summary("leave-one-model-out, convolutional networks", convolutional)]
-    lines += [summary("leave-one-model-out, with transformers", left), ""]
+    samples = [each.sample for each in left]
+    methods = {
+        "leave-one-model-out": left,
+        "uncalibrated": uncalibrated(samples),
+        "one factor per precision, leave-one-model-out": one_factor(samples),
+    }
+    for name, found in methods.items():
+        lines += [summary(f"{name}, convolutional networks", [each for each in found if not each.attends])]
+        lines += [summary(f"{name}, with transformers", found)]
+    lines.append("")
     if held:
         lines += ["held out: no row of these was used in the fit", "", *map(str, held), ""]
         for group in dict.fromkeys(each.group for each in held):

@@ -1,7 +1,8 @@
 """Print published and predicted latencies of phones and boards, from the table of Qualcomm's AI Hub.
 
-``python -m hnas.benchmarks.jetson.phones phone_perf.csv.gz`` needs torchvision. Nearly all rows state the time of an
-NPU, for which hnas has no backend. Only rows whose layers all run on the CPU, in ONNX Runtime and int8, are compared.
+``python -m hnas.benchmarks.jetson.phones phone_perf.csv.gz`` needs torchvision and timm. Nearly all rows state the time
+of an NPU, for which hnas has no backend. Only rows whose layers all run on the CPU, in ONNX Runtime and int8, are
+compared. The fit is to one board; the other devices are held out.
 """
 
 from __future__ import annotations
@@ -12,19 +13,29 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hnas.benchmarks.jetson.errors import RowPrediction, summary
+from hnas.benchmarks.jetson import record
+from hnas.benchmarks.jetson.baselines import one_factor, uncalibrated
+from hnas.benchmarks.jetson.errors import RowPrediction, hold_out, summary
 from hnas.benchmarks.jetson.fitting import Sample, fit, leave_one_model_out
 from hnas.benchmarks.jetson.networks import kernels_of
 from hnas.benchmarks.jetson.report import parameters, to_toml
 from hnas.benchmarks.jetson.rows import TIMINGS, Row, read_lines, table_parser
 from hnas.hw_profiles import load
 
-NAME, PROFILE, DEVICE = "onnxruntime-rb3-gen2", "rb3-gen2", "Dragonwing RB3 Gen 2 Vision Kit"
+NAME = "onnxruntime-rb3-gen2"
+# The table's name of a device -> its profile. The efficiencies are fitted to the first.
+_PROFILES: Mapping[str, str] = {
+    "Dragonwing RB3 Gen 2 Vision Kit": "rb3-gen2",
+    "Dragonwing Q-6690 MTP": "dragonwing-q6690",
+    "Snapdragon 7 Gen 4 QRD": "snapdragon-7-gen4",
+}
+_FITTED = "rb3-gen2"
 _HEAD = "# Efficiencies of ONNX Runtime. Written by: python -m hnas.benchmarks.jetson.phones TABLE --write FOLDER"
-# The table's name of a network -> torchvision's. All take images of 224 x 224.
+# The table's name of a network -> that of torchvision or timm. All take images of 224 x 224.
 _NETWORKS: Mapping[str, str] = {
     **{name: name for name in ("googlenet", "inception_v3", "regnet_y_800mf", "squeezenet1_1")},
     **{name: name for name in ("resnet18", "resnet50", "resnet101")},
+    "dla102x": "dla102x",
     "regnet": "regnet_x_3_2gf",
     "resnext50": "resnext50_32x4d",
     "resnext101": "resnext101_32x8d",
@@ -32,6 +43,8 @@ _NETWORKS: Mapping[str, str] = {
     "wideresnet50": "wide_resnet50_2",
 }
 _SIZE = (224, 224)
+# Networks of torchvision for which the table and its source do not settle the size of the input.
+_UNSIZED = ("fcn_resnet50", "resnet_2plus1d", "resnet_3d")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,17 +62,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left_out[f"{row.model}: {kernels}"] += 1
         else:
             samples.append(Sample(row, load(row.profile), kernels))
-    if len({sample.row.model for sample in samples}) < 2:
-        parser.error(f"{options.table} has fewer than two networks of {DEVICE} that can be rebuilt")
-    found = fit(samples, NAME, f"{datetime.now(UTC).date()} on {len(samples)} rows of quic/ai-hub-models")
-    left = [RowPrediction(sample, value) for sample, value in leave_one_model_out(samples)]
-    lines = ["published and predicted latency, each network left out of the fit", "", *map(str, left), ""]
-    lines += [summary("leave-one-model-out", left), "", *parameters(found, {"int8"}), ""]
+    fitted = [sample for sample in samples if sample.row.profile == _FITTED]
+    if len({sample.row.model for sample in fitted}) < 2:
+        parser.error(f"{options.table} has fewer than two networks of {_FITTED} that can be rebuilt")
+    found = fit(fitted, NAME, f"{datetime.now(UTC).date()} on {len(fitted)} rows of quic/ai-hub-models")
+    left = [RowPrediction(sample, value) for sample, value in leave_one_model_out(fitted)]
+    held = hold_out([sample for sample in samples if sample not in fitted], found)
+    lines = [*_tables(left, held), "", *parameters(found, {"int8"}), ""]
     lines += [f"rows left out: {sum(left_out.values())}", *(f"  {n} x {why}" for why, n in left_out.most_common())]
     print("\n".join(lines))  # noqa: T201 - the output
-    if options.write is not None:
-        (options.write / f"{NAME}.toml").write_text(to_toml(_HEAD, found, left, []), encoding="utf-8")
+    record.write(options, NAME, to_toml(_HEAD, found, left, held), left, held)
     return 0
+
+
+def _tables(left: Sequence[RowPrediction], held: Sequence[RowPrediction]) -> list[str]:
+    """Return the table of rows and the errors, each device that the fit has not seen for itself."""
+    samples = [each.sample for each in left]
+    lines = ["published and predicted latency, each network left out of the fit", "", *map(str, left), ""]
+    lines += [summary("leave-one-model-out", left), summary("uncalibrated", uncalibrated(samples))]
+    lines += [summary("one factor, leave-one-model-out", one_factor(samples)), ""]
+    for device in dict.fromkeys(each.sample.row.profile for each in held):
+        here = [each for each in held if each.sample.row.profile == device]
+        plain = uncalibrated([each.sample for each in here])
+        lines += [*map(str, here), "", summary(f"held out, {device}", here)]
+        lines += [summary(f"uncalibrated, {device}", plain), ""]
+    return lines[:-1]
 
 
 def read_phones(path: Path) -> tuple[list[Row], Counter[str]]:
@@ -78,7 +105,8 @@ def read_phones(path: Path) -> tuple[list[Row], Counter[str]]:
             ms = float(line["latency_ms"])
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path} is no table of AI Hub: {error}") from None
-        rows.append(Row(DEVICE, PROFILE, "", line["model"], _SIZE, "int8", 1, TIMINGS[3], ms, "quic/ai-hub-models"))
+        device, source = line["device"], "quic/ai-hub-models"
+        rows.append(Row(device, _PROFILES[device], "", line["model"], _SIZE, "int8", 1, TIMINGS[3], ms, source))
     return rows, left_out
 
 
@@ -87,11 +115,13 @@ def _reason(line: Mapping[str, str]) -> str:
     unit = line["primary_unit"] or "no unit"
     if unit != "CPU":
         return f"runs on {unit}, for which there is no backend"
-    if line["device"] != DEVICE:
-        return "CPU of a device without a profile"
     if (line["runtime"], line["precision"]) != ("onnx", "w8a8"):
-        return "CPU, but not ONNX Runtime in int8"
-    return "" if line["model"] in _NETWORKS else "the network is not one of torchvision's convolutional networks"
+        return f"CPU, but {line['runtime']} {line['precision']} instead of onnx w8a8"
+    if line["device"] not in _PROFILES:
+        return "CPU of a device without a profile"
+    if line["model"] in _UNSIZED:
+        return "the size of the input is not known"
+    return "" if line["model"] in _NETWORKS else "not a convolutional network of torchvision or timm"
 
 
 if __name__ == "__main__":

@@ -102,4 +102,5 @@ def table_parser(program: str, about: str | None, table: str, written: str) -> a
     made = argparse.ArgumentParser(program, description=about)
     made.add_argument("table", type=Path, metavar="FILE", help=table)
     made.add_argument("--write", type=Path, metavar="FOLDER", help=f"write the efficiencies to FOLDER/{written}.toml")
+    made.add_argument("--record", type=Path, metavar="FOLDER", help=f"write the errors to FOLDER/{written}.json")
     return made

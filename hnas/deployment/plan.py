@@ -16,6 +16,7 @@ from hnas.deployment.bounds import Bound
 from hnas.deployment.options import SearchOptions
 from hnas.deployment.site import Site, visit
 from hnas.export import backends
+from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.machine import Machine
@@ -96,8 +97,15 @@ class Plan:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Return the versions of the runtime at ``site``; empty for this machine, where artifacts record them."""
-        return {} if self.site is None else self.site.versions
+        """Return the versions of the runtime that measures; empty on this CPU, where artifacts record them."""
+        if self.site is not None:
+            return self.site.versions
+        return runtimes.load(self.device.backend).versions() if self.builds_engines else {}
+
+    @property
+    def builds_engines(self) -> bool:
+        """Return whether the runtime that measures may build an engine of its own: at ``site``, or on this GPU."""
+        return self.site is not None or (self.device.local and self.device.kind == "gpu")
 
     def open(self, artifact: Artifact) -> Worker:
         """Start a worker on the machine that verifies and measures artifacts."""

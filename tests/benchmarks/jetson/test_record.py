@@ -1,0 +1,151 @@
+"""The recorded errors of the shipped calibrations, and the methods that a calibration has to beat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from statistics import mean
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hnas import hw_profiles
+from hnas.benchmarks import jetson
+from hnas.benchmarks.jetson import __main__ as command
+from hnas.benchmarks.jetson import phones, record
+from hnas.benchmarks.jetson.baselines import one_factor, uncalibrated
+from hnas.benchmarks.jetson.errors import RowPrediction
+from hnas.cost.roofline import calibrated_ms
+from hnas.hw_profiles import calibration
+from tests.benchmarks.jetson.test_jetson import SAMPLES, sample
+
+NAMES = (command.NAME, phones.NAME)
+RECORDS = Path(jetson.__file__).parent / "records"
+FITTED = Path(hw_profiles.__file__).parent / "fitted"
+MEND = "fit again: python -m hnas.benchmarks.jetson TABLE --write hw_profiles/fitted --record benchmarks/jetson/records"
+
+
+def recorded(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def test_every_calibration_has_a_record_and_the_record_is_of_this_file(name: str) -> None:
+    assert calibration.names() == tuple(sorted(NAMES))
+    assert recorded(name)["sha256"] == sha256((FITTED / f"{name}.toml").read_bytes()).hexdigest(), MEND
+
+
+def test_the_record_has_the_evidence_of_the_file(name: str) -> None:
+    rows = recorded(name)["rows"]
+    shipped = calibration.parse(name, (FITTED / f"{name}.toml").read_text(encoding="utf-8"))
+    assert shipped.evidence
+    for evidence in shipped.evidence:
+        place = (evidence.device, evidence.power, evidence.method)
+        here = [row for row in rows if (row["device"], row["power"], row["method"]) == place]
+        errors = [abs(row["error"]) for row in here]
+        assert (len(here), len({row["model"] for row in here})) == (evidence.rows, evidence.models), MEND
+        assert (mean(errors), max(errors)) == pytest.approx((evidence.mean, evidence.worst), abs=6e-4), MEND
+        assert min(1 / (1 + row["error"]) for row in here) == pytest.approx(evidence.low, abs=1e-3)
+        assert max(1 / (1 + row["error"]) for row in here) == pytest.approx(evidence.high, abs=1e-3)
+
+
+def test_the_page_states_the_errors_of_the_phones() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "devices.md").read_text(encoding="utf-8")
+    for device in ("rb3-gen2", "dragonwing-q6690", "snapdragon-7-gen4"):
+        found = hw_profiles.load(device)
+        shipped = calibration.of(found)
+        evidence = None if shipped is None else shipped.evidence_of(found)
+        assert evidence is not None
+        figures = (f"{100 * each:.1f} %" for each in (evidence.mean, evidence.worst))
+        assert f"| {evidence.rows}, {evidence.models} | {' | '.join(figures)}" in page
+
+
+def test_the_record_holds_no_published_figure(name: str) -> None:
+    found = recorded(name)
+    assert found["sources"]
+    keys = {key for row in found["rows"] for key in row}
+    allowed = {"model", "input", "precision", "device", "power", "timing", "attention", "predicted_ms", "error"}
+    assert keys <= allowed | {"method", "uncalibrated", "one_factor"}
+
+
+def errors_of(rows: list[dict[str, Any]], key: str) -> list[float]:
+    return [abs(row[key]) for row in rows]
+
+
+def test_the_rows_of_orin_are_predicted_within_the_limits() -> None:
+    """Networks that were left out of the fit: the limits that were set for this calibration."""
+    rows = [row for row in recorded(command.NAME)["rows"] if row["method"] == "leave-one-model-out"]
+    convolutional = [row for row in rows if not row["attention"]]
+    assert 0 < len(convolutional) < len(rows)
+    assert mean(errors_of(convolutional, "error")) <= 0.12
+    assert max(errors_of(convolutional, "error")) <= 0.26
+    assert mean(errors_of(rows, "error")) <= 0.15
+    assert max(errors_of(rows, "error")) <= 0.40
+
+
+@pytest.mark.parametrize("measure", [mean, max])
+def test_the_rows_of_orin_are_predicted_better_than_without_a_fit(measure: Callable[[list[float]], float]) -> None:
+    rows = [row for row in recorded(command.NAME)["rows"] if row["method"] == "leave-one-model-out"]
+    for part in (rows, [row for row in rows if not row["attention"]]):
+        own, plain, factor = (measure(errors_of(part, key)) for key in ("error", "uncalibrated", "one_factor"))
+        assert own < factor
+        assert own < plain
+
+
+# --- the methods to beat ----------------------------------------------------------------------------------------------
+
+
+def test_the_uncalibrated_prediction_is_that_of_the_data_sheet() -> None:
+    found = uncalibrated(SAMPLES)
+    assert [each.sample for each in found] == SAMPLES
+    for each in found:
+        row = each.sample.row
+        assert each.ms == calibrated_ms(each.sample.kernels, each.sample.device, row.precision, None)
+
+
+def test_one_factor_is_learned_from_the_other_networks() -> None:
+    factors = {"fp32": 3.0, "fp16": 2.0, "int8": 0.5}
+    slow = [
+        replace(each.sample, row=replace(each.sample.row, latency_ms=each.gpu_ms * factors[each.sample.row.precision]))
+        for each in uncalibrated(SAMPLES)
+    ]
+    assert [each.error for each in one_factor(slow)] == pytest.approx([0.0] * len(slow))
+    odd = slow[0]
+    slow[0] = replace(odd, row=replace(odd.row, latency_ms=100 * odd.row.latency_ms))
+    found = one_factor(slow)
+    assert found[0].error == pytest.approx(-0.99)  # its own row is not used for it
+    assert found[1].error == pytest.approx(0.0)  # nor for another precision
+    (alone,) = one_factor(slow[:1])
+    assert alone.ms == uncalibrated(slow[:1])[0].ms
+
+
+def test_the_tables_compare_with_the_methods_to_beat() -> None:
+    lines = "\n".join(command._tables([RowPrediction(each, each.row.latency_ms) for each in SAMPLES], []))
+    for method in ("leave-one-model-out", "uncalibrated", "one factor per precision, leave-one-model-out"):
+        for rows in ("convolutional networks", "with transformers"):
+            assert f"\n{method}, {rows}: 12 rows of 4 networks, mean error " in lines
+
+
+def test_a_record_is_written_beside_the_fit(tmp_path: Path) -> None:
+    left = [RowPrediction(each, 1.1 * each.row.latency_ms) for each in SAMPLES]
+    held = [RowPrediction(sample("mixed", "fp16", "whole pipeline"), 1.0)]
+    record.write(SimpleNamespace(write=tmp_path, record=tmp_path), "mine", "text", left, held)  # type: ignore[arg-type]
+    found = json.loads((tmp_path / "mine.json").read_text())
+    assert (tmp_path / "mine.toml").read_text() == "text"
+    assert (found["sha256"], found["sources"]) == (sha256(b"text").hexdigest(), ["somebody"])
+    assert [row["error"] for row in found["rows"][:-1]] == [0.1] * len(SAMPLES)
+    plain = uncalibrated(SAMPLES)
+    assert [row["uncalibrated"] for row in found["rows"][:-1]] == [round(each.error, 4) for each in plain]
+    assert found["rows"][-1]["method"] == "held out"
+    record.write(SimpleNamespace(write=None, record=None), "none", "text", left, held)  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.toml"]
