@@ -14,6 +14,8 @@ SHELL := /bin/bash
 
 TARGET ?= openvino-cpu
 ARGS ?=
+# A test whose runtime or program is listed here fails where it is missing. .ci/run adds strace.
+REQUIRE ?= onnxruntime,openvino,tflite
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTHONS ?= $(PYTHON)
 
@@ -24,7 +26,7 @@ STAMPS := $(VENV)/stamps
 # One process per core, at most four: each loads torch and every runtime. The tests of a file share fixtures, so one
 # process runs them all. tests/conftest.py puts long files first; xdist's own order would start those of few long tests
 # last, where one process works and the others wait.
-PYTEST = HNAS_REQUIRE=onnxruntime,openvino,tflite $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+PYTEST = HNAS_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
 	--no-loadscope-reorder
 
 # The profile names the backend NAME; the extra NAME-convert builds for it. For an unknown target only the packages of the
@@ -81,7 +83,8 @@ $(STAMPS)/created:
 	@mkdir -p $(STAMPS) && touch $@
 
 # Everything that CI installs, from files whose sha256 is known: one that was exchanged is refused. torch is not among
-# them, since its builds for CPU and GPU have one version and different files.
+# them, since its builds for CPU and GPU have one version and different files. With the hashes of both, pip takes the
+# large build of the index before a CPU build that lies on this disk, since that one's address states no hash.
 $(STAMPS)/all,dev: pyproject.toml constraints.txt requirements.lock | $(STAMPS)/created
 	@echo "installing hnas[all,dev] into $(VENV)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r requirements.lock

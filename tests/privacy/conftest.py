@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-EXPORTED = "import torch\ndef build():\n    torch.manual_seed(0)\n    return torch.nn.Linear(4, 3)\n"
+EXPORTED = """
+import torch
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 3)
+
+class Computed(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.conv1d(x, x[:, :, :3])
+
+def computed():
+    return Computed()
+"""
 
 
 @pytest.fixture(scope="module")

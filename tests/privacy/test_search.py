@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -17,17 +18,32 @@ pytestmark = pytest.mark.slow
 HOSTS = "127.0.0.1 localhost {name}\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
+DATA = ("--data", "photos")
+SEARCHING = (
+    deploy("--target", "openvino-cpu", "--dry-run"),
+    entry("hnas.cli.train_main", *TRAIN, "--out", "net"),
+    deploy("--target", "openvino-cpu", "--supernet", "net", *DATA, "--budget", "2evals", "--out", "run"),
+    deploy("run", "run/bundle", "--image", "photos/cats/0.png"),
+    deploy("verify", "run/bundle", "--supernet", "net", *DATA),
+    deploy("score", "--supernet", "net", *DATA, "--subnets", "2"),
+)
+SERIES = ("--data", "a.csv", "--epochs", "1")
+GROWING = (  # a text trains in the same process as a series
+    entry("hnas.cli.train_main", "--recipe", "series", *SERIES, "--out", "series"),
+    entry("hnas.cli.train_main", "grow", "--supernet", "series", *SERIES, "--max-weights", "6000", "--out", "grown"),
+)
+
+
 def test_training_and_search_send_nothing(folder: Path) -> None:
     require_strace()
-    data = ("--data", "photos")
-    commands = [
-        deploy("--target", "openvino-cpu", "--dry-run"),
-        entry("hnas.cli.train_main", *TRAIN, "--out", "net"),
-        deploy("--target", "openvino-cpu", "--supernet", "net", *data, "--budget", "2evals", "--out", "run"),
-        deploy("run", "run/bundle", "--image", "photos/cats/0.png"),
-        deploy("verify", "run/bundle", "--supernet", "net", *data),
-    ]
-    assert sends(folder, commands) == {}
+    assert sends(folder, SEARCHING) == {}
+    assert left_in(folder) == [], "something wrote into the user's home"
+
+
+def test_series_and_growth_send_nothing(folder: Path) -> None:
+    require_strace()
+    (folder / "a.csv").write_text("a\n" + "".join(f"{math.sin(step / 3):.4f}\n" for step in range(1000)))
+    assert sends(folder, GROWING, (0,)) == {}
     assert left_in(folder) == [], "something wrote into the user's home"
 
 
