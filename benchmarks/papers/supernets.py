@@ -1,8 +1,8 @@
 """Run the two trainings that most studies are made of: a supernet under a strategy, and one architecture alone.
 
 A budget is counted in two units. Steps are updates of the weights. Path passes are forward and backward passes of one
-subnet on one batch. A pass with several types active counts as that many passes; a pass that only chooses (a rival)
-counts as a third.
+subnet on one batch. A pass with several types active counts as that many passes; a pass that only chooses (a rival),
+and a forward pass that does not train, count as a third.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from hnas.training.step import SubnetPath
 RATE = 0.1  # learning rate of every strategy; tuned for none of them
 EVALUATION = 20.0  # recalibration and scoring of one subnet take about as long as this number of path passes
 FREE = "identity"  # a type without weights, which does not count as an active branch
+_FREE = {FREE, "skip", "skip_connect", "none"}  # all such types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,7 @@ def train_on_budget(
     space: Space | None = None,
     learn: bool = True,
     times: int = 1,
+    options: Mapping[str, Any] | None = None,
     advance: Callable[[int, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train by a strategy until ``budget`` is spent; return the steps, the passes and the final logits.
@@ -164,11 +166,13 @@ def train_on_budget(
     space: the members to train; None is the space of the supernet.
     learn: whether architecture parameters, where the strategy has any, are trained.
     times: how many steps of the strategy make one step, on the same images.
+    options: options of the strategy's ``pick``.
     """
     module: Any = strategies.load(strategy)
     space = space or study.supernet.space
     extra = module.extra(space) if learn and hasattr(module, "extra") else None
-    one: Pick = module.pick if extra is None else partial(module.pick, extra=extra)
+    given = dict(options or {}) if extra is None else {"extra": extra, **(options or {})}
+    one: Pick = partial(module.pick, **given)
 
     def pick(space: Space, rng: Random, progress: float) -> Sequence[SubnetPath]:
         return [path for _ in range(times) for path in one(space, rng, progress)]
@@ -194,11 +198,15 @@ def _passes_of_step(space: Space, pick: Pick, probes: int = 32) -> float:
 
 
 def count_passes(path: SubnetPath) -> float:
-    """Return the cost of a path in single-path passes: the mean number of active branches in a slot, plus rivals."""
+    """Return the cost of a path in single-path passes: the mean number of active branches in a slot, plus rivals.
+
+    A path without gradients costs a third of that.
+    """
     active = [_active(option) for name, option in path.arch.items() if name.endswith(".op")]
-    return (sum(active) / len(active) if active else 1.0) + len(path.rivals) / 3
+    mean = sum(active) / len(active) if active else 1.0
+    return (mean if path.trains else mean / 3) + len(path.rivals) / 3
 
 
 def _active(option: Any) -> int:
     """Return the active branches of a slot: 1 for a single type; of several types, the number with weights."""
-    return max(1, sum(kind != FREE for kind in option)) if isinstance(option, tuple) else 1
+    return max(1, sum(kind not in _FREE for kind in option)) if isinstance(option, tuple) else 1

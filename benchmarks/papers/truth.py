@@ -1,4 +1,4 @@
-"""Read the accuracies that rankings are compared with: the shipped table, or a published table."""
+"""Read the accuracies that rankings are compared with: the shipped tables, or a published table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hnas.files import read_json
 from hnas.space import Arch
 from hnas.spaces.nasbench201 import from_string
 from hnas.spaces.tabular_digits import read_table
@@ -54,6 +57,25 @@ def tabular() -> Truth:
     macs, params, latency = np.array(columns, float).T
     test, search = (np.array([getattr(row, split) for row in rows.values()]) for split in ("test", "search"))
     return Truth(tuple(rows), test, search, macs, params, latency)
+
+
+@lru_cache(1)
+def cells() -> Truth:
+    """Return the shipped table of ``nasbench201(nodes=3)``: all 125 cells, each trained alone."""
+    record = cells_record()
+    slots = [name.removesuffix(".op") for name in record["space"]["options"]]
+    rows = record["archs"]
+    archs = [Arch({f"{slot}.op": kind for slot, kind in zip(slots, row["types"], strict=True)}) for row in rows]
+    test, search = (np.array([row[split] for row in rows]) for split in ("test", "search"))
+    columns = [[row["macs"], row["params"], row.get("latency_ms", float("nan"))] for row in rows]
+    macs, params, latency = np.array(columns, float).T
+    return Truth(tuple(archs), test, search, macs, params, latency)
+
+
+def cells_record() -> dict[str, Any]:
+    """Return the record of the shipped table of cells: settings, versions, noise, and the rows as ``archs``."""
+    with resources.as_file(resources.files("hnas") / "assets" / "nasbench201_cells.json") as shipped:
+        return read_json(shipped)
 
 
 def read_published(file: Path, archs: Sequence[Arch]) -> dict[str, Floats]:

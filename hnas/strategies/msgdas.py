@@ -67,11 +67,13 @@ def pick(
     counts = {slot: len(slot_types(space, slot)) for slot in space.slots}
     _check_paths(paths, counts)
     rate = drop_rate(progress, warmup, drop)
-    blocks = DropBlock(rate, block, rng.getrandbits(32)) if rate else None
+    # Drawn even where they are not used: a search without drops or guidance then takes the same paths.
+    seed, teaching = rng.getrandbits(32), Random(rng.getrandbits(32))
+    blocks = DropBlock(rate, block, seed) if rate else None
     picked: list[SubnetPath] = []
     if guidance:
         shares = {slot: torch.softmax(logits_of(space, slot, extra), 0).detach() for slot in space.slots}
-        teacher = darts.mixture(space, rng, shares)
+        teacher = darts.mixture(space, teaching, shares)
         picked.append(SubnetPath(teacher.arch, teacher.gates, teaches=True, trains=False))
     ranked = draw_ranked(space, rng, extra)
     for k in range(paths):

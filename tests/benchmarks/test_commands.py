@@ -15,6 +15,7 @@ COMMANDS = (
     "hnas.benchmarks.peers",
     "hnas.benchmarks.fuzz",
     "hnas.benchmarks.papers",
+    "hnas.benchmarks.papers.cells_table",
     "hnas.benchmarks.papers.digits_table",
     "hnas.benchmarks.costs.supernet",
     "hnas.benchmarks.costs.overhead",

@@ -1,6 +1,7 @@
 """Studies run end to end at their smallest and continue where they stopped; the page has the committed verdicts."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from hnas import spaces
-from hnas.benchmarks.papers import catalogue, parts, printing, report, supernets, tabular, truth
+from hnas.benchmarks.papers import catalogue, parts, printing, report, searches, supernets, tabular, truth
 from hnas.benchmarks.papers.__main__ import main
 from hnas.benchmarks.papers.claims import StudyPlan
 from hnas.benchmarks.papers.statistics import FAILS, HOLDS, UNSEEN
@@ -46,6 +47,14 @@ def test_a_pass_with_several_types_counts_as_that_many() -> None:
     assert supernets.count_passes(SubnetPath(single)) == 1
     assert supernets.count_passes(SubnetPath(several)) == (3 + 2 + 1 + 1) / 4
     assert supernets.count_passes(SubnetPath(single, rivals=(space.largest,) * 3)) == 2
+    assert supernets.count_passes(SubnetPath(several, trains=False)) == pytest.approx(7 / 12)
+
+
+def test_types_without_weights_do_not_count_and_one_alone_is_a_pass() -> None:
+    cells = spaces.load("nasbench201")(nodes=3)
+    every = type(cells.smallest)({name: choice.options for name, choice in cells.choices.items()})
+    assert supernets.count_passes(SubnetPath(every)) == 3, "none and skip_connect are free"
+    assert supernets.count_passes(SubnetPath(cells.smallest)) == 1
 
 
 def test_the_common_set_is_spread_over_the_costs_and_the_same_each_time() -> None:
@@ -76,13 +85,24 @@ def test_the_members_of_a_space_are_enumerated_and_dropped_operations_counted() 
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the shipped table by invented accuracies, on which the tests do not depend."""
-    archs = tabular.all_members(spaces.load("tabular_digits")())
+    """Replace the shipped tables by invented accuracies, on which the tests do not depend."""
+    monkeypatch.setattr(truth, "tabular", lambda: invented("tabular_digits"))
+    monkeypatch.setattr(truth, "cells", lambda: invented("cells"))
+
+
+@lru_cache(2)
+def invented(name: str) -> truth.Truth:
+    archs = tabular.all_members(searches.TABLES[name].whole)
     rng = np.random.default_rng(0)
     macs = np.array([sum(hash(o) % 7 + 1 for o in map(len, map(str, arch.values()))) for arch in archs], float)
     accuracy = 0.8 + 0.01 * macs[:, None] + rng.normal(0, 0.02, (len(archs), 4))
-    made = truth.Truth(tuple(archs), accuracy, accuracy - 0.02, macs, macs * 3, macs / 9)
-    monkeypatch.setattr(truth, "tabular", lambda: made)
+    return truth.Truth(tuple(archs), accuracy, accuracy - 0.02, macs, macs * 3, macs / 9)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of E2 to E5, which share their searches."""
+    return tmp_path_factory.mktemp("family")
 
 
 def quick(name: str, folder: Path, *options: str) -> dict[str, Any]:
@@ -94,13 +114,14 @@ def quick(name: str, folder: Path, *options: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND)
 def test_the_quick_version_runs_and_goes_on(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, family: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("sklearn", reason="the studies read scikit-learn's digits")
     if name == "A1":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("openvino")
-    first = quick(name, tmp_path)
+    folder = family if name.startswith("E") else tmp_path
+    first = quick(name, folder)
     assert first["verdicts"]
     assert {verdict["answer"] for verdict in first["verdicts"]} <= {HOLDS, FAILS, UNSEEN}
     assert first["rule"]
@@ -108,7 +129,7 @@ def test_the_quick_version_runs_and_goes_on(
     shown = capsys.readouterr().out
     assert "its verdicts mean nothing" in " ".join(shown.split())
     monkeypatch.setattr(parts, "run_part", lambda *_: pytest.fail("a finished part was run again"))
-    assert quick(name, tmp_path) == first
+    assert quick(name, folder) == first
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from hnas.training.loop import Schedule, train
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed; pip install 'hnas[papers]'")
 
-from hnas.benchmarks.papers import digits_table
+from hnas.benchmarks.papers import digits_table, lone_table
 from hnas.tasks.classification import PackageMissing
 from hnas.tasks.digits import SIZES
 from hnas.tasks.digits import open_task as digits
@@ -115,7 +115,7 @@ def test_the_command_writes_a_table_and_repeats_no_training(tmp_path, monkeypatc
     assert record["noise"].keys() == {"spread", "seed", "ratio", "ceiling"}
 
     (tmp_path / "table.json").unlink()
-    monkeypatch.setattr(digits_table, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(lone_table, "train", lambda *_, **__: pytest.fail("trained again"))
     assert digits_table.main(command(tmp_path)) == 0
     assert (tmp_path / "table.json").read_text() == text
     capsys.readouterr()
@@ -124,7 +124,7 @@ def test_the_command_writes_a_table_and_repeats_no_training(tmp_path, monkeypatc
 def test_a_part_is_not_taken_for_one_of_other_settings(tmp_path, monkeypatch, capsys):
     assert digits_table.main(command(tmp_path)) == 0
     trained = []
-    monkeypatch.setattr(digits_table, "train", lambda *args, **_: trained.append(args))
+    monkeypatch.setattr(lone_table, "train", lambda *args, **_: trained.append(args))
     assert digits_table.main(command(tmp_path, "--steps", "3")) == 0
     assert len(trained) == 4
     capsys.readouterr()
@@ -140,7 +140,7 @@ def test_an_unknown_device_is_said_before_anything_is_trained(tmp_path, capsys):
 def test_latency_is_measured_beside_the_largest(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(digits_table, "BLOCKS", 2)
+    monkeypatch.setattr(lone_table, "BLOCKS", 2)
     assert digits_table.main(command(tmp_path, "--device", "onnxruntime-cpu")) == 0
     assert all(row.latency_ms > 0 for row in tabular.read_table(tmp_path / "table.json").values())
     latency = tabular.read_record(tmp_path / "table.json")["latency"]
@@ -158,7 +158,7 @@ def test_architectures_that_are_one_network_are_trained_once(tmp_path, monkeypat
     first, second = (Supernet(space.alone(tabular.arch_of(types)), 0) for types in same)
     assert torch.equal(first(first.space.largest, x), second(second.space.largest, x))
 
-    monkeypatch.setattr(digits_table, "product", lambda *_, **__: iter(same))
+    monkeypatch.setattr(lone_table, "product", lambda *_, **__: iter(same))
     assert digits_table.main(command(tmp_path)) == 0
     assert len(list((tmp_path / "parts").iterdir())) == 2
     assert len({row.test for row in tabular.read_table(tmp_path / "table.json").values()}) == 1
@@ -167,7 +167,7 @@ def test_architectures_that_are_one_network_are_trained_once(tmp_path, monkeypat
 
 def test_the_noise_is_that_of_known_numbers():
     rows = [{"test": [a + d for d in (-0.01, 0.01, -0.01, 0.01)]} for a in (0.1, 0.4, 0.7)]
-    quiet = digits_table.noise_of_table(rows)
+    quiet = lone_table.noise_of_table(rows)
     assert quiet["spread"] == pytest.approx(0.3)
     assert quiet["seed"] == pytest.approx(0.01 * (4 / 3) ** 0.5, abs=1e-4)
     assert quiet["ceiling"] == 1.0
@@ -204,7 +204,7 @@ def test_the_shipped_table_is_of_these_images_and_knows_its_order(shipped, task)
     assert record["task"]["digests"] == task.to_json()["digests"]
     assert record["space"] == tabular.tabular_digits().to_json()
     assert record["noise"]["ratio"] >= 5
-    assert record["noise"] == digits_table.noise_of_table(record["archs"])
+    assert record["noise"] == lone_table.noise_of_table(record["archs"])
 
 
 def test_a_file_that_is_no_table_is_refused_in_one_line(tmp_path):

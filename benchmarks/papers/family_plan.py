@@ -1,0 +1,156 @@
+"""Plan the searches of E2 to E5, and read what they end with from the tables: ``search_parts``, ``ends_of``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from hnas.benchmarks.papers import data, truth
+from hnas.benchmarks.papers.claims import StudyPlan
+from hnas.benchmarks.papers.parts import StudyPart, StudyParts, part
+from hnas.benchmarks.papers.report import ClaimVerdict, StudyTable, judge_difference
+from hnas.benchmarks.papers.searches import EVOLVED, RATES, TABLES, SearchSetting, passes_of_a_step, searched
+from hnas.benchmarks.papers.statistics import mean_interval, paired
+from hnas.benchmarks.papers.tabular_plan import digits_data
+from hnas.benchmarks.papers.truth import Truth
+
+CELLS = "cells"
+OURS = "msgdas"
+_PATHS = 2  # sub-graphs of MSG-DAS where they are not compared
+METHODS = ("darts", "gdas", "proxylessnas", "pdarts", EVOLVED)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def truth_of(table: str) -> Truth:
+    """Return the accuracies of a table."""
+    return truth.cells() if table == CELLS else truth.tabular()
+
+
+def setting_of(
+    plan: StudyPlan, table: str, strategy: str, options: Mapping[str, Any] | None = None, passes: int | None = None
+) -> SearchSetting:
+    """Return the setting of a search on the space of a table.
+
+    options: of the strategy; MSG-DAS has two sub-graphs unless they say otherwise.
+    passes: None: those of the plan.
+    """
+    made = TABLES[table]
+    return SearchSetting(
+        data=digits_data(plan),
+        space=made.space,
+        arguments=made.arguments,
+        strategy=strategy,
+        budget={"passes": passes or plan.passes},
+        options={"paths": _PATHS, **(options or {})} if strategy == OURS else dict(options or {}),
+        rate=RATES[table].get(strategy, 0.003),
+    )
+
+
+def search_parts(
+    plan: StudyPlan, table: str, strategy: str, options: Mapping[str, Any] | None = None, passes: int | None = None
+) -> list[StudyPart]:
+    """Return one search for every seed; arguments as in ``setting_of``."""
+    setting = setting_of(plan, table, strategy, options, passes)
+    return [part(searched, seed, setting, work=setting.budget["passes"]) for seed in range(plan.seeds)]
+
+
+def tables_of(plan: StudyPlan) -> tuple[str, ...]:
+    """Return the tables of a study; a quick run has the small one."""
+    return (CELLS,) if plan.quick else tuple(TABLES)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _SearchEnds:
+    """Hold the figures of the networks that the searches of a method end with, one for each seed.
+
+    accuracy: alone, on the test split, mean over the seeds of the table.
+    costs: steps, passes and seconds, means over the seeds of the study.
+    """
+
+    accuracy: Sequence[float]
+    skips: Sequence[int]
+    costs: tuple[float, float, float]
+
+    def row(self, name: str, best: float) -> list[Any]:
+        """Return a row of the table ``COLUMNS``."""
+        lost = 100 * (best - np.array(self.accuracy))
+        spread = 100 * float(np.std(self.accuracy, ddof=1)) if len(self.accuracy) > 1 else 0.0
+        shown = [mean_interval(self.accuracy).line(100, sign=""), f"{lost.mean():.2f} (at most {lost.max():.2f})"]
+        return [name, *shown, spread, " ".join(map(str, self.skips)), *(round(x, 1) for x in self.costs)]
+
+
+COLUMNS = (
+    "search",
+    "accuracy alone % [95 %]",
+    "regret, points",
+    "sd of seeds, points",
+    "skips",
+    "steps",
+    "passes",
+    "CPU seconds",
+)
+
+
+def ends_of(table: str, parts: StudyParts, wanted: Sequence[StudyPart]) -> _SearchEnds:
+    """Look up what the searches ended with."""
+    known = truth_of(table)
+    space = TABLES[table].whole
+    results = [parts[each] for each in wanted]
+    accuracy = [float(known.real[known.place[space.arch(result["arch"])]]) for result in results]
+    costs = [float(np.mean([result[name] for result in results])) for name in ("steps", "passes", "seconds")]
+    return _SearchEnds(accuracy, [result["skips"] for result in results], (costs[0], costs[1], costs[2]))
+
+
+def random_ends(plan: StudyPlan, table: str, passes: float, pace: float | None = None) -> _SearchEnds:
+    """Return what random search ends with: it trains members alone, and takes the best on the search split.
+
+    passes: the passes of 64 images, by which its members are counted.
+    pace: CPU seconds of a pass, if it was measured.
+    """
+    made, known = TABLES[table], truth_of(table)
+    each = made.steps * passes_of_a_step(made.batch)
+    count = max(1, round(passes / each))
+    found = []
+    for seed in range(plan.seeds):
+        drawn = Random(f"random/{seed}").sample(range(len(known.archs)), count)
+        found.append(float(known.real[max(drawn, key=lambda k: known.search[k, seed % known.search.shape[1]])]))
+    return _SearchEnds(found, [], (made.steps * count, each * count, (pace or 0.0) * each * count))
+
+
+def scale_of(plan: StudyPlan, tables: Sequence[str], how: str = "") -> str:
+    """Return the scale of a verdict as text: data, tables, passes and seeds. ``how`` is added to the passes."""
+    counts = [truth_of(table).accuracy.shape for table in tables]
+    alone = ", ".join(f"{table}: {n} members, {s} seeds each" for table, (n, s) in zip(tables, counts, strict=True))
+    passes = f"{plan.passes:,} passes of 64 images a search{how}"
+    return f"{data.sentence(None, plan.quick)}; trained alone: {alone}; {passes}; {plan.seeds} seeds"
+
+
+def notes_of(tables: Sequence[str]) -> list[str]:
+    """Return notes on the best and the mean member of the tables, and on the rates of the searches."""
+    real = {table: 100 * truth_of(table).real for table in tables}
+    best = [f"{table}: the best has {x.max():.2f} %, the mean one {x.mean():.2f} %" for table, x in real.items()]
+    rates = [f"{table}: {', '.join(f'{name} {rate:g}' for name, rate in RATES[table].items())}" for table in tables]
+    return [*best, f"Adam's rates for alpha, from a pilot on other seeds: {'; '.join(rates)}"]
+
+
+def compare_variants(
+    parts: StudyParts,
+    table: str,
+    variants: Mapping[str, Sequence[StudyPart]],
+    pairs: Sequence[tuple[str, str]],
+) -> tuple[list[ClaimVerdict], StudyTable]:
+    """Compare the accuracies alone of pairs of variants; return the verdicts and a table of all variants."""
+    best = float(truth_of(table).real.max())
+    ends = {name: ends_of(table, parts, wanted) for name, wanted in variants.items()}
+    verdicts = [judge_difference(f"{table}: {a} > {b}", paired(ends[a].accuracy, ends[b].accuracy)) for a, b in pairs]
+    rows = [own.row(name, best) for name, own in ends.items()]
+    return verdicts, StudyTable(f"{table}: what each search ends with", COLUMNS, rows)
