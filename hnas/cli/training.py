@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from hnas.cost import Cost
+    from hnas.deployment.limits import DerivedLimits
     from hnas.hw_profiles import Device
     from hnas.recipes import Recipe
     from hnas.space import Arch
@@ -139,14 +140,24 @@ def train_parsed(
     return record if first else None
 
 
+def _limits(parsed: argparse.Namespace) -> DerivedLimits:
+    """Return the limits of the derived subnet."""
+    from hnas.deployment.limits import DerivedLimits
+
+    return DerivedLimits(**{name: getattr(parsed, name) for name in _LIMITS})
+
+
 def _check_together(parsed: argparse.Namespace) -> None:
-    """Raise ValueError for flags that need or exclude each other."""
+    """Raise ValueError for flags that need or exclude each other, and for limits that are not understood."""
     if parsed.supernet is not None and parsed.alone is None:
         raise ValueError("--supernet says where the name after --alone is looked up; give --alone too, or neither")
+    if parsed.alone == "derived" and parsed.supernet is None:
+        raise ValueError("--alone derived needs the supernet whose architecture parameters name the subnet: --supernet")
     given = [name for name in _LIMITS if getattr(parsed, name) is not None]
     if given and parsed.alone != "derived":
         flag = "--" + given[0].replace("_", "-")
         raise ValueError(f"{flag} is a limit of the derived subnet; give --alone derived too, or leave it out")
+    _limits(parsed).cost()
     if parsed.pretrained is not None and parsed.from_scratch:
         raise ValueError("--pretrained and --from-scratch both say what to start from; give one of them")
 
@@ -188,15 +199,11 @@ def check_values(parsed: argparse.Namespace) -> None:
 
 def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:
     """Return the subnet that the architecture parameters of --supernet name."""
-    if parsed.supernet is None:
-        raise ValueError("--alone derived needs the supernet whose architecture parameters name the subnet: --supernet")
-    from hnas.deployment.derived import DerivedLimits, derive_subnet
+    from hnas.deployment.derived import derive_subnet
     from hnas.recipes.parts import open_task_of
     from hnas.recipes.schema import decode_recipe
     from hnas.training.folder import load_supernet
 
-    limits = DerivedLimits(**{name: getattr(parsed, name) for name in _LIMITS})
-    limits.cost()  # a wrong limit is refused before the images are read
     supernet, record = load_supernet(Path(parsed.supernet))
     task = open_task_of(decode_recipe(recipe), _data(parsed))
-    return derive_subnet(supernet, record, task, limits)
+    return derive_subnet(supernet, record, task, _limits(parsed))

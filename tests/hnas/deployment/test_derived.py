@@ -11,7 +11,7 @@ from hnas import hw_profiles, spaces
 from hnas.cost import Price
 from hnas.cost.counts import counted
 from hnas.deployment import derived
-from hnas.deployment.derived import DerivedLimits
+from hnas.deployment.limits import DerivedLimits
 from hnas.sampling.draws import slot_types
 from hnas.space import Arch
 from hnas.study import Study
@@ -134,6 +134,7 @@ def test_what_cannot_be_derived_is_one_line(task):
         ({"max_weights": 9, "max_macs": 9}, "^a derived subnet has one limit; weights and macs have one each$"),
         ({"max_macs": 0}, "^the limit of macs is 0; it is above 0$"),
         ({"max_memory": "much"}, "^size 'much' is not understood"),
+        ({"target": "abacus", "max_latency": "1ms"}, "^no device 'abacus'"),
         ({"max_skips": -1}, "^--max-skips is -1; it is 0 or more$"),
     ],
 )

@@ -115,11 +115,9 @@ def test_the_decay_of_the_logits_is_that_of_the_recipe(tmp_path):
 @pytest.mark.slow
 def test_the_derived_network_trains_alone_and_is_deployed_by_one_command_each(tmp_path, source, capsys):
     file = recipe(tmp_path, data="alpha = 0.5\nsize = 8", task="classification")
-    words = ["--recipe", str(file), "--data", str(source)]
-    assert train_main([*words, "--out", str(tmp_path / "searched")]) == 0
-    derived = read_json(tmp_path / "searched" / "supernet.json")["derived"]
-    words += ["--alone", "derived", "--supernet", str(tmp_path / "searched"), "--out", str(tmp_path / "alone")]
-    assert train_main(words) == 0
+    derived = run_recipe(load(str(file)), source, tmp_path / "searched", RunOptions())["derived"]
+    words = ["--recipe", str(file), "--data", str(source), "--alone", "derived", "--out", str(tmp_path / "alone")]
+    assert train_main([*words, "--supernet", str(tmp_path / "searched")]) == 0
     assert read_json(tmp_path / "alone" / "supernet.json")["alone"] == derived
     assert "next: hnas-deploy" in capsys.readouterr().out
     words = ["--target", "onnxruntime-cpu", "--supernet", str(tmp_path / "alone"), "--data", str(source)]
@@ -133,6 +131,9 @@ def test_the_derived_network_trains_alone_and_is_deployed_by_one_command_each(tm
 
 def test_limits_of_a_derived_network_need_one(tmp_path, capsys):
     words = ["--recipe", str(recipe(tmp_path)), "--data", str(tmp_path), "--out", str(tmp_path / "alone")]
+    derived = ["--alone", "derived", "--supernet", str(tmp_path)]
+    assert train_main([*words, *derived, "--max-memory", "much"]) == 2
+    assert "size 'much' is not understood" in capsys.readouterr().err
     assert train_main([*words, "--max-macs", "1000"]) == 2
     assert "--max-macs is a limit of the derived subnet; give --alone derived too" in capsys.readouterr().err
 
