@@ -136,7 +136,7 @@ def limit_of_skips(train: Mapping[str, Any]) -> int | None:
 
     train: [train] of a recipe: its ``max_skips``, or else the ``MAX_SKIPS`` of its strategy.
     """
-    if isinstance(said := train.get("max_skips"), int):
+    if isinstance(said := train.get("max_skips"), int) and said >= 0:
         return said
     name = train.get("strategy")
     return getattr(strategies.load(name), "MAX_SKIPS", None) if name in strategies.names() else None

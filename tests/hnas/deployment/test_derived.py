@@ -96,6 +96,7 @@ def test_pdarts_and_the_recipe_and_the_command_allow_identities(task):
     assert count({**said, "recipe": {}}) == 4
     assert count(record_with(said, strategy="darts", max_skips=1)) == 1
     assert count(record_with(said, strategy="pdarts", max_skips=3)) == 3
+    assert count(record_with(said, strategy="pdarts", max_skips=-1)) == 2, "a record that was changed by hand"
     assert count(said, DerivedLimits(max_skips=0)) == 0
     limits = DerivedLimits(max_skips=1, max_weights=10**9)
     assert count(said, limits) == 1
