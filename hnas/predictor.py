@@ -76,11 +76,7 @@ class Predictor:
 
     def predict(self, archs: Sequence[Arch]) -> tuple[Values, Values]:
         """Return the mean and the standard deviation of the metric of each architecture, [N] each."""
-        return self.predict_codes(self.encode(archs))
-
-    def predict_codes(self, codes: Values) -> tuple[Values, Values]:
-        """Return the same for architectures that ``encode`` has encoded."""
-        across = self._kernel(self._parts(codes, self._seen), self._logs)
+        across = self._kernel(self._parts(self.encode(archs), self._seen), self._logs)
         explained = solve_triangular(self._factor[0], across.T, lower=True)
         variance = np.exp(self._logs[:-2]).sum() - np.square(explained).sum(0)
         return self._mean + self._scale * (across @ self._weights), self._scale * np.sqrt(np.maximum(variance, 1e-12))

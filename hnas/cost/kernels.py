@@ -29,6 +29,7 @@ class Kernel:
     kind: dense or pointwise (convolutions; a linear layer is pointwise), depthwise, attention (products of two
         activations), reduction (softmax, norms, pooling), elementwise, reformat, or recurrent.
     weights: how many of the elements are weights of the network (0 where nobody counts them).
+    side: height of the filter of a convolution; 1 for other kernels.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Kernel:
     elements: int
     kind: str = "dense"
     weights: int = 0
+    side: int = 1
 
 
 def kind_of_convolution(weight: tuple[int, ...], groups: int) -> str:

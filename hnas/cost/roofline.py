@@ -10,6 +10,9 @@ and the bandwidth are multiplied by efficiencies that were fitted on published l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +48,8 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # a hook of t
             flops = int(count(*args, **(kwargs or {}), out_val=out)) if count else 0
             moved = sum(t.numel() for t in (*inputs, *outputs))
             weights = sum(t.numel() for t in inputs if isinstance(t, nn.Parameter) or isinstance(t._base, nn.Parameter))
-            self.kernels.append(Kernel(name, flops, moved, kind, weights))
+            side = int(args[1].shape[2]) if name == "convolution" else 1
+            self.kernels.append(Kernel(name, flops, moved, kind, weights, side))
         return out
 
     def _fused(self, kind: str | None, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> str | None:
@@ -93,6 +97,51 @@ def trace(net: nn.Module, *shapes: tuple[int, ...], batch: int = 1, training: bo
         net.train(mode)
     kernels: list[Kernel] = found.kernels
     return kernels
+
+
+@dataclass(frozen=True)
+class Part:
+    """The kernels of a module in a network.
+
+    sizes: the kind of module, and the shapes of its input and its output.
+    """
+
+    kernels: tuple[Kernel, ...]
+    sizes: tuple[type[nn.Module], tuple[int, ...], tuple[int, ...]]
+
+
+def trace_parts(net: nn.Module, paths: Sequence[str], *shapes: tuple[int, ...]) -> tuple[list[Kernel], dict[str, Part]]:
+    """Return the kernels outside of some modules of ``net``, and path -> those of each module, for one call.
+
+    paths: modules that take and return one tensor, and are called once.
+    The other parameters are those of ``trace``.
+
+    Raises:
+        AttributeError: there is no module at a path.
+        ValueError: such a module is not called, or more than once.
+    """
+    parts: dict[str, Part] = {}
+    begun: dict[str, int] = {}
+    tracing = _Trace()
+
+    def leave(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if path in parts:
+            raise ValueError(f"the module {path} is called more than once")
+        inside = tuple(tracing.kernels[begun[path] :])
+        parts[path] = Part(inside, (type(module), tuple(inputs[0].shape), tuple(output.shape)))
+
+    with ExitStack() as stack:
+        for path in paths:
+            module = net.get_submodule(path)
+            before = module.register_forward_pre_hook(lambda *_, at=path: begun.update({at: len(tracing.kernels)}))
+            stack.callback(before.remove)
+            stack.callback(module.register_forward_hook(partial(leave, path)).remove)
+        with torch.no_grad(), torch.device("meta"), tracing:
+            net(*(torch.empty(1, *shape) for shape in shapes))
+    if unused := set(paths) - parts.keys():
+        raise ValueError(f"the module {min(unused)} is not called")
+    taken = {id(kernel) for part in parts.values() for kernel in part.kernels}
+    return [kernel for kernel in tracing.kernels if id(kernel) not in taken], parts
 
 
 def latency_ms(kernels: Sequence[Kernel], device: Device, precision: str) -> float:

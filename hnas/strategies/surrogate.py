@@ -1,8 +1,9 @@
 """Search with predictors that are fitted during the run: Bayesian optimisation with constraints (Gardner et al. 2014).
 
 A few planned architectures are measured first. Then Gaussian processes predict the accuracy and each cost of all other
-architectures. The next one to try has the largest expected improvement, weighted by the probability that it meets every
-constraint. ``search(study, space, SurrogateOptions(...))`` yields candidates.
+architectures. A latency is also predicted from its kernels (``hnas.cost.fitted``). The next one to try has the largest
+expected improvement, weighted by the probability that it meets every constraint.
+``search(study, space, SurrogateOptions(...))`` yields candidates.
 
 An accuracy on a few thousand images is partly luck, and the best of many is the luckiest. So an architecture counts as
 accurate as the lower of two values: what was measured, and what the predictor estimates from all that was measured.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
@@ -22,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from hnas.cost.fitted import FittedLatency
 from hnas.pareto import Candidate
 from hnas.predictor import Predictor
 from hnas.space import Arch, Option, Space
@@ -29,6 +32,8 @@ from hnas.strategies.evolution import Budget, Windows, planned_archs, refuse_unk
 from hnas.study import Study
 
 _Floats = NDArray[np.float64]
+_Model = Predictor | FittedLatency
+_LATENCY = "latency_ms"
 _Genome = Mapping[str, Option]  # an option for every choice of the space, also for choices that are not active
 PLANNED, DRAWN = 10, 6  # architectures before the first prediction: variants of the largest, and mutations of these
 _ROUNDS, _PARENTS, _CHILDREN = 4, 24, 200  # of the search on predictions
@@ -115,7 +120,7 @@ def _luck(study: Study, accuracies: Mapping[Arch, float]) -> float:
     return max(0.0, mean * (1 - mean)) / study.search_images / 3
 
 
-def _shift(model: Predictor, space: Space, known: Mapping[Arch, float]) -> float:
+def _shift(model: _Model, space: Space, known: Mapping[Arch, float]) -> float:
     """Return what gives the estimate of the largest architecture its measured accuracy.
 
     A window that is a distance to the largest one has its luck. This luck is not to count for or against the others.
@@ -145,8 +150,9 @@ class _Belief:
         self.study, self.space, self.options = study, space, options
         self.known = {arch: accuracy for arch, accuracy in study.known.items() if arch in space}
         self.tried: list[Candidate] = []
-        self._predictors = {metric: Predictor(space) for metric in (options.cost, *options.windows, "accuracy")}
-        self._models: dict[str, Predictor] = {}  # those of metrics that are known for some architecture
+        metrics = (options.cost, *options.windows, "accuracy")
+        self._predictors = {metric: _predictor(study, space, metric) for metric in metrics}
+        self._models: dict[str, _Model] = {}  # those of metrics that are known for some architecture
         self._tuned: dict[str, int] = {}  # metric -> number of known values when its predictor last learned what counts
         self._shift = 0.0
         self._estimated: dict[Arch, float] = {}  # accuracies of architectures that were tried
@@ -191,7 +197,7 @@ class _Belief:
         own = {each.arch: each.metrics[metric] for each in self.tried if metric in each.metrics}
         return {**self.known, **own} if metric == "accuracy" else own
 
-    def _estimate(self, model: Predictor) -> None:
+    def _estimate(self, model: _Model) -> None:
         scored = [each.arch for each in self.tried if "accuracy" in each.metrics]
         self._shift = _shift(model, self.space, self._values("accuracy")) if self.options.relative else 0.0
         self._estimated = dict(zip(scored, (model.predict(scored)[0] + self._shift).tolist(), strict=True))
@@ -225,8 +231,7 @@ class _Belief:
         networks that would be a large improvement but are hardly ever accurate enough.
         """
         goal, sign = ("accuracy", 1.0) if self.options.accurate else (self.options.cost, -1.0)
-        codes = self._predictors["accuracy"].encode(archs)
-        found = {metric: model.predict_codes(codes) for metric, model in self._models.items()}
+        found = {metric: model.predict(archs) for metric, model in self._models.items()}
         if "accuracy" in found:
             found["accuracy"] = found["accuracy"][0] + self._shift, found["accuracy"][1]
         chance = np.ones(len(archs))
@@ -240,6 +245,14 @@ class _Belief:
         gain = _expected_gain(sign * (mean - _scaled(goal, best.metrics[goal])), deviation)
         worth: _Floats = gain * chance**2
         return worth
+
+
+def _predictor(study: Study, space: Space, metric: str) -> _Model:
+    """Return a new model of ``metric``. That of a latency counts kernels, if the slots are modules of the network."""
+    if metric == _LATENCY:
+        with suppress(AttributeError, ValueError):
+            return FittedLatency(space, study.supernet.skeleton)
+    return Predictor(space)
 
 
 def _propose(space: Space, rng: Random, belief: _Belief, known: Mapping[Arch, _Genome]) -> _Genome | None:

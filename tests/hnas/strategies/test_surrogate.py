@@ -9,12 +9,17 @@ from random import Random
 
 import pytest
 
+from hnas.cost.fitted import FittedLatency
 from hnas.journal import Journal
 from hnas.pareto import Candidate
+from hnas.predictor import Predictor
 from hnas.space import Choice
+from hnas.spaces.tabular_digits import tabular_digits
 from hnas.strategies import evolution, surrogate
 from hnas.strategies.evolution import EvolutionOptions, Window
 from hnas.strategies.surrogate import SurrogateOptions, estimated_accuracies, search
+from hnas.study import Study
+from hnas.supernet import Supernet
 from tests.hnas.strategies.fake_study import SEPARABLE, FakeStudy, plain
 
 ACCURATE = {"accuracy": Window(low=0.55)}
@@ -168,3 +173,13 @@ def test_the_search_corrects_its_accuracies_for_luck(monkeypatch):
     assert {variance for variance, _ in costs} == {0.0}
     assert accuracies
     assert all(variance == pytest.approx(mean * (1 - mean) / 300) for variance, mean in accuracies)
+
+
+def test_a_latency_is_predicted_from_kernels_where_slots_are_modules():
+    space = tabular_digits()
+    known = surrogate._predictor(Study(Supernet(space), None), space, "latency_ms")
+    assert isinstance(known, FittedLatency)
+    other = surrogate._predictor(Study(Supernet(space), None), space, "size_bytes")
+    unknown = surrogate._predictor(FakeStudy(), SEPARABLE, "latency_ms")
+    assert isinstance(other, Predictor)
+    assert isinstance(unknown, Predictor)

@@ -1,0 +1,138 @@
+"""Count the work of architectures by class of kernel: ``Work(space, supernet.skeleton)(arch)``.
+
+A search asks for thousands of architectures, and a trace of one takes some ten milliseconds. So the kernels of a slot
+are counted once for each of its options and sizes, and those outside of the slots once for each outer choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from torch import nn
+
+from hnas.cost.kernels import Kernel
+from hnas.cost.roofline import trace_parts
+from hnas.space import Arch, Option, Space
+
+Amounts = Mapping[str, float]  # class of kernel -> work
+LAUNCHES = "launches"
+_MOST = 4096  # combinations of choices outside of the slots; one network of each may be traced
+_CHECKED = 4  # members that are traced to see whether slots are independent
+_LAUNCH = 1e4  # the work of a launch: on a CPU it takes about as long as so many operations
+_Choices = tuple[tuple[str, Option], ...]
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """Hold what all architectures with the same choices outside of the slots have in common.
+
+    amounts: the work outside of the slots.
+    sizes: slot -> shapes of its input and its output, and its kind of module.
+    """
+
+    amounts: Amounts
+    sizes: Mapping[str, Any]
+
+
+class Work:
+    """The work of each class of kernel of an architecture, for one example.
+
+    A class is a kind of kernel (``hnas.cost.kernels``), and for a convolution its side: "depthwise 7". The work is the
+    number of floating point operations, or of values that are moved where a kernel computes nothing. The class
+    "launches" is the number of kernels, times 10,000.
+
+    skeleton: returns the module of an architecture on the meta device, such as ``Supernet.skeleton``.
+
+    Example:
+        Work(space, supernet.skeleton)(space.largest)["depthwise 7"]
+
+    Raises:
+        AttributeError: a slot of the space is not a module of the network.
+        ValueError: the space has too many choices outside of its slots, or those in a slot act outside of it.
+    """
+
+    def __init__(self, space: Space, skeleton: Callable[[Arch], nn.Module]) -> None:
+        self._space, self._skeleton = space, skeleton
+        places = _places(space)
+        self._of = {
+            name: next((each for each in places if name.startswith(f"{each}.")), None) for name in space.choices
+        }
+        outside = math.prod(len(space.choices[name].options) for name, place in self._of.items() if place is None)
+        if outside > _MOST:
+            raise ValueError(f"{outside} combinations of choices outside of the slots of {space.name}; {_MOST} at most")
+        self._outers: dict[_Choices, _Outer] = {}
+        self._slots: dict[Any, Amounts] = {}
+        self._check()
+
+    def _check(self) -> None:
+        """Raise ValueError if choices of a slot act outside of its module, in some members that differ in them."""
+        rng, choices = Random(0), self._space.choices
+        for _ in range(_CHECKED):
+            drawn = {
+                name: choice.options[-1] if self._of[name] is None else rng.choice(choice.options)
+                for name, choice in choices.items()
+            }
+            arch = self._space.arch(drawn)
+            inner, rest = self._split(arch)
+            known = self._outers.get(rest)
+            if known is not None and known != self._trace(arch, inner, rest):
+                raise ValueError(f"choices in a slot of {self._space.name} change the network outside of it")
+            self(arch)
+
+    def __call__(self, arch: Arch) -> Amounts:
+        """Return class -> work."""
+        inner, rest = self._split(arch)
+        if (outer := self._outers.get(rest)) is None or any(key not in self._slots for key in _keys(inner, outer)):
+            outer = self._trace(arch, inner, rest)
+        return _sum([outer.amounts, *(self._slots[key] for key in _keys(inner, outer))])
+
+    def _split(self, arch: Arch) -> tuple[dict[str, _Choices], _Choices]:
+        """Return the choices of each slot that is there, by names within the slot, and those outside of all slots."""
+        inner: dict[str, _Choices] = {}
+        rest: _Choices = ()
+        for name, option in arch.items():
+            place = self._of[name]
+            if place is None:
+                rest = (*rest, (name, option))
+            else:
+                inner[place] = (*inner.get(place, ()), (name.removeprefix(place), option))
+        return inner, rest
+
+    def _trace(self, arch: Arch, inner: Mapping[str, _Choices], rest: _Choices) -> _Outer:
+        """Trace an architecture, and keep what was counted in each slot and outside of them."""
+        outside, parts = trace_parts(self._skeleton(arch), tuple(inner), *self._space.example(arch))
+        outer = _Outer(amounts(outside), {slot: part.sizes for slot, part in parts.items()})
+        self._outers[rest] = outer
+        self._slots |= dict(zip(_keys(inner, outer), (amounts(parts[slot].kernels) for slot in inner), strict=True))
+        return outer
+
+
+def _places(space: Space) -> tuple[str, ...]:
+    """Return the paths of the modules whose kernels are counted apart: slots, or else the smallest with choices."""
+    found = {name.rpartition(".")[0] for name in space.choices} - {""}
+    return space.slots or tuple(path for path in found if not any(other.startswith(f"{path}.") for other in found))
+
+
+def _keys(inner: Mapping[str, _Choices], outer: _Outer) -> list[Any]:
+    return [(outer.sizes[slot], chosen) for slot, chosen in inner.items()]
+
+
+def amounts(kernels: Sequence[Kernel]) -> dict[str, float]:
+    """Return class of kernel -> work."""
+    found = {LAUNCHES: _LAUNCH * len(kernels)}
+    for kernel in kernels:
+        name = f"{kernel.kind} {kernel.side}" if kernel.side > 1 else kernel.kind
+        found[name] = found.get(name, 0.0) + (kernel.flops or kernel.elements)
+    return found
+
+
+def _sum(parts: Sequence[Amounts]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            found[name] = found.get(name, 0.0) + value
+    return found
