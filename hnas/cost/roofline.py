@@ -100,7 +100,7 @@ def trace(net: nn.Module, *shapes: tuple[int, ...], batch: int = 1, training: bo
 
 
 @dataclass(frozen=True)
-class Part:
+class _Traced:
     """The kernels of a module in a network.
 
     sizes: the kind of module, and the shapes of its input and its output.
@@ -110,7 +110,9 @@ class Part:
     sizes: tuple[type[nn.Module], tuple[int, ...], tuple[int, ...]]
 
 
-def trace_parts(net: nn.Module, paths: Sequence[str], *shapes: tuple[int, ...]) -> tuple[list[Kernel], dict[str, Part]]:
+def trace_parts(
+    net: nn.Module, paths: Sequence[str], *shapes: tuple[int, ...]
+) -> tuple[list[Kernel], dict[str, _Traced]]:
     """Return the kernels outside of some modules of ``net``, and path -> those of each module, for one call.
 
     paths: modules that take and return one tensor, and are called once.
@@ -120,7 +122,7 @@ def trace_parts(net: nn.Module, paths: Sequence[str], *shapes: tuple[int, ...]) 
         AttributeError: there is no module at a path.
         ValueError: such a module is not called, or more than once.
     """
-    parts: dict[str, Part] = {}
+    parts: dict[str, _Traced] = {}
     begun: dict[str, int] = {}
     tracing = _Trace()
 
@@ -128,7 +130,7 @@ def trace_parts(net: nn.Module, paths: Sequence[str], *shapes: tuple[int, ...]) 
         if path in parts:
             raise ValueError(f"the module {path} is called more than once")
         inside = tuple(tracing.kernels[begun[path] :])
-        parts[path] = Part(inside, (type(module), tuple(inputs[0].shape), tuple(output.shape)))
+        parts[path] = _Traced(inside, (type(module), tuple(inputs[0].shape), tuple(output.shape)))
 
     with ExitStack() as stack:
         for path in paths:

@@ -18,7 +18,7 @@ from hnas.cost.kernels import Kernel
 from hnas.cost.roofline import trace_parts
 from hnas.space import Arch, Option, Space
 
-Amounts = Mapping[str, float]  # class of kernel -> work
+_Amounts = Mapping[str, float]  # class of kernel -> work
 LAUNCHES = "launches"
 _MOST = 4096  # combinations of choices outside of the slots; one network of each may be traced
 _CHECKED = 4  # members that are traced to see whether slots are independent
@@ -34,7 +34,7 @@ class _Outer:
     sizes: slot -> shapes of its input and its output, and its kind of module.
     """
 
-    amounts: Amounts
+    amounts: _Amounts
     sizes: Mapping[str, Any]
 
 
@@ -65,7 +65,7 @@ class Work:
         if outside > _MOST:
             raise ValueError(f"{outside} combinations of choices outside of the slots of {space.name}; {_MOST} at most")
         self._outers: dict[_Choices, _Outer] = {}
-        self._slots: dict[Any, Amounts] = {}
+        self._slots: dict[Any, _Amounts] = {}
         self._check()
 
     def _check(self) -> None:
@@ -83,7 +83,7 @@ class Work:
                 raise ValueError(f"choices in a slot of {self._space.name} change the network outside of it")
             self(arch)
 
-    def __call__(self, arch: Arch) -> Amounts:
+    def __call__(self, arch: Arch) -> _Amounts:
         """Return class -> work."""
         inner, rest = self._split(arch)
         if (outer := self._outers.get(rest)) is None or any(key not in self._slots for key in _keys(inner, outer)):
@@ -130,7 +130,7 @@ def amounts(kernels: Sequence[Kernel]) -> dict[str, float]:
     return found
 
 
-def _sum(parts: Sequence[Amounts]) -> dict[str, float]:
+def _sum(parts: Sequence[_Amounts]) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():
