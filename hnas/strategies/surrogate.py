@@ -22,7 +22,7 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr  # scipy.stats takes half a second to import
 
 from hnas.cost.fitted import FittedLatency
 from hnas.pareto import Candidate
@@ -319,12 +319,13 @@ def _scaled(metric: str, value: float) -> float:
 
 
 def _within(mean: _Floats, deviation: _Floats, low: float, high: float) -> _Floats:
-    inside: _Floats = norm.cdf((high - mean) / deviation) - norm.cdf((low - mean) / deviation)
+    inside: _Floats = ndtr((high - mean) / deviation) - ndtr((low - mean) / deviation)
     return inside
 
 
 def _expected_gain(gain: _Floats, deviation: _Floats) -> _Floats:
     """Return the expected improvement (Jones et al. 1998) of predictions with a mean gain over the best."""
     z = gain / deviation
-    expected: _Floats = gain * norm.cdf(z) + deviation * norm.pdf(z)
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    expected: _Floats = gain * ndtr(z) + deviation * density
     return np.maximum(expected, 0.0)
