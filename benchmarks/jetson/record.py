@@ -14,6 +14,7 @@ from typing import Any
 
 from hnas.benchmarks.jetson.baselines import one_factor, uncalibrated
 from hnas.benchmarks.jetson.errors import RowPrediction
+from hnas.hw_profiles.calibration import Calibration, parse
 
 _PACKAGES = ("torch", "torchvision", "timm", "ultralytics")  # they define the networks
 
@@ -35,13 +36,18 @@ def write(
 
 
 def to_json(name: str, text: str, left: Sequence[RowPrediction], held: Sequence[RowPrediction]) -> str:
-    """Return the record: one row a line, in the order of the predictions."""
-    samples = [each.sample for each in left]
+    """Return the record: one row a line, in the order of the predictions.
+
+    ``predicted_ms`` and ``error`` are those of the method of the row. ``shipped_ms`` is the prediction by ``text``, without
+    what the kind of timing adds.
+    """
+    samples, shipped = [each.sample for each in left], parse(name, text)
     rows = [
-        {**_row(each), "method": "leave-one-model-out", "uncalibrated": _error(plain), "one_factor": _error(factor)}
+        _row(each, shipped)
+        | {"method": "leave-one-model-out", "uncalibrated": _error(plain), "one_factor": _error(factor)}
         for each, plain, factor in zip(left, uncalibrated(samples), one_factor(samples), strict=True)
     ]
-    rows += [{**_row(each), "method": "held out"} for each in held]
+    rows += [{**_row(each, shipped), "method": "held out"} for each in held]
     head = {
         "calibration": name,
         "sha256": sha256(text.encode()).hexdigest(),
@@ -52,7 +58,7 @@ def to_json(name: str, text: str, left: Sequence[RowPrediction], held: Sequence[
     return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
-def _row(each: RowPrediction) -> dict[str, Any]:
+def _row(each: RowPrediction, shipped: Calibration) -> dict[str, Any]:
     row = each.sample.row
     return {
         "model": row.model,
@@ -63,6 +69,7 @@ def _row(each: RowPrediction) -> dict[str, Any]:
         "timing": row.timing,
         "attention": each.attends,
         "predicted_ms": float(f"{each.ms:.4g}"),
+        "shipped_ms": float(f"{each.sample.predict(shipped):.4g}"),
         "error": _error(each),
     }
 
