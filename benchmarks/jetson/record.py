@@ -38,7 +38,7 @@ def write(
 def to_json(name: str, text: str, left: Sequence[RowPrediction], held: Sequence[RowPrediction]) -> str:
     """Return the record: one row a line, in the order of the predictions.
 
-    ``predicted_ms`` and ``error`` are those of the method of the row. ``shipped_ms`` is the prediction by ``text``, without
+    ``predicted_ms`` and ``error`` are those of the method of the row. ``shipped_ms`` is predicted by ``text``, without
     what the kind of timing adds.
     """
     samples, shipped = [each.sample for each in left], parse(name, text)
