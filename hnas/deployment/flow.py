@@ -14,7 +14,7 @@ from hnas.cost import Price
 from hnas.deployment import mixing
 from hnas.deployment.build import Built, Refused, Run, build_each, build_mixed, build_precision
 from hnas.deployment.ends import EndToEnd, measure_ends, preprocessing_arrays
-from hnas.deployment.judge import JudgedArtifact, judge_artifacts, objection_of
+from hnas.deployment.judge import INT8_GAIN, JudgedArtifact, hardly_faster, judge_artifacts, objection_of
 from hnas.deployment.network import NetworkRecord, StaticNetwork
 from hnas.deployment.plan import GUARD, Plan
 from hnas.export.bundle.manifest import Mixed
@@ -148,7 +148,18 @@ def _prove(run: Run, baseline: Baseline, make: Callable[[], StaticNetwork]) -> P
     )
     run.notify(f"measure {', '.join(each.label for each in built)}", 0, 1)
     predicted = {precision: network.predict(run.plan.device, precision) for precision in run.plan.precisions}
+    _tell_small_gain(run.plan, network)
     return _judge(run, baseline, Proof(network.record, make, (), None, (*left_out, *failed), predicted), built)
+
+
+def _tell_small_gain(plan: Plan, network: StaticNetwork) -> None:
+    """Tell the user if int8 alone was asked for on a GPU, where it is predicted to be hardly faster than fp16."""
+    device = plan.device
+    if device.kind != "gpu" or plan.precision != "int8" or "fp16" not in device.peaks:
+        return
+    gain = network.predict(device, "fp16").value / network.predict(device, "int8").value
+    if gain < INT8_GAIN:
+        tell(f"{network.name}: {hardly_faster(gain, 'predicted')}; it is built because you asked for it")
 
 
 def wanted_precisions(plan: Plan, network: StaticNetwork) -> tuple[list[str], list[Refused]]:

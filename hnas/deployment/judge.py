@@ -34,7 +34,7 @@ class JudgedArtifact:
         return f"{self.built.label}: {self.verdict.removeprefix('not taken: ')}"
 
 
-_INT8_GAIN = 1.15  # on a GPU, int8 must be this many times faster than fp16: less is not worth its loss of accuracy
+INT8_GAIN = 1.15  # on a GPU, int8 must be this many times faster than fp16: less is not worth its loss of accuracy
 
 _Objection = Callable[[Built, Comparison | None], str | None]
 
@@ -57,7 +57,7 @@ def judge_artifacts(
        one, which has the lowest precision.
     4. All artifacts are refused: the index is None.
     5. The accuracy is not known, because there are no labelled images: case 1 refuses no artifact.
-    6. int8 on a GPU is less than ``_INT8_GAIN`` times faster than fp16, which is allowed: int8 is refused. The times
+    6. int8 on a GPU is less than ``INT8_GAIN`` times faster than fp16, which is allowed: int8 is refused. The times
        are measured, or predicted if nothing is measured.
     """
     misses = []
@@ -92,10 +92,14 @@ def _without_slow_int8(
         half, own = comparisons[allowed[0]], comparisons[i]
         measured = half is not None and own is not None
         gain = own.ratio / half.ratio if half and own else predicted["fp16"] / predicted["int8"]
-        if gain < _INT8_GAIN:
-            how = "measured" if measured else "predicted"
-            found[i] = f"int8 is hardly faster here: {gain:.2f}x of fp16, {how} ({_INT8_GAIN:g}x is worth it)"
+        if gain < INT8_GAIN:
+            found[i] = hardly_faster(gain, "measured" if measured else "predicted")
     return found
+
+
+def hardly_faster(gain: float, how: str) -> str:
+    """Return the sentence on int8 that is only ``gain`` times faster than fp16 on a GPU, measured or predicted."""
+    return f"int8 is hardly faster here: {gain:.2f}x of fp16, {how} ({INT8_GAIN:g}x is worth it)"
 
 
 def _lost(built: Built, fp32_accuracy: float, guard: float) -> str | None:

@@ -41,15 +41,14 @@ print("&&&& RUNNING TensorRT.trtexec [TensorRT v8602] # trtexec")
 if "onnx" in options:
     shutil.copy(options["onnx"], options["saveEngine"])
     open(options["timingCacheFile"], "w").write("tactics")
-    layers = [{{"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{{"Format/Datatype": "Row major FP16"}}]}}]
+    half, single = [{{"Format/Datatype": "Row major FP16"}}], [{{"Format/Datatype": "Row major linear FP32"}}]
+    layers = [dict(Name="conv", LayerType="CaskConvolution", Inputs=half, Outputs=half)]
+    layers += [dict(Name="gelu", LayerType="PointWiseV2", Inputs=single, Outputs=single)]  # planted: above fp16
     json.dump({{"Layers": layers}}, open(options["exportLayerInfo"], "w"))
 if "loadEngine" in options:
     import numpy, onnxruntime
     if "exportTimes" in options:
-        spans = {{"H2d": (0, 0.25), "Compute": (0.25, 0.75), "D2h": (0.75, 0.875)}}
-        ends = ("start", "end")
-        stamps = {{f"{{end}}{{name}}Ms": span[end == "end"] for name, span in spans.items() for end in ends}}
-        runs = [{{name: i + ms for name, ms in stamps.items()}} for i in range(int(options["iterations"]))]
+        runs = [{{"h2dMs": 0.25, "computeMs": 0.5, "d2hMs": 0.125}}] * int(options["iterations"])
         json.dump(runs, open(options["exportTimes"], "w"))
     if "exportOutput" in options:
         session = onnxruntime.InferenceSession(options["loadEngine"], providers=["CPUExecutionProvider"])
@@ -83,7 +82,7 @@ def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
 
 
 def test_a_net_is_built_verified_and_measured_there(
-    jetson: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    jetson: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     need("onnxruntime", backends.load("onnxruntime").missing())
     pytest.importorskip("onnxscript")
@@ -94,17 +93,19 @@ def test_a_net_is_built_verified_and_measured_there(
     (tmp_path / "mynet.py").write_text(NET)
     words = ["export", "--model", "mynet:net", "--input", "1x1x8x8", "--target", "jetson", "--out", "run", "--json"]
     assert deploy_main([*words, "--host", f"{jetson.address}{sys.executable}"]) == 0, capsys.readouterr().err
-    said = json.loads(capsys.readouterr().out)
+    said, above = json.loads(capsys.readouterr().out), "gelu runs in f32, the artifact states fp16"
     assert "measured in interleaved blocks on ssh://board" in said["footnote"]
     (line,) = [note for note in said["notes"] if note.startswith("end to end on the device ")]
     assert "prepare: not known for this network, copies 0.375, run 0.5, answer " in line
     assert line.endswith(" (medians, n=30)")
+    assert f"engine: {above}" in caplog.messages  # which the log hnas.export prints to standard error
     manifest = read_bundle(tmp_path / "run" / "bundle").manifest
     assert (manifest.target, manifest.precision, manifest.latency.kind) == ("jetson-orin-nano", "fp16", "measured")
     assert manifest.latency.value == pytest.approx(0.5)
     assert manifest.versions["tensorrt"] == "8.6.2"
     assert manifest.build is not None
     engine = manifest.build["engine"]
-    assert (engine["sm"], engine["built_by"], engine["precisions"]) == ("87", "trtexec", {"f16": 1})
+    assert (engine["sm"], engine["built_by"], engine["precisions"]) == ("87", "trtexec", {"f16": 1, "f32": 1})
+    assert engine["above"] == [above]
     assert len(engine["build_medians_ms"]) == 3
     assert len(list((jetson.cache / "engines").glob("*/model.engine"))) == 2  # fp32, the baseline, and fp16

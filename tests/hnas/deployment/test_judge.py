@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hnas import hw_profiles
 from hnas.cost import Price
+from hnas.deployment import flow
 from hnas.deployment.build import Built, build_each, build_once, build_within
 from hnas.deployment.judge import judge_artifacts, objection_of, wilson_interval
 from hnas.deployment.options import SearchOptions
@@ -115,6 +118,32 @@ def test_case_6_int8_stays_where_fp16_is_refused_or_missing():
     latencies = {"fp16": 1.0, "int8": 1.0}
     assert judge_artifacts([built("fp16", 0.5), built("int8", 0.9)], [None] * 2, 0.9, 0.01, predicted=latencies)[0] == 1
     assert judge_artifacts([built("int8", 0.9)], [None], 0.9, 0.01, predicted=latencies)[0] == 0
+
+
+@pytest.mark.parametrize(("half", "told"), [(1.09, ["1.09x of fp16, predicted"]), (1.52, [])])
+def test_int8_alone_is_built_on_a_gpu_and_it_is_said_where_it_is_hardly_faster(
+    half: float, told: list[str], monkeypatch, caplog, tmp_path
+):
+    """Only "auto" compared the two: int8 alone was kept silently."""
+    (tmp_path / "model").write_bytes(b"m")
+    kept = built("int8")
+    monkeypatch.setattr(
+        flow, "build_precision", lambda *_: replace(kept, artifact=replace(kept.artifact, path=tmp_path))
+    )
+    latencies = {"fp16": Price(half, "ms", half, half, "predicted"), "int8": Price(1.0, "ms", 1.0, 1.0, "predicted")}
+    record = SimpleNamespace(mixable=False, accuracy={})
+    network = SimpleNamespace(name="net", calibration=(), record=record, predict=lambda _, name: latencies[name])
+    plan = SimpleNamespace(precision="int8", precisions=("int8",), mixes=False, measured=False, bounds=())
+    for name, said in (("jetson", told), ("onnxruntime-cpu", [])):
+        plan.device = hw_profiles.load(name)
+        run = SimpleNamespace(plan=plan, notify=lambda *_: None)
+        caplog.clear()
+        proof = flow._prove(run, SimpleNamespace(built=built("fp32")), lambda: network)
+        assert [row.verdict for row in proof.rows] == ["kept"]
+        assert len(caplog.messages) == len(said)
+        for line, part in zip(caplog.messages, said, strict=True):
+            assert line.startswith("net: int8 is hardly faster here: ")
+            assert part in line
 
 
 # --- build_each, build_once -------------------------------------------------------------------------------------------
