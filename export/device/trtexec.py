@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence, Tuple
 import numpy as np
 
 from hnas.export.device.dynamic import DynamicSize, resized
-from hnas.export.device.errors import ExportError
+from hnas.export.device.engine_types import parse_version
+from hnas.export.device.errors import ExportError, printable
 from hnas.export.device.signature import NamedOutputs, expected_outputs, name_outputs, read_inputs
 
 if TYPE_CHECKING:
@@ -56,14 +57,27 @@ def run_trtexec(*arguments: str) -> str:
     done = subprocess.run([tool, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode != 0 or "&&&& FAILED" in text:
-        raise ExportError(f"trtexec failed: {_first_error(text)}")
+        raise ExportError(f"trtexec failed: {printable(_first_error(text))[:240]}")
     return text
 
 
 def _first_error(text: str) -> str:
-    """Return the first error of a log: ``[11/22/2026-10:00:00] [E] Error[4]: ...``."""
-    found = re.search(r"\[E\] (.*)", text)
-    return found[1].strip()[:200] if found else "no reason given"
+    """Return the error of a log.
+
+    1. The parser refuses a node: the operator, the name of the node and the reason, which stand in several lines:
+       ``[E] [TRT] ...: While parsing node number 3 [Det -> "y"]:``, the node with its ``name:``, and
+       ``[E] [TRT] ...: ERROR: ... In function ...:`` with the reason below.
+    2. Any other error: the first line, ``[11/22/2026-10:00:00] [E] Error[4]: ...``.
+    """
+    node = re.search(r"While parsing node number \d+ \[([^\s\]]+)", text)
+    rest = text[node.end() :] if node else ""
+    reason = re.search(r"In function .*:\n\[\d+\] (.*(?:\n(?!\[\d\d/).*)*)", rest)
+    if node and reason:  # case 1
+        name = re.search(r'^name: "(.*)"', rest[: max(0, rest.find("--- End node ---"))], re.MULTILINE)
+        where = f"{node[1]} {name[1]}" if name else node[1]
+        return f"{where}: " + re.sub(r"^Invalid Node - \S+ (?=\S)", "", " ".join(reason[1].split()))
+    found = re.search(r"^\[[^\]]*\] \[[EF]\] (.*)", text, re.MULTILINE)  # case 2
+    return found[1].strip() if found else "no reason given"
 
 
 def profile_shapes(inputs: Sequence[TensorSpec], size: DynamicSize | None) -> dict[str, list[Tuple[int, ...]]]:
@@ -108,7 +122,7 @@ def build_engine(
 
 def read_gpu_times(text: str) -> list[float]:
     """Return the seconds of GPU time of each run in the text of ``--exportTimes``. Raise ExportError for other text."""
-    return _spans(text, "Compute")
+    return _spans(text, "compute")
 
 
 def _read_copy_times(text: str) -> list[float]:
@@ -117,12 +131,13 @@ def _read_copy_times(text: str) -> list[float]:
     Raises:
         ExportError: the text is no such file.
     """
-    return [there + back for there, back in zip(_spans(text, "H2d"), _spans(text, "D2h"))]
+    return [there + back for there, back in zip(_spans(text, "h2d"), _spans(text, "d2h"))]
 
 
 def _spans(text: str, name: str) -> list[float]:
     try:
-        return [(float(each[f"end{name}Ms"]) - float(each[f"start{name}Ms"])) * 1e-3 for each in json.loads(text)]
+        # The stamps of start and end have six digits too: after 10 s they are in steps of 0.1 ms.
+        return [float(each[f"{name}Ms"]) * 1e-3 for each in json.loads(text)]
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f"these are not times of trtexec: {type(error).__name__} {error}") from None
 
@@ -166,14 +181,16 @@ class TrtExec:
 
     def part_times(self, inputs: Sequence[NDArray[Any]], runs: int) -> list[Tuple[float, float]]:
         """Return the seconds of the copies and on the GPU of ``runs`` calls, as ``times`` measures them."""
-        trace = self._trace(inputs, runs)
+        # TensorRT 11 leaves the copies out unless it is asked for them.
+        moving = parse_version(self.report["tensorrt"]) >= (11, 0)
+        trace = self._trace(inputs, runs, *(["--includeDataTransfers"] if moving else []))
         return list(zip(_read_copy_times(trace), read_gpu_times(trace)))[-runs:]
 
-    def _trace(self, inputs: Sequence[NDArray[Any]], runs: int) -> str:
+    def _trace(self, inputs: Sequence[NDArray[Any]], runs: int, *more: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "times.json")
             values = read_inputs(self.artifact, inputs)
-            self._run(Path(folder), values, f"--exportTimes={out}", f"--iterations={runs}", "--duration=0")
+            self._run(Path(folder), values, f"--exportTimes={out}", f"--iterations={runs}", "--duration=0", *more)
             return out.read_text()
 
     def _run(self, folder: Path, inputs: Sequence[NDArray[Any]], *arguments: str) -> None:

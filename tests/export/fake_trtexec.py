@@ -16,51 +16,57 @@ _ALWAYS = (
     *("minShapes", "optShapes", "maxShapes"),
 )
 _PRECISIONS = ("fp16", "int8", "precisionConstraints", "layerPrecisions")
-# First version -> options. Sources: the command lines of trtexec in the documentation of TensorRT 8.5 and 8.6, and the
-# migration pages from 8 to 10 and from 10 to 11: 11 has no flags for precisions, and --stronglyTyped does nothing.
+# First version -> options. Sources: the command lines of trtexec in the documentation of TensorRT 8.5 and 8.6, the
+# migration pages from 8 to 10 and from 10 to 11, and samples/common/sampleOptions.cpp of NVIDIA/TensorRT at 11.1: 11
+# keeps --noTF32, has no flags for precisions, and --stronglyTyped does nothing.
 _OPTIONS = (
-    ((11, 0), (*_ALWAYS, "skipInference", "stronglyTyped")),
+    ((11, 0), (*_ALWAYS, "skipInference", "stronglyTyped", "includeDataTransfers")),
     ((10, 0), (*_ALWAYS, *_PRECISIONS, "skipInference", "stronglyTyped")),
     ((8, 6), (*_ALWAYS, *_PRECISIONS, "skipInference", "buildOnly")),
     ((8, 0), (*_ALWAYS, *_PRECISIONS, "buildOnly")),
 )
 _SCRIPT = """#!{python}
 import json, os, sys
-folder, known = {folder!r}, {known!r}
+sys.path.insert(0, {root!r})
+from tests.export import trtexec_logs as logs
+folder, known, version = {folder!r}, {known!r}, {version!r}
 options = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:])
 with open(os.path.join(folder, "calls"), "a") as file:
     file.write(" ".join(sorted(sys.argv[1:])) + "\\n")
-banner = "TensorRT.trtexec [TensorRT v{version}]{build} # trtexec " + " ".join(sys.argv[1:])
-print("&&&& RUNNING " + banner)
+banner = logs.banner({digits!r}, ["trtexec", *sys.argv[1:]])
+print("&&&& RUNNING " + banner, flush=True)
 
-def fail(*lines):
-    for line in lines:
-        print("[11/22/2026-10:00:00] [E] " + line)
+def fail(lines):
+    print("\\n".join(lines), file=sys.stderr)
     print("&&&& FAILED " + banner)
     sys.exit(1)
 
-for name in options:
-    if name not in known:
-        fail("Unknown option: --" + name + " " + options[name])
+unknown = [name for name in options if name not in known]
+if unknown:
+    fail(logs.error(*("Unknown option: --" + name + " " + options[name] for name in unknown)))
+if "help" in options:
+    sys.exit(0)
+print("\\n".join(logs.options(version, options)), flush=True)
 if "onnx" in options:
-    if open(options["onnx"], "rb").read() == b"bad":
-        fail("Error[4]: cannot build this", "more")
+    content = open(options["onnx"], "rb").read()
+    if content == b"refused":
+        fail(logs.refused(version))
+    print("\\n".join(logs.built(version, options)), flush=True)
+    if content == b"bad":
+        fail([*logs.error("Error[4]: cannot build this", "more"), *logs.failed()])
     open(options["saveEngine"], "w").write("engine of " + os.path.basename(options["onnx"]))
     open(options["timingCacheFile"], "w").write("tactics")
     open(options["exportLayerInfo"], "w").write({layers!r})
 if "loadEngine" in options:
     import numpy
     name, _, path = options["loadInputs"].partition(":")
-    x = numpy.fromfile(path, numpy.float32)
+    y = numpy.maximum(numpy.fromfile(path, numpy.float32), 0)[None]
+    print("\\n".join(logs.summary(version, int(options["iterations"]))), flush=True)
     if "exportOutput" in options:
-        values = ", ".join(map(str, numpy.maximum(x, 0)))
-        out = '[ {{ "name" : "y"\\n, "dimensions" : "1x3"\\n, "values" : [ %s ]\\n}} ]' % values
-        open(options["exportOutput"], "w").write(out)
+        open(options["exportOutput"], "w").write(logs.outputs({{"total": y.sum(), "y": y}}))
     if "exportTimes" in options:
-        runs = [dict(startH2dMs=i, endH2dMs=i + .125, startComputeMs=i + .25, endComputeMs=i + .75, computeMs=.5,
-                     startD2hMs=i + .75, endD2hMs=i + .8125)
-                for i in range(int(options["iterations"]) + 5)]
-        json.dump(runs, open(options["exportTimes"], "w"))
+        moves = version < (11, 0) or "includeDataTransfers" in options
+        open(options["exportTimes"], "w").write(logs.times(int(options["iterations"]), moves))
 print("&&&& PASSED " + banner)
 """
 
@@ -75,10 +81,11 @@ def install(folder: Path, version: str, layers: Any) -> Path:
     script.write_text(
         _SCRIPT.format(
             python=sys.executable,
+            root=str(Path(__file__).parents[2]),
             folder=str(folder),
             known=known,
-            version=version,
-            build=" [b33]" if own >= (10, 0) else "",
+            version=own,
+            digits=version,
             layers=json.dumps(layers),
         )
     )

@@ -117,9 +117,21 @@ def _layer(entry: Mapping[str, Any], times: Mapping[str, float]) -> Layer:
     told = re.findall(
         r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", ""))
     )  # names of fused kernels tell nothing
-    parts = told or ([part.strip() for part in name.split(" + ")] if " + " in name else [])
+    parts = told or _parts_of(name)
     precision = next(filter(None, types), "")
     return Layer(name, kind or "unknown", _role(name, kind), precision, times.get(name), tactic, tuple(parts))
+
+
+def _parts_of(name: str) -> list[str]:
+    """Return the layers of the file in the name of a fused one: "a + PWN(PWN(b), c)" or "a || b"; else nothing."""
+    parts = []
+    between = r" \+ | \|\| |, " if "PWN(" in name else r" \+ | \|\| "
+    for part in re.split(between, name.replace("PWN(", "")):
+        end = len(part)
+        while part.count(")", 0, end) > part.count("(", 0, end) and part[:end].endswith(")"):
+            end -= 1
+        parts.append(part[:end].strip())
+    return parts if parts != [name] else []
 
 
 def _ends(entry: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:

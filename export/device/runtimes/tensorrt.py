@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import weakref
 from dataclasses import replace
 from importlib.util import find_spec
@@ -182,7 +183,9 @@ def _set_precisions(trt: Any, config: Any, network: Any, artifact: Artifact) -> 
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     for index in range(network.num_layers if single else 0):
         layer = network.get_layer(index)
-        if layer.name in single:
+        # The parser makes several layers of some nodes; since 8.6 their metadata names the node.
+        node = re.search(r"\[ONNX Layer: ([^\]]*)\]", str(getattr(layer, "metadata", "")))
+        if layer.name in single or (node and node[1] in single):
             layer.precision = trt.float32
 
 

@@ -27,22 +27,27 @@ X = np.array([[-1, 0.5, 2]], np.float32)
 NOTES = {TYPES: {"fp32": {"softmax": "its values overflow fp16"}, "int8": ["conv", "fc"], "layers": 3}}
 
 
+# The fields of layers follow tools/experimental/trt-engine-explorer/tests/inputs/*.graph.json of NVIDIA/TensorRT (8),
+# the documentation of the engine inspector (10.16) and its page on the migration to 11. Nothing was recorded.
 def end(name: str, kind: str, version: tuple[int, int]) -> dict[str, Any]:
     """Return a tensor of a layer: one field for format and type until TensorRT 10, two since 11."""
     words = {"i8": "Int8", "f16": "Half", "f32": "Float"}
+    place = {"Name": name, "Location": "Device", "Dimensions": [1, 3]}
     if version >= (11, 0):
-        return {"Name": name, "Dimensions": [1, 3], "Format": "Row major linear format", "Datatype": words[kind]}
+        return {**place, "Format": "Row major linear format", "Datatype": words[kind]}
     if version >= (10, 0):
-        return {"Name": name, "Dimensions": [1, 3], "Format/Datatype": words[kind]}
+        return {**place, "Format/Datatype": words[kind]}
     formats = {"i8": "Thirty-two wide channel vectorized row major Int8 format"}
     formats |= {"f16": "Channel major FP16 format where channel % 8 == 0", "f32": "Row major linear FP32"}
-    return {"Name": name, "Dimensions": [1, 3], "Format/Datatype": formats[kind]}
+    return {**place, "Format/Datatype": formats[kind]}
 
 
 def layer(name: str, kind: str, types: str, version: tuple[int, int], metadata: str = "") -> dict[str, Any]:
     reads, writes = types.split(" ")
     ends = {"Inputs": [end("a", reads, version)], "Outputs": [end("b", writes, version)]}
-    return {"Name": name, "LayerType": kind, **ends, "Metadata": metadata}
+    tactic = {"ParameterType": kind.removeprefix("Cask"), "TacticValue": "0x10d7116a3fad9b7a"}
+    stream = {"StreamId": 0, "TacticName": "sm87_tactic"} if version >= (10, 0) else {}
+    return {"Name": name, "LayerType": kind, **ends, **tactic, **stream, "Metadata": metadata}
 
 
 def information(version: tuple[int, int], fc: str = "i8 f16", gelu: str = "f16 f16") -> dict[str, Any]:
@@ -55,6 +60,9 @@ def information(version: tuple[int, int], fc: str = "i8 f16", gelu: str = "f16 f
         layer("gelu", "PointWiseV2", gelu, version),
     ]
     tensor = {"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": [1, 3], "Location": "Device"}
+    shapes = {f"{which}Shape": [1, 3] for which in ("Min", "Opt", "Max")}
+    profile = {**shapes, "Format": "Row major linear FP32 format (kLINEAR)"}
+    tensor |= {"IsShapeInferenceIO": False, "ProfileInfo": [profile]}
     ends = {"I/O Tensors": [tensor]} if version >= (11, 0) else {"Bindings": ["x", "y"]}
     return {"Layers": made, **ends}
 
@@ -90,6 +98,8 @@ def test_trtexec_of_each_version_is_asked_in_its_own_words(
     artifact = make()
     runner = runtime.load(artifact)
     np.testing.assert_array_equal(runner(X)[0], np.maximum(X, 0))
+    assert runner.times([X], 20) == pytest.approx([0.0004444] * 20)  # not the first call, which also moves data
+    np.testing.assert_allclose(runner.part_times([X], 3), [(0.0001875, 0.0004444)] * 3)
     figures = backend.engine_figures(runner.report)
     assert figures["tensorrt"].startswith(".".join(map(str, VERSIONS[version])))
     assert (figures["precisions"], figures["above"]) == ({"i8": 2, "f32": 1, "f16": 1}, [])
@@ -98,6 +108,40 @@ def test_trtexec_of_each_version_is_asked_in_its_own_words(
     assert f"--onnx={artifact.path / (OLD_MODEL if old else 'model.onnx')}" in built
     assert ("--stronglyTyped" in built) == ((10, 0) <= VERSIONS[version] < (11, 0))
     assert ({"--int8", "--fp16", "--layerPrecisions=softmax:fp32", "--precisionConstraints=obey"} <= set(built)) == old
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_logs_of_each_version_end_in_one_line(make: Callable[..., Artifact], tmp_path: Path, version: str) -> None:
+    """Warnings, also such that quote an error, come before it. A node that the parser refuses stands in ten lines."""
+    fake_trtexec.install(tmp_path, version, {})
+    artifact = make("fp16")
+    artifact.model.write_bytes(b"refused")
+    reason = r'creator && "Plugin not found, are the plugin name, version, and namespace correct\?"'
+    with pytest.raises(ExportError, match=rf"^trtexec failed: Det volume: (Assertion failed: )?{reason}$"):
+        runtime.load(artifact)
+    artifact.model.write_bytes(b"bad")
+    with pytest.raises(ExportError, match=r"^trtexec failed: Error\[4\]: cannot build this$"):
+        runtime.load(artifact)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_scalar_and_another_output_come_back_by_name(
+    make: Callable[..., Artifact], tmp_path: Path, version: str
+) -> None:
+    fake_trtexec.install(tmp_path, version, information(VERSIONS[version]))
+    artifact = make("fp16")
+    both = (*artifact.outputs, TensorSpec("total", (), "float32"))
+    y, total = runtime.load(replace(artifact, outputs=both))(X)
+    np.testing.assert_array_equal(y, np.maximum(X, 0))
+    assert (total.shape, float(total)) == ((), 2.5)
+
+
+def test_a_node_without_a_name_and_a_tool_that_says_nothing() -> None:
+    unnamed = 'x [E] [TRT] M.cpp:1: While parsing node number 2 [Det -> "y"]:\n[11/22/2026-10:00:00] [E] [TRT] '
+    unnamed += "ERROR: f.cpp:3 In function g:\n[6] Invalid Node - a\nit is\nlong\n[11/22/2026-10:00:00] [E] end"
+    assert trtexec._first_error(unnamed) == "Det: it is long"
+    assert trtexec._first_error("Segmentation fault") == "no reason given"
+    assert trtexec._first_error("[11/22/2026-10:00:00] [F] [TRT] out of memory\n") == "[TRT] out of memory"
 
 
 def test_the_fake_refuses_what_its_version_does_not_know(tmp_path: Path, make: Callable[..., Artifact]) -> None:
@@ -137,6 +181,18 @@ def test_a_layer_above_its_stated_precision_is_named(version: tuple[int, int]) -
     assert layers_above(slow, "fp32", (), ()) == []
     assert layers_above({"Layers": ["conv", "fc"]}, "int8", kept, quantised) == []
     assert [each.parts for each in from_json(slow)][2] == ("fc", "add")
+
+
+def test_layers_that_a_name_alone_tells_are_found() -> None:
+    """TensorRT 8.5 has no metadata: a held layer inside PWN(...) was reported as above its precision."""
+    name = "fc.weight + QuantizeLinear_3 + fc + PWN(PWN(sigmoid), mul)"
+    entry = layer(name, "CaskConvolution", "f32 f32", (8, 6))
+    assert from_json({"Layers": [entry]})[0].parts == ("fc.weight", "QuantizeLinear_3", "fc", "sigmoid", "mul")
+    assert layers_above({"Layers": [entry]}, "fp16", ["mul"], ()) == []
+    assert len(layers_above({"Layers": [entry]}, "fp16", ["add"], ())) == 1
+    assert layers_above({"Layers": [entry]}, "int8", (), ["fc"]) == [f"{name} runs in f32, the artifact states int8"]
+    both = layer("a || PWN((Unnamed Layer* 1) [ElementWise])", "CaskConvolution", "f16 f16", (8, 6))
+    assert from_json({"Layers": [both]})[0].parts == ("a", "(Unnamed Layer* 1) [ElementWise]")
 
 
 def test_types_of_other_tensors_hide_no_layer_and_bf16_is_not_f32() -> None:
@@ -185,6 +241,7 @@ def test_bindings_of_each_version_build_with_its_own_flags(
 ) -> None:
     config, created = _Config(), list[int]()
     layers = [SimpleNamespace(name=name, precision=None) for name in ("conv", "softmax")]
+    layers += [SimpleNamespace(name="softmax_1", precision=None, metadata="[ONNX Layer: softmax]")]  # of the same node
     trt = bindings(version, config, created, layers)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(runtime._Logger, "create", lambda _: MagicMock())
@@ -193,7 +250,7 @@ def test_bindings_of_each_version_build_with_its_own_flags(
     typed = version >= (10, 0)
     assert created == [1 << 1 if typed else 1 << 0]
     assert config.flags == ["not TF32"] + ([] if typed else ["FP16", "INT8", "OBEY"])
-    assert [each.precision for each in layers] == [None, None if typed else "f32"]
+    assert [each.precision for each in layers] == [None, *[None if typed else "f32"] * 2]
     parsed = trt.OnnxParser.return_value.parse.call_args.args[0]
     assert parsed == (b"model.onnx" if typed else OLD_MODEL.encode())
 
