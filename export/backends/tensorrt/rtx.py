@@ -17,7 +17,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, printable
 from hnas.export.device.records import JSON, decode, encode
 
-_TARGETS = ("80", "86", "89", "120", "121")  # without SM75: it has no FP32 GEMM, so most fp32 files are refused
+TARGETS = ("80", "86", "89", "120", "121")  # without SM75: it has no FP32 GEMM, so most fp32 files are refused
 _MOVING = ("CAST", "CONSTANT", "SHUFFLE", "QUANTIZE", "DEQUANTIZE", "IDENTITY", "SLICE", "CONCATENATION", "GATHER")
 _NEAREST = ("86", "121")  # to the GPUs of Orin and Thor; they check every export, the command checks all targets
 _TIMEOUT = 600.0  # seconds for all targets of one file
@@ -43,7 +43,7 @@ class RtxVerdict:
     parse: why the parser refused the file; empty if it accepted the file.
     built: duration of each build in seconds, by SM.
     refused: why the build failed, by SM.
-    precisions: layer -> precision in which the typed network computes it: f32, f16 or i8. Layers that only move,
+    precisions: node -> precision in which the typed network computes it: f32, f16 or i8. Nodes that only move,
         quantise or cast data are left out.
     """
 
@@ -73,7 +73,7 @@ def missing() -> str | None:
     return None if find_spec(_MODULE) else "TensorRT-RTX is not installed; pip install 'hnas[tensorrt-rtx]'"
 
 
-def check_with_rtx(model: Path, targets: Sequence[str] = _TARGETS) -> RtxVerdict:
+def check_with_rtx(model: Path, targets: Sequence[str] = TARGETS) -> RtxVerdict:
     """Parse ``model`` and build it for each SM of ``targets``, in a process of its own.
 
     Raises:
@@ -134,6 +134,7 @@ def _build_targets(model: Path, targets: Sequence[str]) -> RtxVerdict:
     if not parser.parse_from_file(str(model)):
         found = [parser.get_error(index) for index in range(parser.num_errors)]
         return RtxVerdict(trt.__version__, "; ".join(dict.fromkeys(map(_parser_error, found))) or "no reason given")
+    layers = [network.get_layer(index).name for index in range(network.num_layers)]
     built, refused = {}, {}
     for sm in targets:
         errors.clear()
@@ -142,16 +143,26 @@ def _build_targets(model: Path, targets: Sequence[str]) -> RtxVerdict:
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), 0)
         start = perf_counter()
         if builder.build_serialized_network(network, config) is None:
-            refused[sm] = _reason(errors[0]) if errors else "no reason given"
+            refused[sm] = _reason(_telling(errors, layers))
         else:
             built[sm] = round(perf_counter() - start, 3)
     return RtxVerdict(trt.__version__, "", built, refused, _typed_layers(trt, network))
 
 
+def _telling(errors: Sequence[str], layers: Collection[str]) -> str:
+    """Return the first error that names a layer of the network, else the first error."""
+    known = "|".join(re.escape(name) for name in layers if name)
+    named = re.compile(rf"(?<![\w/])(?:{known})(?![\w/])") if known else None
+    telling = (error for error in errors if named is not None and named.search(error))
+    return next(telling, errors[0] if errors else "no reason given")
+
+
 def _typed_layers(trt: Any, network: Any) -> dict[str, str]:
-    """Return the precision of each layer of a parsed network that computes. A network of RTX is strongly typed.
+    """Return the precision of each node of the file that computes. A network of RTX is strongly typed.
 
     A layer that reads the output of a dequantiser computes in int8: the builder fuses the two, or quantises nothing.
+    The parser makes several layers of some nodes, such as HardSwish. The metadata of a layer names its node. One layer
+    in fp32 counts, and one in int8 counts more than an addition of a bias in fp16.
     """
     kinds = {trt.float32: "f32", trt.float16: "f16", trt.bfloat16: "bf16"}
     every = [network.get_layer(index) for index in range(network.num_layers)]
@@ -163,8 +174,21 @@ def _typed_layers(trt: Any, network: Any) -> dict[str, str]:
         if layer.type.name in _MOVING or first is None or layer.get_output(0).dtype not in kinds:
             continue
         layers = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
-        found[layer.name] = "i8" if layer.type.name in layers and first.name in dequantised else kinds[first.dtype]
+        own = "i8" if layer.type.name in layers and first.name in dequantised else kinds[first.dtype]
+        node = _node_of(layer)
+        found[node] = _joined(found.get(node, own), own)
     return found
+
+
+def _joined(one: str, other: str) -> str:
+    """Return the precision of a node that two layers compute."""
+    return next((kind for kind in ("f32", "i8") if kind in (one, other)), other)
+
+
+def _node_of(layer: Any) -> str:
+    """Return the name of the node that the parser made a layer of."""
+    told = re.search(r"\[ONNX Layer: ([^\]]*)\]", str(getattr(layer, "metadata", "")))
+    return told[1] if told else str(layer.name)
 
 
 def _parser_error(error: Any) -> str:
@@ -189,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a folder with artifact.json, or an ONNX file"
     )
-    parser.add_argument("--sm", nargs="+", default=_TARGETS, metavar="SM", help=f"default: {' '.join(_TARGETS)}")
+    parser.add_argument("--sm", nargs="+", default=TARGETS, metavar="SM", help=f"default: {' '.join(TARGETS)}")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     lacking = missing()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -83,6 +85,79 @@ def test_a_crash_is_one_line_and_no_obstacle(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(ExportError, match=r"^TensorRT-RTX died with SIGSEGV on m\.onnx$"):
         check_with_rtx(tmp_path / "m.onnx")
     assert tensorrt_rtx.rtx_note(tmp_path / "m.onnx") == {"tensorrt_rtx": "TensorRT-RTX died with SIGSEGV on m.onnx"}
+
+
+class _Log:
+    ERROR, INTERNAL_ERROR = "error", "internal error"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            ["no kernel", "[a.cpp:f:3] none for {ForeignNode[/b/MatMul.../b/Softmax]}"],
+            "none for {ForeignNode[/b/MatMul",
+        ),
+        (["no kernel", "/b/MatMul_1: no kernel", "/b/MatMul: no kernel"], "/b/MatMul: no kernel"),
+        (["no kernel", "still none"], "no kernel"),
+        ([], "no reason given"),
+    ],
+)
+def test_a_build_that_is_refused_names_a_node(monkeypatch: pytest.MonkeyPatch, said: list[str], reason: str) -> None:
+    """The first error was the reason, and need not name a node."""
+    layer = SimpleNamespace(name="/b/MatMul", num_inputs=0, get_output=lambda _: layer, type=SimpleNamespace(name="X"))
+    network = SimpleNamespace(num_layers=1, get_layer=lambda _: layer)
+
+    def build(log: Any) -> SimpleNamespace:
+        def refuse(*_: Any) -> None:
+            for line in said:
+                log.log(_Log.ERROR, line)
+
+        config = SimpleNamespace(set_compute_capability=lambda *_: None)
+        return SimpleNamespace(
+            create_network=lambda _: network,
+            create_builder_config=lambda: config,
+            build_serialized_network=refuse,
+        )
+
+    parser = SimpleNamespace(parse_from_file=lambda _: True)
+    kinds = SimpleNamespace(SM86=1)
+    trt = SimpleNamespace(
+        ILogger=_Log,
+        Builder=build,
+        OnnxParser=lambda *_: parser,
+        ComputeCapability=kinds,
+        **dict.fromkeys(("float32", "float16", "bfloat16")),
+        __version__="1.7",
+    )
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", trt)
+    assert tensorrt_rtx._build_targets(Path("m.onnx"), ["86"]).refused["86"].startswith(reason)
+
+
+def test_the_layers_that_the_parser_makes_of_a_node_count_as_that_node() -> None:
+    """HardSwish n0 becomes n0 and n0_0, and the latter seemed to be above its precision, since no node has its name."""
+    half = SimpleNamespace(name="h", dtype="half")
+    single, whole = SimpleNamespace(name="s", dtype="single"), SimpleNamespace(name="q", dtype="half")
+
+    def layer(name: str, node: str, kind: str, reads: Any, writes: Any) -> SimpleNamespace:
+        told = {"metadata": f"[ONNX Layer: {node}]"} if node else {}
+        ends = {"num_inputs": 1, "get_input": lambda _: reads, "get_output": lambda _: writes}
+        return SimpleNamespace(name=name, type=SimpleNamespace(name=kind), **told, **ends)
+
+    made = [
+        layer("n0", "n0", "ACTIVATION", single, single),
+        layer("n0_0", "n0", "ELEMENTWISE", single, single),
+        layer("q", "q", "DEQUANTIZE", half, whole),
+        layer("fc", "fc", "MATRIX_MULTIPLY", whole, half),
+        layer("fc_1", "fc", "ELEMENTWISE", half, half),
+        layer("gelu", "", "ACTIVATION", half, half),
+        layer("norm", "norm", "ELEMENTWISE", half, half),
+        layer("norm_2", "norm", "ELEMENTWISE", single, single),
+    ]
+    network = SimpleNamespace(num_layers=len(made), get_layer=made.__getitem__)
+    trt = SimpleNamespace(float32="single", float16="half", bfloat16="bf16")
+    found = tensorrt_rtx._typed_layers(trt, network)
+    assert found == {"n0": "f32", "fc": "i8", "gelu": "f16", "norm": "f32"}
 
 
 def test_a_verdict_says_all_in_one_line() -> None:

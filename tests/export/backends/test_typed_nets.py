@@ -1,12 +1,11 @@
 """Test that TensorRT-RTX parses and builds the typed files of real networks at the precision that they state.
 
 No GPU is needed, and nothing is executed by TensorRT: the files are compared with the modules in ONNX Runtime. Each
-network takes half a minute, so a few stand for all; HNAS_TYPED_NETS=all takes all, before a release.
+network takes half a minute, so a few stand for all; `hnas.benchmarks.peers.typed` records all, before a release.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,9 @@ import pytest
 from hnas import hw_profiles
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.backends.tensorrt import rtx
-from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact
-from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.program import capture
-from hnas.export.proof.verification import LIMITS, check
+from hnas.export.proof.verification import LIMITS
 
 if TYPE_CHECKING:
     from hnas.benchmarks.peers.nets.parts import PeerNet
@@ -27,27 +24,20 @@ if TYPE_CHECKING:
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 peers = pytest.importorskip("hnas.benchmarks.peers.nets")
+typed = pytest.importorskip("hnas.benchmarks.peers.typed")
 
 installed = pytest.mark.skipif(rtx.missing() is not None, reason=f"{rtx.missing()}")
 FEW = ("mobilenetv2", "encoder", "subnet_smallest", "subnet_largest")
-ALL = [name for name in peers.names() if not name.startswith("timm_")]
-NAMES = ALL if os.environ.get("HNAS_TYPED_NETS") == "all" else FEW
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=FEW)
 def net(request: pytest.FixtureRequest) -> PeerNet:
-    if missing := peers.missing(request.param):
-        pytest.skip(missing)
     return peers.load(request.param)
 
 
 @pytest.fixture(scope="module", params=["fp16", "int8"])
 def made(net: PeerNet, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    program = fuse(capture(net.module, net.examples), passes_for("tensorrt"))
-    folder, jetson = tmp_path_factory.mktemp("typed"), hw_profiles.load("jetson")
-    return make_artifact(
-        "tensorrt", program, folder, precision=request.param, device=jetson, calibration=net.calibration[:4]
-    )
+    return typed.make_typed(net, request.param, tmp_path_factory.mktemp("typed"))
 
 
 @installed
@@ -55,10 +45,9 @@ def made(net: PeerNet, request: pytest.FixtureRequest, tmp_path_factory: pytest.
 def test_a_network_is_built_typed_at_its_stated_precision(made: Artifact) -> None:
     verdict = rtx.check_with_rtx(made.model)
     assert verdict.passed, verdict.line()
-    assert list(verdict.built) == list(rtx._TARGETS)
+    assert list(verdict.built) == list(rtx.TARGETS)
+    assert typed.layers_above(made, verdict) == []
     types = made.notes["types"]
-    wide = {layer for layer, found in verdict.precisions.items() if found == "f32"}
-    assert wide <= set(types["fp32"]), "layers above the stated precision"
     assert {verdict.precisions[layer] for layer in types.get("int8", [])} <= {"i8"}
     assert bool(types.get("int8")) == (made.precision == "int8")
 
@@ -66,10 +55,7 @@ def test_a_network_is_built_typed_at_its_stated_precision(made: Artifact) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["fp16"], indirect=True)
 def test_the_typed_file_computes_what_the_module_does(net: PeerNet, made: Artifact) -> None:
-    with torch.no_grad():
-        expected = [(net.module(*map(torch.from_numpy, sample)).numpy(),) for sample in net.evidence[:4]]
-    runner = runtimes.load("onnxruntime").load(made)
-    found = check(expected, [tuple(runner(*sample)) for sample in net.evidence[:4]], "fp16")
+    found = typed.compare_with_module(net, made)
     assert min(found.sqnr_db, made.notes["types"]["sqnr_db"]) >= LIMITS["fp16"].sqnr_db, found.line()
 
 
@@ -84,9 +70,11 @@ def test_a_layer_above_its_stated_precision_is_seen(tmp_path: Path) -> None:
     made = make_artifact(
         "tensorrt", program, tmp_path, precision="int8", device=hw_profiles.load("jetson"), calibration=samples
     )
-    typed = rtx.check_with_rtx(made.model, ("86",))
+    as_stated = rtx.check_with_rtx(made.model, ("86",))
     plain = rtx.check_with_rtx(made.path / "model-trt8.onnx", ("86",))
-    assert typed.passed
+    assert as_stated.passed
     assert plain.passed
-    assert "f32" not in typed.precisions.values()
+    assert "f32" not in as_stated.precisions.values()
     assert "f32" in plain.precisions.values()
+    assert typed.layers_above(made, as_stated) == []
+    assert typed.layers_above(made, plain) != []
