@@ -132,6 +132,7 @@ def test_steps_and_signatures_send_nothing(folder: Path) -> None:
     # Where model-signing is not installed, the command ends with code 3 after it has read the bundle.
     installed = find_spec("model_signing") is not None
     if installed:
+        (folder / "keys").mkdir()
         copied(make_keys(folder / "keys") / "a.pem", folder / "a.pem")
     assert sends(folder, [SIGN], (0,) if installed else (3,)) == {}
     assert left_in(folder) == [], "something wrote into the user's home"
