@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from hnas.benchmarks.peers import typed
+from hnas.export.backends.tensorrt import rtx as tensorrt_rtx
 from hnas.export.backends.tensorrt.rtx import RtxVerdict
+from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError
 
 ROOT = Path(__file__).parents[3]
@@ -17,15 +19,27 @@ RECORD = ROOT / "benchmarks" / "peers" / "results" / "typed.jsonl"
 
 
 @pytest.fixture
-def rtx(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace TensorRT-RTX: it builds for every SM but 75, and finds the precisions of the returned table."""
+def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Replace TensorRT-RTX: it builds for every SM but 75, and finds the precisions of the returned table.
+
+    The typed file is made once.
+    """
     precisions: dict[str, str] = {}
+    make, made = typed.make_typed, list[Artifact]()
+
+    def make_once(net: Any, precision: str, _: Path) -> Artifact:
+        if not made:
+            (tmp_path / "made").mkdir()
+            made.append(make(net, precision, tmp_path / "made"))
+        return made[0]
 
     def verdict(model: Path, targets: Any) -> RtxVerdict:
         nodes = sorted(typed._node_names(model), key=len)
         refused = {sm: f"no kernel for {nodes[-1]}" for sm in targets if sm == "75"}
         return RtxVerdict("1.7", "", {sm: 0.5 for sm in targets if sm != "75"}, refused, precisions)
 
+    monkeypatch.setattr(tensorrt_rtx, "rtx_note", lambda _: {})
+    monkeypatch.setattr(typed, "make_typed", make_once)
     monkeypatch.setattr(typed, "missing", lambda: None)
     monkeypatch.setattr(typed, "version", lambda _: "1")
     monkeypatch.setattr(typed, "check_with_rtx", verdict)
