@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,12 @@ from hnas.benchmarks.papers.claims import Claim, StudyPlan
 from hnas.benchmarks.papers.family_plan import (
     CELLS,
     COLUMNS,
-    METHODS,
     OURS,
     compare_variants,
     ends_of,
     notes_of,
     random_ends,
+    rivals_of,
     scale_of,
     search_parts,
     setting_of,
@@ -25,14 +26,15 @@ from hnas.benchmarks.papers.family_plan import (
     truth_of,
 )
 from hnas.benchmarks.papers.parts import StudyPart, StudyParts, part
-from hnas.benchmarks.papers.report import StudyReport, StudyTable, judge_difference
+from hnas.benchmarks.papers.report import ClaimVerdict, StudyReport, StudyTable, judge_difference
 from hnas.benchmarks.papers.saved import SavedSetting, saved
-from hnas.benchmarks.papers.searches import EVOLVED, RANDOM, TABLES, PaceSetting, paces
+from hnas.benchmarks.papers.searches import EVOLVED, RANDOM, TABLES, PaceSetting, paces, searched
 from hnas.benchmarks.papers.statistics import mean_interval, paired
 from hnas.benchmarks.papers.tabular_plan import digits_data
+from hnas.spaces.nasbench201 import NONE
 
 _MEMORY = 1.15  # activations of three sub-graphs may be this many times those of one path
-_CELLS_ALONE = (CELLS,)  # of E2 and E4
+_FASTER = 0.05  # the other rate of the pilot, a control for MSG-DAS
 _PACE_PASSES = 120  # of a search that is timed
 
 
@@ -65,14 +67,14 @@ def _saved_parts(plan: StudyPlan, table: str) -> list[StudyPart]:
 
 def _e2_parts(plan: StudyPlan, _: StudyParts) -> list[StudyPart]:
     """Return the searches with every number of sub-graphs, and the counts of saved activations."""
-    searches = [each for table in _CELLS_ALONE for listed in _by_number(plan, table).values() for each in listed]
-    return [*searches, *(each for table in _CELLS_ALONE for each in _saved_parts(plan, table))]
+    searches = [each for table in tables_of(plan) for listed in _by_number(plan, table).values() for each in listed]
+    return [*searches, *(each for table in tables_of(plan) for each in _saved_parts(plan, table))]
 
 
 def _e2_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     """Compare the numbers of sub-graphs with one: accuracy, spread, skips and saved activations."""
     verdicts, tables = [], []
-    for table in _CELLS_ALONE:
+    for table in tables_of(plan):
         variants = _by_number(plan, table)
         first, *others = variants
         found, shown = compare_variants(parts, table, variants, [(name, first) for name in others])
@@ -85,7 +87,7 @@ def _e2_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
         rows = [[name, float(np.mean(values)), counted[0][name]] for name, values in shares.items()]
         columns = ("pass", "times one path's", "bytes, first seed")
         tables += [shown, StudyTable(f"{table}: saved activations of the largest pass of a step", columns, rows)]
-    return StudyReport(scale_of(plan, _CELLS_ALONE), verdicts, tables, notes_of(_CELLS_ALONE))
+    return StudyReport(scale_of(plan, tables_of(plan)), verdicts, tables, notes_of(tables_of(plan)))
 
 
 # --- E3, E4 -----------------------------------------------------------------------------------------------------------
@@ -125,17 +127,17 @@ def _guided(plan: StudyPlan, table: str) -> dict[str, list[StudyPart]]:
 
 
 def _e4_parts(plan: StudyPlan, _: StudyParts) -> list[StudyPart]:
-    return [each for table in _CELLS_ALONE for listed in _guided(plan, table).values() for each in listed]
+    return [each for table in tables_of(plan) for listed in _guided(plan, table).values() for each in listed]
 
 
 def _e4_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     """Compare searches with and without the super-net as a teacher; its passes count as a third."""
     verdicts, tables = [], []
-    for table in _CELLS_ALONE:
+    for table in tables_of(plan):
         found, shown = compare_variants(parts, table, _guided(plan, table), [("guidance", "no guidance")])
         verdicts += found
         tables.append(shown)
-    return StudyReport(scale_of(plan, _CELLS_ALONE), verdicts, tables, notes_of(_CELLS_ALONE))
+    return StudyReport(scale_of(plan, tables_of(plan)), verdicts, tables, notes_of(tables_of(plan)))
 
 
 # --- E5 ---------------------------------------------------------------------------------------------------------------
@@ -143,13 +145,13 @@ def _e4_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
 
 def _family(plan: StudyPlan, table: str, passes: Callable[[str], int | None]) -> dict[str, list[StudyPart]]:
     """Return method -> its searches with ``passes(method)`` passes; None: those of the plan."""
-    return {name: search_parts(plan, table, name, passes=passes(name)) for name in (OURS, *METHODS)}
+    return {name: search_parts(plan, table, name, passes=passes(name)) for name in (OURS, *rivals_of(plan))}
 
 
 def _pace_part(plan: StudyPlan) -> StudyPart:
     """Return the part that measures the seconds of a pass on cells, for every method."""
     passes = min(_PACE_PASSES, plan.passes)
-    searches = {name: setting_of(plan, CELLS, name, passes=passes) for name in (OURS, *METHODS)}
+    searches = {name: setting_of(plan, CELLS, name, passes=passes) for name in (OURS, *rivals_of(plan))}
     rounds = 1 if plan.quick else 3
     setting = PaceSetting(data=digits_data(plan), table=CELLS, searches=searches, rounds=rounds)
     return part(paces, 0, setting, work=passes, timed=True)
@@ -166,6 +168,7 @@ def _e5_parts(plan: StudyPlan, parts: StudyParts) -> list[StudyPart]:
     wanted = [
         each for table in tables_of(plan) for listed in _family(plan, table, lambda _: None).values() for each in listed
     ]
+    wanted += [each for table in tables_of(plan) for each in _faster(plan, table)]
     wanted.append(_pace_part(plan))
     if wanted[-1] not in parts:
         return wanted
@@ -175,7 +178,32 @@ def _e5_parts(plan: StudyPlan, parts: StudyParts) -> list[StudyPart]:
 
 def _e5_later(plan: StudyPlan, parts: StudyParts) -> dict[str, float]:
     """Return the work of the searches at equal seconds, while it is not known."""
-    return {} if _pace_part(plan) in parts else {"searched": float(plan.passes * plan.seeds * len(METHODS))}
+    return {} if _pace_part(plan) in parts else {"searched": float(plan.passes * plan.seeds * len(rivals_of(plan)))}
+
+
+def _faster(plan: StudyPlan, table: str) -> list[StudyPart]:
+    """Return the searches of MSG-DAS with a higher rate of alpha, at the passes of the plan."""
+    setting = replace(setting_of(plan, table, OURS), rate=_FASTER)
+    return [part(searched, seed, setting, work=plan.passes) for seed in range(plan.seeds)]
+
+
+def _judge_without_none(plan: StudyPlan, parts: StudyParts) -> tuple[list[ClaimVerdict], StudyTable]:
+    """Compare the same searches on cells where the derivation leaves ``none`` out, as the published code of DARTS does.
+
+    P-DARTS and evolution have no logits of the whole space.
+    """
+    family = _family(plan, CELLS, lambda _: None)
+    ends = {name: ends_of(CELLS, parts, family[name], NONE) for name in (OURS, *rivals_of(plan, logits=True))}
+    verdicts = [
+        judge_difference(
+            f"{CELLS}, equal passes, derived without none: {OURS} > {rival}",
+            paired(ends[OURS].accuracy, ends[rival].accuracy),
+        )
+        for rival in rivals_of(plan, logits=True)
+    ]
+    best = float(truth_of(CELLS).real.max())
+    rows = [own.row(name, best) for name, own in ends.items()]
+    return verdicts, StudyTable(f"{CELLS}, equal passes: the same searches, derived without none", COLUMNS, rows)
 
 
 def _e5_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
@@ -187,16 +215,25 @@ def _e5_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     for table, axis, passes in axes:
         ends = {name: ends_of(table, parts, each) for name, each in _family(plan, table, passes).items()}
         budget = float(passes(RANDOM) or plan.passes)
+        faster = f"{OURS}, rate {_FASTER:g}"
+        if axis == "passes":
+            ends[faster] = ends_of(table, parts, _faster(plan, table))
         ends[RANDOM] = random_ends(plan, table, budget, pace[RANDOM] if table == CELLS else None)
         best = float(truth_of(table).real.max())
         verdicts += [
             judge_difference(
                 f"{table}, equal {axis}: {OURS} > {rival}", paired(ends[OURS].accuracy, ends[rival].accuracy)
             )
-            for rival in (*METHODS, RANDOM)
+            for rival in (*rivals_of(plan), RANDOM)
         ]
+        if axis == "passes":
+            question = f"{table}, equal {axis}: {faster} > {OURS}"
+            verdicts.append(judge_difference(question, paired(ends[faster].accuracy, ends[OURS].accuracy)))
         rows = [own.row(name, best) for name, own in ends.items()]
         tables.append(StudyTable(f"{table}, equal {axis}: what each search ends with", COLUMNS, rows))
+    found, table_without = _judge_without_none(plan, parts)
+    verdicts += found
+    tables.append(table_without)
     notes = notes_of(tables_of(plan))
     notes.append(f"CPU milliseconds of a pass: {', '.join(f'{k} {1000 * v:.1f}' for k, v in pace.items())}")
     notes.append("random trains members alone, and takes the best by the search accuracy of one seed")

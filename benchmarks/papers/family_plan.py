@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import torch
 
 from hnas.benchmarks.papers import data, truth
 from hnas.benchmarks.papers.claims import StudyPlan
@@ -17,11 +18,15 @@ from hnas.benchmarks.papers.searches import EVOLVED, RATES, TABLES, SearchSettin
 from hnas.benchmarks.papers.statistics import mean_interval, paired
 from hnas.benchmarks.papers.tabular_plan import digits_data
 from hnas.benchmarks.papers.truth import Truth
+from hnas.sampling.derive import derive, skips_of
+from hnas.sampling.draws import keep_types, slot_types
+from hnas.space import Arch, Space
 
 CELLS = "cells"
 OURS = "msgdas"
 _PATHS = 2  # sub-graphs of MSG-DAS where they are not compared
-METHODS = ("darts", "gdas", "proxylessnas", "pdarts", EVOLVED)
+_RIVALS = ("darts", "gdas", "proxylessnas", "pdarts", EVOLVED)
+_STAGES = "pdarts"  # its logits are those of the space that is left
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -58,6 +63,15 @@ def search_parts(
     """Return one search for every seed; arguments as in ``setting_of``."""
     setting = setting_of(plan, table, strategy, options, passes)
     return [part(searched, seed, setting, work=setting.budget["passes"]) for seed in range(plan.seeds)]
+
+
+def rivals_of(plan: StudyPlan, *, logits: bool = False) -> tuple[str, ...]:
+    """Return the searches that MSG-DAS is compared with; a quick run has one of each kind.
+
+    logits: only those with logits of the whole space.
+    """
+    found = ("darts", _STAGES, EVOLVED) if plan.quick else _RIVALS
+    return tuple(name for name in found if not logits or name not in (_STAGES, EVOLVED))
 
 
 def tables_of(plan: StudyPlan) -> tuple[str, ...]:
@@ -100,14 +114,25 @@ COLUMNS = (
 )
 
 
-def ends_of(table: str, parts: StudyParts, wanted: Sequence[StudyPart]) -> _SearchEnds:
-    """Look up what the searches ended with."""
+def ends_of(table: str, parts: StudyParts, wanted: Sequence[StudyPart], without: Sequence[str] = ()) -> _SearchEnds:
+    """Look up the networks that the searches ended with.
+
+    without: types that the derivation leaves out; the logits must be those of the whole space.
+    """
     known = truth_of(table)
     space = TABLES[table].whole
     results = [parts[each] for each in wanted]
-    accuracy = [float(known.real[known.place[space.arch(result["arch"])]]) for result in results]
+    archs = [_derived(space, each["logits"], without) if without else space.arch(each["arch"]) for each in results]
+    skips = [sum(arch[f"{slot}.op"] in kinds for slot, kinds in skips_of(space).items()) for arch in archs]
     costs = [float(np.mean([result[name] for result in results])) for name in ("steps", "passes", "seconds")]
-    return _SearchEnds(accuracy, [result["skips"] for result in results], (costs[0], costs[1], costs[2]))
+    return _SearchEnds([float(known.real[known.place[arch]]) for arch in archs], skips, (costs[0], costs[1], costs[2]))
+
+
+def _derived(space: Space, logits: Mapping[str, Sequence[float]], without: Sequence[str]) -> Arch:
+    """Return the member of the most likely types, ``without`` some."""
+    kept = {slot: [k for k, kind in enumerate(slot_types(space, slot)) if kind not in without] for slot in space.slots}
+    names = {slot: [slot_types(space, slot)[k] for k in own] for slot, own in kept.items()}
+    return derive(keep_types(space, names), {slot: torch.tensor(logits[slot])[own] for slot, own in kept.items()})
 
 
 def random_ends(plan: StudyPlan, table: str, passes: float, pace: float | None = None) -> _SearchEnds:

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed; pip install 'hnas[papers]'")
 
-from hnas.benchmarks.papers import cells_table, lone_table, sampler, truth
+from hnas.benchmarks.papers import cells_table, family_plan, lone_table, sampler, truth
 from hnas.benchmarks.papers.data import describe_images
 from hnas.benchmarks.papers.searches import SearchSetting, searched
 from hnas.cost.flops import macs, parameters
@@ -111,6 +111,13 @@ def test_a_search_without_a_part_takes_the_same_paths(option):
     drawn = [[(path.arch, path.split) for path in step if path.trains] for step in both]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 4
+
+
+def test_a_derivation_leaves_a_type_out_and_takes_the_next_one():
+    logits = {slot: [3.0, 1.0, 2.0, 0.0, 0.5] for slot in CELLS.whole.slots}
+    every = family_plan._derived(CELLS.whole, logits, ())
+    assert set(every.values()) == {"none"}
+    assert set(family_plan._derived(CELLS.whole, logits, ("none",)).values()) == {"avg_pool_3x3"}
 
 
 # --- the sampler ------------------------------------------------------------------------------------------------------
