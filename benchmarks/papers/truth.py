@@ -67,7 +67,7 @@ def cells() -> Truth:
     rows = record["archs"]
     archs = [Arch({f"{slot}.op": kind for slot, kind in zip(slots, row["types"], strict=True)}) for row in rows]
     test, search = (np.array([row[split] for row in rows]) for split in ("test", "search"))
-    columns = [[row["macs"], row["params"], row.get("latency_ms", float("nan"))] for row in rows]
+    columns = [[row["macs"], row["params"], row["latency_ms"]] for row in rows]
     macs, params, latency = np.array(columns, float).T
     return Truth(tuple(archs), test, search, macs, params, latency)
 

@@ -59,6 +59,7 @@ def test_every_cell_is_in_the_shipped_table_with_its_costs():
     table, space = truth.cells(), CELLS.whole
     assert len(table.archs) == space.size == 125
     assert table.accuracy.shape == table.search.shape == (125, 4)
+    assert (table.latency_ms > 0).all()
     for k in range(0, 125, 31):
         arch = table.archs[k]
         with torch.device("meta"):
