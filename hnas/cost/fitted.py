@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -49,8 +49,9 @@ class FittedLatency:
 
         variance, tune: as in ``Predictor.fit``.
         """
-        self._classes = sorted({name for arch in archs for name in self._work(arch)})
-        y, work = np.exp(logs), self._matrix(archs)
+        found = [self._work(arch) for arch in archs]
+        self._classes = sorted({name for each in found for name in each})
+        y, work = np.exp(logs), self._matrix(found)
         equal, count = float(y.sum() / work.sum()), len(self._classes)
         left = np.concatenate([work / y[:, None], _PULL / equal * np.eye(count)])
         self._times: _Floats = nnls(left, np.concatenate([np.ones(len(y)), np.full(count, _PULL)]))[0]
@@ -65,10 +66,10 @@ class FittedLatency:
 
     def _logs(self, archs: Sequence[Arch]) -> _Floats:
         """Return the logarithm of the sum over classes."""
-        work, whole = self._matrix(archs), np.array([sum(self._work(arch).values()) for arch in archs])
+        found = [self._work(arch) for arch in archs]
+        work, whole = self._matrix(found), np.array([sum(each.values()) for each in found])
         logs: _Floats = np.log(work @ self._times + (whole - work.sum(1)) * self._unknown)
         return logs
 
-    def _matrix(self, archs: Sequence[Arch]) -> _Floats:
-        found = [self._work(arch) for arch in archs]
+    def _matrix(self, found: Sequence[Mapping[str, float]]) -> _Floats:
         return np.array([[each.get(name, 0.0) for name in self._classes] for each in found], np.float64)

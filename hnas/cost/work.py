@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from hnas.cost.kernels import Kernel
-from hnas.cost.roofline import trace_parts
+from hnas.cost.roofline import trace, trace_parts
 from hnas.space import Arch, Option, Space
 
 _Amounts = Mapping[str, float]  # class of kernel -> work
@@ -86,9 +86,13 @@ class Work:
     def __call__(self, arch: Arch) -> _Amounts:
         """Return class -> work."""
         inner, rest = self._split(arch)
-        if (outer := self._outers.get(rest)) is None or any(key not in self._slots for key in _keys(inner, outer)):
-            outer = self._trace(arch, inner, rest)
-        return _sum([outer.amounts, *(self._slots[key] for key in _keys(inner, outer))])
+        outer = self._outers.get(rest) or self._trace(arch, inner, rest)
+        keys = _keys(inner, outer)
+        for slot, key in zip(inner, keys, strict=True):
+            if key not in self._slots:
+                module, (_, shape, _) = self._skeleton(arch).get_submodule(slot), outer.sizes[slot]
+                self._slots[key] = amounts(trace(module, shape[1:]))
+        return _sum([outer.amounts, *(self._slots[key] for key in keys)])
 
     def _split(self, arch: Arch) -> tuple[dict[str, _Choices], _Choices]:
         """Return the choices of each slot that is there, by names within the slot, and those outside of all slots."""

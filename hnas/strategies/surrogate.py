@@ -37,6 +37,7 @@ _LATENCY = "latency_ms"
 _Genome = Mapping[str, Option]  # an option for every choice of the space, also for choices that are not active
 PLANNED, DRAWN = 10, 6  # architectures before the first prediction: variants of the largest, and mutations of these
 _ROUNDS, _PARENTS, _CHILDREN = 4, 24, 200  # of the search on predictions
+_HOPE = 0.01  # of the best probability of a sufficient accuracy; no cost is predicted below it
 _TUNE = 4  # new architectures after which the predictors learn again which choices count
 
 
@@ -230,21 +231,36 @@ class _Belief:
         The weight is the squared probability of meeting the windows. Without the square, the search is drawn to
         networks that would be a large improvement but are hardly ever accurate enough.
         """
+        chance = self._chance(archs, ("accuracy",))
+        hopeful = np.flatnonzero(chance >= _HOPE * chance.max())  # costs take longer to predict
+        worth = np.zeros(len(archs))
+        worth[hopeful] = self._worth([archs[int(k)] for k in hopeful], chance[hopeful])
+        return worth
+
+    def _worth(self, archs: Sequence[Arch], accurate: _Floats) -> _Floats:
+        """Return the same; ``accurate`` is the probability that the accuracy of each is inside its window."""
+        chance = accurate * self._chance(archs, self.options.windows.keys() - {"accuracy"})
         goal, sign = ("accuracy", 1.0) if self.options.accurate else (self.options.cost, -1.0)
-        found = {metric: model.predict(archs) for metric, model in self._models.items()}
-        if "accuracy" in found:
-            found["accuracy"] = found["accuracy"][0] + self._shift, found["accuracy"][1]
-        chance = np.ones(len(archs))
-        for metric, window in self.options.windows.items():
-            if metric in found:
-                chance *= _within(*found[metric], _scaled(metric, window.low), _scaled(metric, window.high))
         best = self.ranked()[0]
         if violation(best, self.options.windows) > 0 or "accuracy" not in best.metrics:
             return chance  # nothing meets the windows yet
-        mean, deviation = found[goal]
-        gain = _expected_gain(sign * (mean - _scaled(goal, best.metrics[goal])), deviation)
-        worth: _Floats = gain * chance**2
+        mean, deviation = self._predicted(archs, goal)
+        worth: _Floats = _expected_gain(sign * (mean - _scaled(goal, best.metrics[goal])), deviation) * chance**2
         return worth
+
+    def _chance(self, archs: Sequence[Arch], metrics: Iterable[str]) -> _Floats:
+        """Return the probability that each architecture is inside the windows of ``metrics``, where they are known."""
+        chance = np.ones(len(archs))
+        for metric in metrics:
+            window = self.options.windows.get(metric)
+            if window is not None and metric in self._models:
+                low, high = _scaled(metric, window.low), _scaled(metric, window.high)
+                chance *= _within(*self._predicted(archs, metric), low, high)
+        return chance
+
+    def _predicted(self, archs: Sequence[Arch], metric: str) -> tuple[_Floats, _Floats]:
+        mean, deviation = self._models[metric].predict(archs)
+        return mean + (self._shift if metric == "accuracy" else 0.0), deviation
 
 
 def _predictor(study: Study, space: Space, metric: str) -> _Model:

@@ -41,7 +41,8 @@ def _latency(amount) -> float:
 def test_what_is_put_together_from_slots_is_what_a_trace_of_the_network_counts(counted, monkeypatch):
     for arch in ARCHS:
         counted(arch)
-    monkeypatch.setattr(work, "trace_parts", None)  # everything is known by now
+    for name in ("trace", "trace_parts"):
+        monkeypatch.setattr(work, name, None)
     whole = counted(ARCHS[-1])
     assert whole == amounts(trace(SKELETON(ARCHS[-1]), *SPACE.example(ARCHS[-1])))
     for arch in ARCHS[::6]:
@@ -52,7 +53,8 @@ def test_a_network_whose_parts_are_known_is_not_traced(monkeypatch):
     one, other = (SPACE.changed(SPACE.largest, f"stages.{s}.blocks.0.op", "convnext") for s in range(2))
     count = Work(SPACE, SKELETON)
     count(one), count(other)
-    monkeypatch.setattr(work, "trace_parts", None)
+    for name in ("trace", "trace_parts"):
+        monkeypatch.setattr(work, name, None)
     both = SPACE.changed(one, "stages.1.blocks.0.op", "convnext")
     assert count(both) == pytest.approx(amounts(trace(SKELETON(both), *SPACE.example(both))))
 
