@@ -14,6 +14,7 @@ from hnas.files import read_plain
 from hnas.nearest import did_you_mean
 
 _LARGEST = 2**20  # bytes of a recipe
+_OF_TASK = ("batch", "smoothing", "distil", "divergence")  # keys of [train] with which the images are opened
 _SECTIONS = ("space", "data", "train", "shrink", "pretrained", "short", "grow")
 
 
@@ -105,8 +106,17 @@ def _parse(name: str, text: str) -> Recipe:
     if unknown or not isinstance(record.get("space", {}).get("name"), str):
         wrong = f"unknown section [{unknown[0]}]" if unknown else "no name in [space]"
         raise ValueError(f"recipe {name}: {wrong}; sections are {', '.join(_SECTIONS)}")
-    check_tables(name, "short", record.get("short", {}), ("space", "train"))
+    check_short(name, "short", record.get("short", {}))
     return Recipe(name, record["space"], *(record.get(key, {}) for key in _SECTIONS[1:]))
+
+
+def check_short(name: str, section: str, table: Mapping[str, Any]) -> None:
+    """Raise ValueError unless ``section`` replaces keys of space and train that are read after its length is chosen."""
+    check_tables(name, section, table, ("space", "train"))
+    if fixed := [key for key in table.get("train", {}) if key in _OF_TASK]:
+        raise ValueError(
+            f"recipe {name}: {section}.train cannot replace {fixed[0]}, which is read before; give [train]"
+        )
 
 
 def check_tables(name: str, section: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from hnas import distributed
 from hnas.data.images import Preprocessing
-from hnas.recipes import Recipe, check_tables
+from hnas.recipes import Recipe, check_short, check_tables
 from hnas.recipes.length import is_in_memory
 from hnas.recipes.parts import check_same_data
 from hnas.space import Arch, Space
@@ -172,7 +172,7 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"recipe {recipe.name}: [pretrained] lacks 'name'")
     tables = {key: value for key, value in table.items() if key != "name"}
     check_tables(recipe.name, "pretrained", tables, ("space", "data", "train", "short"))
-    check_tables(recipe.name, "pretrained.short", table.get("short", {}), ("space", "train"))
+    check_short(recipe.name, "pretrained.short", table.get("short", {}))
 
 
 def read_grown(folder: Path, space: Space, task: Task, seed: int) -> tuple[Supernet, Arch, Task]:

@@ -40,9 +40,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("minutes", "resolutions", "short", "epochs"),
     [
         (60, [48, 64], False, 57.6),  # case 1: all epochs of the recipe
-        (25, [48, 64], True, 48.0),  # case 2: in the smaller space
+        (25, [56, 64], True, 48.0),  # case 2: in the smaller space
         (7, [40, 48], True, 23.9),  # case 3
-        (1, [24, 32], True, 7.68),  # nothing smaller is left
+        (1, [32], True, 7.68),  # nothing smaller is left
         (1e4, [48, 64], False, 100.0),  # never more
     ],
 )
@@ -68,6 +68,10 @@ def test_space_resolution_and_epochs_fit(minutes: float, resolutions: list[int],
     [
         ("[short.data]\nsize = 3", r"recipe x: \[short\] has no key 'data'; known: space, train"),
         ("[short]\nspace = 3", r"recipe x: short.space is no table of keys"),
+        (
+            "[short.train]\nbatch = 3",
+            r"recipe x: short.train cannot replace batch, which is read before; give \[train\]",
+        ),
     ],
 )
 def test_a_section_for_short_trainings_that_makes_no_sense_is_one_line(tmp_path: Path, text: str, message: str) -> None:
