@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import nn
 
-from hnas.cost.work import Work
+from hnas.cost.work import NotSeparable, Work
 from hnas.predictor import Predictor
 from hnas.space import Arch, Space
 
@@ -27,21 +27,21 @@ class FittedLatency:
     1. The latency is the sum over classes of kernel of work times the time of a unit of it. These times are not
        negative, and fitted to relative errors (Lawson & Hanson 1974). So a runtime that is slow in one class, such as
        depthwise convolutions of 7 x 7, is known from a dozen networks.
-    2. A Gaussian process predicts the logarithm of what is left.
+    2. A Gaussian process predicts the logarithm of what is left. Its deviations are widened by how much larger the
+       errors of networks are that were left out of the fit.
 
     Example:
         model = FittedLatency(space, supernet.skeleton).fit(archs, numpy.log(milliseconds))
         means, deviations = model.predict([space.largest])
 
     Raises:
-        AttributeError: a slot of the space is not a module of the network.
-        ValueError: no operation of the largest network is known, or as in ``Work``.
+        NotSeparable: as in ``Work``, or no operation of the largest network is known.
     """
 
     def __init__(self, space: Space, skeleton: Callable[[Arch], nn.Module]) -> None:
         self._work, self._rest = Work(space, skeleton), Predictor(space)
         if not any(self._work(space.largest).values()):
-            raise ValueError(f"no kernel is known of the networks of {space.name}")
+            raise NotSeparable(f"{space.name}: no operation of its networks is known")
         self._classes: list[str] = []
 
     def fit(self, archs: Sequence[Arch], logs: Sequence[float], *, variance: float = 0.0, tune: bool = True) -> Self:
@@ -52,17 +52,17 @@ class FittedLatency:
         found = [self._work(arch) for arch in archs]
         self._classes = sorted({name for each in found for name in each})
         y, work = np.exp(logs), self._matrix(found)
-        equal, count = float(y.sum() / work.sum()), len(self._classes)
-        left = np.concatenate([work / y[:, None], _PULL / equal * np.eye(count)])
-        self._times: _Floats = nnls(left, np.concatenate([np.ones(len(y)), np.full(count, _PULL)]))[0]
-        self._unknown = equal  # of a class that is in no measured network
-        self._rest.fit(archs, (np.asarray(logs) - self._logs(archs)).tolist(), variance=variance, tune=tune)
+        self._unknown = float(y.sum() / work.sum())  # the time of a unit in a class that is in no measured network
+        self._times = _times(work, y, self._unknown)
+        left = np.log(y) - np.log(work @ self._times)
+        self._widening = max(1.0, _rms(_left_out(work, y, self._unknown)) / max(_rms(left), 1e-9))
+        self._rest.fit(archs, left.tolist(), variance=variance, tune=tune)
         return self
 
     def predict(self, archs: Sequence[Arch]) -> tuple[_Floats, _Floats]:
         """Return the mean and the standard deviation of the logarithm for each architecture, [N] each."""
         means, deviations = self._rest.predict(archs)
-        return means + self._logs(archs), deviations
+        return means + self._logs(archs), deviations * self._widening
 
     def _logs(self, archs: Sequence[Arch]) -> _Floats:
         """Return the logarithm of the sum over classes."""
@@ -73,3 +73,28 @@ class FittedLatency:
 
     def _matrix(self, found: Sequence[Mapping[str, float]]) -> _Floats:
         return np.array([[each.get(name, 0.0) for name in self._classes] for each in found], np.float64)
+
+
+def _times(work: _Floats, y: _Floats, equal: float) -> _Floats:
+    """Return the time of a unit of work in each class: work is [N, classes], and y is [N].
+
+    equal: the time of a unit, if it were the same in every class.
+    """
+    count = work.shape[1]
+    left = np.concatenate([work / y[:, None], _PULL / equal * np.eye(count)])
+    times: _Floats = nnls(left, np.concatenate([np.ones(len(y)), np.full(count, _PULL)]))[0]
+    return times
+
+
+def _left_out(work: _Floats, y: _Floats, equal: float) -> _Floats:
+    """Return the error of the logarithm of each network, with times that were fitted to the others.
+
+    The networks that times were fitted to have smaller errors than others: about as many times as networks are fitted.
+    """
+    rows = np.arange(len(y))
+    fitted = [work[k] @ _times(work[rows != k], y[rows != k], equal) for k in rows]
+    return np.asarray(np.log(y) - np.log(fitted))
+
+
+def _rms(values: _Floats) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))

@@ -26,16 +26,22 @@ _LAUNCH = 1e4  # the work of a launch: on a CPU it takes about as long as so man
 _Choices = tuple[tuple[str, Option], ...]
 
 
+class NotSeparable(ValueError):
+    """The kernels of a space cannot be counted slot by slot."""
+
+
 @dataclass(frozen=True)
 class _Outer:
     """Hold what all architectures with the same choices outside of the slots have in common.
 
     amounts: the work outside of the slots.
     sizes: slot -> shapes of its input and its output, and its kind of module.
+    words: the options that are no numbers, such as an activation. They may change a slot at equal shapes.
     """
 
     amounts: _Amounts
     sizes: Mapping[str, Any]
+    words: tuple[Option, ...]
 
 
 class Work:
@@ -51,8 +57,8 @@ class Work:
         Work(space, supernet.skeleton)(space.largest)["depthwise 7"]
 
     Raises:
-        AttributeError: a slot of the space is not a module of the network.
-        ValueError: the space has too many choices outside of its slots, or those in a slot act outside of it.
+        NotSeparable: the slots of the space are not modules that are called once, those outside of slots are too many,
+            or choices in a slot act outside of it.
     """
 
     def __init__(self, space: Space, skeleton: Callable[[Arch], nn.Module]) -> None:
@@ -63,13 +69,13 @@ class Work:
         }
         outside = math.prod(len(space.choices[name].options) for name, place in self._of.items() if place is None)
         if outside > _MOST:
-            raise ValueError(f"{outside} combinations of choices outside of the slots of {space.name}; {_MOST} at most")
+            raise NotSeparable(f"{space.name}: {outside} combinations of choices outside of its slots; {_MOST} at most")
         self._outers: dict[_Choices, _Outer] = {}
         self._slots: dict[Any, _Amounts] = {}
         self._check()
 
     def _check(self) -> None:
-        """Raise ValueError if choices of a slot act outside of its module, in some members that differ in them."""
+        """Raise NotSeparable if choices of a slot act outside of its module, in some members that differ in them."""
         rng, choices = Random(0), self._space.choices
         for _ in range(_CHECKED):
             drawn = {
@@ -80,7 +86,7 @@ class Work:
             inner, rest = self._split(arch)
             known = self._outers.get(rest)
             if known is not None and known != self._trace(arch, inner, rest):
-                raise ValueError(f"choices in a slot of {self._space.name} change the network outside of it")
+                raise NotSeparable(f"{self._space.name}: choices in a slot change the network outside of it")
             self(arch)
 
     def __call__(self, arch: Arch) -> _Amounts:
@@ -108,8 +114,12 @@ class Work:
 
     def _trace(self, arch: Arch, inner: Mapping[str, _Choices], rest: _Choices) -> _Outer:
         """Trace an architecture, and keep what was counted in each slot and outside of them."""
-        outside, parts = trace_parts(self._skeleton(arch), tuple(inner), *self._space.example(arch))
-        outer = _Outer(amounts(outside), {slot: part.sizes for slot, part in parts.items()})
+        try:
+            outside, parts = trace_parts(self._skeleton(arch), tuple(inner), *self._space.example(arch))
+        except (AttributeError, IndexError, ValueError) as error:
+            raise NotSeparable(f"{self._space.name}: {error}") from error
+        words = tuple(option for _, option in rest if isinstance(option, str))
+        outer = _Outer(amounts(outside), {slot: part.sizes for slot, part in parts.items()}, words)
         self._outers[rest] = outer
         self._slots |= dict(zip(_keys(inner, outer), (amounts(parts[slot].kernels) for slot in inner), strict=True))
         return outer
@@ -122,7 +132,7 @@ def _places(space: Space) -> tuple[str, ...]:
 
 
 def _keys(inner: Mapping[str, _Choices], outer: _Outer) -> list[Any]:
-    return [(outer.sizes[slot], chosen) for slot, chosen in inner.items()]
+    return [(outer.sizes[slot], outer.words, chosen) for slot, chosen in inner.items()]
 
 
 def amounts(kernels: Sequence[Kernel]) -> dict[str, float]:

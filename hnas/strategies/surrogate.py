@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr  # scipy.stats takes half a second to import
 
 from hnas.cost.fitted import FittedLatency
+from hnas.cost.work import NotSeparable
 from hnas.pareto import Candidate
 from hnas.predictor import Predictor
 from hnas.space import Arch, Option, Space
@@ -151,7 +152,7 @@ class _Belief:
         self.study, self.space, self.options = study, space, options
         self.known = {arch: accuracy for arch, accuracy in study.known.items() if arch in space}
         self.tried: list[Candidate] = []
-        metrics = (options.cost, *options.windows, "accuracy")
+        metrics = dict.fromkeys((options.cost, *options.windows, "accuracy"))
         self._predictors = {metric: _predictor(study, space, metric) for metric in metrics}
         self._models: dict[str, _Model] = {}  # those of metrics that are known for some architecture
         self._tuned: dict[str, int] = {}  # metric -> number of known values when its predictor last learned what counts
@@ -239,7 +240,7 @@ class _Belief:
 
     def _worth(self, archs: Sequence[Arch], accurate: _Floats) -> _Floats:
         """Return the same; ``accurate`` is the probability that the accuracy of each is inside its window."""
-        chance = accurate * self._chance(archs, self.options.windows.keys() - {"accuracy"})
+        chance = accurate * self._chance(archs, [metric for metric in self.options.windows if metric != "accuracy"])
         goal, sign = ("accuracy", 1.0) if self.options.accurate else (self.options.cost, -1.0)
         best = self.ranked()[0]
         if violation(best, self.options.windows) > 0 or "accuracy" not in best.metrics:
@@ -266,7 +267,7 @@ class _Belief:
 def _predictor(study: Study, space: Space, metric: str) -> _Model:
     """Return a new model of ``metric``. That of a latency counts kernels, if the slots are modules of the network."""
     if metric == _LATENCY:
-        with suppress(AttributeError, ValueError):
+        with suppress(NotSeparable):
             return FittedLatency(space, study.supernet.skeleton)
     return Predictor(space)
 

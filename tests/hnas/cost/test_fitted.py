@@ -12,7 +12,7 @@ from torch import nn
 from hnas.cost import work
 from hnas.cost.fitted import FittedLatency
 from hnas.cost.roofline import trace
-from hnas.cost.work import LAUNCHES, Work, amounts
+from hnas.cost.work import LAUNCHES, NotSeparable, Work, amounts
 from hnas.predictor import Predictor
 from hnas.spaces.hybrid_vision import hybrid_vision
 from hnas.spaces.inverted_residuals import inverted_residuals
@@ -59,13 +59,34 @@ def test_a_network_whose_parts_are_known_is_not_traced(monkeypatch):
     assert count(both) == pytest.approx(amounts(trace(SKELETON(both), *SPACE.example(both))))
 
 
+def test_an_activation_of_all_slots_is_not_taken_for_another():
+    space = hybrid_vision(
+        resolutions=(8,),
+        stem=8,
+        widths=((8,),),
+        depths=((1,),),
+        strides=(2,),
+        head=8,
+        activations=("relu", "hardswish"),
+    )
+    skeleton = Supernet(space).skeleton
+    count = Work(space, skeleton)
+    for name in ("hardswish", "relu", "hardswish"):
+        arch = space.changed(space.largest, "activation", name)
+        assert count(arch) == pytest.approx(amounts(trace(skeleton(arch), *space.example(arch))))
+
+
 def test_a_runtime_that_is_slow_in_one_class_is_known_from_sixteen_networks(counted):
-    logs = np.log([_latency(counted(arch)) for arch in ARCHS])
-    ours = FittedLatency(SPACE, SKELETON).fit(ARCHS[:16], logs[:16]).predict(ARCHS[16:])[0]
+    """Latencies have noise of 5 %, and a share of 10 % that depends on the type of one slot and on no kernel."""
+    extra = [0.1 * (arch["stages.0.blocks.0.op"] == "mbconv") for arch in ARCHS]
+    true = np.log([_latency(counted(arch)) for arch in ARCHS]) + extra
+    logs = true + 0.05 * np.random.default_rng(0).standard_normal(len(ARCHS))
+    means, deviations = FittedLatency(SPACE, SKELETON).fit(ARCHS[:16], logs[:16]).predict(ARCHS[16:])
     plain = Predictor(SPACE).fit(ARCHS[:16], logs[:16].tolist()).predict(ARCHS[16:])[0]
-    wrong, without = (np.sqrt(np.mean((found - logs[16:]) ** 2)) for found in (ours, plain))
-    assert wrong < 0.05
-    assert without > 4 * wrong
+    wrong, without = (np.sqrt(np.mean((found - true[16:]) ** 2)) for found in (means, plain))
+    assert wrong < 0.2
+    assert without > 2 * wrong
+    assert 0.4 < np.sqrt(np.mean(((means - true[16:]) / deviations) ** 2)) < 2.0
 
 
 def test_a_class_that_was_never_measured_is_not_free(counted):
@@ -86,7 +107,7 @@ def test_a_space_without_slots_is_counted_by_its_blocks():
 
 @pytest.mark.parametrize("space", [nasbench201(nodes=3, width=8, cells=1, resolution=8), recurrent_cell()])
 def test_where_slots_are_not_single_modules_the_kernels_are_not_known(space):
-    with pytest.raises(ValueError, match=r"is (not called|called more than once)"):
+    with pytest.raises(NotSeparable, match=r"is (not called|called more than once)"):
         FittedLatency(space, Supernet(space).skeleton)
 
 
@@ -96,5 +117,5 @@ def test_choices_that_act_outside_of_their_slot_are_found():
         net.head = nn.Sequential(net.head, *[nn.Sigmoid()] * (arch["stages.0.blocks.0.op"] == "convnext"))
         return net
 
-    with pytest.raises(ValueError, match="change the network outside of it"):
+    with pytest.raises(NotSeparable, match="change the network outside of it"):
         Work(SPACE, skeleton)
