@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # The devices of the table -> profile and power mode. "max" is the highest mode without the Super modes of JetPack 6.2.
+# "not stated" is taken as MAXN, which is an assumption.
 _DEVICES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("Jetson Orin Nano 8GB", "MAXN_SUPER"): ("jetson-orin-nano", "MAXN_SUPER"),
     ("Jetson Orin Nano Super 8GB", "MAXN/max"): ("jetson-orin-nano", "MAXN_SUPER"),
