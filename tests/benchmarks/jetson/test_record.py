@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from hnas.hw_profiles import calibration
 from tests.benchmarks.jetson.test_jetson import SAMPLES, sample
 
 NAMES = (command.NAME, phones.NAME)
+PAGE = Path(__file__).parents[3] / "docs" / "devices.md"
 RECORDS = Path(jetson.__file__).parent / "records"
 FITTED = Path(hw_profiles.__file__).parent / "fitted"
 MEND = (
@@ -67,7 +69,7 @@ def test_the_record_has_the_evidence_of_the_file(name: str) -> None:
 
 
 def test_the_page_states_the_errors_of_the_phones() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "devices.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     for device in ("rb3-gen2", "dragonwing-q6690", "snapdragon-7-gen4"):
         found = hw_profiles.load(device)
         shipped = calibration.of(found)
@@ -121,6 +123,56 @@ def test_the_rows_of_orin_are_predicted_better_than_without_a_fit(measure: Calla
         own, plain, factor = (measure(errors_of(part, key)) for key in ("error", "uncalibrated", "one_factor"))
         assert own < factor
         assert own < plain
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+# A line of the table of errors -> which rows it is about, and which of their errors.
+NANO, PIPELINE = ("jetson-orin-nano", "MAXN_SUPER", "GPU only"), "whole pipeline"
+LINES: dict[str, tuple[tuple[str, str, str], str, str]] = {
+    "Orin Nano, GPU only, convolutional networks, left out": (NANO, "convolutional", "error"),
+    "the same with ViT-B/16, left out": (NANO, "all", "error"),
+    "the two groups uncalibrated": (NANO, "convolutional all", "uncalibrated"),
+    "the two groups with one factor for each precision, left out": (NANO, "convolutional all", "one_factor"),
+    "Orin Nano, whole pipeline: YOLO11 n to x": (("jetson-orin-nano", "MAXN_SUPER", PIPELINE), "all", "error"),
+    "Orin NX, whole pipeline: YOLO11 n to x": (("jetson-orin-nx", "MAXN", PIPELINE), "all", "error"),
+    "AGX Orin, whole pipeline: YOLO11 n to x": (("jetson-agx-orin", "MAXN", PIPELINE), "all", "error"),
+    "AGX Orin, with transfers: EfficientViT B1 to B3; power mode not stated": (
+        ("jetson-agx-orin", "MAXN", "with transfers"),
+        "all",
+        "error",
+    ),
+}
+
+
+def lines_of_the_page() -> dict[str, str]:
+    """Return the lines of the first table of errors of the page: first cell -> line."""
+    lines = iter(PAGE.read_text(encoding="utf-8").splitlines())
+    assert "| rows | n, networks | mean error | worst |" in lines
+    next(lines)
+    return {line.split(" | ")[0].removeprefix("| "): line for line in takewhile(lambda line: line[:1] == "|", lines)}
+
+
+def percent(share: float) -> str:
+    """Return a share with one decimal. The record has four digits, and a half is rounded up."""
+    return f"{int(1000 * share + 0.5 + 1e-9) / 10:.1f} %"
+
+
+def test_the_page_has_no_line_of_orin_that_no_test_computes() -> None:
+    rows = recorded(command.NAME)["rows"]
+    assert set(lines_of_the_page()) == set(LINES)
+    assert {(row["device"], row["power"], row["timing"]) for row in rows} == {place for place, _, _ in LINES.values()}
+
+
+@pytest.mark.parametrize("label", LINES)
+def test_the_page_states_the_recorded_errors_of_orin(label: str) -> None:
+    place, groups, key = LINES[label]
+    rows = [row for row in recorded(command.NAME)["rows"] if (row["device"], row["power"], row["timing"]) == place]
+    parts = [[row for row in rows if group == "all" or not row["attention"]] for group in groups.split()]
+    counts = [f"{len(part)}, {len({row['model'] for row in part})}" for part in parts]
+    means, worst = ([percent(f(errors_of(part, key))) for part in parts] for f in (mean, max))
+    cells = [label, *(" and ".join(dict.fromkeys(cell)) for cell in (counts, means, worst))]
+    assert lines_of_the_page()[label] == f"| {' | '.join(cells)} |", MEND
 
 
 # --- the methods to beat ----------------------------------------------------------------------------------------------
