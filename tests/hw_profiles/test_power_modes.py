@@ -9,6 +9,19 @@ from hnas.hw_profiles import calibration
 
 TEXT = (Path(hw_profiles.__file__).parent / "jetson-orin-nano.toml").read_text()
 FITTED = Path(calibration.__file__).parent / "fitted" / "tensorrt-orin.toml"
+PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
+WITH_MODES = [name for name in hw_profiles.names() if hw_profiles.load(name).power_modes]
+
+
+def shipped(board: str) -> dict[str, str]:
+    """Return what the page says of a board: JetPack -> TensorRT."""
+    rows = (line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:1] == "|")
+    named = [row for row in rows if len(row) == 3 and board in row[2].partition(";")[0].split(", ")]
+    return {jetpack: tensorrt for row in named for jetpack, tensorrt in ((each, row[1]) for each in row[0].split(", "))}
+
+
+def version(text: str) -> list[int]:
+    return [int(part) for part in text.split(".")]
 
 
 def test_jetson_is_another_name_of_the_orin_nano() -> None:
@@ -29,6 +42,37 @@ def test_the_promised_modes_are_there(name: str, modes: set[str]) -> None:
     device = hw_profiles.load(name)
     assert set(device.power_modes) == modes
     assert device.power in modes
+
+
+@pytest.mark.parametrize("name", WITH_MODES)
+def test_power_modes_have_a_source(name: str) -> None:
+    """A file of nvpmodel, or its mode; what was assumed says so."""
+    device = hw_profiles.load(name)
+    (source,) = (source for source in device.sources if source.startswith("power modes: "))
+    named = "nvpmodel" in source and all(f" {mode} " in source for mode in device.power_modes)
+    assert named or "nvpmodel_" in source or source.startswith("power modes: assumed")
+
+
+@pytest.mark.parametrize(
+    ("name", "board"),
+    [
+        ("jetson-orin-nano", "Orin"),
+        ("jetson-orin-nx", "Orin"),
+        ("jetson-agx-orin", "Orin"),
+        ("jetson-agx-thor", "Thor"),
+        ("jetson-xavier-nx", "Xavier NX"),
+    ],
+)
+def test_a_profile_ships_the_tensorrt_of_the_page(name: str, board: str) -> None:
+    toolchain = hw_profiles.load(name).toolchain
+    parts = [
+        part.split(": ") for part in toolchain["ships"].removeprefix("JetPack ").replace(" TensorRT", "").split("; ")
+    ]
+    ships = {jetpack: tensorrt for many, tensorrt in parts for jetpack in many.split(" and ")}
+    assert ships == shipped(board)
+    for product, versions in (("JetPack", ships), ("TensorRT", ships.values())):
+        ends = dict.fromkeys((min(versions, key=version), max(versions, key=version)))
+        assert toolchain[product] == "-".join(ends)
 
 
 def test_a_mode_scales_the_peaks_by_the_clock_and_by_the_part_that_is_switched_on() -> None:
