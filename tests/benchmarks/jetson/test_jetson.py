@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 from dataclasses import replace
@@ -160,6 +161,45 @@ def test_rows_without_profile_network_or_timing_are_counted(monkeypatch: pytest.
         "the kind of timing is not stated": 1,
         "lost: not there": 1,
     }
+
+
+def test_the_jetsons_are_fitted_printed_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "kernels_of", lambda model, *_: NETWORKS.get(model, "not there"))
+    lines = [
+        f"Jetson Orin Nano 8GB,MAXN_SUPER,,{r.model},224,{r.precision},1,{r.latency_ms},ms,a/b@1,{NOTES['GPU only']}"
+        for r in (each.row for each in SAMPLES)
+    ]
+    lines.append(f"Jetson AGX Orin,not stated,,mixed,224,fp16,1,1e9,ms,c/d@2,{NOTES['with transfers']}")
+    lines.append(f"Jetson AGX Orin,not stated,,lost,224,fp16,1,1,ms,c/d@2,{NOTES['with transfers']}")
+    folder = str(tmp_path)
+    assert command.main([str(table(tmp_path / "t.csv", *lines)), "--write", folder, "--record", folder]) == 0
+    said = capsys.readouterr().out
+    assert "\nleave-one-model-out, with transformers: 12 rows of 4 networks, mean error " in said
+    assert "\nheld out, jetson-agx-orin MAXN, with transfers: 1 rows of 1 networks, mean error 100.0%" in said
+    assert said.endswith("\nrows left out: 1\n  1 x lost: not there\n")
+    found = calibration.parse("again", (tmp_path / f"{command.NAME}.toml").read_text())
+    # the slow row of the other device would spoil this fit
+    assert found.compute == pytest.approx(TRUE.compute, rel=0.05)
+    assert (found.bandwidth, found.launch_us) == pytest.approx((TRUE.bandwidth, TRUE.launch_us), rel=0.05)
+    assert found.fitted.endswith(" on 12 rows of a/b")
+    assert [(each.device, each.method, each.rows) for each in found.evidence] == [
+        ("jetson-orin-nano", "leave-one-model-out", 12),
+        ("jetson-agx-orin", "held out", 1),
+    ]
+    rows = json.loads((tmp_path / f"{command.NAME}.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["leave-one-model-out"] * 12 + ["held out"]
+
+
+def test_one_network_cannot_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "kernels_of", lambda *_: NETWORKS["mixed"])
+    line = f"Jetson Orin Nano 8GB,MAXN_SUPER,,mixed,224,fp16,1,2,ms,a/b@1,{NOTES['GPU only']}"
+    with pytest.raises(SystemExit):
+        command.main([str(table(tmp_path / "t.csv", line, line))])
+    assert "has fewer than two networks with the time of the GPU alone that can be rebuilt" in capsys.readouterr().err
 
 
 AI_HUB = "model,component,precision,device,runtime,status,latency_ms,peak_mem_mb_max,primary_unit,layers,npu,gpu,cpu\n"
