@@ -88,6 +88,21 @@ def test_devices_that_are_not_there_are_named(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("device", "backend", "place", "chosen"), [("cuda", "nccl", "cuda:1", [1]), ("cpu", "gloo", "cpu", [])]
+)
+def test_gpus_communicate_through_nccl_and_cpus_through_gloo(monkeypatch, device, backend, place, chosen):
+    asked, gpus = [], []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", gpus.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, **_: asked.append(name))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: asked.append("left"))
+    with alone(LOCAL_RANK="1", WORLD_SIZE="2"), distributed.group(device):
+        assert (asked, gpus) == ([backend], chosen)
+        assert distributed.device() == torch.device(place)
+    assert asked == [backend, "left"]
+
+
 def test_a_reader_that_is_killed_at_any_moment_is_one_line():
     with (
         alone(),
