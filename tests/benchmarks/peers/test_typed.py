@@ -104,5 +104,7 @@ def test_the_page_states_the_record() -> None:
     rows = typed.read_rows(RECORD)
     assert rows
     assert all(typed.passes(row) for row in rows)
+    assert {row["net"] for row in rows if row["precision"] == "fp16"} == {row["net"] for row in rows}
+    assert all(row["sqnr_db"] >= 40 for row in rows if row["precision"] == "fp16")
     page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
     assert "\n".join(typed.table(rows)) in page
