@@ -1,21 +1,20 @@
 """Predict a latency from few measured ones: the time of each class of kernel, and a Gaussian process for the rest.
 
-``FittedLatency(space, skeleton).fit(archs, logs).predict(others)`` returns means and standard deviations of logarithms.
+``FittedLatency(Work(space, skeleton)).fit(archs, logs).predict(others)`` returns means and deviations of logarithms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
-from torch import nn
 
 from hnas.cost.work import NotSeparable, Work
 from hnas.predictor import Predictor
-from hnas.space import Arch, Space
+from hnas.space import Arch
 
 _Floats = NDArray[np.float64]
 _PULL = 0.01  # towards equal times of all work; it decides only classes of kernel that nothing measured contains
@@ -30,18 +29,20 @@ class FittedLatency:
     2. A Gaussian process predicts the logarithm of what is left. Its deviations are widened by how much larger the
        errors of networks are that were left out of the fit.
 
+    work: counts the work of the architectures; several models may share it.
+
     Example:
-        model = FittedLatency(space, supernet.skeleton).fit(archs, numpy.log(milliseconds))
+        model = FittedLatency(Work(space, supernet.skeleton)).fit(archs, numpy.log(milliseconds))
         means, deviations = model.predict([space.largest])
 
     Raises:
-        NotSeparable: as in ``Work``, or no operation of the largest network is known.
+        NotSeparable: no operation of the largest network is known.
     """
 
-    def __init__(self, space: Space, skeleton: Callable[[Arch], nn.Module]) -> None:
-        self._work, self._rest = Work(space, skeleton), Predictor(space)
-        if not any(self._work(space.largest).values()):
-            raise NotSeparable(f"{space.name}: no operation of its networks is known")
+    def __init__(self, work: Work) -> None:
+        self._work, self._rest = work, Predictor(work.space)
+        if not any(work(work.space.largest).values()):
+            raise NotSeparable(f"{work.space.name}: no operation of its networks is known")
         self._classes: list[str] = []
 
     def fit(self, archs: Sequence[Arch], logs: Sequence[float], *, variance: float = 0.0, tune: bool = True) -> Self:
@@ -58,6 +59,11 @@ class FittedLatency:
         self._widening = max(1.0, _rms(_left_out(work, y, self._unknown)) / max(_rms(left), 1e-9))
         self._rest.fit(archs, left.tolist(), variance=variance, tune=tune)
         return self
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Return class of kernel -> the time of a unit of work, in the unit of the latencies."""
+        return dict(zip(self._classes, self._times.tolist(), strict=True))
 
     def predict(self, archs: Sequence[Arch]) -> tuple[_Floats, _Floats]:
         """Return the mean and the standard deviation of the logarithm for each architecture, [N] each."""

@@ -62,7 +62,7 @@ class Work:
     """
 
     def __init__(self, space: Space, skeleton: Callable[[Arch], nn.Module]) -> None:
-        self._space, self._skeleton = space, skeleton
+        self.space, self._skeleton = space, skeleton
         places = _places(space)
         self._of = {
             name: next((each for each in places if name.startswith(f"{each}.")), None) for name in space.choices
@@ -76,17 +76,17 @@ class Work:
 
     def _check(self) -> None:
         """Raise NotSeparable if choices of a slot act outside of its module, in some members that differ in them."""
-        rng, choices = Random(0), self._space.choices
+        rng, choices = Random(0), self.space.choices
         for _ in range(_CHECKED):
             drawn = {
                 name: choice.options[-1] if self._of[name] is None else rng.choice(choice.options)
                 for name, choice in choices.items()
             }
-            arch = self._space.arch(drawn)
+            arch = self.space.arch(drawn)
             inner, rest = self._split(arch)
             known = self._outers.get(rest)
             if known is not None and known != self._trace(arch, inner, rest):
-                raise NotSeparable(f"{self._space.name}: choices in a slot change the network outside of it")
+                raise NotSeparable(f"{self.space.name}: choices in a slot change the network outside of it")
             self(arch)
 
     def __call__(self, arch: Arch) -> _Amounts:
@@ -115,9 +115,9 @@ class Work:
     def _trace(self, arch: Arch, inner: Mapping[str, _Choices], rest: _Choices) -> _Outer:
         """Trace an architecture, and keep what was counted in each slot and outside of them."""
         try:
-            outside, parts = trace_parts(self._skeleton(arch), tuple(inner), *self._space.example(arch))
+            outside, parts = trace_parts(self._skeleton(arch), tuple(inner), *self.space.example(arch))
         except (AttributeError, IndexError, ValueError) as error:
-            raise NotSeparable(f"{self._space.name}: {error}") from error
+            raise NotSeparable(f"{self.space.name}: {error}") from error
         words = tuple(option for _, option in rest if isinstance(option, str))
         outer = _Outer(amounts(outside), {slot: part.sizes for slot, part in parts.items()}, words)
         self._outers[rest] = outer

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr  # scipy.stats takes half a second to import
 
 from hnas.cost.fitted import FittedLatency
-from hnas.cost.work import NotSeparable
+from hnas.cost.work import NotSeparable, Work
 from hnas.pareto import Candidate
 from hnas.predictor import Predictor
 from hnas.space import Arch, Option, Space
@@ -268,7 +268,7 @@ def _predictor(study: Study, space: Space, metric: str) -> _Model:
     """Return a new model of ``metric``. That of a latency counts kernels, if the slots are modules of the network."""
     if metric == _LATENCY:
         with suppress(NotSeparable):
-            return FittedLatency(space, study.supernet.skeleton)
+            return FittedLatency(Work(space, study.supernet.skeleton))
     return Predictor(space)
 
 

@@ -81,7 +81,7 @@ def test_a_runtime_that_is_slow_in_one_class_is_known_from_sixteen_networks(coun
     extra = [0.1 * (arch["stages.0.blocks.0.op"] == "mbconv") for arch in ARCHS]
     true = np.log([_latency(counted(arch)) for arch in ARCHS]) + extra
     logs = true + 0.05 * np.random.default_rng(0).standard_normal(len(ARCHS))
-    means, deviations = FittedLatency(SPACE, SKELETON).fit(ARCHS[:16], logs[:16]).predict(ARCHS[16:])
+    means, deviations = FittedLatency(counted).fit(ARCHS[:16], logs[:16]).predict(ARCHS[16:])
     plain = Predictor(SPACE).fit(ARCHS[:16], logs[:16].tolist()).predict(ARCHS[16:])[0]
     wrong, without = (np.sqrt(np.mean((found - true[16:]) ** 2)) for found in (means, plain))
     assert wrong < 0.2
@@ -93,7 +93,7 @@ def test_a_class_that_was_never_measured_is_not_free(counted):
     without = [arch for arch in ARCHS if "depthwise 7" not in counted(arch)]
     seven = max(ARCHS, key=lambda arch: counted(arch).get("depthwise 7", 0.0))
     logs = np.log([_latency(counted(arch)) for arch in without])
-    model = FittedLatency(SPACE, SKELETON).fit(without, logs)
+    model = FittedLatency(counted).fit(without, logs)
     known = {name: value for name, value in counted(seven).items() if name != "depthwise 7"}
     assert np.exp(model._logs([seven])[0]) > 1.01 * _latency(known)
 
@@ -108,7 +108,7 @@ def test_a_space_without_slots_is_counted_by_its_blocks():
 @pytest.mark.parametrize("space", [nasbench201(nodes=3, width=8, cells=1, resolution=8), recurrent_cell()])
 def test_where_slots_are_not_single_modules_the_kernels_are_not_known(space):
     with pytest.raises(NotSeparable, match=r"is (not called|called more than once)"):
-        FittedLatency(space, Supernet(space).skeleton)
+        Work(space, Supernet(space).skeleton)
 
 
 def test_choices_that_act_outside_of_their_slot_are_found():
