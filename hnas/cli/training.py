@@ -156,7 +156,8 @@ def _check_together(parsed: argparse.Namespace) -> None:
     given = [name for name in _LIMITS if getattr(parsed, name) is not None]
     if given and parsed.alone != "derived":
         flag = "--" + given[0].replace("_", "-")
-        raise ValueError(f"{flag} is a limit of the derived subnet; give --alone derived too, or leave it out")
+        what = "the device of --max-latency" if given[0] == "target" else "a limit"
+        raise ValueError(f"{flag} is {what}, for the derived subnet; give --alone derived too, or leave it out")
     _limits(parsed).cost()
     if parsed.pretrained is not None and parsed.from_scratch:
         raise ValueError("--pretrained and --from-scratch both say what to start from; give one of them")

@@ -12,6 +12,8 @@ from hnas import hw_profiles
 from hnas.deployment.bounds import Bound
 from hnas.units import parse_size_bytes
 
+_LARGEST = 2**53  # a float holds every whole number up to this
+
 
 @dataclass(frozen=True)
 class DerivedLimits:
@@ -46,6 +48,9 @@ class DerivedLimits:
             hw_profiles.load(self.target)
         if self.max_skips is not None and self.max_skips < 0:
             raise ValueError(f"--max-skips is {self.max_skips}; it is 0 or more")
+        for flag, count in (("--max-weights", self.max_weights), ("--max-macs", self.max_macs)):
+            if count is not None and count > _LARGEST:
+                raise ValueError(f"{flag} is above 2**53, which no network reaches")
         found = [(name, limit) for name, limit in self._limits() if limit is not None]
         if len(found) > 1:
             raise ValueError(f"a derived subnet has one limit; {' and '.join(name for name, _ in found)} have one each")

@@ -327,6 +327,11 @@ def _words(command: str, *words: object) -> Case:
     return Case(command, lambda _, __: list(words))
 
 
+def _alone(*words: object) -> Case:
+    given = ("--recipe", "images", "--data", ".", "--out", "o", "--alone", "derived", "--supernet", "s")
+    return _words("train", *given, *words)
+
+
 ARGUMENTS: Mapping[str, Case] = {
     "supernet of nothing": _words("deploy", "--target", "raspberry-pi-5", "--supernet", ""),
     "supernet of nothing after =": _words("deploy", "--target", "raspberry-pi-5", "--supernet="),
@@ -342,6 +347,8 @@ ARGUMENTS: Mapping[str, Case] = {
     "train threads of 10**9": _words("train", "--recipe", "images", "--data", ".", "--out", "o", "--threads", 10**9),
     "a shape of 10**30": _words("bench", "compare", "a.onnx", "b.onnx", "--input-shape", f"{10**30}x1"),
     "a budget without end": _words("deploy", "--target", "raspberry-pi-5", "--budget", "1e999s"),
+    "weights of 400 digits": _alone("--max-weights", "9" * 400),
+    "multiply-accumulates of 400 digits": _alone("--max-macs", "9" * 400),
     "a latency beyond floats": _words("deploy", "--target", "raspberry-pi-5", "--max-latency", "1e999ms"),
     "a device that is no folder": _words("deploy", "show", "/dev/zero"),
 }

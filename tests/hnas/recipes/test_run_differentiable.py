@@ -135,7 +135,9 @@ def test_limits_of_a_derived_network_need_one(tmp_path, capsys):
     assert train_main([*words, *derived, "--max-memory", "much"]) == 2
     assert "size 'much' is not understood" in capsys.readouterr().err
     assert train_main([*words, "--max-macs", "1000"]) == 2
-    assert "--max-macs is a limit of the derived subnet; give --alone derived too" in capsys.readouterr().err
+    assert "--max-macs is a limit, for the derived subnet; give --alone derived too" in capsys.readouterr().err
+    assert train_main([*words, "--target", "openvino-cpu"]) == 2
+    assert "--target is the device of --max-latency, for the derived subnet; give" in capsys.readouterr().err
 
 
 def test_derived_without_a_supernet_is_one_line(tmp_path, capsys):
