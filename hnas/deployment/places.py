@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,31 @@ def _is_module(name: str) -> bool:
     places: Any = None  # the folders of the package so far
     for count, part in enumerate(parts, 1):
         # A loaded module may have no spec, such as __main__ of a script, or no file, if its package has made it.
-        if (loaded := ".".join(parts[:count])) in sys.modules:
-            places = getattr(sys.modules[loaded], "__path__", None)
+        if (whole := ".".join(parts[:count])) in sys.modules:
+            places = getattr(sys.modules[whole], "__path__", None)
             continue
         if not part or (count > 1 and places is None):
             return False
-        spec = PathFinder.find_spec(part, places) if count > 1 else find_spec(part)
+        spec = _spec_of(whole, places) if count > 1 else find_spec(part)
         if spec is None:
             return False
         places = spec.submodule_search_locations
     return True
+
+
+def _spec_of(name: str, places: Any) -> ModuleSpec | None:
+    """Return the spec of a sub-module from the first finder that knows it, as an import would; nothing is imported.
+
+    places: the folders of its package.
+    """
+    for finder in sys.meta_path:
+        # By its full name, PathFinder would look into sys.modules for the package of a folder without an __init__.py.
+        asked = name.rpartition(".")[2] if finder is PathFinder else name
+        find = getattr(finder, "find_spec", None)
+        if find is not None and (spec := find(asked, places)) is not None:
+            found: ModuleSpec = spec
+            return found
+    return None
 
 
 def require_free(out: Path) -> None:

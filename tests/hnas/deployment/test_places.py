@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from hnas.deployment.places import require_model
+
+KNOWN = ("hooked", "hooked.below", "hooked.below.nets")  # to a finder of this test's own
 
 
 @pytest.fixture
@@ -48,3 +52,23 @@ def test_a_module_that_is_there_is_found(nets: None, name: str) -> None:
 def test_a_module_that_is_not_there_is_one_line(nets: None, name: str) -> None:
     with pytest.raises(ValueError, match=r"no module '.*' in the current directory or the environment"):
         require_model(f"{name}:x")
+
+
+def test_a_module_behind_an_import_hook_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finder knows its modules by full names, as that of an editable installation does."""
+
+    class Finder:
+        asked: list[tuple[str, Sequence[str] | None]] = []
+
+        @classmethod
+        def find_spec(cls, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+            cls.asked.append((name, path))
+            return ModuleSpec(name, None, is_package=name != "hooked.below.nets") if name in KNOWN else None
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, object(), *sys.meta_path])
+    before = {*sys.modules}
+    require_model("hooked.below.nets:x")
+    assert Finder.asked == [("hooked", None), ("hooked.below", []), ("hooked.below.nets", [])]
+    with pytest.raises(ValueError, match="no module 'hooked.above'"):
+        require_model("hooked.above:x")
+    assert {*sys.modules} == before
