@@ -111,9 +111,9 @@ def fit(recipe: Recipe, task: Task, minutes: float, timing_of: Callable[[Recipe]
     timing_of: times a recipe.
 
     1. All epochs of the recipe fit: the recipe as it is.
-    2. They do not, and the recipe has [short]: its keys replace those of [space] and [train]. For instance the space
-       has fewer sizes, so that each is trained more.
-    3. The resolutions are those of the recipe, or else 0.75 or 0.5 of them: the first that leave half of the epochs.
+    2. They do not, and the recipe has [short]: its keys replace those of [space] and [train]. For instance only the largest and the
+       smallest subnet are trained.
+    3. The resolutions are those of case 2, or else 0.75 or 0.5 of them: the first that leave half of the epochs.
     """
     timing = timing_of(recipe)
     if (epochs := _epochs(minutes, timing, task)) >= _wanted(recipe):  # case 1
@@ -125,7 +125,7 @@ def fit(recipe: Recipe, task: Task, minutes: float, timing_of: Callable[[Recipe]
         chosen = _resized(whole, factor)
         timing = timing if chosen == recipe else timing_of(chosen)
         epochs = _epochs(minutes, timing, task)
-        if epochs >= _ENOUGH * _wanted(whole) or "resolutions" not in recipe.space:
+        if epochs >= _ENOUGH * _wanted(whole) or "resolutions" not in whole.space:
             break
     return chosen, round(min(epochs, _MOST_EPOCHS), 3), timing
 

@@ -63,6 +63,17 @@ def test_space_resolution_and_epochs_fit(minutes: float, resolutions: list[int],
     assert timing == timed(chosen)
 
 
+def test_resolutions_that_short_trainings_alone_have_are_reduced() -> None:
+    given = replace(load_recipe("images"), short={"space": {"resolutions": [64]}})
+    given.space.pop("resolutions")
+
+    def timed(each: Recipe) -> Timing:
+        return Timing(float(max(each.space.get("resolutions", [64])) ** 2 / 64**2))
+
+    chosen, _, _ = fit(given, SimpleNamespace(steps_per_epoch=50), 1, timed)  # type: ignore[arg-type]
+    assert chosen.space["resolutions"] == [32]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
