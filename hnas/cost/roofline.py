@@ -88,15 +88,22 @@ def trace(net: nn.Module, *shapes: tuple[int, ...], batch: int = 1, training: bo
     batch: the number of examples in the call.
     training: the mode of the network. True needs no running moments. False is for networks that drop paths in training.
     """
+    tracing = _Trace()
+    _run(net, shapes, tracing, batch=batch, training=training)
+    return tracing.kernels
+
+
+def _run(
+    net: nn.Module, shapes: Sequence[tuple[int, ...]], tracing: _Trace, *, batch: int = 1, training: bool = True
+) -> None:
+    """Call ``net`` once under a trace; the arguments are those of ``trace``. Its mode is restored."""
     mode = net.training
     net.train(training)
     try:
-        with torch.no_grad(), torch.device("meta"), _Trace() as found:
+        with torch.no_grad(), torch.device("meta"), tracing:
             net(*(torch.empty(batch, *shape) for shape in shapes))
     finally:
         net.train(mode)
-    kernels: list[Kernel] = found.kernels
-    return kernels
 
 
 @dataclass(frozen=True)
@@ -138,8 +145,7 @@ def trace_parts(
             before = module.register_forward_pre_hook(lambda *_, at=path: begun.update({at: len(tracing.kernels)}))
             stack.callback(before.remove)
             stack.callback(module.register_forward_hook(partial(leave, path)).remove)
-        with torch.no_grad(), torch.device("meta"), tracing:
-            net(*(torch.empty(1, *shape) for shape in shapes))
+        _run(net, shapes, tracing)
     if unused := set(paths) - parts.keys():
         raise ValueError(f"the module {min(unused)} is not called")
     taken = {id(kernel) for part in parts.values() for kernel in part.kernels}

@@ -12,7 +12,7 @@ from torch import nn
 from hnas import hw_profiles
 from hnas.cost.kernels import Kernel
 from hnas.cost.onnx_graph import kernels
-from hnas.cost.roofline import calibrated_ms, latency_ms, predict, trace
+from hnas.cost.roofline import calibrated_ms, latency_ms, predict, trace, trace_parts
 from hnas.hw_profiles import calibration
 
 NANO = hw_profiles.load("jetson", "MAXN_SUPER")
@@ -170,3 +170,14 @@ def test_a_prediction_looks_its_calibration_up_once_and_lists_no_folder(monkeypa
     monkeypatch.setattr(calibration, "of", lambda device: asked.append(device.name) or of(device))
     predict([Kernel("dense", 10**9, 10**6)], NANO, "fp16")
     assert asked == [NANO.name]
+
+
+def test_the_parts_are_traced_in_the_mode_of_a_trace() -> None:
+    """A dropout launches a kernel in training only; the mode of the network is kept."""
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Dropout()), nn.Conv2d(4, 4, 1)).eval()
+    whole = trace(net, (3, 8, 8))
+    outside, parts = trace_parts(net, ["1"], (3, 8, 8))
+    assert not any(module.training for module in net.modules())
+    assert parts["1"].kernels
+    assert sorted(map(str, [*outside, *parts["1"].kernels])) == sorted(map(str, whole))
