@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hnas import export, hw_profiles, report
+from hnas.benchmarks.cli import count
 from hnas.benchmarks.peers import nets
 from hnas.benchmarks.peers.nets.parts import PeerNet
 from hnas.cli.ending import guarded
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Return 0, or 3 without a GPU that PyTorch can use."""
     parser = argparse.ArgumentParser(prog="python -m hnas.benchmarks.cuda", description=__doc__.splitlines()[0])
     parser.add_argument("--net", default="resnet18", choices=nets.names(), help="default: resnet18")
-    parser.add_argument("--runs", type=int, default=200, metavar="N", help="timed calls of each; default: 200")
+    parser.add_argument("--runs", type=count, default=200, metavar="N", help="timed calls of each; default: 200")
     options = parser.parse_args(arguments)
     return guarded(parser.prog, lambda: _run(options.net, options.runs))
 

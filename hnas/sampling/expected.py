@@ -18,6 +18,8 @@ from hnas.ranges import Limit
 from hnas.sampling.draws import logits_of, relax, slot_types
 from hnas.space import Arch, Space
 
+_SAID = {"latency_ms": "latency", "measured_ms": "latency"}  # of the metrics whose names are keys of a journal
+
 Costs = Mapping[str, Mapping[str, float]]  # slot -> type -> what the type adds to the cost in that slot
 
 
@@ -56,7 +58,7 @@ def latencies(study: _Prices, space: Space, metric: str = "latency_ms") -> CostT
     """
     table = type_costs(space, lambda arch: study.price(arch, metric).value)
     if not any(cost > 0 for own in table.types.values() for cost in own.values()):
-        why = f"the types of every slot have the same {metric}"
+        why = f"the types of every slot have the same {_SAID.get(metric, metric)}"
         raise ValueError(f"{why}, so this cost has no gradient; choose another cost, or leave it out")
     return table
 

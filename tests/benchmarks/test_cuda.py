@@ -28,6 +28,13 @@ def test_without_a_gpu_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     assert "has no CUDA: not run on a device here" in capsys.readouterr().err
 
 
+def test_no_runs_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cuda.main(["--runs", "0"])
+    assert ended.value.code == 2
+    assert "argument --runs: '0' is not a whole number" in capsys.readouterr().err
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A planted GPU whose graphs replay what was captured. Return what it was asked to do."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hnas.data.images import Preprocessing
 from hnas.deployment.ends import RUNS, EndToEnd, measure_ends, preprocessing_arrays
 from hnas.export.backends.artifacts import make_artifact
 from hnas.export.device.ends import PARTS, answer, prepare, time_ends
+from hnas.export.device.runtimes import tensorrt
 from hnas.export.graph.program import capture
 from hnas.export.remote.worker import Worker
 
@@ -123,3 +126,31 @@ def test_a_worker_times_the_parts_where_the_artifact_runs(tmp_path: Path) -> Non
         inputs = measure_ends(worker, [np.zeros((1, 1, 28, 28), np.float32)], pixels=False)
     assert min(found.prepare, found.run, found.answer) > 0
     assert (found.n, inputs.n) == (RUNS, RUNS)
+
+
+def test_copies_are_timed_without_checks_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock moves by 1 in a copy, by 100 in any other work."""
+    now = [0.0]
+
+    def passes(seconds: float) -> Callable[..., Any]:
+        return lambda *_: now.__setitem__(0, now[0] + seconds)
+
+    monkeypatch.setattr(tensorrt, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(tensorrt.cudart, "copy", passes(1.0))
+    runner = object.__new__(tensorrt._TensorRt)
+    tensors = SimpleNamespace(inputs=[SimpleNamespace(name="x")], outputs=[])
+    runner.artifact, runner._places, runner._size = tensors, {"x": 0, "y": 0}, object()  # type: ignore[assignment]
+    runner._context = SimpleNamespace(set_input_shape=passes(100), execute_async_v3=lambda _: True)
+    runner._stream, runner._wait = 0, passes(100)
+
+    def checked(*_: Any) -> list[Any]:
+        passes(100)()
+        return [np.zeros(2)]
+
+    monkeypatch.setattr(tensorrt, "read_inputs", checked)
+    output = SimpleNamespace(name="y", shape=(2,), dtype="float32")
+    monkeypatch.setattr(tensorrt, "expected_outputs", lambda *_: [output])
+    monkeypatch.setattr(tensorrt, "name_outputs", lambda *_: None)
+    for _ in range(2):
+        runner(np.zeros(2))
+        assert runner.copied == 2.0

@@ -176,10 +176,9 @@ class Prices:
 
 
 def test_a_cost_without_a_gradient_or_a_finite_value_is_one_line():
-    with pytest.raises(
-        ValueError, match=r"^the types of every slot have the same latency_ms, so this cost has no grad"
-    ):
-        latencies(Prices(lambda _: 2.0), SPACE)
+    for metric in ("latency_ms", "measured_ms"):
+        with pytest.raises(ValueError, match=r"^the types of every slot have the same latency, so this cost has no"):
+            latencies(Prices(lambda _: 2.0), SPACE, metric)
     endless = lambda arch: math.inf if arch["blocks.2.op"] == "dw5" else price(arch)  # noqa: E731
     with pytest.raises(
         ValueError, match=r"^'dw5' in 'blocks\.2' costs inf: the network with it cannot be built; leave"
