@@ -87,19 +87,25 @@ class _SearchEnds:
     """Hold the figures of the networks that the searches of a method end with, one for each seed.
 
     accuracy: alone, on the test split, mean over the seeds of the table.
-    costs: steps, passes and seconds, means over the seeds of the study.
+    costs: steps, passes and seconds, means over the seeds of the study; None: not measured.
     """
 
     accuracy: Sequence[float]
     skips: Sequence[int]
-    costs: tuple[float, float, float]
+    costs: tuple[float, float, float | None]
 
     def row(self, name: str, best: float) -> list[Any]:
         """Return a row of the table ``COLUMNS``."""
         lost = 100 * (best - np.array(self.accuracy))
         spread = 100 * float(np.std(self.accuracy, ddof=1)) if len(self.accuracy) > 1 else 0.0
         shown = [mean_interval(self.accuracy).line(100, sign=""), f"{lost.mean():.2f} (at most {lost.max():.2f})"]
-        return [name, *shown, spread, " ".join(map(str, self.skips)), *(round(x, 1) for x in self.costs)]
+        return [
+            name,
+            *shown,
+            spread,
+            " ".join(map(str, self.skips)),
+            *("-" if x is None else round(x, 1) for x in self.costs),
+        ]
 
 
 COLUMNS = (
@@ -148,14 +154,15 @@ def random_ends(plan: StudyPlan, table: str, passes: float, pace: float | None =
     for seed in range(plan.seeds):
         drawn = Random(f"random/{seed}").sample(range(len(known.archs)), count)
         found.append(float(known.real[max(drawn, key=lambda k: known.search[k, seed % known.search.shape[1]])]))
-    return _SearchEnds(found, [], (made.steps * count, each * count, (pace or 0.0) * each * count))
+    seconds = None if pace is None else pace * each * count
+    return _SearchEnds(found, [], (made.steps * count, each * count, seconds))
 
 
-def scale_of(plan: StudyPlan, tables: Sequence[str], how: str = "") -> str:
-    """Return the scale of a verdict as text: data, tables, passes and seeds. ``how`` is added to the passes."""
+def scale_of(plan: StudyPlan, tables: Sequence[str]) -> str:
+    """Return the scale of a verdict as text: data, tables, passes and seeds."""
     counts = [truth_of(table).accuracy.shape for table in tables]
     alone = ", ".join(f"{table}: {n} members, {s} seeds each" for table, (n, s) in zip(tables, counts, strict=True))
-    passes = f"{plan.passes:,} passes of 64 images a search{how}"
+    passes = f"{plan.passes:,} passes of 64 images a search"
     return f"{data.sentence(None, plan.quick)}; trained alone: {alone}; {passes}; {plan.seeds} seeds"
 
 

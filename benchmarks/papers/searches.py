@@ -26,7 +26,6 @@ from hnas.benchmarks.papers.supernets import RATE, costs, count_passes, space_of
 from hnas.cost import Price
 from hnas.sampling.derive import derive, skips_of
 from hnas.sampling.draws import slot_types
-from hnas.sampling.expected import CostTable
 from hnas.shrinking.loop import StageTraining
 from hnas.space import Arch, Space
 from hnas.strategies import evolution, pdarts
@@ -56,7 +55,7 @@ class SearchSetting:
     space, arguments: name and arguments of the space.
     strategy: its name; "spos": single paths, then evolution on the search images.
     budget: {"passes": n}.
-    options: options of the strategy's ``pick``; "latency" as {"base": share, "types": {slot: {type: share}}}.
+    options: options of the strategy's ``pick``.
     rate: Adam's learning rate for the architecture parameters.
     alpha: share of the training images that trains them, for a strategy with such a split.
     """
@@ -108,10 +107,7 @@ def searched(images: Path | None, seed: int, setting: SearchSetting) -> Result:
 
 def _search_once(study: Study, space: Space, setting: SearchSetting) -> tuple[Arch, dict[str, Any]]:
     """Train by the strategy, and take the most likely type of every slot."""
-    options = dict(setting.options)
-    if isinstance(latency := options.get("latency"), Mapping):
-        options["latency"] = CostTable(**latency)
-    spent = train_on_budget(study, setting.strategy, setting.budget, options=options)
+    spent = train_on_budget(study, setting.strategy, setting.budget, options=setting.options)
     logits = {slot: torch.tensor(values) for slot, values in spent["logits"].items()}
     return derive(space, logits), spent
 

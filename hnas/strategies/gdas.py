@@ -1,8 +1,8 @@
 """GDAS (Dong and Yang, CVPR 2019, arXiv 1910.04465): one sampled type in every slot, with a straight-through gradient.
 
 MSG-DAS with one sub-graph, without guidance and without drops (``hnas.strategies.msgdas``). The temperature falls
-linearly. The published code starts at 10 and searches for 250 epochs. At 10 the estimator's mean gradient was 15 % of
-the exact one, and at 1 it was 85 % (five types, a linear loss, 1,600 draws).
+linearly. The published code starts at 10 and searches for 250 epochs. At 10 the estimator's mean gradient has 12 % of
+the length of the exact one, and at 1 it has 81 % (five types, a linear loss, up to 200,000 draws: study E1).
 """
 
 from __future__ import annotations

@@ -121,6 +121,11 @@ def test_a_derivation_leaves_a_type_out_and_takes_the_next_one():
     assert set(family_plan._derived(CELLS.whole, logits, ("none",)).values()) == {"avg_pool_3x3"}
 
 
+def test_seconds_that_were_not_measured_are_no_number():
+    ends = family_plan._SearchEnds([0.9, 0.8], [], (10, 20, None))
+    assert ends.row("random", 1.0)[-3:] == [10, 20, "-"]
+
+
 # --- the sampler ------------------------------------------------------------------------------------------------------
 
 
