@@ -209,7 +209,8 @@ def in_mode(photo: Path, mode: str) -> Image.Image:
     image = Image.open(photo)
     if mode == "LAB":
         both = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
-        return ImageCms.applyTransform(image, ImageCms.buildTransform(*both, "RGB", "LAB"))  # type: ignore[return-value]
+        change = ImageCms.buildTransform(*both, "RGB", "LAB")
+        return ImageCms.applyTransform(image, change)  # type: ignore[return-value]
     between = {"La": ["LA"], "RGBa": ["RGBA"], "PA": ["P"]}.get(mode, [])
     for each in (*between, mode):
         image = image.convert(each)
