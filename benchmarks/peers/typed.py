@@ -23,7 +23,7 @@ from hnas import hw_profiles
 from hnas.benchmarks.peers import nets as export_nets
 from hnas.benchmarks.peers.nets.parts import PeerNet
 from hnas.export.backends.artifacts import make_artifact
-from hnas.export.backends.tensorrt.rtx import TARGETS, RtxVerdict, check_with_rtx, missing
+from hnas.export.backends.tensorrt.rtx import TARGETS, RtxVerdict, check_with_rtx, missing, named_in
 from hnas.export.device import runtimes
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.engine_types import TYPES
@@ -35,11 +35,16 @@ from hnas.export.proof.verification import Check, check
 _PRECISIONS = ("fp16", "int8")
 _SMS = ("75", *TARGETS)  # SM75 has no product in fp32, but the typed files need few
 _SAMPLES = 4  # for the choice of the nodes in fp32 and for int8, and as many others for the error
+_COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # TensorRT-RTX reports a precision of each
 _PACKAGES = ("tensorrt-rtx-cu12-bindings", "torch", "onnx", "onnxruntime")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one JSON line a row. Return 1 if a file is refused without a node's name, or a layer is above; else 0."""
+    """Print one JSON line a row.
+
+    Return 1 if a file is refused without a node's name, or a layer is above or missing; 3 if no network can be built
+    here; else 0.
+    """
     parser = argparse.ArgumentParser("python -m hnas.benchmarks.peers.typed", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--nets", default=",".join(export_nets.names()), metavar="A,B", help="default: all")
@@ -53,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if lacking := missing():
         parser.exit(3, f"{lacking}\n")
-    rows = read_rows(options.out)
-    for name in options.nets.split(","):
-        if why := export_nets.missing(name):
+    rows, left_out = read_rows(options.out), {name: export_nets.missing(name) for name in options.nets.split(",")}
+    for name, why in left_out.items():
+        if why:
             _say(f"{name} is left out: {why}")
             continue
         for precision in options.precisions.split(","):
@@ -65,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(row)
                 _say(json.dumps(row))
                 _keep(options.out, row)
-    return int(not all(passes(row) for row in rows))
+    return 3 if all(left_out.values()) else int(not all(passes(row) for row in rows))
 
 
 def make_typed(net: PeerNet, precision: str, folder: Path) -> Artifact:
@@ -79,7 +84,13 @@ def layers_above(made: Artifact, verdict: RtxVerdict) -> list[str]:
     """Return the layers that TensorRT-RTX computes in a higher precision than the typed file states for them."""
     types = made.notes[TYPES]
     wide = {layer for layer, found in verdict.precisions.items() if found == "f32"} - set(types["fp32"])
-    return sorted(wide | {layer for layer in types.get("int8", []) if verdict.precisions.get(layer, "i8") != "i8"})
+    return sorted(wide | {layer for layer in types.get("int8", []) if verdict.precisions.get(layer, "") == "f16"})
+
+
+def layers_missing(made: Artifact, verdict: RtxVerdict) -> list[str]:
+    """Return the convolutions and products of the typed file of which TensorRT-RTX reports no precision."""
+    stated = {*_node_names(made.model, _COMPUTING), *made.notes[TYPES].get("int8", [])}
+    return [] if verdict.parse else sorted(stated - verdict.precisions.keys())
 
 
 def compare_with_module(net: PeerNet, made: Artifact) -> Check:
@@ -98,6 +109,7 @@ def build_rows(name: str, precision: str, targets: Sequence[str]) -> list[dict[s
     seconds: duration of the build.
     refused, node: the reason, and the node of the file that it names; empty if built.
     above: layers above the precision.
+    missing: convolutions and products of which TensorRT-RTX reports no precision.
     fp32: number of nodes that stay in fp32.
     sqnr_db: signal-to-noise ratio in ONNX Runtime against the module.
     """
@@ -110,13 +122,13 @@ def build_rows(name: str, precision: str, targets: Sequence[str]) -> list[dict[s
         except ExportError as error:  # before a build, for every SM
             said = one_line(error, 300)
             return [{**row, "sm": sm, "built": False, "refused": said, "node": "", "above": []} for sm in targets]
-        row |= {"above": layers_above(made, verdict), "fp32": len(made.notes[TYPES]["fp32"])}
-        row |= {"sqnr_db": round(compare_with_module(net, made).sqnr_db, 1)}
+        row |= {"above": layers_above(made, verdict), "missing": layers_missing(made, verdict)}
+        row |= {"fp32": len(made.notes[TYPES]["fp32"]), "sqnr_db": round(compare_with_module(net, made).sqnr_db, 1)}
         nodes = _node_names(made.model)
     rows = []
     for sm in targets:
         reason = verdict.parse or verdict.refused.get(sm, "")
-        node = max((each for each in nodes if each in reason), key=len, default="")
+        node = named_in(reason, nodes)
         seconds = {"seconds": verdict.built[sm]} if sm in verdict.built else {}
         rows.append({**row, "sm": sm, "built": not reason, **seconds, "refused": reason, "node": node})
     return rows
@@ -124,7 +136,7 @@ def build_rows(name: str, precision: str, targets: Sequence[str]) -> list[dict[s
 
 def passes(row: dict[str, Any]) -> bool:
     """Return whether the file is built at its stated precision, or refused with the name of a node."""
-    return not row["above"] and bool(row["built"] or row["node"])
+    return not row["above"] and not row.get("missing") and bool(row["built"] or row["node"])
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -149,27 +161,33 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [rows[0]["net"], ", ".join(first), built or "-", refused or "-", str(above), *figures]
 
 
-def _node_names(model: Path) -> Collection[str]:
+def _node_names(model: Path, operators: Collection[str] = ()) -> Collection[str]:
+    """Return the names of the nodes of an ONNX file, or only of those with one of ``operators``."""
     import onnx
 
-    return {node.name for node in onnx.load(model, load_external_data=False).graph.node if node.name}
+    nodes = onnx.load(model, load_external_data=False).graph.node
+    return {node.name for node in nodes if node.name and (not operators or node.op_type in operators)}
 
 
 def read_rows(path: Path | None) -> list[dict[str, Any]]:
-    """Return the rows of a file of results, without its first line, which says how they were made."""
+    """Return the rows of a file of results, without the lines that say how the rows after them were made."""
     lines = path.read_text("utf-8").splitlines() if path is not None and path.is_file() else []
     rows = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
     return [row for row in rows if "sm" in row]
 
 
 def _keep(path: Path | None, row: dict[str, Any]) -> None:
+    """Add a row; before it a line with the versions, unless the last such line has the same."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
+    known = path.read_text("utf-8") if path.is_file() else ""
+    versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    last = next((line for line in reversed(known.splitlines()) if line.startswith('{"about"')), "")
     with path.open("a", encoding="utf-8") as file:
-        if new:
-            versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+        if known and not known.endswith("\n"):  # a killed run has left half a line
+            file.write("\n")
+        if f", with {versions}." not in last:
             about = f"Recorded on {datetime.now(UTC).date()} by python -m hnas.benchmarks.peers.typed, with {versions}."
             file.write(json.dumps({"about": about}) + "\n")
         file.write(json.dumps(row) + "\n")

@@ -111,8 +111,8 @@ def fit(recipe: Recipe, task: Task, minutes: float, timing_of: Callable[[Recipe]
     timing_of: times a recipe.
 
     1. All epochs of the recipe fit: the recipe as it is.
-    2. They do not, and the recipe has [short]: its keys replace those of [space] and [train]. For instance only the largest and the
-       smallest subnet are trained.
+    2. They do not, and the recipe has [short]: its keys replace those of [space] and [train]. For instance only
+       the largest and the smallest subnet are trained.
     3. The resolutions are those of case 2, or else 0.75 or 0.5 of them: the first that leave half of the epochs.
     """
     timing = timing_of(recipe)

@@ -151,10 +151,14 @@ def _build_targets(model: Path, targets: Sequence[str]) -> RtxVerdict:
 
 def _telling(errors: Sequence[str], layers: Collection[str]) -> str:
     """Return the first error that names a layer of the network, else the first error."""
-    known = "|".join(re.escape(name) for name in layers if name)
-    named = re.compile(rf"(?<![\w/])(?:{known})(?![\w/])") if known else None
-    telling = (error for error in errors if named is not None and named.search(error))
+    telling = (error for error in errors if named_in(error, layers))
     return next(telling, errors[0] if errors else "no reason given")
+
+
+def named_in(text: str, names: Collection[str]) -> str:
+    """Return the longest of ``names`` that occurs in ``text`` as a whole word, else ""."""
+    inside = (name for name in names if name and name in text)
+    return max((n for n in inside if re.search(rf"(?<![\w/]){re.escape(n)}(?![\w/])", text)), key=len, default="")
 
 
 def _typed_layers(trt: Any, network: Any) -> dict[str, str]:

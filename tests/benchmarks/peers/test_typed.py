@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     def verdict(model: Path, targets: Any) -> RtxVerdict:
         nodes = sorted(typed._node_names(model), key=len)
         refused = {sm: f"no kernel for {nodes[-1]}" for sm in targets if sm == "75"}
-        return RtxVerdict("1.7", "", {sm: 0.5 for sm in targets if sm != "75"}, refused, precisions)
+        found = dict.fromkeys(nodes, "f16") | precisions
+        return RtxVerdict("1.7", "", {sm: 0.5 for sm in targets if sm != "75"}, refused, found)
 
     monkeypatch.setattr(tensorrt_rtx, "rtx_note", lambda _: {})
     monkeypatch.setattr(typed, "make_typed", make_once)
@@ -62,7 +64,7 @@ def test_a_row_for_each_sm_is_kept_and_not_made_again(
     assert refused["refused"] == f"no kernel for {refused['node']}"
     assert refused["node"]
     assert built["sqnr_db"] >= 40
-    assert (built["above"], built["fp32"]) == ([], 0)
+    assert (built["above"], built["missing"], built["fp32"]) == ([], [], 0)
     rtx["gelu"] = "f32"  # planted: a layer above fp16
     assert typed.main([*words, "--sm", "86,89"]) == 1
     assert [row["sm"] for row in typed.read_rows(out)] == ["86", "75", "89"]
@@ -89,6 +91,42 @@ def test_a_file_without_a_reason_that_names_a_node_fails() -> None:
     assert typed.passes({**row, "node": "conv"})
     assert typed.passes({**row, "built": True})
     assert not typed.passes({**row, "built": True, "above": ["conv"]})
+
+
+def test_a_layer_without_a_reported_precision_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(typed, "_node_names", lambda *_: {"conv", "fc"})
+    made = SimpleNamespace(model=tmp_path, notes={typed.TYPES: {"fp32": {}, "int8": ["conv", "mul"]}})
+    verdict = RtxVerdict("1.7", "", {"86": 0.5}, {}, {"fc": "f16", "mul": "f16"})
+    assert typed.layers_above(made, verdict) == ["mul"]  # type: ignore[arg-type]
+    assert typed.layers_missing(made, verdict) == ["conv"]  # type: ignore[arg-type]
+    assert not typed.passes({"above": [], "missing": ["conv"], "built": True})
+
+
+def test_a_node_is_named_by_a_whole_word() -> None:
+    assert tensorrt_rtx.named_in("the address is not mapped", ["add"]) == ""
+    assert tensorrt_rtx.named_in("no kernel for /block/add", ["add", "/block/add"]) == "/block/add"
+    assert tensorrt_rtx.named_in("no kernel for add.1.", ["add", "add.1", ""]) == "add.1"
+
+
+def test_where_no_network_can_be_built_the_end_says_so(rtx: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typed.export_nets, "missing", lambda _: "timm is not installed")
+    assert typed.main(["--nets", "tiny,vit"]) == 3
+
+
+def test_a_record_is_continued_with_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = tmp_path / "typed.jsonl", ["1"]
+    monkeypatch.setattr(typed, "version", lambda _: now[0])
+    typed._keep(out, {"sm": "80"})
+    typed._keep(out, {"sm": "86"})
+    with out.open("a") as file:
+        file.write('{"sm": "8')  # planted: a killed run
+    now[0] = "2"
+    typed._keep(out, {"sm": "89"})
+    typed._keep(out, {"sm": "120"})
+    assert [row["sm"] for row in typed.read_rows(out)] == ["80", "86", "89", "120"]
+    about = [line for line in out.read_text().splitlines() if "about" in line]
+    assert ["torch 1," in line for line in about] == [True, False]
+    assert "torch 2," in about[1]
 
 
 def test_without_tensorrt_rtx_there_is_one_line(

@@ -57,18 +57,18 @@ def test_a_module_that_is_not_there_is_one_line(nets: None, name: str) -> None:
 def test_a_module_behind_an_import_hook_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The finder knows its modules by full names, as that of an editable installation does."""
 
-    class Finder:
-        asked: list[tuple[str, Sequence[str] | None]] = []
+    asked: list[tuple[str, Sequence[str] | None]] = []
 
-        @classmethod
-        def find_spec(cls, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
-            cls.asked.append((name, path))
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+            asked.append((name, path))
             return ModuleSpec(name, None, is_package=name != "hooked.below.nets") if name in KNOWN else None
 
     monkeypatch.setattr(sys, "meta_path", [Finder, object(), *sys.meta_path])
     before = {*sys.modules}
     require_model("hooked.below.nets:x")
-    assert Finder.asked == [("hooked", None), ("hooked.below", []), ("hooked.below.nets", [])]
-    with pytest.raises(ValueError, match="no module 'hooked.above'"):
+    assert asked == [("hooked", None), ("hooked.below", []), ("hooked.below.nets", [])]
+    with pytest.raises(ValueError, match=r"no module 'hooked\.above'"):
         require_model("hooked.above:x")
     assert {*sys.modules} == before
