@@ -28,9 +28,9 @@ __all__ = ("CLAIMS", "draws")  # a part is identified by the name of its run fun
 
 Floats = NDArray[np.float64]
 
-_DRAWS, _QUICK_DRAWS = 400_000, 20_000  # of each seed
+_DRAWS, _QUICK_DRAWS = 400_000, 2_000  # of each seed
 _GRADIENTS = 200_000  # draws at most whose gradients are averaged
-_LIMIT, _QUICK_LIMIT = 0.002, 0.015  # largest error of a probability
+_LIMIT, _QUICK_LIMIT = 0.002, 0.04  # largest error of a probability
 _TAUS = (0.1, 1.0, 10.0)
 _COSINE = 0.9  # of the mean gradient with the exact one
 _REST = 0.1  # largest norm of the sum over all ranks, as a share of the first rank's exact gradient

@@ -62,15 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, why in left_out.items():
         if why:
             _say(f"{name} is left out: {why}")
-            continue
-        for precision in options.precisions.split(","):
-            known = {row["sm"] for row in rows if (row["net"], row["precision"]) == (name, precision)}
-            targets = [sm for sm in options.sm.split(",") if sm not in known]
-            for row in build_rows(name, precision, targets) if targets else []:
-                rows.append(row)
-                _say(json.dumps(row))
-                _keep(options.out, row)
+        else:
+            rows += _make_missing(name, options, rows)
     return 3 if all(left_out.values()) else int(not all(passes(row) for row in rows))
+
+
+def _make_missing(name: str, options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make, print and keep the rows of a network that ``rows`` lack; return them."""
+    made = []
+    for precision in options.precisions.split(","):
+        known = {row["sm"] for row in rows if (row["net"], row["precision"]) == (name, precision)}
+        targets = [sm for sm in options.sm.split(",") if sm not in known]
+        for row in build_rows(name, precision, targets) if targets else []:
+            made.append(row)
+            _say(json.dumps(row))
+            _keep(options.out, row)
+    return made
 
 
 def make_typed(net: PeerNet, precision: str, folder: Path) -> Artifact:

@@ -48,9 +48,6 @@ class DerivedLimits:
             hw_profiles.load(self.target)
         if self.max_skips is not None and self.max_skips < 0:
             raise ValueError(f"--max-skips is {self.max_skips}; it is 0 or more")
-        for flag, count in (("--max-weights", self.max_weights), ("--max-macs", self.max_macs)):
-            if count is not None and count > _LARGEST:
-                raise ValueError(f"{flag} is above 2**53, which no network reaches")
         found = [(name, limit) for name, limit in self._limits() if limit is not None]
         if len(found) > 1:
             raise ValueError(f"a derived subnet has one limit; {' and '.join(name for name, _ in found)} have one each")
@@ -60,6 +57,12 @@ class DerivedLimits:
 
     def _limits(self) -> Iterator[tuple[str, float | None]]:
         yield "latency", None if self.max_latency is None else Bound.parse("latency_ms", self.max_latency).limit
-        yield "weights", None if self.max_weights is None else self.max_weights / 1e6
-        yield "macs", None if self.max_macs is None else self.max_macs / 1e6
+        yield "weights", None if self.max_weights is None else _millions("--max-weights", self.max_weights)
+        yield "macs", None if self.max_macs is None else _millions("--max-macs", self.max_macs)
         yield "memory", None if self.max_memory is None else parse_size_bytes(self.max_memory) / 1e6
+
+
+def _millions(flag: str, count: int) -> float:
+    if count > _LARGEST:
+        raise ValueError(f"{flag} is above 2**53, which no network reaches")
+    return count / 1e6
