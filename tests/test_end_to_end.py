@@ -55,7 +55,7 @@ def test_photographs_become_a_bundle_that_is_checked_and_used(home: Path, monkey
     trained = shell(home, "hnas-train --recipe shapes.toml --data photos --out trained --threads 1 --json")
     record = json.loads(trained.stdout)
     stages = {line.split()[0] for line in trained.stderr.splitlines()}
-    assert stages <= {"images", "training", "predicted", "baseline", "warning", "epoch"}, trained.stderr
+    assert stages <= {"timing", "images", "training", "predicted", "baseline", "warning", "epoch"}, trained.stderr
     assert "135 training images are few" in trained.stderr
     assert record["task"]["classes"] == list(photos.CLASSES)
     assert record["accuracy"]["largest"] > 0.8

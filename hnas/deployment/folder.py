@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,20 +67,28 @@ def open_run(plan: Plan, source: _RunSource, resume: bool) -> Iterator[Journal]:
 def working_folder(out: Path) -> Iterator[Path]:
     """Lock ``out`` and yield a folder in it for artifacts. This folder is removed after the block.
 
+    ``out`` is removed too if it is empty then, and no person made it: it is new, or a killed run left it.
+
     Raises:
         FileExistsError: ``out`` is neither new nor empty.
         ValueError: another process works in ``out``, or it cannot be written.
     """
     if not out.is_dir():
         require_free(out)
-    with locked(out):
-        _sweep(out)
-        require_free(out)
-        try:
-            (out / WORK).mkdir()
-            yield out / WORK
-        finally:
+    left = (out / WORK).exists()
+    try:
+        with locked(out):
             _sweep(out)
+            require_free(out)
+            try:
+                (out / WORK).mkdir()
+                yield out / WORK
+            finally:
+                _sweep(out)
+    finally:
+        if left:
+            with suppress(OSError):
+                out.rmdir()
 
 
 def run_identity(plan: Plan, source: _RunSource) -> dict[str, Any]:
