@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from types import SimpleNamespace
 
 import pytest
@@ -60,3 +61,11 @@ def test_a_run_that_fails_is_a_line_and_the_exit_code(ran, tmp_path, capsys):
     assert "tflite-cpu seed 0: litert is missing" in capsys.readouterr().err
     assert seeds.main(["--targets", "tflite-cpu", "--seeds", "1", "--out", str(tmp_path / "seeds.jsonl")]) == 1
     assert len(ran) == 2  # a failed run is tried again
+
+
+def test_a_jetson_is_deployed_from_an_empty_cache_in_a_minute_and_no_process_takes_a_gigabyte():
+    with resources.as_file(resources.files("hnas.benchmarks") / "costs/results/cold.jsonl") as file:
+        runs = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(runs) == 4
+    assert all(run["largest_process_mb"] < 1000 and run["cache"] == "empty" for run in runs)
+    assert [run["seconds"] < 60 for run in runs if "--target jetson" in run["command"]] == [True]
