@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from random import Random
+from types import SimpleNamespace
+
+from torch import nn
 
 from hnas.cost import Price
 from hnas.journal import Journal
@@ -17,12 +20,20 @@ def plain(choices: dict[str, Choice]) -> Space:
 SEPARABLE = plain({f"c{k}": Choice(tuple(range(4))) for k in range(12)})
 
 
+class _Nothing(nn.Module):
+    """A network without a kernel, so that no latency can be predicted from kernels."""
+
+    def forward(self) -> None:
+        """Compute nothing."""
+
+
 class FakeStudy:
     """A study whose accuracy and cost are sums over choices: each option has its own share of both."""
 
     def __init__(self, journal: Journal | None = None, seed: int = 0) -> None:
         self.journal = journal or Journal()
         self.costs = {"latency_ms": self._latency}
+        self.supernet = SimpleNamespace(skeleton=lambda _: _Nothing())
         self.search_images = 10**9
         self.known: dict[Arch, float] = {}
         self.seed, self.asked, self.evaluated = seed, list[Arch](), list[Arch]()
