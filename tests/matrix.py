@@ -78,7 +78,7 @@ def ranges() -> dict[str, str]:
     extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
     found = {}
     for line in (*project["dependencies"], *extras):
-        name, wanted = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?([^;]*).*", line).groups()  # type: ignore[union-attr]
+        name, wanted = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?([^;]*).*", line).groups()
         if name != "hnas":
             found[name] = wanted.strip()
     return found

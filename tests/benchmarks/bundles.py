@@ -113,7 +113,7 @@ def bundle(
     data = images.load_split(root / "data", "test") if (root / "data").exists() else dataset(root / "data")
     artifact = network(root / f"{name}-artifact", light, backend=backend)
     baseline = None if heavy is None else network(root / f"{name}-baseline", heavy, backend=backend)
-    claimed = replace(manifest(artifact, hits(artifact, data), data.digest), **claims)  # type: ignore[arg-type]
+    claimed = replace(manifest(artifact, hits(artifact, data), data.digest), **claims)
     return write_bundle(root / name, claimed, artifact=artifact, baseline=baseline).path
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from hnas.export.device.errors import ExportError, Unavailable
+
 torch = pytest.importorskip("torch")
 
 from hnas.benchmarks import cuda  # noqa: E402  # needs torch
-from hnas.export.device.errors import ExportError, Unavailable  # noqa: E402
 
 
 def test_without_a_gpu_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +62,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return said
 
 
-class Net(torch.nn.Module):  # type: ignore[misc]
+class Net(torch.nn.Module):
     """A module that tells that it ran, and stays on the CPU."""
 
     def __init__(self, said: list[str]) -> None:

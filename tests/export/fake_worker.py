@@ -91,5 +91,5 @@ def _load(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    serving.runtimes = SimpleNamespace(load=_load)  # type: ignore[attr-defined]
+    serving.runtimes = SimpleNamespace(load=_load)
     serving.serve(serving.dispatch(serving.Served()))

@@ -24,7 +24,7 @@ def install(folder: Path) -> None:
 
 
 def replacements(ort: Any) -> dict[str, Any]:
-    class Session(ort.InferenceSession):  # type: ignore[misc]
+    class Session(ort.InferenceSession):
         def __init__(self, path: Any, options: Any = None, providers: Any = None, **rest: Any) -> None:
             self.on_gpu = [each if isinstance(each, str) else each[0] for each in providers or ()] == [CUDA]
             if self.on_gpu:  # the options refuse a session on the CPU, as they should

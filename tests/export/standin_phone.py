@@ -169,7 +169,7 @@ class _Shell:
 
     def forward(self, kind: int, stream: object) -> None:
         with suppress(OSError):
-            while data := stream.read(1 << 16):  # type: ignore[attr-defined]
+            while data := stream.read(1 << 16):
                 self.give(kind, data)
 
     def give(self, kind: int, data: bytes) -> None:

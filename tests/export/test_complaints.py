@@ -20,7 +20,7 @@ from hnas.export.graph.program import capture
 from tests.conftest import need
 
 BACKENDS = ("onnxruntime", "openvino", "tflite")
-HERE = export.CompileOptions(compiler=SimpleNamespace(convert=convert))  # type: ignore[arg-type]  # in this process
+HERE = export.CompileOptions(compiler=SimpleNamespace(convert=convert))  # in this process
 
 
 @pytest.fixture(params=BACKENDS)

@@ -80,7 +80,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
     assert hnas.__version__ == version("hnas")
     with pytest.raises(AttributeError, match="no attribute 'deplyo'"):
-        hnas.deplyo  # type: ignore[attr-defined]  # noqa: B018
+        hnas.deplyo  # noqa: B018
 
 
 # --- wrong use --------------------------------------------------------------------------------------------------------
@@ -89,18 +89,18 @@ def test_the_version_is_that_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: hnas.deploy("openvino-cpu", max_latency=1), "latency '1' is not understood"),  # type: ignore[arg-type]
+        (lambda: hnas.deploy("openvino-cpu", max_latency=1), "latency '1' is not understood"),
         (lambda: hnas.deploy("toaster"), "no device 'toaster'; known: "),
         (lambda: hnas.deploy_network("a:b", "openvino-cpu", inputs=["1xN"]), "--input '1xN' is not understood"),
         (lambda: hnas.deploy_network("a:b", "openvino-cpu", limit="25"), "25"),
-        (lambda: hnas.train("photos", "out", epochs="many"), "argument --epochs: "),  # type: ignore[arg-type]
+        (lambda: hnas.train("photos", "out", epochs="many"), "argument --epochs: "),
         (lambda: hnas.train("photos", "out", recipe="soup"), "no recipe 'soup'; known: "),
         (lambda: hnas.train("photos", "out", recipe="imges"), "no recipe 'imges'; did you mean images?; known: "),
-        (lambda: hnas.load(3), "bundle is 3, expected the path of a folder"),  # type: ignore[arg-type]
+        (lambda: hnas.load(3), "bundle is 3, expected the path of a folder"),
         (lambda: hnas.check("x", max_time="soon"), "max_time is 'soon', not a number above 0"),
         (lambda: hnas.check("x", min_speedup=0), "min_speedup is 0, not a number above 0"),
         (lambda: hnas.check("x", processes=0), "processes is 0, expected a whole number of 1 or more"),
-        (lambda: hnas.check(3), "bundle is 3, expected the path of a folder"),  # type: ignore[arg-type]
+        (lambda: hnas.check(3), "bundle is 3, expected the path of a folder"),
     ],
 )
 def test_wrong_use_is_a_value_error_in_one_line(call: Any, line: str) -> None:
@@ -210,7 +210,7 @@ def in_mode(photo: Path, mode: str) -> Image.Image:
     if mode == "LAB":
         both = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
         change = ImageCms.buildTransform(*both, "RGB", "LAB")
-        return ImageCms.applyTransform(image, change)  # type: ignore[return-value]
+        return ImageCms.applyTransform(image, change)
     between = {"La": ["LA"], "RGBa": ["RGBA"], "PA": ["P"]}.get(mode, [])
     for each in (*between, mode):
         image = image.convert(each)

@@ -18,7 +18,7 @@ from tests.hnas import tiny
 
 
 def plain(choices: dict[str, Choice]) -> Space:
-    return Space("plain", {}, choices, None, None, lambda _: (), lambda _: None)  # type: ignore[arg-type]
+    return Space("plain", {}, choices, None, None, lambda _: (), lambda _: None)
 
 
 @st.composite

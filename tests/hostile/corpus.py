@@ -243,8 +243,8 @@ COMPARED: Mapping[str, Build] = {
         f"{name} flipped {seed}": _compare(name, lambda p, s=seed: b.flip(p, s))
         for seed in (2, 3)
         for name in ("m.xml", "m.tflite")
-    },  # type: ignore[misc]
-    **{f"onnx cut {seed}": _compare("m.onnx", lambda p, s=seed: b.cut(p, s)) for seed in (1, 2)},  # type: ignore[misc]
+    },
+    **{f"onnx cut {seed}": _compare("m.onnx", lambda p, s=seed: b.cut(p, s)) for seed in (1, 2)},
     "openvino text": _compare("m.xml", lambda p: p.write_text("<?xml version='1.0'?><net name='a' version='11'/>")),
     "openvino empty": _compare("m.xml", lambda p: p.write_bytes(b"")),
     "openvino weights are a pipe": _compare("m.xml", lambda p: os.mkfifo(p.with_suffix(".bin"))),

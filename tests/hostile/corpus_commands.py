@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tests.hostile import builders as b
 from tests.hostile.corpus import DEEP, Build, Case, _bundle, _huge, _put
-from tests.hostile.corpus_search import _RECIPE, _png, _words
+from tests.hostile.corpus_data import _png
+from tests.hostile.corpus_search import _RECIPE, _words
 
 # --- bundles ----------------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def test_an_alias_loads_its_device(device: Device) -> None:
 
 def test_a_device_is_frozen_hashable_and_plain_data(device: Device) -> None:
     with pytest.raises(FrozenInstanceError):
-        device.name = "x"  # type: ignore[misc]
+        device.name = "x"
     assert hash(device) == hash(hw_profiles.load(device.name))
     assert asdict(device)["peaks"] == device.peaks
 

@@ -96,6 +96,6 @@ def test_nothing_there_is_one_line(tmp_path: Path, nets: tuple[Path, Path], caps
 )
 def test_the_interval_decides_what_is_said(low: float, high: float, says: str) -> None:
     ratio = Ratio((low * high) ** 0.5, low, high, 0.95, (((1.0, 1.0),),), 1)
-    found = Contrast(None, None, ratio, None, 0, 1.0)  # type: ignore[arg-type]  # the sides are not used
+    found = Contrast(None, None, ratio, None, 0, 1.0)  # the sides are not used
     assert found.line().startswith(f"{says}: speedup of b ")
     assert says.endswith(found.outcome)

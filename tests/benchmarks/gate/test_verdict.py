@@ -46,7 +46,7 @@ def evidence(**changes: object) -> Evidence:
         key: changes.pop(key) for key in list(changes) if key in BundleClaim.__dataclass_fields__ and key != "accuracy"
     }
     claim |= {"accuracy": changes.pop("claimed")} if "claimed" in changes else {}
-    return replace(EVIDENCE, claim=replace(CLAIM, **claim), **changes)  # type: ignore[arg-type]
+    return replace(EVIDENCE, claim=replace(CLAIM, **claim), **changes)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_a_record_is_written_beside_the_fit(tmp_path: Path) -> None:
     left = [RowPrediction(each, 1.1 * each.row.latency_ms) for each in SAMPLES]
     held = [RowPrediction(sample("mixed", "fp16", "whole pipeline"), 1.0)]
     text = to_toml("# mine", fit(SAMPLES, "mine", "today"), left, held)
-    record.write(SimpleNamespace(write=tmp_path, record=tmp_path), "mine", text, left, held)  # type: ignore[arg-type]
+    record.write(SimpleNamespace(write=tmp_path, record=tmp_path), "mine", text, left, held)
     found = json.loads((tmp_path / "mine.json").read_text())
     assert (tmp_path / "mine.toml").read_text() == text
     assert (found["sha256"], found["sources"]) == (sha256(text.encode()).hexdigest(), ["somebody"])
@@ -221,5 +221,5 @@ def test_a_record_is_written_beside_the_fit(tmp_path: Path) -> None:
     plain = uncalibrated(SAMPLES)
     assert [row["uncalibrated"] for row in found["rows"][:-1]] == [round(each.error, 4) for each in plain]
     assert found["rows"][-1]["method"] == "held out"
-    record.write(SimpleNamespace(write=None, record=None), "none", text, left, held)  # type: ignore[arg-type]
+    record.write(SimpleNamespace(write=None, record=None), "none", text, left, held)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.toml"]

@@ -97,8 +97,8 @@ def test_a_layer_without_a_reported_precision_is_missing(monkeypatch: pytest.Mon
     monkeypatch.setattr(typed, "_node_names", lambda *_: {"conv", "fc"})
     made = SimpleNamespace(model=tmp_path, notes={typed.TYPES: {"fp32": {}, "int8": ["conv", "mul"]}})
     verdict = RtxVerdict("1.7", "", {"86": 0.5}, {}, {"fc": "f16", "mul": "f16"})
-    assert typed.layers_above(made, verdict) == ["mul"]  # type: ignore[arg-type]
-    assert typed.layers_missing(made, verdict) == ["conv"]  # type: ignore[arg-type]
+    assert typed.layers_above(made, verdict) == ["mul"]
+    assert typed.layers_missing(made, verdict) == ["conv"]
     assert not typed.passes({"above": [], "missing": ["conv"], "built": True})
 
 

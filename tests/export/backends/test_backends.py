@@ -248,7 +248,7 @@ def test_bare_model_file_opens(backend: str) -> None:
 
 
 def test_openvino_is_pinned() -> None:
-    model = opened(artifact("openvino", "two_by_two", "fp32"))._request.get_compiled_model()  # type: ignore[attr-defined]
+    model = opened(artifact("openvino", "two_by_two", "fp32"))._request.get_compiled_model()
     names = ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "INFERENCE_PRECISION_HINT")
     threads, streams, precision = (model.get_property(name) for name in names)
     assert (threads, streams, precision.to_string()) == (1, 1, "f32")
@@ -261,7 +261,7 @@ def test_openvino_opens_no_artifact_of_a_precision_that_it_lacks() -> None:
 
 
 def test_onnxruntime_is_pinned() -> None:
-    session = opened(artifact("onnxruntime", "two_by_two", "fp32"))._session  # type: ignore[attr-defined]
+    session = opened(artifact("onnxruntime", "two_by_two", "fp32"))._session
     options = session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert session.get_providers() == ["CPUExecutionProvider"]
@@ -272,7 +272,7 @@ def test_tflite_keeps_the_order_of_many_inputs() -> None:
     module = runtimes.load("tflite")
     names = [f"serving_default_args_{index}:0" for index in (0, 1, 10, 2)]
     details = [{"name": name, "index": index} for index, name in enumerate(names)]
-    assert module.indices(details) == [0, 1, 3, 2]  # type: ignore[attr-defined]
+    assert module.indices(details) == [0, 1, 3, 2]
 
 
 def test_tensorrt_int8_is_symmetric_s8_without_biases() -> None:

@@ -97,14 +97,14 @@ def test_unseen_keeps_the_signal_of_a_network_with_a_clamp_or_a_pad(tmp_path: Pa
     calls = [(np.random.default_rng(k).standard_normal((1, 2, 8, 8), np.float32),) for k in range(8)]
     device = replace(hw_profiles.load("openvino-cpu"), quantisation={"openvino": Override(ranges="unseen")})
     made = make_artifact("openvino", program, tmp_path, precision="int8", device=device, calibration=calls)
-    assert made.notes["quantisation"]["ranges"] == "unseen"  # type: ignore[index,call-overload]
+    assert made.notes["quantisation"]["ranges"] == "unseen"
     runner = backends.load("openvino").load(made)
     found = check([program.arrays(*call) for call in calls], [runner(*call) for call in calls], "int8")
     assert found.sqnr_db > 25
 
 
 def _reads_activation(op: object) -> bool:
-    source = op.input_value(0).get_node()  # type: ignore[attr-defined]
+    source = op.input_value(0).get_node()
     return source.get_type_name() not in ("Constant", "Convert", "Multiply")
 
 

@@ -278,7 +278,7 @@ SPACES = {
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 @pytest.mark.parametrize("name", SPACES)
 def test_any_subnet_is_one_piece_that_computes_what_the_module_does(name: str, seed: int, tmp_path: Path) -> None:
-    space = hybrid_vision(**SPACES[name])  # type: ignore[arg-type]
+    space = hybrid_vision(**SPACES[name])
     arch = space.sample(Random(seed))
     source = program(space.build(arch), (1, *space.example(arch)[0]), seed=seed)
     for precision, floor in (("fp32", 90), ("int8", 5)):  # low for random weights: only a wrong result is below

@@ -99,7 +99,7 @@ def test_parts_that_are_joined_are_computed_at_one_scale() -> None:
     source = program(Of(lambda x, a, b, c: c(torch.cat([a(x), 5 * b(x)], 1)), **layers), IMAGE)
     model = lowered(source)
     joined = only(model, "CONCATENATION")
-    assert len({float(value.scale.scale[0]) for value in (*joined.activations, *joined.output)}) == 1  # type: ignore[union-attr]
+    assert len({float(value.scale.scale[0]) for value in (*joined.activations, *joined.output)}) == 1
     assert typed(model).count("QUANTIZE8") == 1  # the input's
 
 

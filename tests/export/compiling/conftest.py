@@ -58,7 +58,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Attem
         monkeypatch.setattr(room, "Worker", Player)
         monkeypatch.setattr(reference, "precisions", ("fp32", "int8"))
         torch.manual_seed(0)
-        chosen = CompileOptions(compiler=Converter(), **options)  # type: ignore[arg-type]
+        chosen = CompileOptions(compiler=Converter(), **options)
         rungs = ("none", *LADDER) if chosen.recover == "auto" and precision == "int8" else (chosen.recover,)
         job = Job("reference", hw_profiles.load("openvino-cpu"), precision, 1, rungs, chosen)
         with capture_network(net or Net(), images(1)[0], "openvino") as source:

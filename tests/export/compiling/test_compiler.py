@@ -84,7 +84,7 @@ class Odd(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
         self.second.weight = self.first.weight
-        self.conv = nn.Conv2d(2, 4, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.conv = nn.Conv2d(2, 4, 3, padding=1).to(memory_format=torch.channels_last)
         self.register_buffer("two", torch.tensor(2.0, dtype=torch.bfloat16))
         self.register_buffer("mask", torch.tensor([True, False, True, False]))
         self.register_buffer("wide", torch.ones(4, 1).expand(4, 4))

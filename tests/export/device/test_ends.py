@@ -105,10 +105,10 @@ class _Worker:
 
 
 def test_the_line_tells_all_parts() -> None:
-    found = measure_ends(_Worker(0.0), [], pixels=True)  # type: ignore[arg-type]
+    found = measure_ends(_Worker(0.0), [], pixels=True)
     said = "end to end on the device 4.5 ms: prepare 1, run with copies 3, answer 0.5 (medians, n=30)"
     assert found.line() == said
-    found = measure_ends(_Worker(0.002), [], pixels=True)  # type: ignore[arg-type]
+    found = measure_ends(_Worker(0.002), [], pixels=True)
     assert "device 6.5 ms: prepare 1, copies 2, run 3, answer 0.5 (medians, n=30)" in found.line()
     assert "prepare: not known" in EndToEnd(0, 1, 1, 3, pixels=False).line()
 
@@ -139,7 +139,7 @@ def test_copies_are_timed_without_checks_and_shapes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tensorrt.cudart, "copy", passes(1.0))
     runner = object.__new__(tensorrt._TensorRt)
     tensors = SimpleNamespace(inputs=[SimpleNamespace(name="x")], outputs=[])
-    runner.artifact, runner._places, runner._size = tensors, {"x": 0, "y": 0}, object()  # type: ignore[assignment]
+    runner.artifact, runner._places, runner._size = tensors, {"x": 0, "y": 0}, object()
     runner._context = SimpleNamespace(set_input_shape=passes(100), execute_async_v3=lambda _: True)
     runner._stream, runner._wait = 0, passes(100)
 

@@ -101,8 +101,8 @@ def test_the_record_names_the_value_the_ranges_and_what_was_done() -> None:
     edited, (note,) = keep_apart(program, samples)
     assert isinstance(note, dict)
     assert (note["value"], note["axis"], note["how"]) == ("linear_1", 1, "2 layers")
-    large, small = note["ranges"]  # type: ignore[misc]
-    assert large[1] > 100 * small[1]  # type: ignore[index,call-overload,operator]
+    large, small = note["ranges"]
+    assert large[1] > 100 * small[1]
     assert edited.fired[-1] == ("keep_apart", 1)
 
 
@@ -164,7 +164,7 @@ def test_marks_that_cannot_be_placed_are_said(monkeypatch: pytest.MonkeyPatch, t
         path=tmp_path / "net",
         options=options,
     )
-    _, remark = made.notes["remarks"]  # type: ignore[misc]
+    _, remark = made.notes["remarks"]
     assert "has parts of unlike ranges on one scale: the operators of the ONNX file do not match" in str(remark)
 
 
@@ -182,7 +182,7 @@ def test_litert_s_own_converter_keeps_parts_apart(name: str, monkeypatch: pytest
     net, program, samples = built(name, "tflite")
     artifact = compiled("tflite", program, samples, tmp_path)
     assert artifact.notes["converter"] == "litert-torch"
-    assert artifact.notes["quantisation"]["apart"]  # type: ignore[call-overload,index]
+    assert artifact.notes["quantisation"]["apart"]
     assert worst_slice(net, samples, run_file(artifact, samples)) >= 20
 
 
@@ -192,7 +192,7 @@ def test_litert_s_own_converter_says_that_a_layer_has_one_scale(monkeypatch: pyt
     monkeypatch.setattr(apart, "_SMALL", 1 << 40)  # no layer is divided
     _, program, samples = built("rows", "tflite")
     _, records, left = convert._kept_apart(program, samples)
-    assert [str(record["how"])[:9] for record in records] == ["one scale"]  # type: ignore[call-overload,index]
+    assert [str(record["how"])[:9] for record in records] == ["one scale"]
     assert not left
 
 

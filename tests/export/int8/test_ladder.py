@@ -338,7 +338,7 @@ def compiled(tmp_path: Path) -> Callable[..., export.Artifact]:
 def sqnr(artifact: export.Artifact) -> float:
     verification = artifact.notes["verification"]
     assert isinstance(verification, dict)
-    return float(verification["sqnr_db"])  # type: ignore[arg-type]
+    return float(verification["sqnr_db"])
 
 
 def test_auto_climbs_until_the_artifact_verifies_and_its_notes_say_how(
@@ -351,13 +351,13 @@ def test_auto_climbs_until_the_artifact_verifies_and_its_notes_say_how(
     quantisation = found.notes["quantisation"]
     assert isinstance(quantisation, dict)
     assert quantisation["rung"] == "equalise"  # with the biases corrected alone, a slice stays below its limit
-    edits = [record["edit"] for record in quantisation["recovery"]]  # type: ignore[index,call-overload,union-attr]
+    edits = [record["edit"] for record in quantisation["recovery"]]
     assert edits == ["equalise", "correct_biases"]
 
 
 def test_a_rung_that_is_asked_for_is_made(compiled: Callable[..., export.Artifact]) -> None:
     found = compiled(recover="equalise")
-    assert found.notes["quantisation"]["rung"] == "equalise"  # type: ignore[index,call-overload]
+    assert found.notes["quantisation"]["rung"] == "equalise"
     assert sqnr(found) > 30
 
 

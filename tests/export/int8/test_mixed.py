@@ -77,9 +77,9 @@ def test_the_block_with_the_coarse_grid_is_the_sensitive_one() -> None:
     net, inputs = nets.build("resnet")
     with torch.no_grad():
         norm, reader = net.get_submodule("blocks.1.first.1"), net.get_submodule("blocks.1.second.0")
-        for part in (norm.weight, norm.bias):  # type: ignore[union-attr]
-            part[0] *= 600.0  # type: ignore[index,operator]
-        reader.weight[:, 0] /= 600.0  # type: ignore[index,operator,union-attr]
+        for part in (norm.weight, norm.bias):
+            part[0] *= 600.0
+        reader.weight[:, 0] /= 600.0
     program = fuse(capture(net, inputs))
     levels = sensitivities(program, calls(program, 4))
     assert min(levels, key=lambda name: levels[name]) == "blocks.1.second.0"
@@ -259,17 +259,17 @@ def test_the_artifact_in_mixed_precision_is_what_was_accepted(tmp_path: Path) ->
     digests = []
 
     def accept(artifact: export.Artifact) -> bool:
-        kept = artifact.notes["quantisation"].get("blocks_in_float", [])  # type: ignore[union-attr]
-        digests.append((artifact.digest, len(kept)))  # type: ignore[arg-type]
-        return len(kept) >= 2  # type: ignore[arg-type]
+        kept = artifact.notes["quantisation"].get("blocks_in_float", [])
+        digests.append((artifact.digest, len(kept)))
+        return len(kept) >= 2
 
     found = export.compile_mixed(
         net, inputs, accept=accept, calibration=data, device="onnxruntime-cpu", path=tmp_path / "mixed", threads=1
     )
-    record = found.notes["quantisation"]["mixed"]  # type: ignore[index,call-overload]
-    assert len(record["float"]) >= 2  # type: ignore[index,call-overload,arg-type]
-    assert dict(digests)[found.digest] == len(record["float"])  # type: ignore[index,call-overload,arg-type]
-    assert list(record["sensitivity_db"]) == list(blocks(program))  # type: ignore[index,call-overload,arg-type]
+    record = found.notes["quantisation"]["mixed"]
+    assert len(record["float"]) >= 2
+    assert dict(digests)[found.digest] == len(record["float"])
+    assert list(record["sensitivity_db"]) == list(blocks(program))
     with pytest.raises(ExportError, match="no mixed precision is accepted"):
         export.compile_mixed(
             net,

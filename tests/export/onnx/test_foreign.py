@@ -36,7 +36,7 @@ def test_open_sizes_are_fixed_by_examples(tmp_path: Path) -> None:
         export.compile(path, path=tmp_path / "a")
     artifact = export.compile(path, np.zeros((2, 3, 8, 8), np.float32), path=tmp_path / "a")
     assert (artifact.inputs[0].shape, artifact.outputs[0].shape) == ((2, 3, 8, 8), (2, 4))
-    assert artifact.notes["source"]["changes"] == [  # type: ignore[index,call-overload]
+    assert artifact.notes["source"]["changes"] == [
         "x has the fixed sizes [2, 3, 8, 8]",
         "y has the fixed sizes [2, 4]",
     ]
@@ -76,7 +76,7 @@ def test_functions_of_the_file_are_written_out(tmp_path: Path) -> None:
     made.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
     path = onnx_files.save(made, tmp_path / "functions.onnx")
     artifact = export.compile(path, device="openvino-cpu", precision="int8", calibration=images(), path=tmp_path / "a")
-    assert artifact.notes["source"]["changes"] == ["its functions are inlined"]  # type: ignore[index,call-overload]
+    assert artifact.notes["source"]["changes"] == ["its functions are inlined"]
 
 
 def test_nodes_without_names_are_told_apart(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_openvino_spends_no_levels_below_the_tail_of_an_activation(
     device = hw_profiles.load("openvino-cpu")
     program = capture(net, torch.from_numpy(x))
     made = make_artifact("openvino", program, tmp_path, precision="int8", device=device, calibration=[(x,)])
-    assert made.notes["quantisation"]["activations"] == ("symmetric" if lowest < -1 else "asymmetric")  # type: ignore[index,call-overload]
+    assert made.notes["quantisation"]["activations"] == ("symmetric" if lowest < -1 else "asymmetric")
     operators = openvino.Core().read_model(made.model).get_ops()
     numbers = [op for op in operators if op.get_type_name() == "FakeQuantize"]
     (first,) = [op for op in numbers if op.input_value(0).get_node().get_type_name() == "Parameter"]

@@ -40,7 +40,7 @@ helper = onnx.helper
 DEVICES = {"onnxruntime-cpu": "onnxruntime", "openvino-cpu": "openvino", "jetson": "onnxruntime"}
 
 
-HERE = export.CompileOptions(compiler=SimpleNamespace(convert=convert))  # type: ignore[arg-type]  # in this process
+HERE = export.CompileOptions(compiler=SimpleNamespace(convert=convert))  # in this process
 
 
 def needed(device: str) -> None:

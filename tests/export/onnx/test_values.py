@@ -142,7 +142,7 @@ def test_other_floats_become_float32_with_a_remark(tmp_path: Path, kind: str, ba
     uncompared = "the values were not compared with those in bfloat16, which the reference runtime does not run"
     remarks = [f"{name} parts are computed in float32", *([uncompared] if kind == "BFLOAT16" else [])]
     assert artifact.notes["remarks"] == remarks
-    assert f"its {name} parts are computed in float32" in artifact.notes["source"]["changes"]  # type: ignore[index,call-overload]
+    assert f"its {name} parts are computed in float32" in artifact.notes["source"]["changes"]
     if backend != "tensorrt":
         matrix = onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0]).astype(np.float64)
         scores = np.exp(x.astype(np.float64) @ matrix)

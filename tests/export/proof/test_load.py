@@ -94,7 +94,7 @@ def test_a_busy_machine_is_measured_again_and_its_interval_covers_both_sessions(
 
 def test_the_interval_of_a_latency_is_widened_too() -> None:
     plain = comparison(2.0)
-    wide = Comparison.from_json({**plain.to_json(), "widened": 1.2})  # type: ignore[dict-item]
+    wide = Comparison.from_json({**plain.to_json(), "widened": 1.2})
     low, high = plain.interval_ms("b")
     assert wide.interval_ms("b") == pytest.approx((low / 1.2, high * 1.2))
 

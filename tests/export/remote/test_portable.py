@@ -92,6 +92,6 @@ def test_nothing_of_it_uses_what_python_3_8_lacks() -> None:
             assert not (isinstance(node, ast.Attribute) and node.attr in YOUNGER), (path.name, node.attr)
             called = node.func if isinstance(node, ast.Call) else None
             generic = isinstance(called, ast.Subscript) and isinstance(called.value, ast.Name)
-            assert not generic, f"{path.name}:{node.lineno} calls a generic type"  # type: ignore[attr-defined]
+            assert not generic, f"{path.name}:{node.lineno} calls a generic type"
             if isinstance(node, ast.ImportFrom) and node.module == "functools":
                 assert "cache" not in {each.name for each in node.names}, path.name

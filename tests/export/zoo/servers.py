@@ -68,7 +68,7 @@ def registry(folder: Path) -> Iterator[str]:
         f"http: {{addr: '127.0.0.1:{port}'}}\n"
     )
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([program, "serve", str(config)], **quiet)  # type: ignore[call-overload]
+    process = subprocess.Popen([program, "serve", str(config)], **quiet)
     try:
         wait_until_open(port)
         yield f"oci://127.0.0.1:{port}/team"

@@ -132,7 +132,7 @@ def test_an_address_of_two_readings_or_without_https_is_refused(target: str, sai
 def test_a_registry_sends_credentials_by_https_only() -> None:
     pytest.importorskip("oras", reason="oras is not installed; pip install 'hnas[zoo]'")
     for host, secure in (("registry.invalid", True), ("127.0.0.1:9", False)):
-        auth: Any = open_store(f"oci://{host}/team")._registry.auth  # type: ignore[attr-defined]
+        auth: Any = open_store(f"oci://{host}/team")._registry.auth
         with pytest.raises(Untrusted if secure else Unavailable, match="to http" if secure else "does not answer"):
             auth.session.get(f"http://{host}/token", headers={"Authorization": "Basic c2VjcmV0"})  # as a realm names it
 

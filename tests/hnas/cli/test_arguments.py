@@ -59,7 +59,7 @@ def test_flags_parameters_and_options_are_the_same(
         if default is not inspect.Parameter.empty:
             assert flags[field.name].default == default == field.default
     texts = parameter_texts(function)
-    assert all(flags[name].help.replace("%%", "%").startswith(texts[name]) for name in flags)  # type: ignore[union-attr]
+    assert all(flags[name].help.replace("%%", "%").startswith(texts[name]) for name in flags)
     assert set(texts) == {*parameters, "on"}
 
 

@@ -89,7 +89,7 @@ def test_a_board_is_measured_where_it_is(
     report = json.loads(capsys.readouterr().out)
     assert code in (0, 4)
     assert report["machine"]["cpu"] == manifest.machine.cpu
-    assert report["evidence"]["accuracy"]["value"] == manifest.accuracy.artifact  # type: ignore[union-attr]
+    assert report["evidence"]["accuracy"]["value"] == manifest.accuracy.artifact
     assert resolve(SearchOptions(target)).measured is False
 
 

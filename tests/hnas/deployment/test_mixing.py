@@ -237,7 +237,7 @@ def test_blocks_in_float_hold_what_int8_alone_loses(
     assert "blocks.1.second" in record.blocks_in_float
     assert min(record.sensitivity_db, key=lambda name: record.sensitivity_db[name]) == "blocks.1.second"
     assert record.trials <= build.TRIALS
-    assert found.artifact.notes["quantisation"]["blocks_in_float"] == list(record.blocks_in_float)  # type: ignore[index,call-overload]
+    assert found.artifact.notes["quantisation"]["blocks_in_float"] == list(record.blocks_in_float)
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
 
     def lower(run: Run, network: StaticNetwork, artifact: export.Artifact, *given: Any) -> Built:
         found, table = verify_artifact(run, network, artifact, *given), artifact.notes.get("quantisation", {})
-        if artifact.precision == "fp32" or len(table.get("blocks_in_float", ())) >= 2:  # type: ignore[union-attr,arg-type]
+        if artifact.precision == "fp32" or len(table.get("blocks_in_float", ())) >= 2:
             return found
         return replace(found, accuracy={name: share - 0.5 for name, share in found.accuracy.items()})
 
@@ -258,7 +258,7 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     monkeypatch.setattr(build, "TRIALS", 6)
     options = {"target": "onnxruntime-cpu", "precision": "int8", "budget": "3evals", "out": "run"}
     options |= {"supernet": trained / "trained", "data": trained / "photos"}
-    found = hnas.deploy(**options)  # type: ignore[arg-type]
+    found = hnas.deploy(**options)
     assert [row.built.label for row in found.result.rows] == ["int8", "mixed"]
     assert "loses" in found.result.rows[0].verdict
     manifest = read_bundle("run/bundle").manifest
@@ -276,7 +276,7 @@ def test_a_deployment_whose_int8_loses_too_much_keeps_blocks_in_float(
     for name in ("compile", "compile_mixed"):
         monkeypatch.setattr(export, name, pytest.fail)
     monkeypatch.setattr(flow, "compare_many", pytest.fail)
-    again = hnas.deploy(**options, resume=True)  # type: ignore[arg-type]
+    again = hnas.deploy(**options, resume=True)
     assert json.dumps(again.to_json()) == json.dumps(said)
 
 

@@ -199,7 +199,7 @@ def test_a_precision_that_fails_its_verification_is_left_out_with_its_reason(
     def failing(*values: object, **options: object) -> object:
         if options["precision"] == "int8":
             raise export.ExportError("int8 does not compute what One does")
-        return compiled(*values, **options)  # type: ignore[arg-type]
+        return compiled(*values, **options)
 
     monkeypatch.setattr(export, "compile", failing)
     common = ("--model", "nets:one", "--target", "onnxruntime-cpu", *IMAGE, "--calibration", "real.npy")

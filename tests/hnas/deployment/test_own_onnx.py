@@ -183,6 +183,6 @@ def test_a_file_is_open_for_as_long_as_it_is_needed(run: Run, tmp_path: Path) ->
     with open_network("net.onnx", None) as network:
         assert not network.editable
         assert (network.name, network.input_names, network.example[0].shape) == ("net", ("x",), (1, 3, 8, 8))
-        copy = Path(network.module.source.path)  # type: ignore[union-attr]
+        copy = Path(network.module.source.path)
         assert copy.is_file()
     assert not copy.exists()

@@ -54,7 +54,7 @@ def test_space_resolution_and_epochs_fit(minutes: float, resolutions: list[int],
         area = max(each.space["resolutions"]) ** 2 / 64**2
         return Timing(float(area * (0.5 if "options" in each.train else 1.0)))
 
-    chosen, found, timing = fit(given, SimpleNamespace(steps_per_epoch=50), minutes, timed)  # type: ignore[arg-type]
+    chosen, found, timing = fit(given, SimpleNamespace(steps_per_epoch=50), minutes, timed)
     assert chosen.space["resolutions"] == resolutions
     smaller = given.short if short else {}
     assert {**chosen.space, "resolutions": None} == {**given.space, **smaller.get("space", {}), "resolutions": None}
@@ -70,7 +70,7 @@ def test_resolutions_that_short_trainings_alone_have_are_reduced() -> None:
     def timed(each: Recipe) -> Timing:
         return Timing(float(max(each.space.get("resolutions", [64])) ** 2 / 64**2))
 
-    chosen, _, _ = fit(given, SimpleNamespace(steps_per_epoch=50), 1, timed)  # type: ignore[arg-type]
+    chosen, _, _ = fit(given, SimpleNamespace(steps_per_epoch=50), 1, timed)
     assert chosen.space["resolutions"] == [32]
 
 
@@ -162,7 +162,7 @@ def test_another_run_is_refused_before_it_opens_its_data(
     interrupt_after_one_step(source, out, RunOptions(epochs=2))
     monkeypatch.setattr("hnas.recipes.run.open_task_of", lambda *_: pytest.fail("the data were opened"))
     with pytest.raises(ValueError, match=rf"belongs to another run \(other {min(other)}\); choose another --out"):
-        run_recipe(recipe(), source, out, replace(RunOptions(epochs=2, resume=True), **other))  # type: ignore[arg-type]
+        run_recipe(recipe(), source, out, replace(RunOptions(epochs=2, resume=True), **other))
     assert not (out / "length.json").exists()
 
 

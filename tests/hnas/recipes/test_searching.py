@@ -1,4 +1,4 @@
-"""What a recipe says about architecture parameters: costs in the loss, identities that are allowed, and the log."""
+"""Test the architecture parameters of a recipe: costs in the loss, the limit of identities, and the log."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_epoch_logs_the_types_of_the_most_likely_network(tmp_path):
     logits = likely("identity", "conv3", None, "conv3")
     said: list[str] = []
     watch = SkipWatch(study, logits, None, 2, 1)
-    study.accuracy = lambda *_: 0.5  # type: ignore[method-assign]
+    study.accuracy = lambda *_: 0.5
     progress = Progress(study, 2, 1, tmp_path, said.append, watch)
     progress(1, 1.0)
     logits[SPACE.slots[2]].data[0] = 2.0
@@ -107,7 +107,7 @@ def test_a_log_of_an_earlier_version_is_continued(tmp_path):
     old = {"epoch": 1.0, "step": 1, "loss": 1.0, "smallest": 0.5, "largest": 0.5, "seconds": 1.0}
     (tmp_path / "training.jsonl").write_text(json.dumps(old) + "\n")
     study = Study(Supernet(SPACE), tiny.task())
-    study.accuracy = lambda *_: 0.5  # type: ignore[method-assign]
+    study.accuracy = lambda *_: 0.5
     Progress(study, 2, 1, tmp_path, None, SkipWatch(study, likely(*KINDS[:4]), None, 2, 1))(2, 1.0)
     records = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert records[0] == old
@@ -161,7 +161,7 @@ def table_of(file: Path, measuring: Measuring | None = None):
     task = open_task_of(experiment, None)
     supernet = Supernet(make_space(found, task))
     pick, _ = make_pick(experiment, supernet, task, measuring)
-    return pick.keywords["latency"], supernet  # type: ignore[attr-defined]
+    return pick.keywords["latency"], supernet
 
 
 @pytest.mark.parametrize(("cost", "strategy"), [("weights", "gdas"), ("macs", "proxylessnas"), ("memory", "msgdas")])

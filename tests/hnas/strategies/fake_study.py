@@ -14,7 +14,7 @@ from hnas.space import Arch, Choice, Space
 
 
 def plain(choices: dict[str, Choice]) -> Space:
-    return Space("plain", {}, choices, None, None, lambda _: (), lambda _: None)  # type: ignore[arg-type]
+    return Space("plain", {}, choices, None, None, lambda _: (), lambda _: None)
 
 
 SEPARABLE = plain({f"c{k}": Choice(tuple(range(4))) for k in range(12)})

@@ -22,7 +22,7 @@ from tests.hnas.strategies.fake_study import SEPARABLE, FakeStudy, plain
 
 
 def found(study: FakeStudy | None = None, space: Space = SEPARABLE, **options) -> list[Candidate]:
-    return list(search(study or FakeStudy(), space, EvolutionOptions(**options)))  # type: ignore[arg-type]
+    return list(search(study or FakeStudy(), space, EvolutionOptions(**options)))
 
 
 def test_the_search_is_pymoos_nsga2(monkeypatch):
@@ -117,7 +117,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_sequence(tmp_path: Path)
     whole = found()
     file = tmp_path / "journal.jsonl"
     journal = Journal(file)
-    list(islice(search(FakeStudy(journal), SEPARABLE, EvolutionOptions()), 25))  # type: ignore[arg-type]
+    list(islice(search(FakeStudy(journal), SEPARABLE, EvolutionOptions()), 25))
     journal.close()
     file.write_bytes(file.read_bytes()[:-7])  # the kill cut a line
     study = FakeStudy(Journal(file))

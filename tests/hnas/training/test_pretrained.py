@@ -226,4 +226,4 @@ def test_weights_of_another_network_are_refused(timm: None) -> None:
 )
 def test_a_space_that_cannot_be_is_one_line(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        inverted_residuals(**changes)  # type: ignore[arg-type]
+        inverted_residuals(**changes)
