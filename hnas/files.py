@@ -143,17 +143,18 @@ def read_tensors(
 
 
 @contextmanager
-def locked(folder: Path, advice: str = "choose another --out") -> Iterator[None]:
+def locked(folder: Path, advice: str = "choose another --out", *, left: bool = False) -> Iterator[None]:
     """Lock ``folder`` for this process until the block or the process ends. A missing folder is created.
 
     1. Another process has the lock: raise ValueError with the number of that process.
     2. The folder cannot be created or written: raise ValueError.
     3. The file system has no locks: continue without a lock.
-    4. The folder was created here and is empty at the end: remove it.
+    4. The folder was created here, or ``left``, and is empty at the end: remove it.
 
     advice: what a person may do about cases 1 and 2; the end of the message.
+    left: a killed run left the folder (False).
     """
-    given = folder.exists()
+    given = folder.exists() and not left
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = _lock(folder / LOCK, advice)

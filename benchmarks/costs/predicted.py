@@ -10,20 +10,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hnas import hw_profiles
 from hnas.benchmarks.cli import count
+from hnas.cost import Cost
 from hnas.cost.fitted import FittedLatency
 from hnas.cost.work import LAUNCHES, Work
 from hnas.deployment.pricing import MeasuredLatency
 from hnas.deployment.source import SupernetSource, open_source
 from hnas.export.compiling.compiler import limited_compiler
+from hnas.journal import Journal
 from hnas.predictor import Predictor
 from hnas.space import Arch, Space
 from hnas.strategies.evolution import planned_archs
@@ -53,13 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read(space: Space, file: Path) -> dict[Arch, float]:
-    """Return the latencies, in ms, that a file holds. A line has the options of all choices, null if not active."""
+def read(space: Space, entries: Mapping[str, Any], condition: str) -> dict[Arch, float]:
+    """Return the latencies, in ms, that a journal holds for a condition: target and precision.
+
+    A key is the condition and the options of all choices, null if not active.
+    """
     found = {}
-    for line in file.read_text("utf-8").splitlines() if file.is_file() else []:
-        record = json.loads(line)
-        pairs = zip(space.choices, record["options"], strict=True)
-        found[space.arch({name: option for name, option in pairs if option is not None})] = float(record["ms"])
+    for key, value in entries.items():
+        if key.startswith(f"{condition} "):
+            pairs = zip(space.choices, json.loads(key.removeprefix(condition)), strict=True)
+            found[space.arch({name: option for name, option in pairs if option is not None})] = float(value)
     return found
 
 
@@ -70,7 +78,7 @@ def table(source: SupernetSource, measured: dict[Arch, float]) -> Iterator[str]:
     work = Work(space, skeleton)
     yield "| measured | predicted | by kernels | a Gaussian process alone |"
     yield "|---|---|---|---|"
-    for size in _SIZES:
+    for size in (size for size in _SIZES if size < len(archs)):
         errors = [_errors(work, archs, logs, size, k) for k in range(_DRAWS)]
         ours, theirs = np.mean(errors, 0)
         yield f"| {size} | {len(archs) - size} | {ours:.3f} | {theirs:.3f} |"
@@ -100,20 +108,21 @@ def _measured(source: SupernetSource, target: str, precision: str, subnets: int,
     rng, fourth = Random(5), len(ranked) // 4
     drawn = rng.sample(ranked[-fourth:], min(fourth, 45)) + rng.sample(ranked, min(len(ranked), subnets))
     wanted = list(dict.fromkeys([*(space.arch(genome) for genome in planned_archs(space)[:PLANNED]), *drawn]))[:subnets]
-    found = read(space, out)
-    if missing := [arch for arch in wanted if arch not in found]:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        study = Study(source.supernet, source.task, seed=0)
-        with limited_compiler() as compiler, out.open("a", encoding="utf-8") as file:
-            device = hw_profiles.load(target)
-            latency = MeasuredLatency(study, device, 1, (precision,), None, compiler=compiler)
-            for arch in missing:
-                found[arch] = latency(arch).value
-                options = [arch.get(name) for name in space.choices]
-                file.write(json.dumps({"options": options, "ms": found[arch]}) + "\n")
-                file.flush()
-            latency.close()
+    study, device, precisions = Study(source.supernet, source.task, seed=0), hw_profiles.load(target), (precision,)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        journal = stack.enter_context(closing(Journal(out)))
+        compiler = stack.enter_context(limited_compiler())
+        latency = stack.enter_context(closing(MeasuredLatency(study, device, 1, precisions, None, compiler=compiler)))
+        for arch in wanted:
+            key = f"{target} {precision} {json.dumps([arch.get(name) for name in space.choices])}"
+            journal.call(key, partial(_milliseconds, latency, arch))
+        found = read(space, journal.entries, f"{target} {precision}")
     return {arch: found[arch] for arch in wanted}
+
+
+def _milliseconds(latency: Cost, arch: Arch) -> float:
+    return latency(arch).value
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -57,7 +58,7 @@ def table(records: Sequence[Record]) -> Iterator[str]:
             speeds = sorted(record["speedup"] for record in kept)
             accuracies = sorted(record["accuracy"] for record in kept)
             memory = max(record.get("memory_mb", 0) for record in kept)  # older records have none
-            seconds = sorted(record["seconds"] for record in kept)[len(kept) // 2]
+            seconds = statistics.median(record["seconds"] for record in kept)
             yield (
                 f"| {target} | {len(kept)} | {speeds[-1]:.2f}x | {speeds[0]:.2f}x | {speeds[0] / speeds[-1]:.2f} "
                 f"| {accuracies[0]:.2%} to {accuracies[-1]:.2%} | {seconds:.0f} "

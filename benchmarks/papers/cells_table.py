@@ -7,7 +7,6 @@ of a core.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -77,5 +76,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Imported by its name: parts are named after the module of their function, which here would be __main__.
-    sys.exit(importlib.import_module("hnas.benchmarks.papers.cells_table").main())
+    sys.exit(main())

@@ -6,7 +6,6 @@ stand behind the 625 rows, and equal networks have equal figures. A training tak
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,5 +41,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Imported by its name: parts are named after the module of their function, which here would be __main__.
-    sys.exit(importlib.import_module("hnas.benchmarks.papers.digits_table").main())
+    sys.exit(main())

@@ -129,7 +129,8 @@ def ends_of(table: str, parts: StudyParts, wanted: Sequence[StudyPart], without:
     space = TABLES[table].whole
     results = [parts[each] for each in wanted]
     archs = [_derived(space, each["logits"], without) if without else space.arch(each["arch"]) for each in results]
-    skips = [sum(arch[f"{slot}.op"] in kinds for slot, kinds in skips_of(space).items()) for arch in archs]
+    identities = skips_of(space)
+    skips = [sum(arch[f"{slot}.op"] in kinds for slot, kinds in identities.items()) for arch in archs]
     costs = [float(np.mean([result[name] for result in results])) for name in ("steps", "passes", "seconds")]
     return _SearchEnds([float(known.real[known.place[arch]]) for arch in archs], skips, (costs[0], costs[1], costs[2]))
 

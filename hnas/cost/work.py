@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -23,6 +23,7 @@ LAUNCHES = "launches"
 _MOST = 4096  # combinations of choices outside of the slots; one network of each may be traced
 _CHECKED = 4  # members that are traced to see whether slots are independent
 _LAUNCH = 1e4  # the work of a launch: on a CPU it takes about as long as so many operations
+_T = TypeVar("_T")
 _Choices = tuple[tuple[str, Option], ...]
 
 
@@ -76,6 +77,7 @@ class Work:
 
     def _check(self) -> None:
         """Raise NotSeparable if choices of a slot act outside of its module, in some members that differ in them."""
+        self(self.space.smallest)  # whose maps may be too small for a trace
         rng, choices = Random(0), self.space.choices
         for _ in range(_CHECKED):
             drawn = {
@@ -97,7 +99,7 @@ class Work:
         for slot, key in zip(inner, keys, strict=True):
             if key not in self._slots:
                 module, (_, shape, _) = self._skeleton(arch).get_submodule(slot), outer.sizes[slot]
-                self._slots[key] = amounts(trace(module, shape[1:]))
+                self._slots[key] = amounts(self._traced(trace, module, shape[1:]))
         return _sum([outer.amounts, *(self._slots[key] for key in keys)])
 
     def _split(self, arch: Arch) -> tuple[dict[str, _Choices], _Choices]:
@@ -114,15 +116,19 @@ class Work:
 
     def _trace(self, arch: Arch, inner: Mapping[str, _Choices], rest: _Choices) -> _Outer:
         """Trace an architecture, and keep what was counted in each slot and outside of them."""
-        try:
-            outside, parts = trace_parts(self._skeleton(arch), tuple(inner), *self.space.example(arch))
-        except (AttributeError, IndexError, ValueError) as error:
-            raise NotSeparable(f"{self.space.name}: {error}") from error
+        net, shapes = self._skeleton(arch), self.space.example(arch)
+        outside, parts = self._traced(trace_parts, net, tuple(inner), *shapes)
         words = tuple(option for _, option in rest if isinstance(option, str))
         outer = _Outer(amounts(outside), {slot: part.sizes for slot, part in parts.items()}, words)
         self._outers[rest] = outer
         self._slots |= dict(zip(_keys(inner, outer), (amounts(parts[slot].kernels) for slot in inner), strict=True))
         return outer
+
+    def _traced(self, trace_net: Callable[..., _T], *arguments: Any) -> _T:
+        try:
+            return trace_net(*arguments)
+        except (AttributeError, IndexError, ValueError) as error:
+            raise NotSeparable(f"{self.space.name}: {error}") from error
 
 
 def _places(space: Space) -> tuple[str, ...]:

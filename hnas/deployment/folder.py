@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,7 +47,7 @@ def open_run(plan: Plan, source: _RunSource, resume: bool) -> Iterator[Journal]:
     4. A new run ends with ``Unreachable``, or any run ends before a call has finished: the run is removed, so that the
        folder is free for a run with other bounds.
     """
-    with locked(plan.out):  # case 1
+    with locked(plan.out, left=(plan.out / RUN).exists()):  # case 1
         fresh = _claim(plan, run_identity(plan, source), resume)
         _sweep(plan.out)
         journal = Journal(plan.out / "journal.jsonl")
@@ -67,7 +67,7 @@ def open_run(plan: Plan, source: _RunSource, resume: bool) -> Iterator[Journal]:
 def working_folder(out: Path) -> Iterator[Path]:
     """Lock ``out`` and yield a folder in it for artifacts. This folder is removed after the block.
 
-    ``out`` is removed too if it is empty then, and no person made it: it is new, or a killed run left it.
+    ``out`` is removed too if it is empty then, and new, or holds what a killed run left.
 
     Raises:
         FileExistsError: ``out`` is neither new nor empty.
@@ -75,20 +75,14 @@ def working_folder(out: Path) -> Iterator[Path]:
     """
     if not out.is_dir():
         require_free(out)
-    left = (out / WORK).exists()
-    try:
-        with locked(out):
+    with locked(out, left=(out / WORK).exists()):
+        _sweep(out)
+        require_free(out)
+        try:
+            (out / WORK).mkdir()
+            yield out / WORK
+        finally:
             _sweep(out)
-            require_free(out)
-            try:
-                (out / WORK).mkdir()
-                yield out / WORK
-            finally:
-                _sweep(out)
-    finally:
-        if left:
-            with suppress(OSError):
-                out.rmdir()
 
 
 def run_identity(plan: Plan, source: _RunSource) -> dict[str, Any]:

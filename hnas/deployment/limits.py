@@ -51,18 +51,18 @@ class DerivedLimits:
         found = [(name, limit) for name, limit in self._limits() if limit is not None]
         if len(found) > 1:
             raise ValueError(f"a derived subnet has one limit; {' and '.join(name for name, _ in found)} have one each")
-        if found and not found[0][1] > 0:
-            raise ValueError(f"the limit of {found[0][0]} is {found[0][1]:g}; it is above 0")
         return found[0] if found else None
 
     def _limits(self) -> Iterator[tuple[str, float | None]]:
         yield "latency", None if self.max_latency is None else Bound.parse("latency_ms", self.max_latency).limit
-        yield "weights", None if self.max_weights is None else _millions("--max-weights", self.max_weights)
-        yield "macs", None if self.max_macs is None else _millions("--max-macs", self.max_macs)
+        yield "weights", None if self.max_weights is None else _millions("weights", self.max_weights)
+        yield "macs", None if self.max_macs is None else _millions("macs", self.max_macs)
         yield "memory", None if self.max_memory is None else parse_size_bytes(self.max_memory) / 1e6
 
 
-def _millions(flag: str, count: int) -> float:
+def _millions(name: str, count: int) -> float:
     if count > _LARGEST:
-        raise ValueError(f"{flag} is above 2**53, which no network reaches")
+        raise ValueError(f"--max-{name} is above 2**53, which no network reaches")
+    if count <= 0:
+        raise ValueError(f"the limit of {name} is {count}; it is above 0")
     return count / 1e6

@@ -9,6 +9,9 @@ import pytest
 
 from hnas.benchmarks.costs import predicted
 from hnas.deployment.source import open_source
+from hnas.journal import read_entries
+
+LITERT = "tflite-cpu fp32"
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def source():
 @pytest.fixture(scope="module")
 def recorded(source):
     with resources.as_file(resources.files("hnas.benchmarks") / "costs/results/predicted.jsonl") as file:
-        return predicted.read(source.supernet.space, file)
+        return predicted.read(source.supernet.space, read_entries(file), LITERT)
 
 
 def test_kernels_predict_the_recorded_latencies(source, recorded, monkeypatch):
@@ -47,13 +50,18 @@ def test_measured_subnets_are_not_measured_again(source, recorded, monkeypatch, 
             pass
 
     monkeypatch.setattr(predicted, "MeasuredLatency", Counted)
-    monkeypatch.setattr(predicted, "table", lambda *_: iter(["row"]))
+    monkeypatch.setattr(predicted, "_DRAWS", 1)
     arguments = ["--subnets", "12", "--out", str(tmp_path / "runs" / "x.jsonl")]
     assert predicted.main(arguments) == 0
     assert len(asked) == len(set(asked)) == 12
     first = asked[0]
-    record = json.loads((tmp_path / "runs" / "x.jsonl").read_text().splitlines()[0])
-    assert record == {"options": [first.get(name) for name in source.supernet.space.choices], "ms": 0.5}
+    options = [first.get(name) for name in source.supernet.space.choices]
+    assert read_entries(tmp_path / "runs" / "x.jsonl")[f"{LITERT} {json.dumps(options)}"] == 0.5
+    with (tmp_path / "runs" / "x.jsonl").open("a") as file:
+        file.write('["cut')
     assert predicted.main(arguments) == 0
     assert len(asked) == 12
-    assert capsys.readouterr().out == "row\nrow\n"
+    assert "nan" not in capsys.readouterr().out
+    assert predicted.main(["--target", "openvino-cpu", *arguments]) == 0
+    assert predicted.main(["--target", "openvino-cpu", *arguments]) == 0
+    assert len(asked) == 24

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,9 +64,19 @@ def test_a_run_that_fails_is_a_line_and_the_exit_code(ran, tmp_path, capsys):
     assert len(ran) == 2  # a failed run is tried again
 
 
-def test_a_jetson_is_deployed_from_an_empty_cache_in_a_minute_and_no_process_takes_a_gigabyte():
+def test_the_record_of_cold_runs_keeps_the_limits_of_time_and_memory():
     with resources.as_file(resources.files("hnas.benchmarks") / "costs/results/cold.jsonl") as file:
         runs = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(runs) == 4
     assert all(run["largest_process_mb"] < 1000 and run["cache"] == "empty" for run in runs)
     assert [run["seconds"] < 60 for run in runs if "--target jetson" in run["command"]] == [True]
+
+
+@pytest.mark.parametrize("name", ["seeds-before.jsonl", "seeds.jsonl"])
+def test_the_page_states_the_recorded_seeds(name):
+    with resources.as_file(resources.files("hnas.benchmarks") / "costs/results" / name) as file:
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+    page = (Path(__file__).parents[3] / "docs/results.md").read_text("utf-8")
+    rows = [row.rpartition("|")[0].rpartition("|")[0] for row in list(seeds.table(records))[2:]]  # without the memory
+    assert rows
+    assert all(f"{row}|" in page for row in rows)

@@ -119,3 +119,11 @@ def test_choices_that_act_outside_of_their_slot_are_found():
 
     with pytest.raises(NotSeparable, match="change the network outside of it"):
         Work(SPACE, skeleton)
+
+
+def test_maps_that_are_too_small_for_a_trace_are_found_before_the_search():
+    tiny = hybrid_vision(
+        resolutions=(4, 16), stem=8, widths=((8,), (8,)), depths=((2,), (1, 2)), strides=(2, 2), head=8
+    )
+    with pytest.raises(NotSeparable, match="more than 1 value per channel"):
+        Work(tiny, Supernet(tiny).skeleton)

@@ -134,6 +134,7 @@ def test_what_cannot_be_derived_is_one_line(task):
         ({"target": "openvino-cpu"}, "^a limit of latency needs a device: give both --target and --max-latency"),
         ({"max_weights": 9, "max_macs": 9}, "^a derived subnet has one limit; weights and macs have one each$"),
         ({"max_macs": 0}, "^the limit of macs is 0; it is above 0$"),
+        ({"max_weights": -5}, "^the limit of weights is -5; it is above 0$"),
         ({"max_memory": "much"}, "^size 'much' is not understood"),
         ({"target": "abacus", "max_latency": "1ms"}, "^no device 'abacus'"),
         ({"max_skips": -1}, "^--max-skips is -1; it is 0 or more$"),
