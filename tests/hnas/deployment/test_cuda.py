@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from hnas.cli import deploy_main
-from hnas.deployment import flow
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.device import gpu_providers
 from hnas.hw_profiles import at_hand
@@ -27,12 +26,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler for the stand-in of the driver"),
     pytest.mark.slow,
 ]
-NET = """
-from torch import nn
-
-def net():
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
-"""
 
 
 @pytest.fixture
@@ -57,16 +50,10 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_net_is_built_verified_and_measured_on_the_gpu_at_hand(
-    gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    gpu: None, own_net: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(flow, "PROCESSES", 1)
-    monkeypatch.setattr(flow, "BLOCKS", 2)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mynet.py").write_text(NET)
-    words = ["export", "--model", "mynet:net", "--input", "1x1x8x8", "--target", "cuda", "--precision", "fp16"]
-    assert deploy_main([*words, "--out", "run", "--json"]) == 0, capsys.readouterr().err
+    assert deploy_main([*own_net, "--target", "cuda", "--precision", "fp16"]) == 0, capsys.readouterr().err
     said = json.loads(capsys.readouterr().out)
     assert said["target"] == "cuda"
     manifest = read_bundle(tmp_path / "run" / "bundle").manifest

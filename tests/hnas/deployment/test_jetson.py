@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from hnas.cli import deploy_main
-from hnas.deployment import flow
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle
 from tests.conftest import need
@@ -57,12 +56,6 @@ if "loadEngine" in options:
         (y,) = session.run(None, {{place.name: x}})
         json.dump([{{"name": name, "values": y.ravel().tolist()}}], open(options["exportOutput"], "w"))
 """
-NET = """
-from torch import nn
-
-def net():
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
-"""
 
 
 @pytest.fixture
@@ -82,17 +75,18 @@ def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
 
 
 def test_a_net_is_built_verified_and_measured_there(
-    jetson: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, caplog: pytest.LogCaptureFixture
+    jetson: Loopback,
+    own_net: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     need("onnxruntime", backends.load("onnxruntime").missing())
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(flow, "PROCESSES", 1)
-    monkeypatch.setattr(flow, "BLOCKS", 2)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mynet.py").write_text(NET)
-    words = ["export", "--model", "mynet:net", "--input", "1x1x8x8", "--target", "jetson", "--out", "run", "--json"]
-    assert deploy_main([*words, "--host", f"{jetson.address}{sys.executable}"]) == 0, capsys.readouterr().err
+    assert deploy_main([*own_net, "--target", "jetson", "--host", f"{jetson.address}{sys.executable}"]) == 0, (
+        capsys.readouterr().err
+    )
     said, above = json.loads(capsys.readouterr().out), "gelu runs in f32, the artifact states fp16"
     assert "measured in interleaved blocks on ssh://board" in said["footnote"]
     (line,) = [note for note in said["notes"] if note.startswith("end to end on the device ")]
