@@ -19,12 +19,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from zipfile import ZipFile
 
 from hnas.benchmarks.cli import count
 from hnas.benchmarks.gate.session import seeded_inputs
+from hnas.deployment.installed import versions_of
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.bundle.card import MANIFEST
 from hnas.export.device.artifact import Artifact
@@ -210,12 +210,7 @@ def _unpack_debian(root: Path) -> None:
 
 def _unpack_wheels(site: Path, python: str) -> dict[str, str]:
     """Unpack the wheels for ``python`` on arm64, in the versions of this environment; return the versions."""
-    versions = {}
-    for name in _WHEELS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    versions = versions_of(_WHEELS)
     wanted = [f"{name}=={found}" for name, found in versions.items()]
     platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
     how = ["--no-deps", "--only-binary=:all:", *platforms, "--python-version", python, "--implementation", "cp"]

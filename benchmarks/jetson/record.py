@@ -9,11 +9,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from hnas.benchmarks.jetson.baselines import one_factor, uncalibrated
 from hnas.benchmarks.jetson.errors import RowPrediction
+from hnas.deployment.installed import versions_of
 from hnas.hw_profiles.calibration import Calibration, parse
 
 _PACKAGES = ("torch", "torchvision", "timm", "ultralytics")  # they define the networks
@@ -52,7 +52,7 @@ def to_json(name: str, text: str, left: Sequence[RowPrediction], held: Sequence[
         "calibration": name,
         "sha256": sha256(text.encode()).hexdigest(),
         "sources": sorted({each.sample.row.source for each in (*left, *held)}),
-        "packages": _versions(),
+        "packages": versions_of(_PACKAGES),
     }
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'
@@ -76,13 +76,3 @@ def _row(each: RowPrediction, shipped: Calibration) -> dict[str, Any]:
 
 def _error(each: RowPrediction) -> float:
     return round(each.error, 4)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -12,16 +12,15 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hnas.benchmarks.zoo import architectures, table
 from hnas.benchmarks.zoo.jobs import SECONDS, ZooJob, run_job
 from hnas.benchmarks.zoo.results_file import ResultsFile
+from hnas.deployment.installed import versions_of
 
 BEGIN, END = "<!-- zoo -->\n", "<!-- /zoo -->\n"
 RECORDED = Path(__file__).parent / "results" / "coverage.jsonl"
@@ -92,10 +91,7 @@ def _sweep(jobs: Sequence[ZooJob], results: ResultsFile, *, again: bool, seconds
 def _about() -> str:
     """Return the date, the machine and the versions of the packages that are installed, as two sentences."""
     packages = ("torch", "timm", "torchvision", "transformers", "onnxruntime", "openvino", "ai-edge-litert")
-    found = []
-    for name in packages:
-        with suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
+    found = [f"{name} {version}" for name, version in versions_of(packages).items()]
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return f"Recorded on {datetime.now(tz=UTC).date().isoformat()} on {machine}. Versions: {', '.join(found)}."
 

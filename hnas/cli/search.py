@@ -61,7 +61,7 @@ def _print_plan(options: Mapping[str, object], *, as_json: bool) -> int:
     check_places(plan, resume=bool(options["resume"]))
     try_writing(plan.out)
     require_packages(plan, search=True)
-    from hnas.deployment.search import estimate_search
+    from hnas.deployment.estimate import estimate_search
 
     cost = estimate_search(plan)
     if as_json:

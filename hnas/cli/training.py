@@ -113,9 +113,9 @@ def train_parsed(
 
     if parsed.threads is not None:
         torch.set_num_threads(parsed.threads)
-    alone = _derived(parsed, recipe) if parsed.alone == "derived" else parsed.alone
     with distributed.group(parsed.device):
         first = distributed.rank() == 0
+        alone = _derived(parsed, recipe) if parsed.alone == "derived" else parsed.alone
         among = load_supernet(Path(parsed.supernet))[0].space if parsed.supernet is not None else None
         record = run_recipe(
             recipe,
@@ -199,12 +199,20 @@ def check_values(parsed: argparse.Namespace) -> None:
 
 
 def _derived(parsed: argparse.Namespace, recipe: Recipe) -> Arch:
-    """Return the subnet that the architecture parameters of --supernet name."""
+    """Return the subnet that the architecture parameters of --supernet name, the same in all processes of torchrun.
+
+    The first process alone derives it: a limit of the latency makes it build and time subnets.
+    """
+    from hnas import distributed
     from hnas.deployment.derived import derive_subnet
     from hnas.recipes.parts import open_task_of
     from hnas.recipes.schema import decode_recipe
+    from hnas.space import Arch
     from hnas.training.folder import load_supernet
 
-    supernet, record = load_supernet(Path(parsed.supernet))
-    task = open_task_of(decode_recipe(recipe), _data(parsed))
-    return derive_subnet(supernet, record, task, _limits(parsed))
+    def derived() -> dict[str, Any]:
+        supernet, record = load_supernet(Path(parsed.supernet))
+        task = open_task_of(decode_recipe(recipe), _data(parsed))
+        return derive_subnet(supernet, record, task, _limits(parsed)).to_json()
+
+    return Arch(distributed.agreed(derived))

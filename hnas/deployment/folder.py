@@ -102,6 +102,18 @@ def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
             raise ValueError(f"cannot write to {plan.out}: {error.strerror or error}; choose another --out") from None
         return True
     check_places(plan, resume=resume)  # case 2
+    compare_run(plan, wanted)
+    return False
+
+
+def compare_run(plan: Plan, wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError if the folder holds a run whose identity is not ``wanted``: options, weights, images, CPU, hnas.
+
+    wanted: as `run_identity` returns it.
+    """
+    file = plan.out / RUN
+    if not file.exists():
+        return
     begun = _begun(file)
     differ = [key for key, value in wanted.items() if begun.get(key) != value]
     if others := [key for key in differ if key not in ("hnas", "cpu")]:
@@ -109,7 +121,6 @@ def _claim(plan: Plan, wanted: dict[str, Any], resume: bool) -> bool:
     if differ:
         there, here = (", ".join(f"{key} {found.get(key)}" for key in differ) for found in (begun, wanted))
         raise ValueError(f"{plan.out} was begun on {there}, this is {here}; continue it there or choose another --out")
-    return False
 
 
 def _begun(file: Path) -> dict[str, Any]:

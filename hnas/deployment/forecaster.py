@@ -15,6 +15,7 @@ from hnas.data.text import encode
 from hnas.export.bundle.bundle import Bundle
 from hnas.export.device.errors import needing
 from hnas.export.device.records import decode
+from hnas.files import read_json
 
 KINDS = {"series-forecasting": "series", "text-modelling": "text"}
 _MOST = 100_000  # rows or characters of an answer
@@ -176,3 +177,11 @@ def _draw(scores: NDArray[Any], temperature: float, rng: np.random.Generator) ->
         return int(scores.argmax())
     odds = np.exp((scores.astype(np.float64) - scores.max()) / temperature)
     return int(rng.choice(len(odds), p=odds / odds.sum()))
+
+
+def is_sequence(supernet: Path | None) -> bool:
+    """Return whether a folder holds the supernet of a series or a text."""
+    if supernet is None or not (supernet / "supernet.json").is_file():
+        return False
+    said = read_json(supernet / "supernet.json").get("task")
+    return isinstance(said, dict) and said.get("kind") in tuple(KINDS.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.resources import files
 
@@ -24,7 +25,7 @@ def remarks() -> list[str]:
     found: list[str] = []
     record = _tested()
     for name, wanted in (*_ranges(), (_PYTHON, "")):
-        installed = _installed(name)
+        installed = platform.python_version() if name == _PYTHON else versions_of([name]).get(name)
         if installed is None:
             continue
         low, high = record.get(name, ("", ""))
@@ -77,13 +78,16 @@ def _ranges() -> Iterator[tuple[str, str]]:
             yield parts[1], parts[2].strip()
 
 
-def _installed(name: str) -> str | None:
-    if name == _PYTHON:
-        return platform.python_version()
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return package -> its version, of those ``packages`` that are installed, in the given order.
+
+    Example: ``versions_of(["torch", "timm"])`` is ``{"torch": "2.13.0"}`` where timm is missing.
+    """
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _release(text: str) -> tuple[int, ...]:

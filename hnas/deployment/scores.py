@@ -22,7 +22,6 @@ from hnas.cost.flops import macs
 from hnas.deployment.options import MOST_SCORES
 from hnas.journal import Journal, read_entries
 from hnas.space import Arch, Option, Space
-from hnas.strategies.evolution import EvolutionOptions, search
 from hnas.study import Study
 
 SCORES = "scores.jsonl"
@@ -44,6 +43,8 @@ def score_subnets(
     Raises:
         ValueError: ``file`` is damaged or cannot be written.
     """
+    from hnas.strategies.evolution import EvolutionOptions, search  # pymoo takes a second
+
     space = study.supernet.space
 
     def cost(arch: Arch) -> Price:

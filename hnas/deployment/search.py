@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from random import Random
-
-import torch
 
 from hnas.cost import Cost, Price
 from hnas.cost.flops import parameters
@@ -18,12 +14,13 @@ from hnas.deployment.bundle import Deployment, bundle_result, describe_subnet
 from hnas.deployment.finalists import choose_finalists, goal_without_bounds, subnet_network
 from hnas.deployment.flow import Baseline, NothingKept, Proof, build_baseline, try_networks
 from hnas.deployment.folder import Unreachable, open_run
+from hnas.deployment.forecaster import is_sequence
 from hnas.deployment.options import Progress, SearchOptions
 from hnas.deployment.plan import Plan
 from hnas.deployment.pricing import MeasuredLatency, timing_sample
 from hnas.deployment.result import Result
 from hnas.deployment.scores import decode_scores, encode_scores
-from hnas.deployment.sequence import deploy_step, is_sequence
+from hnas.deployment.sequence import deploy_step
 from hnas.deployment.source import open_source
 from hnas.export.compiling.compiler import Compiler, limited_compiler
 from hnas.export.device.errors import ExportError
@@ -34,8 +31,6 @@ from hnas.strategies.evolution import Window
 from hnas.strategies.surrogate import SurrogateOptions, search
 from hnas.study import Study
 
-_BATCH = 64  # images that an estimate of the duration is made from
-_PRICING = 1.0  # seconds to convert and time one subnet of the shipped supernet, in an estimate
 AGAINST = "the largest subnet in fp32 on the same backend"
 
 
@@ -65,27 +60,6 @@ def _known_scores(study: Study, scores: Mapping[Arch, float]) -> dict[Arch, floa
     space = study.supernet.space
     kept = study.journal.call("scores", lambda: encode_scores(space, scores))
     return decode_scores(space, kept if isinstance(kept, dict) else {})
-
-
-def estimate_search(plan: Plan) -> str:
-    """Return an estimate of the duration of the search, in words. One batch of images is timed; nothing is built."""
-    if is_sequence(plan.supernet):
-        return "a minute of building and measuring"
-    source = open_source(plan.supernet, plan.data)
-    if plan.seconds is not None:
-        return f"about {plan.seconds:.0f} s of search and a minute of building and measuring"
-    study = Study(source.supernet, source.task, seed=plan.seed)
-    arch = source.supernet.space.sample(Random(plan.seed))
-    raw, _ = source.task.held("search")
-    inputs = source.task.inputs(raw[:_BATCH], source.supernet.space.example(arch))
-    passes = sum(len(source.task.splits[split]) for split in ("calibration", "search")) / len(inputs[0])
-    with torch.no_grad():
-        study.supernet(arch, *inputs)  # the first call builds the subnet
-        begun = time.monotonic()
-        study.supernet(arch, *inputs)
-        each = passes * (time.monotonic() - begun) + (_PRICING if plan.measured else 0.0)
-    total = each * (plan.evaluations or 0)
-    return f"roughly {total:.0f} s of search ({each:.1f} s for one subnet, from one batch), then building and measuring"
 
 
 @contextmanager

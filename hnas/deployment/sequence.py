@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, count
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -30,6 +28,7 @@ from hnas.deployment.options import Progress, SearchOptions
 from hnas.deployment.own import AGAINST
 from hnas.deployment.plan import Plan
 from hnas.deployment.result import Result
+from hnas.deployment.sequence_source import SequenceSource, open_sequence
 from hnas.export.bundle.manifest import Data, Input, Manifest, SpaceRecord
 from hnas.export.compiling.compiler import limited_compiler
 from hnas.export.device.artifact import Artifact
@@ -37,19 +36,14 @@ from hnas.export.device.errors import ExportError
 from hnas.export.graph.samples import Sample, to_sample
 from hnas.export.remote.transports import local
 from hnas.export.remote.worker import Worker
-from hnas.files import read_json
-from hnas.recipes import Recipe
-from hnas.recipes.parts import check_same_data, open_task_of
-from hnas.recipes.schema import decode_recipe
 from hnas.space import Arch
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
-from hnas.training.folder import load_supernet
 
-_TASKS = {kind: task for task, kind in KINDS.items()}  # kind in the record of a task -> task of a manifest
 _MARKS = (1, 10, 50, 100, 200)  # steps after which the error of the outputs is reported
 _CHUNK = 256  # windows that are inputs at a time
+_TASKS = {kind: task for task, kind in KINDS.items()}  # kind in the record of a task -> task of a manifest
 _LOST = 0.02  # of the score: an artifact that loses more is not taken
 
 Runner = Callable[..., tuple[NDArray[Any], ...]]
@@ -76,22 +70,6 @@ class _TestScores:
     baselines: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The weights and the data of a run, by their sha256."""
-
-    digest: str
-    digests: Mapping[str, str]
-
-
-def is_sequence(supernet: Path | None) -> bool:
-    """Return whether a folder holds the supernet of a series or a text."""
-    if supernet is None or not (supernet / "supernet.json").is_file():
-        return False
-    said = read_json(supernet / "supernet.json").get("task")
-    return isinstance(said, dict) and said.get("kind") in tuple(_TASKS)
-
-
 def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deployment:
     """Deploy the step of a recurrent network, as `hnas.deployment.deploy` documents.
 
@@ -102,13 +80,8 @@ def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deploym
         ValueError: the data is not that of the training, or a constraint other than the latency is given.
         ExportError: no artifact keeps the score.
     """
-    assert plan.supernet is not None
-    if others := [bound.metric for bound in plan.bounds if bound.metric == "accuracy"]:
-        raise ValueError(f"a network of series or text has no {others[0]} in [0, 1]; leave out --min-accuracy")
-    supernet, record = load_supernet(plan.supernet)
-    task = _open_task(record, plan.supernet, plan.data)
-    digest = hashlib.sha256((plan.supernet / "supernet.safetensors").read_bytes()).hexdigest()
-    source = _Source(digest, task.to_json()["digests"])
+    source = open_sequence(plan)
+    supernet, task = source.supernet, source.task
     with open_run(plan, source, options.resume) as journal, limited_compiler() as compiler:
         study = Study(supernet, task, journal=journal, seed=plan.seed)
         arch = _best_member(study, plan, notify)
@@ -134,19 +107,6 @@ def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deploym
         notify("bundle", 0, 1)
         found = bundle_result(result, _manifest(result, supernet, task, options, scores, source))
     return replace(found, table={**found.table, "notes": [*found.table["notes"], *_lines(task, scores)]})
-
-
-def _open_task(record: Mapping[str, Any], folder: Path, data: Path | None) -> Task:
-    """Return the task of the training in ``folder``. Raise ValueError if the data is another."""
-    try:
-        recipe = Recipe(**record["recipe"])
-    except (KeyError, TypeError):
-        raise ValueError(f"{folder} does not say which recipe trained it; train it again") from None
-    if data is None and not recipe.data.get("source"):
-        raise ValueError("the scores of a step need the data of the training: give --data FILE")
-    task = open_task_of(decode_recipe(recipe), data)
-    check_same_data(task, record, folder)
-    return task
 
 
 def _best_member(study: Study, plan: Plan, notify: Progress) -> Arch:
@@ -291,7 +251,7 @@ def _torch_runner(step: nn.Module) -> Runner:
 
 
 def _manifest(
-    result: Result, supernet: Supernet, task: Task, options: SearchOptions, found: _TestScores, source: _Source
+    result: Result, supernet: Supernet, task: Task, options: SearchOptions, found: _TestScores, source: SequenceSource
 ) -> Manifest:
     """Return the manifest: ``input.preprocessing`` holds all that a forecast needs, and the scores."""
     said, plan, built, arch = task.to_json(), result.plan, result.kept.built, result.arch

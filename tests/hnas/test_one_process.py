@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hnas import distributed
+from hnas import distributed, recipes
 from hnas.cli import training
 from hnas.ops.conv import BatchNorm
 from hnas.strategies import sandwich
@@ -127,3 +127,10 @@ def test_processes_that_do_not_come_are_one_line():
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_another_process_than_the_first_takes_the_derived_subnet_from_it(monkeypatch):
+    words = ["--recipe", "fashion", "--out", "x", "--alone", "derived", "--supernet", "nowhere"]
+    monkeypatch.setattr(distributed, "agreed", lambda _: {"depth": 2})
+    arch = training._derived(training.make_train_parser().parse_args(words), recipes.load("fashion"))
+    assert arch.to_json() == {"depth": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from tests.hnas import photos
         (("--data", "nowhere"), "no folder nowhere; --data takes "),
         (("--supernet", "nowhere"), "no folder nowhere; --supernet takes "),
         (("--target", "toaster"), "no device 'toaster'"),
+        (("--out", "begun", "--resume"), "begun holds a run with other device, "),
     ],
 )
 @pytest.mark.parametrize("dry", [True, False])
@@ -26,15 +29,24 @@ def test_a_dry_run_refuses_what_the_run_refuses(refused, deploy, quick, wrong: t
     Path("file").write_text("")
     Path("full").mkdir()
     Path("full/thesis.tex").write_text("")
+    Path("begun").mkdir()
+    Path("begun/plan.json").write_text("{}")
     assert says in refused(*deploy, *wrong, *(["--dry-run"] if dry else []))
 
 
 def test_a_dry_run_builds_and_measures_nothing(call, deploy, quick, monkeypatch):
     from hnas.deployment import search
+    from hnas.export.compiling.compiler import Compiler
 
-    for name in ("limited_compiler", "MeasuredLatency"):
-        monkeypatch.setattr(search, name, pytest.fail)
+    monkeypatch.setattr(Compiler, "convert", pytest.fail)
+    monkeypatch.setattr(search, "MeasuredLatency", pytest.fail)
     code, out, _ = call(*deploy, "--out", "deep/er/run", "--dry-run")
     assert code == 0
     assert "roughly " in out
     assert photos.tree(quick) == set()
+
+
+def test_a_dry_run_imports_no_package_that_the_search_alone_needs():
+    code = "import sys, hnas.deployment.estimate; print([name for name in ('pymoo', 'sympy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

@@ -19,8 +19,9 @@ from hnas.cli import deploy_main
 from hnas.data.series import lorenz
 from hnas.deployment import sequence
 from hnas.deployment.flow import Proof
+from hnas.deployment.forecaster import is_sequence
 from hnas.deployment.judge import JudgedArtifact
-from hnas.deployment.sequence import _best_member, is_sequence, run_windows, step_figures
+from hnas.deployment.sequence import _best_member, run_windows, step_figures
 from hnas.export import compile as compile_artifact
 from hnas.export.device.errors import ExportError
 from hnas.journal import Journal
