@@ -1,4 +1,4 @@
-"""The commands ``hnas-bench run`` and ``hnas-bench history``: ``add_commands(commands, codes, numbers)``."""
+"""The commands ``run``, ``history`` and ``report`` of ``hnas-bench``: ``add_commands(commands, codes, numbers)``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hnas.benchmarks.printing import print_rows, show_progress
 from hnas.report import print_lines
 
 if TYPE_CHECKING:
+    from hnas.benchmarks.gate.history import Recorded
     from hnas.benchmarks.gate.suite import Suite
     from hnas.benchmarks.gate.suite_records import SuiteReport
 
@@ -19,7 +20,7 @@ _FILES = ("junit", "markdown", "report", "history")
 
 
 def add_commands(commands: Any, codes: str, seconds: Callable[[str], float], count: Callable[[str], int]) -> None:
-    """Add ``run`` and ``history`` to the sub-commands of ``hnas-bench``.
+    """Add ``run``, ``history`` and ``report`` to the sub-commands of ``hnas-bench``.
 
     codes: a line on the exit codes.
     seconds, count: the types of a duration and of a number of 1 or more.
@@ -30,7 +31,9 @@ def add_commands(commands: Any, codes: str, seconds: Callable[[str], float], cou
     run.add_argument("--processes", type=count, metavar="N", help="fresh processes in a look (default: the suite's)")
     run.add_argument("--seed", type=int, metavar="N", help="seed of inputs, order and bootstrap (default: the suite's)")
     run.add_argument(
-        "--baseline", type=Path, metavar="FILE.jsonl", help="a history; its last run must be reached, less a tolerance"
+        "--baseline",
+        metavar="FILE.jsonl|REF",
+        help="a history, or a branch, tag or commit whose last run is in --history; reach it, less a tolerance",
     )
     run.add_argument("--history", type=Path, metavar="FILE.jsonl", help="add this run to this file")
     run.add_argument("--markdown", type=Path, metavar="FILE.md", help="write a summary for a pull request")
@@ -45,10 +48,16 @@ def add_commands(commands: Any, codes: str, seconds: Callable[[str], float], cou
     past.add_argument("--json", action="store_true", help="print runs and steps as JSON and nothing else")
     past.set_defaults(run=_run_history)
 
+    drawn = commands.add_parser("report", help="draw a history, or the record of a run, as a page")
+    drawn.add_argument("file", type=Path, metavar="FILE", help="what run --history or run --json wrote")
+    drawn.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page")
+    drawn.set_defaults(run=_run_report)
+
 
 def _run_suite(arguments: argparse.Namespace) -> int:
     """Run ``hnas-bench run``."""
     from hnas.benchmarks.gate import history, records, summary
+    from hnas.benchmarks.gate.revisions import revision_here
     from hnas.benchmarks.gate.suite_run import run_suite
     from hnas.files import write_text
 
@@ -58,7 +67,7 @@ def _run_suite(arguments: argparse.Namespace) -> int:
             records.require_writable(getattr(arguments, name))
     if arguments.history and arguments.history.exists():
         history.read_history(arguments.history)
-    recorded = None if arguments.baseline is None else history.read_history(arguments.baseline)
+    recorded = _recorded(arguments)
     with show_progress() as show:
         report = run_suite(arguments.suite, suite, show, recorded)
     if arguments.json:  # before any file, so that a failed write does not lose the measurement
@@ -72,8 +81,28 @@ def _run_suite(arguments: argparse.Namespace) -> int:
     if arguments.report:
         write_text(arguments.report, _page_of(report))
     if arguments.history:
-        history.append_history(arguments.history, history.records_of(report))
+        revision = revision_here(arguments.suite.parent)
+        history.append_history(arguments.history, history.records_of(report, revision))
     return report.verdict.exit_code
+
+
+def _recorded(arguments: argparse.Namespace) -> list[Recorded] | None:
+    """Return the earlier runs that ``--baseline`` names; None without it.
+
+    1. A file: all its runs.
+    2. A commit, branch or tag: the runs in ``--history`` of that commit and of those before it.
+    """
+    from hnas.benchmarks.gate.history import read_history
+    from hnas.benchmarks.gate.revisions import runs_until
+
+    named = arguments.baseline
+    if named is None:
+        return None
+    if Path(named).exists() or named.endswith(".jsonl"):  # case 1
+        return read_history(Path(named))
+    if arguments.history is None or not arguments.history.exists():  # case 2
+        raise ValueError(f"--baseline is {named!r}, which is no file; a commit needs --history FILE with its runs")
+    return runs_until(named, read_history(arguments.history), arguments.suite.parent)
 
 
 def _suite_of(arguments: argparse.Namespace) -> Suite:
@@ -110,3 +139,37 @@ def _run_history(arguments: argparse.Namespace) -> int:
     else:
         print_rows(summary.rows_of_history(found))
     return 0
+
+
+def _run_report(arguments: argparse.Namespace) -> int:
+    """Run ``hnas-bench report``; it judges nothing and returns 0."""
+    from hnas.benchmarks.gate import records, summary
+    from hnas.benchmarks.gate.history import read_history
+    from hnas.files import write_text
+    from hnas.pages.bench import history_page
+
+    records.require_writable(arguments.out)
+    if arguments.file.suffix == ".jsonl":
+        found = read_history(arguments.file)
+        if not found:
+            raise ValueError(f"history {arguments.file} has no runs")
+        page = history_page(summary.charts_of_history(found))
+    else:
+        page = _page_of(_read_record(arguments.file))
+    write_text(arguments.out, page)
+    return 0
+
+
+def _read_record(file: Path) -> SuiteReport:
+    """Return the report whose JSON is in ``file``.
+
+    Raises:
+        ValueError: the file is missing, no JSON, or no record of ``hnas-bench run``.
+    """
+    from hnas.benchmarks.gate.suite_records import SuiteReport
+    from hnas.files import read_json
+
+    record = read_json(file)
+    if "claims" not in record:
+        raise ValueError(f"{file} is no record of hnas-bench run; check and compare write their page with --report")
+    return SuiteReport.from_json(record, str(file))

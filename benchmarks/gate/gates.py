@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from hnas.benchmarks.gate.macs import count_macs
@@ -65,6 +66,7 @@ def _judge_layers(claim: SuiteClaim, found: Inspection) -> Iterator[PartVerdict]
         if most is not None:
             count = sum(layer.role == role for layer in found.layers)
             yield _part(name, count <= most, f"{count} layers, at most {most}")
+    yield from _judge_delegates(claim, found)
     if claim.precisions:
         present = sorted({layer.precision for layer in found.layers if layer.role == "kernel" and layer.precision})
         asked = [STATED.get(each, (each,)) for each in claim.precisions]
@@ -75,6 +77,18 @@ def _judge_layers(claim: SuiteClaim, found: Inspection) -> Iterator[PartVerdict]
             if (not present)
             else _part("precisions", right, line)
         )
+
+
+def _judge_delegates(claim: SuiteClaim, found: Inspection) -> Iterator[PartVerdict]:
+    """Yield the verdict on the parts that XNNPACK runs, and on the layers that built-in kernels run."""
+    delegated = [layer.implementation.startswith("XNNPACK") for layer in found.layers]
+    if claim.max_partitions is not None:
+        count = sum(kind for kind, _ in groupby(delegated))
+        yield _part("partitions", count <= claim.max_partitions, f"{count}, at most {claim.max_partitions}")
+    if claim.max_undelegated is not None:
+        count = delegated.count(False)
+        line = f"built-in kernels run {count} layers, at most {claim.max_undelegated}"
+        yield _part("undelegated", count <= claim.max_undelegated, line)
 
 
 def judge_points(most: float, artifact: CountedAccuracy, baseline: CountedAccuracy) -> PartVerdict:

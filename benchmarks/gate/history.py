@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _LARGEST = 2**28  # bytes of a history
 _BEGIN = '{"check": "'
-_REVISIONS = ("GITHUB_SHA", "CI_COMMIT_SHA")
 _ALARM = 0.01
 """The chance that a series without a step is said to have one, if its runs are independent."""
 _ORDERS = 1999  # random orders, with which the order of the runs is compared
@@ -33,7 +32,7 @@ class Recorded:
     """One claim of one run.
 
     time: of its end, ISO 8601 in UTC.
-    revision: the commit, where the CI system names it.
+    revision: the commit, where the CI system or git names it.
     ratio, low, high: the factor and its interval; None: nothing was timed.
     artifact, baseline: digests of the files.
     """
@@ -66,12 +65,11 @@ class _LevelStep:
     factor: float
 
 
-def records_of(report: SuiteReport) -> list[Recorded]:
-    """Return one record for each claim of a report, of this moment and of the commit of this CI job."""
+def records_of(report: SuiteReport, revision: str) -> list[Recorded]:
+    """Return one record for each claim of a report, of this moment. ``revision``: the commit, or empty."""
     from datetime import UTC, datetime
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    revision = next(filter(None, map(os.environ.get, _REVISIONS)), "")
     return [
         Recorded(
             time=now,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hnas.benchmarks.gate import session
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hnas.benchmarks.gate.suite import Measured
     from hnas.export.device.artifact import Artifact
     from hnas.export.remote.worker import Worker
@@ -35,7 +37,7 @@ def comparer_of(measured: Measured, pixels: Mapping[str, session.Inputs]) -> ses
     if measured == "p50":  # case 1
         return session.compare_fresh
     if measured == "end_to_end":
-        return _EndToEnd(pixels)
+        return EndsCompare(pixels)
     if measured in _QUANTILES:  # case 2
         return Quantile(_QUANTILES[measured])
     return _Starts(_FIGURES[measured])  # case 3
@@ -86,30 +88,71 @@ class Quantile:
 
 
 @dataclass(frozen=True)
-class _EndToEnd:
-    """Compare the seconds from pixels, or from the inputs where the preprocessing is not known, to the best classes."""
+class EndParts:
+    """The parts of a call from end to end, as medians in milliseconds.
+
+    prepare: pixels to the input; None where the preprocessing is not known.
+    run: the runtime, from array to array. answer: softmax and the best classes.
+    n: number of calls.
+    """
+
+    prepare: float | None
+    run: float
+    answer: float
+    n: int
+
+    def line(self) -> str:
+        """Return the parts as one line."""
+        first = "" if self.prepare is None else f"prepare {self.prepare:.3g} ms, "
+        whole = (self.prepare or 0.0) + self.run + self.answer
+        around = 1 - self.run / whole if whole else 0.0
+        parts = f"{first}run {self.run:.3g} ms, answer {self.answer:.3g} ms"
+        return f"{parts} (medians, n={self.n:,}); {around:.0%} of the time is around the run"
+
+
+@dataclass(frozen=True)
+class EndsCompare:
+    """Compare the seconds from pixels, or from the inputs where the preprocessing is not known, to the best classes.
+
+    seen: by the digest of an artifact, the seconds of the parts of every timed call, [calls, 4] for each block.
+    """
 
     pixels: Mapping[str, session.Inputs]
+    seen: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
 
     def __call__(
         self, baseline: Artifact, candidates: Sequence[Artifact], inputs: Any, *, blocks: int, seed: int
     ) -> list[Any]:
+        """Compare in one session, as ``session.Compare`` says."""
         return session.compare_fresh(
-            baseline, candidates, inputs, blocks=blocks, seed=seed, contender=lambda worker: _Ends(worker, self.pixels)
+            baseline, candidates, inputs, blocks=blocks, seed=seed, contender=lambda worker: _Ends(worker, self)
         )
+
+    def parts(self, artifact: Artifact) -> EndParts | None:
+        """Return the parts of a call of ``artifact``; None if it was not timed."""
+        import numpy as np
+
+        if artifact.digest not in self.seen:
+            return None
+        times = np.concatenate(self.seen[artifact.digest])
+        prepare, copies, run, answer = (1e3 * float(each) for each in np.median(times, axis=0))
+        known = artifact.digest in self.pixels
+        return EndParts(prepare if known else None, copies + run, answer, len(times))
 
 
 class _Ends:
     """A worker whose ``time`` is that of calls from end to end."""
 
-    def __init__(self, worker: Worker, pixels: Mapping[str, session.Inputs]) -> None:
+    def __init__(self, worker: Worker, found: EndsCompare) -> None:
         self.artifact, self._worker = worker.artifact, worker
-        self._pixels = pixels.get(worker.artifact.digest)
+        self._pixels = found.pixels.get(worker.artifact.digest)
+        self._seen = found.seen.setdefault(worker.artifact.digest, [])
 
     def time(self, inputs: Sequence[Any], runs: int, *, lead: int = 0) -> list[float]:  # noqa: ARG002 - as a Worker
         """Return the seconds of ``runs`` calls; three untimed calls come before them."""
         arrays = inputs if self._pixels is None else self._pixels
         parts = self._worker.time_ends(arrays, runs, pixels=self._pixels is not None)
+        self._seen.append(parts)
         return [float(each) for each in parts.sum(axis=1)]
 
 

@@ -58,6 +58,11 @@ class Ratio:
         """Return the largest factor by which the two sides may differ within the interval, 1 or more."""
         return max(self.high, 1 / self.low)
 
+    @property
+    def width(self) -> float:
+        """Return by how many per cent the high end of the interval is above the low end."""
+        return 100 * (self.high / self.low - 1)
+
     def line(self) -> str:
         """Return the ratio as one line of text: value, interval, blocks and processes."""
         count = f"{self.processes} process{'' if self.processes == 1 else 'es'}"

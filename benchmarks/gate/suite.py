@@ -37,6 +37,7 @@ class SuiteClaim:
     max_macs: multiply-accumulates of one call.
     precisions: all precisions in which its kernels compute, such as "int8".
     max_kernels, max_qdq, max_reformats: the most layers of these roles, as the runtime executes them.
+    max_partitions, max_undelegated: the most parts that XNNPACK runs in LiteRT, and layers outside of them.
 
     Raises:
         ValueError: no bound is given, or a bound is out of range or contradicts another.
@@ -59,6 +60,8 @@ class SuiteClaim:
     max_kernels: int | None = None
     max_qdq: int | None = None
     max_reformats: int | None = None
+    max_partitions: int | None = None
+    max_undelegated: int | None = None
 
     def __post_init__(self) -> None:
         from hnas.units import parse_shape, parse_size_bytes
@@ -105,7 +108,8 @@ class SuiteClaim:
 
 
 _POSITIVE = ("at_least", "same_within", "max_macs")
-_COUNTS = ("max_kernels", "max_qdq", "max_reformats")
+DELEGATED = ("max_partitions", "max_undelegated")
+_COUNTS = ("max_kernels", "max_qdq", "max_reformats", *DELEGATED)
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,14 @@ class Suite:
     time: limit of the whole run, such as "5min"; empty: 60 s for each claim about a measured figure.
     processes: fresh processes of each artifact in one look.
     seed: of inputs, order and bootstrap.
+    width: per cent by which the ends of an interval may differ; a wider one is measured again. None: any width.
     """
 
     claim: tuple[SuiteClaim, ...]
     time: str = ""
     processes: int = 5
     seed: int = 0
+    width: float | None = None
 
     def __post_init__(self) -> None:
         names = [claim.name for claim in self.claim]
@@ -133,6 +139,8 @@ class Suite:
             raise ValueError(f"processes is {self.processes}, expected 1 or more")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, expected 0 or more")
+        if self.width is not None and self.width <= 0:
+            raise ValueError(f"width is {self.width}, expected a number of per cent above 0")
         if self.time:
             parse_seconds(self.time, "time")
 

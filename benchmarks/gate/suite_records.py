@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
 
+from hnas.benchmarks.gate.measures import EndParts
 from hnas.benchmarks.gate.records import GateVerdict, Outcome, PartVerdict, Ratio
 from hnas.benchmarks.gate.verdict import combine_outcomes
-
-if TYPE_CHECKING:
-    from hnas.export.proof.load import Load
+from hnas.export.proof.load import Load
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,8 @@ class ClaimReport:
     confirmation: the ratio of the fresh processes that a failure needs, or None.
     looks: how often the interval was judged, and extended if it did not decide.
     artifact, baseline: digests of the files; empty: there is no baseline.
+    width: per cent by which the ends of the interval were allowed to differ; None: any width.
+    ends: of an end-to-end claim, the parts of a call of the artifact and of the baseline.
     """
 
     name: str
@@ -36,6 +36,8 @@ class ClaimReport:
     looks: int
     artifact: str
     baseline: str
+    width: float | None = None
+    ends: Mapping[str, EndParts] = field(default_factory=dict)
 
     @property
     def outcome(self) -> Outcome:
@@ -89,3 +91,21 @@ class SuiteReport:
             "claims": claims,
             **rest,
         }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object], file: str) -> SuiteReport:
+        """Read the output of ``to_json``; raise ValueError in one line for anything else."""
+        from hnas.export.device.records import check_version, decode
+
+        stated = dict(record)
+        check_version(stated, file, 1)
+        machine, claims = stated.pop("machine", None), stated.get("claims")
+        if not isinstance(machine, dict) or not isinstance(claims, list):
+            raise ValueError(f"{file} is no record of hnas-bench run")
+        stated["claims"] = [_without(claim, "outcome") for claim in claims]
+        return decode(cls, _without(stated, "outcome", "exit_code"), file, machine=machine)
+
+
+def _without(record: object, *derived: str) -> object:
+    """Return a record without what ``to_json`` derives."""
+    return {key: each for key, each in record.items() if key not in derived} if isinstance(record, dict) else record

@@ -50,6 +50,8 @@ def run_suite(
     machine = Machine.here()
     trials = [open_trial(claim, suite.seed) for claim in suite.claim]  # case 1
     timed = [trial for trial in trials if trial.claim.timed]
+    for trial in timed:
+        trial.width = suite.width
     if recorded is not None:
         for trial in timed:
             trial.compare_with(recorded, machine.processor)
@@ -152,6 +154,8 @@ def _report(trial: Trial) -> ClaimReport:
         noise=trial.noise,
         confirmation=trial.confirmation,
         looks=trial.looks,
+        width=trial.width,
+        ends=trial.ends,
         artifact=trial.artifact.digest,
         baseline=trial.baseline.digest if trial.baseline is not None else "",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hnas.benchmarks.gate.history import Recorded, find_step, series_of
 from hnas.benchmarks.gate.records import junit_suite
+from hnas.pages.bench import HistoryChart
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.suite_records import ClaimReport, SuiteReport
@@ -37,6 +38,7 @@ def rows_of_claim(claim: ClaimReport) -> list[tuple[str, str]]:
     rows = [(claim.name, f"{claim.outcome}: {_told(claim)}")]
     if claim.noise is not None:
         rows.append(("  noise", f"baseline against itself {claim.noise.line()}"))
+    rows += [(f"  ends of the {side}", parts.line()) for side, parts in claim.ends.items()]
     return rows + [(f"  {part.name}", f"{part.outcome}: {part.line}") for part in claim.parts]
 
 
@@ -45,7 +47,9 @@ def _told(claim: ClaimReport) -> str:
     if claim.speed is None:
         return f"{len(claim.parts)} bounds, none of them timed"
     looks = f"{claim.looks} look{'' if claim.looks == 1 else 's'}"
-    return f"{claim.word}, {claim.measure} {claim.speed.line()}, {looks}"
+    wide = claim.width is not None and claim.speed.width > claim.width
+    width = f"; the interval is {claim.speed.width:.1f} % wide, {claim.width:g} % was asked" if wide else ""
+    return f"{claim.word}, {claim.measure} {claim.speed.line()}, {looks}{width}"
 
 
 def markdown(report: SuiteReport) -> str:
@@ -92,6 +96,20 @@ def rows_of_history(records: Sequence[Recorded]) -> list[tuple[str, str]]:
             at = f"{since.time}{f' ({since.revision[:12]})' if since.revision else ''}"
             rows.append(("  step", f"{change} since {at}; {_ABOUT}"))
     return rows
+
+
+def charts_of_history(records: Sequence[Recorded]) -> list[HistoryChart]:
+    """Return a chart for each series: a point for each timed run, and the rows that ``history`` prints."""
+    charts = []
+    for runs in series_of(records).values():
+        (title, told), *rows = rows_of_history(runs)
+        points = [
+            (f"{run.time}: {_run_line(run)}", run.ratio, run.low, run.high, run.outcome)
+            for run in runs
+            if run.ratio is not None and run.low is not None and run.high is not None
+        ]
+        charts.append(HistoryChart(title, [("runs", told), *rows], points))
+    return charts
 
 
 def json_of_history(records: Sequence[Recorded]) -> dict[str, object]:

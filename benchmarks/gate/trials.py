@@ -12,13 +12,15 @@ from hnas.benchmarks.gate import verdict as gate
 from hnas.benchmarks.gate.accuracy import LabelledSamples, count_hits, find_samples, stated_as
 from hnas.benchmarks.gate.contrast import agree_on_inputs, open_side
 from hnas.benchmarks.gate.gates import judge_file, judge_points
-from hnas.benchmarks.gate.measures import Quantile, comparer_of
+from hnas.benchmarks.gate.measures import EndsCompare, Quantile, comparer_of
 from hnas.benchmarks.gate.records import Outcome, PartVerdict, Ratio
 from hnas.benchmarks.gate.runtimes import require_runtime
+from hnas.benchmarks.gate.suite import DELEGATED
 from hnas.units import parse_shape
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.history import Recorded
+    from hnas.benchmarks.gate.measures import EndParts
     from hnas.benchmarks.gate.suite import SuiteClaim
     from hnas.export.bundle.manifest import Manifest
     from hnas.export.device.artifact import Artifact
@@ -58,13 +60,24 @@ class Trial:
     looks: int = 0
     broken: bool = False
     reached: float | None = None  # the factor of an earlier run, less a tolerance
+    width: float | None = None  # per cent by which the ends of the interval may differ
     per_process: float = 0.0  # seconds of a round, to know whether another one fits
 
     @property
     def undecided(self) -> bool:
-        """Return whether more measurement could decide the claim."""
+        """Return whether more measurement could decide the claim, or make its interval as narrow as asked."""
         open_ = not self.speed_parts or any(part.outcome == "inconclusive" for part in self.speed_parts)
+        open_ = open_ or (self.width is not None and self.speed is not None and self.speed.width > self.width)
         return self.claim.timed and not self.broken and open_ and self.confirmation is None
+
+    @property
+    def ends(self) -> dict[str, EndParts]:
+        """Return the parts of a call from end to end, of the artifact and of the baseline; empty for other figures."""
+        if not isinstance(self.compare, EndsCompare) or self.baseline is None:
+            return {}
+        sides = {"artifact": self.artifact, "baseline": self.baseline}
+        found = {name: self.compare.parts(side) for name, side in sides.items()}
+        return {name: parts for name, parts in found.items() if parts is not None}
 
     def compare_with(self, recorded: Sequence[Recorded], processor: str) -> None:
         """Require the factor of the last run that is comparable, less the tolerance of ``check``.
@@ -229,6 +242,10 @@ def _check_bounds(claim: SuiteClaim, artifact: Artifact) -> None:
         raise ValueError(f"claim {claim.name!r}: max_macs counts in .onnx files, {artifact.model.name} is none")
     if claim.inspected:
         backends.inspector(artifact.backend)
+    for key in DELEGATED:
+        if getattr(claim, key) is not None and artifact.backend != "tflite":
+            told = f"the backend of {artifact.source.name} is {artifact.backend}"
+            raise ValueError(f"claim {claim.name!r}: {key} is about XNNPACK in LiteRT, and {told}")
 
 
 def _samples(claim: SuiteClaim, manifests: list[Manifest]) -> tuple[LabelledSamples | str, int]:

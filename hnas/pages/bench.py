@@ -1,8 +1,9 @@
-"""Write the report of ``hnas-bench check``, ``compare`` and ``run``: verdicts, every measured block, and the record."""
+"""Write the report of ``hnas-bench check``, ``compare`` and ``run``, and that of a history."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hnas.pages.bars import histogram
 from hnas.pages.scatter import COLOURS, Mark, scatter
@@ -42,6 +43,39 @@ def suite_page(rows: _Rows, claims: Sequence[tuple[str, _Rows, Sequence[_Round]]
         chart = [_blocks(rounds, f"claim {number}, ")] if any(rounds) else []
         parts += [f"<h2>{text(title)}</h2>", _table(own), *chart]
     return page("hnas-bench run", "\n".join([*parts, _record(record)]), SCRIPT)
+
+
+@dataclass(frozen=True)
+class HistoryChart:
+    """One series of a history.
+
+    rows: (name, line) of its newest runs and of its step.
+    points: of each timed run a line of text, the ratio, the ends of its interval, and the outcome; oldest first.
+    """
+
+    title: str
+    rows: Sequence[tuple[str, str]]
+    points: Sequence[tuple[str, float, float, float, str]]
+
+
+def history_page(charts: Sequence[HistoryChart]) -> str:
+    """Return the page of a history: a chart of the ratios of each series, with its rows."""
+    parts = []
+    for number, chart in enumerate(charts):
+        parts.append(f"<h2>{text(chart.title)}</h2>")
+        shown = list(enumerate(chart.points, 1))[-_MOST_MARKS:]
+        outcomes = sorted({outcome for _, (*_, outcome) in shown})
+        marks = [
+            Mark((at, at, at), (ratio, low, high), f"run-{number}-{at}", said, kind=outcomes.index(outcome))
+            for at, (said, ratio, low, high, outcome) in shown
+        ]
+        if marks:
+            colours = ", ".join(f'<span class="{COLOURS[at]}">{text(each)}</span>' for at, each in enumerate(outcomes))
+            told = f"Bars are intervals. Runs: {colours}."
+            drawn = scatter(marks, ("run", "times better than the baseline"), title="runs")
+            parts.append(f'<figure>{drawn}<figcaption class="soft">{told}</figcaption></figure>')
+        parts.append(_table(chart.rows))
+    return page("hnas-bench history", "\n".join(parts), SCRIPT)
 
 
 def _table(rows: _Rows) -> str:

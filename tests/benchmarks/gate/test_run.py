@@ -240,6 +240,24 @@ def test_an_earlier_run_is_reached_less_a_tenth(root: Path, capsys: Any, monkeyp
     assert "record     not checked: no earlier run of this claim" in out
 
 
+@pytest.mark.parametrize(("width", "looks"), [(None, 1), (60, 1), (2, 3)])
+def test_an_interval_is_made_as_narrow_as_asked(
+    root: Path, capsys: Any, monkeypatch: Any, width: float | None, looks: int
+) -> None:
+    timed_by(monkeypatch, lambda rng, number: 3.0 * np.exp(rng.normal(0, 0.03)))
+    header = 'time = "240s"\nprocesses = 4\n' + (f"width = {width}\n" if width else "")
+    code, out, _ = run(capsys, write(root, FASTER, header=header))
+    said = re.search(
+        r"^faster +holds: faster, .*, (\d) looks?(?:; the interval is ([\d.]+) % wide, 2 % was asked)?$",
+        out,
+        re.MULTILINE,
+    )
+    assert code == 0
+    assert said, out
+    assert int(said[1]) == looks
+    assert (said[2] is not None) == (looks == 3)
+
+
 @pytest.mark.slow
 def test_every_measure_by_the_clock(root: Path, capsys: Any) -> None:
     """Check the record, not the durations: heavy takes many times as long, so every latency agrees on the order."""
@@ -251,6 +269,13 @@ def test_every_measure_by_the_clock(root: Path, capsys: Any) -> None:
     found = {claim["name"]: claim["speed"] for claim in report["claims"]}
     assert all(speed["low"] <= speed["value"] <= speed["high"] for speed in found.values())
     assert all(found[name]["value"] > 1.0 for name in ("p50", "throughput", "end_to_end"))
+    ends = {claim["name"]: claim["ends"] for claim in report["claims"]}
+    assert all(not parts for name, parts in ends.items() if name != "end_to_end")
+    for parts in (ends["end_to_end"][side] for side in ("artifact", "baseline")):
+        assert min(parts["prepare"], parts["run"], parts["answer"]) > 0
+    whole = [sum(parts[name] for name in ("prepare", "run", "answer")) for parts in ends["end_to_end"].values()]
+    times = np.median([pair[::-1] for each in found["end_to_end"]["rounds"] for pair in each], axis=0)
+    assert whole == pytest.approx((1e3 * times).tolist(), rel=0.5), "the parts add up to what is compared"
     cold, first, memory = (np.median(found[name]["rounds"][0]) for name in names[4:7])
     assert first < cold
     assert 1e7 < memory < 1e10
