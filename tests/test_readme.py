@@ -26,7 +26,7 @@ from PIL import Image
 
 from hnas import hw_profiles
 from hnas.benchmarks.cli import main as bench_main
-from hnas.benchmarks.costs import arm64
+from hnas.benchmarks.costs import arm64, verdicts
 from hnas.benchmarks.fuzz import command as fuzz
 from hnas.benchmarks.papers import __main__ as papers
 from hnas.benchmarks.peers import command as race
@@ -215,7 +215,7 @@ def known_flags(program: str, command: str = "") -> frozenset[str]:
 
 def every_flag() -> frozenset[str]:
     subs = [known_flags("hnas-deploy", command) for command in ("", *COMMANDS)]
-    helps = "".join(module.parser().format_help() for module in (arm64, fuzz, matrix, papers, race))
+    helps = "".join(module.parser().format_help() for module in (arm64, fuzz, matrix, papers, race, verdicts))
     modules = frozenset(re.findall(r"--[a-z][a-z-]*", helps))
     return frozenset().union(
         *subs, *(known_flags("hnas-train", each) for each in ("", "grow")), known_flags("hnas-bench"), modules

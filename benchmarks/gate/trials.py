@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hnas.export.device.artifact import Artifact
 
 LOOKS = 3
-_CONFIDENCE = 1 - 0.05 / LOOKS
+LOOK_CONFIDENCE = 1 - 0.05 / LOOKS
 """Of the interval of each look, so that all looks together are wrong in at most 5 % of runs (Bonferroni)."""
 
 
@@ -153,7 +153,9 @@ class Trial:
         return noise, speed
 
     def _pool(self, before: Ratio | None, new: Ratio, planned: int) -> Ratio:
-        return session.pool_rounds([*(before.rounds if before else ()), *new.rounds], planned, self.seed, _CONFIDENCE)
+        return session.pool_rounds(
+            [*(before.rounds if before else ()), *new.rounds], planned, self.seed, LOOK_CONFIDENCE
+        )
 
     def _judge(self, speed: Ratio, noise: Ratio, floor: Ratio | None) -> list[PartVerdict]:
         """Return the verdicts on the bounds of the factor."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from hnas.pages.deployment import ReportFacts, deployment_page
 
 if TYPE_CHECKING:
     from hnas.deployment.bundle import Deployment
+    from hnas.export.proof.inspection import Layer
 
 _REPORT = "report.html"
 
@@ -53,15 +55,33 @@ def write_picture(found: Deployment, path: Path) -> None:
 def _facts(found: Deployment) -> ReportFacts:
     manifest, comparison = found.bundle.manifest, found.result.kept.comparison
     times = {} if comparison is None else {found.result.baseline.name: comparison.a, "kept": comparison.b}
-    layers, findings = _layers(found)
+    seen, findings = _layers(found)
+    mixed = manifest.mixed
     return ReportFacts(
         command=manifest.reproduce,
         provenance=list(_provenance(found)),
         intervals=_intervals(found),
         times={name: [1000 * each for each in measured.times] for name, measured in times.items()},
-        layers=layers,
+        layers=[
+            (each.name, each.microseconds, " ".join(filter(None, (each.kind, each.precision))))
+            for each in seen
+            if each.microseconds is not None
+        ],
         findings=findings,
+        precisions=list(_precisions(seen)),
+        mixed="" if mixed is None else mixed.line(),
+        blocks=[(name, db, name in mixed.blocks_in_float) for name, db in mixed.sensitivity_db.items()]
+        if mixed
+        else (),
     )
+
+
+def _precisions(seen: Sequence[Layer]) -> Iterator[tuple[str, int, float]]:
+    """Yield (precision, number, microseconds) of the kernels, the precision with the most first."""
+    kernels = [layer for layer in seen if layer.role == "kernel"]
+    for name, count in Counter(layer.precision for layer in kernels).most_common():
+        spent = sum(layer.microseconds or 0.0 for layer in kernels if layer.precision == name)
+        yield name or "not stated by the runtime", count, spent
 
 
 def _intervals(found: Deployment) -> list[tuple[float, float] | None]:
@@ -73,8 +93,8 @@ def _intervals(found: Deployment) -> list[tuple[float, float] | None]:
     return [None if share is None else wilson_interval(share, accuracy.n) for share in shares]
 
 
-def _layers(found: Deployment) -> tuple[list[tuple[str, float, str]], list[str]]:
-    """Return the layers of the kept artifact with their times, and what is said about them."""
+def _layers(found: Deployment) -> tuple[Sequence[Layer], list[str]]:
+    """Return the layers of the kept artifact, and what is said about them."""
     plan = found.result.plan
     if found.result.kept.comparison is None or plan.site:
         return [], [f"The layers of {plan.device.title} were not timed: nothing of it runs on this machine."]
@@ -84,12 +104,7 @@ def _layers(found: Deployment) -> tuple[list[tuple[str, float, str]], list[str]]
         seen = layers(found.bundle.artifact())
     except (ExportError, ValueError) as error:
         return [], [f"The layers cannot be timed: {error}"]
-    rows = [
-        (each.name, each.microseconds, " ".join(filter(None, (each.kind, each.precision))))
-        for each in seen.layers
-        if each.microseconds is not None
-    ]
-    return rows, [seen.summary(), *seen.findings]
+    return seen.layers, [seen.summary(), *seen.findings]
 
 
 def _provenance(found: Deployment) -> Iterator[tuple[str, str]]:

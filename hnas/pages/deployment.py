@@ -29,6 +29,9 @@ class ReportFacts:
     times: name -> measured times in ms, of the baseline and of the artifact that was kept; empty: nothing was measured.
     layers: (name, microseconds, kind and precision) of the artifact that was kept, in their order.
     findings: sentences on the layers, or why there are none.
+    precisions: (precision, number of kernels, microseconds) of the kernels of the kept artifact.
+    mixed: what was tried with int8 and blocks in float; empty: nothing.
+    blocks: (block, SQNR in dB with this block alone in int8, whether it is in float), of that trial.
     """
 
     command: str
@@ -37,6 +40,9 @@ class ReportFacts:
     times: Mapping[str, Sequence[float]] = field(default_factory=dict)
     layers: Sequence[tuple[str, float, str]] = ()
     findings: Sequence[str] = ()
+    precisions: Sequence[tuple[str, int, float]] = ()
+    mixed: str = ""
+    blocks: Sequence[tuple[str, float, bool]] = ()
 
 
 def deployment_page(found: Mapping[str, Any], facts: ReportFacts) -> str:
@@ -56,6 +62,7 @@ def deployment_page(found: Mapping[str, Any], facts: ReportFacts) -> str:
         _predictions(found["rows"]),
         "<h2>Verification: the worst slice of the outputs</h2>",
         _verification(found),
+        *_sensitivity(facts),
         *_layers(facts),
         *_noise(facts, found["notes"]),
         "<h2>Provenance</h2>",
@@ -196,14 +203,31 @@ def _verification(found: Mapping[str, Any]) -> str:
     return table(("network", "worst slice", "its SQNR", "agreement", "grade"), said, (2, 3))
 
 
+def _sensitivity(facts: ReportFacts) -> list[str]:
+    """Return how much each block suffers from int8, the most sensitive 60 of them; nothing if it was not tried."""
+    if not facts.mixed:
+        return []
+    parts = ["<h2>Sensitivity of the blocks to int8</h2>", f"<p>{text(facts.mixed)}</p>"]
+    worst = sorted(facts.blocks, key=lambda block: block[1])[:_MOST_LAYERS]
+    if worst:
+        rows = [(name, max(0.0, db), f"{db:.1f} dB, {'float' if kept else 'int8'}") for name, db, kept in worst]
+        told = "Signal-to-noise ratio of the outputs with this block alone in int8. A short bar is a sensitive block."
+        parts += [bars(rows, "sensitivity of each block"), f'<p class="soft">{told}</p>']
+    return parts
+
+
 def _layers(facts: ReportFacts) -> list[str]:
-    """Return the time of each layer, the slowest 60 of them."""
+    """Return the kernels by precision, and the time of each layer, the slowest 60 of them."""
     listed = "".join(f"<li>{text(each)}</li>" for each in facts.findings)
     parts = ["<h2>Layers as the runtime executes them</h2>", f"<ul>{listed}</ul>" if listed else ""]
+    if facts.precisions:
+        whole = sum(us for _, _, us in facts.precisions) or 1.0
+        rows = [(text(name), str(count), f"{us / whole:.0%}") for name, count, us in facts.precisions]
+        parts.append(table(("precision", "kernels", "share of their time"), rows, (1, 2)))
     if facts.layers:
         least = sorted((us for _, us, _ in facts.layers), reverse=True)[:_MOST_LAYERS][-1]
-        rows = [(name, us, f"{us:.3g} us {kind}") for name, us, kind in facts.layers if us >= least]
-        parts.append(bars(rows[:_MOST_LAYERS], "time of each layer"))
+        slow = [(name, us, f"{us:.3g} us {kind}") for name, us, kind in facts.layers if us >= least]
+        parts.append(bars(slow[:_MOST_LAYERS], "time of each layer"))
         parts.append('<p class="soft">A profiler adds time itself: these compare layers and are no latency.</p>')
     return parts
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hnas.deployment.reporting import _precisions
+from hnas.export.proof.inspection import Layer
 from hnas.pages.bars import histogram
 from hnas.pages.bench import bench_page
 from hnas.pages.deployment import ReportFacts, deployment_page
@@ -54,6 +56,9 @@ FACTS = ReportFacts(
     times={"largest": [3.0, 3.1, 2.9] * 40, "kept": [0.7, 0.71, 0.9] * 40},
     layers=[(f"conv_{i}", 10.0 + i, "Conv f32") for i in range(80)],
     findings=["1 Relu not fused"],
+    precisions=[("i8", 12, 75.0), (EVIL, 3, 25.0)],
+    mixed=f"mixed precision was tried because {EVIL}",
+    blocks=[(f"block{i}", 70.0 - i, i > 68) for i in range(70)] + [("lost", -3.0, True)],
 )
 
 
@@ -62,9 +67,12 @@ def test_every_figure_is_in_the_text() -> None:
     for said in (
         "3 ms (2.7 to 3.3)", "outside of the band", "scores[:, 7]", "41.5 dB", "1 Relu not fused", "conv_79",
         f"{COMMAND} --max-latency 0.505ms", "stages.0", "largest (120 calls)", "bf16",
+        ">75%<", "-3.0 dB, float", "2.0 dB, int8", "mixed precision was tried",
     ):  # fmt: skip
         assert said in text, said
     assert "conv_0<" not in text, "the slowest 60 layers are shown"
+    assert ("block11<" in text, "block10<" in text) == (True, False), "the most sensitive 60 blocks are shown"
+    assert text.index("lost<") < text.index("block69<") < text.index("block68<")
     assert len(text) < 3_000_000
 
 
@@ -81,6 +89,20 @@ def test_without_images_and_without_a_front() -> None:
     assert "signal-to-noise ratio" in text
     assert "front of the search" not in text
     assert "<polyline" not in text
+    assert "Sensitivity" not in text
+    assert "share of their time" not in text
+
+
+def test_kernels_are_counted_by_precision() -> None:
+    kinds = (
+        ("kernel", "f32", 2.0),
+        ("kernel", "i8", 1.0),
+        ("layout", "f32", 9.0),
+        ("kernel", "i8", None),
+        ("kernel", "", 4.0),
+    )
+    seen = [Layer("", "Conv", role, precision, us) for role, precision, us in kinds]
+    assert list(_precisions(seen)) == [("i8", 2, 1.0), ("f32", 1, 2.0), ("not stated by the runtime", 1, 4.0)]
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [0.0, 5.0], [0.001, 1000.0], [-3.0, 4.0]])
@@ -134,6 +156,7 @@ def opened(browser: Any, file: Path, **options: Any) -> tuple[Any, list[str]]:
     """Return the page in a new tab, and a list that grows by each request and each message of the console."""
     seen: list[str] = []
     tab = browser.new_page(**options)
+    tab.set_default_timeout(240_000)  # a busy machine takes more than the 30 s of Playwright
     tab.on("request", lambda request: seen.append(request.url))
     tab.on("console", lambda message: seen.append(message.text))
     tab.on("pageerror", lambda error: seen.append(str(error)))
