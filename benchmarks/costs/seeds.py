@@ -57,7 +57,7 @@ def table(records: Sequence[Record]) -> Iterator[str]:
         if kept:
             speeds = sorted(record["speedup"] for record in kept)
             accuracies = sorted(record["accuracy"] for record in kept)
-            memory = max(record.get("memory_mb", 0) for record in kept)  # older records have none
+            memory = max(record.get("pss_mb", 0) for record in kept)  # older records have another sum, or none
             seconds = statistics.median(record["seconds"] for record in kept)
             yield (
                 f"| {target} | {len(kept)} | {speeds[-1]:.2f}x | {speeds[0]:.2f}x | {speeds[0] / speeds[-1]:.2f} "
@@ -93,7 +93,7 @@ def deploy(target: str, seed: int, budget: str | None) -> Record:
         environment = {**os.environ, "XDG_CACHE_HOME": folder}
         pipe = subprocess.PIPE
         ended, memory = run_watched(command, _PERIOD, stdout=pipe, stderr=pipe, env=environment)
-        record |= {"seconds": round(time.monotonic() - begun, 1), "memory_mb": round(memory / 1e6)}
+        record |= {"seconds": round(time.monotonic() - begun, 1), "pss_mb": round(memory / 1e6)}
     if ended.returncode:
         return {**record, "error": (ended.stderr.strip().splitlines() or ["no output"])[-1]}
     found = json.loads(ended.stdout)

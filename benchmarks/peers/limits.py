@@ -6,7 +6,7 @@ Call ``measure_limits()``. The compilations run in a separate process.
 from __future__ import annotations
 
 import json
-import os
+import re
 import statistics
 import subprocess
 import sys
@@ -26,8 +26,8 @@ def measure_limits(
 ) -> dict[str, Any]:
     """Return the seconds and peak memory of compiling, and the milliseconds that a warm worker adds to a job.
 
-    The seconds include imports, network, conversion, calibration and verification. The memory is the RSS of a fresh
-    process and of all processes that it starts; memory that they share is counted once for each.
+    The seconds include imports, network, conversion, calibration and verification. The memory is that of a fresh
+    process and of all processes that it starts, as `run_watched` counts it.
     """
     begun = time.monotonic()
     done, peak = run_watched((sys.executable, "-m", __name__, net, *backends), _PERIOD, stdout=subprocess.PIPE)
@@ -42,9 +42,11 @@ def measure_limits(
 def run_watched(command: Sequence[str], period: float, **options: Any) -> tuple[subprocess.CompletedProcess[str], int]:
     """Run a command to its end, and return it with its peak memory in bytes.
 
-    The memory is the RSS of the process and of all its descendants. Memory that they share is counted once for each.
+    The memory is the sum of the PSS (proportional set size) of the process and of all its descendants: of a page that n
+    processes share, each counts 1/n. So the pages of a library that all of them load count once. Other programs that
+    have loaded the same library lower the sum; measure without them.
 
-    period: seconds between two readings of the memory.
+    period: seconds between two readings of the memory. A reading takes some milliseconds for each process.
     options: of ``subprocess.Popen``.
     """
     peak = 0
@@ -53,7 +55,7 @@ def run_watched(command: Sequence[str], period: float, **options: Any) -> tuple[
             try:
                 out, err = child.communicate(timeout=period)
             except subprocess.TimeoutExpired:
-                peak = max(peak, sum(map(_rss, _family(child.pid))))
+                peak = max(peak, sum(map(_pss, _family(child.pid))))
             else:
                 return subprocess.CompletedProcess(command, child.returncode, out, err), peak
 
@@ -72,10 +74,10 @@ def _family(process: int) -> list[int]:
     return found
 
 
-def _rss(process: int) -> int:
-    """Return the resident memory of a process in bytes."""
-    fields = _read(Path(f"/proc/{process}/statm")).split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+def _pss(process: int) -> int:
+    """Return the proportional set size of a process in bytes; 0 for one that has ended."""
+    found = re.search(r"^Pss:\s+(\d+) kB", _read(Path(f"/proc/{process}/smaps_rollup")), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _read(path: Path) -> str:

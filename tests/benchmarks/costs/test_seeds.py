@@ -54,7 +54,7 @@ def test_a_row_has_the_best_and_the_worst_seed(ran, tmp_path, capsys):
 def test_records_of_before_have_no_memory():
     record = {"target": "t", "seed": 0, "speedup": 2.0, "accuracy": 0.9, "seconds": 60.0}
     assert [*seeds.table([record])][-1].endswith("| 60 | not recorded |")
-    assert [*seeds.table([record, {**record, "memory_mb": 990}])][-1].endswith("| 60 | 0.99 GB |")
+    assert [*seeds.table([record, {**record, "pss_mb": 990}])][-1].endswith("| 60 | 0.99 GB |")
 
 
 def test_a_run_that_fails_is_a_line_and_the_exit_code(ran, tmp_path, capsys):

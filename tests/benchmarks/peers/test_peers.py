@@ -145,28 +145,60 @@ def test_cost_beyond_its_limits_fails(changed: dict[str, Any]) -> None:
 def test_memory_of_a_family_is_that_of_all_its_members() -> None:
     with subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE) as child:
         assert {os.getpid(), child.pid} <= set(limits._family(os.getpid()))
-        assert limits._rss(os.getpid()) > 2**20
+        assert limits._pss(os.getpid()) > 2**20
         child.communicate(b"\n")
-    assert limits._rss(child.pid) == 0
+    assert limits._pss(child.pid) == 0
 
 
 def test_the_memory_of_a_command_is_that_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its child takes 64 MB, and ends when these were seen, or after two minutes."""
-    seen, rss = tmp_path / "seen", limits._rss
+    seen, pss = tmp_path / "seen", limits._pss
 
     def watch(process: int) -> int:
-        found = rss(process)
+        found = pss(process)
         if found > 2**26:
             seen.touch()
         return found
 
-    monkeypatch.setattr(limits, "_rss", watch)
+    monkeypatch.setattr(limits, "_pss", watch)
     waits = f"for _ in range(12_000): pathlib.Path({str(seen)!r}).exists() and sys.exit(); time.sleep(0.01)"
     inner = f"import pathlib, sys, time; x = b'1' * 2**26\n{waits}"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}], check=True); print('said')"
     done, peak = limits.run_watched((sys.executable, "-c", outer), 0.01, stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (0, "said\n")
     assert 2**26 < peak < 2**28
+
+
+def test_memory_that_processes_share_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes have the same 64 MB. They end when both were read, or after two minutes."""
+    ready, seen, pss = tmp_path / "ready", tmp_path / "seen", limits._pss
+    reads: list[int] = []
+
+    def watch(process: int) -> int:
+        if ready.exists():
+            reads.append(process)
+        if len(set(reads)) == 2:
+            seen.touch()
+        return pss(process)
+
+    monkeypatch.setattr(limits, "_pss", watch)
+    code = f"""
+import mmap, os, pathlib, time
+shared = mmap.mmap(-1, 2**26)
+shared[::4096] = b"1" * 2**14
+child = os.fork()
+if not child:
+    assert shared[::4096].count(b"1") == 2**14
+    pathlib.Path({str(ready)!r}).touch()
+for _ in range(12_000):
+    if pathlib.Path({str(seen)!r}).exists():
+        break
+    time.sleep(0.01)
+child and os.waitpid(child, 0)
+"""
+    done, peak = limits.run_watched((sys.executable, "-c", code), 0.01)
+    assert done.returncode == 0
+    assert 2**26 < peak < 1.5 * 2**26
 
 
 def test_a_peer_that_fails_is_a_row_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
