@@ -1,4 +1,4 @@
-"""Decide how a TensorRT engine gets its types: ``type_flags(artifact, (10, 3))``.
+"""Decide how a TensorRT engine gets its types, ``type_flags(artifact, (10, 3))``, and name the nodes of its layers.
 
 A network is strongly typed on TensorRT 10 and 11: the ONNX file states the type of every value. TensorRT 8 is told
 which precisions it may use. The version on the device decides.
@@ -6,7 +6,8 @@ which precisions it may use. The version on the device decides.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Mapping, Sequence, Tuple
+import re
+from typing import TYPE_CHECKING, Any, List, Mapping, Sequence, Tuple
 
 from hnas.export.device.errors import ExportError, printable
 
@@ -27,6 +28,16 @@ _FLAGS = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}
 def parse_version(text: str) -> Version:
     """Return major and minor of a version: (10, 3) for "10.3.0"."""
     return tuple(int(part) for part in text.split(".")[:2])
+
+
+def nodes_of_layer(metadata: Any) -> List[str]:
+    """Return the ONNX nodes that a layer of an engine or network was made from; empty before TensorRT 8.6.
+
+    metadata: the layer's metadata as TensorRT writes it; None if the layer has none.
+
+    Example: ``nodes_of_layer("[ONNX Layer: conv][ONNX Layer: relu]")`` is ``["conv", "relu"]``.
+    """
+    return re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(metadata or ""))
 
 
 def model_for(artifact: Artifact, version: Version) -> Path:

@@ -112,6 +112,7 @@ def deploy_network(
     calibration: Path | str | None = None,
     precision: str | None = None,
     limit: str | None = None,
+    classifier: bool = False,
     threads: int | None = None,
     host: str | None = None,
     out: Path | str | None = None,
@@ -134,11 +135,14 @@ def deploy_network(
         inputs: the shape of each input in order, batch first, e.g. 1x3x64x64; by name, e.g. image=1x3x64x64; or one
             file of inputs (.npz or .pt by name, past.0.key for nested ones, .npy)
         dynamic: a size that stays open, INPUT:AXIS=SIZE, e.g. image:0=batch or image:0=batch=1..32; once for each input
-        calibration: .npz, .npy or .pt file of real inputs [N, ...], by the same names, needed for int8
+        calibration: .npz, .npy or .pt file of real inputs [N, ...], by the same names, needed for int8. With an array
+            labels [N] of classes in it, the accuracy decides
         precision: auto, fp32, fp16, bf16, int8, mixed (int8 with blocks in float) or w8 (int8 weights only); default:
             the device's
         limit: what every artifact must reach, in dB and in top-1 agreement, e.g. "25dB|97%"; default: the limits of its
             precision, which refuse what is broken
+        classifier: the first output holds class scores, so that top-1 agreement counts; default: only if softmax or
+            argmax is the last operator
         threads: number of threads of the runtime; default: that of the device profile (1 on CPUs)
         host: verify and measure on this device: ssh://[user@]device[:port][/path/of/python] or adb://[serial]
         out: folder of the run, new or empty; default: runs/DEVICE, or runs/DEVICE-2 and so on if that exists
@@ -159,6 +163,7 @@ def deploy_network(
         calibration=calibration,
         precision=precision,
         limit=limit,
+        classifier=classifier,
         threads=threads,
         host=host,
         out=out,

@@ -103,7 +103,8 @@ def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
     if network.labelled is None:
         return _build_once(run, network, precision, "auto")
     floor = network.accuracy["search"] - GUARD
-    return build_within(floor, partial(_build_once, run, network, precision))
+    make = partial(_build_once, run, network, precision)
+    return build_within(floor, make, LADDER if network.editable else ())
 
 
 def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
@@ -128,6 +129,7 @@ def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
         options=export.MixedOptions(
             evidence=network.evidence,
             limits=run.limits,
+            classifier=_classifier(network),
             compiler=run.compiler,
             dynamic=network.dynamic,
             trials=TRIALS,
@@ -153,6 +155,7 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
                 evidence=network.evidence,
                 recover=recover or "none",
                 limits=run.limits,
+                classifier=_classifier(network),
                 progress=run.notify if recover == "auto" else None,
                 open_worker=run.plan.open if run.plan.site and network.labelled is None else None,
                 compiler=run.compiler,
@@ -163,6 +166,11 @@ def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str |
 
     name = precision if recover in (None, "auto") else f"{precision}-{recover}"
     return build_once(run.journal, run.folder / network.key / name, make)
+
+
+def _classifier(network: StaticNetwork) -> bool | None:
+    """Return the option ``classifier`` of a compilation. With labelled images, changed classes are judged later."""
+    return network.classifier if network.labelled is None else False
 
 
 def verify_artifact(run: Run, network: StaticNetwork, artifact: Artifact, splits: Sequence[str] = SPLITS) -> Built:
@@ -184,9 +192,10 @@ def verify_artifact(run: Run, network: StaticNetwork, artifact: Artifact, splits
         outputs = {split: worker.outputs(getattr(network.labelled, split)) for split in splits}
         engine = _engine_of(worker)
     expected = [(scores[None],) for scores in network.labelled.expected["search"]]
+    first = [each[:1] for each in outputs["search"]]  # `export.compile` has verified the other outputs
     limits = replace(LIMITS[artifact.precision], agreement=0.0)  # the accuracy guard decides on changed classes
     own = Check.from_json(artifact.notes["verification"]).sensitivity_db
-    found = check(expected, outputs["search"], artifact.precision, classifier=True, limits=limits, sensitivity_db=own)
+    found = check(expected, first, artifact.precision, classifier=True, limits=limits, sensitivity_db=own)
     if not found.passed:
         raise Unfaithful(f"the {artifact.precision} artifact is not the network: {found.line()}")
     return Built(artifact, found, {s: _top1(outputs[s], network.labelled.labels[s]) for s in outputs}, engine)
@@ -227,19 +236,19 @@ def build_once(journal: Journal, path: Path, make: Callable[[Path], Built]) -> B
     return Built(artifact, Check.from_json(record["check"]), record["accuracy"], record.get("engine", {}))
 
 
-def build_within(floor: float, make: Callable[[str | None], Built]) -> Built:
+def build_within(floor: float, make: Callable[[str | None], Built], rungs: Sequence[str] = LADDER) -> Built:
     """Return the plain artifact, or the first accuracy recovery that reaches ``floor`` on the search images.
 
-    make: builds the artifact with a rung of ``LADDER``, or None for no recovery.
+    make: builds the artifact with one of ``rungs``, or None for no recovery.
 
     1. The plain artifact reaches ``floor``: return it.
-    2. An artifact with a rung of ``LADDER`` reaches ``floor``: return the first one.
+    2. An artifact with one of ``rungs`` reaches ``floor``: return the first one.
     3. No artifact reaches ``floor``: return the most accurate one. The guard refuses it later.
     4. A build fails: try the next rung. If all builds fail, raise the ExportError of the plain artifact.
     """
     built: list[Built] = []
     failures: list[ExportError] = []
-    for rung in (None, *LADDER):
+    for rung in (None, *rungs):
         try:
             built.append(make(rung))
         except Disconnected:

@@ -72,7 +72,7 @@ def bundle_result(result: Result, manifest: Manifest) -> Deployment:
 
 
 def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
-    """Return the manifest of a user's own network, whose task is not known.
+    """Return the manifest of a user's own network, whose task is not known. It has an accuracy if there are labels.
 
     command: the command that repeats the deployment.
     seed: seed of random weights and random inputs.
@@ -93,7 +93,7 @@ def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
         space=None,
         labels=(),
         input=None if others else Input(first.shape, first.dtype, layout),
-        accuracy=None,
+        accuracy=_accuracy_of(result),
         verification=built.check,
         latency=_latency_of(result, artifact),
         speedup=speedup_of(result.kept, result.baseline, result.proof.predicted[artifact.precision]),
@@ -112,11 +112,10 @@ def describe_network(result: Result, command: str, *, seed: int) -> Manifest:
 
 def describe_subnet(result: Result, source: SupernetSource, command: str) -> Manifest:
     """Return the manifest of a searched subnet: architecture, space, task, labels and accuracy are known."""
-    plan, network, built, arch = result.plan, result.proof.network, result.kept.built, result.arch
+    plan, built, arch = result.plan, result.kept.built, result.arch
     assert arch is not None
     (first,) = built.artifact.inputs
     space, task = source.supernet.space.to_json(), source.task
-    tested = len(task.splits["test"])
     preprocessing = task.preprocessing.at((first.shape[2], first.shape[3]))
     return replace(
         describe_network(result, command, seed=plan.seed),
@@ -126,19 +125,26 @@ def describe_subnet(result: Result, source: SupernetSource, command: str) -> Man
         space=SpaceRecord(space["name"], space["arguments"], source.digest),
         labels=task.classes,
         input=Input(first.shape, first.dtype, "NCHW", preprocessing.to_json()),
-        accuracy=Accuracy(
-            metric="top-1",
-            n=tested,
-            split="test",
-            subnet_fp32=network.accuracy["test"],
-            artifact=built.accuracy["test"],
-            interval=wilson_interval(built.accuracy["test"], tested),
-            baseline=result.baseline.built.accuracy["test"],
-        ),
         seeds={"search": plan.seed, "supernet": source.supernet.seed},
         data=Data(task.name, source.digests),
         licence=source.licence,
         base_model=source.base_model,
+    )
+
+
+def _accuracy_of(result: Result) -> Accuracy | None:
+    """Return the accuracy on the labelled images of the test split; None if there are none."""
+    network, built = result.proof.network, result.kept.built
+    if not network.tested:
+        return None
+    return Accuracy(
+        metric="top-1",
+        n=network.tested,
+        split="test",
+        subnet_fp32=network.accuracy["test"],
+        artifact=built.accuracy["test"],
+        interval=wilson_interval(built.accuracy["test"], network.tested),
+        baseline=result.baseline.built.accuracy["test"],
     )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from hnas.deployment.examples import GivenInputs, nest, read_file
+from hnas.deployment.labels import split_labels
 from hnas.deployment.places import require_model
 from hnas.export.device.errors import one_line
 from hnas.export.device.signature import leaves
@@ -70,21 +72,36 @@ def _flat(net: nn.Module, examples: Any, who: str) -> FlatModule:
 
 
 def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> list[Sample]:
+    """Return the real inputs in a file as samples with the batch size of the ``example``, see `read_labelled`."""
+    return read_labelled(file, example, names)[0]
+
+
+def read_labelled(
+    file: Path, example: Sample, names: Sequence[str] = ()
+) -> tuple[list[Sample], NDArray[np.int64] | None]:
     """Return the real inputs in a .npy, .npz or .pt file as samples with the batch size of the ``example``.
+
+    The second value has the label of each sample; it is None if the file has no labels.
 
     names: the names of the inputs. Arrays go by name where the file has these names, else in order.
 
     1. Arrays [N, ...], one for each input.
     2. A list of samples, each in the form of the example inputs (.pt).
 
+    In both cases with labels, or without: see `split_labels`.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file has pickled objects, NaN, infinity, or arrays that do not fit the ``example``.
+        ValueError: the file has pickled objects, NaN, infinity, arrays that do not fit the ``example``, or labels that
+            do not fit the samples.
     """
     value = read_file(file, "calibration")
     values = value if isinstance(value, list) else [value]
     found: list[Sample] = []
-    for part in values:
+    labels: list[NDArray[np.int64]] = []
+    for whole in values:
+        part, own = split_labels(whole, names, len(example))
+        labels += [] if own is None else [own]
         arrays = _in_order(part, names)
         if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
             raise ValueError(f"{file} holds NaN or infinity")
@@ -94,7 +111,10 @@ def read_calibration(file: Path, example: Sample, names: Sequence[str] = ()) -> 
             said = ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays) or "nothing"
             need = ", ".join(f"{e.dtype}[{', '.join(map(str, ('N', *e.shape[1:])))}]" for e in example)
             raise ValueError(f"{file} holds {said}; the network takes {need}") from None
-    return found
+    many = sum(map(len, labels))
+    if labels and many != len(found):
+        raise ValueError(f"{file} holds {many} labels for {len(found)} calls of the network; give one for each")
+    return found, np.concatenate(labels) if labels else None
 
 
 def _in_order(value: Any, names: Sequence[str]) -> Sample:

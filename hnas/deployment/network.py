@@ -50,6 +50,7 @@ class NetworkRecord:
 
     accuracy: split -> top-1 in eager fp32; empty without labelled images.
     mixable: whether blocks may be kept in float. This needs a torch graph and real inputs.
+    tested: the number of labelled images of the test split.
     """
 
     name: str
@@ -57,6 +58,7 @@ class NetworkRecord:
     arch: Arch | None
     accuracy: Mapping[str, float]
     mixable: bool
+    tested: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ class StaticNetwork:
     input_names: the names of the inputs; empty if they have no names.
     dynamic: the sizes of a module that stay open; None: all are fixed. An open ONNX file has its own.
     preprocessing: from pixels to the input; None: not known.
+    classifier: whether the first output holds class scores, as in `hnas.export.CompileOptions`. It counts only without
+        labelled images, because with these the accuracy decides.
     """
 
     name: str
@@ -89,6 +93,7 @@ class StaticNetwork:
     input_names: tuple[str, ...] = ()
     dynamic: Asked | None = None
     preprocessing: Preprocessing | None = None
+    classifier: bool | None = None
 
     @property
     def editable(self) -> bool:
@@ -109,7 +114,8 @@ class StaticNetwork:
     def record(self) -> NetworkRecord:
         """Return the record that stays in memory after the artifacts are built."""
         mixable = self.editable and self.calibration is not None
-        return NetworkRecord(self.name, self.key, self.arch, dict(self.accuracy), mixable)
+        tested = 0 if self.labelled is None else len(self.labelled.test)
+        return NetworkRecord(self.name, self.key, self.arch, dict(self.accuracy), mixable, tested)
 
     def predict(self, device: Device, precision: str) -> Price:
         """Return the latency that the profile of ``device`` predicts, with its error band."""

@@ -90,6 +90,7 @@ class NetworkOptions:
     calibration: Path | str | None = None
     precision: str | None = None
     limit: str | None = None
+    classifier: bool = False
     threads: int | None = None
     host: str | None = None
     out: Path | str | None = None
@@ -118,7 +119,7 @@ class NetworkOptions:
         for name in ("power", "calibration", "precision", "limit", "threads", "host"):
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name}", str(value)]
-        return shlex.join(words)
+        return shlex.join([*words, "--classifier"] if self.classifier else words)
 
 
 def _check_types(options: SearchOptions | NetworkOptions) -> None:

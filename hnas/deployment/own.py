@@ -21,7 +21,8 @@ from hnas.deployment.bundle import Deployment, bundle_result, describe_network
 from hnas.deployment.examples import GivenInputs
 from hnas.deployment.flow import build_baseline, try_networks, wanted_precisions
 from hnas.deployment.folder import working_folder
-from hnas.deployment.loading import SEED, load_network, read_calibration
+from hnas.deployment.labels import judged_by
+from hnas.deployment.loading import SEED, load_network, read_labelled
 from hnas.deployment.network import StaticNetwork
 from hnas.deployment.options import NetworkOptions, Progress
 from hnas.deployment.plan import Plan
@@ -57,6 +58,7 @@ def deploy_own_network(
     if dynamic is not None:
         require_open(plan.device.backend)
     with working_folder(plan.out) as work, open_network(options.model, inputs, plan, dynamic) as network:
+        network = replace(network, classifier=options.classifier or None)
         if options.calibration is not None:
             network = _with_calibration(network, Path(options.calibration))
         wanted_precisions(plan, network)  # refuses int8 without real inputs before any work
@@ -116,9 +118,14 @@ def open_network(
 
 
 def _with_calibration(network: StaticNetwork, file: Path) -> StaticNetwork:
-    """Return the network with the real inputs in ``file``, for int8 ranges and for the verification."""
-    samples = read_calibration(file, network.example, network.input_names)[:CALIBRATION]
-    return replace(network, calibration=samples, evidence=samples)
+    """Return the network with the real inputs in ``file``, for int8 ranges and for the verification.
+
+    If the file has labels, the accuracy on them decides on the artifacts.
+    """
+    samples, labels = read_labelled(file, network.example, network.input_names)
+    if labels is None:
+        return replace(network, calibration=samples[:CALIBRATION], evidence=samples[:CALIBRATION])
+    return judged_by(network, samples, labels)
 
 
 def _require_onnx(plan: Plan) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from hnas.export.device.engine_types import nodes_of_layer
 from hnas.export.device.errors import ExportError
 from hnas.export.proof.inspection import Layer, Role, role_of
 
@@ -114,10 +115,7 @@ def _layer(entry: Mapping[str, Any], times: Mapping[str, float]) -> Layer:
     name, kind = str(entry.get("Name", "")), str(entry.get("LayerType", ""))
     types = [_precision(end) for side in ("Inputs", "Outputs") for end in _ends(entry, side)]
     tactic = str(entry.get("TacticName", entry.get("TacticValue", "")))
-    told = re.findall(
-        r"\[ONNX Layer: ([^\]]*)\]", str(entry.get("Metadata", ""))
-    )  # names of fused kernels tell nothing
-    parts = told or _parts_of(name)
+    parts = nodes_of_layer(entry.get("Metadata")) or _parts_of(name)  # names of fused kernels tell nothing
     precision = next(filter(None, types), "")
     return Layer(name, kind or "unknown", _role(name, kind), precision, times.get(name), tactic, tuple(parts))
 

@@ -25,6 +25,7 @@ from time import perf_counter
 from typing import Any, TextIO
 
 from hnas.export.device.artifact import Artifact
+from hnas.export.device.engine_types import nodes_of_layer
 from hnas.export.device.errors import ExportError, Unavailable, printable
 from hnas.export.device.records import JSON, decode, encode
 
@@ -191,8 +192,7 @@ def _joined(one: str, other: str) -> str:
 
 def _node_of(layer: Any) -> str:
     """Return the name of the node that the parser made a layer of."""
-    told = re.search(r"\[ONNX Layer: ([^\]]*)\]", str(getattr(layer, "metadata", "")))
-    return told[1] if told else str(layer.name)
+    return next(iter(nodes_of_layer(getattr(layer, "metadata", None))), str(layer.name))
 
 
 def _parser_error(error: Any) -> str:

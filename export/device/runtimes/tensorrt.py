@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import weakref
 from dataclasses import replace
 from importlib.util import find_spec
@@ -20,7 +19,15 @@ import numpy as np
 
 from hnas.export.device import cudart, gpu_providers, trtexec
 from hnas.export.device.dynamic import DynamicSize, resized
-from hnas.export.device.engine_types import TYPES, is_typed, kept_single, model_for, parse_version, type_flags
+from hnas.export.device.engine_types import (
+    TYPES,
+    is_typed,
+    kept_single,
+    model_for,
+    nodes_of_layer,
+    parse_version,
+    type_flags,
+)
 from hnas.export.device.errors import ExportError, Unavailable, printable
 from hnas.export.device.records import read_json
 from hnas.export.device.serve_files import cache_folder
@@ -184,8 +191,7 @@ def _set_precisions(trt: Any, config: Any, network: Any, artifact: Artifact) -> 
     for index in range(network.num_layers if single else 0):
         layer = network.get_layer(index)
         # The parser makes several layers of some nodes; since 8.6 their metadata names the node.
-        node = re.search(r"\[ONNX Layer: ([^\]]*)\]", str(getattr(layer, "metadata", "")))
-        if layer.name in single or (node and node[1] in single):
+        if not single.isdisjoint([layer.name, *nodes_of_layer(getattr(layer, "metadata", None))[:1]]):
             layer.precision = trt.float32
 
 
