@@ -6,7 +6,7 @@ import json
 
 from hnas.export.bundle.front_matter import front_matter
 from hnas.export.bundle.manifest import Manifest
-from hnas.export.bundle.snippets import runtime_snippet, triton_config
+from hnas.export.bundle.snippets import model_server_config, runtime_snippet, triton_config
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.records import JSON
 from hnas.export.onnx.source import describe_origin
@@ -119,7 +119,7 @@ def _use(manifest: Manifest) -> str:
 
 
 def _without_hnas(manifest: Manifest, artifact: Artifact) -> list[str]:
-    """Return the sections on other programs that open the folder: Python with the runtime alone, and Triton."""
+    """Return the sections on other programs that open the folder: Python with the runtime alone, and servers."""
     sections = []
     if program := runtime_snippet(manifest, artifact):
         told = "In this folder, with numpy and the runtime alone."
@@ -128,6 +128,9 @@ def _without_hnas(manifest: Manifest, artifact: Artifact) -> list[str]:
         name = artifact.model.name
         told = f"`config.pbtxt` of a model repository, with `{manifest.artifact}/{name}` as `1/{name}`:"
         sections += ["## Triton", told, f"```protobuf\n{config}\n```"]
+    if config := model_server_config(manifest, artifact):
+        told = f"`config.json`, with `{manifest.artifact}/{artifact.model.name}` and its `.bin` in `/models/net/1`:"
+        sections += ["## OpenVINO Model Server", told, f"```json\n{config}\n```"]
     return sections
 
 

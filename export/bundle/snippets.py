@@ -1,4 +1,4 @@
-"""Write how a bundle is used without hnas: a Python program for its runtime alone, and the configuration of Triton.
+"""Write how a bundle is used without hnas: a Python program for its runtime alone, and configurations of servers.
 
 ``runtime_snippet(manifest, artifact)``. The programs run in the folder of the bundle, with numpy, Pillow for images,
 and the runtime. Tests execute them.
@@ -44,6 +44,8 @@ _RESIZE = "x = np.stack([np.asarray(Image.fromarray(c).resize({size}, Image.Resa
 _HINTS = {"fp32": "f32", "int8": "f32", "w8": "f32", "bf16": "bf16"}
 _TYPES = {"float32": "FP32", "float64": "FP64", "float16": "FP16", "bool": "BOOL"}
 _TRITON = {"onnxruntime": 'backend: "onnxruntime"', "openvino": 'backend: "openvino"'}
+
+_SERVED = "/models/net"  # where a container of the model server usually has its models
 
 
 def runtime_snippet(manifest: Manifest, artifact: Artifact) -> str:
@@ -98,6 +100,21 @@ def triton_config(manifest: Manifest, artifact: Artifact) -> str:
         threads = f'{{ key: "intra_op_thread_count" value: {{ string_value: "{artifact.threads}" }} }}'
         lines.append(f"parameters {threads}")
     return "\n".join(lines)
+
+
+def model_server_config(manifest: Manifest, artifact: Artifact) -> str:
+    """Return ``config.json`` of OpenVINO Model Server for an OpenVINO artifact; empty for another.
+
+    The model stands in the folder ``/models/net/1``, the ``.xml`` with its ``.bin``.
+    """
+    hint = _HINTS.get(artifact.precision)
+    if artifact.backend != "openvino" or hint is None:
+        return ""
+    plugin = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": str(artifact.threads)}
+    if artifact.precision == "w8":
+        plugin["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"  # as in the Python program
+    config = {"name": manifest.name, "base_path": _SERVED, "plugin_config": plugin}
+    return json.dumps({"model_config_list": [{"config": config}]}, indent=2)
 
 
 def _image(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from hnas.data.images import Preprocessing
 from hnas.deployment.classifier import load
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle, write_bundle
-from hnas.export.bundle.snippets import runtime_snippet, triton_config
+from hnas.export.bundle.card import describe
+from hnas.export.bundle.snippets import model_server_config, runtime_snippet, triton_config
 from hnas.export.device.artifact import Artifact
 from tests.benchmarks import bundles
 from tests.conftest import need
@@ -162,6 +164,25 @@ def test_the_configuration_of_triton_is_one_and_names_the_tensors_of_the_file(tm
     assert (found.backend, found.max_batch_size, found.default_model_filename) == ("onnxruntime", 0, "model.onnx")
     assert list(found.input[0].dims) == [1, 1, 28, 28]
     assert found.parameters["intra_op_thread_count"].string_value == "1"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "w8"])
+def test_openvino_takes_the_options_of_the_model_server(tmp_path: Path, precision: str) -> None:
+    openvino = pytest.importorskip("openvino")
+    artifact = replace(bundles.network(tmp_path / "net", 4), backend="openvino", precision=precision, threads=2)
+    manifest = replace(bundles.manifest(artifact, 0.5, "0" * 64), name='a"b')
+    card = describe(manifest, artifact)
+    (entry,) = json.loads(block(card, "json", "OpenVINO Model Server"))["model_config_list"]
+    assert set(entry) == {"config"}  # the server refuses what it does not know
+    assert set(entry["config"]) == {"name", "base_path", "plugin_config"}
+    assert entry["config"]["name"] == manifest.name
+    given = entry["config"]["plugin_config"]
+    compiled = openvino.Core().compile_model(artifact.model, "CPU", given)
+    assert {name: str(compiled.get_property(name)) for name in given} == {
+        **given, "INFERENCE_PRECISION_HINT": "<Type: 'float32'>"
+    }  # fmt: skip
+    assert model_server_config(manifest, replace(artifact, backend="onnxruntime")) == ""
+    assert model_server_config(manifest, replace(artifact, precision="fp16")) == ""
 
 
 def test_the_card_of_an_old_bundle_and_of_another_backend_has_no_program(tmp_path: Path) -> None:
