@@ -9,26 +9,27 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Self
 
 from hnas import hw_profiles
 from hnas.export.compiling.options import MixedOptions
-from hnas.export.compiling.originals import capture_module
-from hnas.export.compiling.pipeline import compile
+from hnas.export.compiling.originals import capture_network
+from hnas.export.compiling.pipeline import check_request, compile_captured
 from hnas.export.compiling.publishing import free_path, publish, staging
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
 from hnas.export.graph.samples import to_samples
 from hnas.export.int8.mixed import Assignment, assign, sensitivities
+from hnas.export.onnx.source import OnnxSource
 from hnas.export.proof.timing import compare
 from hnas.export.remote.scratch import Scratch
+from hnas.export.remote.worker import Worker
 
 if TYPE_CHECKING:
-    from hnas.export.compiling.originals import Module
-    from hnas.export.graph.samples import SampleLike
+    from hnas.export.compiling.attempts import Job
+    from hnas.export.compiling.originals import Captured, Module
+    from hnas.export.graph.samples import SampleLike, Samples
 
 _SENSED = 32  # calibration samples on which blocks are ranked by sensitivity
 _BLOCKS = 10  # interleaved blocks of the comparison that times an assignment
@@ -76,58 +77,97 @@ def compile_mixed(
         raise ValueError("compile_mixed chooses the blocks that stay in float; leave keep_float out")
     if not profile.local:
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
+    job = check_request(device, "int8", threads, options)
     target = free_path(Path(path))
-    program = capture_module(network, example_inputs, options.backend or profile.backend)
-    examples = tuple(value.numpy() for value in program.inputs)
-    samples = to_samples(calibration, examples, "calibration", program.input_names)
-    options = replace(options, evidence=samples if options.evidence is None else list(options.evidence))
-    levels = sensitivities(program, samples[:_SENSED])
-    with Scratch() as folder:
-        built: dict[tuple[str, ...], Artifact] = {}
-
-        def artifact(kept: tuple[str, ...]) -> Artifact:
-            if kept not in built:
-                built[kept] = compile(
-                    network,
-                    example_inputs,
-                    path=folder / str(len(built)),
-                    device=device,
-                    precision="int8",
-                    calibration=samples,
-                    threads=threads,
-                    options=replace(options, keep_float=kept),
+    with capture_network(network, example_inputs, job.backend, options.dynamic) as source, Scratch() as folder:
+        if isinstance(source.program, OnnxSource):
+            raise ValueError("an ONNX file has no blocks; pass the torch module")
+        names = [tensor.name for tensor in source.program.signature[0]]
+        samples = to_samples(calibration, source.examples, "calibration", names)
+        options = replace(options, evidence=samples if options.evidence is None else list(options.evidence))
+        levels = sensitivities(source.program, samples[:_SENSED])
+        with _Trials(source, replace(job, options=options), samples, folder, accept) as trials:
+            chosen, tried = assign(levels, trials.accept, trials.time, options.trials)
+            if chosen is None:  # case 4
+                raise ExportError(
+                    f"no mixed precision is accepted; {len(tried)} assignments of {len(levels)} blocks tried"
                 )
-            return built[kept]
-
-        def time(kept: tuple[str, ...]) -> float:
-            return _relative_time(artifact(kept), next(iter(built.values())), samples[0])
-
-        chosen, tried = assign(levels, lambda kept: _accepted(artifact, accept, kept), time, options.trials)
-        if chosen is None:  # case 4
-            raise ExportError(f"no mixed precision is accepted; {len(tried)} assignments of {len(levels)} blocks tried")
-        _publish_copy(built[chosen.kept], target, _record(levels, tried, chosen))
+            _publish_copy(trials.artifact(chosen.kept), target, _record(levels, tried, chosen))
     return Artifact.read(target)
 
 
-def _accepted(
-    make: Callable[[tuple[str, ...]], Artifact], accept: Callable[[Artifact], bool], kept: tuple[str, ...]
-) -> bool:
-    """Return whether the artifact with the blocks ``kept`` in float can be made and is accepted."""
-    try:
-        return accept(make(kept))
-    except Unavailable:
-        raise
-    except ExportError as error:
-        if not kept and not isinstance(error, Unfaithful):  # case 3
+class _Trials:
+    """Compile, judge and time assignments of one captured network, each once. A context manager, for its workers.
+
+    folder: where the artifacts are kept.
+    accept: takes a verified artifact, and returns whether it is good enough.
+    """
+
+    def __init__(
+        self, source: Captured, job: Job, samples: Samples, folder: Path, accept: Callable[[Artifact], bool]
+    ) -> None:
+        self._source, self._job, self._samples, self._folder, self._accept = source, job, samples, folder, accept
+        self._built: dict[tuple[str, ...], Artifact] = {}
+        self._workers: list[Worker] = []  # of the first artifact, with which the others are compared, and of another
+        options = job.options
+        if isinstance(options, MixedOptions) and options.plain is not None:
+            self._built[()] = options.plain
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.close()
+
+    def artifact(self, kept: tuple[str, ...]) -> Artifact:
+        """Return the verified artifact with the blocks ``kept`` in float."""
+        if kept not in self._built:
+            job = replace(self._job, options=replace(self._job.options, keep_float=kept))
+            target = self._folder / str(len(self._built))
+            self._built[kept] = compile_captured(self._source, job, self._samples, target)
+        return self._built[kept]
+
+    def accept(self, kept: tuple[str, ...]) -> bool:
+        """Return whether the artifact can be made and is accepted."""
+        made = self._made(kept)
+        return made is not None and self._accept(made)
+
+    def time(self, kept: tuple[str, ...]) -> float | None:
+        """Return the time of the artifact by that of the first one, measured interleaved; None if it is refused."""
+        artifact = self._made(kept)
+        if artifact is None:
+            return None
+        first = next(iter(self._built.values()))
+        if artifact.path == first.path:
+            return 1.0
+        try:
+            found = compare(self._worker(0, first), self._worker(1, artifact), self._samples[0], blocks=_BLOCKS)
+        except Unavailable:
             raise
-        return False  # cases 1 and 2
+        except ExportError:  # its runtime does not open it, or dies of it
+            return None
+        return 1.0 / found.ratio
 
+    def _made(self, kept: tuple[str, ...]) -> Artifact | None:
+        """Return the artifact with the blocks ``kept`` in float; None if it is refused."""
+        try:
+            return self.artifact(kept)
+        except Unavailable:
+            raise
+        except ExportError as error:
+            if not kept and not isinstance(error, Unfaithful):  # case 3
+                raise
+            return None  # cases 1 and 2
 
-def _relative_time(artifact: Artifact, baseline: Artifact, inputs: Sequence[Any]) -> float:
-    """Return the time of an artifact divided by that of the baseline, measured interleaved."""
-    if artifact.path == baseline.path:
-        return 1.0
-    return 1.0 / compare(baseline, artifact, tuple(np.asarray(value) for value in inputs), blocks=_BLOCKS).ratio
+    def _worker(self, place: int, artifact: Artifact) -> Worker:
+        """Return a worker that runs ``artifact``. Two processes serve all trials: each imports the runtime once."""
+        if place < len(self._workers) and self._workers[place].alive:
+            if self._workers[place].artifact.digest != artifact.digest:
+                self._workers[place].open(artifact)
+        else:
+            self._workers[place:] = [Worker(artifact, backend=artifact.backend)]
+        return self._workers[place]
 
 
 def _record(levels: dict[str, float], tried: Sequence[Assignment], chosen: Assignment) -> dict[str, JSON]:

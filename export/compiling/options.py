@@ -84,7 +84,10 @@ class MixedOptions(CompileOptions):
 
     ``recover``: default "none", because blocks in float recover the accuracy.
     ``trials``: the largest number of assignments of blocks to precisions that are built, 1 or more.
+    ``plain``: the artifact with all blocks in int8, made before by `compile` of the same network with the same options.
+    Default: it is compiled first.
     """
 
     recover: str = "none"
     trials: int = TRIALS
+    plain: Artifact | None = None

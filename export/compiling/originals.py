@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -59,19 +59,35 @@ class Captured:
     without: Callable[[Collection[str]], Program] | None = None
     remarks: tuple[str, ...] = ()
 
+    def keeping(self, blocks: Collection[str]) -> Captured:
+        """Return the captured module with these blocks marked to stay in float.
+
+        Raises:
+            ValueError: a name is not a block.
+        """
+        from hnas.export.int8 import mixed
+
+        without = self.without
+        assert without is not None  # only a module has blocks
+        assert not isinstance(self.program, OnnxSource)
+        return replace(
+            self,
+            program=mixed.keep_float(self.program, blocks),
+            without=lambda names: mixed.keep_float(without(names), blocks),
+        )
+
 
 @contextmanager
 def capture_network(
     network: Network,
     example_inputs: SampleLike | None,
     backend: str,
-    keep_float: Collection[str] = (),
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Iterator[Captured]:
-    """Yield the captured ``network``, with the blocks ``keep_float`` marked. An ONNX file stays open during the block.
+    """Yield the captured ``network``. An ONNX file stays open during the block.
 
     Raises:
-        ValueError: a module has no example inputs, or a name in ``keep_float`` is not a block.
+        ValueError: a module has no example inputs.
         ExportError: the network cannot be captured.
     """
     if isinstance(network, Original):
@@ -84,7 +100,7 @@ def capture_network(
     elif example_inputs is None:
         raise ValueError("a module needs example inputs; pass example_inputs")
     else:
-        yield _from_module(network, example_inputs, backend, keep_float, dynamic)
+        yield _from_module(network, example_inputs, backend, dynamic)
 
 
 def _from_file(original: Original, examples: SampleLike | None) -> Captured:
@@ -115,14 +131,12 @@ def _from_module(
     network: Module,
     examples: SampleLike,
     backend: str,
-    keep_float: Collection[str],
     dynamic: Mapping[str, Mapping[int, str]] | None,
 ) -> Captured:
     from hnas.export.graph.calls import flat_module
     from hnas.export.graph.decisions import ends_in_decision
     from hnas.export.graph.fusion import fuse_safely
     from hnas.export.graph.program import module_of
-    from hnas.export.int8 import mixed
 
     module = flat_module(module_of(network), examples)
     untouched = _capture(module, module.inputs, dynamic)
@@ -133,7 +147,7 @@ def _from_module(
     def fused(without: Collection[str] = ()) -> Program:
         program, remarks = fuse_safely(untouched, backend, without)
         left_out.extend(remarks)
-        return mixed.keep_float(program, keep_float) if keep_float else program
+        return program
 
     program = fused()
     reference = untouched.module if untouched.halved else module
@@ -149,14 +163,6 @@ def _from_module(
         without=fused,
         remarks=(*untouched.remarks, *left_out),
     )
-
-
-def capture_module(network: Module, examples: SampleLike, backend: str) -> Program:
-    """Return the captured graph of ``network``, fused by the passes of ``backend``."""
-    from hnas.export.graph.fusion import fuse_safely
-    from hnas.export.graph.program import module_of
-
-    return fuse_safely(_capture(module_of(network), examples), backend)[0]
 
 
 def _capture(module: torch.nn.Module, examples: Any, dynamic: Mapping[str, Mapping[int, str]] | None = None) -> Program:

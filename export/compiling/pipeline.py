@@ -32,7 +32,7 @@ from hnas.export.remote.worker import Worker, open_first
 if TYPE_CHECKING:
     import torch
 
-    from hnas.export.compiling.originals import Network
+    from hnas.export.compiling.originals import Captured, Network
     from hnas.export.device.runtimes import Runner
     from hnas.export.graph.program import Program
     from hnas.export.graph.samples import SampleLike, Samples
@@ -71,7 +71,7 @@ def compile(
         Unavailable: the runtime is not installed.
         ExportError: the network cannot be compiled, or the artifact fails its verification.
     """
-    job = _check_request(device, precision, threads, options)
+    job = check_request(device, precision, threads, options)
     target = free_path(Path(path))
     if precision == "int8" and calibration is None:
         raise ValueError("int8 needs calibration batches; pass calibration=..., an iterable of input tuples")
@@ -79,9 +79,16 @@ def compile(
         _require_plain(job)
     if options.dynamic is not None:
         require_open(job.backend)
-    captured = capture_network(network, example_inputs, job.backend, options.keep_float, options.dynamic)
-    with captured as source, staging(target) as folder, _limited(job, source.program) as job:
-        evidence = gather(source, calibration, precision, options)
+    with capture_network(network, example_inputs, job.backend, options.dynamic) as source:
+        return compile_captured(source, job, calibration, target)
+
+
+def compile_captured(source: Captured, job: Job, calibration: Iterable[SampleLike] | None, target: Path) -> Artifact:
+    """Compile a network that is captured already, as `compile` does. Return the artifact at ``target``."""
+    kept, options = job.options.keep_float, job.options
+    source = source.keeping(kept) if kept else source
+    with staging(target) as folder, _limited(job, source.program) as job:
+        evidence = gather(source, calibration, job.precision, options)
         made = Attempts(job, evidence, folder, target.name).best()
         sizes = check_sizes(evidence, made.artifact)
         replace(made.artifact, notes=_notes(job, made, sizes)).write()
@@ -134,7 +141,7 @@ def verify(
         return check(expected, worker.outputs(samples), artifact.precision, names=names, **terms)
 
 
-def _check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> Job:
+def check_request(device: str, precision: str, threads: int | None, options: CompileOptions) -> Job:
     """Return the checked job. Raise ValueError for a wrong argument, Unavailable for a missing runtime."""
     profile = hw_profiles.load(device)
     if not isinstance(options, CompileOptions):

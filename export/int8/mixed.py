@@ -103,26 +103,26 @@ class Assignment:
     """Record one tried assignment.
 
     kept: names of the blocks in float.
-    accepted: whether the artifact was accepted.
+    accepted: whether the artifact was accepted; None if its time excluded it, so that nobody asked.
     time: time of the artifact, in any unit; None if it was refused.
     """
 
     kept: tuple[str, ...]
-    accepted: bool
+    accepted: bool | None
     time: float | None = None
 
 
 def assign(
     levels: Mapping[str, float],
     accept: Callable[[tuple[str, ...]], bool],
-    time: Callable[[tuple[str, ...]], float],
+    time: Callable[[tuple[str, ...]], float | None],
     trials: int = TRIALS,
 ) -> tuple[Assignment | None, list[Assignment]]:
     """Return the assignment to use (None if none is accepted), and all assignments that were tried, in order.
 
     levels: signal-to-noise ratio of each block, as ``sensitivities`` returns it.
     accept: builds the artifact with the given blocks in float, and returns whether its accuracy is sufficient.
-    time: returns the measured time of that artifact, in any unit.
+    time: returns the measured time of that artifact, in any unit; None if there is no such artifact.
     trials: the largest number of assignments to try, at least 1.
 
     1. Start with all blocks in int8. If that is refused: find the fewest of the most sensitive blocks with which the
@@ -132,6 +132,8 @@ def assign(
        and not slower.
     3. Move each other block to float, the most sensitive first. Keep the change if the artifact is accepted and more
        than 2 % faster: a runtime may have faster float kernels for a block.
+
+    In cases 2 and 3 the artifact is timed first. ``accept`` is called only for one that is fast enough.
     """
     search = _Search(sorted(levels, key=lambda name: levels[name]), accept, time, trials)
     chosen = search.fewest_in_float()
@@ -148,7 +150,7 @@ class _Search:
         self,
         order: list[str],
         accept: Callable[[tuple[str, ...]], bool],
-        time: Callable[[tuple[str, ...]], float],
+        time: Callable[[tuple[str, ...]], float | None],
         trials: int,
     ) -> None:
         self.tried: list[Assignment] = []
@@ -173,12 +175,19 @@ class _Search:
             kept = tuple(each for each in self._order if (each in chosen.kept) != (each == name))
             if len(kept) == len(self._order):
                 continue
-            found = self._try(kept)
-            if found.time is not None and chosen.time is not None and found.time <= chosen.time * least:
+            assert chosen.time is not None
+            found = self._try_faster(kept, chosen.time * least)
+            if found.accepted:
                 chosen = found
         return chosen
 
     def _try(self, kept: tuple[str, ...]) -> Assignment:
         accepted = self._accept(kept)
         self.tried.append(Assignment(kept, accepted, self._time(kept) if accepted else None))
+        return self.tried[-1]
+
+    def _try_faster(self, kept: tuple[str, ...], most: float) -> Assignment:
+        time = self._time(kept)
+        accepted = None if time is not None and time > most else time is not None and self._accept(kept)
+        self.tried.append(Assignment(kept, accepted, None if accepted is False else time))
         return self.tried[-1]

@@ -107,15 +107,20 @@ def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
     return build_within(floor, make, LADDER if network.editable else ())
 
 
-def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
+def build_mixed(run: Run, network: StaticNetwork, floor: float, known: Sequence[Built] = ()) -> Built:
     """Return the fastest int8 artifact with blocks in float whose accuracy on the search images reaches ``floor``.
+
+    known: artifacts of the network, of which the one with all blocks in int8 is not built again.
 
     The fastest artifact may have no block in float. Raise ExportError if ``TRIALS`` assignments give no artifact.
     """
     assert isinstance(network.module, nn.Module)
     assert network.calibration is not None
+    plain = next((each for each in known if each.label == "int8" and _is_plain(each.artifact)), None)
 
     def accept(artifact: Artifact) -> bool:
+        if plain is not None and artifact.digest == plain.artifact.digest:
+            return plain.reaches(floor)
         return network.labelled is None or verify_artifact(run, network, artifact, ("search",)).reaches(floor)
 
     compile_mixed = partial(
@@ -133,10 +138,17 @@ def build_mixed(run: Run, network: StaticNetwork, floor: float) -> Built:
             compiler=run.compiler,
             dynamic=network.dynamic,
             trials=TRIALS,
+            plain=None if plain is None else plain.artifact,
         ),
     )
-    path = run.folder / network.key / "int8-mixed"
-    return build_once(run.journal, path, lambda path: verify_artifact(run, network, compile_mixed(path=path)))
+
+    def make(path: Path) -> Built:
+        made = compile_mixed(path=path)
+        if plain is not None and made.digest == plain.artifact.digest:  # no block in float pays
+            return replace(plain, artifact=made)
+        return verify_artifact(run, network, made)
+
+    return build_once(run.journal, run.folder / network.key / "int8-mixed", make)
 
 
 def _build_once(run: Run, network: StaticNetwork, precision: str, recover: str | None = None) -> Built:
@@ -206,6 +218,12 @@ def mixed_record(artifact: Artifact) -> Mapping[str, Any]:
     table = artifact.notes.get("quantisation")
     record = table.get("mixed") if isinstance(table, dict) else None
     return record if isinstance(record, dict) else {}
+
+
+def _is_plain(artifact: Artifact) -> bool:
+    """Return whether an int8 artifact was made without accuracy recovery, with all blocks in int8."""
+    table = artifact.notes.get("quantisation")
+    return isinstance(table, dict) and not table.get("recovery") and not table.get("blocks_in_float")
 
 
 def _engine_of(worker: Worker) -> dict[str, Any]:

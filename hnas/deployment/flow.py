@@ -262,7 +262,7 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
     network = proof.make()
 
     def make() -> Built:
-        return build_mixed(run, network, floor)
+        return build_mixed(run, network, floor, [row.built for row in proof.rows])
 
     def outcome() -> str:
         found = mixing.attempt_mixed(make)

@@ -11,7 +11,7 @@ import torch
 from hnas import export, hw_profiles
 from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
-from hnas.export.compiling.originals import capture_module
+from hnas.export.compiling.originals import capture_network
 from hnas.export.device.artifact import Artifact
 from hnas.export.graph.program import Program, as_tuple, capture
 from hnas.export.int8 import apart
@@ -33,10 +33,15 @@ ENDS = ("flattened", "another_axis", "middle_rows")
 Samples = list[tuple[np.ndarray, ...]]
 
 
+def captured(net: torch.nn.Module, sample: tuple[np.ndarray, ...], backend: str) -> Program:
+    with capture_network(net, sample, backend) as found:
+        return found.program
+
+
 def built(name: str, backend: str) -> tuple[torch.nn.Module, Program, Samples]:
     net, data = unlike_nets.build(name)
     samples = [tuple(part.numpy() for part in each) for each in data]
-    return net, capture_module(net, samples[0], backend), samples
+    return net, captured(net, samples[0], backend), samples
 
 
 def compiled(backend: str, program: Any, samples: Samples, folder: Path) -> Artifact:
@@ -111,7 +116,7 @@ def test_ordinary_networks_are_unchanged(name: str, monkeypatch: pytest.MonkeyPa
     net, inputs = nets.build(name)
     generator = torch.Generator().manual_seed(1)
     samples = [tuple(torch.randn(x.shape, generator=generator).numpy() for x in inputs) for _ in range(16)]
-    program = capture_module(net, samples[0], "tflite")
+    program = captured(net, samples[0], "tflite")
     same, notes = keep_apart(program, samples)
     assert same is program
     assert notes == []
@@ -144,7 +149,7 @@ def test_a_small_single_score_is_no_chance() -> None:
     net[2].weight.data *= torch.tensor([9.0, 9.0, 9.0, 9.0, 0.015])[:, None]
     net[2].bias.data = torch.tensor([300.0, 250.0, 340.0, 280.0, 0.45])
     samples = [(np.random.default_rng(index).normal(size=(1, 16)).astype(np.float32),) for index in range(24)]
-    _, notes = keep_apart(capture_module(net.eval(), samples[0], "onnxruntime"), samples)
+    _, notes = keep_apart(captured(net.eval(), samples[0], "onnxruntime"), samples)
     assert len(notes) == 1
 
 

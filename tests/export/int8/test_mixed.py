@@ -283,16 +283,33 @@ def test_the_artifact_in_mixed_precision_is_what_was_accepted(tmp_path: Path) ->
     assert not (tmp_path / "none").exists()
 
 
+def test_all_in_int8_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    net, inputs = nets.build("mobilenet")
+    need("onnxruntime", backends.load("onnxruntime").missing())
+    common: Any = {"calibration": calls(program_of("mobilenet"), 2), "device": "onnxruntime-cpu", "threads": 1}
+    plain = export.compile(
+        net, inputs, precision="int8", path=tmp_path / "int8", options=export.CompileOptions(recover="none"), **common
+    )
+    monkeypatch.setattr(assignment, "compile_captured", pytest.fail)
+    options, seen = export.MixedOptions(trials=1, plain=plain), []
+    found = export.compile_mixed(
+        net, inputs, accept=lambda made: not seen.append(made.path), path=tmp_path / "a", options=options, **common
+    )
+    assert seen == [plain.path]
+    assert found.digest == plain.digest
+    assert found.notes["quantisation"]["mixed"]["float"] == []
+
+
 def test_all_in_int8_that_cannot_be_converted_ends_it_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     net, inputs = nets.build("mobilenet")
     need("onnxruntime", backends.load("onnxruntime").missing())
     asked: list[Any] = []
 
-    def failing(*_: Any, options: export.CompileOptions, **__: Any) -> None:
-        asked.append(options.keep_float)
+    def failing(_: Any, job: Any, *__: Any) -> None:
+        asked.append(job.options.keep_float)
         raise reason
 
-    monkeypatch.setattr(assignment, "compile", failing)
+    monkeypatch.setattr(assignment, "compile_captured", failing)
     common: Any = {
         "calibration": calls(program_of("mobilenet"), 2),
         "device": "onnxruntime-cpu",
@@ -348,6 +365,28 @@ def test_case_3_a_block_that_is_faster_in_float_stays_there_beyond_the_noise() -
     best, _ = assign(LEVELS, lambda _: True, lambda left: 1.0 + sum(cost[name] for name in left))
     assert best is not None
     assert best.kept == ("b",)
+
+
+def test_only_what_is_fast_enough_is_judged() -> None:
+    cost, judged = {"a": 0.1, "b": -0.3, "c": 0.1, "d": -0.01}, []
+
+    def accept(left: tuple[str, ...]) -> bool:
+        judged.append(left)
+        return True
+
+    best, tried = assign(LEVELS, accept, lambda left: 1.0 + sum(cost[name] for name in left))
+    assert judged == [(), ("b",)]
+    assert [each.accepted for each in tried] == [True, None, None, True, None]
+    assert best is not None
+    assert best.kept == ("b",)
+
+
+def test_what_cannot_be_made_has_no_time_and_is_refused() -> None:
+    best, tried = assign(LEVELS, lambda _: True, lambda left: None if "a" in left else 1.0 - 0.1 * len(left))
+    assert tried[1].kept == ("a",)
+    assert tried[1].accepted is False
+    assert best is not None
+    assert best.kept == ("c", "b", "d")
 
 
 @given(
