@@ -18,7 +18,6 @@ LARGEST = 1e9  # no rate, weight or number of an option is larger
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 PositiveInt = Annotated[int, Meta(ge=1, le=10**9)]
 Paths = Annotated[int, Meta(ge=0, le=1024)]  # of one step
-Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 NonNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -44,7 +44,7 @@ def _number(info: inspect.FloatType) -> str:
     finite = "finite " if info.le == LARGEST else ""
     if info.gt is not None:
         return f"a {finite}number above {info.gt:g}"
-    return f"a {finite}number" + ("" if info.ge is None or info.ge == -LARGEST else f" from {info.ge:g} on")
+    return f"a {finite}number" + ("" if info.ge is None else f" from {info.ge:g} on")
 
 
 def _range(info: inspect.IntType) -> str:

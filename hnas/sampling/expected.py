@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,6 +122,7 @@ def penalty(
     extra: Mapping[str, Tensor] | None,
     weight: float,
     limit: Limit | None,
+    among: Mapping[str, Sequence[int]] | None = None,
 ) -> Tensor | None:
     """Return the term that the expected cost adds to the loss; None without a table or without logits.
 
@@ -132,6 +133,8 @@ def penalty(
         1. None: the term is ``weight * cost``.
         2. A number: the expected cost may reach it; the term is ``weight * max(0, cost / limit - 1)``, a hinge.
         3. (low, high): below the window the term is ``weight * (1 - cost / low)``, above it as in 2.
+    among: slot -> indices of the types that get a gradient, which is that of the expected cost of these types alone
+        (ProxylessNAS). The value stays that of all types. None (default): all types of all slots.
 
     Raises:
         ValueError: a type has no cost, or the window ends before it begins.
@@ -140,8 +143,19 @@ def penalty(
         return None
     shares = {slot: torch.softmax(logits_of(space, slot, extra), 0) for slot in space.slots}
     cost = table.base + expected_cost(space, table.types, shares)
+    if among is not None:
+        logits = {slot: logits_of(space, slot, extra) for slot in among}
+        pairs = {slot: _softmax_among(logits[slot], at) for slot, at in among.items()}
+        drawn = expected_cost(space, table.types, pairs)
+        cost = cost.detach() + drawn - drawn.detach()
     if limit is None:  # case 1
         return weight * cost
     low, high = window_of(limit)  # case 2, case 3
     below = torch.relu(1 - cost / low) if low else 0.0
     return weight * (torch.relu(cost / high - 1) + below)
+
+
+def _softmax_among(logits: Tensor, at: Sequence[int]) -> Tensor:
+    """Return the softmax over the entries ``at``; the others are 0."""
+    index = torch.tensor(list(at), device=logits.device)
+    return torch.zeros_like(logits).index_put((index,), torch.softmax(logits[index], 0))

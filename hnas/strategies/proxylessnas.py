@@ -20,15 +20,13 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from hnas.ranges import Finite, NonNegative, Share
-from hnas.sampling import expected
+from hnas.ranges import Limit, NonNegative, Share
 from hnas.sampling.draws import branch_gates, draw_every, draw_order, logits_of, new_logits, relax, slot_types
-from hnas.sampling.expected import Costs
+from hnas.sampling.expected import CostTable, latencies, penalty
 from hnas.space import Arch, Space
-from hnas.study import Study
 from hnas.training.step import SubnetPath
 
-Latencies = Mapping[str, Mapping[str, Finite]]  # slot -> type -> its latency in that slot
+__all__ = ("extra", "latencies", "pick")
 
 
 def extra(space: Space) -> dict[str, nn.Parameter]:
@@ -36,54 +34,20 @@ def extra(space: Space) -> dict[str, nn.Parameter]:
     return new_logits(space)
 
 
-def latencies(study: Study, space: Space, metric: str = "latency_ms") -> Costs:
-    """Return slot -> type -> the amount that the type adds to ``metric`` of the largest member.
-
-    The cheapest type of a slot adds 0.
-
-    metric: a cost of the study ("latency_ms").
-    """
-    return expected.latencies(study, space, metric).types
-
-
-def expected_latency(
-    space: Space,
-    latency: Latencies,
-    extra: Mapping[str, Tensor] | None,
-    among: Mapping[str, Sequence[int]] | None = None,
-) -> Tensor:
-    """Return E[latency], the sum over slots and types of softmax(alpha) times the latency; gradients reach alpha.
-
-    latency: slot -> type -> latency, as ``latencies`` returns it.
-    extra: the logits alpha; None: zeros.
-    among: slot -> indices of the types that take part; None: all of them.
-
-    Raises:
-        ValueError: a type has no latency.
-    """
-    weights = {}
-    for slot in space.slots if among is None else among:
-        logits = logits_of(space, slot, extra)
-        at = list(range(len(logits)) if among is None else among[slot])
-        weights[slot] = torch.zeros_like(logits).index_put((torch.tensor(at),), torch.softmax(logits[at], 0))
-    return expected.expected_cost(space, latency, weights)
-
-
 def pick(
     space: Space,
     rng: Random,
     progress: float = 0.0,
     extra: Mapping[str, Tensor] | None = None,
-    latency: Latencies | None = None,
+    latency: CostTable | None = None,
+    limit: Limit | None = None,
     weight: NonNegative = 0.1,
     warmup: Share = 0.25,
 ) -> tuple[SubnetPath, ...]:
     """Return a path that trains the weights and, after the warm-up, one that trains alpha.
 
     extra: the logits alpha, from ``extra(space)``; None: types are drawn evenly, and no path trains alpha.
-    latency: slot -> type -> latency, as ``latencies`` returns it; None: no latency in the loss. A recipe may name a
-        device instead.
-    weight: factor of the expected latency in the loss (0.1).
+    latency, limit, weight: as in ``hnas.strategies.darts.pick``. The gradient is that of the two drawn types.
     warmup: share of the schedule in which only weights are trained (0.25).
     """
     logits = {slot: logits_of(space, slot, extra) for slot in space.slots}
@@ -98,10 +62,8 @@ def pick(
         return (trained,)
     arch = _sized(space, rng, pairs)
     weights = {slot: _binary(logits[slot], pair, rng) for slot, pair in among.items()}
-    penalty = None if latency is None else weight * expected_latency(space, latency, extra, among)
-    return trained, SubnetPath(
-        arch, branch_gates(space, arch, weights), penalty=penalty, split="calibration", moves=among
-    )
+    cost = penalty(space, latency, extra, weight, limit, among)
+    return trained, SubnetPath(arch, branch_gates(space, arch, weights), penalty=cost, split="calibration", moves=among)
 
 
 def _drawn(space: Space, slot: str, logits: Tensor, rng: Random) -> list[str]:

@@ -180,7 +180,7 @@ def test_the_latency_of_a_device_decides_where_it_weighs_most(tmp_path, source):
     record = run_recipe(given, source, tmp_path / "out")
     space = load_supernet(tmp_path / "out")[0].space
     study = Study(Supernet(space), tiny.task(), predicted_costs(Supernet(space), "pixel-3"))
-    table = proxylessnas.latencies(study, space)
+    table = proxylessnas.latencies(study, space).types
     for slot, logits in record["logits"].items():
         assert table[slot][max(logits, key=logits.__getitem__)] == min(table[slot].values())
     with pytest.raises(ValueError, match="no device 'abacus'; known: "):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hnas import distributed
 from hnas.ops.slot import Slot
+from hnas.sampling.expected import CostTable
 from hnas.space import Arch, Choice, Space
 from hnas.strategies import proxylessnas
 from hnas.supernet import Supernet
@@ -143,7 +144,7 @@ def test_the_better_of_two_types_gains_what_the_other_loses():
 
 @pytest.mark.parametrize("fast", [0, 2])
 def test_latency_in_the_loss_pushes_to_the_faster_type(fast):
-    cost = {SLOT: {kind: 1.0 + abs(k - fast) for k, kind in enumerate(KINDS)}}
+    cost = CostTable(0.0, {SLOT: {kind: 1.0 + abs(k - fast) for k, kind in enumerate(KINDS)}})
     for pair, before, after in searched(contest(dict.fromkeys(KINDS, 1.0)), latency=cost, weight=10.0):
         faster = min(pair, key=lambda k: abs(k - fast))
         assert after[faster] > before[faster]

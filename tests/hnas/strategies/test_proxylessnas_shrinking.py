@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hnas.sampling import draws as paths
+from hnas.sampling.expected import CostTable
 from hnas.shrinking.edits import ShrinkRules
 from hnas.shrinking.loop import StageTraining, run_stages
 from hnas.space import Space
@@ -79,4 +80,4 @@ def test_latencies_are_by_type_so_that_they_outlast_a_drop():
     step = proxylessnas.pick(less, Random(0), 0.5, extra, latency=table)
     assert bool(torch.isfinite(step[1].penalty))
     with pytest.raises(ValueError, match=r"no cost for 'identity' in 'blocks\.0'; make the table with latencies"):
-        proxylessnas.pick(space, Random(0), 0.5, paths.new_logits(space), latency={})
+        proxylessnas.pick(space, Random(0), 0.5, paths.new_logits(space), latency=CostTable(0.0, {}))

@@ -11,6 +11,7 @@ import torch
 from hnas import distillation
 from hnas.sampling import complexity
 from hnas.sampling import draws as paths
+from hnas.sampling.expected import penalty
 from hnas.strategies import complexity_aware, hybrid_progressive, proxylessnas
 from hnas.study import Study
 from hnas.supernet import Supernet
@@ -81,14 +82,24 @@ def test_a_random_walk_of_complexity_is_the_same_in_every_run_and_moves_by_one(m
 
 def test_the_expected_latency_is_a_mean_that_pulls_logits_towards_what_is_fast():
     study = Study(Supernet(SPACE), tiny.task(), {"latency_ms": latency})
-    extra, table = proxylessnas.extra(SPACE), proxylessnas.latencies(study, SPACE)
-    value = proxylessnas.expected_latency(SPACE, table, extra)
-    assert value.item() == pytest.approx(sum(sum(own.values()) / len(own) for own in table.values()))
+    extra, costs = proxylessnas.extra(SPACE), proxylessnas.latencies(study, SPACE)
+    table = costs.types
+    mean = costs.base + sum(sum(own.values()) / len(own) for own in table.values())
+    value = penalty(SPACE, costs, extra, 1.0, None)
+    assert value.item() == pytest.approx(mean)
     value.backward()
     for slot in places(SPACE):
         own = torch.tensor(list(table[slot].values()))
         torch.testing.assert_close(extra[slot].grad, (own - own.mean()) / len(own))
-    heavy = {"extra": extra, "latency": table, "weight": 1e3, "warmup": 0.0}
+    others = proxylessnas.extra(SPACE)
+    value = penalty(SPACE, costs, others, 1.0, None, dict.fromkeys(places(SPACE), (0, 1)))
+    assert value.item() == pytest.approx(mean), "the value is that of all types"
+    value.backward()
+    for slot in places(SPACE):
+        own = torch.tensor(list(table[slot].values())[:2])
+        torch.testing.assert_close(others[slot].grad[:2], (own - own.mean()) / 2)
+        assert not others[slot].grad[2:].any(), "types that were not drawn"
+    heavy = {"extra": extra, "latency": costs, "weight": 1e3, "warmup": 0.0}
     pick = partial(proxylessnas.pick, **heavy)
     train(Supernet(SPACE), tiny.task(), pick, Schedule(((40, 0.0),)), extra=extra)
     for slot in places(SPACE):
