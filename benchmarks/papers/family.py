@@ -54,7 +54,7 @@ def _saved_parts(plan: StudyPlan, table: str) -> list[StudyPart]:
     """Return the parts that count saved activations."""
     made = TABLES[table]
     picks: dict[str, tuple[str, Mapping[str, Any]]] = {"one path": (EVOLVED, {}), "gdas": ("gdas", {})}
-    picks |= {f"K = {k}": (OURS, {"paths": k}) for k in _numbers(plan)} | {"darts": ("darts", {})}
+    picks |= {f"K = {k}": (OURS, {"paths": k, "guidance": True}) for k in _numbers(plan)} | {"darts": ("darts", {})}
     setting = SavedSetting(
         data=digits_data(plan),
         space=made.space,
@@ -122,7 +122,7 @@ def _e3_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
 
 
 def _guided(plan: StudyPlan, table: str) -> dict[str, list[StudyPart]]:
-    options: dict[str, dict[str, Any]] = {"guidance": {}, "no guidance": {"guidance": False}}
+    options: dict[str, dict[str, Any]] = {"guidance": {"guidance": True}, "no guidance": {"guidance": False}}
     return {name: search_parts(plan, table, OURS, each) for name, each in options.items()}
 
 

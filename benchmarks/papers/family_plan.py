@@ -24,7 +24,8 @@ from hnas.space import Arch, Space
 
 CELLS = "cells"
 OURS = "msgdas"
-_PATHS = 2  # sub-graphs of MSG-DAS where they are not compared
+# Of MSG-DAS where they are not compared: two sub-graphs, and the guidance of the paper.
+_PUBLISHED: dict[str, Any] = {"paths": 2, "guidance": True}
 _RIVALS = ("darts", "gdas", "proxylessnas", "pdarts", EVOLVED)
 _STAGES = "pdarts"  # its logits are those of the space that is left
 
@@ -42,7 +43,7 @@ def setting_of(
 ) -> SearchSetting:
     """Return the setting of a search on the space of a table.
 
-    options: of the strategy; MSG-DAS has two sub-graphs unless they say otherwise.
+    options: of the strategy; MSG-DAS has two sub-graphs and guidance unless they say otherwise.
     passes: None: those of the plan.
     """
     made = TABLES[table]
@@ -52,7 +53,7 @@ def setting_of(
         arguments=made.arguments,
         strategy=strategy,
         budget={"passes": passes or plan.passes},
-        options={"paths": _PATHS, **(options or {})} if strategy == OURS else dict(options or {}),
+        options={**_PUBLISHED, **(options or {})} if strategy == OURS else dict(options or {}),
         rate=RATES[table].get(strategy, 0.003),
     )
 

@@ -1,9 +1,9 @@
-"""MSG-DAS (Tan et al., 2021): mutually exclusive sub-graphs of one Gumbel-TopK draw, guided by the super-net.
+"""MSG-DAS (Tan et al., 2021): mutually exclusive sub-graphs of one Gumbel-TopK draw.
 
 1. Sampler: the types of every slot are drawn in order, without replacement (``hnas.sampling.gumbel``). Sub-graph k
    takes the k-th type of every slot. One sub-graph is GDAS. As many as types, with equal logits, are FairNAS.
-2. Weights: the super-net, a mixture of all types by softmax(alpha), runs without gradients and is the teacher. The
-   sub-graphs are trained one after another, so that the activations of one path are in memory at a time.
+2. Weights: the sub-graphs are trained one after another, so that the activations of one path are in memory at a time.
+   With ``guidance`` the super-net, a mixture of all types by softmax(alpha), runs without gradients and teaches them.
 3. Alpha: a new draw on images of their own (the split "alpha"), with frozen weights. The gradients of all sub-graphs
    add up to one update, so that competing types are compared on the same images.
 4. Dropblock-Identity: during the search identity branches drop blocks of their input (``hnas.ops.skip``). The rate
@@ -50,16 +50,16 @@ def pick(
     tau: Falling = (2.0, 0.1),
     drop: Share = 0.3,
     block: PositiveInt = 7,
-    guidance: bool = True,
+    guidance: bool = False,
 ) -> tuple[SubnetPath, ...]:
-    """Return the paths of a step: the teacher, the sub-graphs that train weights, and those that train alpha.
+    """Return the paths of a step: a teacher if wanted, the sub-graphs that train weights, and those that train alpha.
 
     extra, latency, limit, weight, warmup: as in ``hnas.strategies.darts.pick``.
     paths: number of sub-graphs, at most the number of types of every slot that has a choice (2).
     tau: temperature at the first and at the last step (2 and 0.1).
     drop: rate of Dropblock-Identity at the first step, below 1; 0 switches it off (0.3).
     block: side of a dropped block; smaller maps have smaller blocks (7).
-    guidance: the super-net teaches the sub-graphs (True).
+    guidance: the super-net teaches the sub-graphs, as published (False: study E4 sees no gain beyond the noise).
 
     Raises:
         ValueError: a slot has fewer types than there are sub-graphs, or an option is out of range.

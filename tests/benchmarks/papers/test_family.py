@@ -104,7 +104,7 @@ def test_drops_change_nothing_where_no_branch_is_an_identity():
     assert off["logits"] == on["logits"]
 
 
-@pytest.mark.parametrize("option", [{"guidance": False}, {"drop": 0.0}])
+@pytest.mark.parametrize("option", [{"guidance": True}, {"drop": 0.0}])
 def test_a_search_without_a_part_takes_the_same_paths(option):
     """So that E3 and E4 compare pairs."""
     extra = msgdas.extra(CELLS.whole)

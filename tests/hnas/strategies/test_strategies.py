@@ -214,7 +214,7 @@ OWN: dict[str, tuple[Law, dict[str, object]]] = {
     "darts": (a_mixture_on_images_of_its_own_trains_the_logits, TURNS),
     "pdarts": (the_identity_drops_less_and_less_of_its_input, TURNS),
     "gdas": (one_gated_type_of_every_slot_trains_the_logits, TURNS),
-    "msgdas": (exclusive_sub_graphs_follow_a_teacher_that_is_not_trained, TURNS),
+    "msgdas": (exclusive_sub_graphs_follow_a_teacher_that_is_not_trained, {**TURNS, "guidance": True}),
 }
 
 
