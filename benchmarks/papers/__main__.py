@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "python -m hnas.benchmarks.papers", description="Test a published claim and print the verdict."
     )
-    top.add_argument("study", metavar="STUDY", help="A1 ... E5, or all")
+    top.add_argument("study", metavar="STUDY", help="A1 ... E6, or all")
     top.add_argument("--quick", action="store_true", help="a very small run that tests only the program")
     top.add_argument("--seeds", type=count, metavar="N", help=f"runs of each setting (default {SEEDS})")
     top.add_argument("--passes", type=count, metavar="N", help=f"path passes of a run (default {PASSES})")

@@ -46,7 +46,7 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, named as in the list of studies (A1 ... E5).
+    """A claim, named as in the list of studies (A1 ... E6).
 
     says: the claim of the paper.
     rule: when the claim counts as holding.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -86,11 +86,16 @@ class PaceSetting:
 
 def searched(images: Path | None, seed: int, setting: SearchSetting) -> Result:
     """Search; return the derived architecture with its skips and types, the logits, steps, passes and CPU seconds."""
-    space = space_of(setting.space, setting.arguments)
+    return search_within(images, seed, setting, space_of(setting.space, setting.arguments))
+
+
+def search_within(images: Path | None, seed: int, setting: SearchSetting, space: Space) -> Result:
+    """Search a part ``space`` of the space of ``setting``; return what ``searched`` returns."""
     task = setting.data.task(images, seed)
     if getattr(strategies.load(setting.strategy), "SPLIT", None) == "alpha":
         task = replace(task, splits=keep_for_alpha(dict(task.splits), setting.alpha))
-    study = Study(Supernet(space, seed), task, seed=seed, adam=AdamOptions(setting.rate))
+    whole = space_of(setting.space, setting.arguments)
+    study = Study(Supernet(whole, seed), task, seed=seed, adam=AdamOptions(setting.rate))
     run = {"pdarts": _search_in_stages, EVOLVED: _evolve}.get(setting.strategy, _search_once)
     begun = time.process_time()
     arch, spent = run(study, space, setting)
@@ -107,13 +112,16 @@ def searched(images: Path | None, seed: int, setting: SearchSetting) -> Result:
 
 def _search_once(study: Study, space: Space, setting: SearchSetting) -> tuple[Arch, dict[str, Any]]:
     """Train by the strategy, and take the most likely type of every slot."""
-    spent = train_on_budget(study, setting.strategy, setting.budget, options=setting.options)
+    spent = train_on_budget(study, setting.strategy, setting.budget, space=space, options=setting.options)
     logits = {slot: torch.tensor(values) for slot, values in spent["logits"].items()}
     return derive(space, logits), spent
 
 
 def _search_in_stages(study: Study, space: Space, setting: SearchSetting) -> tuple[Arch, dict[str, Any]]:
-    """Run P-DARTS: three stages with a third of the passes each, at most two identities in the end."""
+    """Run P-DARTS: three stages with a third of the passes each, at most two identities in the end.
+
+    Slots that have no other type are allowed more.
+    """
     extra, spent = pdarts.extra(space), [0.0]
     inner: Pick = partial(pdarts.pick, extra=extra, **setting.options)
 
@@ -126,19 +134,22 @@ def _search_in_stages(study: Study, space: Space, setting: SearchSetting) -> tup
     left = pdarts.shrink(study, space, training=StageTraining(schedules, counted, extra))
     logits = {slot: [round(x, 6) for x in values.tolist()] for slot, values in extra.items()}
     steps = sum(schedule.steps for schedule in schedules)
-    return derive(left, extra, pdarts.MAX_SKIPS), {"steps": steps, "passes": round(spent[0], 2), "logits": logits}
+    forced = sum(set(slot_types(left, slot)) <= set(kinds) for slot, kinds in skips_of(left).items())
+    arch = derive(left, extra, max(pdarts.MAX_SKIPS, forced))
+    return arch, {"steps": steps, "passes": round(spent[0], 2), "logits": logits}
 
 
 def _stage_steps(space: Space, passes: int) -> list[int]:
     """Return the steps of P-DARTS' stages, as if no stage dropped a type with weights before the others."""
-    slot = space.slots[0]
-    kinds = slot_types(space, slot)
-    most = count_passes(SubnetPath(Arch({f"{slot}.op": kinds})))
+    kinds = {slot: slot_types(space, slot) for slot in space.slots}
     after_warmup = 2 - 0.4  # the warm-up of ``pdarts.pick`` trains no alpha
     found = []
     for share in (1.0, *pdarts.PDartsOptions().keep):
-        mixture = min(most, max(1.0, math.ceil(share * len(kinds))))
-        found.append(max(1, round(passes / 3 / (after_warmup * mixture))))
+        mixtures = []
+        for slot, own in kinds.items():
+            most = count_passes(SubnetPath(Arch({f"{slot}.op": own})))
+            mixtures.append(min(most, max(1.0, math.ceil(share * len(own)))))
+        found.append(max(1, round(passes / 3 / (after_warmup * fmean(mixtures)))))
     return found
 
 
@@ -148,7 +159,7 @@ def _evolve(study: Study, space: Space, setting: SearchSetting) -> tuple[Arch, d
     evaluation = held / _IMAGES / 3  # forward passes
     scored = max(2, round(_SCORING * setting.budget["passes"] / evaluation))
     training = max(1, round(setting.budget["passes"] - scored * evaluation))
-    spent = train_on_budget(study, EVOLVED, {"passes": training})
+    spent = train_on_budget(study, EVOLVED, {"passes": training}, space=space)
 
     def price(arch: Arch) -> Price:
         value = float(costs(space, arch)["macs"])
