@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from hnas.export.compiling.conversion import convert
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.graph.samples import tell
-from hnas.export.int8.policy import int8_remarks
+from hnas.export.int8.policy import FILE_LADDER, int8_remarks
+from hnas.export.onnx.biases import EDIT
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.worker import Worker
 
@@ -34,6 +35,8 @@ _GRADES = ("broken", "degraded", "close", "as float")
 _GOOD = ("close", "as float")
 _MOST = 3  # passes that are left out one by one
 _QUIET = 5.0  # seconds of recovery before its rungs are shown
+_OF_FILES = ("none", *FILE_LADDER)
+_FILE_REMARK = f"of the rungs of accuracy recovery an ONNX file takes {', '.join(FILE_LADDER)} alone; pass the module"
 _LEARNING = ("round_weights", "finetune")  # edits with a parameter for each weight, which can overfit
 
 
@@ -82,6 +85,7 @@ class Attempts:
         self._job, self._evidence, self._folder, self._name = job, evidence, folder, name
         self._source = evidence.source
         self._made = 0
+        self._ladder: Ladder | None = None
 
     def best(self) -> Attempt:
         """Return the artifact to publish.
@@ -112,25 +116,18 @@ class Attempts:
 
     def _climb(self) -> Attempt:
         """Return the attempt of cases 1 and 2 of ``best``. No program is converted twice."""
-        program, samples = self._source.program, self._evidence.calibration
-        if isinstance(program, OnnxSource):
-            found = self._make(program)
-            why = () if self._is_good(found) else ("an ONNX file has no accuracy recovery; pass the torch module",)
-            return replace(found, remarks=(*found.remarks, *why))
-        assert samples is not None
-        limit = self._job.options.recover_seconds if self._job.options.recover == "auto" else float("inf")
+        in_file = isinstance(self._source.program, OnnxSource)
+        automatic = self._job.options.recover == "auto"
+        limit = self._job.options.recover_seconds if automatic else float("inf")
         begun = time.monotonic()
         end = begun + limit
         attempts: list[Attempt] = []
-        ladder: Ladder | None = None
         for rung in self._job.rungs:
+            if in_file and rung not in _OF_FILES:
+                continue
             try:
                 with self._shown(rung, begun, end):
-                    if rung == "none":
-                        attempts.append(self._make(program))
-                    else:
-                        ladder = ladder or _ladder(program, samples)
-                        attempts.extend(self._recovered(ladder, rung, end - time.monotonic(), attempts))
+                    attempts.extend(self._on_rung(rung, end - time.monotonic(), attempts))
             except TimeoutError:
                 why = (f"accuracy recovery stopped in {rung!r} after its limit of {limit:g} s",)
                 attempts = [replace(each, remarks=(*each.remarks, *why)) for each in attempts]
@@ -140,14 +137,24 @@ class Attempts:
                     raise
             if self._is_good(attempts[-1]):  # case 1
                 return attempts[-1]
-        return max(attempts, key=lambda each: each.rank)  # case 2
+        best = max(attempts, key=lambda each: each.rank)  # case 2
+        return replace(best, remarks=(*best.remarks, _FILE_REMARK)) if in_file and automatic else best
 
-    def _recovered(self, ladder: Ladder, rung: str, seconds: float, before: Sequence[Attempt]) -> Iterator[Attempt]:
+    def _on_rung(self, rung: str, seconds: float, before: Sequence[Attempt]) -> Iterator[Attempt]:
         """Yield the attempt of a rung, or nothing if an earlier attempt has the same edits."""
-        program, edits = ladder.climb(rung, seconds)
-        known = [_kept(each.edits) for each in before]
-        if _kept(edits) not in known:
-            yield self._make(program, rung, edits, ladder.fitted)
+        program, samples = self._source.program, self._evidence.calibration
+        if rung == "none":
+            yield self._make(program)
+        elif isinstance(program, OnnxSource):
+            if seconds <= 0:
+                raise TimeoutError
+            yield self._make(replace(program, edits=(EDIT,)), rung, ({"edit": EDIT, "kept": True},))
+        else:
+            assert samples is not None
+            ladder = self._ladder = self._ladder or _ladder(program, samples)
+            edited, edits = ladder.climb(rung, seconds)
+            if _kept(edits) not in [_kept(each.edits) for each in before]:
+                yield self._make(edited, rung, edits, ladder.fitted)
 
     def _is_good(self, attempt: Attempt) -> bool:
         found = attempt.judged.check

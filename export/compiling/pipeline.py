@@ -24,7 +24,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Unavailable
 from hnas.export.device.opening import open_runner
 from hnas.export.device.records import JSON
-from hnas.export.int8.policy import LADDER
+from hnas.export.int8.policy import FILE_LADDER, LADDER
 from hnas.export.onnx.source import OnnxSource, Original
 from hnas.export.proof.verification import LIMITS, Check, check, recorded_terms
 from hnas.export.remote.worker import Worker, open_first
@@ -199,10 +199,11 @@ def _require_plain(job: Job) -> None:
         able = [other for other in job.device.backends if not backends.load(other).no_onnx]
         mend = f"pass the torch module, or backend={' or '.join(map(repr, able))}" if able else "pass the torch module"
         raise ValueError(f"{job.backend} takes no ONNX file: {why}; {mend}")
-    if job.options.recover in LADDER or job.options.keep_float:
-        raise ValueError(
-            "recover and keep_float edit the torch graph, which an ONNX file does not have; pass the torch module"
-        )
+    edits = job.options.recover in LADDER and job.options.recover not in FILE_LADDER
+    if edits or job.options.keep_float:
+        asked = "keep_float" if job.options.keep_float else f"recover={job.options.recover!r}"
+        taken = f"an ONNX file takes recover={' or '.join(map(repr, FILE_LADDER))}"
+        raise ValueError(f"{asked} edits the torch graph, which an ONNX file does not have; pass the module; {taken}")
 
 
 def _notes(job: Job, made: Attempt, sizes: Sequence[int]) -> dict[str, JSON]:

@@ -15,9 +15,7 @@ from torch import Tensor, fx
 from hnas.export.device.errors import ExportError
 from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Samples, require_samples
-from hnas.export.int8.ranges import BINS, METHODS, Ends, Range, require_method
-
-_COUNTED = 32  # samples that fill a histogram; each has thousands of values of a map, and more samples cost time
+from hnas.export.int8.ranges import BINS, COUNTED, METHODS, Ends, Range, require_method
 
 
 def activation_ranges(program: Program, samples: Samples, method: str = "minmax") -> dict[str, Range]:
@@ -59,7 +57,7 @@ def activation_ranges(program: Program, samples: Samples, method: str = "minmax"
         if name in counts:
             counts[name] += torch.histc(value.float(), BINS, *seen[name])
 
-    observe(program, samples[:: -(-len(samples) // _COUNTED)], count)
+    observe(program, samples[:: -(-len(samples) // COUNTED)], count)
     return {name: reduce(counts[name].numpy(), found) if name in counts else found for name, found in seen.items()}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hnas.export.device.records import JSON
 
+FILE_LADDER = ("bias",)  # those of an ONNX file, which has no torch graph
 LADDER = ("bias", "equalise", "round", "finetune")  # the rungs of `hnas.export.int8.ladder`, cheapest first
 TRIALS = 32  # largest number of mixed-precision assignments to try; each costs a build and a measurement
 _ONE_SCALE = "one scale: "
@@ -17,16 +18,9 @@ def with_one_scale(apart: Sequence[JSON], why: str) -> list[JSON]:
 
 
 def int8_remarks(quantisation: object) -> tuple[str, ...]:
-    """Return what ``notes["quantisation"]`` holds that the user did not ask for, as sentences.
-
-    1. The ranges are of another method than that of the policy.
-    2. The unlike parts of a value share a scale: a sentence for each such value.
-    """
-    notes = quantisation if isinstance(quantisation, Mapping) else {}
-    apart = notes.get("apart")
-    asked = notes.get("ranges_asked")
-    other = f"int8 ranges are {notes.get('ranges')} and not {asked}: the operators of the ONNX file do not match"
-    return (() if asked is None else (f"{other} those of the network",)) + tuple(
+    """Return a sentence for each value in ``notes["quantisation"]`` whose unlike parts share a scale."""
+    apart = quantisation.get("apart") if isinstance(quantisation, Mapping) else None
+    return tuple(
         f"{record['value']} has parts of unlike ranges on {record['how']}"
         for record in (apart if isinstance(apart, list) else [])
         if isinstance(record, Mapping) and str(record.get("how", "")).startswith(_ONE_SCALE)

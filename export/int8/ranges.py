@@ -16,6 +16,7 @@ Range = tuple[float, float]  # the lowest and the highest value
 _Histogram = NDArray[np.float64]  # counts in BINS equal bins over a range
 
 BINS = 2048
+COUNTED = 32  # samples that fill a histogram; each has thousands of values of a map, and more samples cost time
 LEVELS = 256  # values of int8
 _BEYOND = 1.3  # times the extremes: how far unseen samples are expected to go
 _UNSEEN = 0.25  # their share

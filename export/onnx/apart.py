@@ -29,13 +29,13 @@ def float_nodes(path: Path, samples: Samples, *, at_ends: bool = True) -> tuple[
     1. The operator that computes such a value, and those that read it: float.
     2. Near the outputs: also the operators before it, up to the last layers.
     """
-    network = _FileNetwork(path)
+    network = FileNetwork(path)
     found = find_unlike(network, samples, at_ends=at_ends)
     names = {network.called(node) for value in found for node in network.around(value)}
     return names, [value.to_json("float") for value in found]
 
 
-class _FileNetwork:
+class FileNetwork:
     """Present an ONNX file as a `hnas.export.int8.unlike.Network`. A graph with branches has no calls."""
 
     def __init__(self, path: Path) -> None:

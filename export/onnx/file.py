@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,11 +128,11 @@ def write_onnx_int8(
     ``spare``: returns nodes of the file that stay in float, see `quantise_onnx`.
 
     Returns the note "quantisation" of an artifact. "apart" is a record of each value whose parts are kept apart, see
-    `hnas.export.int8.unlike`. The ranges of the program have no place in a file whose values do not match those of the
-    program: then "ranges" is "minmax", and "ranges_asked" the method of ``policy``.
+    `hnas.export.int8.unlike`. Ranges are those of the program. If its values do not match those of the file, or if
+    it is an ONNX file, they are found by the same method on the file.
 
     Raises:
-        ExportError: as ``write_onnx``; or the policy has a method other than minmax, and ``program`` is an ONNX file.
+        ExportError: as ``write_onnx``.
     """
     ranges, apart = None, list[JSON]()
     if not isinstance(program, OnnxSource):
@@ -145,22 +144,15 @@ def write_onnx_int8(
             program = edited
         else:  # float marks cannot be placed in the file
             apart = with_one_scale(apart, "the operators of the ONNX file do not match those of the network")
-    asked = policy.ranges
-    if asked != "minmax" and isinstance(program, OnnxSource):
-        raise ExportError(f"an ONNX file is calibrated by minmax; {asked} needs the torch module")
     source = path.with_name("float.onnx")
     write_onnx(program, source, inputs, outputs, oldest=_QDQ_OPSET, newest=newest)
-    if asked != "minmax" and not isinstance(program, OnnxSource):
-        if _has_values(source, program):
-            from hnas.export.int8.calibration import activation_ranges
+    if policy.ranges != "minmax" and not isinstance(program, OnnxSource) and _has_values(source, program):
+        from hnas.export.int8.calibration import activation_ranges
 
-            ranges = activation_ranges(program, samples, asked)
-        else:
-            policy = replace(policy, ranges="minmax")
+        ranges = activation_ranges(program, samples, policy.ranges)
     apart += quantise_onnx(source, path, samples, policy, program, ranges, spare)
     source.unlink()
-    used = {} if policy.ranges == asked else {"ranges_asked": asked}
-    return {**policy.to_json(), **used, "samples": len(samples), "apart": apart}
+    return {**policy.to_json(), "samples": len(samples), "apart": apart}
 
 
 def _matches(

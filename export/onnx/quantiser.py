@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hnas.export.device.records import JSON
 from hnas.export.onnx.apart import float_nodes
+from hnas.export.onnx.biases import EDIT, correct_biases
+from hnas.export.onnx.ranges import file_ranges
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.remote.quiet import quiet
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from hnas.export.graph.program import Program
     from hnas.export.graph.samples import Sample, Samples
+    from hnas.export.int8.ranges import Range
     from hnas.hw_profiles import Override
 
 
@@ -36,7 +39,8 @@ class QDQ:
     bias: True quantises biases to int32.
     outputs: False quantises only the inputs of layers, and the shortcut of a residual addition where a layer reads it
         too. TensorRT's documentation asks for this: its fused layers write int8 only for a reader that wants int8.
-    ranges: calibration method. ONNX Runtime's quantiser does minmax; `hnas.export.int8.calibration` does the others.
+    ranges: calibration method. ONNX Runtime's quantiser does minmax. `hnas.export.int8.calibration` does the others for
+        a program, `hnas.export.onnx.ranges` for a file.
     """
 
     operators: tuple[str, ...]
@@ -72,9 +76,10 @@ def quantise_onnx(
     Returns a record of each value of an ONNX file whose parts are kept apart, see `hnas.export.onnx.apart`.
 
     samples: calibration inputs.
-    program: the program or the user's ONNX file that ``source`` was made from. An ONNX file has no float marks, and
-        only minmax ranges.
-    ranges: range of each value of ``program``, by name; None: minmax over ``samples``.
+    program: the program or the user's ONNX file that ``source`` was made from. An ONNX file has no float marks. Its
+        biases are corrected if this is one of its edits.
+    ranges: range of each value of ``program``, by name; None: those of the values of the file, by the method of the
+        policy.
     spare: returns nodes that stay in float, by their names in the prepared file at the path that it is given.
 
     1. An operator of the policy with a constant weight, or without weights: quantised.
@@ -85,7 +90,7 @@ def quantise_onnx(
        small ViT.
     4. Nodes that the program marks to stay in float, those of ``spare``, and all other operators: float. In an ONNX
        file, nodes around a value with unlike parts.
-    5. ``ranges`` has the value: used; otherwise the extremes over ``samples``.
+    5. ``ranges`` has the value: used; otherwise the range by the method of the policy over ``samples``.
     """
     import numpy as np
     import onnx
@@ -99,7 +104,6 @@ def quantise_onnx(
         kept, overrides = _kept(source, program), _overrides(source, program, ranges)
     if not policy.outputs:
         options["OpTypesToExcludeOutputQuantization"] = list(policy.operators)
-    options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": overrides}
     # The mask of an attention holds infinities; the sum that reads it stays in float.
     with quiet(), np.errstate(invalid="ignore"), TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
@@ -116,6 +120,9 @@ def quantise_onnx(
         if isinstance(program, OnnxSource):
             spared, apart = float_nodes(prepared, samples)
             free += sorted(spared - set(free))
+            _edit(prepared, samples, program, free)
+        overrides = overrides or _file_overrides(prepared, samples, policy.ranges)
+        options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": overrides}
         stay = frozenset(free)
         free += _float_sums(graph, {*policy.operators, "Reshape", "Transpose"}, {*free})
         quantization.quantize_static(
@@ -229,16 +236,32 @@ def _overrides(
     """Case 5: return the ranges by names of the file, in the format of ONNX Runtime's quantiser."""
     if not ranges:
         return {}
-    import numpy as np
     import onnx
 
     from hnas.export.onnx.names import onnx_values
 
     values = onnx_values(program, onnx.load(source).graph)
-    found = {name: ranges[value] for name, value in values.items() if value in ranges}
+    return _as_overrides({name: ranges[value] for name, value in values.items() if value in ranges})
+
+
+def _edit(prepared: Path, samples: Samples, source: OnnxSource, free: Collection[str]) -> None:
+    """Apply the edits of an ONNX file to the prepared file. The nodes ``free`` stay in float."""
+    if EDIT in source.edits:
+        correct_biases(prepared, samples, free)
+
+
+def _file_overrides(prepared: Path, samples: Samples, method: str) -> dict[str, list[dict[str, Any]]]:
+    """Case 5: return the ranges of the values of the file; empty for minmax, which ONNX Runtime's quantiser does."""
+    return {} if method == "minmax" else _as_overrides(file_ranges(prepared, samples, method))
+
+
+def _as_overrides(ranges: Mapping[str, Range]) -> dict[str, list[dict[str, Any]]]:
+    """Return ranges by the names of a file in the format of ONNX Runtime's quantiser."""
+    import numpy as np
+
     return {
         name: [{"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}]
-        for name, (low, high) in found.items()
+        for name, (low, high) in ranges.items()
     }
 
 

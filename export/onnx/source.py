@@ -47,6 +47,7 @@ class OnnxSource:
     dynamic: the size that may differ from that of the examples; None: all sizes are fixed.
     remarks: sentences on how the copy differs from the file, such as a float type that became float32.
     last: the type of the operator that makes the first output, such as "Softmax"; empty if there is none.
+    edits: names of the edits by which int8 recovers accuracy; the converter applies them to its own copy.
     """
 
     path: str
@@ -57,13 +58,18 @@ class OnnxSource:
     dynamic: DynamicSize | None = None
     remarks: tuple[str, ...] = ()
     last: str = ""
-    fired: ClassVar[tuple[tuple[str, int], ...]] = ()  # an ONNX file has no passes; a program has
-    draft: ClassVar[bool] = False  # nor is it only timed
+    edits: tuple[str, ...] = ()
+    draft: ClassVar[bool] = False  # it is not only timed
 
     @property
     def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Return the inputs and the outputs, like the property of a program."""
         return self.inputs, self.outputs
+
+    @property
+    def fired(self) -> tuple[tuple[str, int], ...]:
+        """Return the edits, like the property of a program. An ONNX file has no passes."""
+        return tuple((edit, 1) for edit in self.edits)
 
 
 class Original(ChildProcess):

@@ -21,7 +21,7 @@ from hnas.export.compiling.compiler import Compiler
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import Disconnected, ExportError, Unfaithful
 from hnas.export.graph.samples import Sample, tell
-from hnas.export.int8.policy import LADDER
+from hnas.export.int8.policy import FILE_LADDER, LADDER
 from hnas.export.proof.verification import LIMITS, Check, Limits, check
 from hnas.export.remote.worker import Worker
 from hnas.journal import Journal
@@ -104,7 +104,7 @@ def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
         return _build_once(run, network, precision, "auto")
     floor = network.accuracy["search"] - GUARD
     make = partial(_build_once, run, network, precision)
-    return build_within(floor, make, LADDER if network.editable else ())
+    return build_within(floor, make, LADDER if network.editable else FILE_LADDER)
 
 
 def build_mixed(run: Run, network: StaticNetwork, floor: float, known: Sequence[Built] = ()) -> Built:

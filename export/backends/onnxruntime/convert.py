@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +65,7 @@ def compile(
     inputs, outputs = program.signature
     notes: dict[str, JSON] = {}
     if precision == "int8":
-        given = replace(POLICY, ranges="minmax") if isinstance(program, OnnxSource) else POLICY
-        policy = given.on(device.quantisation.get("onnxruntime"))
+        policy = POLICY.on(device.quantisation.get("onnxruntime"))
         written = onnx_file.write_onnx_int8(program, path / MODEL, inputs, outputs, calibration, policy)
         notes["quantisation"] = written
     else:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hnas.export.backends.openvino.quantiser import compress_weights, quantise_model
+from hnas.export.backends.openvino.quantiser import compress_weights, quantise_model, weight_bits
 from hnas.export.device.artifact import TensorSpec, Written
 from hnas.export.device.errors import ExportError, Unavailable, one_line, printable
 from hnas.export.device.machine import Machine
@@ -18,6 +20,7 @@ from hnas.export.device.records import JSON
 from hnas.export.device.runtimes.openvino import load, missing, require, versions
 from hnas.export.graph.marks import kept_float
 from hnas.export.onnx.apart import float_nodes
+from hnas.export.onnx.biases import EDIT, correct_biases
 from hnas.export.onnx.names import openvino_nodes
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.onnx.walk import nodes, shown
@@ -87,10 +90,17 @@ def _model_of_file(source: OnnxSource, calibration: Samples | None) -> tuple[ope
 
     calibration: the inputs for int8; None: another precision, in which nothing is kept apart.
     """
-    model = _read(source)
     if calibration is None or not find_spec("onnxruntime"):
-        return model, [], []
+        if source.edits:
+            raise ExportError("an ONNX file is edited by onnxruntime, which is not installed")
+        return _read(source), [], []
     spared, apart = float_nodes(Path(source.path), calibration, at_ends=False)
+    with TemporaryDirectory() as folder:
+        if EDIT in source.edits:
+            copy = Path(shutil.copy(source.path, folder))
+            correct_biases(copy, calibration, spared, weight_bits())
+            source = replace(source, path=str(copy))
+        model = _read(source)
     return model, sorted(spared & {op.get_friendly_name() for op in model.get_ops()}), apart
 
 

@@ -63,7 +63,7 @@ def quantise_model(
 
     from hnas.export.backends.openvino.ranges import estimator
 
-    transformer, narrow = _has_attention(model), Machine.here().sums_overflow
+    transformer, narrow = _has_attention(model), weight_bits() < 8
     symmetric = transformer or not _has_tails(model)  # case 3
     spared = [*kept, *(_shared_tables(model) if narrow else [])]  # case 6
     types = sorted({op.get_type_name() for op in model.get_ops()} & set(float_types))
@@ -101,11 +101,16 @@ def quantise_model(
         "smoothing": False,
         "activations": "symmetric" if symmetric else "asymmetric",
         "bias_correction": correction,
-        "weight_bits": 7 if narrow else 8,
+        "weight_bits": weight_bits(),
         "ranges": ranges,
         "float": [*types],
         "samples": len(samples),
     }
+
+
+def weight_bits() -> int:
+    """Return the bits of a weight in the files that this machine makes: case 6 of `quantise_model`."""
+    return 7 if Machine.here().sums_overflow else 8
 
 
 def _shared_tables(model: openvino.Model) -> list[str]:

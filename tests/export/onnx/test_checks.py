@@ -14,14 +14,11 @@ import torch
 from hnas import export
 from hnas.export import backends
 from hnas.export.compiling.originals import capture_network
-from hnas.export.device.artifact import TensorSpec
 from hnas.export.device.errors import ExportError, one_line
 from hnas.export.onnx import checks as onnx_checks
-from hnas.export.onnx import file as onnx_file
-from hnas.export.onnx.quantiser import QDQ
 from hnas.export.onnx.reader import _reason
 from hnas.export.onnx.sizes import fix_inputs
-from hnas.export.onnx.source import OnnxSource, Original
+from hnas.export.onnx.source import Original
 from tests.conftest import need
 from tests.export.compile_flat import compile_flat
 from tests.export.onnx_files import chain, convolution, images, model, save, weight
@@ -53,8 +50,11 @@ def test_backends_that_start_from_torch_refuse(tmp_path: Path, by_hand: Path) ->
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"recover": "bias", "precision": "int8", "calibration": images(4)}, "edit the torch graph"),
-        ({"keep_float": ["head"], "precision": "int8", "calibration": images(4)}, "edit the torch graph"),
+        (
+            {"recover": "round", "precision": "int8", "calibration": images(4)},
+            "recover='round' edits the torch graph, .*; an ONNX file takes recover='bias'",
+        ),
+        ({"keep_float": ["head"], "precision": "int8", "calibration": images(4)}, "keep_float edits the torch graph"),
         ({"precision": "int8", "calibration": images(4, 3, 9, 9)}, r"calibration inputs are float32\[1, 3, 9, 9\]"),
         ({"evidence": images(4, 3, 8)}, r"evidence inputs are float32\[1, 3, 8\]"),
         ({"precision": "int8", "calibration": [np.full((1, 3, 8, 8), np.nan, np.float32)]}, "hold NaN or infinity"),
@@ -92,14 +92,6 @@ def test_examples_of_another_shape_than_those_of_an_open_file(by_hand: Path, cou
         capture_network(original, np.zeros((count, 3, size, size), np.float32), "onnxruntime"),
     ):
         pass
-
-
-def test_ranges_other_than_extremes_need_the_module(tmp_path: Path) -> None:
-    tensor = TensorSpec("x", (1, 3, 8, 8), "float32")
-    source = OnnxSource(str(tmp_path / "a.onnx"), "a.onnx", (tensor,), (), {})
-    policy = QDQ(operators=("Conv",), activations="u8", symmetric=False, bias=True, ranges="mse")
-    with pytest.raises(ExportError, match="calibrated by minmax; mse needs the torch module"):
-        onnx_file.write_onnx_int8(source, tmp_path / "model.onnx", (tensor,), (), images(2), policy)
 
 
 def test_a_module_needs_example_inputs(tmp_path: Path) -> None:

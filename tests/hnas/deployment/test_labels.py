@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hnas import cli
-from hnas.deployment import flow
+from hnas.deployment import flow, mixing
 from hnas.deployment.labels import LEAST, judged_by, split_labels
 from hnas.deployment.loading import read_labelled
 from hnas.deployment.network import StaticNetwork
@@ -123,6 +123,7 @@ def two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(flow, "PROCESSES", 1)
     monkeypatch.setattr(flow, "BLOCKS", 2)
+    monkeypatch.setattr(mixing, "explain_slowdown", lambda *_: None)  # which profiles two artifacts
     return IMAGES @ table
 
 
