@@ -98,7 +98,7 @@ def _recorded(arguments: argparse.Namespace) -> list[Recorded] | None:
     named = arguments.baseline
     if named is None:
         return None
-    if Path(named).exists() or named.endswith(".jsonl"):  # case 1
+    if Path(named).is_file() or named.endswith(".jsonl"):  # case 1
         return read_history(Path(named))
     if arguments.history is None or not arguments.history.exists():  # case 2
         raise ValueError(f"--baseline is {named!r}, which is no file; a commit needs --history FILE with its runs")

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     read, _ = agree_on_inputs(artifact, artifact, options.input_shape)
     inputs = session.seeded_inputs(read, 0)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    condition = f"{artifact.digest[:16]} {options.processes} {options.time:g}"
+    shapes = ",".join("x".join(map(str, each.shape)) for each in read)
+    condition = f"{artifact.digest[:16]} {shapes} {options.processes} {options.time:g}"
     with closing(Journal(options.out)) as journal, show_progress() as show:
         compare = partial(_compare, artifact, inputs, options.processes, options.time, show)
         numbers = range(options.count)

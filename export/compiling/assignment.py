@@ -16,6 +16,7 @@ from hnas.export.compiling.options import MixedOptions
 from hnas.export.compiling.originals import capture_network
 from hnas.export.compiling.pipeline import check_request, compile_captured
 from hnas.export.compiling.publishing import free_path, publish, staging
+from hnas.export.compiling.sizes import require_open
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
@@ -78,6 +79,8 @@ def compile_mixed(
     if not profile.local:
         raise ValueError(f"mixed precision is chosen by measured times; {device} is not this machine")
     job = check_request(device, "int8", threads, options)
+    if options.dynamic is not None:
+        require_open(job.backend)
     target = free_path(Path(path))
     with capture_network(network, example_inputs, job.backend, options.dynamic) as source, Scratch() as folder:
         if isinstance(source.program, OnnxSource):
@@ -110,15 +113,17 @@ class _Trials:
         self._built: dict[tuple[str, ...], Artifact] = {}
         self._workers: list[Worker] = []  # of the first artifact, with which the others are compared, and of another
         options = job.options
-        if isinstance(options, MixedOptions) and options.plain is not None:
-            self._built[()] = options.plain
+        if isinstance(options, MixedOptions) and (plain := options.plain) is not None:
+            given = (plain.precision, plain.backend, plain.threads)
+            if given != (wanted := ("int8", job.backend, job.threads)):
+                raise ValueError(f"precision, backend and threads of plain are {given}, expected {wanted}")
+            self._built[()] = plain
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.close()
+        self._close(0)
 
     def artifact(self, kept: tuple[str, ...]) -> Artifact:
         """Return the verified artifact with the blocks ``kept`` in float."""
@@ -141,11 +146,13 @@ class _Trials:
         first = next(iter(self._built.values()))
         if artifact.path == first.path:
             return 1.0
+        baseline = self._worker(0, first)
         try:
-            found = compare(self._worker(0, first), self._worker(1, artifact), self._samples[0], blocks=_BLOCKS)
+            found = compare(baseline, self._worker(1, artifact), self._samples[0], blocks=_BLOCKS)
         except Unavailable:
             raise
         except ExportError:  # its runtime does not open it, or dies of it
+            self._close(1)
             return None
         return 1.0 / found.ratio
 
@@ -166,8 +173,15 @@ class _Trials:
             if self._workers[place].artifact.digest != artifact.digest:
                 self._workers[place].open(artifact)
         else:
-            self._workers[place:] = [Worker(artifact, backend=artifact.backend)]
+            self._close(place)
+            self._workers.append(Worker(artifact, backend=artifact.backend))
         return self._workers[place]
+
+    def _close(self, place: int) -> None:
+        """End the workers from ``place`` on."""
+        for worker in self._workers[place:]:
+            worker.close()
+        del self._workers[place:]
 
 
 def _record(levels: dict[str, float], tried: Sequence[Assignment], chosen: Assignment) -> dict[str, JSON]:

@@ -176,14 +176,15 @@ class _Search:
             if len(kept) == len(self._order):
                 continue
             assert chosen.time is not None
-            found = self._try_faster(kept, chosen.time * least)
-            if found.accepted:
+            known = next((each for each in self.tried if each.kept == kept), None)
+            found = known or self._try_faster(kept, chosen.time * least)
+            if found.accepted and found.time is not None and found.time <= chosen.time * least:
                 chosen = found
         return chosen
 
     def _try(self, kept: tuple[str, ...]) -> Assignment:
-        accepted = self._accept(kept)
-        self.tried.append(Assignment(kept, accepted, self._time(kept) if accepted else None))
+        time = self._time(kept) if self._accept(kept) else None
+        self.tried.append(Assignment(kept, time is not None, time))
         return self.tried[-1]
 
     def _try_faster(self, kept: tuple[str, ...], most: float) -> Assignment:

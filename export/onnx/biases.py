@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hnas.export.device.errors import ExportError
+
 if TYPE_CHECKING:
     import onnx
 
@@ -58,21 +60,24 @@ def correct_biases(path: Path, samples: Samples, spared: Collection[str] = (), b
     samples and positions. One run of the file for each sample gives the errors of all layers. The file is rewritten.
 
     samples: inputs, in the order of the file.
-    spared: names of nodes that stay in float.
+    spared: names of nodes that stay in float; of a node without a name, that of its first output.
     bits: of a weight.
 
     1. Conv, and Gemm without factors: corrected. A layer without a bias gets one.
     2. MatMul with a weight of two axes that only an addition of a constant reads: the constant is corrected.
     3. A weight that is computed, or a node in a branch: unchanged.
 
+    Raises:
+        ExportError: there is no layer of cases 1 and 2.
+
     Example: ``correct_biases(Path("net.onnx"), [(image,)])``.
     """
     import onnx
 
     model = onnx.load(path)
-    layers = [layer for layer in _layers(model.graph) if layer.node.name not in spared]
+    layers = [each for each in _layers(model.graph) if (each.node.name or each.node.output[0]) not in spared]
     if not layers:
-        return 0
+        raise ExportError("no layer of the ONNX file has a bias to correct")
     for index, (layer, error) in enumerate(zip(layers, _errors(model, layers, samples, bits), strict=True)):
         before = np.zeros(layer.channels, layer.weight.dtype) if layer.bias is None else layer.bias
         after = (before - error.reshape(before.shape)).astype(before.dtype)
@@ -114,7 +119,7 @@ def _layer(
     holder, place, axis = placed
     name = holder.input[place] if place < len(holder.input) else ""
     bias = to_array(constants[name]) if name in constants else None
-    fits = not name if bias is None else bias.size == weight.shape[axis]
+    fits = not name if bias is None else bias.size == weight.shape[axis] and bias.shape[-1:] == (bias.size,)
     return _Layer(node, holder, place, weight, axis, bias) if fits else None
 
 

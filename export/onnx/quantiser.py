@@ -120,7 +120,7 @@ def quantise_onnx(
         if isinstance(program, OnnxSource):
             spared, apart = float_nodes(prepared, samples)
             free += sorted(spared - set(free))
-            _edit(prepared, samples, program, free)
+            _edit(prepared, samples, program, free, policy)
         overrides = overrides or _file_overrides(prepared, samples, policy.ranges)
         options |= {"QuantizeBias": policy.bias, "TensorQuantOverrides": overrides}
         stay = frozenset(free)
@@ -244,10 +244,14 @@ def _overrides(
     return _as_overrides({name: ranges[value] for name, value in values.items() if value in ranges})
 
 
-def _edit(prepared: Path, samples: Samples, source: OnnxSource, free: Collection[str]) -> None:
-    """Apply the edits of an ONNX file to the prepared file. The nodes ``free`` stay in float."""
+def _edit(prepared: Path, samples: Samples, source: OnnxSource, free: Collection[str], policy: QDQ) -> None:
+    """Apply the edits of an ONNX file to the prepared file. ``free`` and operators outside the policy stay in float."""
     if EDIT in source.edits:
-        correct_biases(prepared, samples, free)
+        import onnx
+
+        nodes = onnx.load(prepared).graph.node
+        others = [node.name for node in nodes if node.op_type not in policy.operators]
+        correct_biases(prepared, samples, {*free, *others})
 
 
 def _file_overrides(prepared: Path, samples: Samples, method: str) -> dict[str, list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Estimate the duration of a deployment for ``--dry-run``: `estimate_search(plan, resume=False)`.
+"""Estimate the duration of a deployment for ``--dry-run``: `estimate_search(plan)`.
 
 It opens the supernet and the images as the deployment does, so it refuses what the deployment would refuse.
 """

@@ -27,7 +27,7 @@ def split_labels(value: Any, inputs: Sequence[str], count: int) -> tuple[Any, _L
     inputs: the names of the network's inputs; empty if they have no names.
     count: the number of the network's inputs.
 
-    1. A dict with an array ``labels``, which is no input of the network.
+    1. A dict with an array ``labels``, which is no input of the network, beside its inputs.
     2. A pair (inputs, labels) for a network with one input. The labels are a whole number, or an array [N] of them.
     3. Anything else: no labels.
 
@@ -37,7 +37,7 @@ def split_labels(value: Any, inputs: Sequence[str], count: int) -> tuple[Any, _L
     Example: ``split_labels({"x": images, "labels": classes}, ["x"], 1)`` is ``({"x": images}, classes)``.
     """
     if isinstance(value, Mapping):
-        if _LABELS not in value or _LABELS in inputs:
+        if _LABELS not in value or _LABELS in inputs or len(value) <= count:
             return value, None
         found = _whole_numbers(value[_LABELS])
         if found is None:
@@ -60,8 +60,8 @@ def _whole_numbers(value: Any) -> _Labels | None:
 def judged_by(network: StaticNetwork, samples: Sequence[Sample], labels: _Labels) -> StaticNetwork:
     """Return the network with labelled samples, on whose accuracy its artifacts are judged.
 
-    Every fourth sample is for calibration, every second one decides (the split "search"), and the rest only reports
-    (the split "test").
+    A quarter of the samples is for calibration, half of them decide (the split "search"), and the rest only reports
+    (the split "test"). Chance chooses, with a fixed seed, because samples often stand in the order of their classes.
 
     Raises:
         ValueError: there are too few samples, the first output is not [1, classes], or a label is no class.
@@ -70,8 +70,9 @@ def judged_by(network: StaticNetwork, samples: Sequence[Sample], labels: _Labels
         need = f"the accuracy guard of one point needs {LEAST} or more"
         raise ValueError(f"there are labels for {len(labels)} samples; {need}; leave the labels out to verify by dB")
     splits = {"calibration": slice(0, None, 4), "search": slice(1, None, 2), "test": slice(2, None, 4)}
-    parts = {name: samples[part] for name, part in splits.items()}
-    classes = {name: labels[splits[name]] for name in SPLITS}
+    order = np.random.default_rng(0).permutation(len(labels))
+    parts = {name: [samples[row] for row in order[part]] for name, part in splits.items()}
+    classes = {name: labels[order[splits[name]]] for name in SPLITS}
     expected = {name: _scores(network, parts[name]) for name in SPLITS}
     many = expected["search"].shape[1]
     if not (labels.min() >= 0 and labels.max() < many):

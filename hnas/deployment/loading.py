@@ -106,15 +106,22 @@ def read_labelled(
         if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
             raise ValueError(f"{file} holds NaN or infinity")
         try:
-            found += to_samples([arrays], example, "calibration")
+            calls = to_samples([arrays], example, "calibration")
         except ValueError:
             said = ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays) or "nothing"
             need = ", ".join(f"{e.dtype}[{', '.join(map(str, ('N', *e.shape[1:])))}]" for e in example)
             raise ValueError(f"{file} holds {said}; the network takes {need}") from None
-    many = sum(map(len, labels))
-    if labels and many != len(found):
-        raise ValueError(f"{file} holds {many} labels for {len(found)} calls of the network; give one for each")
-    return found, np.concatenate(labels) if labels else None
+        found += calls
+        _check_count(file, own, len(calls))
+    joined = np.concatenate(labels) if labels else None
+    _check_count(file, joined, len(found))  # some parts may have no labels
+    return found, joined
+
+
+def _check_count(file: Path, labels: NDArray[np.int64] | None, calls: int) -> None:
+    """Raise ValueError unless there is a label for each call of the network. None: there are no labels."""
+    if labels is not None and len(labels) != calls:
+        raise ValueError(f"{file} holds {len(labels)} labels for {calls} calls of the network; give one for each")
 
 
 def _in_order(value: Any, names: Sequence[str]) -> Sample:

@@ -175,11 +175,11 @@ def test_memory_that_processes_share_is_counted_once(tmp_path: Path, monkeypatch
     reads: list[int] = []
 
     def watch(process: int) -> int:
-        if ready.exists():
-            reads.append(process)
+        ran, found = ready.exists(), pss(process)  # read first: a process that is seen ends
+        reads.extend([process] if ran else [])
         if len(set(reads)) == 2:
             seen.touch()
-        return pss(process)
+        return found
 
     monkeypatch.setattr(limits, "_pss", watch)
     code = f"""

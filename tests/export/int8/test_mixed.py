@@ -381,6 +381,17 @@ def test_only_what_is_fast_enough_is_judged() -> None:
     assert best.kept == ("b",)
 
 
+def test_what_is_accepted_and_cannot_be_timed_is_refused() -> None:
+    best, tried = assign(LEVELS, lambda left: len(left) > 1, lambda _: None)
+    assert best is None
+    assert not any(each.accepted for each in tried)
+
+
+def test_no_assignment_is_tried_twice() -> None:
+    _, tried = assign(LEVELS, lambda left: len(left) in (2, 3), lambda left: 2.0 - len(left) / 10)
+    assert len({each.kept for each in tried}) == len(tried)
+
+
 def test_what_cannot_be_made_has_no_time_and_is_refused() -> None:
     best, tried = assign(LEVELS, lambda _: True, lambda left: None if "a" in left else 1.0 - 0.1 * len(left))
     assert tried[1].kept == ("a",)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hnas.export import CompileOptions, backends
+from hnas.export import CompileOptions, ExportError, backends
 from hnas.export import compile as compile_network
 from hnas.export.int8.calibration import activation_ranges
 from hnas.export.onnx.biases import correct_biases
@@ -113,7 +113,8 @@ def test_the_mean_of_every_channel_is_that_of_the_float_weights(tmp_path: Path, 
 def test_other_layers_are_unchanged(tmp_path: Path, model: Any, spared: list[str]) -> None:
     path = onnx_files.save(model, tmp_path / "net.onnx")
     before = path.read_bytes()
-    assert correct_biases(path, bright(2, 6), spared) == 0
+    with pytest.raises(ExportError, match="no layer of the ONNX file has a bias to correct"):
+        correct_biases(path, bright(2, 6), spared)
     assert path.read_bytes() == before
 
 
