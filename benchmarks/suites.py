@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,9 @@ def _run_suite(arguments: argparse.Namespace) -> int:
     if arguments.report:
         write_text(arguments.report, _page_of(report))
     if arguments.history:
-        revision = revision_here(arguments.suite.parent)
+        if not (revision := revision_here(arguments.suite.parent)):
+            why = "git has none here, or a file that it tracks is changed"
+            sys.stderr.write(f"the history names no commit for this run ({why}); --baseline REF does not find it\n")
         history.append_history(arguments.history, history.records_of(report, revision))
     return report.verdict.exit_code
 

@@ -23,7 +23,7 @@ def revision_here(folder: Path) -> str:
     named = next(filter(None, map(os.environ.get, _REVISIONS)), "")
     if named:
         return named
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(folder, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     return (_git(folder, "rev-parse", "--verify", "--quiet", "HEAD") or "") if changed == "" else ""
 
 
@@ -39,7 +39,7 @@ def runs_until(ref: str, recorded: Sequence[Recorded], folder: Path) -> list[Rec
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if not commit:
         raise ValueError(f"--baseline is {ref!r}, which is no file, and git knows no such commit in {folder}")
-    listed = (_git(folder, "rev-list", commit) or commit).split()
+    listed = (_git(folder, "rev-list", "--topo-order", commit) or commit).split()
     distance = {each: place for place, each in enumerate(listed)}
     found = [run for run in recorded if run.revision in distance]
     if not found:

@@ -31,7 +31,7 @@ class RoundsSetting:
     space, arguments: name and arguments of the space.
     networks: the types of each network, one for each slot.
     device: a device of this machine.
-    rounds: rounds, each with newly opened files and a random order of its own.
+    rounds: rounds, each with new processes and a random order of its own.
     blocks: interleaved blocks of a round.
     """
 
@@ -47,8 +47,9 @@ class RoundsSetting:
 def latency_rounds(images: Path | None, seed: int, setting: RoundsSetting) -> Result:
     """Build each network and the largest one once; return their latencies in every round, ``shares`` [round][network].
 
-    One process, one thread, one image, fp32. A latency is a share of the latency of the largest network, with which it
-    is interleaved. ``largest_ms`` is the median of the largest network, for each round.
+    One thread, one image, fp32. A round opens every file in a new process, because a file that is opened again in
+    another process may be 7 to 15 % faster or slower. A latency is a share of the latency of the largest network, with
+    which it is interleaved. ``largest_ms`` is the median of the largest network, for each round.
     """
     space = space_of(setting.space, setting.arguments)
     study = Study(Supernet(space, seed), setting.data.task(images, seed), seed=seed)
@@ -62,8 +63,7 @@ def latency_rounds(images: Path | None, seed: int, setting: RoundsSetting) -> Re
             net = study.supernet.extract(arch, study.calibrate(arch))
             export.compile(net, inputs, device=setting.device, path=file, threads=1)
         for turn in range(setting.rounds):
-            first, *others = (export.load(export.Artifact.read(file)) for file in files)
-            found = export.compare_many(first, others, inputs, blocks=setting.blocks, runs=_CALLS, seed=turn)
+            found = export.compare_many(files[0], files[1:], inputs, blocks=setting.blocks, runs=_CALLS, seed=turn)
             shares.append([round(1 / each.ratio, 5) for each in found])
             largest.append(round(found[0].a.median_ms, 6))
         versions = dict(export.Artifact.read(files[0]).versions)

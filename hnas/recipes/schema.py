@@ -102,8 +102,7 @@ def _decode_strategy(recipe: Recipe, train: TrainSection) -> Mapping[str, Any]:
         raise ValueError(f"recipe {recipe.name}: {train.strategy!r} derives no network; leave train.max_skips out")
     known = options_of(strategy.pick)
     if hasattr(strategy, "latencies"):  # a device or a counted cost may be named in place of the table
-        known["latency"] = known["latency"] | str if "latency" in known else str
-        known |= {"cost": CostName, "measured": bool}
+        known |= {"latency": str, "cost": CostName, "measured": bool}
     options = _decode_given(recipe, "train.options", train.options, known)
     if reason := _contradiction(options):
         raise ValueError(f"recipe {recipe.name}: {reason}")

@@ -78,7 +78,7 @@ def make_pick(
 
 
 def _cost_in_loss(experiment: Experiment) -> tuple[str, Device | None, bool] | None:
-    """Return the cost that a recipe names, its device, and whether it is measured. None: it names none, or a table."""
+    """Return the cost that a recipe names, its device, and whether it is measured. None: it names none."""
     options = experiment.options
     if (name := options.get("cost")) in COUNTED:
         return name, None, False
@@ -91,7 +91,7 @@ def _cost_in_loss(experiment: Experiment) -> tuple[str, Device | None, bool] | N
 def _cost_table(
     strategy: ModuleType, cost: tuple[str, Device | None, bool], study: Study, measuring: Measuring | None
 ) -> Any:
-    """Return the costs of all types in the form that the strategy takes."""
+    """Return the costs of all types, as the strategy counts them."""
     name, device, measured = cost
     space = study.supernet.space
     if device is None:

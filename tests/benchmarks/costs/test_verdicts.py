@@ -1,4 +1,4 @@
-"""How often verdicts are wrong: the table is that of the records, comparisons are kept, and blocks are real."""
+"""Test the study of wrong verdicts: its table, its journal, and the blocks that it measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a claim from end to end is made of, and what XNNPACK leaves to other kernels."""
+"""Test the parts of an end-to-end claim, and the gates on what XNNPACK does not run."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from hnas.export import CompileOptions, ExportError, backends
 from hnas.export import compile as compile_network
 from hnas.export.int8.calibration import activation_ranges
-from hnas.export.onnx.biases import correct_biases
+from hnas.export.onnx import quantiser
+from hnas.export.onnx.biases import EDIT, correct_biases
 from hnas.export.onnx.ranges import file_ranges
 from hnas.export.onnx.source import Original
 from tests.conftest import need
@@ -116,6 +118,14 @@ def test_other_layers_are_unchanged(tmp_path: Path, model: Any, spared: list[str
     with pytest.raises(ExportError, match="no layer of the ONNX file has a bias to correct"):
         correct_biases(path, bright(2, 6), spared)
     assert path.read_bytes() == before
+
+
+def test_operators_outside_the_policy_keep_their_biases(tmp_path: Path) -> None:
+    model = made(("Gemm", ["x", "w"], ["y"], {"transB": 1}), w=table(4, 6))
+    model.graph.node[0].name = "layer"
+    path, source = onnx_files.save(model, tmp_path / "net.onnx"), SimpleNamespace(edits=(EDIT,))
+    with pytest.raises(ExportError, match="no layer of the ONNX file has a bias to correct"):
+        quantiser._edit(path, bright(2, 6), source, (), SimpleNamespace(operators=("Conv",)))
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
