@@ -27,7 +27,7 @@ STAMPS := $(VENV)/stamps
 # process runs them all. tests/conftest.py puts long files first; xdist's own order would start those of few long tests
 # last, where one process works and the others wait.
 PYTEST = HNAS_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-	--no-loadscope-reorder
+	--no-loadscope-reorder --durations=30 --durations-min=10
 
 # The profile names the backend NAME; the extra NAME-convert builds for it. For an unknown target only the packages of the
 # search are installed, and hnas-deploy refuses the target in one line.

@@ -73,7 +73,7 @@ def made(tmp_path: Path) -> export.Artifact:
 @pytest.mark.parametrize("form", ["npz", "pt", "callable"])
 def test_nested_inputs_and_calibration_by_name(call: Run, tmp_path: Path, form: str) -> None:
     one = {name: value[:1] for name, value in SAMPLES.items()}
-    np.savez("real.npz", labels=np.arange(40), **SAMPLES)
+    np.savez("real.npz", **SAMPLES)
     np.savez("one.npz", **one)
     torch.save(
         {
