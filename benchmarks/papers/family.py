@@ -13,6 +13,7 @@ from hnas.benchmarks.papers.claims import Claim, StudyPlan
 from hnas.benchmarks.papers.family_plan import (
     CELLS,
     COLUMNS,
+    GUIDED,
     OURS,
     compare_variants,
     ends_of,
@@ -46,15 +47,21 @@ def _numbers(plan: StudyPlan) -> tuple[int, ...]:
     return (1, 2) if plan.quick else (1, 2, 3, 5)
 
 
+def _options_of_numbers(plan: StudyPlan) -> dict[str, dict[str, Any]]:
+    """Return the options of every number of sub-graphs; the largest and the guidance of the paper are a control."""
+    most = _numbers(plan)[-1]
+    return {f"K = {k}": {"paths": k} for k in _numbers(plan)} | {f"K = {most}, guidance": {"paths": most, **GUIDED}}
+
+
 def _by_number(plan: StudyPlan, table: str) -> dict[str, list[StudyPart]]:
-    return {f"K = {k}": search_parts(plan, table, OURS, {"paths": k}) for k in _numbers(plan)}
+    return {name: search_parts(plan, table, OURS, each) for name, each in _options_of_numbers(plan).items()}
 
 
 def _saved_parts(plan: StudyPlan, table: str) -> list[StudyPart]:
     """Return the parts that count saved activations."""
     made = TABLES[table]
     picks: dict[str, tuple[str, Mapping[str, Any]]] = {"one path": (EVOLVED, {}), "gdas": ("gdas", {})}
-    picks |= {f"K = {k}": (OURS, {"paths": k, "guidance": True}) for k in _numbers(plan)} | {"darts": ("darts", {})}
+    picks |= {name: (OURS, each) for name, each in _options_of_numbers(plan).items()} | {"darts": ("darts", {})}
     setting = SavedSetting(
         data=digits_data(plan),
         space=made.space,
@@ -76,8 +83,9 @@ def _e2_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     verdicts, tables = [], []
     for table in tables_of(plan):
         variants = _by_number(plan, table)
-        first, *others = variants
-        found, shown = compare_variants(parts, table, variants, [(name, first) for name in others])
+        first, *others, guided = variants
+        pairs = [*((name, first) for name in others), (others[-1], guided)]
+        found, shown = compare_variants(parts, table, variants, pairs)
         counted = [parts[each] for each in _saved_parts(plan, table)]
         most = f"K = {min(3, _numbers(plan)[-1])}"
         shares = {name: [each[name] / each["one path"] for each in counted] for name in counted[0]}
@@ -122,7 +130,7 @@ def _e3_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
 
 
 def _guided(plan: StudyPlan, table: str) -> dict[str, list[StudyPart]]:
-    options: dict[str, dict[str, Any]] = {"guidance": {"guidance": True}, "no guidance": {"guidance": False}}
+    options: dict[str, dict[str, Any]] = {"guidance": GUIDED, "no guidance": {}}
     return {name: search_parts(plan, table, OURS, each) for name, each in options.items()}
 
 
@@ -168,7 +176,7 @@ def _e5_parts(plan: StudyPlan, parts: StudyParts) -> list[StudyPart]:
     wanted = [
         each for table in tables_of(plan) for listed in _family(plan, table, lambda _: None).values() for each in listed
     ]
-    wanted += [each for table in tables_of(plan) for each in _faster(plan, table)]
+    wanted += [each for table in tables_of(plan) for listed in _controls(plan, table).values() for each in listed]
     wanted.append(_pace_part(plan))
     if wanted[-1] not in parts:
         return wanted
@@ -181,10 +189,11 @@ def _e5_later(plan: StudyPlan, parts: StudyParts) -> dict[str, float]:
     return {} if _pace_part(plan) in parts else {"searched": float(plan.passes * plan.seeds * len(rivals_of(plan)))}
 
 
-def _faster(plan: StudyPlan, table: str) -> list[StudyPart]:
-    """Return the searches of MSG-DAS with a higher rate of alpha, at the passes of the plan."""
+def _controls(plan: StudyPlan, table: str) -> dict[str, list[StudyPart]]:
+    """Return MSG-DAS with a higher rate of alpha, and with the guidance of the paper, at the passes of the plan."""
     setting = replace(setting_of(plan, table, OURS), rate=_FASTER)
-    return [part(searched, seed, setting, work=plan.passes) for seed in range(plan.seeds)]
+    faster = [part(searched, seed, setting, work=plan.passes) for seed in range(plan.seeds)]
+    return {f"{OURS}, rate {_FASTER:g}": faster, f"{OURS}, guidance": search_parts(plan, table, OURS, GUIDED)}
 
 
 def _judge_without_none(plan: StudyPlan, parts: StudyParts) -> tuple[list[ClaimVerdict], StudyTable]:
@@ -215,20 +224,16 @@ def _e5_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
     for table, axis, passes in axes:
         ends = {name: ends_of(table, parts, each) for name, each in _family(plan, table, passes).items()}
         budget = float(passes(RANDOM) or plan.passes)
-        faster = f"{OURS}, rate {_FASTER:g}"
-        if axis == "passes":
-            ends[faster] = ends_of(table, parts, _faster(plan, table))
+        controls = _controls(plan, table) if axis == "passes" else {}
+        ends |= {name: ends_of(table, parts, each) for name, each in controls.items()}
         ends[RANDOM] = random_ends(plan, table, budget, pace[RANDOM] if table == CELLS else None)
         best = float(truth_of(table).real.max())
         verdicts += [
             judge_difference(
                 f"{table}, equal {axis}: {OURS} > {rival}", paired(ends[OURS].accuracy, ends[rival].accuracy)
             )
-            for rival in (*rivals_of(plan), RANDOM)
+            for rival in (*rivals_of(plan), RANDOM, *controls)
         ]
-        if axis == "passes":
-            question = f"{table}, equal {axis}: {faster} > {OURS}"
-            verdicts.append(judge_difference(question, paired(ends[faster].accuracy, ends[OURS].accuracy)))
         rows = [own.row(name, best) for name, own in ends.items()]
         tables.append(StudyTable(f"{table}, equal {axis}: what each search ends with", COLUMNS, rows))
     found, table_without = _judge_without_none(plan, parts)

@@ -24,8 +24,9 @@ from hnas.space import Arch, Space
 
 CELLS = "cells"
 OURS = "msgdas"
-# Of MSG-DAS where they are not compared: two sub-graphs, and the guidance of the paper.
-_PUBLISHED: dict[str, Any] = {"paths": 2, "guidance": True}
+GUIDED: dict[str, Any] = {"guidance": True}  # as in the paper
+# Of MSG-DAS where they are not compared: two sub-graphs, and no guidance, as in the product since E4.
+_OURS: dict[str, Any] = {"paths": 2, "guidance": False}
 _RIVALS = ("darts", "gdas", "proxylessnas", "pdarts", EVOLVED)
 _STAGES = "pdarts"  # its logits are those of the space that is left
 
@@ -43,7 +44,7 @@ def setting_of(
 ) -> SearchSetting:
     """Return the setting of a search on the space of a table.
 
-    options: of the strategy; MSG-DAS has two sub-graphs and guidance unless they say otherwise.
+    options: of the strategy; MSG-DAS has two sub-graphs and no guidance unless they say otherwise.
     passes: None: those of the plan.
     """
     made = TABLES[table]
@@ -53,7 +54,7 @@ def setting_of(
         arguments=made.arguments,
         strategy=strategy,
         budget={"passes": passes or plan.passes},
-        options={**_PUBLISHED, **(options or {})} if strategy == OURS else dict(options or {}),
+        options={**_OURS, **(options or {})} if strategy == OURS else dict(options or {}),
         rate=RATES[table].get(strategy, 0.003),
     )
 

@@ -86,7 +86,7 @@ def _search_part(
     plan: StudyPlan, strategy: str, seed: int, table: CostTable | None = None, window: Window | None = None
 ) -> StudyPart:
     """Return one search; without a window the loss has no latency."""
-    search = setting_of(plan, CELLS, strategy, {"guidance": False} if strategy == OURS else None)
+    search = setting_of(plan, CELLS, strategy)
     setting = _InsideSetting(search=search, kept=kept_types(plan))
     if table is not None:
         setting = replace(setting, base=table.base, types=table.types, window=window)
