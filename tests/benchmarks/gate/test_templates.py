@@ -1,4 +1,4 @@
-"""The jobs and the commands of docs/ci.md: files are parsed, and the shell of every step is run on a small suite.
+"""The jobs and the commands of docs/ci.md: files obey schemas, and the shell of every step runs on a small suite.
 
 ``pip`` and ``apt-get`` are replaced by programs that only write down their words.
 """
@@ -25,6 +25,7 @@ yaml = pytest.importorskip("yaml")
 pytest.importorskip("onnxruntime")
 
 DOCS = Path(__file__).parents[3] / "docs"
+SCHEMAS = {"github-actions.yml": "vendor.github-workflows", "gitlab-ci.yml": "vendor.gitlab-ci"}
 SHELLS = {"bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail"), None: ("bash", "-e")}  # as GitHub starts them
 RIGHT = {"name": "small", "artifact": "light", "max_size": "1MB"}
 WRONG = {**RIGHT, "max_size": "1KB"}
@@ -44,6 +45,32 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o755)
     return folder
+
+
+def lint(path: Path) -> subprocess.CompletedProcess[str]:
+    """Check a job against the schema of its CI system. The package has the schemas, so nothing is fetched."""
+    words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[path.name], str(path)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("github-actions.yml", "timeout-minutes:", "timeout_minutes:"),
+        ("gitlab-ci.yml", "allow_failure:", "allow-failure:"),
+    ],
+)
+def test_a_job_obeys_the_schema_of_its_system(tmp_path: Path, name: str, right: str, wrong: str) -> None:
+    pytest.importorskip("check_jsonschema")
+    assert set(SCHEMAS) == {each.name for each in (DOCS / "ci").iterdir()}
+    done = lint(DOCS / "ci" / name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (DOCS / "ci" / name).read_text("utf-8")
+    assert text.count(right) == 1
+    (tmp_path / name).write_text(text.replace(right, wrong))
+    refused = lint(tmp_path / name)
+    assert refused.returncode == 1
+    assert f"'{wrong[:-1]}' was unexpected" in refused.stdout
 
 
 def shell(root: Path, words: tuple[str, ...], script: str) -> subprocess.CompletedProcess[str]:
