@@ -21,7 +21,7 @@ from hnas.export.device.artifact import Artifact
 from hnas.export.device.errors import ExportError, Unavailable, Unfaithful
 from hnas.export.device.records import JSON
 from hnas.export.graph.samples import to_samples
-from hnas.export.int8.mixed import Assignment, assign, sensitivities
+from hnas.export.int8.mixed import Assignment, assign, blocks_of_layers, sensitivities
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.proof.timing import compare
 from hnas.export.remote.scratch import Scratch
@@ -90,7 +90,8 @@ def compile_mixed(
         options = replace(options, evidence=samples if options.evidence is None else list(options.evidence))
         levels = sensitivities(source.program, samples[:_SENSED])
         with _Trials(source, replace(job, options=options), samples, folder, accept) as trials:
-            chosen, tried = assign(levels, trials.accept, trials.time, options.trials)
+            slow = blocks_of_layers(source.program, options.slow)
+            chosen, tried = assign(levels, trials.accept, trials.time, options.trials, slow)
             if chosen is None:  # case 4
                 raise ExportError(
                     f"no mixed precision is accepted; {len(tried)} assignments of {len(levels)} blocks tried"

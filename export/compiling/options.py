@@ -86,8 +86,11 @@ class MixedOptions(CompileOptions):
     ``trials``: the largest number of assignments of blocks to precisions that are built, 1 or more.
     ``plain``: the artifact with all blocks in int8, made before by `compile` of the same network with the same options.
     Default: it is compiled first.
+    ``slow``: names of layers in a profile of ``plain`` that are slower than in float, the slowest first. Only their
+    blocks are tried in float for speed. Default: every block.
     """
 
     recover: str = "none"
     trials: int = TRIALS
     plain: Artifact | None = None
+    slow: Sequence[str] = ()

@@ -5,7 +5,8 @@ Use: ``assign(sensitivities(program, samples), accept, time)``, then ``keep_floa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -38,6 +39,22 @@ def blocks(program: Program, most: int = MOST) -> dict[str, tuple[str, ...]]:
         if len(found) <= most or depth == 1:
             break
     return {name: tuple(nodes) for name, nodes in found.items()}
+
+
+def blocks_of_layers(program: Program, layers: Sequence[str]) -> list[str]:
+    """Return the blocks of the layers of an artifact of ``program``, in the order of ``layers``, each once.
+
+    ONNX Runtime names a layer after a node that it computes, with parts of its own around: the longest name that fits
+    counts. A layer that is named otherwise has no block; in OpenVINO and TFLite these are all layers.
+
+    Example: ``blocks_of_layers(program, ["node_conv2d_1_token_4"])`` is the block of the node ``conv2d_1``.
+    """
+    owner = {node: name for name, nodes in blocks(program).items() for node in nodes}
+    found = []
+    for layer in layers:
+        held = [node for node in owner if re.match(rf"(?:node_)?{re.escape(node)}(?:$|_(?!\d))", layer)]
+        found += [owner[max(held, key=len)]] if held else []
+    return list(dict.fromkeys(found))
 
 
 def _paths(module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
@@ -117,6 +134,7 @@ def assign(
     accept: Callable[[tuple[str, ...]], bool],
     time: Callable[[tuple[str, ...]], float | None],
     trials: int = TRIALS,
+    slow: Sequence[str] = (),
 ) -> tuple[Assignment | None, list[Assignment]]:
     """Return the assignment to use (None if none is accepted), and all assignments that were tried, in order.
 
@@ -124,20 +142,21 @@ def assign(
     accept: builds the artifact with the given blocks in float, and returns whether its accuracy is sufficient.
     time: returns the measured time of that artifact, in any unit; None if there is no such artifact.
     trials: the largest number of assignments to try, at least 1.
+    slow: the blocks that lose time in int8, the slowest first; empty: unknown.
 
     1. Start with all blocks in int8. If that is refused: find the fewest of the most sensitive blocks with which the
        artifact is accepted, by bisection, assuming that more float blocks are more accurate. Result None if only all
        blocks in float would be accepted.
     2. Move each of these blocks back to int8, the least sensitive first. Keep the change if the artifact is accepted
        and not slower.
-    3. Move each other block to float, the most sensitive first. Keep the change if the artifact is accepted and more
-       than 2 % faster: a runtime may have faster float kernels for a block.
+    3. Move each other block to float, or each of ``slow`` where they are known; else the most sensitive first. Keep the
+       change if the artifact is accepted and more than 2 % faster: a runtime may have faster float kernels for a block.
 
     In cases 2 and 3 the artifact is timed first. ``accept`` is called only for one that is fast enough.
     """
     search = _Search(sorted(levels, key=lambda name: levels[name]), accept, time, trials)
     chosen = search.fewest_in_float()
-    return (search.refined(chosen) if chosen.accepted else None), search.tried
+    return (search.refined(chosen, slow) if chosen.accepted else None), search.tried
 
 
 class _Search:
@@ -166,11 +185,9 @@ class _Search:
             low, high, chosen = (low, middle, found) if found.accepted else (middle, high, chosen)
         return chosen
 
-    def refined(self, chosen: Assignment) -> Assignment:
+    def refined(self, chosen: Assignment, slow: Sequence[str] = ()) -> Assignment:
         """Cases 2 and 3: return the fastest assignment that differs block by block from the accepted ``chosen``."""
-        back = reversed(chosen.kept[:-1])  # case 2; without the last block, the artifact was refused in case 1
-        forth = self._order[len(chosen.kept) :]  # case 3
-        changes = [*((name, 1.0) for name in back), *((name, _GAIN) for name in forth)]
+        changes = self._changes(chosen, slow)
         for name, least in changes[: self._trials - len(self.tried)]:
             kept = tuple(each for each in self._order if (each in chosen.kept) != (each == name))
             if len(kept) == len(self._order):
@@ -181,6 +198,12 @@ class _Search:
             if found.accepted and found.time is not None and found.time <= chosen.time * least:
                 chosen = found
         return chosen
+
+    def _changes(self, chosen: Assignment, slow: Sequence[str]) -> list[tuple[str, float]]:
+        """Return the blocks that move, in order, and the part of the old time that the new one may take at most."""
+        back = reversed(chosen.kept[:-1])  # case 2; without the last block, the artifact was refused in case 1
+        forth = [name for name in slow or self._order if name not in chosen.kept]  # case 3
+        return [*((name, 1.0) for name in back), *((name, _GAIN) for name in forth)]
 
     def _try(self, kept: tuple[str, ...]) -> Assignment:
         time = self._time(kept) if self._accept(kept) else None

@@ -107,10 +107,13 @@ def build_precision(run: Run, network: StaticNetwork, precision: str) -> Built:
     return build_within(floor, make, LADDER if network.editable else FILE_LADDER)
 
 
-def build_mixed(run: Run, network: StaticNetwork, floor: float, known: Sequence[Built] = ()) -> Built:
+def build_mixed(
+    run: Run, network: StaticNetwork, floor: float, known: Sequence[Built] = (), slow: Sequence[str] = ()
+) -> Built:
     """Return the fastest int8 artifact with blocks in float whose accuracy on the search images reaches ``floor``.
 
     known: artifacts of the network, of which the one with all blocks in int8 is not built again.
+    slow: the layers of that artifact that are slower than in float, the slowest first; empty: unknown.
 
     The fastest artifact may have no block in float. Raise ExportError if ``TRIALS`` assignments give no artifact.
     """
@@ -139,6 +142,7 @@ def build_mixed(run: Run, network: StaticNetwork, floor: float, known: Sequence[
             dynamic=network.dynamic,
             trials=TRIALS,
             plain=None if plain is None else plain.artifact,
+            slow=slow,
         ),
     )
 

@@ -262,7 +262,8 @@ def _with_mixed(run: Run, baseline: Baseline, proof: Proof) -> Proof:
     network = proof.make()
 
     def make() -> Built:
-        return build_mixed(run, network, floor, [row.built for row in proof.rows])
+        slow = () if proof.slowdown is None else [layer.name for layer in proof.slowdown.layers]
+        return build_mixed(run, network, floor, [row.built for row in proof.rows], slow)
 
     def outcome() -> str:
         found = mixing.attempt_mixed(make)

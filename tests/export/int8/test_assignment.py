@@ -46,6 +46,13 @@ def test_case_3_a_block_that_is_faster_in_float_stays_there_beyond_the_noise() -
     assert best.kept == ("b",)
 
 
+def test_case_3_tries_only_blocks_that_are_known_to_be_slow_the_slowest_first() -> None:
+    cost = {"a": -0.2, "b": -0.3, "c": 0.1, "d": -0.1}
+    best, tried = assign(LEVELS, lambda _: True, lambda left: 1.0 + sum(cost[name] for name in left), slow=["d", "b"])
+    assert [each.kept for each in tried] == [(), ("d",), ("b", "d")]
+    assert best == tried[-1]
+
+
 def test_only_what_is_fast_enough_is_judged() -> None:
     cost, judged = {"a": 0.1, "b": -0.3, "c": 0.1, "d": -0.01}, []
 
