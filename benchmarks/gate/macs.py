@@ -135,6 +135,8 @@ def _nodes(artifact: Artifact, arrays: Sequence[Any]) -> list[dict[str, Any]]:
         options = session_options(1)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_profiling = True
+        # The profile leaves out weights that a kernel has packed.
+        options.add_session_config_entry("session.disable_prepacking", "1")
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(str(artifact.model), options, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]
