@@ -165,24 +165,36 @@ def agreed(make: Callable[[], Any]) -> Any:
     Use it for scores and choices that training depends on, because different processors can compute different values.
 
     Raises:
-        RankLost: rank 0 has ended or does not answer.
+        RankLost: rank 0 has ended or does not answer; or ``make`` failed there, on the other ranks.
+        Exception: whatever ``make`` raises, on rank 0.
     """
     if world() == 1 or _DECIDING.get():  # a nested call of rank 0: the other ranks wait for the outer answer
         return make()
-    answer = ""
     if rank() == 0:
         token = _DECIDING.set(True)
         try:
-            answer = json.dumps(make())
+            text = json.dumps({"made": make()})
+        except Exception as error:
+            line = next(iter(str(error).splitlines()), "") or type(error).__name__
+            _send_text(json.dumps({"failed": line}))  # the others wait for an answer
+            raise
         finally:
             _DECIDING.reset(token)
-    text = torch.tensor(list(answer.encode()), dtype=torch.uint8, device=device())
-    size = torch.tensor([len(text)], device=device())
+    answer = json.loads(_send_text(text if rank() == 0 else ""))
+    if "failed" in answer:
+        raise RankLost(f"rank {_who()}: rank 0 failed: {answer['failed']}")
+    return answer["made"]
+
+
+def _send_text(text: str) -> str:
+    """Return the text of rank 0 on every rank."""
+    sent = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device())
+    size = torch.tensor([len(sent)], device=device())
     with _one_line("rank 0 has not sent its answer"):
         dist.broadcast(size, 0)
-        text = text if rank() == 0 else torch.empty(int(size), dtype=torch.uint8, device=device())
-        dist.broadcast(text, 0)
-    return json.loads(bytes(text.tolist()))
+        sent = sent if rank() == 0 else torch.empty(int(size), dtype=torch.uint8, device=device())
+        dist.broadcast(sent, 0)
+    return bytes(sent.tolist()).decode()
 
 
 def reduce(tensors: Sequence[Tensor]) -> None:

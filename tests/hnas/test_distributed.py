@@ -129,6 +129,14 @@ def interrupted(file: Path, net: Supernet) -> None:
         checkpoints.SECONDS = before
 
 
+def failure_of(call: Callable[[], object]) -> str:
+    """Return the type and text of the error that ``call`` raises."""
+    try:
+        return f"no error: {call()}"
+    except (IndexError, ValueError, distributed.RankLost) as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def paired(out: Path) -> None:
     """Run one of the two processes; the last part ends the second process."""
     said: dict[str, object] = {}
@@ -156,13 +164,11 @@ def paired(out: Path) -> None:
         said["saved"] = saved
         said["nan"] = str(distributed.mean(float("nan") if rank else 1.0))
         said["agreed"] = distributed.agreed(lambda: {"é": [rank, 0.1]})
+        said["failed"] = failure_of(lambda: distributed.agreed(lambda: [][rank]))
         said["total"] = distributed.total(rank + 4)
         if rank == 0:  # the other one does not take part in this
             said["accuracy"] = Study(Supernet(tiny.space()), tiny.task()).accuracy(tiny.space().largest)
-        try:
-            distributed.begin(rank, [])
-        except ValueError as error:
-            said["begin"] = str(error)
+        said["begin"] = failure_of(lambda: distributed.begin(rank, []))
         (out / f"said-{rank}.json").write_text(json.dumps(said))
         if rank == 1:
             os._exit(0)
@@ -288,13 +294,19 @@ def test_numbers_and_answers_are_the_same_on_all_ranks(pair):
 
 
 @pytest.mark.slow
+def test_a_failure_of_rank_0_is_the_failure_of_all(pair):
+    assert said(pair, 0)["failed"] == "IndexError: list index out of range"
+    assert said(pair, 1)["failed"] == "RankLost: rank 1: rank 0 failed: list index out of range"
+
+
+@pytest.mark.slow
 def test_one_rank_evaluates_without_the_others(pair):
     assert said(pair, 0)["accuracy"] == Study(Supernet(tiny.space()), tiny.task()).accuracy(tiny.space().largest)
 
 
 @pytest.mark.slow
 def test_ranks_that_would_start_at_different_steps_are_refused(pair):
-    expected = "the ranks would start at the steps 0, 1; --out must be a folder that every machine sees"
+    expected = "ValueError: the ranks would start at the steps 0, 1; --out must be a folder that every machine sees"
     assert [said(pair, rank)["begin"] for rank in (0, 1)] == [expected, expected]
 
 
