@@ -4,13 +4,14 @@
 #   make test                                                      run lint, types, import contracts, every test
 #   make quick                                                     the same without the slow tests
 #   make test-sign                                              run the tests of signatures in an environment of their own
+#   make test-extras                                            the same for MLflow and LoadGen
 #   make matrix                                                    install and use both ends of the ranges; before a release
 #   make format                                                    apply the fixes and the layout that `make ruff` checks
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: deploy test quick test-sign lint ruff types imports limits rooms matrix format clean
+.PHONY: deploy test quick test-sign test-extras lint ruff types imports limits rooms matrix format clean
 
 TARGET ?= openvino-cpu
 ARGS ?=
@@ -21,6 +22,7 @@ PYTHONS ?= $(PYTHON)
 
 VENV := .venv
 SIGN := .venv-sign
+EXTRAS := .venv-extras
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 # One process per core, at most four: each loads torch and every runtime. The tests of a file share fixtures, so one
@@ -48,6 +50,11 @@ test-sign: $(SIGN)/installed
 	$(SIGN)/bin/python -m pytest -rs tests/export/zoo/test_signing.py tests/hnas/cli/test_zoo.py \
 		tests/privacy/test_commands.py::test_steps_and_signatures_send_nothing | tee $(SIGN)/log
 	@! grep -E '[0-9]+ skipped' $(SIGN)/log
+
+test-extras: $(EXTRAS)/installed
+	$(EXTRAS)/bin/python -m pytest -n 2 -rs -k 'mlflow and (registered or silenced)' \
+		tests/export/zoo/test_mlflow.py tests/privacy/test_packages.py | tee $(EXTRAS)/log
+	@! grep -E '[0-9]+ skipped' $(EXTRAS)/log
 
 # mypy takes a minute; the other three finish beside it.
 lint: $(STAMPS)/all,dev
@@ -94,10 +101,11 @@ $(STAMPS)/all,dev: pyproject.toml constraints.txt requirements.lock | $(STAMPS)/
 
 # model-signing needs a newer typing_extensions than litert-torch admits. So its packages come before those of $(VENV), in
 # an environment that only adds them.
-$(SIGN)/installed: sign.lock | $(STAMPS)/all,dev
-	@$(BIN)/python -m venv $(SIGN)
-	@$(SIGN)/bin/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r sign.lock
-	@for python in $(BIN) $(SIGN)/bin; do $$python/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; done | \
+# MLflow and LoadGen have one too: 25 packages that no other test needs.
+.venv-%/installed: %.lock | $(STAMPS)/all,dev
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --disable-pip-version-check --no-compile --require-hashes --no-deps -r $<
+	@for python in $(BIN) $(@D)/bin; do $$python/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; done | \
 		{ read -r behind; read -r own; echo "import site; site.addsitedir('$$behind')" >"$$own/behind.pth"; }
 	@touch $@
 
@@ -108,4 +116,4 @@ $(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/created
 	@touch '$@'
 
 clean:
-	rm -rf $(VENV) $(SIGN) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SIGN) $(EXTRAS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

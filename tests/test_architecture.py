@@ -23,6 +23,7 @@ from tests.conftest import LIMIT_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("hnas", "export", "hw_profiles", "benchmarks")
+LOCKS = {"sign.lock": ("sign",), "extras.lock": ("mlflow", "loadgen")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Runtimes and converters: every module of the packages imports without them, and asks for them only when used.
@@ -308,8 +309,8 @@ def test_the_constraints_pin_every_dependency_within_its_range() -> None:
     pins = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     assert not [line for line in pinned.values() if "+" in line], "a local version is not to be had everywhere"
     extras = PROJECT["project"]["optional-dependencies"]
-    # model-signing and litert-torch admit no common version of typing_extensions.
-    groups = (PROJECT["project"]["dependencies"], *(each for name, each in extras.items() if name != "sign"))
+    apart = {name for names in LOCKS.values() for name in names}
+    groups = (PROJECT["project"]["dependencies"], *(each for name, each in extras.items() if name not in apart))
     wanted = [Requirement(line) for group in groups for line in group]
     for requirement in wanted:
         name = requirement.name.lower().replace("_", "-")
@@ -317,12 +318,13 @@ def test_the_constraints_pin_every_dependency_within_its_range() -> None:
     assert pins["torch"] == "2.13.0"
 
 
-def test_the_lock_of_signing_fits_its_extra_and_has_hashes() -> None:
-    found = re.findall(r"^([\w.-]+)==(\S+) .*\\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
-                       (ROOT / "sign.lock").read_text(), re.MULTILINE)  # fmt: skip
-    pins = {name: version for name, version, _ in found}
-    assert len(pins) == (ROOT / "sign.lock").read_text().count("==") > 30
-    for requirement in map(Requirement, PROJECT["project"]["optional-dependencies"]["sign"]):
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_of_extras_fits_them_and_has_hashes(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    found = re.findall(r"^([\w.-]+)==(\S+) .*\\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE)
+    pins, extras = {name: version for name, version, _ in found}, PROJECT["project"]["optional-dependencies"]
+    assert len(pins) == len(re.findall(r"^[^#\n]+==\d", text, re.MULTILINE)) > 20
+    for requirement in (Requirement(line) for extra in LOCKS[lock] for line in extras[extra]):
         assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
 
 

@@ -16,6 +16,7 @@ SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub
     "DISABLE_TELEMETRY": "1",  # transformers and others of Hugging Face
     "DO_NOT_TRACK": "1",  # the common convention
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # MLflow, which reads DO_NOT_TRACK=true only
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray
     "OLIVE_DISABLE_TELEMETRY": "1",  # Olive, in the comparison with peers
 }
@@ -37,3 +38,6 @@ def silence() -> None:
     onnxruntime: Any = sys.modules.get("onnxruntime")
     if hasattr(onnxruntime, "disable_telemetry_events"):
         onnxruntime.disable_telemetry_events()  # case 3
+    mlflow: Any = sys.modules.get("mlflow.telemetry")
+    if hasattr(mlflow, "set_telemetry_client"):
+        mlflow.set_telemetry_client()  # case 3: MLflow reads its variable again

@@ -82,6 +82,14 @@ from huggingface_hub.utils import _telemetry, send_telemetry
 send_telemetry("hnas/test")
 _telemetry._TELEMETRY_QUEUE.join()
 """,
+    "mlflow": """
+import mlflow
+from mlflow.telemetry.client import get_telemetry_client
+client = get_telemetry_client()
+if client is not None:
+    client.activate()
+    client._config_thread.join()
+""",
     # What the head of a cluster does once a minute.
     "ray": """
 from dataclasses import dataclass
@@ -101,7 +109,11 @@ if usage_lib.usage_stats_enabled():
         pass
 """,
 }
-HOSTS = {"huggingface_hub": "huggingface.co", "ray": "usage-stats.ray.io"}
+HOSTS = {
+    "huggingface_hub": "huggingface.co",
+    "mlflow": "config.mlflow-telemetry.io",
+    "ray": "usage-stats.ray.io",
+}
 
 
 def looked_up(folder: Path, code: str, how: str) -> list[str]:
@@ -120,6 +132,13 @@ def test_a_package_that_reports_by_default_is_silenced(folder: Path, package: st
     assert looked_up(folder, SENDERS[package], "quiet") == []
 
 
+def test_mlflow_that_is_imported_before_hnas_is_silenced(folder: Path) -> None:
+    """``mlflow.pyfunc.load_model`` imports hnas long after a program imported MLflow."""
+    if find_spec("mlflow") is None:
+        pytest.skip("mlflow is not installed; make test-extras")
+    assert looked_up(folder, "import mlflow, hnas" + SENDERS["mlflow"], "late") == []
+
+
 def test_torch_hub_is_asked_by_nobody(folder: Path) -> None:
     """torch.hub has no telemetry. It connects when it is called, so nothing here may call it, or another downloader."""
     pytest.importorskip("torch")
@@ -129,12 +148,16 @@ def test_torch_hub_is_asked_by_nobody(folder: Path) -> None:
 
 
 def test_the_installed_package_calls_no_downloader() -> None:
-    """Only the stores of the zoo connect, to the address that a user names; `tests.export.zoo` holds them to it."""
+    """Only the stores of the zoo connect, to the address that a user names; `tests.export.zoo` holds them to it.
+
+    MLflow's client connects to the tracking server that the user chose.
+    """
     words = (
         r"torch\.hub|load_state_dict_from_url|hf_hub_download|snapshot_download|urlopen|urlretrieve|"
-        r"(import|from) (requests|s3fs|oras|huggingface_hub)\b"
+        r"(import|from) (requests|s3fs|oras|huggingface_hub|mlflow)\b"
     )
     files = sorted({p.resolve() for name in ("hnas", "export", "hw_profiles") for p in (ROOT / name).rglob("*.py")})
     assert len(files) > 200
     found = [str(path.relative_to(ROOT)) for path in files if re.search(words, path.read_text())]
-    assert found == [*(f"export/zoo/stores/{kind}.py" for kind in ("hf", "oci", "s3")), "export/zoo/web.py"]
+    stores = [f"export/zoo/stores/{kind}.py" for kind in ("hf", "oci", "s3")]
+    assert found == ["export/zoo/mlflow.py", *stores, "export/zoo/web.py"]
