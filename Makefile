@@ -3,6 +3,7 @@
 #   make deploy [TARGET=openvino-cpu] [ARGS='--max-latency 1ms']   install what the target needs, and run it
 #   make test                                                      run lint, types, import contracts, every test
 #   make quick                                                     the same without the slow tests
+#   make gates                                                  check sizes and layers of small artifacts, with hnas-bench
 #   make test-sign                                              run the tests of signatures in an environment of their own
 #   make test-extras                                            the same for MLflow and LoadGen
 #   make matrix                                                    install and use both ends of the ranges; before a release
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: deploy test quick test-sign test-extras lint ruff types imports limits rooms matrix format clean
+.PHONY: deploy test quick gates test-sign test-extras lint ruff types imports limits rooms matrix format clean
 
 TARGET ?= openvino-cpu
 ARGS ?=
@@ -44,6 +45,10 @@ test: lint
 
 quick: lint
 	$(PYTEST) -m 'not slow'
+
+# Another thread would only spin: the network is small.
+gates: $(STAMPS)/all,dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.gates
 
 # A test that is skipped here fails: this is the one place where it runs. It needs openssl and strace.
 test-sign: $(SIGN)/installed
