@@ -6,13 +6,14 @@
 #   make gates                                                  check sizes and layers of small artifacts, with hnas-bench
 #   make test-sign                                              run the tests of signatures in an environment of their own
 #   make test-extras                                            the same for MLflow and LoadGen
+#   make site                                                   build the documentation as a site, and check its links
 #   make matrix                                                    install and use both ends of the ranges; before a release
 #   make format                                                    apply the fixes and the layout that `make ruff` checks
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: deploy test quick gates test-sign test-extras lint ruff types imports limits rooms matrix format clean
+.PHONY: deploy test quick gates test-sign test-extras site lint ruff types imports limits rooms matrix format clean
 
 TARGET ?= openvino-cpu
 ARGS ?=
@@ -23,6 +24,7 @@ PYTHONS ?= $(PYTHON)
 
 VENV := .venv
 SIGN := .venv-sign
+SITE := .venv-site
 EXTRAS := .venv-extras
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -60,6 +62,10 @@ test-extras: $(EXTRAS)/installed
 	$(EXTRAS)/bin/python -m pytest -n 2 -rs -k 'mlflow and (registered or silenced)' \
 		tests/export/zoo/test_mlflow.py tests/privacy/test_packages.py | tee $(EXTRAS)/log
 	@! grep -E '[0-9]+ skipped' $(EXTRAS)/log
+
+# Links that lead nowhere fail. The pages are in build/site; their search needs a server, such as python -m http.server.
+site: $(SITE)/installed
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m tests.site
 
 # mypy takes a minute; the other three finish beside it.
 lint: $(STAMPS)/all,dev
@@ -114,6 +120,11 @@ $(STAMPS)/all,dev: pyproject.toml constraints.txt requirements.lock | $(STAMPS)/
 		{ read -r behind; read -r own; echo "import site; site.addsitedir('$$behind')" >"$$own/behind.pth"; }
 	@touch $@
 
+$(SITE)/installed: site.lock | $(STAMPS)/created
+	@$(BIN)/python -m venv $(SITE)
+	@$(SITE)/bin/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r site.lock
+	@touch $@
+
 # One stamp file per set of extras: a second call installs nothing.
 $(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/created
 	@echo "installing hnas[$*] into $(VENV)"
@@ -121,4 +132,4 @@ $(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/created
 	@touch '$@'
 
 clean:
-	rm -rf $(VENV) $(SIGN) $(EXTRAS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SIGN) $(EXTRAS) $(SITE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
