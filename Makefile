@@ -59,8 +59,8 @@ test-sign: $(SIGN)/installed
 	@! grep -E '[0-9]+ skipped' $(SIGN)/log
 
 test-extras: $(EXTRAS)/installed
-	$(EXTRAS)/bin/python -m pytest -n 2 -rs -k 'mlflow and (registered or silenced)' \
-		tests/export/zoo/test_mlflow.py tests/privacy/test_packages.py | tee $(EXTRAS)/log
+	$(EXTRAS)/bin/python -m pytest -n 2 -rs -k 'loadgen or mlflow and (registered or silenced)' \
+		tests/benchmarks/gate/test_loadgen.py tests/export/zoo/test_mlflow.py tests/privacy/test_packages.py | tee $(EXTRAS)/log
 	@! grep -E '[0-9]+ skipped' $(EXTRAS)/log
 
 # Links that lead nowhere fail. The pages are in build/site; their search needs a server, such as python -m http.server.

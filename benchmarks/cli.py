@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hnas.benchmarks.loadgen import add_loadgen
 from hnas.benchmarks.printing import print_rows, show_progress
 from hnas.benchmarks.suites import add_commands
 from hnas.report import print_lines
@@ -94,6 +95,7 @@ def parser() -> Parser:
     _add_measuring_options(compare)
 
     add_commands(commands, _CODES, seconds, count)
+    add_loadgen(commands, seconds, _positive)
     return top
 
 

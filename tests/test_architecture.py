@@ -56,7 +56,7 @@ TORCH_FREE = (
     *("hnas", "hnas.export", "hnas.files", "hnas.journal", "hnas.units", "hnas.report", "hnas.tasks"),
 )
 
-SKIPPED_FOLDERS = {".git", ".venv", ".hypothesis", "build", "dist", "runs", "__pycache__"}
+SKIPPED_FOLDERS = {".git", ".venv", ".venv-sign", ".venv-extras", ".hypothesis", "build", "dist", "runs", "__pycache__"}
 
 
 def files(*suffixes: str) -> Iterator[Path]:

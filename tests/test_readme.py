@@ -207,7 +207,7 @@ def known_flags(program: str, command: str = "") -> frozenset[str]:
     if program == "hnas-train":
         return _flags_of_help(train_main, *(["grow"] if command == "grow" else []))
     if program == "hnas-bench":
-        names = ["check", "compare", "run", "history", "report"]
+        names = ["check", "compare", "run", "history", "report", "loadgen"]
         subs = [command] if command in names else names
         return frozenset().union(*(_flags_of_help(bench_main, sub) for sub in subs))
     return _flags_of_help(deploy_main, *([command] if command in COMMANDS else []))

@@ -248,10 +248,18 @@ ARGUMENTS: Mapping[str, Case] = {
     "doctor: escape": _words("deploy", "doctor", "--\x1b]0;x\x07"),
     "score: subnets of 10**30": _words("deploy", "score", "--supernet", ".", "--subnets", 10**30),
     "zoo: escape in a store": _words("deploy", "zoo", "--store", "x\x1b[2J://y"),
+    "loadgen: seconds of 10**300": _words("bench", "loadgen", ".", "--seconds", 10**300),
+    "loadgen: queries without end": _words("bench", "loadgen", ".", "--scenario", "Server", "--qps", 10**300),
     "grow: weights below none": _words("train", "grow", "--supernet", ".", "--out", "o", "--max-weights", -1),
 }
 
+LOADED: Mapping[str, Build] = {
+    "manifest is a pipe": _bundle(lambda folder: b.fifo(folder / "manifest.json"), "loadgen"),
+    "a terabyte": _bundle(_huge, "loadgen"),
+}
+
 MORE: Mapping[str, Case] = {
+    **{f"loadgen: {name}": Case("bench", build) for name, build in LOADED.items()},
     **{name: Case("deploy", build) for name, build in BUNDLES.items()},
     **{f"failure: {name}": Case("deploy", build) for name, build in FAILURES.items()},
     **{f"score: {name}": Case("deploy", build) for name, build in SCORED.items()},
