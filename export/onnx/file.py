@@ -14,6 +14,7 @@ from hnas.export.device.records import JSON
 from hnas.export.graph.samples import Samples
 from hnas.export.onnx.casts import write_types
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx
+from hnas.export.onnx.registry import kept_registry
 from hnas.export.onnx.source import OnnxSource
 from hnas.export.onnx.splits import split_by_slices
 from hnas.export.remote.quiet import quiet
@@ -46,7 +47,7 @@ def write_program(
 
     program = flatten_attention(part_pads(program))
     examples, shapes = example_call(program)
-    with quiet():
+    with quiet(), kept_registry():
         try:
             exported = torch.onnx.export(
                 torch.export.export(program.module, examples, dynamic_shapes=shapes, strict=False),
