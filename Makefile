@@ -111,8 +111,7 @@ $(STAMPS)/all,dev: pyproject.toml constraints.txt requirements.lock | $(STAMPS)/
 	@touch '$@'
 
 # model-signing needs a newer typing_extensions than litert-torch admits. So its packages come before those of $(VENV), in
-# an environment that only adds them.
-# MLflow and LoadGen have one too: 25 packages that no other test needs.
+# an environment that only adds them. MLflow and LoadGen have one too: 25 packages that no other test needs.
 .venv-%/installed: %.lock | $(STAMPS)/all,dev
 	@$(BIN)/python -m venv $(@D)
 	@$(@D)/bin/python -m pip install --disable-pip-version-check --no-compile --require-hashes --no-deps -r $<

@@ -56,14 +56,16 @@ TORCH_FREE = (
     *("hnas", "hnas.export", "hnas.files", "hnas.journal", "hnas.units", "hnas.report", "hnas.tasks"),
 )
 
-SKIPPED_FOLDERS = {".git", ".venv", ".venv-sign", ".venv-extras", ".hypothesis", "build", "dist", "runs", "__pycache__"}
+SKIPPED_FOLDERS = {".git", ".venv", ".hypothesis", "build", "dist", "runs", "__pycache__"}
 
 
 def files(*suffixes: str) -> Iterator[Path]:
     """Every file of the tree with one of these suffixes (all of them without), caches and environments left out."""
     for folder, folders, names in os.walk(ROOT):
         folders[:] = sorted(
-            name for name in folders if name not in SKIPPED_FOLDERS and not name.endswith(("_cache", ".egg-info"))
+            name
+            for name in folders
+            if name not in SKIPPED_FOLDERS and not name.endswith(("_cache", ".egg-info")) and name[:6] != ".venv-"
         )
         for name in sorted(names):
             if not suffixes or name.endswith(suffixes):
