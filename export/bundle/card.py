@@ -6,7 +6,7 @@ import json
 
 from hnas.export.bundle.front_matter import front_matter
 from hnas.export.bundle.manifest import Manifest
-from hnas.export.bundle.snippets import model_server_config, runtime_snippet, triton_config
+from hnas.export.bundle.snippets import CPP_BUILD, cpp_snippet, model_server_config, runtime_snippet, triton_config
 from hnas.export.device.artifact import Artifact
 from hnas.export.device.records import JSON
 from hnas.export.onnx.source import describe_origin
@@ -124,6 +124,15 @@ def _without_hnas(manifest: Manifest, artifact: Artifact) -> list[str]:
     if program := runtime_snippet(manifest, artifact):
         told = "In this folder, with numpy and the runtime alone."
         sections += [f"## Use without hnas, with {artifact.backend}", told, f"```python\n{program}\n```"]
+    if program := cpp_snippet(manifest, artifact):
+        told = "As `run.cpp` in another folder: hnas refuses a bundle that has more files than its manifest."
+        built = "OpenVINO's Python package has the headers and the library:"
+        code = f"```cpp\n{program}\n```\n\n{built}\n\n```bash\n{CPP_BUILD}\n```"
+        files = (
+            "`./run BUNDLE x.bin` takes a file for each input, with raw values as `tofile` of a numpy array writes "
+            "them. It writes `output0.bin` and so on likewise."
+        )
+        sections += [f"## Use without hnas, in C++ with {artifact.backend}", told, code, files]
     if config := triton_config(manifest, artifact):
         name = artifact.model.name
         told = f"`config.pbtxt` of a model repository, with `{manifest.artifact}/{name}` as `1/{name}`:"

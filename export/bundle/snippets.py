@@ -1,7 +1,7 @@
-"""Write how a bundle is used without hnas: a Python program for its runtime alone, and configurations of servers.
+"""Write how a bundle is used without hnas: programs for its runtime alone, and configurations of servers.
 
-``runtime_snippet(manifest, artifact)``. The programs run in the folder of the bundle, with numpy, Pillow for images,
-and the runtime. Tests execute them.
+``runtime_snippet(manifest, artifact)``. The programs run in the folder of the bundle, with the runtime; those in Python
+also need numpy, and Pillow for images. Tests execute all of them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,36 @@ interpreter.allocate_tensors()
 interpreter.set_tensor(given["index"], np.ascontiguousarray(inputs[0]{turned}, given["dtype"]))
 interpreter.invoke()
 outputs = [interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()]"""
+_CPP = """#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <string>
+
+#include <openvino/openvino.hpp>
+
+int main(int argc, char** argv) {{
+  const std::string bundle = argc > 1 ? argv[1] : ".";
+  ov::Core core;
+  auto model = core.compile_model(bundle + {model}, "CPU", ov::AnyMap{{{hints}}});
+  auto request = model.create_infer_request();
+  for (std::size_t i = 0; i < model.inputs().size(); ++i) {{
+    ov::Tensor input = request.get_input_tensor(i);
+    std::ifstream file(static_cast<int>(i) + 2 < argc ? argv[i + 2] : "", std::ios::binary);
+    if (!file.read(static_cast<char*>(input.data()), input.get_byte_size()) || file.peek() != EOF) {{
+      std::cerr << "input " << i << " is a file of " << input.get_byte_size() << " bytes\\n";
+      return 2;
+    }}
+  }}
+  request.infer();
+  for (std::size_t i = 0; i < model.outputs().size(); ++i) {{
+    ov::Tensor output = request.get_output_tensor(i);
+    std::ofstream file("output" + std::to_string(i) + ".bin", std::ios::binary);
+    file.write(static_cast<const char*>(output.data()), output.get_byte_size());
+    std::cout << output.get_element_type() << ' ' << output.get_shape() << '\\n';
+  }}
+}}"""
+CPP_BUILD = """at=$(python -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent)')
+g++ -std=c++17 run.cpp -I "$at/include" "$at"/libs/libopenvino.so.* -Wl,-rpath,"$at/libs" -o run"""
 _PROGRAMS = {
     "onnxruntime": ("import onnxruntime", _ONNXRUNTIME),
     "openvino": ("import openvino", _OPENVINO),
@@ -56,13 +86,17 @@ def runtime_snippet(manifest: Manifest, artifact: Artifact) -> str:
     """
     imported, program = _PROGRAMS.get(artifact.backend, ("", ""))
     hint = _HINTS.get(artifact.precision)
-    open_sizes = not artifact.inputs or any(0 in spec.shape for spec in artifact.inputs)
-    if not program or hint is None or open_sizes or (artifact.backend == "tflite" and len(artifact.inputs) != 1):
+    if (
+        not program
+        or hint is None
+        or _open_sizes(artifact)
+        or (artifact.backend == "tflite" and len(artifact.inputs) != 1)
+    ):
         return ""
     layout = artifact.notes.get("layout")
     order = layout[0] if isinstance(layout, list) and layout else None
     filled = program.format(
-        model=_quoted(f"{manifest.artifact}/{next(iter(artifact.files))}"),
+        model=_quoted(_model(manifest, artifact)),
         threads=artifact.threads,
         hint=_quoted(hint),
         exact=_EXACT.get(artifact.precision, ""),
@@ -77,6 +111,20 @@ def runtime_snippet(manifest: Manifest, artifact: Artifact) -> str:
     zeros = ", ".join(f"np.zeros({_whole(spec.shape)}, {_quoted(spec.dtype)})" for spec in artifact.inputs)
     tail = "print([each.shape for each in outputs])"  # case 2
     return "\n".join(["import numpy as np", imported, "", f"inputs = [{zeros}]", filled, tail])
+
+
+def cpp_snippet(manifest: Manifest, artifact: Artifact) -> str:
+    """Return a C++ program for OpenVINO, which ``CPP_BUILD`` compiles; empty for another runtime.
+
+    Its arguments are the bundle, and for each input a file of the raw values that ``tofile`` of a numpy array writes.
+    It writes the outputs likewise, ``output0.bin`` first.
+    """
+    hint = _HINTS.get(artifact.precision)
+    if artifact.backend != "openvino" or hint is None or _open_sizes(artifact):
+        return ""
+    more = ', {"DYNAMIC_QUANTIZATION_GROUP_SIZE", 0}' if artifact.precision == "w8" else ""
+    hints = f'{{"INFERENCE_PRECISION_HINT", {_quoted(hint)}}}, {{"INFERENCE_NUM_THREADS", {artifact.threads}}}{more}'
+    return _CPP.format(model=_quoted(f"/{_model(manifest, artifact)}"), hints=hints)
 
 
 def triton_config(manifest: Manifest, artifact: Artifact) -> str:
@@ -115,6 +163,16 @@ def model_server_config(manifest: Manifest, artifact: Artifact) -> str:
         plugin["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"  # as in the Python program
     config = {"name": manifest.name, "base_path": _SERVED, "plugin_config": plugin}
     return json.dumps({"model_config_list": [{"config": config}]}, indent=2)
+
+
+def _open_sizes(artifact: Artifact) -> bool:
+    """Return whether a size of an input is open, or the inputs are not known."""
+    return not artifact.inputs or any(0 in spec.shape for spec in artifact.inputs)
+
+
+def _model(manifest: Manifest, artifact: Artifact) -> str:
+    """Return the path of the model file in the bundle."""
+    return f"{manifest.artifact}/{next(iter(artifact.files))}"
 
 
 def _image(manifest: Manifest) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +22,7 @@ from hnas.deployment.classifier import load
 from hnas.export import backends
 from hnas.export.bundle.bundle import read_bundle, write_bundle
 from hnas.export.bundle.card import describe
-from hnas.export.bundle.snippets import model_server_config, runtime_snippet, triton_config
+from hnas.export.bundle.snippets import cpp_snippet, model_server_config, runtime_snippet, triton_config
 from hnas.export.device.artifact import Artifact
 from tests.benchmarks import bundles
 from tests.conftest import need
@@ -164,6 +167,65 @@ def test_the_configuration_of_triton_is_one_and_names_the_tensors_of_the_file(tm
     assert (found.backend, found.max_batch_size, found.default_model_filename) == ("onnxruntime", 0, "model.onnx")
     assert list(found.input[0].dims) == [1, 1, 28, 28]
     assert found.parameters["intra_op_thread_count"].string_value == "1"
+
+
+@pytest.fixture
+def compiler(tmp_path: Path) -> dict[str, str]:
+    """Return an environment with g++, and this Python as ``python``."""
+    openvino = pytest.importorskip("openvino")
+    if shutil.which("g++") is None:
+        pytest.skip("no g++; apt-get install g++")
+    if not (Path(openvino.__file__).parent / "include" / "openvino" / "openvino.hpp").is_file():
+        pytest.skip("this build of openvino has no headers; its wheel on PyPI has them")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+
+@pytest.mark.slow
+def test_openvino_in_cpp_says_what_hnas_says(tmp_path: Path, compiler: dict[str, str]) -> None:
+    import openvino
+
+    artifact = bundles.network(tmp_path / "net", 4, backend="openvino")
+    openvino.save_model(openvino.Core().read_model(artifact.model), artifact.path / "model.xml", compress_to_fp16=False)
+    artifact = replace(artifact, files=bundles.digest_files(artifact.path, "model.xml", "model.bin"))
+    artifact.write()
+    folder = bundled(tmp_path, artifact, bundles.PREPROCESSING, (1, 1, 28, 28))
+    card = (folder / "README.md").read_text()
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "run.cpp").write_text(block(card, "cpp", "Use without hnas, in C"))
+
+    def shell(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, cwd=work, env=compiler, capture_output=True, text=True, check=False, timeout=240)
+
+    built = shell("bash", "-euc", block(card, "bash", "Use without hnas, in C"))
+    assert built.returncode == 0, built.stderr
+    image = np.random.default_rng(0).normal(size=(1, 1, 28, 28)).astype(np.float32)
+    image.tofile(work / "x.bin")
+    (work / "long.bin").write_bytes(image.tobytes() + b"x")
+    done = shell("./run", str(folder), "x.bin")
+    assert (done.returncode, done.stdout) == (0, "f32 [1,10]\n"), done.stderr
+    outputs = np.fromfile(work / "output0.bin", np.float32)
+    assert np.allclose(outputs, load(folder)._run(image)[0], atol=1e-5)
+    for words in ((), ("run.cpp",), ("long.bin",)):
+        refused = shell("./run", str(folder), *words)
+        assert (refused.returncode, refused.stderr) == (2, "input 0 is a file of 3136 bytes\n"), words
+
+
+def test_the_options_of_cpp_are_those_of_the_artifact(tmp_path: Path) -> None:
+    artifact = replace(bundles.network(tmp_path / "net", 4, backend="openvino"), precision="w8", threads=3)
+    manifest = bundles.manifest(artifact, 0.5, "0" * 64)
+    text = cpp_snippet(manifest, artifact)
+    for line in (
+        '{"INFERENCE_PRECISION_HINT", "f32"}', '{"INFERENCE_NUM_THREADS", 3}', '{"DYNAMIC_QUANTIZATION_GROUP_SIZE", 0}'
+    ):  # fmt: skip
+        assert line in text
+    assert "GROUP_SIZE" not in cpp_snippet(manifest, replace(artifact, precision="int8"))
+    open_batch = (replace(artifact.inputs[0], shape=(0, 1, 28, 28)),)
+    for other in ({"backend": "onnxruntime"}, {"precision": "fp16"}, {"inputs": ()}, {"inputs": open_batch}):
+        assert cpp_snippet(manifest, replace(artifact, **other)) == ""
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "w8"])
