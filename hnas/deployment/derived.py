@@ -1,7 +1,7 @@
 """Derive one subnet from the architecture parameters of a supernet, inside a limit of one cost.
 
 ``derive_subnet(supernet, record, task, DerivedLimits("openvino-cpu", "2ms"))`` returns it; ``hnas-train --alone
-derived`` trains it.
+derived`` trains it. Without a limit of a cost it is that of the search: ``limit`` in [train.options] of its recipe.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 
 from hnas import hw_profiles
 from hnas.cost import Cost
-from hnas.cost.counts import counted
+from hnas.cost.counts import COUNTED, counted
 from hnas.cost.roofline import roofline
 from hnas.deployment.limits import DerivedLimits
 from hnas.deployment.pricing import MeasuredLatency
 from hnas.export.compiling.compiler import limited_compiler
 from hnas.hw_profiles import Device
-from hnas.recipes.searching import limit_of_skips
-from hnas.sampling.derive import Derived, Logits, derive, derive_inside
+from hnas.recipes.searching import limit_of_skips, window_of_search
+from hnas.sampling.derive import Derived, Logits, NoneInside, derive, derive_inside
 from hnas.sampling.draws import slot_types
 from hnas.sampling.expected import type_costs
 from hnas.space import Arch, Space
@@ -36,9 +36,9 @@ def derive_subnet(
     """Return the most likely subnet of a trained supernet, or the one of least regret inside a limit.
 
     supernet: trained by a strategy with architecture parameters.
-    record: the record of the supernet, which holds them.
+    record: the record of the supernet, which holds them, and the recipe.
     task: calibration and search images, to build and time a subnet.
-    limits: None (default): no limit of a cost, and that of the training on identities.
+    limits: limits that replace those of the recipe: of the cost in the loss, and of identities; None (default): none.
 
     Raises:
         ValueError: the supernet has no architecture parameters, the limits contradict each other, or no subnet that was
@@ -46,18 +46,28 @@ def derive_subnet(
         Unavailable: the runtime of the device is missing.
     """
     limits = limits or DerivedLimits()
-    cost = limits.cost()
+    given, train = limits.cost(), _train_table(record)
     space, logits = supernet.space, _logits(supernet.space, record)
-    most = limit_of_skips(_train_table(record)) if limits.max_skips is None else limits.max_skips
-    if cost is None:
+    most = limit_of_skips(train) if limits.max_skips is None else limits.max_skips
+    searched = window_of_search(train) if given is None else None
+    if given is not None:
+        cost, window = limits.target or given[0], (0.0, given[1])
+    elif searched is not None:
+        cost, window = searched
+    else:
         return derive(space, logits, most)
-    name, limit = cost
-    if limits.target is not None:
-        return _on_device(Study(supernet, task), logits, hw_profiles.load(limits.target), limit, most).arch
-    count = counted(space, supernet.skeleton)[name]
-    table = type_costs(space, lambda arch: count(arch).value)
-    unit = count(space.largest).unit
-    return derive_inside(space, logits, table, lambda arch: count(arch).value, (0.0, limit), most, unit=unit).arch
+    try:
+        if cost not in COUNTED:
+            return _on_device(Study(supernet, task), logits, hw_profiles.load(cost), window, most).arch
+        count = counted(space, supernet.skeleton)[cost]
+        table = type_costs(space, lambda arch: count(arch).value)
+        unit = count(space.largest).unit
+        return derive_inside(space, logits, table, lambda arch: count(arch).value, window, most, unit=unit).arch
+    except NoneInside as error:
+        if searched is None:
+            raise
+        origin = "the window is train.options.limit of the supernet, and a flag such as --max-weights replaces it"
+        raise NoneInside(f"{error}; {origin}") from None
 
 
 @contextmanager
@@ -74,9 +84,11 @@ def measuring(study: Study, device: Device) -> Iterator[Cost]:
             measured.close()
 
 
-def _on_device(study: Study, logits: Logits, device: Device, limit: float, max_skips: int | None) -> Derived:
-    """Return the subnet of least regret in the limit. The roofline model proposes, and the device decides."""
-    space, window = study.supernet.space, (0.0, limit)
+def _on_device(
+    study: Study, logits: Logits, device: Device, window: tuple[float, float], max_skips: int | None
+) -> Derived:
+    """Return the subnet of least regret in the window. The roofline model proposes, and the device decides."""
+    space = study.supernet.space
     predicted = roofline(space, study.supernet.skeleton, device, "fp32")
     table = type_costs(space, lambda arch: predicted(arch).value)
     if not device.local:

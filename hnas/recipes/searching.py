@@ -23,8 +23,9 @@ from hnas.hw_profiles import Device
 from hnas.journal import Journal
 from hnas.recipes.sections import Experiment
 from hnas.recipes.shrinking import predicted_costs
-from hnas.sampling.derive import derive, skips_of
-from hnas.sampling.draws import slot_types
+from hnas.sampling.derive import NoneInside, derive, derive_inside, skips_of
+from hnas.sampling.draws import new_logits, slot_types
+from hnas.sampling.expected import CostTable, window_of
 from hnas.space import Space
 from hnas.study import Study
 from hnas.supernet import Supernet
@@ -61,7 +62,8 @@ def make_pick(
     alone: the supernet is one subnet, which is trained without a strategy (False).
 
     Raises:
-        ValueError: the task has no images for the architecture parameters, or the cost cannot be used.
+        ValueError: the task has no images for the architecture parameters, the cost cannot be used, or every network
+            is above its limit.
     """
     name = "alone" if alone else experiment.train.strategy
     strategy, space = strategies.load(name), supernet.space
@@ -71,7 +73,11 @@ def make_pick(
         mend = f"give [data] {split} = 0.5, the share of the training images that it takes"
         raise ValueError(f"the strategy {name!r} trains architecture parameters on images of their own; {mend}")
     if not alone and (cost := _cost_in_loss(experiment)) is not None:
-        options["latency"] = _cost_table(strategy, cost, Study(supernet, task), measuring)
+        study = Study(supernet, task)
+        options["latency"] = table = _cost_table(strategy, cost, study, measuring)
+        limit, rough = options.get("limit"), cost[2] and measuring is None  # predicted, where the run will measure
+        if limit is not None and not rough:
+            _check_limit(study, cost[0], table, window_of(limit), None if measuring is None else measuring.say)
     if extra:
         options["extra"] = extra
     return partial(strategy.pick, **options), extra
@@ -112,6 +118,39 @@ def _cost_table(
         return strategy.latencies(study, space, _MEASURED)
 
 
+def _check_limit(
+    study: Study,
+    name: str,
+    table: CostTable,
+    window: tuple[float, float],
+    say: Callable[[str], None] | None,
+) -> None:
+    """Raise ValueError if every network is above the window of the cost ``name``; say it of a rough latency.
+
+    A counted cost may be below the sum of its types, so networks are counted too.
+    """
+    low, high = window
+    if table.base <= high:
+        return
+    space = study.supernet.space
+    if name in COUNTED:
+        unit = study.price(space.largest, name).unit
+        try:
+            derive_inside(
+                space, new_logits(space), table, lambda arch: study.price(arch, name).value, window, unit=unit
+            )
+        except NoneInside as error:
+            raise ValueError(f"train.options.limit: {error}") from None
+        return
+    known = study.price(space.largest, next(iter(study.costs)))
+    what = f"the cheapest types of all slots cost {table.base:.3g} ms ({known.kind}), above [{low:g}, {high:g}] ms"
+    line = f"train.options.limit: {what}; raise the limit"
+    if table.base * known.low / known.value > high:
+        raise ValueError(line)
+    if say is not None:
+        say(line)
+
+
 def name_logits(space: Space, extra: Mapping[str, nn.Parameter]) -> Logits:
     """Return the architecture parameters as JSON: slot -> type -> logit, rounded to six digits."""
     return {
@@ -140,6 +179,19 @@ def limit_of_skips(train: Mapping[str, Any]) -> int | None:
         return said
     name = train.get("strategy")
     return getattr(strategies.load(name), "MAX_SKIPS", None) if name in strategies.names() else None
+
+
+def window_of_search(train: Mapping[str, Any]) -> tuple[str, tuple[float, float]] | None:
+    """Return the cost that a search limits, a counted one or a device, and its window; None: it limits none.
+
+    train: [train] of a recipe: its options ``cost``, ``latency`` and ``limit``.
+    """
+    options = train.get("options") or {}
+    limit, counts = options.get("limit"), options.get("cost") in COUNTED
+    cost = options["cost"] if counts else options.get("latency")
+    if cost is None or limit is None:
+        return None
+    return cost, window_of(tuple(limit) if isinstance(limit, list) else limit)
 
 
 @dataclass

@@ -27,6 +27,10 @@ Prices = Callable[[Arch], float]
 _Combination = tuple[float, float, tuple[str, ...]]  # regret, cost, the type of each slot so far
 
 
+class NoneInside(ValueError):
+    """No architecture that was priced is inside the window."""
+
+
 @dataclass(frozen=True)
 class Derived:
     """Hold an architecture from ``derive_inside``.
@@ -80,7 +84,7 @@ def derive_inside(
     unit: of the prices, for the message (none).
 
     Raises:
-        ValueError: no member that was priced is inside the window; the message has the nearest one.
+        NoneInside: no member that was priced is inside the window; the message has the nearest one.
     """
     low, high = window
     regrets = _regrets(space, logits, max_skips)
@@ -94,7 +98,7 @@ def derive_inside(
             return Derived(arch, regret, found)
         slope, offset = _line([(table.of(each), value) for each, value in tried.items()])
         wanted = _next(space, regrets, table, ((low - offset) / slope, (high - offset) / slope), tried)
-    raise ValueError(_none_inside(window, tried, unit))
+    raise NoneInside(_none_inside(window, tried, unit))
 
 
 def _regrets(space: Space, logits: Logits, max_skips: int | None) -> dict[str, dict[str, float]]:

@@ -84,6 +84,44 @@ def test_a_counted_cost_is_kept_and_its_limit_costs_the_least_regret(limits, cos
     assert "conv3" in arch.values(), "no more is given up than the limit asks for"
 
 
+@pytest.mark.parametrize(("cost", "limit"), [("weights", 0.006), ("macs", [0.2, 0.4]), ("memory", 0.035)])
+def test_without_flags_the_limit_of_the_search_is_kept(cost, limit, task):
+    supernet, said = Supernet(SPACE), record()
+    count = counted(SPACE, supernet.skeleton)[cost]
+    for own in said["logits"].values():
+        own["conv3"] = 9.0
+    low, high = limit if isinstance(limit, list) else (0.0, limit)
+    assert not low <= count(derived.derive_subnet(supernet, said, task)).value <= high
+    searched = record_with(said, strategy="msgdas", options={"cost": cost, "limit": limit})
+    assert low <= count(derived.derive_subnet(supernet, searched, task)).value <= high
+    assert low <= count(derived.derive_subnet(supernet, searched, task, DerivedLimits(max_skips=3))).value <= high
+    flag = DerivedLimits(max_weights=10**9)
+    assert derived.derive_subnet(supernet, searched, task, flag) == derived.derive_subnet(supernet, said, task)
+
+
+def test_without_flags_the_device_of_the_search_decides(task, monkeypatch):
+    monkeypatch.setattr(derived, "MeasuredLatency", Measured)
+    options = {"latency": "openvino-cpu", "limit": [0.7, 0.9]}
+    for seed in range(3):
+        arch = derived.derive_subnet(Supernet(SPACE), record_with(record(seed), options=options), task)
+        assert 0.7 <= Measured()(arch).value <= 0.9
+
+
+def test_a_search_without_a_limit_leaves_the_most_likely_subnet(task):
+    said = record()
+    for options in ({}, {"cost": "weights"}, {"latency": "openvino-cpu"}):
+        arch = derived.derive_subnet(Supernet(SPACE), record_with(said, options=options), task)
+        assert arch == derived.derive_subnet(Supernet(SPACE), said, task)
+
+
+def test_a_limit_of_the_search_that_no_subnet_keeps_is_one_line_with_its_origin(task):
+    line = r"inside \[0, 1e-09\] million weights; .*; the window is train\.options\.limit of the supernet, and a flag"
+    said = record_with(record(), options={"cost": "weights", "limit": 1e-9})
+    with pytest.raises(ValueError, match=line) as found:
+        derived.derive_subnet(Supernet(SPACE), said, task)
+    assert "\n" not in str(found.value)
+
+
 def test_pdarts_and_the_recipe_and_the_command_allow_identities(task):
     said = record(strategy="pdarts")
     for own in said["logits"].values():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hnas.cli import deploy_main, train_main
+from hnas.cost.counts import counted
+from hnas.deployment.derived import derive_subnet
 from hnas.export.bundle.bundle import read_bundle
 from hnas.files import read_json
 from hnas.recipes import Recipe, load
 from hnas.recipes.run import RunOptions, run_recipe
+from hnas.space import Arch
+from hnas.tasks import load as load_task
 from hnas.training import checkpoint
 from hnas.training.folder import load_supernet
 from tests.hnas.training.test_training import equal
@@ -153,5 +158,22 @@ def test_images_for_the_logits_must_be_given_and_a_cost_comes_from_a_device(tmp_
         run(recipe(tmp_path, options='{ latency = "abacus" }'), tmp_path / "b")
     with pytest.raises(ValueError, match=r"\[first, last\], numbers above 0"):
         run(recipe(tmp_path, options="{ tau = [1.0, 0.0] }"), tmp_path / "c")
-    record = run(recipe(tmp_path, options='{ latency = "openvino-cpu", limit = 0.01, warmup = 0.0 }'), tmp_path / "d")
-    assert record["derived"]
+
+
+def test_the_network_that_trains_alone_is_inside_the_window_of_the_search(tmp_path):
+    low, high = 0.0055, 0.0061  # ten of 125 cells
+    file = recipe(tmp_path, options=f'{{ cost = "weights", limit = [{low}, {high}], warmup = 0.0 }}')
+    run(file, tmp_path / "out")
+    supernet, record = load_supernet(tmp_path / "out")
+    weights = counted(supernet.space, supernet.skeleton)["weights"]
+    assert not low <= weights(Arch(record["derived"])).value <= high, "the most likely network would not show it"
+    assert low <= weights(derive_subnet(supernet, record, load_task("digits").open_task())).value <= high
+
+
+def test_a_limit_below_every_latency_is_said_and_refused_if_no_error_of_the_model_explains_it(tmp_path):
+    line = r"^train\.options\.limit: the cheapest types of all slots cost 0\.0128 ms \(predicted\), above \[0, "
+    with pytest.raises(ValueError, match=line + r"1e-06\] ms; raise the limit$"):
+        run(recipe(tmp_path, options='{ latency = "openvino-cpu", limit = 1e-6 }'), tmp_path / "a")
+    file, said = recipe(tmp_path, options='{ latency = "openvino-cpu", limit = 0.01 }', epochs="0.05"), list[str]()
+    assert run_recipe(load(str(file)), Path(), tmp_path / "b", on_message=said.append)["derived"]
+    assert [each for each in said if re.search(line + r"0\.01\] ms", each)] == said[:1]

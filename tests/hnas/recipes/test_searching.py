@@ -172,9 +172,18 @@ def test_a_counted_cost_needs_no_device(cost, strategy, tmp_path):
 
 
 def test_a_window_limits_the_cost_from_both_sides(tmp_path):
-    file = recipe(tmp_path, options='{ cost = "macs", limit = [0.01, 0.02], warmup = 0.0 }', epochs="0.05")
-    assert decode_recipe(load(str(file))).options["limit"] == (0.01, 0.02)
+    file = recipe(tmp_path, options='{ cost = "macs", limit = [0.04, 0.1], warmup = 0.0 }', epochs="0.05")
+    assert decode_recipe(load(str(file))).options["limit"] == (0.04, 0.1)
     assert run(file, tmp_path / "out")["derived"]
+
+
+@pytest.mark.parametrize("cost", ["weights", "macs", "memory"])
+def test_a_limit_below_every_network_is_one_line_before_the_search(cost, tmp_path):
+    file = recipe(tmp_path, options=f'{{ cost = "{cost}", limit = 1e-9 }}')
+    with pytest.raises(
+        ValueError, match=r"^train\.options\.limit: .* inside \[0, 1e-09\] (million )?(weights|MACs|MB);"
+    ):
+        run(file, tmp_path / "out")
 
 
 def test_measured_latencies_are_those_of_whoever_measures_and_a_resumed_run_reads_them(tmp_path):
