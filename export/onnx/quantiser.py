@@ -128,7 +128,7 @@ def quantise_onnx(
         quantization.quantize_static(
             str(prepared),
             str(target),
-            _reader([value.name for value in graph.input], samples),
+            _reader([value.name for value in graph.input], _needed(samples, graph, policy, overrides)),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=types[policy.activations],
             weight_type=types["s8"],
@@ -267,6 +267,15 @@ def _as_overrides(ranges: Mapping[str, Range]) -> dict[str, list[dict[str, Any]]
         name: [{"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}]
         for name, (low, high) in ranges.items()
     }
+
+
+def _needed(
+    samples: Samples, graph: onnx.GraphProto, policy: QDQ, overrides: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Samples:
+    """Return the samples that ONNX Runtime's quantiser has to run: one if the range of every value is known."""
+    nodes = [node for node in graph.node if node.op_type in policy.operators]
+    read = {name for node in nodes for name in (*node.input, *node.output) if name}
+    return samples[:1] if read - {value.name for value in graph.initializer} <= overrides.keys() else samples
 
 
 def _reader(names: Sequence[str], samples: Samples) -> Any:

@@ -11,17 +11,20 @@ import torch
 from hnas import hw_profiles
 from hnas.export import backends
 from hnas.export.backends.artifacts import make_artifact
+from hnas.export.backends.onnxruntime import convert as onnxruntime
 from hnas.export.backends.openvino import convert
 from hnas.export.backends.openvino import quantiser as openvino
-from hnas.export.graph.fusion import fuse
+from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.program import Program, capture
 from hnas.export.graph.samples import require_samples, to_samples
 from hnas.export.int8.calibration import activation_ranges
 from hnas.export.onnx import file as onnx_file
+from hnas.export.onnx import quantiser
 from hnas.export.onnx.quantiser import QDQ, quantise_onnx, quantised_nodes
 from hnas.hw_profiles import Override
 from tests.conftest import need
 from tests.export import nets
+from tests.export.programs import normal_noise
 
 POLICY = QDQ(operators=("Conv", "Gemm", "MatMul"), activations="u8", symmetric=False, bias=True)
 
@@ -146,6 +149,31 @@ def test_other_ranges_reach_the_file(tmp_path: Path) -> None:
         scales[method] = float(scale)
     assert scales["minmax"] == pytest.approx((500 + 4) / 255, rel=0.02)
     assert scales["percentile"] < 20 / 255
+
+
+@pytest.mark.parametrize("name", nets.SHAPES)
+def test_the_samples_are_not_run_again_for_ranges_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    program = fuse(capture(*nets.build(name)), passes_for("onnxruntime"))
+    onnx_file.write_program(program, tmp_path / "float.onnx", *program.signature)
+    data = [tuple(value.numpy() for value in normal_noise(program.inputs, seed)) for seed in range(4)]
+    policy = onnxruntime.POLICY
+    ranges = activation_ranges(program, data, policy.ranges)
+    read, reader = [], quantiser._reader
+    monkeypatch.setattr(quantiser, "_reader", lambda names, given: read.append(len(given)) or reader(names, given))
+
+    def written(known: dict[str, tuple[float, float]] | None) -> bytes:
+        quantise_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", data, policy, program, known)
+        return (tmp_path / "int8.onnx").read_bytes()
+
+    once = written(ranges)
+    written({key: ends for key, ends in ranges.items() if key != max(ranges, key=lambda node: ranges[node][1])})
+    monkeypatch.setattr(quantiser, "_needed", lambda samples, *_: samples)
+    assert written(ranges) == once
+    whole = name == "hybrid"  # parts of an attention are values of the file alone
+    assert read == [4 if whole else 1, 4, 4]
 
 
 def test_ranges_that_have_no_place_in_the_file_are_found_on_the_file(
