@@ -176,13 +176,15 @@ def logits_of(space: Space, slot: str, extra: Mapping[str, Tensor] | None) -> Te
     extra: the result of ``new_logits``.
 
     Raises:
-        ValueError: ``extra`` has no logits for the slot, or a wrong number of them.
+        ValueError: ``extra`` has no logits for the slot, or a wrong number of them, or one that is not finite.
     """
     known = slot_types(space, slot)
     if extra is None:
         return torch.zeros(len(known))
     if slot not in extra or len(extra[slot]) != len(known):
         raise ValueError(f"the architecture parameters are not those of {slot!r}; make them with extra(space)")
+    if not bool(torch.isfinite(extra[slot]).all()):
+        raise ValueError(f"a logit of {slot!r} is not finite; go back to the last good checkpoint")
     return extra[slot]
 
 

@@ -76,8 +76,6 @@ def draw_ranked(space: Space, rng: Random, extra: Mapping[str, Tensor] | None) -
     found = {}
     for slot in space.slots:
         logits = logits_of(space, slot, extra)
-        if not bool(torch.isfinite(logits).all()):
-            raise ValueError(f"a logit of {slot!r} is not finite; go back to the last good checkpoint")
         noise = logits.new_tensor([-math.log(-math.log(rng.uniform(1e-9, 1 - 1e-9))) for _ in range(len(logits))])
         order = tuple(torch.argsort(logits.detach() + noise, descending=True).tolist())
         found[slot] = _RankedTypes(slot_types(space, slot), logits, noise, order)

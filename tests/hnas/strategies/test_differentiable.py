@@ -209,6 +209,17 @@ def test_more_sub_graphs_than_types_and_a_drop_of_everything_are_one_line():
         msgdas.pick(CELLS, Random(0), drop=1.0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [*FAMILY, "proxylessnas"])
+def test_a_logit_that_is_not_finite_stops_the_search_at_once(name, value):
+    strategy, supernet = strategies.load(name), Supernet(CELLS)
+    extra = strategy.extra(CELLS)
+    extra[CELLS.slots[1]].data[2] = value
+    line = r"^a logit of 'edges\.0_2' is not finite; go back to the last good checkpoint$"
+    with pytest.raises(ValueError, match=line):
+        train(supernet, task(), partial(strategy.pick, extra=extra), Schedule(((9, 0.1),)), extra=extra)
+
+
 @pytest.mark.parametrize("name", [*FAMILY, "proxylessnas"])
 def test_the_cost_in_the_loss_is_a_hinge_at_the_limit(name):
     strategy = strategies.load(name)
