@@ -34,6 +34,14 @@ def test_what_is_dropped_are_squares():
     assert torch.equal(covered, dropped)
 
 
+def test_a_block_of_a_small_map_is_a_whole_channel_of_an_image():
+    dropped = drop_blocks(torch.ones(8, 16, 5, 7), 0.3, 7, torch.Generator().manual_seed(0)) == 0
+    small = drop_blocks(torch.ones(8, 16, 7, 7), 0.3, 7, torch.Generator().manual_seed(0)) == 0
+    assert small.any()
+    assert torch.equal(small.any((2, 3)), small.all((2, 3)))
+    assert not torch.equal(dropped.any((2, 3)), dropped.all((2, 3))), "a map that is wider than a block keeps a part"
+
+
 def test_gradients_pass_only_where_the_input_is_kept():
     x = torch.ones(8, 2, 6, 6, requires_grad=True)
     y = drop_blocks(x, 0.3, 2, torch.Generator().manual_seed(0))
