@@ -57,10 +57,15 @@ def latencies(study: _Prices, space: Space, metric: str = "latency_ms") -> CostT
             finite cost.
     """
     table = type_costs(space, lambda arch: study.price(arch, metric).value)
-    if not any(cost > 0 for own in table.types.values() for cost in own.values()):
-        why = f"the types of every slot have the same {_SAID.get(metric, metric)}"
-        raise ValueError(f"{why}, so this cost has no gradient; choose another cost, or leave it out")
+    _refuse_flat(table, _SAID.get(metric, metric))
     return table
+
+
+def _refuse_flat(table: CostTable, what: str = "cost") -> None:
+    """Raise ValueError if the types of every slot have the same cost."""
+    if not any(cost > 0 for own in table.types.values() for cost in own.values()):
+        why = f"the types of every slot have the same {what}"
+        raise ValueError(f"{why}, so this cost has no gradient; choose another cost, or leave it out")
 
 
 def type_costs(space: Space, price: Callable[[Arch], float]) -> CostTable:
@@ -137,12 +142,13 @@ def penalty(
         (ProxylessNAS). The value stays that of all types. None (default): all types of all slots.
 
     Raises:
-        ValueError: a type has no cost, or the window ends before it begins.
+        ValueError: a type has no cost, the types of every slot cost the same, or the window ends before it begins.
     """
     if table is None or extra is None:
         return None
     shares = {slot: torch.softmax(logits_of(space, slot, extra), 0) for slot in space.slots}
     cost = table.base + expected_cost(space, table.types, shares)
+    _refuse_flat(table)
     if among is not None:
         logits = {slot: logits_of(space, slot, extra) for slot in among}
         pairs = {slot: _softmax_among(logits[slot], at) for slot, at in among.items()}

@@ -52,10 +52,10 @@ def pick(
     """
     shares = {slot: torch.softmax(logits_of(space, slot, extra), 0) for slot in space.slots}
     trained = mixture(space, rng, {slot: share.detach() for slot, share in shares.items()})
+    cost = penalty(space, latency, extra, weight, limit)  # in the warm-up too, which refuses a wrong table at once
     if extra is None or progress < warmup or trained.gates is None:
         return (trained,)
     searched = mixture(space, rng, shares)
-    cost = penalty(space, latency, extra, weight, limit)
     return trained, SubnetPath(searched.arch, searched.gates, penalty=cost, split=SPLIT)
 
 

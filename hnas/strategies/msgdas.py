@@ -7,7 +7,7 @@
 3. Alpha: a new draw on images of their own (the split "alpha"), with frozen weights. The gradients of all sub-graphs
    add up to one update, so that competing types are compared on the same images.
 4. Dropblock-Identity: during the search identity branches drop blocks of their input (``hnas.ops.skip``). The rate
-   falls linearly in the warm-up and exponentially after it, as P-DARTS' dropout on the identity does.
+   falls linearly to 0 in the warm-up. Then it starts again at its first value and falls exponentially.
 
 The published figures are unknown to us; sampler and schedule are reconstructed (docs/methods/msgdas.md).
 """
@@ -65,7 +65,8 @@ def pick(
         ValueError: a slot has fewer types than there are sub-graphs, or an option is out of range.
     """
     counts = {slot: len(slot_types(space, slot)) for slot in space.slots}
-    _check_paths(paths, counts)
+    _check_options(paths, tau, counts)
+    cost = penalty(space, latency, extra, weight, limit)  # in the warm-up too, which refuses a wrong table at once
     rate = drop_rate(progress, warmup, drop)
     # Drawn even where they are not used: a search without drops or guidance then takes the same paths.
     seed, teaching = rng.getrandbits(32), Random(rng.getrandbits(32))
@@ -82,7 +83,6 @@ def pick(
     if extra is None or progress < warmup or max(counts.values(), default=1) == 1:
         return tuple(picked)
     now = tau[0] + (tau[1] - tau[0]) * progress
-    cost = penalty(space, latency, extra, weight, limit)
     ranked = draw_ranked(space, rng, extra)
     for k in range(paths):
         kinds = {slot: (types.kind(k),) for slot, types in ranked.items()}
@@ -93,8 +93,13 @@ def pick(
     return tuple(picked)
 
 
-def _check_paths(paths: int, counts: Mapping[str, int]) -> None:
-    """Raise ValueError unless sub-graphs can differ in every slot with a choice. ``counts``: slot -> its types."""
+def _check_options(paths: int, tau: tuple[float, float], counts: Mapping[str, int]) -> None:
+    """Raise ValueError unless sub-graphs can differ in every slot with a choice and the temperature is above 0.
+
+    counts: slot -> its number of types.
+    """
+    if not all(0 < each < math.inf for each in tau):
+        raise ValueError(f"the temperature tau is {tau}; it is [first, last], numbers above 0")
     open_slots = {slot: count for slot, count in counts.items() if count > 1}
     fewest = min(open_slots, key=lambda slot: open_slots[slot], default=None)
     if fewest is None and paths > 1:

@@ -58,11 +58,13 @@ def pick(
     among = {
         slot: [slot_types(space, slot).index(kind) for kind in pair] for slot, pair in pairs.items() if len(pair) == 2
     }
+    cost = penalty(
+        space, latency, extra, weight, limit, among
+    )  # in the warm-up too, which refuses a wrong table at once
     if extra is None or progress < warmup or not among:
         return (trained,)
     arch = _sized(space, rng, pairs)
     weights = {slot: _binary(logits[slot], pair, rng) for slot, pair in among.items()}
-    cost = penalty(space, latency, extra, weight, limit, among)
     return trained, SubnetPath(arch, branch_gates(space, arch, weights), penalty=cost, split="calibration", moves=among)
 
 
