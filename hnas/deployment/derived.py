@@ -59,10 +59,7 @@ def derive_subnet(
     try:
         if cost not in COUNTED:
             return _on_device(Study(supernet, task), logits, hw_profiles.load(cost), window, most).arch
-        count = counted(space, supernet.skeleton)[cost]
-        table = type_costs(space, lambda arch: count(arch).value)
-        unit = count(space.largest).unit
-        return derive_inside(space, logits, table, lambda arch: count(arch).value, window, most, unit=unit).arch
+        return _counted(supernet, logits, cost, window, most).arch
     except NoneInside as error:
         if searched is None:
             raise
@@ -84,15 +81,33 @@ def measuring(study: Study, device: Device) -> Iterator[Cost]:
             measured.close()
 
 
+def _counted(
+    supernet: Supernet, logits: Logits, cost: str, window: tuple[float, float], max_skips: int | None
+) -> Derived:
+    """Return the subnet of least regret in the window of a counted cost."""
+    space = supernet.space
+    count = counted(space, supernet.skeleton)[cost]
+
+    def price(arch: Arch) -> float:
+        return count(arch).value
+
+    unit = count(space.largest).unit
+    return derive_inside(space, logits, type_costs(space, price), price, window, max_skips, unit=unit, cheap=True)
+
+
 def _on_device(
     study: Study, logits: Logits, device: Device, window: tuple[float, float], max_skips: int | None
 ) -> Derived:
     """Return the subnet of least regret in the window. The roofline model proposes, and the device decides."""
     space = study.supernet.space
     predicted = roofline(space, study.supernet.skeleton, device, "fp32")
-    table = type_costs(space, lambda arch: predicted(arch).value)
+
+    def predict(arch: Arch) -> float:
+        return predicted(arch).value
+
+    table = type_costs(space, predict)
     if not device.local:
-        return derive_inside(space, logits, table, lambda arch: predicted(arch).value, window, max_skips, unit="ms")
+        return derive_inside(space, logits, table, predict, window, max_skips, unit="ms", cheap=True)
     with measuring(study, device) as measured:
         return derive_inside(space, logits, table, lambda arch: measured(arch).value, window, max_skips, unit="ms")
 

@@ -26,7 +26,7 @@ from hnas.recipes.shrinking import predicted_costs
 from hnas.sampling.derive import NoneInside, derive, derive_inside, skips_of
 from hnas.sampling.draws import new_logits, slot_types
 from hnas.sampling.expected import CostTable, window_of
-from hnas.space import Space
+from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
@@ -134,11 +134,13 @@ def _check_limit(
         return
     space = study.supernet.space
     if name in COUNTED:
+
+        def count(arch: Arch) -> float:
+            return study.price(arch, name).value
+
         unit = study.price(space.largest, name).unit
         try:
-            derive_inside(
-                space, new_logits(space), table, lambda arch: study.price(arch, name).value, window, unit=unit
-            )
+            derive_inside(space, new_logits(space), table, count, window, unit=unit, cheap=True)
         except NoneInside as error:
             raise ValueError(f"train.options.limit: {error}") from None
         return

@@ -7,7 +7,7 @@ inside the window. The *regret* of an architecture is the log-probability that i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
 
@@ -21,6 +21,8 @@ from hnas.space import Arch, Space
 
 _BINS = 200  # steps of the cost in the dynamic programme
 _TRIES = 16  # architectures that are priced for a window
+_CHEAP_TRIES = 256  # the same where a price is cheap
+_CHEAP_KEPT = 64  # combinations of each step of the cost where a price is cheap
 
 Logits = Mapping[str, Tensor]
 Prices = Callable[[Arch], float]
@@ -69,19 +71,23 @@ def derive_inside(
     max_skips: int | None = None,
     *,
     unit: str = "",
+    cheap: bool = False,
 ) -> Derived:
-    """Return the member of least regret whose price is inside the window.
+    """Return the member of least regret whose price is inside the window, of those that are priced.
 
     1. The most likely member is returned if its price is inside.
     2. Otherwise the member of least regret whose *predicted* cost is inside is priced. The prediction is a line through
        the prices so far, over the sums of the table: the table may be of another scale than the prices.
     3. No prediction is inside: the member whose prediction is nearest to the window is priced.
-    4. Steps 2 and 3 are repeated with members that have no price yet, up to 16 times.
+    4. Steps 2 and 3 are repeated with members that have no price yet, until 16 have one or a price is inside.
+    5. Cheap prices: after 16, members go on to be priced whose prediction is outside by at most twice the largest error
+       of a prediction, until 256 have a price. After a price inside, these are members of less regret.
 
     table: costs of the types, from ``hnas.sampling.expected.type_costs``.
     price: the true cost of a member, such as its measured latency.
     window: (lowest, highest) allowed price.
     unit: of the prices, for the message (none).
+    cheap: a price is computed, not measured (False).
 
     Raises:
         NoneInside: no member that was priced is inside the window; the message has the nearest one.
@@ -89,16 +95,22 @@ def derive_inside(
     low, high = window
     regrets = _regrets(space, logits, max_skips)
     tried: dict[Arch, float] = {}
+    best: Derived | None = None
+    known = _combinations(regrets, table, _CHEAP_KEPT) if cheap else []
     wanted: dict[str, tuple[str, ...]] | None = _chosen(regrets)
-    while wanted is not None and len(tried) < _TRIES:
+    while wanted is not None and len(tried) < (_CHEAP_TRIES if cheap else _TRIES):
         arch = relax(space, space.largest, wanted)
         found = tried[arch] = price(arch)
-        if low <= found <= high:
-            regret = sum(regrets[slot][kind] for slot, (kind,) in wanted.items())
-            return Derived(arch, regret, found)
-        slope, offset = _line([(table.of(each), value) for each, value in tried.items()])
-        wanted = _next(space, regrets, table, ((low - offset) / slope, (high - offset) / slope), tried)
-    raise NoneInside(_none_inside(window, tried, unit))
+        if low <= found <= high:  # each later one has less regret
+            best = Derived(arch, sum(regrets[slot][kind] for slot, (kind,) in wanted.items()), found)
+            if not cheap:
+                break
+        # As many combinations as were tried, and one more, stay for each cost.
+        known = known if cheap else _combinations(regrets, table, len(tried) + 1)
+        wanted = _next(space, regrets, known, table, window, tried, best.regret if best else math.inf)
+    if best is None:
+        raise NoneInside(_none_inside(window, tried, unit))
+    return best
 
 
 def _regrets(space: Space, logits: Logits, max_skips: int | None) -> dict[str, dict[str, float]]:
@@ -165,25 +177,38 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return (ratio, 0.0) if 0 < ratio < math.inf else (1.0, 0.0)
 
 
+def _error(points: Sequence[tuple[float, float]], slope: float, offset: float) -> float:
+    """Return the largest distance of a price from the line."""
+    return max((abs(slope * at + offset - value) for at, value in points if math.isfinite(value)), default=0.0)
+
+
 def _next(
     space: Space,
-    regrets: Mapping[str, Mapping[str, float]],
+    slots: Iterable[str],
+    combinations: Sequence[_Combination],
     table: CostTable,
     window: tuple[float, float],
     tried: Mapping[Arch, float],
+    below: float,
 ) -> dict[str, tuple[str, ...]] | None:
     """Return the types to price next: of the least distance from the window, then of the least regret; None: no more.
 
-    window: limits of the table's sum.
+    slots: of the types of a combination.
+    window: limits of the price.
+    below: each combination with less regret than this may be next. After ``_TRIES`` prices its distance from the window
+        is at most twice the largest error of a prediction.
     """
-
-    def merit(each: _Combination) -> tuple[float, float]:
-        regret, cost, _ = each
-        return max(window[0] - cost, cost - window[1], 0.0), regret
-
-    # As many combinations as were tried, and one more, stay for each cost.
-    for _, _, kinds in sorted(_combinations(regrets, table, len(tried) + 1), key=merit):
-        wanted: dict[str, tuple[str, ...]] = {slot: (kind,) for slot, kind in zip(regrets, kinds, strict=True)}
+    points = [(table.of(each), value) for each, value in tried.items()]
+    slope, offset = _line(points)
+    low, high = ((end - offset) / slope for end in window)
+    margin = math.inf if len(tried) < _TRIES else 2 * _error(points, slope, offset) / slope
+    taken = {tuple(arch.get(f"{slot}.op") for slot in slots) for arch in tried}
+    left = [
+        (max(low - cost, cost - high, 0.0), regret, kinds) for regret, cost, kinds in combinations if regret < below
+    ]
+    left = [each for each in left if each[0] <= margin and each[2] not in taken]
+    for _, _, kinds in sorted(left, key=lambda each: each[:2]):
+        wanted: dict[str, tuple[str, ...]] = {slot: (kind,) for slot, kind in zip(slots, kinds, strict=True)}
         if relax(space, space.largest, wanted) not in tried:
             return wanted
     return None
@@ -210,7 +235,7 @@ def _combinations(regrets: Mapping[str, Mapping[str, float]], table: CostTable, 
 def _none_inside(window: tuple[float, float], tried: Mapping[Arch, float], unit: str) -> str:
     (low, high), unit = window, unit and f" {unit}"
     nearest = min(tried.values(), key=lambda found: max(low - found, found - high))
-    what = f"no derived architecture is inside [{low:g}, {high:g}]{unit}"
+    what = f"none of the {len(tried)} networks that were priced is inside [{low:g}, {high:g}]{unit}"
     if not math.isfinite(nearest):
-        return f"{what}; none of the {len(tried)} that were tried could be built and run"
-    return f"{what}; the nearest of {len(tried)} that got a price has {nearest:.3g}{unit}; widen the window"
+        return f"{what}; none could be built and run"
+    return f"{what}; the nearest has {nearest:.3g}{unit}; widen the window"

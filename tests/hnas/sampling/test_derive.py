@@ -12,11 +12,13 @@ import torch
 
 from hnas import spaces
 from hnas.cost import Price
+from hnas.cost.counts import counted
 from hnas.sampling.derive import derive, derive_inside, skips_of
-from hnas.sampling.draws import keep_types
+from hnas.sampling.draws import keep_types, relax, slot_types
 from hnas.sampling.expected import expected_cost, latencies, penalty, type_costs
-from hnas.space import Arch
+from hnas.space import Arch, Space
 from hnas.spaces.tabular_digits import SLOTS, TYPES, arch_of, read_table
+from hnas.supernet import Supernet
 from tests.hnas import tiny
 
 SPACE = spaces.load("tabular_digits")()
@@ -29,11 +31,11 @@ def random_logits(seed: int) -> dict[str, torch.Tensor]:
     return {slot: torch.randn(len(KINDS), generator=generator) for slot in SLOTS}
 
 
-def regret(arch: Arch, logits: dict[str, torch.Tensor]) -> float:
+def regret(arch: Arch, logits: dict[str, torch.Tensor], space: Space = SPACE) -> float:
     total = 0.0
     for slot, own in logits.items():
         p = torch.log_softmax(own.double(), 0)
-        total += float(p.max() - p[KINDS.index(arch[f"{slot}.op"])])
+        total += float(p.max() - p[slot_types(space, slot).index(arch[f"{slot}.op"])])
     return total
 
 
@@ -102,6 +104,24 @@ def test_the_member_inside_a_window_has_nearly_the_least_regret_of_all_inside():
     assert sum(miss > 1e-6 for miss in missed) <= 3
 
 
+def test_a_computed_cost_that_does_not_add_up_has_the_least_regret_in_every_window():
+    """The memory has a maximum over the operations; each window holds one price of the 27 networks."""
+    space = tiny.space(types=("skip", "convnext", "mbconv", "fusedconv"), depths=((1,), (1, 2)))
+    memory, kinds = counted(space, Supernet(space).skeleton)["memory"], [slot_types(space, s) for s in space.slots]
+    members = [
+        relax(space, space.largest, {s: (k,) for s, k in zip(space.slots, each, strict=True)})
+        for each in product(*kinds)
+    ]
+    prices = {arch: memory(arch).value for arch in members}
+    table, generator = type_costs(space, prices.__getitem__), torch.Generator().manual_seed(0)
+    for value in sorted(set(prices.values())):
+        logits = {s: torch.randn(len(own), generator=generator) for s, own in zip(space.slots, kinds, strict=True)}
+        regrets = {arch: regret(arch, logits, space) for arch, found in prices.items() if found == value}
+        found = derive_inside(space, logits, table, prices.__getitem__, (value, value), cheap=True)
+        assert found.price == value
+        assert found.regret == pytest.approx(min(regrets.values()))
+
+
 def test_the_most_likely_member_is_priced_first_and_alone_where_it_fits():
     asked: list[Arch] = []
     logits = random_logits(1)
@@ -110,7 +130,9 @@ def test_the_most_likely_member_is_priced_first_and_alone_where_it_fits():
 
 
 def test_a_window_that_nothing_satisfies_is_one_line_with_the_nearest():
-    with pytest.raises(ValueError, match=r"no derived architecture is inside \[0, 0.5\]; the nearest of .* has .*"):
+    with pytest.raises(
+        ValueError, match=r"^none of the \d+ networks that were priced is inside \[0, 0.5\]; the nearest has"
+    ):
         derive_inside(SPACE, random_logits(0), type_costs(SPACE, price), price, (0.0, 0.5))
 
 
@@ -202,7 +224,9 @@ def test_members_that_cannot_be_built_are_passed_over():
     for seed in range(10):
         assert 1.5 <= derive_inside(SPACE, random_logits(seed), table, patchy, (1.5, 1.9)).price <= 1.9
     assert refused
-    with pytest.raises(ValueError, match=r"; none of the 16 that were tried could be built and run$"):
+    with pytest.raises(
+        ValueError, match=r"^none of the 16 networks that were .* \[0, 9\]; none could be built and run$"
+    ):
         derive_inside(SPACE, random_logits(0), table, lambda _: math.inf, (0.0, 9.0))
 
 
