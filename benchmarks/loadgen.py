@@ -12,7 +12,10 @@ from typing import Any
 from hnas.benchmarks.printing import print_rows
 from hnas.report import print_lines
 
-_CODES = "exit codes: 0 valid, 1 latency bound of Server missed, 2 usage, 3 package missing, 4 too few queries"
+_CODES = (
+    "exit codes: 0 valid, 1 latency bound of Server missed or the network failed, 2 usage, 3 package missing, "
+    "4 too few queries"
+)
 _MET = ("result_perf_constraints_met", "result_min_duration_met", "result_min_queries_met", "early_stopping_met")
 # Scenario -> the figure that MLPerf compares, with its key in LoadGen's log.
 _FIGURES = {

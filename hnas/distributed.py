@@ -14,7 +14,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
@@ -176,7 +176,8 @@ def agreed(make: Callable[[], Any]) -> Any:
             text = json.dumps({"made": make()})
         except Exception as error:
             line = next(iter(str(error).splitlines()), "") or type(error).__name__
-            _send_text(json.dumps({"failed": line}))  # the others wait for an answer
+            with suppress(RankLost):  # its own error is the one to report
+                _send_text(json.dumps({"failed": line}))  # the others wait for an answer
             raise
         finally:
             _DECIDING.reset(token)

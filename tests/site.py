@@ -20,7 +20,9 @@ PAGES = ROOT / "build" / "pages"
 BESIDES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "hnas/assets/fashion/LICENSE")
 # What a browser loads with a page. A link that a reader may follow is another thing.
 FETCHED = re.compile(
-    r"<(?:script|img|iframe)\b[^>]*\bsrc=\W?https?:|<link\b(?![^>]*\bcanonical\b)[^>]*\bhref=\W?https?:"
+    r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|srcset|data|poster)=\W?(?:https?:)?//"
+    r"|<link\b(?![^>]*\bcanonical\b)[^>]*\bhref=\W?(?:https?:)?//"
+    r"|\burl\(\W?(?:https?:)?//"
 )
 
 
@@ -66,7 +68,7 @@ def fetched(folder: Path) -> list[str]:
     """Return what the pages of a site load from elsewhere, each as ``page: start of the element``."""
     return [
         f"{page.relative_to(folder)}: {found[0]}"
-        for page in sorted(folder.rglob("*.html"))
+        for page in sorted([*folder.rglob("*.html"), *folder.rglob("*.css")])
         for found in FETCHED.finditer(page.read_text("utf-8"))
     ]
 

@@ -23,7 +23,7 @@ def test_no_clock_and_no_kind_of_cpu_fails_a_job() -> None:
     assert not [claim for claim in hard if LAYERS & set(claim) and "tflite" not in str(claim["artifact"])]
 
 
-def test_what_does_not_fail_the_job_is_printed() -> None:
+def test_latencies_and_the_layers_of_a_cpu_are_information() -> None:
     told = claims("information.toml")
     assert {key for claim in told for key in claim} == {
         "name",

@@ -36,10 +36,18 @@ def test_what_a_page_loads_from_elsewhere_is_found(tmp_path: Path) -> None:
     )
     assert not site.fetched(tmp_path)
     for number, element in enumerate(
-        ('<script src="https://a/b.js">', "<img alt=x src=http://a/b.png>", '<link rel="stylesheet" href="https://a">')
+        (
+            '<script src="https://a/b.js">',
+            "<img alt=x src=http://a/b.png>",
+            '<link rel="stylesheet" href="//a/b.css">',
+            '<source srcset="//a/b.webp">',
+            '<object data="https://a/b">',
+        )
     ):
         (tmp_path / f"{number}.html").write_text(element)
-    assert [line.partition(":")[0] for line in site.fetched(tmp_path)] == ["0.html", "1.html", "2.html"]
+    (tmp_path / "5.css").write_text("@font-face { src: url(https://a/b.woff2) }")
+    (tmp_path / "right.css").write_text("a { background: url('data:image/svg+xml,<svg xmlns=\"http://a/svg\">') }")
+    assert sorted(line.partition(".")[0] for line in site.fetched(tmp_path)) == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_the_lock_has_hashes_and_one_version_of_each_package() -> None:

@@ -48,7 +48,7 @@ def _numbers(plan: StudyPlan) -> tuple[int, ...]:
 
 
 def _options_of_numbers(plan: StudyPlan) -> dict[str, dict[str, Any]]:
-    """Return the options of every number of sub-graphs; the largest and the guidance of the paper are a control."""
+    """Return the options of every number of sub-graphs. The control: the largest number, with guidance."""
     most = _numbers(plan)[-1]
     return {f"K = {k}": {"paths": k} for k in _numbers(plan)} | {f"K = {most}, guidance": {"paths": most, **GUIDED}}
 

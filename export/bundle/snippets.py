@@ -60,7 +60,9 @@ int main(int argc, char** argv) {{
   }}
 }}"""
 CPP_BUILD = """at=$(python -c 'import openvino, pathlib; print(pathlib.Path(openvino.__file__).parent)')
-g++ -std=c++17 run.cpp -I "$at/include" "$at"/libs/libopenvino.so.* -Wl,-rpath,"$at/libs" -o run"""
+abi=$(grep -q N2ov4CoreC1ERKNSt7__cxx11 "$at"/libs/libopenvino.so.* && echo 1 || echo 0)  # older wheels: 0
+g++ -std=c++17 -D_GLIBCXX_USE_CXX11_ABI=$abi run.cpp \\
+  -I "$at/include" "$at"/libs/libopenvino.so.* -Wl,-rpath,"$at/libs" -o run"""
 _PROGRAMS = {
     "onnxruntime": ("import onnxruntime", _ONNXRUNTIME),
     "openvino": ("import openvino", _OPENVINO),

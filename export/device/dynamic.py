@@ -66,6 +66,13 @@ class DynamicSize:
         )
 
 
+def rows_of(artifact: Artifact) -> Optional[int]:
+    """Return the length of the first axis, if it is fixed and the same in all inputs and outputs; else None."""
+    lengths = {spec.shape[:1] for spec in (*artifact.inputs, *artifact.outputs)}
+    fixed = len(lengths) == 1 and DynamicSize.of(artifact) is None
+    return next(iter(lengths.pop()), None) or None if fixed else None
+
+
 def resized(shapes: Sequence[Tuple[int, ...]], axes: Sequence[Optional[int]], size: int) -> list[Tuple[int, ...]]:
     """Return the shapes with the dynamic size ``size``."""
     return [shape if axis is None else (*shape[:axis], size, *shape[axis + 1 :]) for shape, axis in zip(shapes, axes)]

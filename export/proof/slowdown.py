@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from hnas.export.proof.inspection import Inspection, Layer
 
+_SHOWN = 4  # layers that are named in a line
 NOISE = 0.02  # of the float artifact's time; smaller losses are not reported
 _FLOATS = ("fp32", "fp16", "bf16")
 
@@ -45,7 +46,8 @@ class Slowdown:
 
     against: the precision of the float artifact.
     ratio: the speed-up of int8 over the float artifact; below 1 if int8 is slower.
-    layers: the stretches with the largest loss; empty if the runtime reports no times, or no stretch is the cause.
+    layers: the stretches that lose time, the slowest first; empty if the runtime reports no times, or no stretch is the
+        cause.
     attainable: the result of the function ``attainable``; None if unknown.
 
     Raises:
@@ -68,7 +70,9 @@ class Slowdown:
 
     def line(self) -> str:
         """Return one line for a person."""
-        return ": ".join(filter(None, (self.headline(), "; ".join(each.line() for each in self.layers))))
+        more = len(self.layers) - _SHOWN
+        named = [*(each.line() for each in self.layers[:_SHOWN]), *([f"{more} more"] if more > 0 else [])]
+        return ": ".join(filter(None, (self.headline(), "; ".join(named))))
 
 
 def slower_layers(before: Inspection, int8: Inspection) -> tuple[SlowerLayer, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from hnas.export.bundle.bundle import read_bundle
 from hnas.export.device.artifact import Artifact, TensorSpec
-from hnas.export.device.dynamic import DynamicSize
+from hnas.export.device.dynamic import DynamicSize, rows_of
 from hnas.export.device.errors import needing
 from hnas.export.remote.worker import Worker
 from hnas.export.zoo.address import KEY
@@ -64,11 +64,11 @@ def _signature(artifact: Artifact) -> Any:
     from mlflow.types import TensorSpec as Tensor
 
     size = DynamicSize.of(artifact)
-    free: tuple[int | None, ...] = (0,) if _rows_of(artifact) else (None,)
+    free: tuple[int | None, ...] = (0,) if rows_of(artifact) else (None,)
 
     def schema(specs: Sequence[TensorSpec], axes: Sequence[int | None]) -> Any:
         shapes = [
-            tuple(-1 if axis == open_ else length for axis, length in enumerate(spec.shape))
+            tuple(-1 if axis == open_ or not length else length for axis, length in enumerate(spec.shape))
             for spec, open_ in zip(specs, axes, strict=True)
         ]
         names = [spec.name for spec in specs] if len(specs) > 1 else [None]
@@ -78,13 +78,6 @@ def _signature(artifact: Artifact) -> Any:
         schema(artifact.inputs, size.inputs if size else free * len(artifact.inputs)),
         schema(artifact.outputs, size.outputs if size else free * len(artifact.outputs)),
     )
-
-
-def _rows_of(artifact: Artifact) -> int | None:
-    """Return the length of the first axis, if it is the same in all inputs and outputs and is fixed; else None."""
-    lengths = {spec.shape[:1] for spec in (*artifact.inputs, *artifact.outputs)}
-    fixed = len(lengths) == 1 and DynamicSize.of(artifact) is None
-    return next(iter(lengths.pop()), None) if fixed else None
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> _Model:
@@ -111,7 +104,7 @@ class _Model:
     """A bundle that is open in a process of its own."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self._artifact, self._worker, self._rows = artifact, Worker(artifact), _rows_of(artifact)
+        self._artifact, self._worker, self._rows = artifact, Worker(artifact), rows_of(artifact)
 
     def predict(self, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002 - MLflow passes both
         """Return the output as an array; several outputs as a dict by name.
@@ -123,6 +116,8 @@ class _Model:
         """
         specs = self._artifact.inputs
         given = model_input if isinstance(model_input, Mapping) else {specs[0].name: model_input}
+        if missing := [spec.name for spec in specs if spec.name not in given]:
+            raise ValueError(f"no input {missing[0]!r}; the network takes {', '.join(spec.name for spec in specs)}")
         inputs = [np.asarray(given[spec.name]) for spec in specs]
         outputs = self._worker(*inputs) if self._rows is None else self._by_rows(inputs, self._rows)
         if len(outputs) == 1:

@@ -13,7 +13,6 @@ from hnas.export.bundle.manifest import Mixed
 from hnas.export.device.errors import ExportError, Unavailable
 from hnas.export.proof.slowdown import Slowdown, attainable
 
-_WORST = 4  # number of slow groups of layers that are named
 # Blocks in float are tried if a network with each layer in its faster precision would take less than this share of the
 # time of fp32.
 WORTH = 0.95
@@ -36,8 +35,7 @@ def explain_slowdown(plan: Plan, rows: Sequence[JudgedArtifact], best: int | Non
         return found
     try:
         before, after = (export.layers(row.built.artifact) for row in (kept, int8))
-        worst = export.slower_layers(before, after)[:_WORST]
-        return replace(found, layers=worst, attainable=attainable(before, after))
+        return replace(found, layers=export.slower_layers(before, after), attainable=attainable(before, after))
     except (ExportError, ValueError):  # the factor is known, the layers are not
         return found
 

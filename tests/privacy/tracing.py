@@ -32,6 +32,14 @@ def _strace_works() -> bool:
     )
 
 
+# With one of these MLflow and others send nothing by themselves.
+_SIGNS_OF_CI = (
+    *("CI", "GITHUB_ACTIONS", "CIRCLECI", "GITLAB_CI", "JENKINS_URL", "TRAVIS", "TF_BUILD", "BITBUCKET_BUILD_NUMBER"),
+    *("CODEBUILD_BUILD_ARN", "BUILDKITE", "TEAMCITY_VERSION", "CLOUD_RUN_EXECUTION"),
+    *("RUNBOT_HOST_URL", "RUNBOT_BUILD_NAME", "RUNBOT_WORKER_ID"),
+)
+
+
 def require_strace() -> None:
     """Skip the test where strace does not work; fail it where HNAS_REQUIRE lists strace, as .ci/run does."""
     if not _strace_works():
@@ -40,7 +48,7 @@ def require_strace() -> None:
 
 def outside(folder: Path, home: str = "home", **more: str) -> dict[str, str]:
     """Return an environment without our switches and without signs of pytest or CI, with an empty home."""
-    hidden = (*SWITCHES, "CI", "PYTEST_CURRENT_TEST", "PYTEST_VERSION", "XDG_CACHE_HOME")
+    hidden = (*SWITCHES, *_SIGNS_OF_CI, "PYTEST_CURRENT_TEST", "PYTEST_VERSION", "XDG_CACHE_HOME")
     environment = {name: value for name, value in {**os.environ, **more}.items() if name not in hidden}
     path = os.pathsep.join(map(str, (ROOT / "src", folder, NO_WEIGHTS)))
     return environment | {"HOME": str(folder / home), "PYTHONPATH": path}

@@ -51,6 +51,17 @@ def test_a_kept_table_writes_the_same_files(monkeypatch: pytest.MonkeyPatch, tmp
     registry._kept.cache_clear()
 
 
+def test_overlapping_blocks_leave_torch_as_it_was() -> None:
+    own = _registration.ONNXRegistry.__dict__["from_torchlib"]
+    first, second = registry.kept_registry(), registry.kept_registry()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert _registration.ONNXRegistry.__dict__["from_torchlib"] is not own
+    second.__exit__(None, None, None)
+    assert _registration.ONNXRegistry.__dict__["from_torchlib"] is own
+
+
 def test_another_torch_fills_its_own_table(monkeypatch: pytest.MonkeyPatch) -> None:
     own = _registration.ONNXRegistry
     monkeypatch.setattr(_registration, "ONNXRegistry", object())

@@ -79,6 +79,8 @@ def test_the_line_says_how_much_slower_and_by_which_layers() -> None:
         "int8 is slower here than fp32 (x0.93): norm (MVN): 0.003 ms in float, 0.09 ms in int8, with 2 Convert added; "
         "add (Eltwise): 0.001 ms in float, 0.004 ms in int8"
     )
+    assert Slowdown("fp32", 0.931, slow[1:] * 6, 0.8).line().count("add (Eltwise)") == 4
+    assert Slowdown("fp32", 0.931, slow[1:] * 6, 0.8).line().endswith("; 2 more")
     assert Slowdown("bf16", 0.99).line() == "int8 is no faster here than bf16 (x0.99)"
     with pytest.raises(ValueError, match=r"^ratio is 0, expected more than 0"):
         Slowdown("fp32", 0.0)
