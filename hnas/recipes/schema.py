@@ -49,6 +49,7 @@ def decode_recipe(recipe: Recipe) -> Experiment:
         raise ValueError(f"recipe {recipe.name}: with [shrink] gradients add up; leave combine out of [train]")
     grow = _decode_grow(recipe, train) if recipe.grow else None
     options = _decode_strategy(recipe, train)
+    _check_stages(recipe, train, shrink)
     if shrink:
         _check_exclusive(recipe, train, options, shrink)
     return Experiment(data, train, options, shrink, grow)
@@ -128,6 +129,20 @@ def _contradiction(options: Mapping[str, Any]) -> str:
     except ValueError as error:
         return f"train.options.limit: {error}"
     return ""
+
+
+def _check_stages(recipe: Recipe, train: TrainSection, shrink: ShrinkByEvidence | ShrinkByMethod | None) -> None:
+    """Raise ValueError for a strategy of stages without [shrink], and for fewer cycles than a method has stages."""
+    name, cycles = train.strategy, 1 + len(train.restarts)
+    in_stages = getattr(strategies.load(name), "IN_STAGES", False)
+    if shrink is None and in_stages:
+        mend = f'give [shrink] method = "{name}", and a cycle for each further stage: train.restarts = [[25, 0.1], ...]'
+        raise ValueError(f"recipe {recipe.name}: the strategy {name!r} drops types in stages; {mend}")
+    stages = getattr(shrink.options, "stages", 1) if isinstance(shrink, ShrinkByMethod) else 1
+    needed = max(stages, 2 if in_stages else 1)
+    if cycles < needed:
+        what = f"[shrink] needs {needed} cycles, one for each stage, and [train] has {cycles}"
+        raise ValueError(f"recipe {recipe.name}: {what}; give train.restarts {needed - 1} cycles of [epochs, rate]")
 
 
 def _check_exclusive(

@@ -34,9 +34,10 @@ from hnas.strategies.msgdas import drop_rate
 from hnas.study import Study
 from hnas.training.step import SubnetPath
 
-__all__ = ("MAX_SKIPS", "SPLIT", "PDartsOptions", "extra", "latencies", "pick", "shrink")
+__all__ = ("IN_STAGES", "MAX_SKIPS", "SPLIT", "PDartsOptions", "extra", "latencies", "pick", "shrink")
 
 MAX_SKIPS = 2  # identities of a derived cell
+IN_STAGES = True  # a recipe with this strategy has [shrink]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class PDartsOptions:
     """
 
     keep: tuple[Share, ...] = (0.625, 0.375)
+
+    @property
+    def stages(self) -> int:
+        """Return the number of stages: one for each share, and the last."""
+        return 1 + len(self.keep)
 
 
 def pick(

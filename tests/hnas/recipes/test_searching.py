@@ -238,6 +238,29 @@ def test_a_cost_that_cannot_be_in_the_loss_is_one_line(options, line, tmp_path):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("rest", "line"),
+    [
+        ("", r"the strategy 'pdarts' drops types in stages; give \[shrink\] method = \"pdarts\", and a cycle for each"),
+        (
+            'restarts = [[1, 0.1]]\n[shrink]\nmethod = "pdarts"',
+            r"\[shrink\] needs 3 cycles, one for each stage, and \[train\] has 2; give train\.restarts 2 cycles of",
+        ),
+        ('[shrink]\nevidence = "magnitude"\ndrop = 3', r"needs 2 cycles, .*; give train\.restarts 1 cycles of"),
+        ('[shrink]\nmethod = "pdarts"\nkeep = []', r"needs 2 cycles, .*; give train\.restarts 1 cycles of"),
+    ],
+)
+def test_pdarts_without_its_stages_is_one_line(rest, line, tmp_path):
+    with pytest.raises(ValueError, match=line) as found:
+        decode_recipe(load(str(recipe(tmp_path, "pdarts", rest=rest))))
+    assert "\n" not in str(found.value)
+    stages = 'restarts = [[1, 0.1]]\n[shrink]\nmethod = "pdarts"\nkeep = [0.5]'
+    decode_recipe(load(str(recipe(tmp_path, "pdarts", rest=stages))))
+    decode_recipe(
+        load(str(recipe(tmp_path, "pdarts", rest='restarts = [[1, 0.1]]\n[shrink]\nevidence = "magnitude"\ndrop = 3')))
+    )
+
+
 def test_more_exclusive_sub_graphs_than_shrinking_may_leave_types_are_one_line(tmp_path):
     shrink = '[shrink]\nevidence = "magnitude"\ndrop = 3\n'
     file = recipe(tmp_path, options="{ paths = 3 }", rest=shrink)
