@@ -20,7 +20,7 @@ from hnas.deployment.limits import DerivedLimits
 from hnas.deployment.pricing import MeasuredLatency
 from hnas.export.compiling.compiler import limited_compiler
 from hnas.hw_profiles import Device
-from hnas.recipes.searching import limit_of_skips, window_of_search
+from hnas.recipes.searching import SearchWindow, limit_of_skips, window_of_search
 from hnas.sampling.derive import Derived, Logits, NoneInside, derive, derive_inside
 from hnas.sampling.draws import slot_types
 from hnas.sampling.expected import type_costs
@@ -38,11 +38,12 @@ def derive_subnet(
     supernet: trained by a strategy with architecture parameters.
     record: the record of the supernet, which holds them, and the recipe.
     task: calibration and search images, to build and time a subnet.
-    limits: limits that replace those of the recipe: of the cost in the loss, and of identities; None (default): none.
+    limits: limits that replace those of the recipe: of the cost in the loss, and of identities. None (default): those
+        of the recipe. A latency is measured here if the device is this machine, also where the search predicted it.
 
     Raises:
-        ValueError: the supernet has no architecture parameters, the limits contradict each other, or no subnet that was
-            priced is inside the limit.
+        ValueError: the supernet has no architecture parameters or a broken record, the limits contradict each other,
+            or no subnet that was priced is inside the limit.
         Unavailable: the runtime of the device is missing.
     """
     limits = limits or DerivedLimits()
@@ -51,19 +52,21 @@ def derive_subnet(
     most = limit_of_skips(train) if limits.max_skips is None else limits.max_skips
     searched = window_of_search(train) if given is None else None
     if given is not None:
-        cost, window = limits.target or given[0], (0.0, given[1])
+        wanted = SearchWindow(limits.target or given[0], (0.0, given[1]), measured=True)
     elif searched is not None:
-        cost, window = searched
+        wanted = searched
     else:
         return derive(space, logits, most)
     try:
-        if cost not in COUNTED:
-            return _on_device(Study(supernet, task), logits, hw_profiles.load(cost), window, most).arch
-        return _counted(supernet, logits, cost, window, most).arch
+        if wanted.cost not in COUNTED:
+            return _on_device(Study(supernet, task), logits, wanted, most).arch
+        return _counted(supernet, logits, wanted.cost, wanted.window, most).arch
     except NoneInside as error:
         if searched is None:
             raise
         origin = "the window is train.options.limit of the supernet, and a flag such as --max-weights replaces it"
+        if wanted.cost not in COUNTED and not wanted.measured:
+            origin += "; the search predicted latencies, train.options.measured = true measures them"
         raise NoneInside(f"{error}; {origin}") from None
 
 
@@ -95,11 +98,9 @@ def _counted(
     return derive_inside(space, logits, type_costs(space, price), price, window, max_skips, unit=unit, cheap=True)
 
 
-def _on_device(
-    study: Study, logits: Logits, device: Device, window: tuple[float, float], max_skips: int | None
-) -> Derived:
+def _on_device(study: Study, logits: Logits, wanted: SearchWindow, max_skips: int | None) -> Derived:
     """Return the subnet of least regret in the window. The roofline model proposes, and the device decides."""
-    space = study.supernet.space
+    space, device, window = study.supernet.space, hw_profiles.load(wanted.cost), wanted.window
     predicted = roofline(space, study.supernet.skeleton, device, "fp32")
 
     def predict(arch: Arch) -> float:

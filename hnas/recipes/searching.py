@@ -125,12 +125,13 @@ def _check_limit(
     window: tuple[float, float],
     say: Callable[[str], None] | None,
 ) -> None:
-    """Raise ValueError if every network is above the window of the cost ``name``; say it of a rough latency.
+    """Raise ValueError if every network is above or below the window of the cost ``name``; say it of a rough latency.
 
-    A counted cost may be below the sum of its types, so networks are counted too.
+    A counted cost may differ from the sum of its types, so networks are counted too.
     """
     low, high = window
-    if table.base <= high:
+    dearest = table.base + sum(max(own.values()) for own in table.types.values())
+    if table.base <= high and dearest >= low:
         return
     space = study.supernet.space
     if name in COUNTED:
@@ -145,9 +146,11 @@ def _check_limit(
             raise ValueError(f"train.options.limit: {error}") from None
         return
     known = study.price(space.largest, next(iter(study.costs)))
-    what = f"the cheapest types of all slots cost {table.base:.3g} ms ({known.kind}), above [{low:g}, {high:g}] ms"
-    line = f"train.options.limit: {what}; raise the limit"
-    if table.base * known.low / known.value > high:
+    above = table.base > high
+    which, total, mend = ("cheapest", table.base, "raise") if above else ("dearest", dearest, "lower")
+    where = f"{'above' if above else 'below'} [{low:g}, {high:g}] ms"
+    line = f"train.options.limit: the {which} types of all slots cost {total:.3g} ms ({known.kind}), {where}; {mend} the limit"
+    if total * known.low / known.value > high or total * known.high / known.value < low:
         raise ValueError(line)
     if say is not None:
         say(line)
@@ -183,17 +186,40 @@ def limit_of_skips(train: Mapping[str, Any]) -> int | None:
     return getattr(strategies.load(name), "MAX_SKIPS", None) if name in strategies.names() else None
 
 
-def window_of_search(train: Mapping[str, Any]) -> tuple[str, tuple[float, float]] | None:
-    """Return the cost that a search limits, a counted one or a device, and its window; None: it limits none.
+@dataclass(frozen=True)
+class SearchWindow:
+    """Hold the limit of the cost in the loss of a search.
 
-    train: [train] of a recipe: its options ``cost``, ``latency`` and ``limit``.
+    cost: a counted cost, or the name of a device, whose latency in ms is meant.
+    window: the lowest and the highest cost.
+    measured: whether the search measured the latencies; otherwise the roofline model predicted them.
+    """
+
+    cost: str
+    window: tuple[float, float]
+    measured: bool
+
+
+def window_of_search(train: Mapping[str, Any]) -> SearchWindow | None:
+    """Return the limit of the cost in the loss of a search; None: it has none.
+
+    train: [train] of a recipe: its options ``cost``, ``latency``, ``measured`` and ``limit``.
+
+    Raises:
+        ValueError: the options are not those of a recipe.
     """
     options = train.get("options") or {}
-    limit, counts = options.get("limit"), options.get("cost") in COUNTED
-    cost = options["cost"] if counts else options.get("latency")
-    if cost is None or limit is None:
-        return None
-    return cost, window_of(tuple(limit) if isinstance(limit, list) else limit)
+    try:
+        limit, counts = options.get("limit"), options.get("cost") in COUNTED
+        cost = options["cost"] if counts else options.get("latency")
+        if cost is None or limit is None:
+            return None
+        low, high = window_of(tuple(limit) if isinstance(limit, list) else limit)
+        if not isinstance(cost, str):
+            raise TypeError
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("train.options in the record of the supernet are not those of a search; train again") from None
+    return SearchWindow(cost, (low, high), bool(options.get("measured")))
 
 
 @dataclass

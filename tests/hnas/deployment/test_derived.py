@@ -122,6 +122,25 @@ def test_a_limit_of_the_search_that_no_subnet_keeps_is_one_line_with_its_origin(
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [[], {"cost": "weights", "limit": "2"}, {"latency": 5, "limit": 1.0}, {"cost": "macs", "limit": [1, 2, 3]}],
+)
+def test_a_broken_limit_in_a_record_is_one_line(options, task):
+    said = record_with(record(), options=options or ["limit"])
+    with pytest.raises(ValueError, match=r"^train\.options in the record of the supernet are not those of a search"):
+        derived.derive_subnet(Supernet(SPACE), said, task)
+
+
+def test_a_predicted_window_that_the_device_does_not_keep_says_what_to_do(task, monkeypatch):
+    monkeypatch.setattr(derived, "MeasuredLatency", Measured)
+    said = record_with(record(), options={"latency": "openvino-cpu", "limit": 1e-6})
+    with pytest.raises(
+        ValueError, match=r"the search predicted latencies, train\.options\.measured = true measures them$"
+    ):
+        derived.derive_subnet(Supernet(SPACE), said, task)
+
+
 def test_pdarts_and_the_recipe_and_the_command_allow_identities(task):
     said = record(strategy="pdarts")
     for own in said["logits"].values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -177,12 +178,25 @@ def test_a_window_limits_the_cost_from_both_sides(tmp_path):
     assert run(file, tmp_path / "out")["derived"]
 
 
+@pytest.mark.parametrize(("limit", "window"), [("1e-9", "[0, 1e-09]"), ("[1000.0, 2000.0]", "[1000, 2000]")])
 @pytest.mark.parametrize("cost", ["weights", "macs", "memory"])
-def test_a_limit_below_every_network_is_one_line_before_the_search(cost, tmp_path):
-    file = recipe(tmp_path, options=f'{{ cost = "{cost}", limit = 1e-9 }}')
-    with pytest.raises(
-        ValueError, match=r"^train\.options\.limit: .* inside \[0, 1e-09\] (million )?(weights|MACs|MB);"
-    ):
+def test_a_limit_that_no_network_keeps_is_one_line_before_the_search(cost, limit, window, tmp_path):
+    file = recipe(tmp_path, options=f'{{ cost = "{cost}", limit = {limit} }}')
+    said = rf"^train\.options\.limit: .* inside {re.escape(window)} (million )?(weights|MACs|MB);"
+    with pytest.raises(ValueError, match=said):
+        run(file, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("1e-9", r"cheapest types .*, above \[0, 1e-09\] ms; raise the limit$"),
+        ("[1e3, 2e3]", r"dearest .*, below .*; lower the limit$"),
+    ],
+)
+def test_a_limit_of_latency_that_no_network_keeps_is_one_line_before_the_search(limit, said, tmp_path):
+    file = recipe(tmp_path, options=f'{{ latency = "openvino-cpu", limit = {limit} }}')
+    with pytest.raises(ValueError, match=rf"^train\.options\.limit: the {said}"):
         run(file, tmp_path / "out")
 
 
