@@ -149,7 +149,8 @@ def _check_limit(
     above = table.base > high
     which, total, mend = ("cheapest", table.base, "raise") if above else ("dearest", dearest, "lower")
     where = f"{'above' if above else 'below'} [{low:g}, {high:g}] ms"
-    line = f"train.options.limit: the {which} types of all slots cost {total:.3g} ms ({known.kind}), {where}; {mend} the limit"
+    what = f"the {which} types of all slots cost {total:.3g} ms ({known.kind}), {where}"
+    line = f"train.options.limit: {what}; {mend} the limit"
     if total * known.low / known.value > high or total * known.high / known.value < low:
         raise ValueError(line)
     if say is not None:
