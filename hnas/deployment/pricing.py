@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -62,6 +63,12 @@ def subnet_program(study: Study, arch: Arch) -> Program:
     """Return the captured and fused program of a subnet."""
     net = study.supernet.extract(arch, study.calibrate(arch))
     return fuse(capture(net, [torch.from_numpy(x) for x in _sample(study, arch)]))
+
+
+def _release_memory() -> None:
+    """Give the memory that captures have freed back to the system; glibc keeps it. Other C libraries: nothing."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cache_file() -> Path:
@@ -221,6 +228,7 @@ class MeasuredLatency:
         if arch not in self._programs:
             self._programs = {a: p for a, p in self._programs.items() if a == self.largest}
             self._programs[arch] = subnet_program(self.study, arch)
+            _release_memory()
         return self._programs[arch]
 
     def _key(self, arch: Arch, precision: str) -> str:

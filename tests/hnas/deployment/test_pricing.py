@@ -218,3 +218,11 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     (tmp_path / "hnas").write_text("in the way")
     made, _ = table()
     assert made(made.study.supernet.space.smallest).value > 0
+
+
+@pytest.mark.parametrize("library", [SimpleNamespace(), None])
+def test_memory_is_released_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(pricing.ctypes, "CDLL", lambda _: library or SimpleNamespace(malloc_trim=asked.append))
+    pricing._release_memory()
+    assert asked == ([] if library else [0])
