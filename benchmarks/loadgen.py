@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _require(path: Path) -> None:
         raise ValueError(f"{path} does not state its inputs; give a bundle, or the folder of an artifact")
     require_runtime(artifact.backend)
     with needing("loadgen"):
-        import mlperf_loadgen  # noqa: F401 - the process that uses it is started later
+        import_module("mlperf_loadgen")  # a process that is started later uses it
 
 
 def _measure(path: Path, options: Any, logs: Path) -> _LoadReport:

@@ -23,7 +23,6 @@ _QUERY = {"SingleStream": 1, "MultiStream": 8, "Server": 1, "Offline": 64}  # sa
 _CALLS = 64  # at most, for one message to the worker
 _SAMPLES = 64  # of the library that LoadGen draws from; all are one array
 _MOST_S = 24 * 3600.0
-_ROOT = str(Path(__file__).absolute().parents[3])  # where hnas was imported from
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ def run_process(path: Path, options: LoadOptions, logs: Path) -> tuple[float, in
         ExportError: the network failed.
     """
     from hnas.export.device.errors import ExportError
+    from hnas.export.remote.transports.local import own_environment
 
     words = [str(path.resolve()), str(logs.resolve()), json.dumps(asdict(options))]
-    search = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-P", "-m", __name__, *words],
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": search},
+        env=own_environment(),
         check=False,
     )
     try:
@@ -100,7 +99,7 @@ class _Served:
         calls = min(_CALLS, -(-samples // self.batch))
         try:
             self.seconds += self.worker.time(self.inputs, calls)
-        except Exception as error:  # noqa: BLE001 - no exception may reach LoadGen
+        except Exception as error:  # noqa: BLE001 - LoadGen is C++: an exception in its callback ends in a crash
             _tell({"error": str(error)})
         if os.getppid() != self.parent:
             os._exit(1)
@@ -157,7 +156,8 @@ def _test(served: _Served, options: LoadOptions, folder: str) -> None:
 
 def _tell(record: dict[str, Any]) -> NoReturn:
     """Print the result and end the process, whatever LoadGen does."""
-    print(json.dumps(record), flush=True)  # noqa: T201 - the result of a process
+    sys.stdout.write(f"{json.dumps(record)}\n")
+    sys.stdout.flush()
     os._exit(0)
 
 
@@ -165,6 +165,7 @@ def _main(path: str, folder: str, options: str) -> None:
     from hnas.benchmarks.gate.contrast import open_side
     from hnas.benchmarks.gate.session import seeded_inputs
     from hnas.export.device.dynamic import rows_of
+    from hnas.export.device.errors import ExportError
     from hnas.export.remote.worker import Worker
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
@@ -172,7 +173,7 @@ def _main(path: str, folder: str, options: str) -> None:
     bundle, artifact = open_side(Path(path))
     try:
         worker = Worker(artifact, backend=artifact.backend)
-    except Exception as error:  # noqa: BLE001 - the parent says it
+    except (ExportError, OSError, ValueError) as error:  # anything else is a fault of hnas, with its traceback
         _tell({"error": str(error)})
     batch = bundle.manifest.latency.batch if bundle else rows_of(artifact) or 1
     served = _Served(worker, seeded_inputs(artifact.inputs, 0), batch, parent)

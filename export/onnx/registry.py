@@ -23,12 +23,8 @@ def kept_registry() -> Iterator[None]:
 
     The table is internal to torch. A torch that has it elsewhere fills its own, as without this block.
     """
-    try:
-        from torch.onnx._internal.exporter import _registration
-
-        owner: Any = _registration.ONNXRegistry
-        _ = owner.from_torchlib
-    except (ImportError, AttributeError):
+    owner = _table()
+    if owner is None:
         yield
         return
     with _LOCK:
@@ -41,6 +37,15 @@ def kept_registry() -> Iterator[None]:
             own = _OPEN.pop()
             if not _OPEN:
                 owner.from_torchlib = own
+
+
+def _table() -> Any:
+    """Return the class of torch's table; None if this torch has another."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        return None
+    return ONNXRegistry if "from_torchlib" in getattr(ONNXRegistry, "__dict__", {}) else None
 
 
 @cache

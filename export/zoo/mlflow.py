@@ -106,7 +106,7 @@ class _Model:
     def __init__(self, artifact: Artifact) -> None:
         self._artifact, self._worker, self._rows = artifact, Worker(artifact), rows_of(artifact)
 
-    def predict(self, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002 - MLflow passes both
+    def predict(self, model_input: Any) -> Any:
         """Return the output as an array; several outputs as a dict by name.
 
         Inputs of more rows than the network takes are run in parts.

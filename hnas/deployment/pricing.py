@@ -67,7 +67,9 @@ def subnet_program(study: Study, arch: Arch) -> Program:
 
 def _release_memory() -> None:
     """Give the memory that captures have freed back to the system; glibc keeps it. Other C libraries: nothing."""
-    with suppress(OSError, AttributeError, TypeError):
+    with suppress(
+        AttributeError, OSError, TypeError
+    ):  # no malloc_trim (musl, macOS), no library without a name (Windows)
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -310,15 +310,6 @@ HISTORIES: Mapping[str, Build] = {
     **{name: _file("h.jsonl", content, "history") for name, content in UNREADABLE.items()},
     "a wrong sum": _file("h.jsonl", b'{"check": "00000000", "claim": "a"}\n' * 3, "history"),
 }
-DRAWN: Mapping[str, Build] = {
-    **{
-        f"{kind[1:]}, {name}": _file(f"r{kind}", content, "report")
-        for name, content in UNREADABLE.items()
-        for kind in (".json", ".jsonl")
-    },
-    "claims of a number": _file("r.json", b'{"claims": 5}', "report"),
-    "an escape in a claim": _file("r.json", b'{"claims": ["\\u001b[2J"]}', "report"),
-}
 PACKED: Mapping[str, Build] = {name: _file("b.tar", content, "pull") for name, content in UNREADABLE.items()}
 SPOILT: Mapping[str, Callable[[Path], object]] = {
     "a terabyte": _huge,
@@ -343,7 +334,6 @@ FILES: Mapping[str, Case] = {
     **_with("bench", COMPARED, "compare: "),
     **_with("bench", SUITES, "suite: "),
     **_with("bench", HISTORIES, "history: "),
-    **_with("bench", DRAWN, "drawn: "),
     **_with("deploy", PACKED, "packed: "),
     **{f"{verb}: {n}": Case("deploy", made) for n, spoil in SPOILT.items() for verb, made in _sent(spoil).items()},
     "check: manifest is a pipe": Case("bench", _bundle(lambda p: b.fifo(p / "manifest.json"), "check")),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.hostile import builders as b
-from tests.hostile.corpus import DEEP, Build, Case, _bundle, _huge, _put
+from tests.hostile.corpus import DEEP, UNREADABLE, Build, Case, _bundle, _file, _huge, _put
 from tests.hostile.corpus_data import _png
 from tests.hostile.corpus_search import _RECIPE, _words
 
@@ -243,6 +243,18 @@ SHARDS: Mapping[str, Build] = {
     ),
 }
 
+# --- pages that are drawn from a record or a history ------------------------------------------------------------------
+
+DRAWN: Mapping[str, Build] = {
+    **{
+        f"{kind[1:]}, {name}": _file(f"r{kind}", content, "report")
+        for name, content in UNREADABLE.items()
+        for kind in (".json", ".jsonl")
+    },
+    "claims of a number": _file("r.json", b'{"claims": 5}', "report"),
+    "an escape in a claim": _file("r.json", b'{"claims": ["\\u001b[2J"]}', "report"),
+}
+
 ARGUMENTS: Mapping[str, Case] = {
     "targets: escape": _words("deploy", "targets", "\x1b[2J"),
     "doctor: escape": _words("deploy", "doctor", "--\x1b]0;x\x07"),
@@ -266,5 +278,6 @@ MORE: Mapping[str, Case] = {
     **{f"grow: {name}": Case("train", build) for name, build in GROWN.items()},
     **{f"resume: {name}": Case("train", build) for name, build in CONTINUED.items()},
     **{f"train: {name}": Case("train", build) for name, build in {**SEQUENCES, **SHARDS}.items()},
+    **{f"drawn: {name}": Case("bench", build) for name, build in DRAWN.items()},
     **ARGUMENTS,
 }

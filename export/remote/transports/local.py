@@ -12,16 +12,21 @@ _ROOT = str(Path(__file__).absolute().parents[4])  # where hnas was imported fro
 
 def start(module: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start ``python -m module`` with pipes, in its own session: Ctrl-C reaches only the parent, which ends it."""
-    search = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module],  # -P: modules in the user's folder must not hide others
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        env={**os.environ, "PYTHONPATH": search, **environment},
+        env={**own_environment(), **environment},
         start_new_session=True,
     )
+
+
+def own_environment() -> "dict[str, str]":
+    """Return an environment in which another Python, also with -P, imports the same hnas."""
+    search = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": search}
 
 
 def place(path: Path) -> str:

@@ -19,7 +19,7 @@ from hnas.export.graph.fusion import fuse, passes_for
 from hnas.export.graph.marks import kept_float
 from hnas.export.graph.nodes import CONVOLUTIONS, LINEAR, bound
 from hnas.export.graph.program import Program, capture
-from hnas.export.int8.mixed import blocks, blocks_of_layers, keep_float, sensitivities
+from hnas.export.int8.mixed import blocks, keep_float, sensitivities
 from hnas.export.onnx.names import onnx_values, openvino_nodes
 from tests.conftest import need
 from tests.export import nets
@@ -52,35 +52,6 @@ def test_every_called_node_is_in_one_block(name: str, most: int) -> None:
 def test_blocks_are_the_modules_that_a_person_knows() -> None:
     assert list(blocks(program_of("resnet"), 6)) == ["stem.0", "blocks.0", "blocks.1", "blocks.2", "head.3"]
     assert list(blocks(program_of("mobilenet"), 4)) == ["stem", "blocks", "last", "classifier"]
-
-
-def test_the_blocks_of_layers_with_the_names_of_a_runtime() -> None:
-    program = program_of("mobilenet")
-    known = blocks(program)
-    of = {node: name for name, nodes in known.items() for node in nodes}
-    first, *_, last = [node for node in of if node.startswith("conv2d")]
-    layers = [f"node_{last}_token_4", "x_QuantizeLinear", f"{first}_nchwc", f"{first}_{'9' * 9}", f"un{first}", last]
-    assert blocks_of_layers(program, layers) == [of[last], of[first]]
-
-
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tflite"])
-def test_every_int8_kernel_of_onnx_runtime_has_its_block_and_no_other_a_wrong_one(backend: str, tmp_path: Path) -> None:
-    need(backend, backends.load(backend).missing())
-    pytest.importorskip("onnxscript")
-    net, inputs = nets.build("mobilenet")
-    program = program_of("mobilenet")
-    made = export.compile(
-        net,
-        inputs,
-        device=DEVICES[backend],
-        precision="int8",
-        calibration=calls(program, 2),
-        path=tmp_path / "int8",
-        threads=1,
-        options=export.CompileOptions(recover="none"),
-    )
-    kernels = [layer.name for layer in export.layers(made, runs=2).of("kernel")]
-    assert blocks_of_layers(program, kernels) == (list(blocks(program)) if backend == "onnxruntime" else [])
 
 
 def test_an_unknown_block_is_one_line() -> None:

@@ -159,6 +159,29 @@ def test_mixed_is_for_this_machine() -> None:
     assert not plan("fp32").mixes
 
 
+def test_only_the_layers_that_are_slow_are_tried_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def build(*given: Any) -> None:
+        asked.append(given[-1])
+        raise ExportError("none")
+
+    monkeypatch.setattr(flow, "build_mixed", build)
+    monkeypatch.setattr(flow, "replace", lambda _, **changed: changed["mixed"])
+    monkeypatch.setattr(flow.mixing, "reason_to_mix", lambda *_: "int8 is slower")
+    layers = tuple(SlowerLayer(f"node_conv2d_{place}", "Conv", 1.0, 2.0) for place in range(7))
+    proof: Any = SimpleNamespace(
+        network=SimpleNamespace(mixable=True, accuracy={}, key="planted"),
+        rows=[],
+        refused=[],
+        slowdown=Slowdown("fp32", 0.5, layers),
+        make=lambda: None,
+    )
+    run: Any = SimpleNamespace(plan=None, notify=silent, journal=SimpleNamespace(call=lambda _, make: make()))
+    assert flow._with_mixed(run, proof, proof).outcome == "none"
+    assert asked == [[layer.name for layer in layers]]
+
+
 # --- real artifacts ---------------------------------------------------------------------------------------------------
 
 

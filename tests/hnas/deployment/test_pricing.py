@@ -161,7 +161,10 @@ def test_a_latency_is_measured_anew_after_an_upgrade_or_elsewhere(
 ) -> None:
     first, fake = table()
     arch = first.study.supernet.space.smallest
+    released: list[int] = []
+    monkeypatch.setattr(pricing, "_release_memory", lambda: released.append(len(fake.compiled)))
     assert first(arch).value == 5.0
+    assert len(released) == 2, "after each capture"
     assert len(fake.compiled) == 2  # it, and the largest
     second, _ = table()
     assert second(arch).value == 5.0
