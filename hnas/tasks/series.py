@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hnas.data.packaged import PACKAGED, packaged
 from hnas.data.series import SYNTHETIC, Floats, Scaling, Table, read_csv, scaled, season_of
 from hnas.data.windows import WORST, Rows, WindowedTask, Windows
 from hnas.ranges import Count, PositiveInt, Share
 from hnas.space import Shape
 from hnas.units import Score
 
+_SOURCES = (*SYNTHETIC, *PACKAGED)
 _FLAT = 1e-12  # deviation of a constant column at most, as a share of its values; it is not scaled
 
 
@@ -141,7 +143,8 @@ def open_task(
     """Return the task of forecasting a series; mean and deviation of each column are those of its training rows.
 
     folder: a CSV file with a header line; None with ``source``.
-    source: a synthetic series in place of a file: "lorenz" or "gated_recall".
+    source: a known series in place of a file: "lorenz" or "gated_recall", which are computed, or one of the package
+        statsmodels (``hnas.data.packaged``).
     length: rows of a synthetic series.
     targets: the columns to forecast; default: all, or the column "target" where there is one.
     time: the column of timestamps (``hnas.data.series.read_csv``).
@@ -189,11 +192,13 @@ def open_task(
 def _table(folder: Path | None, source: str, length: int, time: str) -> Table:
     if (folder is None) == (not source):
         given = "neither" if folder is None else "both"
-        raise ValueError(f"a series is a CSV file (--data FILE) or a source ({', '.join(SYNTHETIC)}); {given} is given")
+        raise ValueError(f"a series is a CSV file (--data FILE) or a source ({', '.join(_SOURCES)}); {given} is given")
     if folder is not None:
         return read_csv(folder, time)
-    if source not in SYNTHETIC:
-        raise ValueError(f"no source {source!r} of a series; known: {', '.join(SYNTHETIC)}, or give a CSV file")
+    if source not in _SOURCES:
+        raise ValueError(f"no source {source!r} of a series; known: {', '.join(_SOURCES)}, or give a CSV file")
+    if source in PACKAGED:
+        return packaged(source)
     return SYNTHETIC[source](length, 0)  # the seed of a run draws batches; the series stays the same
 
 
