@@ -43,6 +43,7 @@ SPACES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("nasbench201", {"resolution": 12}),
     ("nasbench201", {"resolution": 16, "channels": 3, "width": 4, "cells": 2}),
     ("tabular_digits", {}),
+    ("darts_recurrent", {"window": 3, "widths": (8,), "nodes": 2}),
     ("recurrent_cell", {"window": 3, "widths": (8,), "nodes": (1, 2)}),
     ("mobilenetv3", {"resolution": 28, "width": 0.25}),
     ("inverted_residuals", {"resolutions": (16, 20), "stem": 8, "head": 32, "stages": _BLOCKS}),

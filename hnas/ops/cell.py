@@ -43,6 +43,11 @@ class Blend(nn.Module):
         self.options = tuple(options)
         self.gates = nn.Parameter(torch.ones(len(options))) if gated else None
 
+    @classmethod
+    def of(cls, option: str | tuple[str, ...]) -> Blend:
+        """Return the blend of the option of a slot: one name, or the names of a relaxed slot."""
+        return cls(option, gated=True) if isinstance(option, tuple) else cls((str(option),), gated=False)
+
     def bind(self) -> Callable[[Callable[[str], Tensor]], Tensor]:
         """Return a function that takes candidate tensors by name and returns the blend."""
         if self.gates is None:
@@ -117,8 +122,41 @@ def _join(join: Callable[[Callable[[str], Tensor]], Tensor], u: Tensor, v: Tenso
     return join(lambda name: JOINS[name](u, v))
 
 
-class Recurrent(nn.Module):
-    """A recurrent network of one cell: [N, T, features] -> [N, T, outputs].
+class Recurrence(nn.Module):
+    """A recurrent network: [N, T, features] -> [N, T, outputs], from a zero state. A subclass defines the cell.
+
+    width: numbers of the state of an example.
+    embed: what the cell reads of a row; it is computed for all rows at once.
+    readout: [N, width] -> [N, outputs].
+    """
+
+    width: int
+    embed: nn.Module
+    readout: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs at every row of a sequence."""
+        cell, states = self.bind(), []
+        h = x.new_zeros(len(x), self.width)
+        for row in self.embed(x).unbind(1):
+            h = cell(row, h)
+            states.append(h)
+        y: Tensor = self.readout(torch.stack(states, 1))
+        return y
+
+    def bind(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the function of the cell: (embedded row [N, E], state [N, width]) -> next state [N, width]."""
+        raise NotImplementedError
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (y, next h) of one row: x [N, features], h [N, width]."""
+        h = self.bind()(self.embed(x), h)
+        y: Tensor = self.readout(h)
+        return y, h
+
+
+class Recurrent(Recurrence):
+    """A recurrent network of one cell of two-input nodes: [N, T, features] -> [N, T, outputs].
 
     s0 = W_x x_t + W_h h_{t-1} + c; s_i = node i; h_t = sum_i weights[i] s_i within [-10, 10]; y_t = W_y h_t + d.
 
@@ -133,16 +171,6 @@ class Recurrent(nn.Module):
         self.nodes = nn.ModuleList(nodes)
         self.weights = nn.Parameter(torch.full((len(self.nodes),), 1 / len(self.nodes)))
         self.readout = Linear(width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs at every row of a sequence, from a zero state."""
-        cell, states = self.bind(), []
-        h = x.new_zeros(len(x), self.width)
-        for row in self.embed(x).unbind(1):
-            h = cell(row, h)
-            states.append(h)
-        y: Tensor = self.readout(torch.stack(states, 1))
-        return y
 
     def bind(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the function of the cell: (embedded row, state) -> next state, all [N, width]."""
@@ -160,20 +188,24 @@ class Recurrent(nn.Module):
 
         return cell
 
-    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (y, next h) of one row: x [N, features], h [N, width]."""
-        h = self.bind()(self.embed(x), h)
-        y: Tensor = self.readout(h)
-        return y, h
-
 
 class Step(nn.Module):
     """One step of a recurrent network, with the state as input and output: (x [N, F], h [N, M]) -> (y [N, D], h)."""
 
-    def __init__(self, net: Recurrent) -> None:
+    def __init__(self, net: Recurrence) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs of a row and the next state."""
         return self.net.step(x, h)
+
+
+def initialise(net: nn.Module) -> None:
+    """Draw orthogonal recurrent matrices and Xavier-uniform others, with zero biases."""
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Linear):
+            draw = nn.init.orthogonal_ if name.startswith(("recur", "nodes.")) else nn.init.xavier_uniform_
+            draw(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from hnas.ops.cell import ACTIVATIONS, JOINS, Blend, Node, Recurrent, Step
+from hnas.ops.cell import ACTIVATIONS, JOINS, Blend, Node, Recurrent, Step, initialise
 from hnas.space import Arch, Choice, Shape, Space
 
 _PARTS = ("a", "f", "b", "g", "join")
@@ -54,7 +54,8 @@ def recurrent_cell(
         choices |= {f"nodes.{i}.{part}.op": Choice(kinds[part], when) for part in _PARTS}
 
     def network(arch: Mapping[str, Any]) -> nn.Module:
-        made = [_node(arch["width"], [arch[f"nodes.{i}.{part}.op"] for part in _PARTS]) for i in range(arch["nodes"])]
+        chosen = [[arch[f"nodes.{i}.{part}.op"] for part in _PARTS] for i in range(arch["nodes"])]
+        made = [Node(arch["width"], *map(Blend.of, options)) for options in chosen]
         return Recurrent(features, outputs, arch["width"], made)
 
     def union() -> nn.Module:
@@ -67,20 +68,4 @@ def recurrent_cell(
         assert isinstance(net, Recurrent)
         return Step(net), ((features,), (net.width,))
 
-    return Space("recurrent_cell", arguments, choices, network, union, example, _initialise, deployed=deployed)
-
-
-def _node(width: int, chosen: Sequence[Any]) -> Node:
-    blends = [Blend(o, gated=True) if isinstance(o, tuple) else Blend((str(o),), gated=False) for o in chosen]
-    a, f, b, g, join = blends
-    return Node(width, a, f, b, g, join)
-
-
-def _initialise(net: nn.Module) -> None:
-    """Draw orthogonal recurrent matrices and Xavier-uniform others, with zero biases."""
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Linear):
-            draw = nn.init.orthogonal_ if name.startswith(("recur", "nodes.")) else nn.init.xavier_uniform_
-            draw(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    return Space("recurrent_cell", arguments, choices, network, union, example, initialise, deployed=deployed)
