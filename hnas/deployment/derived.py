@@ -7,7 +7,7 @@ derived`` trains it. Without a limit of a cost it is that of the search: ``limit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
+
+_MARGIN = 0.03  # of the ends of a window, which a measured latency keeps away from where a subnet can (study E6)
 
 
 def derive_subnet(
@@ -99,7 +101,11 @@ def _counted(
 
 
 def _on_device(study: Study, logits: Logits, wanted: SearchWindow, max_skips: int | None) -> Derived:
-    """Return the subnet of least regret in the window. The roofline model proposes, and the device decides."""
+    """Return the subnet of least regret in the window. The roofline model proposes, and the device decides.
+
+    A measured latency is first kept off the ends of the window by ``_MARGIN``, since another measurement differs a
+    little. The whole window counts if no subnet that was measured is so far inside.
+    """
     space, device, window = study.supernet.space, hw_profiles.load(wanted.cost), wanted.window
     predicted = roofline(space, study.supernet.skeleton, device, "fp32")
 
@@ -110,7 +116,15 @@ def _on_device(study: Study, logits: Logits, wanted: SearchWindow, max_skips: in
     if not device.local:
         return derive_inside(space, logits, table, predict, window, max_skips, unit="ms", cheap=True)
     with measuring(study, device) as measured:
-        return derive_inside(space, logits, table, lambda arch: measured(arch).value, window, max_skips, unit="ms")
+
+        def time(arch: Arch) -> float:
+            return measured(arch).value
+
+        narrowed = window[0] * (1 + _MARGIN), window[1] * (1 - _MARGIN)
+        if narrowed[0] < narrowed[1]:
+            with suppress(NoneInside):
+                return derive_inside(space, logits, table, time, narrowed, max_skips, unit="ms")
+        return derive_inside(space, logits, table, time, window, max_skips, unit="ms")
 
 
 def _logits(space: Space, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -65,6 +65,19 @@ def test_the_device_decides_whether_a_subnet_is_inside_the_limit(limit, task, mo
         assert Measured()(arch).value <= wanted
 
 
+@pytest.mark.parametrize(("limit", "expected"), [("0.71ms", 0.6), ("0.75ms", 0.7), ("0.51ms", 0.5)])
+def test_a_measured_latency_keeps_a_margin_where_a_subnet_can(limit, expected, task, monkeypatch):
+    """Of 0.5, 0.6, 0.7 ... ms the highest inside is wanted: 0.7 is too near to 0.71; below 0.51 nothing but 0.5 is."""
+    monkeypatch.setattr(derived, "MeasuredLatency", Measured)
+    said = record()
+    said["logits"] = {
+        slot: {kind: {"conv1": 2.0, "identity": 0.0}.get(kind, -40.0) for kind in own}
+        for slot, own in said["logits"].items()
+    }
+    arch = derived.derive_subnet(Supernet(SPACE), said, task, DerivedLimits("openvino-cpu", limit))
+    assert Measured()(arch).value == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("limits", "cost", "most"),
     [
