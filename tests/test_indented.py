@@ -19,7 +19,9 @@ NOT_RUN = {
     "takes minutes to hours; tests/benchmarks runs its parts": (
         "python -m hnas.benchmarks.costs.overhead",
         "python -m hnas.benchmarks.costs.overhead --whole --jobs 6",
+        "python -m hnas.benchmarks.costs.recurrent",
         "python -m hnas.benchmarks.costs.supernet",
+        "python -m hnas.benchmarks.papers C3",
         "python -m hnas.benchmarks.papers D1",
         "python -m hnas.benchmarks.papers all --quick",
         "python -m hnas.benchmarks.peers --quick",

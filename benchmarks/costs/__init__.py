@@ -1,1 +1,1 @@
-"""Measure the cost of single parts of the program: ``python -m hnas.benchmarks.costs.{supernet,overhead,arm64}``."""
+"""Measure the cost of single parts: ``python -m hnas.benchmarks.costs.{supernet,recurrent,overhead,arm64}``."""

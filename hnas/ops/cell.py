@@ -55,6 +55,17 @@ class Blend(nn.Module):
         terms = list(zip(self.options, self.gates.unbind(), strict=True))
         return lambda candidate: _weighted(terms, candidate)
 
+    def spread(self, names: Sequence[str]) -> Tensor:
+        """Return the weight [names] of each name: its gate, or zero for a closed option. Only where it is gated.
+
+        A sum over all names has the same terms whatever is open, so that opening at weight zero changes no bit.
+        """
+        assert self.gates is not None
+        if self.options == tuple(names):
+            return self.gates
+        at = torch.tensor([names.index(name) for name in self.options], device=self.gates.device)
+        return self.gates.new_zeros(len(names)).scatter(0, at, self.gates)
+
 
 def _weighted(terms: Sequence[tuple[str, Tensor]], candidate: Callable[[str], Tensor]) -> Tensor:
     """Return the weighted sum. Terms are added one after another: a term of weight zero changes no bit."""
@@ -65,15 +76,9 @@ def _weighted(terms: Sequence[tuple[str, Tensor]], candidate: Callable[[str], Te
     return found
 
 
-def _paired(first: Blend, second: Blend) -> list[tuple[str, Tensor]]:
-    """Return each option of two gated blends with its gates as [2, 1, 1]; zero where a blend lacks the option."""
-    names = sorted({*first.options, *second.options})
-    rows = []
-    for blend in (first, second):
-        assert blend.gates is not None
-        at = torch.tensor([names.index(name) for name in blend.options], device=blend.gates.device)
-        rows.append(blend.gates.new_zeros(len(names)).scatter(0, at, blend.gates))
-    return list(zip(names, torch.stack(rows, 1)[:, :, None, None].unbind(), strict=True))
+def activated(z: Tensor, axis: int = 0) -> Tensor:
+    """Return all activations of a tensor, stacked along a new axis in the order of ``ACTIVATIONS``."""
+    return torch.stack([activation(z) for activation in ACTIVATIONS.values()], axis)
 
 
 class Node(nn.Module):
@@ -90,11 +95,14 @@ class Node(nn.Module):
         self.left = Linear(width, width)
         self.right = Linear(width, width)
 
-    def bind(self) -> Callable[[Sequence[Tensor]], Tensor]:
+    def bind(self, count: int) -> Callable[[Sequence[Tensor]], Tensor]:
         """Return the function of this node: earlier states, each [N, width] -> the state of the node [N, width].
 
-        What all rows of a sequence share is computed once, here. If every choice is soft, both sides are one batched
-        matrix product: the cost of a search step is the number of operators, not their size.
+        count: number of the earlier states.
+
+        What all rows of a sequence share is computed once, here. If every choice is soft, each sum over options and the
+        products of both sides are one matrix product: the cost of a search step is the number of operators, not their
+        size.
         """
         join = self.join.bind()
         if any(blend.gates is None for blend in (self.a, self.b, self.f, self.g)):
@@ -106,13 +114,15 @@ class Node(nn.Module):
                 return _join(join, f(lambda name: ACTIVATIONS[name](left)), g(lambda name: ACTIVATIONS[name](right)))
 
             return apart
-        inputs, activations = _paired(self.a, self.b), _paired(self.f, self.g)
+        inputs = torch.stack([blend.spread([f"s{k}" for k in range(count)]) for blend in (self.a, self.b)])
+        activations = torch.stack([blend.spread(list(ACTIVATIONS)) for blend in (self.f, self.g)])[:, None]
         matrix = torch.stack([self.left.weight.T, self.right.weight.T])
         bias = torch.stack([self.left.bias, self.right.bias])[:, None]
 
         def together(states: Sequence[Tensor]) -> Tensor:
-            both = torch.baddbmm(bias, _weighted(inputs, lambda name: states[int(name[1:])]), matrix)
-            u, v = _weighted(activations, lambda name: ACTIVATIONS[name](both)).unbind()
+            blended = torch.mm(inputs, torch.stack(list(states)).flatten(1)).view(2, *states[0].shape)
+            both = torch.baddbmm(bias, blended, matrix)
+            u, v = torch.bmm(activations, activated(both, 1).flatten(2)).view_as(both).unbind()
             return _join(join, u, v)
 
         return together
@@ -174,7 +184,8 @@ class Recurrent(Recurrence):
 
     def bind(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the function of the cell: (embedded row, state) -> next state, all [N, width]."""
-        nodes, weights = [node.bind() for node in self.nodes if isinstance(node, Node)], self.weights.unbind()
+        nodes = [node.bind(k) for k, node in enumerate(self.nodes, 1) if isinstance(node, Node)]
+        weights = self.weights.unbind()
 
         def cell(embedded: Tensor, h: Tensor) -> Tensor:
             states = [embedded + self.recur(h)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hnas.ops.cell import ACTIVATIONS, LIMIT, Blend, Linear, Recurrence
+from hnas.ops.cell import ACTIVATIONS, LIMIT, Blend, Linear, Recurrence, activated
 
 _Mix = Callable[[Tensor], Tensor]
 
@@ -59,30 +59,34 @@ class Highway(_Pair):
         super().__init__(width, width)
         self.a, self.f = a, f
 
-    def bind(self) -> Callable[[Sequence[Tensor]], Tensor]:
+    def bind(self, count: int) -> Callable[[Sequence[Tensor]], Tensor]:
         """Return the function of this node: earlier states, each [N, width] -> the state of the node [N, width].
 
+        count: number of the earlier states.
+
         What all rows of a sequence share is computed once, here. One matrix product serves all earlier states and all
-        activations.
+        activations, and each sum over options is one more.
         """
-        matrix, mix, gates = self.matrix(), self.f.bind(), self.f.gates
-        total = None if gates is None else gates.sum()
-
-        def candidates(states: Tensor) -> Tensor:
-            return _highway(states, F.linear(states, matrix), lambda z: mix(lambda kind: ACTIVATIONS[kind](z)), total)
-
-        places = [int(name[1:]) for name in self.a.options]
+        matrix, total = self.matrix().T, None if self.f.gates is None else self.f.gates.sum()
+        activation = ACTIVATIONS[self.f.options[0]] if self.f.gates is None else _mixture(self.f)
         if self.a.gates is None:
-            return lambda states: candidates(states[places[0]])
-        # Closed states have the weight 0: what is open changes no order of a sum.
-        shares = self.a.gates.new_zeros(places[-1] + 1)
-        shares = shares.index_copy(0, torch.tensor(places, device=shares.device), self.a.gates)
+            place = int(self.a.options[0][1:])
+            return lambda states: _highway(states[place], states[place] @ matrix, activation, total)
+        shares = self.a.spread([f"s{k}" for k in range(count)])
 
         def mixed(states: Sequence[Tensor]) -> Tensor:
-            found = candidates(torch.stack(list(states[: len(shares)])))
-            return torch.mv(found.flatten(1).T, shares).view_as(found[0])
+            together = torch.stack(list(states))
+            old = together.flatten(0, 1)
+            candidates = _highway(old, old @ matrix, activation, total)
+            return (shares @ candidates.view(count, -1)).view_as(states[0])
 
         return mixed
+
+
+def _mixture(blend: Blend) -> _Mix:
+    """Return the function that sums all activations of a tensor, each times its gate."""
+    weights = blend.spread(list(ACTIVATIONS))
+    return lambda z: (weights @ activated(z).flatten(1)).view_as(z)
 
 
 class HighwayRecurrent(Recurrence):
@@ -107,7 +111,8 @@ class HighwayRecurrent(Recurrence):
 
     def bind(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the function of the cell: (embedded row [N, 2 * width], state [N, width]) -> next state."""
-        nodes, matrix = [node.bind() for node in self.nodes if isinstance(node, Highway)], self.recur.matrix()
+        nodes = [node.bind(k) for k, node in enumerate(self.nodes, 1) if isinstance(node, Highway)]
+        matrix = self.recur.matrix()
 
         def cell(embedded: Tensor, h: Tensor) -> Tensor:
             states = [self._normalised(_highway(h, embedded + F.linear(h, matrix), torch.tanh))]

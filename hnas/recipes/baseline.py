@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from hnas.tasks import Task
 _WIDTHS = (32, 64, 128, 256)
 _RATE = 1e-3  # of Adam
 _RECURRENT_RATE = 1e-2  # of Adam, for LSTM and GRU
+_HIDDEN = range(1, 513)  # possible sizes of their state
 _CHUNK = 250  # windows in one forward pass of the evaluation
 
 
@@ -93,24 +95,37 @@ class _PlainRecurrent(nn.Module):
         return found
 
 
-def train_plain_recurrent(task: Task, kind: str, *, steps: int, weights: int, split: str = "test") -> float:
+def train_plain_recurrent(
+    task: Task,
+    kind: str,
+    *,
+    steps: int,
+    weights: int,
+    split: str = "test",
+    rate: float = _RECURRENT_RATE,
+    seed: int = 0,
+) -> float:
     """Train torch's LSTM or GRU with Adam on the batches of a sequence task. Return its metric on a held-out split.
 
     kind: "lstm" or "gru".
     steps: number of batches.
     weights: the hidden size is the one whose number of weights is nearest to this number.
+    rate: of Adam, at the start of a cosine (0.01).
+    seed: seed of the weights (0).
     """
     shape = task.space_arguments["features"], task.space_arguments["outputs"]
 
-    def distance(hidden: int) -> int:
+    def counted(hidden: int) -> int:
         with torch.device("meta"):
             net = _PlainRecurrent(kind, *shape, hidden)
-        return abs(sum(each.numel() for each in net.parameters()) - weights)
+        return sum(each.numel() for each in net.parameters())
 
+    place = bisect_left(_HIDDEN, weights, key=counted)  # the first that has as many weights
+    near = _HIDDEN[max(0, place - 1) : place + 1]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = _PlainRecurrent(kind, *shape, min(range(1, 513), key=distance))
-    optimiser = torch.optim.Adam(net.parameters(), lr=_RECURRENT_RATE)
+        torch.manual_seed(seed)
+        net = _PlainRecurrent(kind, *shape, min(near, key=lambda hidden: abs(counted(hidden) - weights)))
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
     for step in range(steps):
         raw, labels = task.batch(step)

@@ -17,7 +17,9 @@ COMMANDS = (
     "hnas.benchmarks.papers",
     "hnas.benchmarks.papers.cells_table",
     "hnas.benchmarks.papers.digits_table",
+    "hnas.benchmarks.papers.sequence_cells",
     "hnas.benchmarks.costs.supernet",
+    "hnas.benchmarks.costs.recurrent",
     "hnas.benchmarks.costs.overhead",
     "hnas.benchmarks.costs.arm64",
 )

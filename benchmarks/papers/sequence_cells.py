@@ -1,0 +1,225 @@
+"""Train one recurrent network of the study C3, grown or given: ``cell_error(folder, seed, _CellSetting(...))``.
+
+``python -m hnas.benchmarks.papers.sequence_cells`` makes the pilot that the rates come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+
+from hnas import spaces
+from hnas.benchmarks.cli import count
+from hnas.benchmarks.papers.parts import Result, StudyPart, StudyParts, part
+from hnas.benchmarks.papers.sequences import SEQUENCES, TEXT, SequenceData, open_sequence, sequence_data
+from hnas.cost.flops import parameters
+from hnas.growth.loop import GrowthRules, grow
+from hnas.recipes.baseline import train_plain_recurrent
+from hnas.report import print_lines
+from hnas.space import Arch, Space
+from hnas.strategies import alone
+from hnas.study import Study
+from hnas.supernet import Supernet
+from hnas.tasks import Task
+from hnas.training.loop import Schedule
+
+BOTH, ADD, PRODUCT = "add and product", "add", "product"
+LSTM, GRU, DARTS = "lstm", "gru", "darts"
+JOINS: Mapping[str, tuple[str, ...]] = {BOTH: ("add", "product"), ADD: ("add",), PRODUCT: ("product",)}
+CELLS = (*JOINS, LSTM, GRU, DARTS)
+NODES = 3  # of a grown cell
+STEPS = 400  # of a training
+# The published cell of DARTS, found on Penn Treebank: activation and input of each of its eight nodes.
+PUBLISHED = (
+    ("relu", 0),
+    ("relu", 1),
+    ("tanh", 2),
+    ("relu", 3),
+    ("relu", 4),
+    ("linear", 1),
+    ("relu", 5),
+    ("relu", 1),
+)
+_WIDTHS = {TEXT: range(20, 29)}  # of the state of a grown cell, to choose from
+_OTHER_WIDTHS = range(14, 21)
+_RULES = GrowthRules(stages=4, finish=0.4)  # as in the recipes; three edits lead to the largest network
+_TRIED = {"grown": (0.03, 0.1), "plain": (0.003, 0.01, 0.03)}  # rates of SGD, and of Adam for LSTM and GRU
+_PILOT_SEEDS = (100,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CellSetting:
+    """The setting of one training.
+
+    cell: one of ``CELLS``.
+    width: of the state.
+    weights: of the grown cells, to which the others come as near as their widths allow.
+    steps: of the whole training, with growth.
+    rate: of SGD; of Adam for LSTM and GRU.
+    split: the split that is judged: "test", or "search" in the pilot.
+    """
+
+    data: SequenceData
+    cell: str
+    width: int
+    weights: int
+    steps: int
+    rate: float
+    split: str = "test"
+
+
+@dataclass(frozen=True)
+class _CellSizes:
+    """Widths of the cells on a task at nearly equal numbers of weights: cell -> (width, weights)."""
+
+    sizes: Mapping[str, tuple[int, int]]
+
+    @property
+    def weights(self) -> int:
+        """Return the number of weights of the grown cells."""
+        return self.sizes[BOTH][1]
+
+    @property
+    def apart(self) -> float:
+        """Return the largest difference from the grown cells, as a share of their weights."""
+        return max(abs(found - self.weights) for _, found in self.sizes.values()) / self.weights
+
+
+def sizes_of(name: str, features: int, outputs: int) -> _CellSizes:
+    """Return the widths of all cells on a task. The width of the grown cells is the one that suits the others best.
+
+    name: of the task.
+    """
+    return min(
+        (_sizes_at(width, features, outputs) for width in _WIDTHS.get(name, _OTHER_WIDTHS)), key=lambda x: x.apart
+    )
+
+
+def _sizes_at(width: int, features: int, outputs: int) -> _CellSizes:
+    wanted = _weights(BOTH, width, features, outputs)
+    found = dict.fromkeys(JOINS, (width, wanted))
+    for cell in (LSTM, GRU, DARTS):
+        counted = ((w, _weights(cell, w, features, outputs)) for w in range(2, 4 * width))
+        found[cell] = min(counted, key=lambda each: abs(each[1] - wanted))
+    return _CellSizes(found)
+
+
+def _weights(cell: str, width: int, features: int, outputs: int) -> int:
+    """Return the number of weights of a cell with its readout."""
+    readout = (width + 1) * outputs
+    if cell in JOINS:  # embedding, state, two matrices with biases for each node, output weights
+        return (features + 1) * width + width**2 + 2 * NODES * (width + 1) * width + NODES + readout
+    if cell == DARTS:  # two matrices for the first highway and for each node
+        return 2 * width * (features + width) + 2 * len(PUBLISHED) * width**2 + readout
+    return {LSTM: 4, GRU: 3}[cell] * width * (features + width + 2) + readout
+
+
+def cell_error(folder: Path | None, seed: int, setting: _CellSetting) -> Result:
+    """Train a network; return its error on the split, its weights and the CPU seconds.
+
+    error: mean squared error of a series, bits per character of a text.
+    arch: the member that growth ended with; None for LSTM and GRU.
+    """
+    task = open_sequence(setting.data, seed, folder=folder)
+    begun = time.process_time()
+    if setting.cell in (LSTM, GRU):
+        metric = train_plain_recurrent(
+            task,
+            setting.cell,
+            steps=setting.steps,
+            weights=setting.weights,
+            split=setting.split,
+            rate=setting.rate,
+            seed=seed,
+        )
+        shape = task.space_arguments["features"], task.space_arguments["outputs"]
+        return _result(metric, _weights(setting.cell, setting.width, *shape), begun, None)
+    space = _space_of(setting, task)
+    schedule = Schedule(((setting.steps, setting.rate),), decay=0.0, clip=1.0)
+    study = Study(Supernet(space, seed), task, seed=seed)
+    if setting.cell == DARTS:
+        study.train(alone.pick, schedule)
+    else:
+        space = grow(study, _RULES, schedule)
+    arch = space.largest
+    return _result(study.accuracy(arch, setting.split), parameters(study.supernet.skeleton(arch)), begun, arch)
+
+
+def _space_of(setting: _CellSetting, task: Task) -> Space:
+    """Return the space that a cell grows in, or the published cell of DARTS alone."""
+    if setting.cell == DARTS:
+        space = spaces.load("darts_recurrent")(**task.space_arguments, widths=[setting.width], nodes=len(PUBLISHED))
+        chosen = {f"nodes.{i}.a.op": f"s{source}" for i, (_, source) in enumerate(PUBLISHED)}
+        chosen |= {f"nodes.{i}.f.op": kind for i, (kind, _) in enumerate(PUBLISHED)}
+        return space.alone(space.arch({"width": setting.width, **chosen}))
+    return spaces.load("recurrent_cell")(
+        **task.space_arguments,
+        widths=[3 * setting.width // 4, setting.width],
+        nodes=list(range(1, NODES + 1)),
+        joins=JOINS[setting.cell],
+    )
+
+
+def _result(metric: float, weights: int, begun: float, arch: Arch | None) -> Result:
+    seconds = round(time.process_time() - begun, 3)
+    return {"error": -metric, "weights": weights, "seconds": seconds, "arch": None if arch is None else arch.to_json()}
+
+
+@lru_cache(64)
+def setting_of(name: str, cell: str, steps: int, rate: float, folder: Path | None, quick: bool) -> _CellSetting:
+    """Return the setting of a training that is judged on the test split.
+
+    name: of the sequence.
+    folder, quick: as in ``sequence_data``.
+    """
+    data = sequence_data(name, quick, folder)
+    shape = open_sequence(data, 0, folder=folder).space_arguments
+    sizes = sizes_of(name, shape["features"], shape["outputs"])
+    return _CellSetting(data=data, cell=cell, width=sizes.sizes[cell][0], weights=sizes.weights, steps=steps, rate=rate)
+
+
+# --- the pilot --------------------------------------------------------------------------------------------------------
+
+
+def _tried(name: str, cell: str, steps: int, folder: Path | None) -> dict[float, list[StudyPart]]:
+    """Return the trainings of a cell with each rate, judged on the search split."""
+    found = {}
+    for rate in _TRIED["plain" if cell in (LSTM, GRU) else "grown"]:
+        setting = replace(setting_of(name, cell, steps, rate, folder, False), split="search")
+        found[rate] = [part(cell_error, seed, setting) for seed in _PILOT_SEEDS]
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train every cell on every sequence with each rate; print the errors on the search split, the best rate first."""
+    parser = argparse.ArgumentParser("python -m hnas.benchmarks.papers.sequence_cells", description=main.__doc__)
+    parser.add_argument("--names", nargs="+", choices=SEQUENCES, default=SEQUENCES, metavar="NAME", help="of sequences")
+    parser.add_argument("--steps", type=count, default=STEPS, metavar="N", help="of a training (default %(default)s)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="its text.txt is the text (default: Python's manual)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/cells"), metavar="DIR", help="parts (default %(default)s)"
+    )
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default %(default)s)")
+    options = parser.parse_args(arguments)
+    parts = StudyParts(options.out, options.data, options.workers)
+    try:
+        for name in options.names:
+            tried = {cell: _tried(name, cell, options.steps, options.data) for cell in CELLS}
+            parts.complete([each for rates in tried.values() for listed in rates.values() for each in listed], name)
+            for cell, rates in tried.items():
+                errors = {rate: fmean(parts[each]["error"] for each in listed) for rate, listed in rates.items()}
+                ranked = sorted(errors, key=errors.__getitem__)
+                print_lines([f"{name}, {cell}: " + ", ".join(f"{rate:g} {errors[rate]:.4g}" for rate in ranked)])
+    finally:
+        parts.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
