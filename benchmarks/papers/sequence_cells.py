@@ -1,27 +1,19 @@
-"""Train one recurrent network of the study C3, grown or given: ``cell_error(folder, seed, _CellSetting(...))``.
-
-``python -m hnas.benchmarks.papers.sequence_cells`` makes the pilot that the rates come from.
-"""
+"""Train one recurrent network of the study C3, grown or given: ``cell_error(folder, seed, _CellSetting(...))``."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 
 from hnas import spaces
-from hnas.benchmarks.cli import count
-from hnas.benchmarks.papers.parts import Result, StudyPart, StudyParts, part
-from hnas.benchmarks.papers.sequences import SEQUENCES, TEXT, SequenceData, open_sequence, sequence_data
+from hnas.benchmarks.papers.parts import Result
+from hnas.benchmarks.papers.sequences import TEXT, SequenceData, open_sequence, sequence_data
 from hnas.cost.flops import parameters
 from hnas.growth.loop import GrowthRules, grow
 from hnas.recipes.baseline import train_plain_recurrent
-from hnas.report import print_lines
 from hnas.space import Arch, Space
 from hnas.strategies import alone
 from hnas.study import Study
@@ -49,8 +41,6 @@ PUBLISHED = (
 _WIDTHS = {TEXT: range(20, 29)}  # of the state of a grown cell, to choose from
 _OTHER_WIDTHS = range(14, 21)
 _RULES = GrowthRules(stages=4, finish=0.4)  # as in the recipes; three edits lead to the largest network
-_TRIED = {"grown": (0.03, 0.1), "plain": (0.003, 0.01, 0.03)}  # rates of SGD, and of Adam for LSTM and GRU
-_PILOT_SEEDS = (100,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,44 +172,3 @@ def setting_of(name: str, cell: str, steps: int, rate: float, folder: Path | Non
     shape = open_sequence(data, 0, folder=folder).space_arguments
     sizes = sizes_of(name, shape["features"], shape["outputs"])
     return _CellSetting(data=data, cell=cell, width=sizes.sizes[cell][0], weights=sizes.weights, steps=steps, rate=rate)
-
-
-# --- the pilot --------------------------------------------------------------------------------------------------------
-
-
-def _tried(name: str, cell: str, steps: int, folder: Path | None) -> dict[float, list[StudyPart]]:
-    """Return the trainings of a cell with each rate, judged on the search split."""
-    found = {}
-    for rate in _TRIED["plain" if cell in (LSTM, GRU) else "grown"]:
-        setting = replace(setting_of(name, cell, steps, rate, folder, False), split="search")
-        found[rate] = [part(cell_error, seed, setting) for seed in _PILOT_SEEDS]
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train every cell on every sequence with each rate; print the errors on the search split, the best rate first."""
-    parser = argparse.ArgumentParser("python -m hnas.benchmarks.papers.sequence_cells", description=main.__doc__)
-    parser.add_argument("--names", nargs="+", choices=SEQUENCES, default=SEQUENCES, metavar="NAME", help="of sequences")
-    parser.add_argument("--steps", type=count, default=STEPS, metavar="N", help="of a training (default %(default)s)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="its text.txt is the text (default: Python's manual)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/cells"), metavar="DIR", help="parts (default %(default)s)"
-    )
-    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default %(default)s)")
-    options = parser.parse_args(arguments)
-    parts = StudyParts(options.out, options.data, options.workers)
-    try:
-        for name in options.names:
-            tried = {cell: _tried(name, cell, options.steps, options.data) for cell in CELLS}
-            parts.complete([each for rates in tried.values() for listed in rates.values() for each in listed], name)
-            for cell, rates in tried.items():
-                errors = {rate: fmean(parts[each]["error"] for each in listed) for rate, listed in rates.items()}
-                ranked = sorted(errors, key=errors.__getitem__)
-                print_lines([f"{name}, {cell}: " + ", ".join(f"{rate:g} {errors[rate]:.4g}" for rate in ranked)])
-    finally:
-        parts.close()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
