@@ -94,13 +94,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--quick", action="store_true", help="a very small run that tests only the program")
     top.add_argument("--seeds", type=count, metavar="N", help=f"runs of each setting (default {SEEDS})")
     top.add_argument("--passes", type=count, metavar="N", help=f"path passes of a run (default {PASSES})")
+    help_data = "Fashion-MNIST's four IDX files (default: digits); text.txt, for C2 and C4"
     help_only = "A3, A4: compare only this training; may be repeated"
     top.add_argument("--only", action="append", default=[], metavar="TRAINING", help=help_only)
     top.add_argument("--inherited", action="store_true", help="A1, A3: inherited weights only; train nothing alone")
     top.add_argument(
         "--out", type=Path, default=Path("runs/papers"), metavar="DIR", help="records and parts (default %(default)s)"
     )
-    top.add_argument("--data", type=Path, metavar="DIR", help="Fashion-MNIST's four IDX files (default: digits)")
+    top.add_argument("--data", type=Path, metavar="DIR", help=help_data)
     top.add_argument("--nasbench", type=Path, metavar="FILE", help="CSV of published NAS-Bench-201 accuracies, for D1")
     top.add_argument(
         "--workers",

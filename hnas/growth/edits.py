@@ -5,7 +5,8 @@
 3. ``hnas.growth.nodes.NodeInsertion`` puts a node behind another one; it passes its input on (G2).
 4. ``hnas.growth.nodes.NodeCopy`` doubles a node; the two copies share the output weight of the old one (G3).
 
-G1 to G5 are the operators of the method; 1 and 2 must be bit-equal where no sum gets more terms, else within 1e-5.
+G1 to G5 are the operators of the method; 1 and 2 must be bit-equal where no sum gets more terms and no map changes its
+memory order (``must_be_equal``), else within 1e-5.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hnas.growth.network import GrowingNetwork
 from hnas.sampling.draws import relax, slot_types
-from hnas.space import Option
+from hnas.space import Arch, Option
 from hnas.supernet import Index
 
 LIMIT = 1e-5  # largest difference that float32 rounding explains, relative to the largest output
@@ -108,12 +109,21 @@ def apply(
     new = net.evaluate(probe)
     train, evaluation = (_difference(a, b) for a, b in zip(old, new, strict=True))
     exact = all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
-    if not (exact if edit.exact else max(train, evaluation) <= LIMIT):
+    if not (exact if must_be_equal(net, edit) else max(train, evaluation) <= LIMIT):
         undo()
         raise FunctionChanged(
             f"the edit {edit.to_json()} changed an output by {max(train, evaluation):.1e} of the largest one; undone"
         )
     return GrowthProof(edit.to_json(), train, evaluation, exact, size, net.weights)
+
+
+def must_be_equal(net: GrowingNetwork, edit: Morphism) -> bool:
+    """Return whether the outputs must be bit-equal after an edit: where the edit is exact and there is no layer norm.
+
+    A layer norm returns its maps in another memory order. The sum of two branches may then have another order than one
+    branch, and the layers after it round differently.
+    """
+    return edit.exact and not _layer_norms(net, net.arch)
 
 
 def _difference(old: Tensor, new: Tensor) -> float:
@@ -159,10 +169,16 @@ class Opening:
         return self.choice.rpartition(".")[2] in ("depth", "nodes")
 
     def possible(self, net: GrowingNetwork) -> bool:
-        """Return whether the option comes after the present one."""
+        """Return whether the option comes after the present one, and no layer norm gets more channels.
+
+        A layer norm divides by the deviation of all its channels, so that new ones change the old ones.
+        """
         options = net.space.choices[self.choice].options if self.choice in net.space.choices else ()
         present = net.arch.get(self.choice)
-        return present in options and self.option in options[options.index(present) + 1 :]
+        if present not in options or self.option not in options[options.index(present) + 1 :]:
+            return False
+        old, new = (_layer_norms(net, arch) for arch in (net.arch, net.resized(self.choice, self.option)))
+        return all(new.get(name, shape) == shape for name, shape in old.items())
 
     def edit(self, net: GrowingNetwork) -> None:
         """Zero what leads from new to old, and open."""
@@ -181,6 +197,12 @@ class Opening:
     def to_json(self) -> dict[str, Any]:
         """Return the edit as a JSON object."""
         return {"edit": "open", "choice": self.choice, "option": self.option}
+
+
+def _layer_norms(net: GrowingNetwork, arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every layer norm of ``arch`` by name."""
+    modules = net.supernet.skeleton(arch).named_modules()
+    return {name: module.normalized_shape for name, module in modules if isinstance(module, nn.LayerNorm)}
 
 
 def _close(full: Tensor, old: Index | None, new: Index | None, *, one_axis: bool) -> None:

@@ -24,7 +24,7 @@ from hnas.training.step import SubnetPath
 _PROBE = 32  # examples of the proof of an edit
 _WEAK = 0.5  # an option is closed below this share of an equal mixing weight
 _LIGHT = 0.05  # the last node is closed below this share of the largest output weight
-_KINDS = ("depth", "nodes", "copy", "insert", "width", "type")  # edits in turn, where the space has them
+KINDS = ("depth", "nodes", "copy", "insert", "width", "type")  # edits in turn, where the space has them
 
 Price = Callable[[Arch], float]
 
@@ -163,7 +163,7 @@ def score(study: Study, net: GrowingNetwork) -> float:
     return study.task.metric(*study.outputs(net.arch, "search", net.gates()))
 
 
-def _possible_edits(net: GrowingNetwork, kind: str) -> Iterator[Morphism]:
+def possible_edits(net: GrowingNetwork, kind: str) -> Iterator[Morphism]:
     """Yield the edits of one kind that are possible: "depth", "nodes", "copy", "insert", "width" or "type"."""
     space, found = net.space, list[Morphism]()
     if kind == "type":
@@ -185,8 +185,8 @@ def _grow_once(
     net: GrowingNetwork, probe: tuple[Tensor, ...], fits: Callable[[GrowingNetwork], bool], turn: int, rng: Random
 ) -> tuple[GrowthProof | None, int]:
     """Apply the first edit that fits, of the kind of ``turn`` or a later one; return its proof and the next turn."""
-    for k in range(len(_KINDS)):
-        edits = list(_possible_edits(net, _KINDS[(turn + k) % len(_KINDS)]))
+    for k in range(len(KINDS)):
+        edits = list(possible_edits(net, KINDS[(turn + k) % len(KINDS)]))
         for edit in rng.sample(edits, len(edits)):
             if (proof := apply(net, edit, probe, accept=fits)) is not None:
                 return proof, turn + k + 1

@@ -9,7 +9,7 @@ import torch
 
 from hnas.growth.edits import Opening
 from hnas.growth.network import GrowingNetwork
-from hnas.sampling.draws import slot_types
+from hnas.sampling.draws import relax, slot_types
 
 _SHARES = (0.6, 0.4)  # of the output weight of a copied node: unequal, so that the copies get different gradients
 _PARTS = ("a", "f", "b", "g", "join")
@@ -48,7 +48,7 @@ class NodeCopy:
         weights[last] = weights[self.node] * _SHARES[1]
         weights[self.node] *= _SHARES[0]
         for part in _PARTS:
-            _mix(net, last, part, dict(_mixed(net, self.node, part)))
+            _mix(net, last, part, _mixed(net, self.node, part))
 
     def to_json(self) -> dict[str, Any]:
         """Return the edit as a JSON object."""
@@ -83,7 +83,8 @@ class NodeInsertion:
         for old in range(count - 1, self.node, -1):
             _move(net, old, old + 1)
             for part in _PARTS:
-                _mix(net, old + 1, part, _renamed(dict(_mixed(net, old, part)), new, part))
+                mixed = _renamed(_mixed(net, old, part), new, part)
+                _mix(net, old + 1, part, mixed, tuple(mixed))
         named = net.named()
         named["weights"][new + 1 :] = named["weights"][new:-1].clone()
         named["weights"][new] = 0.0
@@ -105,7 +106,9 @@ def _renamed(mixed: dict[str, float], new: int, part: str) -> dict[str, float]:
     if part not in ("a", "b"):
         return mixed
     moved = {f"s{int(s[1:]) + (int(s[1:]) > new)}": weight for s, weight in mixed.items()}
-    half = mixed.get(f"s{new}", 0.0) / 2
+    if f"s{new}" not in mixed:
+        return moved
+    half = mixed[f"s{new}"] / 2
     return {**moved, f"s{new}": half, f"s{new + 1}": half}
 
 
@@ -116,12 +119,23 @@ def _move(net: GrowingNetwork, old: int, new: int) -> None:
         named[f"nodes.{new}.{name}"].copy_(named[f"nodes.{old}.{name}"])
 
 
-def _mixed(net: GrowingNetwork, node: int, part: str) -> list[tuple[str, float]]:
+def _mixed(net: GrowingNetwork, node: int, part: str) -> dict[str, float]:
+    """Return the mixing weights of the open options of a slot."""
     slot = f"nodes.{node}.{part}"
-    return list(zip(slot_types(net.space, slot), net.mixing[slot].tolist(), strict=True))
+    weights = dict(zip(slot_types(net.space, slot), net.mixing[slot].tolist(), strict=True))
+    return {kind: weights[kind] for kind in net.open_types(slot)}
 
 
-def _mix(net: GrowingNetwork, node: int, part: str, weights: dict[str, float]) -> None:
-    """Set the mixing weights of a node; those that are not given become zero."""
+def _mix(
+    net: GrowingNetwork, node: int, part: str, weights: dict[str, float], opened: tuple[str, ...] | None = None
+) -> None:
+    """Set the mixing weights of a node, and which options of the slot are open.
+
+    weights: of some options; those of the others become zero.
+    opened: None (default): all options.
+    """
     slot = f"nodes.{node}.{part}"
-    net.mixing[slot].copy_(torch.tensor([weights.get(kind, 0.0) for kind in slot_types(net.space, slot)]))
+    types = slot_types(net.space, slot)
+    net.mixing[slot].copy_(torch.tensor([weights.get(kind, 0.0) for kind in types]))
+    soft = {s: net.open_types(s) for s in net.space.slots if isinstance(net.arch.get(f"{s}.op"), tuple)}
+    net.arch = relax(net.space, net.arch, {**soft, slot: types if opened is None else opened}, single=True)

@@ -101,7 +101,7 @@ def invented(name: str) -> truth.Truth:
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the studies of the family, some of which share their searches."""
+    """Return the folder of the studies C and E, some of which share their parts."""
     return tmp_path_factory.mktemp("family")
 
 
@@ -122,7 +122,7 @@ def test_the_quick_version_runs_and_goes_on(
         pytest.importorskip("openvino")
     if name == "E6":
         pytest.importorskip("ai_edge_litert")
-    folder = family if name.startswith("E") else tmp_path
+    folder = family if name.startswith(("C", "E")) else tmp_path
     first = quick(name, folder)
     assert first["verdicts"]
     assert {verdict["answer"] for verdict in first["verdicts"]} <= {HOLDS, FAILS, UNSEEN}

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hnas import spaces
-from hnas.growth.edits import FunctionChanged, Opening, TypeOpening, apply
+from hnas.growth.edits import FunctionChanged, Opening, TypeOpening, apply, must_be_equal
 from hnas.growth.network import GrowingNetwork
 from hnas.growth.nodes import NodeCopy, NodeInsertion
+from hnas.sampling.draws import relax
 from hnas.space import Arch
 from hnas.supernet import Supernet
 from tests.hnas import tiny
@@ -225,7 +226,41 @@ def test_an_edit_that_is_not_possible_is_one_line(edit):
     assert "\n" not in str(caught.value)
 
 
+def test_a_width_that_a_layer_norm_reads_stays():
+    net = vision(**tiny.OPTIONS)
+    inner, outer = (Opening(f"stages.{s}.width", net.space.choices[f"stages.{s}.width"].options[1]) for s in (0, 1))
+    assert not inner.possible(net)  # read by the layer norm of the next block
+    assert apply(net, outer, probe(net)) is not None
+    assert inner.possible(vision())
+    opening = TypeOpening("stages.0.blocks.0", "mbconv")
+    assert not must_be_equal(net, opening)  # maps in another memory order are rounded differently
+    assert must_be_equal(vision(), opening)
+
+
 def test_a_start_is_a_member():
     net = cell()
     with pytest.raises(ValueError, match="no option"):
         GrowingNetwork.begin(net.supernet, Arch({"width": 8}))
+
+
+@pytest.mark.parametrize("edit", [NodeInsertion(0), NodeInsertion(1), NodeCopy(0), NodeCopy(1)], ids=str)
+@pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
+def test_a_member_and_a_cell_with_closed_options_grow_without_a_change_of_their_function(edit, kind):
+    """The open options of a node move with it; a closed option stays closed, whatever its mixing weight was."""
+    space = cell().space
+    member = space.arch({name: choice.options[0] for name, choice in space.choices.items()} | {"nodes": 3})
+    member = space.arch({**member, "nodes.1.f.op": kind, "nodes.2.a.op": "s2", "nodes.2.g.op": kind})
+    net = shaken(GrowingNetwork.begin(Supernet(space), member))
+    assert apply(net, edit, probe(net)) is not None
+
+    net = cell()
+    for count in (2, 3):
+        apply(net, Opening("nodes", count), probe(net))
+    soft = {s: net.open_types(s) for s in space.slots if f"{s}.op" in net.arch}
+    soft |= {f"nodes.{k}.{part}": (kind,) for k in range(3) for part in ("f", "g")} | {"nodes.2.b": ("s1",)}
+    net.arch = relax(space, net.arch, soft, single=True)
+    with torch.no_grad():
+        net.supernet.union.weights.fill_(0.3)
+    net.supernet.changed()
+    assert apply(net, edit, probe(net)) is not None
+    assert net.open_types("nodes.0.f") == (kind,)

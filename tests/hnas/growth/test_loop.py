@@ -16,7 +16,7 @@ from hnas.cli.growing import _recipe_to_grow
 from hnas.cost.flops import parameters
 from hnas.data.images import Preprocessing
 from hnas.growth.edits import TypeOpening, apply
-from hnas.growth.loop import _KINDS, GrowthRules, _divided, _Limits, chosen, grow, score, settle
+from hnas.growth.loop import KINDS, GrowthRules, _divided, _Limits, chosen, grow, score, settle
 from hnas.growth.network import GrowingNetwork
 from hnas.recipes.run import RunOptions, run_recipe
 from hnas.recipes.schema import decode_recipe
@@ -258,7 +258,7 @@ def test_the_manual_lists_the_kinds_of_edits_that_a_training_makes():
     """It listed kernels, expansions and heads too, which no training opens."""
     page = Path(__file__).parents[3] / "docs" / "methods" / "growth.md"
     table = page.read_text().partition("| kind |")[2].partition("\n\n")[0]
-    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(_KINDS)
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(KINDS)
 
 
 @pytest.mark.parametrize(
