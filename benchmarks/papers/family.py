@@ -36,6 +36,7 @@ from hnas.spaces.nasbench201 import NONE
 
 _MEMORY = 1.15  # activations of three sub-graphs may be this many times those of one path
 _FASTER = 0.05  # the other rate of the pilot, a control for MSG-DAS
+_FEWER = 0.2  # of the images for alpha, a control: ProxylessNAS, too, trains weights on four of five images
 _PACE_PASSES = 120  # of a search that is timed
 
 
@@ -190,10 +191,14 @@ def _e5_later(plan: StudyPlan, parts: StudyParts) -> dict[str, float]:
 
 
 def _controls(plan: StudyPlan, table: str) -> dict[str, list[StudyPart]]:
-    """Return MSG-DAS with a higher rate of alpha, and with the guidance of the paper, at the passes of the plan."""
-    setting = replace(setting_of(plan, table, OURS), rate=_FASTER)
-    faster = [part(searched, seed, setting, work=plan.passes) for seed in range(plan.seeds)]
-    return {f"{OURS}, rate {_FASTER:g}": faster, f"{OURS}, guidance": search_parts(plan, table, OURS, GUIDED)}
+    """Return MSG-DAS with another rate or share of images for alpha, and with the guidance of the paper."""
+    own = setting_of(plan, table, OURS)
+    changed = {f"rate {_FASTER:g}": replace(own, rate=_FASTER), f"{_FEWER:.0%} for alpha": replace(own, alpha=_FEWER)}
+    found = {
+        f"{OURS}, {name}": [part(searched, seed, setting, work=plan.passes) for seed in range(plan.seeds)]
+        for name, setting in changed.items()
+    }
+    return found | {f"{OURS}, guidance": search_parts(plan, table, OURS, GUIDED)}
 
 
 def _judge_without_none(plan: StudyPlan, parts: StudyParts) -> tuple[list[ClaimVerdict], StudyTable]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hnas.benchmarks.papers import cells_table, tabular
 from hnas.benchmarks.papers.cell_latency import RoundsSetting, latency_rounds
@@ -49,21 +50,34 @@ def space_of_plan(plan: StudyPlan) -> Space:
     return keep_types(_TABLE.whole, kept_types(plan))
 
 
-def _types_of(arch: Mapping[str, Any]) -> _Types:
+def types_of(arch: Mapping[str, Any]) -> _Types:
     """Return the types of the network that an architecture is."""
     return _TABLE.network_of(tuple(str(arch[f"{slot}.op"]) for slot in _TABLE.whole.slots))
 
 
 def _networks(plan: StudyPlan) -> list[_Types]:
     """Return every network of the space once."""
-    return list(dict.fromkeys(_types_of(arch) for arch in tabular.all_members(space_of_plan(plan))))
+    return list(dict.fromkeys(types_of(arch) for arch in tabular.all_members(space_of_plan(plan))))
 
 
 def latency_parts(plan: StudyPlan) -> list[StudyPart]:
-    """Return the sessions that measure all networks: one round for the prices, and one to judge each seed."""
-    networks = _networks(plan)
-    rounds, blocks = (2, 4) if plan.quick else (1 + seeds_of(plan), 100)
-    found = []
+    """Return the sessions that measure all networks: a round for the windows and the loss, and one for each seed."""
+    return _sessions(plan, 0, 1 + seeds_of(plan), 4 if plan.quick else 100)
+
+
+def judging_parts(plan: StudyPlan) -> list[StudyPart]:
+    """Return the sessions that confirm the prices of each seed and judge what is delivered."""
+    return _sessions(plan, 1, 2 * _rounds_of(plan) * seeds_of(plan), 4 if plan.quick else 40)
+
+
+def _rounds_of(plan: StudyPlan) -> int:
+    """Return the rounds that confirm a price, or judge, by their median."""
+    return 1 if plan.quick else 3
+
+
+def _sessions(plan: StudyPlan, seed: int, rounds: int, blocks: int) -> list[StudyPart]:
+    """Return a part for every few networks; ``seed`` makes another part of the same setting."""
+    networks, found = _networks(plan), []
     for start in range(0, len(networks), _TOGETHER):
         chunk = [list(types) for types in networks[start : start + _TOGETHER]]
         setting = RoundsSetting(
@@ -75,51 +89,74 @@ def latency_parts(plan: StudyPlan) -> list[StudyPart]:
             rounds=rounds,
             blocks=blocks,
         )
-        found.append(part(latency_rounds, 0, setting, work=len(chunk) + 1, timed=True))
+        found.append(part(latency_rounds, seed, setting, work=float((len(chunk) + 1) * rounds * blocks), timed=True))
     return found
+
+
+Latencies = Mapping[_Types, float]  # network -> its latency
 
 
 @dataclass(frozen=True)
 class MeasuredCells:
-    """Hold the latencies of every round, and the windows of the study.
+    """Hold the latencies of all networks, and the windows of the study.
 
-    rounds: network -> its latency, for each round; the first has the prices.
+    first: of the round for the windows and the loss.
+    quick: of the round of each seed, the prices of its derivation.
+    careful: medians of the rounds of each seed that confirm a price.
+    judged: medians of the rounds of each seed that judge.
+    truth: medians of all rounds.
     """
 
     space: Space
-    rounds: Sequence[Mapping[_Types, float]]
+    first: Latencies
+    quick: Sequence[Latencies]
+    careful: Sequence[Latencies]
+    judged: Sequence[Latencies]
+    truth: Latencies
     windows: Sequence[Window]
 
     @cached_property
-    def _members(self) -> list[Arch]:
+    def members(self) -> list[Arch]:
+        """Return all cells."""
         return tabular.all_members(self.space)
 
-    def price(self, arch: Mapping[str, Any]) -> float:
-        """Return the latency in the first round."""
-        return self.rounds[0][_types_of(arch)]
-
-    def inside(self, window: Window, margin: float = 0.0) -> list[Arch]:
-        """Return the cells whose price is inside a window without its margins."""
-        low, high = narrow(window, margin)
-        return [arch for arch in self._members if low <= self.price(arch) <= high]
+    def inside(self, window: Window, latencies: Latencies | None = None) -> list[Arch]:
+        """Return the cells inside a window by ``latencies``; None: by the first round."""
+        low, high = window
+        known = self.first if latencies is None else latencies
+        return [arch for arch in self.members if low <= known[types_of(arch)] <= high]
 
     def keeps(self, seed: int, arch: Arch, window: Window) -> bool:
-        """Return whether a cell is inside a window in the round of a seed."""
-        return window[0] <= self.rounds[1 + seed][_types_of(arch)] <= window[1]
+        """Return whether a cell is inside a window in the rounds of a seed that judge."""
+        return window[0] <= self.judged[seed][types_of(arch)] <= window[1]
 
 
 def measured_cells(plan: StudyPlan, parts: StudyParts) -> MeasuredCells:
-    """Return the latencies of all cells and the windows: 20 that are spread evenly from the fastest to the slowest."""
-    results = [parts[each] for each in latency_parts(plan)]
-    rows = [np.concatenate([result["shares"][k] for result in results]) for k in range(len(results[0]["shares"]))]
-    rounds = [dict(zip(_networks(plan), map(float, row), strict=True)) for row in rows]
-    linked = [latency for types, latency in rounds[0].items() if cells_table.connected(types)]
+    """Return the latencies of all cells and the windows: 20 that are spread evenly from the fastest to the slowest.
+
+    Without the parts of ``judging_parts`` there is only the first round.
+    """
+    early = _rounds(parts, latency_parts(plan))
+    first = _named(plan, early[:1])
+    linked = [latency for types, latency in first.items() if cells_table.connected(types)]
     count = 2 if plan.quick else 20
     lows = np.geomspace(min(linked), max(linked) / WIDTH, count) if len(linked) > 1 else [linked[0]]
     windows = [(round(float(low), 5), round(float(low) * WIDTH, 5)) for low in lows]
-    return MeasuredCells(space_of_plan(plan), rounds, windows)
+    if not all(each in parts for each in judging_parts(plan)):
+        return MeasuredCells(space_of_plan(plan), first, [], [], [], first, windows)
+    late, k = _rounds(parts, judging_parts(plan)), _rounds_of(plan)
+    groups = [_named(plan, late[start : start + k]) for start in range(0, len(late), k)]
+    quick = [_named(plan, [row]) for row in early[1:]]
+    truth = _named(plan, [*early, *late])
+    return MeasuredCells(space_of_plan(plan), first, quick, groups[::2], groups[1::2], truth, windows)
 
 
-def narrow(window: Window, margin: float) -> Window:
-    """Return a window without its margins."""
-    return window[0] * (1 + margin), window[1] * (1 - margin)
+def _rounds(parts: StudyParts, wanted: Sequence[StudyPart]) -> list[NDArray[np.float64]]:
+    """Return the latencies of all networks in every round."""
+    results = [parts[each] for each in wanted]
+    return [np.concatenate([result["shares"][k] for result in results]) for k in range(len(results[0]["shares"]))]
+
+
+def _named(plan: StudyPlan, rounds: Sequence[NDArray[np.float64]]) -> Latencies:
+    """Return the median of some rounds for each network."""
+    return dict(zip(_networks(plan), map(float, np.median(rounds, axis=0)), strict=True))

@@ -68,7 +68,7 @@ def _saved_by_pass(supernet: Supernet, task: Task, path: SubnetPath, raw: Any, l
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a saved output itself would keep its graph, and the graph would keep it
 
     supernet.union.requires_grad_(path.split == TRAIN)
     try:

@@ -1,13 +1,15 @@
 """E6: searches inside windows of the measured latency, on cells that were all trained alone and measured.
 
-The latency of a cell is a share of the latency of the largest cell. The first round of measurements gives prices. The
-round of a seed judges what is delivered.
+The latency of a cell is a share of the latency of the largest cell. Each seed has measurements of its own: a quick one
+and a careful one for its derivation, and one that judges what is delivered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,28 +25,28 @@ from hnas.benchmarks.papers.measured_cells import (
     WIDTH,
     MeasuredCells,
     Window,
+    judging_parts,
     kept_types,
     latency_parts,
     measured_cells,
-    narrow,
     seeds_of,
+    types_of,
 )
 from hnas.benchmarks.papers.parts import Result, StudyPart, StudyParts, part
 from hnas.benchmarks.papers.report import ClaimVerdict, StudyReport, StudyTable, judge_difference
 from hnas.benchmarks.papers.searches import SearchSetting, search_within
 from hnas.benchmarks.papers.statistics import mean_interval, paired
 from hnas.benchmarks.papers.supernets import space_of
-from hnas.sampling.derive import derive, derive_inside
-from hnas.sampling.draws import keep_types
+from hnas.sampling.derive import NoneInside, derive_inside, derive_measured
+from hnas.sampling.draws import keep_types, slot_types
 from hnas.sampling.expected import Costs, CostTable, type_costs
 from hnas.space import Arch
 
 __all__ = ("CLAIMS", "searched_inside")  # a part is identified by the name of its run function
 
 _RIVAL = "darts"
-_RANDOM = "random inside"
+_RANDOM = "random logits"
 _KEPT = 0.95  # of the windows
-_MARGIN = 0.03  # of the ends of a window, which a derivation with a margin avoids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +97,14 @@ def _search_part(
 
 def _cost_table(measured: MeasuredCells) -> CostTable:
     """Return the costs of the types by the prices."""
-    table = type_costs(measured.space, measured.price)
+    table = type_costs(measured.space, lambda arch: measured.first[types_of(arch)])
     types = {slot: {kind: round(cost, 6) for kind, cost in own.items()} for slot, own in table.types.items()}
     return CostTable(round(table.base, 6), types)
 
 
 def _e6_parts(plan: StudyPlan, parts: StudyParts) -> list[StudyPart]:
     """Return the measurements and the searches without a window; when these are known, the searches with one too."""
-    wanted = latency_parts(plan)
+    wanted = [*latency_parts(plan), *judging_parts(plan)]
     wanted += [_search_part(plan, strategy, seed) for strategy in (OURS, _RIVAL) for seed in range(seeds_of(plan))]
     if not all(each in parts for each in latency_parts(plan)):
         return wanted
@@ -126,35 +128,50 @@ def _e6_later(plan: StudyPlan, parts: StudyParts) -> dict[str, float]:
 
 # --- judging ----------------------------------------------------------------------------------------------------------
 
-_Choose = Callable[[int, Window, float], Arch | None]  # (seed, window, margin) -> what is delivered, or None
+_Logits = Callable[[int, Window], dict[str, torch.Tensor]]  # of a seed, for a window
+_Derivation = Callable[[MeasuredCells, int, dict[str, torch.Tensor], CostTable, Window], Arch]
 
 
-def _choices(plan: StudyPlan, parts: StudyParts, measured: MeasuredCells) -> dict[str, _Choose]:
-    """Return variant -> what it delivers in a window."""
+def _by_first_price(
+    measured: MeasuredCells, seed: int, logits: dict[str, torch.Tensor], table: CostTable, window: Window
+) -> Arch:
+    """Derive a cell by one quick measurement of each cell that is tried."""
+    quick = measured.quick[seed]
+    return derive_inside(measured.space, logits, table, lambda arch: quick[types_of(arch)], window).arch
+
+
+def _as_shipped(
+    measured: MeasuredCells, seed: int, logits: dict[str, torch.Tensor], table: CostTable, window: Window
+) -> Arch:
+    """Derive a cell as the product does: a quick price inside is confirmed, and keeps a margin."""
+    quick, careful = measured.quick[seed], measured.careful[seed]
+    prices = (lambda arch: quick[types_of(arch)]), (lambda arch: careful[types_of(arch)])
+    return derive_measured(measured.space, logits, table, *prices, window).arch
+
+
+_DERIVATIONS: dict[str, _Derivation] = {"first price": _by_first_price, "as shipped": _as_shipped}
+_SHIPPED = "as shipped"
+
+
+def _searches(plan: StudyPlan, parts: StudyParts, measured: MeasuredCells) -> dict[str, _Logits]:
+    """Return the name of a search -> its logits."""
     table = _cost_table(measured)
 
-    def derived(strategy: str, loss: bool) -> _Choose:
-        def choose(seed: int, window: Window, margin: float) -> Arch | None:
+    def searched(strategy: str, loss: bool) -> _Logits:
+        def logits(seed: int, window: Window) -> dict[str, torch.Tensor]:
             wanted = _search_part(plan, strategy, seed, table, window) if loss else _search_part(plan, strategy, seed)
-            found = parts[wanted]["logits"]
-            logits = {slot: torch.tensor(values) for slot, values in found.items()}
-            derive(measured.space, logits)  # refuses logits that are not finite, which is no empty window
-            for each in (margin, 0.0):
-                try:
-                    return derive_inside(measured.space, logits, table, measured.price, narrow(window, each)).arch
-                except ValueError:  # nothing is inside the margins
-                    continue
-            return None
+            return {slot: torch.tensor(values) for slot, values in parts[wanted]["logits"].items()}
 
-        return choose
+        return logits
 
-    def drawn(seed: int, window: Window, margin: float) -> Arch | None:
-        return Random(f"{_RANDOM}/{seed}/{window}").choice(measured.inside(window, margin) or measured.inside(window))
+    def drawn(seed: int, window: Window) -> dict[str, torch.Tensor]:
+        rng, space = Random(f"{_RANDOM}/{seed}/{window}"), measured.space
+        return {s: torch.tensor([rng.gauss(0, 1) for _ in slot_types(space, s)]) for s in space.slots}
 
-    found = {}
+    found: dict[str, _Logits] = {}
     for strategy in (OURS, _RIVAL):
-        found[_in_loss(strategy)] = derived(strategy, True)
-        found[_at_end(strategy)] = derived(strategy, False)
+        found[_in_loss(strategy)] = searched(strategy, True)
+        found[_at_end(strategy)] = searched(strategy, False)
     return found | {_RANDOM: drawn}
 
 
@@ -168,58 +185,72 @@ def _at_end(strategy: str) -> str:
 
 @dataclass(frozen=True)
 class _WindowFigures:
-    """Hold the figures of a variant, one for each seed: share of windows kept, mean regret, windows without a network.
+    """Hold the figures of a search and a derivation, one for each seed.
 
-    A window without a network counts as not kept, and with the regret of the worst cell inside.
+    kept: share of the windows that the rounds that judge keep.
+    regret: mean over the windows, against the best cell inside by the median of all rounds. Nothing delivered, or a
+        cell that is outside by that median, has the regret of the worst cell inside.
+    missing: windows in which nothing was delivered; they are not kept.
     """
 
     kept: Sequence[float]
     regret: Sequence[float]
     missing: Sequence[int]
 
-    def row(self, name: str, margin: float) -> list[Any]:
+    def row(self, search: str, derivation: str) -> list[Any]:
         """Return a row of the table ``_COLUMNS``."""
         by_seed = " ".join(f"{100 * each:.0f}" for each in self.kept)
         shown = mean_interval(self.regret).line(100, sign="")
-        return [name, f"{margin:.0%}", 100 * float(np.mean(self.kept)), by_seed, shown, sum(self.missing)]
+        return [search, derivation, 100 * float(np.mean(self.kept)), by_seed, shown, sum(self.missing)]
 
 
-_COLUMNS = ("search", "margin", "windows kept %", "of each seed", "regret inside, points [95 %]", "nothing found")
+_COLUMNS = ("search", "derivation", "windows kept %", "of each seed", "regret inside, points [95 %]", "nothing found")
 
 
-def _figures(plan: StudyPlan, measured: MeasuredCells, choose: _Choose, margin: float) -> _WindowFigures:
+def _figures(plan: StudyPlan, measured: MeasuredCells, deliver: Callable[[int, Window], Arch | None]) -> _WindowFigures:
     known = truth_of(CELLS)
     kept, regret, missing = [], [], []
-    windows = [window for window in measured.windows if measured.inside(window)]
+    inside = {window: measured.inside(window, measured.truth) for window in measured.windows if measured.inside(window)}
     for seed in range(seeds_of(plan)):
-        found = [choose(seed, window, margin) for window in windows]
-        lost = []
-        for arch, window in zip(found, windows, strict=True):
-            real = [float(known.real[known.place[each]]) for each in measured.inside(window)]
-            lost.append(max(real) - (min(real) if arch is None else float(known.real[known.place[arch]])))
-        held = [arch is not None and measured.keeps(seed, arch, w) for arch, w in zip(found, windows, strict=True)]
-        kept.append(float(np.mean(held)))
+        held, lost = [], []
+        for window in (each for each, cells in inside.items() if cells):
+            arch = deliver(seed, window)
+            real = {each: float(known.real[known.place[each]]) for each in inside[window]}
+            lost.append(
+                max(real.values()) - (min(real.values()) if arch is None else real.get(arch, min(real.values())))
+            )
+            held.append(None if arch is None else measured.keeps(seed, arch, window))
+        kept.append(float(np.mean([bool(each) for each in held])))
         regret.append(float(np.mean(lost)))
-        missing.append(sum(arch is None for arch in found))
+        missing.append(held.count(None))
     return _WindowFigures(kept, regret, missing)
 
 
 def _e6_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
-    """Judge the windows that are kept by a second measurement, and the regret inside them."""
+    """Judge the windows that are kept by another measurement, and the regret inside them."""
     measured = measured_cells(plan, parts)
-    choices = _choices(plan, parts, measured)
+    table = _cost_table(measured)
+
+    def deliver(logits: _Logits, derivation: _Derivation, seed: int, window: Window) -> Arch | None:
+        with suppress(NoneInside):
+            return derivation(measured, seed, logits(seed, window), table, window)
+        return None
+
     figures = {
-        margin: {name: _figures(plan, measured, choose, margin) for name, choose in choices.items()}
-        for margin in (0.0, _MARGIN)
+        name: {
+            search: _figures(plan, measured, partial(deliver, logits, derivation))
+            for search, logits in _searches(plan, parts, measured).items()
+        }
+        for name, derivation in _DERIVATIONS.items()
     }
     verdicts = []
-    for margin, found in figures.items():
+    for name, found in figures.items():
         for strategy in (OURS, _RIVAL):
-            question = f"{_in_loss(strategy)}, margin {margin:.0%}: at least {_KEPT:.0%} of the windows kept"
+            question = f"{_in_loss(strategy)}, {name}: at least {_KEPT:.0%} of the windows kept"
             above = mean_interval([share - _KEPT for share in found[_in_loss(strategy)].kept])
             verdicts.append(judge_difference(question, above))
-    verdicts += _regret_verdicts(figures[_MARGIN])
-    rows = [own.row(name, margin) for margin, found in figures.items() for name, own in found.items()]
+    verdicts += _regret_verdicts(figures[_SHIPPED])
+    rows = [own.row(search, name) for name, found in figures.items() for search, own in found.items()]
     tables = [StudyTable("windows of latency", _COLUMNS, rows), _noise_table(measured)]
     return StudyReport(scale_of(plan, (CELLS,)), verdicts, tables, _notes(plan, parts, measured))
 
@@ -228,22 +259,22 @@ def _regret_verdicts(found: Mapping[str, _WindowFigures]) -> list[ClaimVerdict]:
     pairs = [(_in_loss(OURS), other) for other in (_at_end(OURS), _RANDOM, _in_loss(_RIVAL))]
     pairs += [(_in_loss(_RIVAL), other) for other in (_at_end(_RIVAL), _RANDOM)]
     pairs += [(_at_end(strategy), _RANDOM) for strategy in (OURS, _RIVAL)]
-    ask = f"less regret inside, margin {_MARGIN:.0%}"
+    ask = f"less regret inside, {_SHIPPED}"
     return [judge_difference(f"{ask}: {a} than {b}", paired(found[b].regret, found[a].regret)) for a, b in pairs]
 
 
 def _noise_table(measured: MeasuredCells) -> StudyTable:
-    """Return how far the latency of a network is from its price in each other round."""
-    prices = np.array(list(measured.rounds[0].values()))
-    rows = []
-    for k, each in enumerate(measured.rounds[1:]):
-        off = 100 * np.abs(np.array(list(each.values())) / prices - 1)
-        rows.append([f"round {k + 1}", float(np.median(off)), float(np.quantile(off, 0.95)), float(off.max())])
-    return StudyTable("distance from the price, %", ("round", "median", "95th percentile", "largest"), rows)
+    """Return how far the measurements of a network are from its median over all rounds."""
+    truth, rows = np.array(list(measured.truth.values())), []
+    for name, seeds in (("quick", measured.quick), ("careful", measured.careful), ("judges", measured.judged)):
+        off = 100 * np.abs(np.array([list(each.values()) for each in seeds]) / truth - 1)
+        rows.append([name, float(np.median(off)), float(np.quantile(off, 0.95)), float(off.max())])
+    columns = ("measurement", "median", "95th percentile", "largest")
+    return StudyTable("distance from the median of all rounds, %", columns, rows)
 
 
 def _notes(plan: StudyPlan, parts: StudyParts, measured: MeasuredCells) -> list[str]:
-    results = [parts[each] for each in latency_parts(plan)]
+    results = [parts[each] for each in (*latency_parts(plan), *judging_parts(plan))]
     largest = [ms for result in results for ms in result["largest_ms"]]
     empty = sum(not measured.inside(window) for window in measured.windows)
     ends = f"{measured.windows[0][0]:.3f} and {measured.windows[-1][1]:.3f}"
@@ -252,10 +283,9 @@ def _notes(plan: StudyPlan, parts: StudyParts, measured: MeasuredCells) -> list[
     return [
         f"{windows}, between {ends} of the largest cell's latency; {empty} have no cell by the prices and are left out",
         f"{DEVICE}, one thread, one image, interleaved with the largest cell; its median was {medians}",
-        f"a margin of {_MARGIN:.0%} is kept from both ends where a cell is inside it",
-        "a window is kept if the round of the seed, in new processes, has the delivered cell inside",
-        "all seeds have the prices of one round, so the intervals do not hold the noise of the prices",
-        "the regret is that against the best cell of the table with a price inside the window",
+        "first price: a cell whose quick price is inside; as shipped: inside by the careful price too, and by a margin",
+        "quick: one round; careful, and what judges: the median of three rounds; each round and seed has new processes",
+        "windows and costs in the loss come from one more round, the same for all seeds",
     ]
 
 
@@ -264,7 +294,7 @@ CLAIMS = (
         "E6",
         "latency in the loss, and a window at the end",
         "a search with the expected latency in its loss ends in a good network inside the window",
-        f"a second measurement keeps {_KEPT:.0%} of the windows AND less regret than by derivation alone and at random",
+        f"another measurement keeps {_KEPT:.0%} of the windows AND less regret than by derivation alone and at random",
         _e6_parts,
         _e6_judge,
         _e6_later,

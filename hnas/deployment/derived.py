@@ -7,13 +7,12 @@ derived`` trains it. Without a limit of a cost it is that of the search: ``limit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from hnas import hw_profiles
-from hnas.cost import Cost
 from hnas.cost.counts import COUNTED, counted
 from hnas.cost.roofline import roofline
 from hnas.deployment.limits import DerivedLimits
@@ -21,15 +20,13 @@ from hnas.deployment.pricing import MeasuredLatency
 from hnas.export.compiling.compiler import limited_compiler
 from hnas.hw_profiles import Device
 from hnas.recipes.searching import SearchWindow, limit_of_skips, window_of_search
-from hnas.sampling.derive import Derived, Logits, NoneInside, derive, derive_inside
+from hnas.sampling.derive import Derived, Logits, NoneInside, derive, derive_inside, derive_measured
 from hnas.sampling.draws import slot_types
 from hnas.sampling.expected import type_costs
 from hnas.space import Arch, Space
 from hnas.study import Study
 from hnas.supernet import Supernet
 from hnas.tasks import Task
-
-_MARGIN = 0.03  # of the ends of a window, which a measured latency keeps away from where a subnet can (study E6)
 
 
 def derive_subnet(
@@ -73,7 +70,7 @@ def derive_subnet(
 
 
 @contextmanager
-def measuring(study: Study, device: Device) -> Iterator[Cost]:
+def measuring(study: Study, device: Device) -> Iterator[MeasuredLatency]:
     """Yield the measured latency of subnets on a device of this machine. Workers end with the context.
 
     Example: ``with measuring(study, hw_profiles.load("openvino-cpu")) as cost: cost(space.largest)``
@@ -101,11 +98,7 @@ def _counted(
 
 
 def _on_device(study: Study, logits: Logits, wanted: SearchWindow, max_skips: int | None) -> Derived:
-    """Return the subnet of least regret in the window. The roofline model proposes, and the device decides.
-
-    A measured latency is first kept off the ends of the window by ``_MARGIN``, since another measurement differs a
-    little. The whole window counts if no subnet that was measured is so far inside.
-    """
+    """Return the subnet of least regret in the window. The roofline model proposes, and the device decides."""
     space, device, window = study.supernet.space, hw_profiles.load(wanted.cost), wanted.window
     predicted = roofline(space, study.supernet.skeleton, device, "fp32")
 
@@ -116,15 +109,8 @@ def _on_device(study: Study, logits: Logits, wanted: SearchWindow, max_skips: in
     if not device.local:
         return derive_inside(space, logits, table, predict, window, max_skips, unit="ms", cheap=True)
     with measuring(study, device) as measured:
-
-        def time(arch: Arch) -> float:
-            return measured(arch).value
-
-        narrowed = window[0] * (1 + _MARGIN), window[1] * (1 - _MARGIN)
-        if narrowed[0] < narrowed[1]:
-            with suppress(NoneInside):
-                return derive_inside(space, logits, table, time, narrowed, max_skips, unit="ms")
-        return derive_inside(space, logits, table, time, window, max_skips, unit="ms")
+        prices = (lambda arch: measured(arch).value), (lambda arch: measured.confirmed(arch).value)
+        return derive_measured(space, logits, table, *prices, window, max_skips, unit="ms")
 
 
 def _logits(space: Space, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
 
@@ -20,7 +21,8 @@ from hnas.sampling.expected import CostTable
 from hnas.space import Arch, Space
 
 _BINS = 200  # steps of the cost in the dynamic programme
-_TRIES = 16  # architectures that are priced for a window
+_TRIES = 32  # architectures that are priced for a window
+_MARGIN = 0.03  # of the ends of a window of measured prices
 _CHEAP_TRIES = 256  # the same where a price is cheap
 _CHEAP_KEPT = 64  # combinations of each step of the cost where a price is cheap
 
@@ -79,8 +81,8 @@ def derive_inside(
     2. Otherwise the member of least regret whose *predicted* cost is inside is priced. The prediction is a line through
        the prices so far, over the sums of the table: the table may be of another scale than the prices.
     3. No prediction is inside: the member whose prediction is nearest to the window is priced.
-    4. Steps 2 and 3 are repeated with members that have no price yet, until 16 have one or a price is inside.
-    5. Cheap prices: after 16, members go on to be priced whose prediction is outside by at most twice the largest error
+    4. Steps 2 and 3 are repeated with members that have no price yet, until 32 have one or a price is inside.
+    5. Cheap prices: after 32, members go on to be priced whose prediction is outside by at most twice the largest error
        of a prediction, until 256 have a price. After a price inside, these are members of less regret.
 
     table: costs of the types, from ``hnas.sampling.expected.type_costs``.
@@ -111,6 +113,43 @@ def derive_inside(
     if best is None:
         raise NoneInside(_none_inside(window, tried, unit))
     return best
+
+
+def derive_measured(
+    space: Space,
+    logits: Logits,
+    table: CostTable,
+    price: Prices,
+    confirm: Prices,
+    window: tuple[float, float],
+    max_skips: int | None = None,
+    *,
+    unit: str = "",
+) -> Derived:
+    """Return the member of least regret in the window, where prices are measurements, which differ from each other.
+
+    1. A price that is inside has to be confirmed. The confirmed price takes its place.
+    2. The member is to be inside by ``_MARGIN`` at both ends of the window; where none is found, inside the window.
+
+    Study E6 judges both rules.
+
+    price, confirm: the cost of a member by a quick measurement, and by a careful one. Both must keep what they found.
+
+    Other arguments and errors as of ``derive_inside``.
+    """
+
+    def sure(ends: tuple[float, float]) -> Prices:
+        def found(arch: Arch) -> float:
+            quick = price(arch)
+            return confirm(arch) if ends[0] <= quick <= ends[1] else quick
+
+        return found
+
+    narrowed = window[0] * (1 + _MARGIN), window[1] * (1 - _MARGIN)
+    if narrowed[0] < narrowed[1]:
+        with suppress(NoneInside):
+            return derive_inside(space, logits, table, sure(narrowed), narrowed, max_skips, unit=unit)
+    return derive_inside(space, logits, table, sure(window), window, max_skips, unit=unit)
 
 
 def _regrets(space: Space, logits: Logits, max_skips: int | None) -> dict[str, dict[str, float]]:

@@ -38,6 +38,8 @@ class Measured:
         value = 0.5 + sum(MS[str(arch[f"{slot}.op"])] for slot in SPACE.slots)
         return Price(value, "ms", value, value, "measured")
 
+    confirmed = __call__
+
     def close(self) -> None:
         self.closed = True
 

@@ -39,7 +39,7 @@ def test_a_subnet_is_measured_once_and_its_files_go(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pricing, "compare", pytest.fail)
     assert made(smallest) == first
     folder = made.folder
-    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["baseline"]
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {"baseline", "candidate"}
     made.close()
     assert not folder.exists()
     again = MeasuredLatency(
@@ -200,6 +200,28 @@ def test_a_subnet_that_cannot_be_compiled_has_no_latency_and_the_next_one_has(
     fake.failing.clear()
     fresh, _ = table()
     assert fresh(space.smallest).value == 5.0  # another run tries again
+
+
+def test_a_latency_is_confirmed_in_new_processes_and_from_the_same_file(
+    table: Callable[[], tuple[MeasuredLatency, Fake]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def compare(*pair: Any, **options: Any) -> SimpleNamespace:
+        asked.append({"pair": pair[:2], **options})
+        ratio = 2.5 if options.get("processes", 1) > 1 else 2.0
+        return SimpleNamespace(ratio=ratio, low=ratio, high=ratio)
+
+    monkeypatch.setattr(pricing, "compare", compare)
+    made, fake = table()
+    arch = made.study.supernet.space.smallest
+    assert (made(arch).value, made.confirmed(arch).value, made(arch).value) == (5.0, 4.0, 5.0)
+    assert asked[1]["processes"] == 3
+    assert all(isinstance(file, Path) and (file / "model").is_file() for file in asked[1]["pair"])
+    assert len(fake.compiled) == 2, "the largest, and the subnet once"
+    again, _ = table()
+    assert again.confirmed(arch).value == 4.0
+    assert len(asked) == 2, "another run has both from the cache"
 
 
 def test_the_code_that_builds_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

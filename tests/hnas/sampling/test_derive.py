@@ -13,7 +13,7 @@ import torch
 from hnas import spaces
 from hnas.cost import Price
 from hnas.cost.counts import counted
-from hnas.sampling.derive import derive, derive_inside, skips_of
+from hnas.sampling.derive import derive, derive_inside, derive_measured, skips_of
 from hnas.sampling.draws import keep_types, relax, slot_types
 from hnas.sampling.expected import expected_cost, latencies, penalty, type_costs
 from hnas.space import Arch, Space
@@ -225,7 +225,7 @@ def test_members_that_cannot_be_built_are_passed_over():
         assert 1.5 <= derive_inside(SPACE, random_logits(seed), table, patchy, (1.5, 1.9)).price <= 1.9
     assert refused
     with pytest.raises(
-        ValueError, match=r"^none of the 16 networks that were .* \[0, 9\]; none could be built and run$"
+        ValueError, match=r"^none of the 32 networks that were .* \[0, 9\]; none could be built and run$"
     ):
         derive_inside(SPACE, random_logits(0), table, lambda _: math.inf, (0.0, 9.0))
 
@@ -237,3 +237,27 @@ def test_a_table_of_another_scale_does_not_mislead():
         logits, window = random_logits(seed), (1.5, 1.9)
         found = derive_inside(SPACE, logits, small, price, window)
         assert window[0] <= found.price <= window[1]
+
+
+def test_a_measured_price_is_confirmed_and_keeps_a_margin():
+    """A quick measurement is off by up to 10 %, one for each member, so it alone leaves the window."""
+    table, (low, high) = type_costs(SPACE, price), (2.45, 2.75)
+
+    def quick(arch: Arch) -> float:
+        return price(arch) * Random(arch.digest).uniform(0.9, 1.1)
+
+    lost = 0
+    for seed in range(40):
+        logits = random_logits(seed)
+        lost += not low <= price(derive_inside(SPACE, logits, table, quick, (low, high)).arch) <= high
+        found = derive_measured(SPACE, logits, table, quick, price, (low, high))
+        assert 1.03 * low <= price(found.arch) == found.price <= 0.97 * high
+    assert lost > 3
+
+
+def test_a_window_too_narrow_for_a_margin_is_kept_all_the_same():
+    """Prices are 1.0, 1.3 and higher: the first window has no room for a margin, the second no member inside by it."""
+    table = type_costs(SPACE, price)
+    for window in ((1.29, 1.31), (1.2, 1.31)):
+        found = derive_measured(SPACE, random_logits(0), table, price, price, window)
+        assert window[0] <= price(found.arch) <= window[1]
