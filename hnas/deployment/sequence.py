@@ -86,7 +86,7 @@ def deploy_step(plan: Plan, options: SearchOptions, notify: Progress) -> Deploym
         study = Study(supernet, task, journal=journal, seed=plan.seed)
         arch = _best_member(study, plan, notify)
         step, shapes = _step_of(supernet, arch, study)
-        samples = _samples(step, task, shapes[1])
+        samples = step_samples(step, task, shapes[1])
         network = StaticNetwork(
             name=f"step of {task.to_json()['name']}",
             key=arch.digest,
@@ -146,7 +146,7 @@ def _step_of(supernet: Supernet, arch: Arch, study: Study | None) -> tuple[nn.Mo
 
 
 @torch.no_grad()
-def _samples(step: nn.Module, task: Task, state: tuple[int, ...]) -> list[Sample]:
+def step_samples(step: nn.Module, task: Task, state: tuple[int, ...]) -> list[Sample]:
     """Return the inputs of steps in windows of the calibration split, spread over the steps of a window."""
     (x,) = task.inputs(task.held("calibration")[0][:CALIBRATION], ())
     h, found = torch.zeros(len(x), *state), []
@@ -167,7 +167,7 @@ def _faithful(proof: Proof, step: nn.Module, task: Task, state: tuple[int, ...],
         with Worker(artifact, transport=run.plan.transport) as worker:
             return run_windows(worker, task, state, "search")
 
-    metric = run_windows(_torch_runner(step), task, state, "search", _CHUNK)
+    metric = run_windows(torch_runner(step), task, state, "search", _CHUNK)
     rows, lost = list(proof.rows), []
     allowed = [k for k, row in enumerate(rows) if row.allowed]
     for k in sorted(allowed, key=lambda k: (k == proof.best, rows[k].speed, k), reverse=True):
@@ -189,7 +189,7 @@ def _test_scores(run: Run, artifact: Artifact, step: nn.Module, task: Task, stat
 
     def figures() -> Any:
         found = step_figures(artifact, step, task, state, run.plan)
-        network = run_windows(_torch_runner(step), task, state, "test", _CHUNK)
+        network = run_windows(torch_runner(step), task, state, "test", _CHUNK)
         return asdict(_TestScores(found, network, task.baselines("test") if hasattr(task, "baselines") else {}))
 
     said = run.journal.call(f"figures/{artifact.digest}", figures)
@@ -205,7 +205,7 @@ def step_figures(
     The error grows with the steps, because each of the two networks reads its own state.
     """
     with Worker(artifact, transport=local if plan is None else plan.transport) as worker:
-        drift = _drift(worker, _torch_runner(step), task, state)
+        drift = _drift(worker, torch_runner(step), task, state)
         return _StepFigures(run_windows(worker, task, state, "test"), drift)
 
 
@@ -241,7 +241,9 @@ def _drift(run: Runner, exact: Runner, task: Task, state: tuple[int, ...]) -> di
     return {mark: float(errors[:mark].max()) for mark in _MARKS}
 
 
-def _torch_runner(step: nn.Module) -> Runner:
+def torch_runner(step: nn.Module) -> Runner:
+    """Return the function that runs a step in torch on arrays."""
+
     @torch.no_grad()
     def run(*inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         outputs: tuple[Tensor, ...] = step(*map(torch.from_numpy, inputs))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 # Files with building blocks, which are not operations.
-_PARTS = {"cell", "conv", "highway", "slot"}
+_PARTS = {"cell", "conv", "folded", "highway", "slot"}
 
 
 @cache

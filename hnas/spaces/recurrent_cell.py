@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from hnas.ops.cell import ACTIVATIONS, JOINS, Blend, Node, Recurrent, Step, initialise
+from hnas.ops.cell import ACTIVATIONS, JOINS, Blend, Node, Recurrent, initialise
+from hnas.ops.folded import FoldedStep
 from hnas.space import Arch, Choice, Shape, Space
 
 _PARTS = ("a", "f", "b", "g", "join")
@@ -66,6 +67,6 @@ def recurrent_cell(
 
     def deployed(net: nn.Module) -> tuple[nn.Module, tuple[Shape, ...]]:
         assert isinstance(net, Recurrent)
-        return Step(net), ((features,), (net.width,))
+        return FoldedStep(net), ((features,), (net.width,))
 
     return Space("recurrent_cell", arguments, choices, network, union, example, initialise, deployed=deployed)

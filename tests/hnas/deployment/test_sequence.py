@@ -41,8 +41,8 @@ def series():
     return tasks.load("series").open_task(None, source="lorenz", length=600, window=10, burn=3, horizon=2)
 
 
-def step(seed: int = 0):
-    """Return a task, the step of a member with all kinds of activations and joins, and the shape of the state."""
+def network():
+    """Return a task, its space, and a member with all kinds of activations and joins."""
     task = series()
     space = spaces.load("recurrent_cell")(**task.space_arguments, widths=[8], nodes=[3])
     kinds = [("tanh", "sigmoid", "product"), ("relu", "linear", "add"), ("sigmoid", "tanh", "product")]
@@ -50,7 +50,12 @@ def step(seed: int = 0):
     for i, (f, g, join) in enumerate(kinds):
         own = {"a": f"s{i}", "f": f, "b": "s0", "g": g, "join": join}
         chosen |= {f"nodes.{i}.{part}.op": kind for part, kind in own.items()}
-    net = Supernet(space, seed).extract(space.arch(chosen), Stats({}, 0))
+    return task, space, Supernet(space).extract(space.arch(chosen), Stats({}, 0))
+
+
+def step():
+    """Return the task, the step of the member, and the shape of its state."""
+    task, space, net = network()
     module, (_, state) = space.deployed(net)
     return task, module.eval(), state
 
@@ -59,7 +64,7 @@ def test_windows_run_step_by_step_have_the_metric_of_the_whole_network():
     task, module, state = step()
     raw, labels = task.held("test")
     with torch.no_grad():
-        whole = task.metric(module.net(*task.inputs(raw, ())), labels)
+        whole = task.metric(network()[2](*task.inputs(raw, ())), labels)
 
         def run(*inputs):
             return tuple(each.numpy() for each in module(*map(torch.from_numpy, inputs)))
@@ -81,7 +86,7 @@ def test_a_step_in_torch_reads_many_windows_side_by_side(monkeypatch):
 
     def run(x, h):
         calls.append(len(x))
-        return sequence._torch_runner(module)(x, h)
+        return sequence.torch_runner(module)(x, h)
 
     alone = run_windows(run, task, state, "test")
     assert calls == [1] * 10 * count
@@ -102,7 +107,7 @@ def test_an_artifact_follows_the_network_for_two_hundred_steps(tmp_path, device)
     assert list(figures.drift) == [1, 10, 50, 100, 200]
     assert 0 <= figures.drift[1] <= figures.drift[200] < 1e-3
     with torch.no_grad():
-        module.net.readout.weight.add_(0.05)  # planted: the artifact is that of other weights
+        module.readout.weight.add_(0.05)  # planted: the artifact is that of other weights
     assert step_figures(artifact, module, task, state).drift[200] > 1e-2
 
 
