@@ -117,10 +117,10 @@ def test_the_quick_version_runs_and_goes_on(
     name: str, tmp_path: Path, family: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("sklearn", reason="the studies read scikit-learn's digits")
-    if name == "A1":
+    if name in ("A1", "C6"):
         pytest.importorskip("onnxruntime")
         pytest.importorskip("openvino")
-    if name == "E6":
+    if name in ("C6", "E6"):
         pytest.importorskip("ai_edge_litert")
     folder = family if name.startswith(("C", "E")) else tmp_path
     first = quick(name, folder)
