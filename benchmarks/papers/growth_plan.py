@@ -31,7 +31,7 @@ class _Sequence:
     rates: dict[str, float]
 
 
-# Rates from a pilot: see RATES_NOTE.
+# The rates are those of the recipes: the pilot was not finished.
 _SEQUENCES = {
     "lorenz": _Sequence((12, 16), (1, 2, 3), 1200, {GROWN: 0.1, LARGE: 0.1, SMALL: 0.1}),
     "sunspots": _Sequence((16, 24), (1, 2, 3), 400, {GROWN: 0.1, LARGE: 0.1, SMALL: 0.1}),
