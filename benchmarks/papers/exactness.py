@@ -21,7 +21,7 @@ from hnas.benchmarks.papers.report import ClaimVerdict, StudyReport, StudyTable
 from hnas.benchmarks.papers.sequences import SequenceData
 from hnas.benchmarks.papers.statistics import FAILS, HOLDS, Interval
 from hnas.benchmarks.papers.supernets import space_of
-from hnas.growth.edits import LIMIT, FunctionChanged, Morphism, Opening, apply, must_be_equal
+from hnas.growth.edits import LIMIT, FunctionChanged, Morphism, Opening, apply, must_be_equal, only_rounding, shaken
 from hnas.growth.loop import KINDS, possible_edits
 from hnas.growth.network import GrowingNetwork
 from hnas.sampling.draws import relax
@@ -82,6 +82,7 @@ def exactness(_: Path | None, seed: int, setting: ExactnessSetting) -> Result:
     edits: how many were made.
     refused: how many their own proof refused.
     unequal: how many must be bit-equal and are not.
+    chaotic: how many networks make a rounding of their inputs as large as the difference, which is left out.
     exact: 1 if all of them must be bit-equal, else 0.
     """
     rng = Random(f"exactness/{seed}")
@@ -144,8 +145,9 @@ def _measure(
     net: GrowingNetwork, edit: Morphism, seen: tuple[Tensor, ...], unseen: tuple[Tensor, ...]
 ) -> dict[str, float]:
     """Return the differences that an edit makes, and whether its own proof refuses it; the network stays as it is."""
-    undo, must = _keep(net), must_be_equal(net, edit)
+    undo = _keep(net)
     old = [net.evaluate(inputs) for inputs in (seen, unseen)]
+    moved = [net.evaluate(shaken(inputs)) for inputs in (seen, unseen)]
     try:
         apply(net, edit, seen)
     except FunctionChanged:
@@ -153,11 +155,15 @@ def _measure(
         refused = 1.0
     else:
         refused = 0.0
+    must = must_be_equal(net, edit)
     new = [net.evaluate(inputs) for inputs in (seen, unseen)]
     undo()
     found = {mode: max(_difference(a[k], b[k]) for a, b in zip(old, new, strict=True)) for k, mode in enumerate(_MODES)}
     equal = all(torch.equal(a[k], b[k]) for a, b in zip(old, new, strict=True) for k in range(len(_MODES)))
-    return {**found, "edits": 1.0, "refused": refused, "unequal": float(must and not equal), "exact": float(must)}
+    counts = {"edits": 1.0, "refused": refused, "unequal": float(must and not equal), "exact": float(must)}
+    if not must and max(found.values()) > LIMIT and all(map(only_rounding, old, new, moved)):
+        return {**dict.fromkeys(_MODES, 0.0), **counts, "chaotic": 1.0}
+    return {**found, **counts, "chaotic": 0.0}
 
 
 @torch.no_grad()
@@ -189,7 +195,7 @@ def _keep(net: GrowingNetwork) -> Callable[[], None]:
 
 
 def _nothing() -> dict[str, float]:
-    return dict.fromkeys((*_MODES, "edits", "refused", "unequal"), 0.0) | {"exact": 1.0}
+    return dict.fromkeys((*_MODES, "edits", "refused", "unequal", "chaotic"), 0.0) | {"exact": 1.0}
 
 
 def _add(total: dict[str, float], one: Mapping[str, float]) -> None:
@@ -226,16 +232,18 @@ def _c1_judge(plan: StudyPlan, parts: StudyParts) -> StudyReport:
         for kind in (kind for kind in _KINDS if any(kind in result for result in results)):
             own = [result[kind] for result in results if kind in result]
             verdicts.append(_judge_kind(f"{title}, {kind}", own))
-            counts = [sum(int(each[name]) for each in own) for name in ("edits", "refused", "unequal")]
+            counts = [sum(int(each[name]) for each in own) for name in ("edits", "refused", "unequal", "chaotic")]
             rows.append([title, kind, *counts, *(f"{max(each[mode] for each in own):.1e}" for mode in _MODES)])
             total += counts[0]
-    columns = ("space", "kind", "edits", "refused", "wrongly not bit-equal", "largest, train", "largest, evaluation")
+    counted = ("edits", "refused", "wrongly not bit-equal", "of chaotic networks")
+    columns = ("space", "kind", *counted, *(f"largest, {mode}" for mode in _MODES))
     tables = [StudyTable("difference of an output, relative to the largest output", columns, rows)]
     scale = f"{total:,} edits of random members with random weights, float32; {plan.seeds} seeds"
     notes = [
         "the ends of an interval are the smallest and the largest seed; the answer is that of the worst edit",
         f"each edit is measured on {_EXAMPLES} examples that its proof has seen and on {_EXAMPLES} others",
         "evaluation: batch norms are recalibrated on the same examples before and after the edit",
+        "chaotic: a rounding of the inputs changes the outputs as much as the edit does; the difference is left out",
     ]
     return StudyReport(scale, verdicts, tables, notes)
 

@@ -206,6 +206,28 @@ def test_the_proof_of_every_edit_can_fail(make, edit, harm):
     assert apply(net, edit, x) is not None  # undone: the edit itself has a proof
 
 
+def chaotic() -> GrowingNetwork:
+    """Return a cell of two nodes that makes a rounding as large as its outputs within a window."""
+    space = spaces.load("recurrent_cell")(features=2, outputs=2, window=60, widths=[8, 12], nodes=[2, 3, 4])
+    net = shaken(GrowingNetwork.begin(Supernet(space)))
+    with torch.no_grad():
+        for name, parameter in net.supernet.union.named_parameters():
+            parameter.mul_(2.5 if parameter.ndim == 2 and "readout" not in name else 1.0)
+    return net
+
+
+def test_a_chaotic_network_grows_and_its_proof_can_fail_all_the_same():
+    net = chaotic()
+    x = probe(net)
+    with pytest.raises(FunctionChanged, match="changed an output by"):
+        apply(net, broken(NodeCopy(0), scaled("weights", 1.0001)), x)
+    proof = apply(net, NodeCopy(0), x)
+    assert proof.chaotic
+    assert max(proof.train, proof.evaluation) > 1e-3
+    assert "as far as a rounding of the inputs moves them" in proof.line()
+    assert net.arch["nodes"] == 3, "the edit was made"
+
+
 @pytest.mark.parametrize(("slot", "kind"), [("stages.0.blocks.0", "fusedconv"), ("stages.1.blocks.1", "mbconv")])
 def test_a_type_that_is_opened_has_a_gradient(slot, kind):
     net = vision()
