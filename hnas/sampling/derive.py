@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, linear_regression
 
 import torch
@@ -133,15 +134,16 @@ def derive_measured(
 
     Study E6 judges both rules.
 
-    price, confirm: the cost of a member by a quick measurement, and by a careful one. Both must keep what they found.
+    price, confirm: the cost of a member by a quick measurement, and by a careful one. Each is asked once of a member.
 
     Other arguments and errors as of ``derive_inside``.
     """
+    quickly, carefully = cache(price), cache(confirm)
 
     def sure(ends: tuple[float, float]) -> Prices:
         def found(arch: Arch) -> float:
-            quick = price(arch)
-            return confirm(arch) if ends[0] <= quick <= ends[1] else quick
+            quick = quickly(arch)
+            return carefully(arch) if ends[0] <= quick <= ends[1] else quick
 
         return found
 

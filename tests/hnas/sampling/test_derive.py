@@ -259,5 +259,12 @@ def test_a_window_too_narrow_for_a_margin_is_kept_all_the_same():
     """Prices are 1.0, 1.3 and higher: the first window has no room for a margin, the second no member inside by it."""
     table = type_costs(SPACE, price)
     for window in ((1.29, 1.31), (1.2, 1.31)):
-        found = derive_measured(SPACE, random_logits(0), table, price, price, window)
+        asked: list[Arch] = []
+
+        def counted(arch: Arch, asked: list[Arch] = asked) -> float:
+            asked.append(arch)
+            return price(arch)
+
+        found = derive_measured(SPACE, random_logits(0), table, counted, price, window)
         assert window[0] <= price(found.arch) <= window[1]
+        assert len(asked) == len(set(asked)), "the second look for a member measures nothing again"

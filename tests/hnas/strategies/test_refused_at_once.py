@@ -1,4 +1,4 @@
-"""What a differentiable search cannot use is refused at its first step, and not when it has run for hours."""
+"""A differentiable search refuses options that it cannot use at its first step, before hours of training."""
 
 from __future__ import annotations
 
