@@ -67,7 +67,7 @@ def make_schedule(experiment: Experiment, task: Task, epochs: float | None) -> S
     cycles = [(train.epochs, train.rate), *train.restarts]
     share = 1.0 if epochs is None else epochs / sum(length for length, _ in cycles)
     steps = tuple((max(1, round(length * share * task.steps_per_epoch)), rate) for length, rate in cycles)
-    return Schedule(steps, train.warmup, train.final, train.momentum, train.decay, train.clip)
+    return Schedule(steps, train.warmup, train.final, train.momentum, train.decay, train.clip, train.optimiser)
 
 
 def make_space(recipe: Recipe, task: Task) -> Space:

@@ -34,7 +34,7 @@ class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     smoothing: label smoothing; default: that of the task.
     distil: share of the teacher in a student's loss; default: that of the task.
     divergence: distance from the teacher, "kl" or "alpha"; default: that of the task.
-    warmup, final, momentum, decay, clip: as in ``hnas.training.loop.Schedule``.
+    warmup, final, momentum, decay, clip, optimiser: as in ``hnas.training.loop.Schedule``.
     options: the options of the strategy.
     combine, precision: as in ``hnas.training.loop.TrainingOptions``.
     alpha_rate, alpha_decay: learning rate and weight decay of architecture parameters (0.003 and 0).
@@ -54,6 +54,7 @@ class TrainSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     momentum: NonNegative = Schedule.momentum
     decay: NonNegative = Schedule.decay
     clip: NonNegative = Schedule.clip
+    optimiser: Literal["sgd", "adam"] = Schedule.optimiser
     options: _Options = {}
     combine: Literal["sum", "project"] = "sum"
     precision: Literal["fp32", "bf16"] = "fp32"

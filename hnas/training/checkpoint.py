@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hnas.files import read_tensors, write_tensors
 from hnas.supernet import Supernet
-from hnas.training.optimiser import Diverged, MaskedSGD
+from hnas.training.optimiser import Diverged, MaskedOptimiser
 
 SECONDS = 45.0  # between two checkpoints
 GOOD = 100  # steps between two states that are kept as good
@@ -49,7 +49,7 @@ class TrainingState:
     def __init__(
         self,
         supernet: Supernet,
-        optimiser: MaskedSGD,
+        optimiser: MaskedOptimiser,
         extra: Mapping[str, nn.Parameter],
         adam: AdamOptions = ADAM,
     ) -> None:
@@ -97,7 +97,7 @@ class TrainingState:
             parameter.grad = None
 
     def check(self) -> None:
-        """Raise Diverged if a gradient of the architecture parameters is not finite; ``MaskedSGD`` checks weights."""
+        """Raise Diverged if a gradient of the architecture parameters is not finite; the optimiser checks weights."""
         for name, parameter in self.extra.items():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise Diverged(f"the gradient of the architecture parameters of {name} is not finite")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from hnas.space import Space
 from hnas.supernet import Supernet
 from hnas.tasks import Task
 from hnas.training.checkpoint import ADAM, AdamOptions, Checkpoint, DivergenceGuard, TrainingState
-from hnas.training.optimiser import Diverged, MaskedSGD
+from hnas.training.optimiser import OPTIMISERS, Diverged
 from hnas.training.step import TRAIN, SubnetPath, compute_gradients, step_architecture
 
 # (space, random numbers of the step, share of the schedule that is done, in [0, 1)) -> the passes of one step
@@ -37,14 +37,15 @@ _TRIM = 20  # steps after which free memory is returned
 
 @dataclass(frozen=True)
 class Schedule:
-    """Cosine cycles with warm restarts (SGDR, arXiv 1608.03983). Momentum buffers begin at zero in every cycle.
+    """Cosine cycles with warm restarts (SGDR, arXiv 1608.03983). The optimiser begins anew in every cycle.
 
     cycles: ((steps, peak learning rate), ...).
     warmup: share of a cycle in which the rate rises linearly (0.05).
     final: where the cosine ends, as a share of the peak rate (0).
-    momentum: of SGD (0.9).
+    momentum: of SGD (0.9); of Adam, the decay of the mean gradient.
     decay: weight decay of weights with two or more axes (5e-4).
     clip: largest norm of the gradients of a step (5); 0: no limit.
+    optimiser: "sgd" (default), with Nesterov momentum; "adam", which suits recurrent networks.
 
         Schedule(((2400, 0.1), (1200, 0.02)))
     """
@@ -55,6 +56,7 @@ class Schedule:
     momentum: float = 0.9
     decay: float = 5e-4
     clip: float = 5.0
+    optimiser: Literal["sgd", "adam"] = "sgd"
 
     @property
     def steps(self) -> int:
@@ -184,7 +186,9 @@ class _Run:
         extra: Mapping[str, nn.Parameter],
         observer: Observer,
     ) -> None:
-        optimiser = MaskedSGD(dict(supernet.union.named_parameters()), schedule.momentum, schedule.decay)
+        optimiser = OPTIMISERS[schedule.optimiser](
+            dict(supernet.union.named_parameters()), schedule.momentum, schedule.decay
+        )
         self.task = task
         self.schedule = schedule
         self.options = options
@@ -248,7 +252,7 @@ class _Run:
 
     def _checkpoint(self, options: CheckpointOptions | None) -> Checkpoint:
         identity = {
-            "schedule": asdict(self.schedule),
+            "schedule": {k: v for k, v in asdict(self.schedule).items() if (k, v) != ("optimiser", "sgd")},
             "seed": self.options.seed,
             "begin": self.options.begin,
             "combine": self.options.combine,

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent that updates only the slices of weights that a step used.
+"""SGD and Adam that update only the slices of weights that a step used.
 
 The gradient of a shared weight is zero, not missing, in slices that no path of the step used. Without a mask, weight
 decay and momentum would change these slices. Update, decay and momentum buffers are therefore masked to the used part.
@@ -7,6 +7,7 @@ decay and momentum would change these slices. Update, decay and momentum buffers
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from hnas.supernet import Index
 
+_SQUARES, _COUNT = "/squares", "/count"  # of the names of Adam's buffers
+_SQUARES_DECAY, _EPSILON = 0.999, 1e-8  # of Adam
 _Used = Mapping[str, tuple[nn.Parameter, Index | None]]
 
 
@@ -23,11 +26,11 @@ class Diverged(RuntimeError):
     code = 1  # exit code of a command that ends with this error
 
 
-class MaskedSGD:
-    """SGD with Nesterov momentum on used slices; weight decay applies to weights with two or more axes.
+class MaskedOptimiser(ABC):
+    """An optimiser on used slices; weight decay applies to weights with two or more axes.
 
     parameters: name -> parameter of the supernet.
-    moments: name -> momentum buffer.
+    moments: name -> buffer of the optimiser.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], momentum: float = 0.9, decay: float = 5e-4) -> None:
@@ -38,7 +41,7 @@ class MaskedSGD:
         self._names = {p: name for name, p in self.parameters.items()}  # one name for a tied weight
 
     def reset(self) -> None:
-        """Zero all momentum buffers."""
+        """Zero all buffers."""
         for moment in self.moments.values():
             moment.zero_()
 
@@ -66,23 +69,18 @@ class MaskedSGD:
         if clip and norm > clip:
             torch._foreach_mul_(list(grads.values()), clip / (norm + 1e-6))
         for name, grad in grads.items():
-            self._add_momentum(name, grad, masks[name])
+            self._direct(name, grad, masks[name])
         if grads:
             torch._foreach_add_([self.parameters[name] for name in grads], list(grads.values()), alpha=-rate)
         self.clear()
         return norm
 
-    def _add_momentum(self, name: str, grad: Tensor, mask: Tensor | None) -> None:
-        """Make ``grad`` the update of the parameter ``name``: weight decay, then Nesterov momentum, both masked."""
-        parameter, moment = self.parameters[name], self.moments[name]
-        if parameter.ndim > 1:
-            grad.add_(parameter, alpha=self.decay)
-        if mask is None:
-            moment.mul_(self.momentum).add_(grad)
-            grad.add_(moment, alpha=self.momentum)
-        else:
-            moment.copy_(torch.where(mask, moment * self.momentum + grad, moment))
-            grad.add_(moment, alpha=self.momentum).mul_(mask)
+    @abstractmethod
+    def _direct(self, name: str, grad: Tensor, mask: Tensor | None) -> None:
+        """Make ``grad`` the update of the parameter ``name`` at a rate of 1, and update its buffers.
+
+        mask: the used part; None: all of it.
+        """
 
     def _masks(self, used: Iterable[_Used]) -> dict[str, Tensor | None]:
         """Return for each used parameter the mask of its used part; None where all of it was used."""
@@ -101,6 +99,51 @@ class MaskedSGD:
         for index in indices:
             mask[index] = True
         return mask
+
+
+class MaskedSGD(MaskedOptimiser):
+    """SGD with Nesterov momentum. Weight decay is a part of the gradient."""
+
+    def _direct(self, name: str, grad: Tensor, mask: Tensor | None) -> None:
+        parameter, moment = self.parameters[name], self.moments[name]
+        if parameter.ndim > 1:
+            grad.add_(parameter, alpha=self.decay)
+        if mask is None:
+            moment.mul_(self.momentum).add_(grad)
+            grad.add_(moment, alpha=self.momentum)
+        else:
+            moment.copy_(torch.where(mask, moment * self.momentum + grad, moment))
+            grad.add_(moment, alpha=self.momentum).mul_(mask)
+
+
+class MaskedAdam(MaskedOptimiser):
+    """Adam (arXiv 1412.6980) with decoupled weight decay (AdamW, arXiv 1711.05101).
+
+    Every weight has its own count of steps, so that the correction of the bias is right where a path used it seldom.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], momentum: float = 0.9, decay: float = 5e-4) -> None:
+        super().__init__(parameters, momentum, decay)
+        for name, parameter in self.parameters.items():
+            for buffer in (_SQUARES, _COUNT):
+                self.moments[name + buffer] = torch.zeros_like(parameter)
+
+    def _direct(self, name: str, grad: Tensor, mask: Tensor | None) -> None:
+        parameter = self.parameters[name]
+        moment, squares, count = (self.moments[name + buffer] for buffer in ("", _SQUARES, _COUNT))
+        weight = torch.ones_like(grad) if mask is None else mask.to(grad.dtype)
+        moment.lerp_(grad, weight * (1 - self.momentum))
+        squares.lerp_(grad.square(), weight * (1 - _SQUARES_DECAY))
+        count.add_(weight)
+        steps = count.clamp(min=1)
+        root = (squares / (1 - _SQUARES_DECAY**steps)).sqrt_().add_(_EPSILON)
+        torch.div(moment / (1 - self.momentum**steps), root, out=grad)
+        if parameter.ndim > 1:
+            grad.add_(parameter, alpha=self.decay)
+        grad.mul_(weight)
+
+
+OPTIMISERS: Mapping[str, type[MaskedOptimiser]] = {"sgd": MaskedSGD, "adam": MaskedAdam}
 
 
 def _origin(grads: Mapping[str, Tensor]) -> str:

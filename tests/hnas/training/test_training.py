@@ -37,7 +37,7 @@ def equal(a: Supernet, b: Supernet) -> bool:
     return all(n == m and torch.equal(p, q) for (n, p), (m, q) in pairs)
 
 
-def stopped_at(step: int, checkpoint: Path, monkeypatch) -> None:
+def stopped_at(step: int, checkpoint: Path, monkeypatch, schedule: Schedule = STEPS) -> None:
     """Run a training that writes a checkpoint after every step, and interrupt it after ``step`` steps."""
     monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
 
@@ -46,7 +46,7 @@ def stopped_at(step: int, checkpoint: Path, monkeypatch) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(checkpoint=checkpoint, on_step=die)
+        trained(schedule, checkpoint=checkpoint, on_step=die)
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
@@ -63,19 +63,21 @@ def test_two_runs_give_equal_bits_and_another_seed_does_not():
     assert not equal(first, trained(seed=1))
 
 
-def test_training_learns():
-    supernet = trained(Schedule(((40, 0.1),)))
+@pytest.mark.parametrize("schedule", [Schedule(((40, 0.1),)), Schedule(((40, 0.003),), optimiser="adam")])
+def test_training_learns(schedule):
+    supernet = trained(schedule)
     assert Study(supernet, tiny.task()).accuracy(supernet.space.largest, "test") > 0.9
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("schedule", [STEPS, Schedule(((6, 0.01),), optimiser="adam")])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, schedule):
     checkpoint = tmp_path / "checkpoint.safetensors"
-    stopped_at(4, checkpoint, monkeypatch)
+    stopped_at(4, checkpoint, monkeypatch, schedule)
     assert read_tensors(checkpoint)[1]["step"] == "3"
     steps = []
-    resumed = trained(checkpoint=checkpoint, resume=True, on_step=lambda done, loss: steps.append(done))
+    resumed = trained(schedule, checkpoint=checkpoint, resume=True, on_step=lambda done, loss: steps.append(done))
     assert steps == [4, 5, 6]
-    assert equal(resumed, trained())
+    assert equal(resumed, trained(schedule))
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
