@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from hnas.export.backends.openvino.biases import TINY, part_products
 from hnas.export.backends.openvino.fixes_index import flatten_indices
 from hnas.export.graph.nodes import (
     CONVOLUTIONS,
@@ -45,7 +46,6 @@ _POOLS: dict[Any, int] = {  # to dimensions
 _ATTENTION = {aten.matmul.default, aten.scaled_dot_product_attention.default}
 _SUMS = {aten.add.Tensor, aten.sub.Tensor}
 _AFFINE = {*_SUMS, aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.batch_norm.default}
-TINY = 1e-30  # added to stop an unsafe fusion; numerically negligible
 
 
 def apply_fixes(program: Program) -> Program:
@@ -317,4 +317,5 @@ _FIXES = (
     _part_sums,
     _raise_single,
     _part_heads,
+    part_products,
 )

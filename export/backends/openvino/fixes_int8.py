@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from hnas.export.backends.openvino.fixes import AVERAGES, PADS, PRODUCTS, TINY, spread
+from hnas.export.backends.openvino.biases import FLAT, give_bias, has_no_bias
+from hnas.export.backends.openvino.fixes import AVERAGES, PADS, PRODUCTS, spread
 from hnas.export.graph.marks import FLOAT
 from hnas.export.graph.nodes import (
     CONVOLUTIONS,
-    LINEAR,
     TRANSPOSED,
     aten,
     bound,
-    constant,
-    constant_value,
     edit,
     is_floating,
     shape_of,
@@ -30,7 +27,6 @@ from hnas.export.graph.program import Program
 from hnas.export.graph.samples import Samples
 from hnas.export.int8.calibration import observe
 
-_FLAT = LINEAR | {aten.matmul.default, aten.mm.default}
 _TRANSFORMS = frozenset(
     {
         *(aten.fft_fft.default, aten.fft_fft2.default, aten.fft_fftn.default),
@@ -59,37 +55,20 @@ def _keep_biases(program: Program) -> Program:
        differ between processes. Any bias prevents this.
     2. A Fourier transform of complex numbers reads it. OpenVINO moves the scales of the channels behind the axis of
        real and imaginary parts, where they do not fit: the file cannot be opened.
-
-    The bias is 1e-30, far below the resolution of any sum. It alternates with 0, because a uniform bias is optimised
-    away.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
-        products = [node for node in module.graph.nodes if _has_no_bias(module, node)]
+        products = [node for node in module.graph.nodes if has_no_bias(module, node)]
         found = [
             node
             for node in products
-            if (len(shape_of(node)) == 2 and _feeds(node, _FLAT)) or _feeds(node, _TRANSFORMS)  # cases 1 and 2
+            if (len(shape_of(node)) == 2 and _feeds(node, FLAT)) or _feeds(node, _TRANSFORMS)  # cases 1 and 2
         ]
         for node in found:
-            bias = torch.full(shape_of(node)[-1:], TINY)
-            bias[::2] = 0.0
-            following = node.next
-            value = constant(module, following, "no_bias", bias.to(node.meta["val"].dtype))
-            with module.graph.inserting_before(following):
-                total = module.graph.call_function(aten.add.Tensor, (node, value))
-            total.meta["val"] = node.meta["val"]
-            node.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+            give_bias(module, node)
         return len(found)
 
     return edit(program, "keep_biases", rewrite)
-
-
-def _has_no_bias(module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.target not in _FLAT or not is_floating(node):
-        return False
-    bias = bound(node).get("bias")
-    return bias is None or (bias.op == "get_attr" and not constant_value(module, bias).any())
 
 
 def _feeds(node: fx.Node, targets: frozenset[Any]) -> bool:

@@ -111,6 +111,28 @@ def test_squeeze_and_excitation_of_one_channel(bench):
     )
 
 
+# OpenVINO ended with SIGSEGV when it opened the file of three products without a bias that are added.
+
+
+@pytest.mark.parametrize("summed", ["linear", "mm", "addmm"])
+def test_a_sum_of_products_of_joined_layers(bench, summed):
+    def function(self, x):
+        total = x.new_zeros(1, 8)
+        for k in range(3):
+            joined = torch.tanh(self.sides[2 * k](x)) * torch.tanh(self.sides[2 * k + 1](x))
+            out = self.outs[k]
+            if summed == "addmm":
+                total = torch.addmm(total, joined, out.weight)
+            else:
+                total = total + (out(joined) if summed == "linear" else joined @ out.weight)
+        return total
+
+    sides = nn.ModuleList(nn.Linear(8, 8) for _ in range(6))
+    holds(
+        bench, "openvino", function, (1, 8), sides=sides, outs=nn.ModuleList(nn.Linear(8, 8, False) for _ in range(3))
+    )
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 1, 1), (1, 1, 4), (1, 1, 1, 1)])
 def test_linear_layers_of_single_numbers(bench, sizes):
     layers = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
