@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -40,7 +40,7 @@ class GrowthSetting:
         edit.
     widths, nodes: the sizes of the space; growth begins at the first ones.
     steps: of the whole training.
-    rate: peak learning rate of each cycle.
+    rate: peak learning rate of Adam in each cycle.
     stages: cycles before the last one; an edit follows each.
     """
 
@@ -77,7 +77,7 @@ def grown(folder: Path | None, seed: int, setting: GrowthSetting) -> Result:
     rules = GrowthRules(
         mode="alternate" if setting.growth == "alternate" else "prune_last", stages=setting.stages, finish=_FINISH
     )
-    schedule = Schedule(((setting.steps, setting.rate),), decay=0.0, clip=1.0)
+    schedule = Schedule(((setting.steps, setting.rate),), decay=0.0, clip=1.0, optimiser="adam")
     log: list[dict[str, Any]] = []
     begun = time.process_time()
     if setting.growth == "random":
@@ -127,4 +127,4 @@ def _grow_at_random(study: Study, rules: GrowthRules, schedule: Schedule, log: l
 
 def _cycle(schedule: Schedule, steps: int, rate: float) -> Schedule:
     """Return one cosine cycle."""
-    return Schedule(((steps, rate),), decay=schedule.decay, clip=schedule.clip)
+    return replace(schedule, cycles=((steps, rate),))

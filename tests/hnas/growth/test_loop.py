@@ -241,7 +241,7 @@ def test_growth_after_any_training_is_one_cycle_of_a_single_path():
     made = decode_recipe(found).train
     assert (made.strategy, made.combine, made.restarts) == ("spos", "sum", ())
     assert (made.epochs, made.clip) == (500, 1.0)
-    assert made.rate == pytest.approx(0.02)
+    assert (made.optimiser, made.rate) == ("adam", pytest.approx(0.002))
 
 
 def test_images_that_grow_keep_the_mean_and_deviation_of_the_pretrained_weights(tmp_path):
