@@ -1,4 +1,7 @@
-"""Train one recurrent network of the study C3, grown or given: ``cell_error(folder, seed, _CellSetting(...))``."""
+"""Train one recurrent network of the study C3, found or given: ``cell_error(folder, seed, _CellSetting(...))``.
+
+A found cell is searched by growth, and then trained from the start, as the given ones are.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 from hnas import spaces
 from hnas.benchmarks.papers.parts import Result
@@ -44,14 +48,15 @@ _RULES = GrowthRules(stages=4, finish=0.4)  # as in the recipes; three edits lea
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CellSetting:
+class CellSetting:
     """The setting of one training.
 
     cell: one of ``CELLS``.
     width: of the state.
-    weights: of the grown cells, to which the others come as near as their widths allow.
-    steps: of the whole training, with growth.
-    rate: of SGD; of Adam for LSTM and GRU.
+    weights: of the found cells, to which the others come as near as their widths allow.
+    steps: of the training.
+    optimiser, rate: "adam" or "sgd", and its peak learning rate.
+    arch: the found cell that is trained from the start, as JSON; None: growth searches one, or the cell is given.
     split: the split that is judged: "test", or "search" in the pilot.
     """
 
@@ -60,7 +65,9 @@ class _CellSetting:
     width: int
     weights: int
     steps: int
+    optimiser: Literal["sgd", "adam"]
     rate: float
+    arch: Mapping[str, Any] | None = None
     split: str = "test"
 
 
@@ -110,11 +117,11 @@ def _weights(cell: str, width: int, features: int, outputs: int) -> int:
     return {LSTM: 4, GRU: 3}[cell] * width * (features + width + 2) + readout
 
 
-def cell_error(folder: Path | None, seed: int, setting: _CellSetting) -> Result:
-    """Train a network; return its error on the split, its weights and the CPU seconds.
+def cell_error(folder: Path | None, seed: int, setting: CellSetting) -> Result:
+    """Train a network; return its error on the split, its weights, its cell and the CPU seconds.
 
     error: mean squared error of a series, bits per character of a text.
-    arch: the member that growth ended with; None for LSTM and GRU.
+    arch: the cell as JSON; None for LSTM and GRU.
     """
     task = open_sequence(setting.data, seed, folder=folder)
     begun = time.process_time()
@@ -131,29 +138,30 @@ def cell_error(folder: Path | None, seed: int, setting: _CellSetting) -> Result:
         shape = task.space_arguments["features"], task.space_arguments["outputs"]
         return _result(metric, _weights(setting.cell, setting.width, *shape), begun, None)
     space = _space_of(setting, task)
-    schedule = Schedule(((setting.steps, setting.rate),), decay=0.0, clip=1.0)
     study = Study(Supernet(space, seed), task, seed=seed)
-    if setting.cell == DARTS:
-        study.train(alone.pick, schedule)
-    else:
+    schedule = Schedule(((setting.steps, setting.rate),), decay=0.0, clip=1.0, optimiser=setting.optimiser)
+    if setting.cell in JOINS and setting.arch is None:
         space = grow(study, _RULES, schedule)
+    else:
+        study.train(alone.pick, schedule)
     arch = space.largest
     return _result(study.accuracy(arch, setting.split), parameters(study.supernet.skeleton(arch)), begun, arch)
 
 
-def _space_of(setting: _CellSetting, task: Task) -> Space:
-    """Return the space that a cell grows in, or the published cell of DARTS alone."""
+def _space_of(setting: CellSetting, task: Task) -> Space:
+    """Return the space that a cell grows in, a found cell alone, or the published cell of DARTS alone."""
     if setting.cell == DARTS:
         space = spaces.load("darts_recurrent")(**task.space_arguments, widths=[setting.width], nodes=len(PUBLISHED))
         chosen = {f"nodes.{i}.a.op": f"s{source}" for i, (_, source) in enumerate(PUBLISHED)}
         chosen |= {f"nodes.{i}.f.op": kind for i, (kind, _) in enumerate(PUBLISHED)}
         return space.alone(space.arch({"width": setting.width, **chosen}))
-    return spaces.load("recurrent_cell")(
+    space = spaces.load("recurrent_cell")(
         **task.space_arguments,
         widths=[3 * setting.width // 4, setting.width],
         nodes=list(range(1, NODES + 1)),
         joins=JOINS[setting.cell],
     )
+    return space if setting.arch is None else space.alone(space.arch(setting.arch))
 
 
 def _result(metric: float, weights: int, begun: float, arch: Arch | None) -> Result:
@@ -162,7 +170,15 @@ def _result(metric: float, weights: int, begun: float, arch: Arch | None) -> Res
 
 
 @lru_cache(64)
-def setting_of(name: str, cell: str, steps: int, rate: float, folder: Path | None, quick: bool) -> _CellSetting:
+def setting_of(
+    name: str,
+    cell: str,
+    steps: int,
+    rate: float,
+    folder: Path | None,
+    quick: bool,
+    optimiser: Literal["sgd", "adam"] = "adam",
+) -> CellSetting:
     """Return the setting of a training that is judged on the test split.
 
     name: of the sequence.
@@ -171,4 +187,12 @@ def setting_of(name: str, cell: str, steps: int, rate: float, folder: Path | Non
     data = sequence_data(name, quick, folder)
     shape = open_sequence(data, 0, folder=folder).space_arguments
     sizes = sizes_of(name, shape["features"], shape["outputs"])
-    return _CellSetting(data=data, cell=cell, width=sizes.sizes[cell][0], weights=sizes.weights, steps=steps, rate=rate)
+    return CellSetting(
+        data=data,
+        cell=cell,
+        width=sizes.sizes[cell][0],
+        weights=sizes.weights,
+        steps=steps,
+        optimiser=optimiser,
+        rate=rate,
+    )

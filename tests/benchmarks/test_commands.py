@@ -17,7 +17,7 @@ COMMANDS = (
     "hnas.benchmarks.papers",
     "hnas.benchmarks.papers.cells_table",
     "hnas.benchmarks.papers.digits_table",
-    "hnas.benchmarks.papers.cell_rates",
+    "hnas.benchmarks.papers.rates",
     "hnas.benchmarks.costs.supernet",
     "hnas.benchmarks.costs.recurrent",
     "hnas.benchmarks.costs.overhead",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hnas.benchmarks.papers import cell_rates, sequence_cells, two_input
+from hnas.benchmarks.papers import rates, sequence_cells, two_input
 from hnas.benchmarks.papers.claims import StudyPlan
 from hnas.benchmarks.papers.sequence_cells import BOTH, CELLS, DARTS, GRU, JOINS, LSTM, PUBLISHED
 from hnas.benchmarks.papers.statistics import FAILS, HOLDS
@@ -62,6 +62,9 @@ class Finished(dict):
     def __init__(self, errors):
         self.errors = errors
 
+    def __contains__(self, part):
+        return True
+
     def __getitem__(self, part):
         name, cell = part.setting.data.name, part.setting.cell
         arch = {"nodes.0.join.op": "product"} if cell in JOINS else None
@@ -86,14 +89,32 @@ def test_the_sequences_are_counted_on_which_it_beats_both(monkeypatch):
     assert (better.verdicts[0].interval.value, better.verdicts[0].answer) == (3, HOLDS)
 
 
-def test_the_pilot_prints_the_best_rate_first(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(cell_rates, "CELLS", (GRU,))
-    seen, results = [], {0.003: 3.0, 0.01: 1.0, 0.03: 2.0}
-    parts = cell_rates.StudyParts
+def test_the_pilot_chooses_growth_first_and_prints_the_best_rate_first(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(rates, "CELLS", (BOTH, GRU))
+    monkeypatch.setattr(rates, "JOINS", {BOTH: JOINS[BOTH]})
+    seen = []
+    errors = {0.003: 3.0, 0.01: 1.0, 0.03: 2.0, 0.1: 4.0, 0.2: 5.0, 0.3: 0.5}
+    parts = rates.StudyParts
     monkeypatch.setattr(parts, "complete", lambda _, wanted, title: seen.extend(each.setting for each in wanted))
-    monkeypatch.setattr(parts, "__getitem__", lambda _, part: {"error": results[part.setting.rate]})
-    assert cell_rates.main(["--names", "lorenz", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.strip() == "lorenz, gru: 0.01 1, 0.03 2, 0.003 3"
+    monkeypatch.setattr(
+        parts, "__getitem__", lambda _, part: {"error": errors[part.setting.rate], "arch": {"rate": part.setting.rate}}
+    )
+    assert rates.main(["C3", "--names", "lorenz", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"lorenz, {BOTH}, growth: sgd 0.3 0.5, adam 0.01 1, sgd 0.1 4",
+        f"lorenz, {BOTH}: as grown 0.5, 0.01 1, 0.03 2, 0.003 3, 0.1 4",
+        "lorenz, gru: 0.01 1, 0.03 2, 0.003 3, 0.1 4, 0.2 5",
+    ]
     assert {setting.split for setting in seen} == {"search"}
+    assert {str(setting.arch) for setting in seen} == {"None", "{'rate': 0.3}"}, "the cell that the best growth found"
     # A function of __main__ has another name in a process: its parts would not be found again.
-    assert cell_rates.cell_error.__module__ == "hnas.benchmarks.papers.sequence_cells"
+    assert rates.cell_error.__module__ == "hnas.benchmarks.papers.sequence_cells"
+
+
+def test_a_found_cell_is_trained_from_the_start():
+    searched = sequence_cells.setting_of("gated_recall", BOTH, 8, 0.01, None, True)
+    found = sequence_cells.cell_error(None, 0, searched)
+    again = sequence_cells.cell_error(None, 0, replace(searched, arch=found["arch"]))
+    assert again["arch"] == found["arch"]
+    assert again["weights"] == found["weights"]
+    assert again["error"] != found["error"]
