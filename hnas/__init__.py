@@ -10,11 +10,17 @@
 `help(hnas.deploy)` explains a function; `from hnas import export` is the compiler. `load` and `check` need no torch.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import hnas.export.device  # noqa: F401 - switches off the telemetry of third-party packages
+
+# torch's threads (GNU OpenMP) wait in a loop of 300,000 turns before they sleep. Beside other programs this takes a
+# core from the thread that is waited for (docs/scale.md#threads).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from hnas.benchmarks.gate.checking import check as check

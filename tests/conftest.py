@@ -11,10 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Threads that wait for work give the core to another process. Otherwise the processes of the tests keep each other from
-# work: on two busy cores, the blocks of docs/python.md took 126 s of CPU time instead of 42 s.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 # A shell without job control starts a command in the background with Ctrl-C ignored; tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

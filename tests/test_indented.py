@@ -21,6 +21,8 @@ NOT_RUN = {
         "python -m hnas.benchmarks.costs.overhead --whole --jobs 6",
         "python -m hnas.benchmarks.costs.recurrent",
         "python -m hnas.benchmarks.costs.supernet",
+        "python -m hnas.benchmarks.costs.waiting",
+        "python -m hnas.benchmarks.costs.waiting --busy 2",
         "python -m hnas.benchmarks.papers C3",
         "python -m hnas.benchmarks.papers D1",
         "python -m hnas.benchmarks.papers all --quick",

@@ -1,1 +1,1 @@
-"""Measure the cost of single parts: ``python -m hnas.benchmarks.costs.{supernet,recurrent,overhead,arm64}``."""
+"""Measure the cost of single parts: ``python -m hnas.benchmarks.costs.{supernet,recurrent,overhead,waiting,arm64}``."""

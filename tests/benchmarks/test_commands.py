@@ -21,6 +21,7 @@ COMMANDS = (
     "hnas.benchmarks.costs.supernet",
     "hnas.benchmarks.costs.recurrent",
     "hnas.benchmarks.costs.overhead",
+    "hnas.benchmarks.costs.waiting",
     "hnas.benchmarks.costs.arm64",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,19 @@ def python(code: str, *blocked: str) -> str:
 
 def test_import_loads_nothing_heavy() -> None:
     assert python(f"import hnas\nprint([name for name in {HEAVY} if name in sys.modules])") == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_waiting_threads_sleep_early_unless_the_user_says_otherwise(own: dict[str, str], expected: str) -> None:
+    usual = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, hnas; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=usual | own, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == expected
 
 
 def test_every_function_is_there_with_its_signature_without_torch() -> None:
