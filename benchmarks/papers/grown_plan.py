@@ -7,6 +7,7 @@ The growth of MorphNet (arXiv 1711.06798) turned round: the edits of ``hnas.grow
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -28,6 +29,7 @@ _PILOT = (100, 101)  # seeds that choose the rates, on the search images
 _SMALL = 0.4  # of the steps of a growth, for the small network alone
 _BUDGET = 0.35  # of the weights of the largest network
 _ALIKE = 0.9  # of the budget: the least weights of a random network
+_DRAWS = 10_000
 _SHARES = (1.0, 0.2)  # of the small network's rate, for the growth; 0.2 is that of hnas-train grow
 _GROWN = "grown from the trained small network"
 _UNTRAINED, _ALONE, _RANDOM, _LITTLE = _OTHERS = (
@@ -44,10 +46,12 @@ def _arguments(plan: StudyPlan) -> dict[str, Any]:
     return small_hybrid(plan.images) | sizes | {"kernels": [3], "expansions": [2], "fused_expansions": [1]}
 
 
+@lru_cache(4)
 def _space(plan: StudyPlan) -> Space:
     return space_of(SPACE, _arguments(plan))
 
 
+@lru_cache(4)
 def _most(plan: StudyPlan) -> int:
     """Return the largest number of weights of a grown network."""
     return round(_BUDGET * costs(_space(plan), _space(plan).largest)["params"])
@@ -97,15 +101,21 @@ def _other_part(plan: StudyPlan, seed: int, arm: str, known: Result, rate: float
     return part(fixed_images, seed, setting, work=_steps(plan))
 
 
+@lru_cache(64)
 def _random_arch(plan: StudyPlan, seed: int) -> dict[str, Any]:
-    """Return a random member with 90 to 100 % of the weights of the budget."""
+    """Return a random member with 90 to 100 % of the weights of the budget.
+
+    Raises:
+        RuntimeError: there is none among 10,000 members.
+    """
     space, rng, most = _space(plan), Random(f"{_RANDOM}/{seed}"), _most(plan)
-    while True:
+    for _ in range(_DRAWS):
         arch = space.sample(rng)
         with torch.device("meta"):
             weights = parameters(space.build(arch))
         if _ALIKE * most <= weights <= most:
             return arch.to_json()
+    raise RuntimeError(f"none of {_DRAWS} random members has {_ALIKE * most:.0f} to {most} weights")
 
 
 def _rates(plan: StudyPlan) -> tuple[float, ...]:
