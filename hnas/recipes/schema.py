@@ -132,14 +132,15 @@ def _contradiction(options: Mapping[str, Any]) -> str:
 
 
 def _check_stages(recipe: Recipe, train: TrainSection, shrink: ShrinkByEvidence | ShrinkByMethod | None) -> None:
-    """Raise ValueError for a strategy of stages without [shrink], and for fewer cycles than a method has stages."""
+    """Raise ValueError for a strategy of stages without [shrink], and for fewer cycles than [shrink] has stages."""
     name, cycles = train.strategy, 1 + len(train.restarts)
     in_stages = getattr(strategies.load(name), "IN_STAGES", False)
     if shrink is None and in_stages:
         mend = f'give [shrink] method = "{name}", and a cycle for each further stage: train.restarts = [[25, 0.1], ...]'
         raise ValueError(f"recipe {recipe.name}: the strategy {name!r} drops types in stages; {mend}")
-    stages = getattr(shrink.options, "stages", 1) if isinstance(shrink, ShrinkByMethod) else 1
-    needed = max(stages, 2 if in_stages else 1)
+    if shrink is None:
+        return
+    needed = max(getattr(shrink.options, "stages", 2), 2)  # the space becomes smaller between two cycles
     if cycles < needed:
         what = f"[shrink] needs {needed} cycles, one for each stage, and [train] has {cycles}"
         raise ValueError(f"recipe {recipe.name}: {what}; give train.restarts {needed - 1} cycles of [epochs, rate]")
