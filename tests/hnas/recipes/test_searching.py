@@ -275,8 +275,14 @@ def test_pdarts_without_its_stages_is_one_line(rest, line, tmp_path):
     )
 
 
+def test_shrinking_with_one_cycle_drops_nothing_and_is_refused(tmp_path):
+    rest = '[shrink]\nevidence = "magnitude"\ndrop = 3'
+    with pytest.raises(ValueError, match=r"needs 2 cycles, .*\[train\] has 1; give train\.restarts 1 cycles of"):
+        decode_recipe(load(str(recipe(tmp_path, rest=rest))))
+
+
 def test_more_exclusive_sub_graphs_than_shrinking_may_leave_types_are_one_line(tmp_path):
-    shrink = '[shrink]\nevidence = "magnitude"\ndrop = 3\n'
+    shrink = 'restarts = [[1, 0.1]]\n[shrink]\nevidence = "magnitude"\ndrop = 3\n'
     file = recipe(tmp_path, options="{ paths = 3 }", rest=shrink)
     with pytest.raises(ValueError, match=r"paths is 3, and \[shrink\] may leave fewer types in a slot; give paths = 2"):
         decode_recipe(load(str(file)))
