@@ -25,6 +25,7 @@ NOT_RUN = {
         "python -m hnas.benchmarks.costs.waiting --busy 2",
         "python -m hnas.benchmarks.papers C3",
         "python -m hnas.benchmarks.papers C5",
+        "python -m hnas.benchmarks.papers C6",
         "python -m hnas.benchmarks.papers D1",
         "python -m hnas.benchmarks.papers all --quick",
         "python -m hnas.benchmarks.peers --quick",
