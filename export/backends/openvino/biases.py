@@ -25,6 +25,7 @@ from hnas.export.graph.program import Program
 FLAT = LINEAR | {aten.matmul.default, aten.mm.default}
 TINY = 1e-30  # added to stop an unsafe fusion; numerically negligible
 _MANY = 3  # products of one sum
+_SUMMED = FLAT | {aten.addmm.default}
 
 
 def has_no_bias(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -54,8 +55,9 @@ def part_products(program: Program) -> Program:
     """Give a bias to the products of a sum of at least three products.
 
     OpenVINO adds one product to the sum of the others inside its kernel, and ends with a segmentation fault when it
-    opens a file in which the inputs of three such products are joins of activated linear layers of one input. A bias
-    prevents the fusion. ``addmm`` with a matrix to add becomes a product and a sum first.
+    opens a file in which the inputs of three such products are joins of activated linear layers of one input, even if
+    only the last product has no bias. A bias prevents the fusion. ``addmm`` with a matrix to add becomes a product and
+    a sum first.
     """
 
     def rewrite(module: fx.GraphModule) -> int:
@@ -87,7 +89,7 @@ def _divide(node: fx.Node) -> None:
 def _summed(module: fx.GraphModule) -> dict[fx.Node, None]:
     """Return the products that are terms of a sum of many."""
     sums = [node for node in module.graph.nodes if _is_sum(node) and not any(map(_is_sum, node.users))]
-    products = [[term for term in _terms(node) if term.target in FLAT] for node in sums]
+    products = [[term for term in _terms(node) if term.target in _SUMMED] for node in sums]
     return dict.fromkeys(term for terms in products if len(terms) >= _MANY for term in terms)
 
 

@@ -1,7 +1,7 @@
 """Work around OpenVINO 2026.4 bugs in int8: keep operators in float, or rewrite them. Always applied.
 
-Call ``apply_int8_fixes(program, samples)``. Fuzzing found each bug. `tests/export/backends/test_regressions.py` has the
-smallest program that shows each bug. Figures in dB are the SQNR of the output without the workaround.
+Call ``apply_int8_fixes(program, samples)``. Fuzzing found each bug. `tests/export/backends/test_regressions_int8.py`
+has the smallest program that shows each bug. Figures in dB are the SQNR of the output without the workaround.
 """
 
 from __future__ import annotations
