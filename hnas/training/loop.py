@@ -48,6 +48,9 @@ class Schedule:
     optimiser: "sgd" (default), with Nesterov momentum; "adam", which suits recurrent networks.
 
         Schedule(((2400, 0.1), (1200, 0.02)))
+
+    Raises:
+        ValueError: no such optimiser, or a momentum of 1 or more for Adam, which divides by the rest.
     """
 
     cycles: tuple[tuple[int, float], ...]
@@ -57,6 +60,12 @@ class Schedule:
     decay: float = 5e-4
     clip: float = 5.0
     optimiser: Literal["sgd", "adam"] = "sgd"
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"no optimiser {self.optimiser!r}; known: {', '.join(OPTIMISERS)}")
+        if self.optimiser == "adam" and self.momentum >= 1:
+            raise ValueError(f"the momentum of Adam is {self.momentum:g}; give a number from 0 to below 1")
 
     @property
     def steps(self) -> int:
