@@ -12,21 +12,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
 from hnas.benchmarks.cli import count
 from hnas.report import print_lines
 
-_TURNS = {"default of OpenMP": "300000", "hnas": "1000"}  # name -> GOMP_SPINCOUNT
+_KEY = "GOMP_SPINCOUNT"
+_TURNS = {"default of OpenMP": {_KEY: "300000"}, "hnas": {}}  # name -> variables of the process; hnas sets its own
 _THREADS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the seconds of the steps with each number of turns: the median, the least and the most."""
     parser = argparse.ArgumentParser("python -m hnas.benchmarks.costs.waiting", description=main.__doc__)
-    parser.add_argument("--busy", type=int, default=0, metavar="N", help="programs beside it (default %(default)s)")
+    parser.add_argument("--busy", type=count, default=0, metavar="N", help="programs beside it (default %(default)s)")
     parser.add_argument("--steps", type=count, default=20, metavar="N", help="of training (default %(default)s)")
     parser.add_argument("--repeats", type=count, default=5, metavar="N", help="processes of each (default %(default)s)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -45,13 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _seconds(turns: str, steps: int) -> float:
-    """Return the seconds of the steps in a new process."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+def _seconds(turns: Mapping[str, str], steps: int) -> float:
+    """Return the seconds of the steps in a new process that has the variables ``turns``."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", _KEY))}
     command = [sys.executable, "-m", "hnas.benchmarks.costs.waiting", "--child", "--steps", str(steps)]
-    done = subprocess.run(
-        command, env={**environment, "GOMP_SPINCOUNT": turns}, stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run(command, env={**environment, **turns}, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout)
 
 

@@ -134,7 +134,10 @@ def deployed_step(folder: Path | None, seed: int, setting: _StepSetting) -> Resu
 
 @lru_cache(1)
 def _trained(folder: Path | None, seed: int, data: SequenceData, network: _Network, steps: int) -> _Deployed:
-    """Return the step of a network that has grown as a recipe says; the parts of all devices share it."""
+    """Return the step of a network that has grown with SGD, as in the recipes before they had Adam.
+
+    The parts of all devices share it.
+    """
     task = open_sequence(data, seed, folder=folder)
     space = spaces.load("recurrent_cell")(**task.space_arguments, widths=network.widths, nodes=network.nodes)
     study = Study(Supernet(space, seed), task, seed=seed)

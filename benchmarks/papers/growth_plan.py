@@ -31,12 +31,13 @@ class _Sequence:
     rates: dict[str, float]
 
 
-# The rates are those of the recipes; the pilot is python -m hnas.benchmarks.papers.rates C2.
+# The pilot that would choose others is python -m hnas.benchmarks.papers.rates C2.
+_OF_RECIPES = dict.fromkeys((GROWN, LARGE, SMALL), 0.01)
 _SEQUENCES = {
-    "lorenz": _Sequence((12, 16), (1, 2, 3), 1200, {GROWN: 0.01, LARGE: 0.01, SMALL: 0.01}),
-    "sunspots": _Sequence((16, 24), (1, 2, 3), 400, {GROWN: 0.01, LARGE: 0.01, SMALL: 0.01}),
-    "elnino": _Sequence((16, 24), (1, 2, 3), 400, {GROWN: 0.01, LARGE: 0.01, SMALL: 0.01}),
-    TEXT: _Sequence((64, 96), (1, 2), 600, {GROWN: 0.01, LARGE: 0.01, SMALL: 0.01}),
+    "lorenz": _Sequence((12, 16), (1, 2, 3), 1200, _OF_RECIPES),
+    "sunspots": _Sequence((16, 24), (1, 2, 3), 400, _OF_RECIPES),
+    "elnino": _Sequence((16, 24), (1, 2, 3), 400, _OF_RECIPES),
+    TEXT: _Sequence((64, 96), (1, 2), 600, _OF_RECIPES),
 }
 NAMES = tuple(_SEQUENCES)
 _GROWTH: dict[str, Literal["prune_last", "alternate", "random"]] = {ALTERNATE: "alternate", RANDOM: "random"}
@@ -47,14 +48,16 @@ def sequences_of(plan: StudyPlan) -> tuple[str, ...]:
     return ("lorenz", TEXT) if plan.quick else NAMES
 
 
-def setting_of(plan: StudyPlan, name: str, arm: str, steps: int | None = None) -> GrowthSetting:
+def setting_of(plan: StudyPlan, name: str, arm: str, times: float = 1.0) -> GrowthSetting:
     """Return the setting of a training.
 
-    steps: None (default): those of the plan.
+    times: its steps, as a multiple of those of the plan.
     """
+    return _of_length(plan, name, arm, round(times * _SEQUENCES[name].steps * plan.passes / PASSES))
+
+
+def _of_length(plan: StudyPlan, name: str, arm: str, steps: int) -> GrowthSetting:
     own = _SEQUENCES[name]
-    if steps is None:
-        steps = round(own.steps * plan.passes / PASSES)
     fixed = {LARGE: slice(-1, None), SMALL: slice(0, 1)}.get(arm)
     widths, nodes = (own.widths, own.nodes) if fixed is None else (own.widths[fixed], own.nodes[fixed])
     if plan.quick and name == TEXT:
@@ -71,12 +74,8 @@ def setting_of(plan: StudyPlan, name: str, arm: str, steps: int | None = None) -
 
 
 def training_parts(plan: StudyPlan, name: str, arm: str, times: float = 1.0) -> list[StudyPart]:
-    """Return a training for every seed.
-
-    times: its steps, as a multiple of those of the plan.
-    """
-    steps = _SEQUENCES[name].steps * plan.passes / PASSES
-    setting = setting_of(plan, name, arm, round(times * steps))
+    """Return a training for every seed; ``times`` as in ``setting_of``."""
+    setting = setting_of(plan, name, arm, times)
     work = setting.steps * setting.widths[-1]  # a rough unit: the sequences have different costs
     return [part(grown, seed, setting, work=float(work)) for seed in range(plan.seeds)]
 
@@ -85,7 +84,7 @@ def pace_part(plan: StudyPlan, name: str) -> StudyPart:
     """Return the part that measures the CPU seconds of a step of every arm."""
     steps = _SHORTEST if plan.quick else _PACE_STEPS
     arms = (GROWN, ALTERNATE, RANDOM, LARGE, SMALL)
-    trainings = {arm: setting_of(plan, name, arm, steps) for arm in arms}
+    trainings = {arm: _of_length(plan, name, arm, steps) for arm in arms}
     rounds = 1 if plan.quick else 3
     setting = GrowthPaceSetting(data=sequence_data(name, plan.quick, plan.images), trainings=trainings, rounds=rounds)
     return part(growth_paces, 0, setting, work=float(rounds * steps), timed=True)
